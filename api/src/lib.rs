@@ -1,1 +1,76 @@
+//! The HTTP API: the only crate that knows status codes. It accepts orders into Postgres, reads from Postgres alone,
+//! and speaks to Temporal where a workflow has to be asked.
 
+pub mod admin;
+mod auth;
+pub mod config;
+mod extract;
+mod idempotency;
+mod middleware;
+mod orders;
+mod problem;
+mod state;
+mod stock;
+mod wait;
+mod webhooks;
+
+use anyhow::Context;
+use axum::{Router, middleware as layers, routing};
+use config::ServeArgs;
+use problem::Problem;
+use prometheus::Registry;
+use state::{App, AppState};
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+use waybill_service::{engine::Engine, metrics::Metrics, ops};
+
+/// Serves until `shutdown`, then finishes the requests that are under way and what they started.
+///
+/// # Errors
+/// When something it needs can't be set up; not when a server is away for a while.
+pub async fn serve(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let pool = waybill_store::connect(&args.common.database_url, args.common.database_connections)?;
+    let (metrics, telemetry) = Metrics::start(Registry::new())?;
+    let telemetry = temporalio_common::telemetry::telemetry_init(telemetry)?;
+    let engine = Engine::new(&args.common, telemetry.get_temporal_metric_meter());
+    let http_metrics = middleware::HttpMetrics::new(metrics.registry())?;
+    let listener = tokio::net::TcpListener::bind(args.listen)
+        .await
+        .with_context(|| format!("{} (WAYBILL_LISTEN) can't be listened on", args.listen))?;
+    let app: App = Arc::new(AppState::new(&args, pool.clone(), engine.clone(), shutdown.clone()));
+    let watch = tokio::spawn(state::watch_backlog(app.clone()));
+    let health = ops::routes(ops::Ops { pool: pool.clone(), engine, metrics, needs_temporal: false });
+    let router = routes(app.clone(), http_metrics).merge(health);
+    tracing::info!(address = %args.listen, "the API is ready");
+    axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await?;
+    app.tasks.close();
+    app.tasks.wait().await;
+    watch.abort();
+    pool.close().await;
+    tracing::info!("the API has ended in order");
+    Ok(())
+}
+
+fn routes(app: App, metrics: middleware::HttpMetrics) -> Router {
+    use routing::{get, post, put};
+    Router::new()
+        .route("/v1/orders", post(orders::place::handler).get(orders::list::handler))
+        .route("/v1/orders/{id}", get(orders::read::handler))
+        .route("/v1/orders/{id}/events", get(orders::events::handler))
+        .route("/v1/orders/{id}/cancellation", post(orders::cancel::handler))
+        .route("/v1/orders/{id}/decision", post(orders::decide::handler))
+        .route("/v1/orders/{id}/amendment", post(orders::amend::handler))
+        .route("/v1/stock/{sku}", put(stock::put).get(stock::get))
+        .route("/v1/stock/adjustments", post(stock::adjust))
+        .route("/v1/shipments/{id}/events", post(webhooks::carrier::handler))
+        .route("/v1/payments/events", post(webhooks::payments::handler))
+        .fallback(|| async { Problem::no_such_route() })
+        .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
+        .layer(layers::from_fn_with_state(app.clone(), middleware::shed))
+        .layer(tower_http::catch_panic::CatchPanicLayer::custom(|_| {
+            tracing::error!("a handler panicked");
+            axum::response::IntoResponse::into_response(Problem::internal())
+        }))
+        .layer(layers::from_fn_with_state(metrics, middleware::observe))
+        .with_state(app)
+}

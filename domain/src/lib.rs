@@ -1,1 +1,14 @@
+//! The order, its money and its goods: rules and types that know no Temporal, SQL or HTTP, no clock and no
+//! randomness. Everything here is pure and is the same on every machine.
 
+pub mod allocation;
+pub mod cancellation;
+pub mod event;
+pub mod ids;
+pub mod money;
+pub mod order;
+pub mod risk;
+pub mod state;
+pub mod status;
+
+pub use iso_currency::Currency;

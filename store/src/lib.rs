@@ -1,1 +1,101 @@
+//! Everything that is kept in Postgres, and the only place with SQL: one module per aggregate.
+//!
+//! "Not found" is `Ok(None)`; row counts are checked; a violated constraint that a caller can cause is an error of
+//! its own, never a bare database error.
 
+pub mod idempotency;
+pub mod inbox;
+pub mod keys;
+pub mod notify;
+pub mod orders;
+pub mod payments;
+pub mod projection;
+pub mod reservations;
+pub mod risk;
+pub mod shipments;
+pub mod starts;
+pub mod stock;
+
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use std::{str::FromStr, time::Duration};
+
+pub use sqlx::PgPool;
+
+/// How long a caller waits for a free connection before it is told that Postgres is busy: long enough for a burst,
+/// short enough for an HTTP client.
+const ACQUIRE_WAIT_MAX: Duration = Duration::from_secs(3);
+/// A statement that takes longer is ended by Postgres: nothing here is meant to take a tenth of it.
+const STATEMENT_MAX: Duration = Duration::from_secs(10);
+
+/// What can go wrong with Postgres.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Postgres is away, busy or refused the statement.
+    #[error("the database could not do it")]
+    Database(#[from] sqlx::Error),
+    /// A row that this release can't read.
+    #[error("{what} in the database can't be read")]
+    Corrupt {
+        /// Which value.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The migrations could not be applied.
+    #[error("the database could not be migrated")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+}
+
+impl StoreError {
+    fn corrupt(what: &'static str) -> impl FnOnce(Box<dyn std::error::Error + Send + Sync>) -> Self {
+        move |source| Self::Corrupt { what, source }
+    }
+
+    /// Whether trying again later may help.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Database(_))
+    }
+}
+
+/// What every function here returns.
+pub type Result<T> = std::result::Result<T, StoreError>;
+
+/// Turns a text or number of the database into a domain type.
+fn parse<T, E>(what: &'static str, result: std::result::Result<T, E>) -> Result<T>
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    result.map_err(|e| StoreError::corrupt(what)(Box::new(e)))
+}
+
+/// A pool of at most `connections_max` connections. Connects lazily: the process starts with Postgres away.
+///
+/// # Errors
+/// When the URL is not one of Postgres.
+pub fn connect(url: &str, connections_max: u32) -> Result<PgPool> {
+    let options = PgConnectOptions::from_str(url)?
+        .application_name("waybill")
+        .options([("statement_timeout", STATEMENT_MAX.as_millis().to_string())]);
+    Ok(PgPoolOptions::new()
+        .max_connections(connections_max)
+        .acquire_timeout(ACQUIRE_WAIT_MAX)
+        .connect_lazy_with(options))
+}
+
+/// Brings the schema up to this release. Safe to run from several processes at once.
+///
+/// # Errors
+/// When Postgres is away or a migration fails.
+pub async fn migrate(pool: &PgPool) -> Result<()> {
+    Ok(sqlx::migrate!().run(pool).await?)
+}
+
+/// Asks Postgres for a sign of life.
+///
+/// # Errors
+/// When there is none.
+pub async fn ping(pool: &PgPool) -> Result<()> {
+    sqlx::query!("select 1 as one").fetch_one(pool).await?;
+    Ok(())
+}

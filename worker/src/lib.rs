@@ -1,1 +1,62 @@
+//! The worker: hosts the workflows and activities, starts what was accepted while Temporal was away, and delivers
+//! what webhooks left in the inbox. Stateless; run as many as are needed.
 
+pub mod config;
+pub mod hosting;
+pub mod pump;
+
+use activities::{
+    OrderSteps, Waits, carrier::http::HttpCarrier, chaos::Chaos, metrics::StepMetrics, payments::stripe::Stripe,
+};
+use anyhow::Context;
+use config::WorkerArgs;
+use prometheus::Registry;
+use std::{str::FromStr, sync::Arc};
+use temporalio_sdk::{Runtime, runtime::RuntimeOptions};
+use tokio_util::sync::CancellationToken;
+use waybill_activities as activities;
+use waybill_service::{engine::Engine, metrics::Metrics, ops};
+use waybill_store::notify::Notifier;
+
+/// Runs until `shutdown`, then finishes what is under way.
+///
+/// # Errors
+/// When something it needs can't be set up; not when a server is away for a while.
+pub async fn run(args: WorkerArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let pool = waybill_store::connect(&args.common.database_url, args.common.database_connections)?;
+    let (metrics, telemetry) = Metrics::start(Registry::new())?;
+    let step_metrics = StepMetrics::new(metrics.registry())?;
+    let pump_metrics = pump::PumpMetrics::new(metrics.registry())?;
+    let options = RuntimeOptions::builder().telemetry_options(telemetry).build().map_err(anyhow::Error::msg)?;
+    let runtime = Runtime::from_current_tokio(options)?;
+    let engine = Engine::new(&args.common, runtime_meter(&runtime));
+    let steps = OrderSteps {
+        notifier: Notifier::start(pool.clone()),
+        provider: Arc::new(Stripe::new(args.stripe_base_url, args.stripe_api_key, step_metrics.clone())?),
+        carrier: Arc::new(HttpCarrier::new(args.carrier_base_url, args.carrier_api_key, step_metrics.clone())?),
+        waits: Waits { review_seconds: args.review_wait_seconds, customer_seconds: args.customer_wait_seconds },
+        metrics: step_metrics,
+        chaos: Chaos::from_str(&args.chaos).map_err(anyhow::Error::msg).context("WAYBILL_CHAOS")?,
+        pool: pool.clone(),
+    };
+
+    let listener = tokio::net::TcpListener::bind(args.metrics_listen)
+        .await
+        .with_context(|| format!("{} (WAYBILL_METRICS_LISTEN) can't be listened on", args.metrics_listen))?;
+    let routes =
+        ops::routes(ops::Ops { pool: pool.clone(), engine: engine.clone(), metrics, needs_temporal: true });
+    // Health and metrics are served until the last activity has ended.
+    let served = tokio::spawn(async move { axum::serve(listener, routes).await });
+
+    let pump = tokio::spawn(pump::run(pool.clone(), engine.clone(), pump_metrics, shutdown.clone()));
+    let hosted = hosting::run(&runtime, &engine, &args.common.task_queue_prefix, &args.queues, steps, shutdown).await;
+    pump.await?;
+    served.abort();
+    pool.close().await;
+    hosted
+}
+
+/// The meter through which the client's metrics reach the worker's `/metrics`.
+fn runtime_meter(_runtime: &Runtime) -> Option<temporalio_common::telemetry::metrics::TemporalMeter> {
+    None
+}

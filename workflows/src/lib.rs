@@ -1,1 +1,11 @@
+//! The order's workflow: what Temporal replays, and therefore deterministic. It decides; activities do.
+//!
+//! Deliberately absent: clocks, randomness, `HashMap`, threads, SQL and HTTP (see this crate's `clippy.toml`).
 
+pub mod activities;
+pub mod names;
+#[allow(missing_docs, reason = "the macro makes undocumented constants of the handlers")]
+pub mod order;
+pub mod wire;
+
+pub use order::OrderWorkflow;

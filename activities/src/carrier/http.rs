@@ -1,0 +1,98 @@
+//! A carrier behind a small JSON API: `POST /v1/labels`, `POST /v1/labels/{reference}/cancel`. Carriers' APIs differ;
+//! a real one is one more implementation of [`Carrier`] beside this.
+
+use super::{BookRequest, BookedLabel, Carrier, CarrierError};
+use crate::metrics::StepMetrics;
+use async_trait::async_trait;
+use reqwest::{Client, StatusCode};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Value, json};
+use std::time::Duration;
+use url::Url;
+use waybill_domain::ids::ShipmentId;
+
+/// A call that has not been answered by then failed.
+const CALL_MAX: Duration = Duration::from_secs(20);
+/// Connecting takes no longer, or the carrier is away.
+const CONNECT_MAX: Duration = Duration::from_secs(3);
+
+/// The client.
+pub struct HttpCarrier {
+    http: Client,
+    base: Url,
+    key: SecretString,
+    metrics: StepMetrics,
+}
+
+impl HttpCarrier {
+    /// A client of the API at `base`.
+    ///
+    /// # Errors
+    /// When the HTTP client can't be built.
+    pub fn new(base: Url, key: SecretString, metrics: StepMetrics) -> reqwest::Result<Self> {
+        let http = Client::builder().timeout(CALL_MAX).connect_timeout(CONNECT_MAX).build()?;
+        Ok(Self { http, base, key, metrics })
+    }
+
+    async fn post(&self, operation: &str, path: &str, body: &Value) -> Result<(StatusCode, Value), CarrierError> {
+        let result = self.send(path, body).await;
+        let outcome = match &result {
+            Ok((status, _)) if status.is_success() => "ok",
+            Ok(_) => "refused",
+            Err(_) => "unavailable",
+        };
+        self.metrics.called("carrier", operation, outcome);
+        result
+    }
+
+    async fn send(&self, path: &str, body: &Value) -> Result<(StatusCode, Value), CarrierError> {
+        let away = |e: Box<dyn std::error::Error + Send + Sync>| CarrierError::Unavailable(e);
+        let url = self.base.join(path).map_err(|e| away(e.into()))?;
+        let request = self.http.post(url).bearer_auth(self.key.expose_secret()).json(body);
+        let response = request.send().await.map_err(|e| away(e.into()))?;
+        let status = response.status();
+        let text = response.text().await.map_err(|e| away(e.into()))?;
+        let ours = matches!(
+            status,
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS
+        );
+        if ours || status.is_server_error() {
+            return Err(away(format!("HTTP {status}").into()));
+        }
+        Ok((status, serde_json::from_str(&text).map_err(|e| away(e.into()))?))
+    }
+}
+
+fn refusal(status: StatusCode, body: &Value) -> CarrierError {
+    let code = body["code"].as_str().map_or_else(|| format!("http_{}", status.as_u16()), str::to_owned);
+    CarrierError::Refused { code }
+}
+
+#[async_trait]
+impl Carrier for HttpCarrier {
+    async fn book(&self, request: &BookRequest) -> Result<BookedLabel, CarrierError> {
+        let parcels: Vec<Value> =
+            request.goods.iter().map(|(sku, quantity)| json!({"sku": sku, "quantity": quantity})).collect();
+        let body = json!({
+            "reference": request.reference, "from": request.from, "to": request.to, "parcels": parcels,
+        });
+        let (status, reply) = self.post("book", "v1/labels", &body).await?;
+        match (status.is_success(), reply["id"].as_str(), reply["tracking_number"].as_str()) {
+            (true, Some(id), Some(number)) => {
+                Ok(BookedLabel { id: id.to_owned(), tracking_number: number.to_owned() })
+            }
+            (true, ..) => Err(CarrierError::Unavailable("a label without id or tracking number".into())),
+            (false, ..) => Err(refusal(status, &reply)),
+        }
+    }
+
+    async fn cancel(&self, reference: ShipmentId) -> Result<bool, CarrierError> {
+        let (status, reply) = self.post("cancel", &format!("v1/labels/{reference}/cancel"), &json!({})).await?;
+        match status {
+            _ if status.is_success() => Ok(true),
+            StatusCode::NOT_FOUND => Ok(true),
+            StatusCode::CONFLICT => Ok(false),
+            _ => Err(refusal(status, &reply)),
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Faults on purpose, to prove what is promised about them: for tests and staging, from `WAYBILL_CHAOS`.
+//!
+//! A comma-separated list of: `repeat` (every step is done twice, and must answer the same both times);
+//! `refuse:STEP` (the step is done and then reported as refused); `lose:STEP:N` (the first N attempts per order are
+//! done and then reported as of unknown outcome).
+
+use crate::retry::StepFailure;
+use serde::Serialize;
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    str::FromStr,
+    sync::{Arc, Mutex, PoisonError},
+};
+use waybill_domain::ids::OrderId;
+
+/// What goes wrong.
+#[derive(Debug, Clone, Default)]
+pub struct Chaos {
+    repeat: bool,
+    refuse: Vec<String>,
+    lose: BTreeMap<String, u32>,
+    lost: Arc<Mutex<BTreeMap<(String, OrderId), u32>>>,
+}
+
+impl Chaos {
+    pub(crate) async fn around<T, F>(
+        &self,
+        name: &str,
+        order: OrderId,
+        step: impl Fn() -> F,
+    ) -> Result<T, StepFailure>
+    where
+        T: Serialize,
+        F: Future<Output = Result<T, StepFailure>>,
+    {
+        let output = step().await?;
+        if self.repeat {
+            let again = step().await?;
+            let same = serde_json::to_value(&output).ok() == serde_json::to_value(&again).ok();
+            if !same {
+                return Err(StepFailure::Refused(format!("{name} answered differently when repeated")));
+            }
+        }
+        if self.refuse.iter().any(|refused| refused == name) {
+            return Err(StepFailure::Refused("chaos".into()));
+        }
+        if let Some(times) = self.lose.get(name) {
+            let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+            let so_far = lost.entry((name.to_owned(), order)).or_default();
+            if *so_far < *times {
+                *so_far += 1;
+                return Err(StepFailure::UnknownOutcome("chaos", "lost on purpose".into()));
+            }
+        }
+        Ok(output)
+    }
+}
+
+impl FromStr for Chaos {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut chaos = Self::default();
+        for fault in text.split(',').filter(|f| !f.is_empty()) {
+            match fault.split(':').collect::<Vec<_>>()[..] {
+                ["repeat"] => chaos.repeat = true,
+                ["refuse", step] => chaos.refuse.push(step.to_owned()),
+                ["lose", step, times] => {
+                    let times = times.parse().map_err(|e| format!("{fault}: {e}"))?;
+                    chaos.lose.insert(step.to_owned(), times);
+                }
+                _ => return Err(format!("unknown fault {fault:?}; one of repeat, refuse:STEP, lose:STEP:N")),
+            }
+        }
+        Ok(chaos)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn lost_attempts_are_done_and_counted_per_order() {
+        let chaos: Chaos = "lose:capture:1".parse().unwrap();
+        let done = std::sync::atomic::AtomicU32::new(0);
+        let step = || async {
+            done.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            Ok(())
+        };
+        let order = OrderId(uuid::Uuid::nil());
+        assert!(chaos.around("capture", order, step).await.is_err());
+        assert!(chaos.around("capture", order, step).await.is_ok());
+        assert_eq!(done.load(std::sync::atomic::Ordering::SeqCst), 2);
+    }
+
+    #[test]
+    fn unknown_faults_are_refused_by_name() {
+        assert!("explode".parse::<Chaos>().unwrap_err().contains("explode"));
+    }
+}

@@ -1,0 +1,131 @@
+//! The activities by name: thin, since [`crate::steps`] does the work.
+
+use crate::{carrier, chaos::Chaos, metrics::StepMetrics, payments, retry::StepFailure, steps};
+use serde::Serialize;
+use std::{future::Future, sync::Arc, time::Instant};
+use temporalio_macros::activities;
+use temporalio_sdk::activities::{ActivityContext, ActivityError};
+use tracing::Instrument;
+use waybill_domain::ids::OrderId;
+use waybill_store::{PgPool, notify::Notifier};
+use waybill_workflows::{activities as definitions, wire::*};
+
+/// How long people may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waits {
+    /// A review, in seconds.
+    pub review_seconds: u64,
+    /// A customer's answer to a shortage, in seconds.
+    pub customer_seconds: u64,
+}
+
+/// What the activities need.
+#[derive(Clone)]
+pub struct OrderSteps {
+    /// Postgres.
+    pub pool: PgPool,
+    /// Tells waiting API processes of changes.
+    pub notifier: Notifier,
+    /// Holds and takes money.
+    pub provider: Arc<dyn payments::PaymentProvider>,
+    /// Moves goods.
+    pub carrier: Arc<dyn carrier::Carrier>,
+    /// How long people may take.
+    pub waits: Waits,
+    /// Counts what happens.
+    pub metrics: StepMetrics,
+    /// Faults on purpose; none in production.
+    pub chaos: Chaos,
+}
+
+impl OrderSteps {
+    /// Runs one attempt of a step: logged and counted in one place, its error judged in [`retry`].
+    async fn attempt<T, F>(
+        &self,
+        name: &'static str,
+        order_id: OrderId,
+        ctx: &ActivityContext,
+        step: impl Fn() -> F,
+    ) -> Result<T, ActivityError>
+    where
+        T: Serialize,
+        F: Future<Output = Result<T, StepFailure>>,
+    {
+        let info = ctx.info();
+        let span = tracing::info_span!("step", %order_id, step = name, attempt = info.attempt, local = info.is_local);
+        let started = Instant::now();
+        let result = self.chaos.around(name, order_id, step).instrument(span.clone()).await;
+        let outcome = result.as_ref().map_or_else(StepFailure::outcome, |_| "ok");
+        self.metrics.observe(name, info.is_local, outcome, started.elapsed());
+        result.map_err(|failure| {
+            let _entered = span.enter();
+            failure.log();
+            failure.into_activity_error()
+        })
+    }
+}
+
+#[activities]
+impl OrderSteps {
+    #[activity(definition = definitions::Reserve)]
+    pub async fn reserve(self: Arc<Self>, ctx: ActivityContext, input: OrderRef) -> Result<Reservation, ActivityError> {
+        self.attempt("reserve", input.order_id, &ctx, || steps::stock::reserve(&self, &input)).await
+    }
+
+    #[activity(definition = definitions::ReleaseStock)]
+    pub async fn release_stock(self: Arc<Self>, ctx: ActivityContext, input: ReleaseInput) -> Result<(), ActivityError> {
+        self.attempt("release_stock", input.order_id, &ctx, || steps::stock::release(&self, &input)).await
+    }
+
+    #[activity(definition = definitions::HandOver)]
+    pub async fn hand_over(self: Arc<Self>, ctx: ActivityContext, input: ShipmentRef) -> Result<(), ActivityError> {
+        self.attempt("hand_over", input.order_id, &ctx, || steps::stock::hand_over(&self, &input)).await
+    }
+
+    #[activity(definition = definitions::Authorize)]
+    pub async fn authorize(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        input: AuthorizeInput,
+    ) -> Result<Authorization, ActivityError> {
+        self.attempt("authorize", input.order_id, &ctx, || steps::money::authorize(&self, &input)).await
+    }
+
+    #[activity(definition = definitions::VoidAuthorization)]
+    pub async fn void_authorization(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        input: OrderRef,
+    ) -> Result<VoidResult, ActivityError> {
+        self.attempt("void_authorization", input.order_id, &ctx, || steps::money::void(&self, &input)).await
+    }
+
+    #[activity(definition = definitions::Capture)]
+    pub async fn capture(self: Arc<Self>, ctx: ActivityContext, input: CaptureInput) -> Result<(), ActivityError> {
+        self.attempt("capture", input.order_id, &ctx, || steps::money::capture(&self, &input)).await
+    }
+
+    #[activity(definition = definitions::Screen)]
+    pub async fn screen(self: Arc<Self>, ctx: ActivityContext, input: OrderRef) -> Result<Screening, ActivityError> {
+        self.attempt("screen", input.order_id, &ctx, || steps::read_model::screen(&self, &input)).await
+    }
+
+    #[activity(definition = definitions::Book)]
+    pub async fn book(self: Arc<Self>, ctx: ActivityContext, input: ShipmentRef) -> Result<Label, ActivityError> {
+        self.attempt("book", input.order_id, &ctx, || steps::goods::book(&self, &input)).await
+    }
+
+    #[activity(definition = definitions::CancelLabel)]
+    pub async fn cancel_label(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        input: ShipmentRef,
+    ) -> Result<LabelCancellation, ActivityError> {
+        self.attempt("cancel_label", input.order_id, &ctx, || steps::goods::cancel_label(&self, &input)).await
+    }
+
+    #[activity(definition = definitions::Project)]
+    pub async fn project(self: Arc<Self>, ctx: ActivityContext, input: Projection) -> Result<Projected, ActivityError> {
+        self.attempt("project", input.order_id, &ctx, || steps::read_model::project(&self, &input)).await
+    }
+}

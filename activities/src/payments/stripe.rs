@@ -1,0 +1,219 @@
+//! Stripe, by its public HTTP API (<https://docs.stripe.com/api>): PaymentIntents with manual capture. Several
+//! shipments of one order are several captures of one authorization ("multicapture").
+
+use super::{AuthorizeRequest, Authorized, CaptureRequest, PaymentProvider, ProviderError};
+use crate::metrics::StepMetrics;
+use async_trait::async_trait;
+use jiff::Timestamp;
+use reqwest::{Client, Method, StatusCode};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
+use std::time::Duration;
+use url::Url;
+
+/// A call that has not been answered by then is of unknown outcome. Below an attempt's own limit, so that the answer
+/// is ours and not the engine's.
+const CALL_MAX: Duration = Duration::from_secs(20);
+/// Connecting takes no longer, or the provider is away.
+const CONNECT_MAX: Duration = Duration::from_secs(3);
+/// The version of Stripe's API that this client was written for.
+const API_VERSION: &str = "2024-06-20";
+
+/// Stripe, or something that speaks its API.
+pub struct Stripe {
+    http: Client,
+    base: Url,
+    key: SecretString,
+    metrics: StepMetrics,
+}
+
+/// A refusal by Stripe, as its error object tells it.
+struct Refusal {
+    status: StatusCode,
+    kind: String,
+    code: String,
+    param: String,
+}
+
+impl Stripe {
+    /// A client of the API at `base`, `https://api.stripe.com` in production.
+    ///
+    /// # Errors
+    /// When the HTTP client can't be built.
+    pub fn new(base: Url, key: SecretString, metrics: StepMetrics) -> reqwest::Result<Self> {
+        let http = Client::builder().timeout(CALL_MAX).connect_timeout(CONNECT_MAX).build()?;
+        Ok(Self { http, base, key, metrics })
+    }
+
+    /// One call. `Ok(Err(_))` is Stripe's own refusal; `Err` is everything that says nothing about the payment.
+    async fn call(
+        &self,
+        operation: &str,
+        method: Method,
+        path: &str,
+        key: Option<&str>,
+        form: &[(&str, String)],
+    ) -> Result<Result<Value, Refusal>, ProviderError> {
+        let result = self.send(method, path, key, form).await;
+        let outcome = match &result {
+            Ok(Ok(_)) => "ok",
+            Ok(Err(_)) => "refused",
+            Err(ProviderError::Unavailable(_)) => "unavailable",
+            Err(_) => "unknown",
+        };
+        self.metrics.called("payments", operation, outcome);
+        result
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        key: Option<&str>,
+        form: &[(&str, String)],
+    ) -> Result<Result<Value, Refusal>, ProviderError> {
+        let url = self.base.join(path).map_err(|e| ProviderError::Unavailable(e.into()))?;
+        let mut request = self
+            .http
+            .request(method, url)
+            .bearer_auth(self.key.expose_secret())
+            .header("Stripe-Version", API_VERSION);
+        if let Some(key) = key {
+            request = request.header("Idempotency-Key", key);
+        }
+        if !form.is_empty() {
+            request = request.form(form);
+        }
+        let response = request.send().await.map_err(|error| {
+            if error.is_connect() {
+                ProviderError::Unavailable(error.into())
+            } else {
+                ProviderError::UnknownOutcome(error.into())
+            }
+        })?;
+        let status = response.status();
+        let body = response.text().await.map_err(|e| ProviderError::UnknownOutcome(e.into()))?;
+        if status.is_success() {
+            return serde_json::from_str(&body).map(Ok).map_err(|e| ProviderError::UnknownOutcome(e.into()));
+        }
+        match status {
+            // A key that Stripe does not take is our configuration, and may be mended while the order waits.
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS => {
+                Err(ProviderError::Unavailable(format!("HTTP {status}").into()))
+            }
+            // The first request with this key is still being done.
+            StatusCode::CONFLICT => Err(ProviderError::UnknownOutcome(format!("HTTP {status}").into())),
+            _ if status.is_server_error() => Err(ProviderError::UnknownOutcome(format!("HTTP {status}").into())),
+            _ => Ok(Err(Refusal::parse(status, &body))),
+        }
+    }
+
+    async fn intent(&self, provider_ref: &str) -> Result<Value, ProviderError> {
+        let path = format!("v1/payment_intents/{provider_ref}");
+        self.call("look_up", Method::GET, &path, None, &[]).await?.map_err(Refusal::into_error)
+    }
+}
+
+impl Refusal {
+    fn parse(status: StatusCode, body: &str) -> Self {
+        let error = serde_json::from_str::<Value>(body).unwrap_or_default()["error"].take();
+        let text = |name: &str| error[name].as_str().unwrap_or_default().to_owned();
+        let code = match (text("decline_code"), text("code")) {
+            (decline, _) if !decline.is_empty() => decline,
+            (_, code) if !code.is_empty() => code,
+            _ => format!("http_{}", status.as_u16()),
+        };
+        Self { status, kind: text("type"), code, param: text("param") }
+    }
+
+    fn into_error(self) -> ProviderError {
+        let declined = self.status == StatusCode::PAYMENT_REQUIRED
+            || self.kind == "card_error"
+            || (self.code == "resource_missing" && self.param == "payment_method");
+        if declined { ProviderError::Declined { code: self.code } } else { ProviderError::Refused { code: self.code } }
+    }
+
+    /// The payment is in a state in which the operation makes no sense; perhaps because it was done before.
+    fn is_unexpected_state(&self) -> bool {
+        matches!(
+            self.code.as_str(),
+            "payment_intent_unexpected_state" | "charge_already_captured" | "amount_too_large"
+        )
+    }
+}
+
+#[async_trait]
+impl PaymentProvider for Stripe {
+    async fn authorize(&self, request: &AuthorizeRequest) -> Result<Authorized, ProviderError> {
+        let form = [
+            ("amount", request.amount.to_string()),
+            ("currency", request.currency.code().to_lowercase()),
+            ("payment_method", request.payment_method.clone()),
+            ("payment_method_types[]", "card".into()),
+            ("capture_method", "manual".into()),
+            ("confirm", "true".into()),
+            ("payment_method_options[card][request_multicapture]", "if_available".into()),
+            ("metadata[order_id]", request.order_id.to_string()),
+            ("expand[]", "latest_charge".into()),
+        ];
+        let reply = self.call("authorize", Method::POST, "v1/payment_intents", Some(&request.key), &form).await?;
+        let intent = reply.map_err(Refusal::into_error)?;
+        let provider_ref = intent["id"].as_str().unwrap_or_default().to_owned();
+        match intent["status"].as_str() {
+            Some("requires_capture") => Ok(Authorized {
+                capture_before: intent["latest_charge"]["payment_method_details"]["card"]["capture_before"]
+                    .as_i64()
+                    .and_then(|seconds| Timestamp::from_second(seconds).ok()),
+                provider_ref,
+            }),
+            // The customer would have to come back and prove who they are; there is no way yet to ask for it.
+            Some("requires_action") => {
+                self.void(&format!("{}:abandon", request.key), &provider_ref).await?;
+                Err(ProviderError::Declined { code: "authentication_required".into() })
+            }
+            Some("requires_payment_method" | "canceled") => {
+                let code = intent["last_payment_error"]["code"].as_str().unwrap_or("card_declined");
+                Err(ProviderError::Declined { code: code.to_owned() })
+            }
+            other => Err(ProviderError::UnknownOutcome(format!("payment is {other:?}").into())),
+        }
+    }
+
+    async fn capture(&self, request: &CaptureRequest) -> Result<(), ProviderError> {
+        let path = format!("v1/payment_intents/{}/capture", request.provider_ref);
+        let mut form = vec![("amount_to_capture", request.amount.to_string())];
+        if !request.is_final {
+            form.push(("final_capture", "false".into()));
+        }
+        let reply = self.call("capture", Method::POST, &path, Some(&request.key), &form).await?;
+        let refusal = match reply {
+            Ok(_) => return Ok(()),
+            Err(refusal) => refusal,
+        };
+        if refusal.is_unexpected_state() {
+            // Stripe forgets keys after a day; the payment itself remembers what was taken.
+            let intent = self.intent(&request.provider_ref).await?;
+            let received = intent["amount_received"].as_i64().unwrap_or(0);
+            if received >= request.captured_before.minor() + request.amount.minor() {
+                return Ok(());
+            }
+        }
+        Err(refusal.into_error())
+    }
+
+    async fn void(&self, key: &str, provider_ref: &str) -> Result<(), ProviderError> {
+        let path = format!("v1/payment_intents/{provider_ref}/cancel");
+        let reply = self.call("void", Method::POST, &path, Some(key), &[]).await?;
+        let refusal = match reply {
+            Ok(_) => return Ok(()),
+            Err(refusal) => refusal,
+        };
+        if refusal.is_unexpected_state() {
+            let intent = self.intent(provider_ref).await?;
+            if matches!(intent["status"].as_str(), Some("canceled" | "succeeded")) {
+                return Ok(());
+            }
+        }
+        Err(refusal.into_error())
+    }
+}

@@ -1,0 +1,15 @@
+//! The steps themselves, by what they touch.
+
+pub(crate) mod goods;
+pub(crate) mod money;
+pub(crate) mod read_model;
+pub(crate) mod stock;
+
+use crate::{OrderSteps, retry::StepFailure};
+use waybill_domain::ids::OrderId;
+use waybill_store::orders::{self, OrderRecord};
+
+/// The order a step is about. Its workflow was started for it, so it is there.
+async fn order(steps: &OrderSteps, id: OrderId) -> Result<OrderRecord, StepFailure> {
+    orders::get(&steps.pool, id).await?.ok_or_else(|| StepFailure::Refused("order_not_found".into()))
+}

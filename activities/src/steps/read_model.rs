@@ -1,0 +1,25 @@
+//! The risk decision, and the read model that everybody reads.
+
+use super::order;
+use crate::{OrderSteps, retry::StepFailure};
+use waybill_domain::risk::{self, RiskInput};
+use waybill_store::{projection, risk as decisions};
+use waybill_workflows::wire::{OrderRef, Projected, Projection, Screening};
+
+pub(crate) async fn screen(steps: &OrderSteps, input: &OrderRef) -> Result<Screening, StepFailure> {
+    let order = order(steps, input.order_id).await?;
+    let recent_orders = decisions::recent_orders(&steps.pool, &order).await?;
+    let decision = risk::decide(RiskInput { total: order.total, recent_orders });
+    let decision = decisions::decide_once(&steps.pool, input.order_id, &decision).await?;
+    Ok(Screening { decision, review_wait_seconds: steps.waits.review_seconds })
+}
+
+pub(crate) async fn project(steps: &OrderSteps, input: &Projection) -> Result<Projected, StepFailure> {
+    let Projection { order_id, base_version, entries, state } = input;
+    let applied = projection::apply(&steps.pool, *order_id, *base_version, entries, state).await?;
+    if applied.written {
+        steps.metrics.projected(entries);
+        steps.notifier.changed(*order_id);
+    }
+    Ok(Projected { version: applied.version })
+}

@@ -1,0 +1,25 @@
+//! Goods that are set aside, given back or gone.
+
+use super::order;
+use crate::{OrderSteps, retry::StepFailure};
+use waybill_store::reservations;
+use waybill_workflows::wire::{OrderRef, ReleaseInput, Reservation, ShipmentRef};
+
+pub(crate) async fn reserve(steps: &OrderSteps, input: &OrderRef) -> Result<Reservation, StepFailure> {
+    let order = order(steps, input.order_id).await?;
+    let allocation = reservations::reserve(&steps.pool, &order).await?;
+    Ok(Reservation {
+        lines: order.placed.lines,
+        shortage_policy: order.placed.shortage_policy,
+        allocation,
+        customer_wait_seconds: steps.waits.customer_seconds,
+    })
+}
+
+pub(crate) async fn release(steps: &OrderSteps, input: &ReleaseInput) -> Result<(), StepFailure> {
+    Ok(reservations::release(&steps.pool, input.order_id, input.shipments.as_deref()).await?)
+}
+
+pub(crate) async fn hand_over(steps: &OrderSteps, input: &ShipmentRef) -> Result<(), StepFailure> {
+    Ok(reservations::hand_over(&steps.pool, input.order_id, input.shipment_id).await?)
+}

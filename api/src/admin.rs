@@ -1,0 +1,52 @@
+//! The verbs besides `serve`: they write to the terminal.
+#![allow(clippy::print_stdout, reason = "these verbs are for a person at a terminal")]
+
+use crate::config::{DatabaseArgs, KeysArgs, KeysVerb};
+use anyhow::bail;
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use uuid::Uuid;
+use waybill_store::keys;
+
+/// Random bytes in a key: as many as its hash has.
+const KEY_BYTES: usize = 32;
+
+/// Brings the database up to this release.
+///
+/// # Errors
+/// When Postgres is away or a migration fails.
+pub async fn migrate(args: &DatabaseArgs) -> anyhow::Result<()> {
+    let pool = waybill_store::connect(&args.database_url, 2)?;
+    waybill_store::migrate(&pool).await?;
+    tracing::info!("the database is up to date");
+    Ok(())
+}
+
+/// Makes, lists or revokes keys.
+///
+/// # Errors
+/// When Postgres is away, or there is no key to revoke.
+pub async fn keys(args: &KeysArgs) -> anyhow::Result<()> {
+    let pool = waybill_store::connect(&args.database.database_url, 2)?;
+    match &args.verb {
+        KeysVerb::Create { merchant, name, scopes } => {
+            let merchant = keys::ensure_merchant(&pool, merchant, Uuid::now_v7()).await?;
+            let mut secret = [0; KEY_BYTES];
+            getrandom::fill(&mut secret).map_err(|e| anyhow::anyhow!("no randomness: {e}"))?;
+            let key = format!("wb_{}", URL_SAFE_NO_PAD.encode(secret));
+            keys::create(&pool, Uuid::now_v7(), merchant, name, &key, scopes).await?;
+            println!("{key}");
+        }
+        KeysVerb::List => {
+            for key in keys::list(&pool).await? {
+                let ended = key.revoked_at.map_or_else(|| "in use".to_owned(), |at| format!("revoked {at}"));
+                println!("{}  {}  {}  [{}]  {ended}", key.id, key.merchant, key.name, key.scopes.join(","));
+            }
+        }
+        KeysVerb::Revoke { id } => {
+            if !keys::revoke(&pool, *id).await? {
+                bail!("there is no key {id} that could be revoked; see `waybill-api keys list`");
+            }
+        }
+    }
+    Ok(())
+}

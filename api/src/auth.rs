@@ -1,0 +1,31 @@
+//! Who calls.
+
+use crate::{problem::Problem, state::App};
+use axum::{extract::FromRequestParts, http::{header::AUTHORIZATION, request::Parts}};
+use waybill_store::keys::{self, Caller, Scope};
+
+/// A caller with a valid key.
+pub(crate) struct Authenticated(pub(crate) Caller);
+
+impl Authenticated {
+    /// The caller, if the key has the scope.
+    pub(crate) fn with(self, scope: Scope) -> Result<Caller, Problem> {
+        if self.0.may(scope) { Ok(self.0) } else { Err(Problem::forbidden(scope.as_str())) }
+    }
+}
+
+impl FromRequestParts<App> for Authenticated {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let key = parts
+            .headers
+            .get(AUTHORIZATION)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| value.split_once(' '))
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+            .map(|(_, key)| key.trim())
+            .ok_or_else(Problem::unauthorized)?;
+        keys::find(&app.pool, key).await?.map(Self).ok_or_else(Problem::unauthorized)
+    }
+}

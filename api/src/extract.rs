@@ -1,0 +1,163 @@
+//! Bodies, paths, queries and headers, read so that a mistake is answered with the field and the fix.
+
+use crate::{problem::Problem, state::App};
+use axum::{
+    body::Bytes,
+    extract::{FromRequest, FromRequestParts, Path, Query, Request},
+    http::{HeaderMap, header::CONTENT_TYPE, request::Parts},
+};
+use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
+use std::str::FromStr;
+
+/// The largest body: 200 lines of the longest SKUs fit three times.
+pub(crate) const BODY_BYTES_MAX: usize = 64 * 1024;
+/// The longest idempotency key.
+const KEY_CHARS_MAX: usize = 255;
+
+/// The body as it came, at most [`BODY_BYTES_MAX`] long.
+pub(crate) struct Raw(pub(crate) Bytes);
+
+impl FromRequest<App> for Raw {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _app: &App) -> Result<Self, Problem> {
+        let body = axum::body::to_bytes(request.into_body(), BODY_BYTES_MAX);
+        body.await.map(Self).map_err(|_| Problem::too_large(BODY_BYTES_MAX))
+    }
+}
+
+/// A JSON body and its fingerprint.
+pub(crate) struct JsonBody<T> {
+    pub(crate) value: T,
+    pub(crate) fingerprint: [u8; 32],
+}
+
+impl<T: DeserializeOwned> FromRequest<App> for JsonBody<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
+        let kind = request.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        let essence = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        if essence != "application/json" && !essence.ends_with("+json") {
+            return Err(Problem::not_json());
+        }
+        let Raw(bytes) = Raw::from_request(request, app).await?;
+        Self::parse(&bytes)
+    }
+}
+
+impl<T: DeserializeOwned> JsonBody<T> {
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, Problem> {
+        // First as any JSON: what is not JSON at all is another mistake than a wrong field. The second reading is of
+        // the value, so spaces and the order of fields make no other fingerprint.
+        let any: serde_json::Value =
+            serde_json::from_slice(bytes).map_err(|e| Problem::malformed("", format!("the body is not JSON: {e}")))?;
+        let fingerprint = Sha256::digest(any.to_string().as_bytes()).into();
+        let mut track = serde_path_to_error::Track::new();
+        let tracked = serde_path_to_error::Deserializer::new(any, &mut track);
+        let value = T::deserialize(tracked).map_err(|error| {
+            let pointer = pointer(&track.path());
+            crate::problem::Problem::malformed(pointer, error.to_string())
+        })?;
+        Ok(Self { value, fingerprint })
+    }
+}
+
+/// A JSON pointer (RFC 6901).
+fn pointer(path: &serde_path_to_error::Path) -> String {
+    use serde_path_to_error::Segment;
+    path.iter()
+        .map(|segment| match segment {
+            Segment::Seq { index } => format!("/{index}"),
+            Segment::Map { key } => format!("/{}", key.replace('~', "~0").replace('/', "~1")),
+            Segment::Enum { variant } => format!("/{variant}"),
+            Segment::Unknown => String::new(),
+        })
+        .collect()
+}
+
+/// A part of the path that has to be read; one that can't be is not found.
+pub(crate) struct PathOf<T>(pub(crate) T);
+
+impl<T: FromStr> FromRequestParts<App> for PathOf<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let Path(text) = Path::<String>::from_request_parts(parts, app).await.map_err(|_| Problem::no_such_route())?;
+        text.parse().map(Self).map_err(|_| Problem::not_found("thing: the id in the path can't be read"))
+    }
+}
+
+/// Query parameters; unknown ones are refused by name.
+pub(crate) struct QueryOf<T>(pub(crate) T);
+
+impl<T: DeserializeOwned> FromRequestParts<App> for QueryOf<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        Query::<T>::from_request_parts(parts, app).await.map(|Query(value)| Self(value)).map_err(|rejection| {
+            let detail = std::error::Error::source(&rejection).map_or_else(|| rejection.to_string(), ToString::to_string);
+            Problem::malformed("query", detail)
+        })
+    }
+}
+
+/// The client's idempotency key.
+pub(crate) struct IdempotencyKey(pub(crate) String);
+
+impl FromRequestParts<App> for IdempotencyKey {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _app: &App) -> Result<Self, Problem> {
+        header(&parts.headers, "idempotency-key")
+            // The IETF draft has it as a quoted string; most clients send it bare. Both name the same key.
+            .map(|key| key.trim_matches('"'))
+            .filter(|key| !key.is_empty() && key.len() <= KEY_CHARS_MAX && key.bytes().all(|b| (32..127).contains(&b)))
+            .map(|key| Self(key.to_owned()))
+            .ok_or_else(Problem::key_missing)
+    }
+}
+
+/// A header's text.
+pub(crate) fn header<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code)]
+    struct Inner {
+        quantity: u32,
+    }
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code)]
+    struct Outer {
+        lines: Vec<Inner>,
+    }
+
+    fn refused(body: &str) -> serde_json::Value {
+        let problem = JsonBody::<Outer>::parse(body.as_bytes()).err().unwrap();
+        serde_json::to_value(&problem).unwrap()
+    }
+
+    #[test]
+    fn a_mistake_is_answered_with_its_pointer() {
+        assert_eq!(refused(r#"{"lines":[{"quantity":1},{"quantity":"x"}]}"#)["errors"][0]["pointer"], "/lines/1/quantity");
+        let unknown = refused(r#"{"lines":[{"quantity":1,"colour":"red"}]}"#);
+        assert!(unknown["detail"].as_str().unwrap().contains("colour"), "{unknown}");
+        assert!(refused("{").to_string().contains("not JSON"));
+    }
+
+    #[test]
+    fn spaces_and_order_make_no_other_fingerprint() {
+        let print = |body: &str| JsonBody::<serde_json::Value>::parse(body.as_bytes()).ok().unwrap().fingerprint;
+        assert_eq!(print(r#"{"a":1,"b":2}"#), print(r#"{ "b": 2, "a": 1 }"#));
+        assert_ne!(print(r#"{"a":1}"#), print(r#"{"a":2}"#));
+    }
+}

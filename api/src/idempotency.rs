@@ -1,0 +1,58 @@
+//! Idempotency of mutations other than placing an order (which has its own, in the order's own statement).
+
+use crate::{problem::Problem, state::App};
+use axum::{
+    http::{HeaderValue, StatusCode, header::CONTENT_TYPE},
+    response::{IntoResponse, Response},
+};
+use std::future::Future;
+use waybill_store::idempotency::{self, Known, RequestKey};
+
+/// What a handler answers when it did not refuse.
+pub(crate) type Answer = (StatusCode, serde_json::Value);
+
+/// Runs a handler once per key. Its answer is kept unless it is a 5xx; a repetition gets it again.
+///
+/// The handler runs in a task of its own, to its end: a client that hangs up does not leave a key under way.
+pub(crate) async fn once<F>(app: &App, request: RequestKey, handler: F) -> Response
+where
+    F: Future<Output = Result<Answer, Problem>> + Send + 'static,
+{
+    match idempotency::claim(&app.pool, &request).await {
+        Ok(Known::New) => {}
+        Ok(known) => return replay(known),
+        Err(error) => return Problem::from(error).into_response(),
+    }
+    let pool = app.pool.clone();
+    let trace_id = crate::problem::TRACE_ID.try_with(Clone::clone).unwrap_or_default();
+    let task = app.tasks.spawn(crate::problem::TRACE_ID.scope(trace_id, async move {
+        let answer = handler.await;
+        // A refusal is not kept: it says how things were, and may be mended under the same key.
+        let kept = match &answer {
+            Ok((status, body)) => idempotency::answer(&pool, &request, status.as_u16(), &body.to_string()).await,
+            Err(_) => idempotency::abandon(&pool, &request).await,
+        };
+        if let Err(error) = kept {
+            tracing::warn!(%error, "an answer could not be kept; the key will be free again in some minutes");
+        }
+        match answer {
+            Ok((status, body)) => (status, axum::Json(body)).into_response(),
+            Err(problem) => problem.into_response(),
+        }
+    }));
+    task.await.unwrap_or_else(|_| Problem::internal().into_response())
+}
+
+/// The answer to a key that is known.
+pub(crate) fn replay(known: Known) -> Response {
+    match known {
+        Known::New | Known::UnderWay => Problem::key_under_way().into_response(),
+        Known::OtherBody => Problem::key_reused().into_response(),
+        Known::Answered { status, body } => {
+            let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
+            let mut response = (status, [(CONTENT_TYPE, "application/json")], body).into_response();
+            response.headers_mut().insert("idempotent-replayed", HeaderValue::from_static("true"));
+            response
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! `waybill-api`.
+
+use clap::Parser;
+use waybill_api::{admin, config::{Cli, Verb}};
+use waybill_service::{shutdown, telemetry};
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    // Two TLS stacks meet in this process; both use this one provider of cryptography.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut words: Vec<_> = std::env::args_os().collect();
+    if words.len() == 1 {
+        words.push("serve".into());
+    }
+    match Cli::parse_from(words).verb {
+        Verb::Serve(args) => {
+            telemetry::init(args.common.log_format);
+            waybill_api::serve(*args, shutdown::on_signal()?).await
+        }
+        Verb::Migrate(args) => {
+            telemetry::init(args.log_format);
+            admin::migrate(&args).await
+        }
+        Verb::Keys(args) => {
+            telemetry::init(args.database.log_format);
+            admin::keys(&args).await
+        }
+    }
+}

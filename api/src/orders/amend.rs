@@ -1,0 +1,58 @@
+//! `POST /v1/orders/{id}/amendment`: the customer's answer to a shortage.
+
+use super::view::{self, etag};
+use crate::{
+    auth::Authenticated,
+    extract::{IdempotencyKey, JsonBody, PathOf, header},
+    idempotency::once,
+    problem::Problem,
+    state::App,
+};
+use axum::{
+    extract::State,
+    http::{HeaderMap, StatusCode},
+    response::Response,
+};
+use serde::Deserialize;
+use waybill_domain::ids::OrderId;
+use waybill_store::keys::Scope;
+use waybill_workflows::wire::{Acceptance, Amendment};
+
+const ROUTE: &str = "amendment";
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Body {
+    accept: Acceptance,
+}
+
+pub(crate) async fn handler(
+    State(app): State<App>,
+    caller: Authenticated,
+    PathOf(id): PathOf<OrderId>,
+    headers: HeaderMap,
+    IdempotencyKey(key): IdempotencyKey,
+    JsonBody { value: body, fingerprint }: JsonBody<Body>,
+) -> Result<Response, Problem> {
+    let caller = caller.with(Scope::OrdersWrite)?;
+    let expected = header(&headers, "if-match").ok_or_else(Problem::precondition_missing)?.to_owned();
+    let request = super::request_key(caller.merchant_id, ROUTE, key, id, &fingerprint);
+    let update_id = super::update_id(&request);
+    let task_app = app.clone();
+    let task = async move {
+        let app = task_app;
+        let order = super::find(&app, caller.merchant_id, id).await?;
+        if expected.trim() != "*" && !expected.split(',').any(|tag| tag.trim() == etag(order.version)) {
+            return Err(Problem::precondition_failed(id));
+        }
+        if order.state.status.is_terminal() {
+            return Err(Problem::wrong_state(id, order.state.status, "the order has ended"));
+        }
+        if let Err(error) = app.engine.amend(id, update_id, Amendment { accept: body.accept }).await {
+            return Err(super::refusal(&app, caller.merchant_id, id, error).await);
+        }
+        let order = super::find(&app, caller.merchant_id, id).await?;
+        Ok((StatusCode::ACCEPTED, view::value(&order)))
+    };
+    Ok(once(&app, request, task).await)
+}

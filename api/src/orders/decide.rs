@@ -1,0 +1,51 @@
+//! `POST /v1/orders/{id}/decision`: a person's word on an order in review.
+
+use super::view;
+use crate::{
+    auth::Authenticated,
+    extract::{IdempotencyKey, JsonBody, PathOf},
+    idempotency::once,
+    problem::Problem,
+    state::App,
+};
+use axum::{extract::State, http::StatusCode, response::Response};
+use serde::Deserialize;
+use waybill_domain::ids::OrderId;
+use waybill_store::keys::Scope;
+use waybill_workflows::wire::{Decision, Verdict};
+
+const ROUTE: &str = "decision";
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Body {
+    decision: Verdict,
+    reason: String,
+}
+
+pub(crate) async fn handler(
+    State(app): State<App>,
+    caller: Authenticated,
+    PathOf(id): PathOf<OrderId>,
+    IdempotencyKey(key): IdempotencyKey,
+    JsonBody { value: body, fingerprint }: JsonBody<Body>,
+) -> Result<Response, Problem> {
+    let caller = caller.with(Scope::OrdersWrite)?;
+    let order = super::find(&app, caller.merchant_id, id).await?;
+    let request = super::request_key(caller.merchant_id, ROUTE, key, id, &fingerprint);
+    let update_id = super::update_id(&request);
+    let task_app = app.clone();
+    let task = async move {
+        let app = task_app;
+        if order.state.status.is_terminal() {
+            return Err(Problem::wrong_state(id, order.state.status, "the order has ended"));
+        }
+        let decision = Decision { decision: body.decision, reason: body.reason };
+        if let Err(error) = app.engine.decide(id, update_id, decision).await {
+            return Err(super::refusal(&app, caller.merchant_id, id, error).await);
+        }
+        let order = super::find(&app, caller.merchant_id, id).await?;
+        Ok((StatusCode::ACCEPTED, view::value(&order)))
+    };
+    Ok(once(&app, request, task).await)
+}

@@ -1,0 +1,34 @@
+//! `GET /v1/orders/{id}/events`: the timeline.
+
+use crate::{auth::Authenticated, extract::{PathOf, QueryOf}, problem::Problem, state::App};
+use axum::{Json, extract::State};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use waybill_domain::ids::OrderId;
+use waybill_store::{keys::Scope, orders};
+
+/// Entries in one answer: more than an order usually has.
+const EVENTS_MAX: u16 = 500;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Params {
+    #[serde(default)]
+    after_seq: i64,
+}
+
+pub(crate) async fn handler(
+    State(app): State<App>,
+    caller: Authenticated,
+    PathOf(id): PathOf<OrderId>,
+    QueryOf(params): QueryOf<Params>,
+) -> Result<Json<Value>, Problem> {
+    let caller = caller.with(Scope::OrdersRead)?;
+    let order = super::find(&app, caller.merchant_id, id).await?;
+    let events: Vec<Value> = orders::events(&app.pool, order.id, params.after_seq, EVENTS_MAX)
+        .await?
+        .into_iter()
+        .map(|e| json!({"seq": e.seq, "type": e.kind, "status": e.status, "at": e.at, "data": e.data}))
+        .collect();
+    Ok(Json(json!({"order_id": order.id, "events": events})))
+}

@@ -1,0 +1,85 @@
+//! `GET /v1/orders`: newest first, by keyset, without a total: it costs the same on the first page and the last.
+
+use super::view::OrderView;
+use crate::{auth::Authenticated, extract::QueryOf, problem::{FieldError, Problem}, state::App};
+use axum::{Json, extract::State};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use uuid::Uuid;
+use waybill_domain::ids::OrderId;
+use waybill_store::{keys::Scope, orders};
+
+/// The largest page.
+const LIMIT_MAX: u16 = 200;
+/// The page that one gets who asks for none.
+const LIMIT_DEFAULT: u16 = 50;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Params {
+    status: Option<String>,
+    customer_id: Option<String>,
+    attention: Option<bool>,
+    reference: Option<String>,
+    created_after: Option<String>,
+    limit: Option<u16>,
+    cursor: Option<String>,
+}
+
+/// Reads one parameter, or says what is wrong with it.
+fn read<T, E: ToString>(
+    name: &str,
+    text: Option<String>,
+    parse: impl Fn(&str) -> Result<T, E>,
+    wrong: &mut Vec<FieldError>,
+) -> Option<T> {
+    text.and_then(|text| {
+        parse(&text)
+            .map_err(|error| wrong.push(FieldError { pointer: name.to_owned(), detail: error.to_string() }))
+            .ok()
+    })
+}
+
+pub(crate) async fn handler(
+    State(app): State<App>,
+    caller: Authenticated,
+    QueryOf(params): QueryOf<Params>,
+) -> Result<Json<Value>, Problem> {
+    let caller = caller.with(Scope::OrdersRead)?;
+    let mut wrong = Vec::new();
+    let limit = params.limit.unwrap_or(LIMIT_DEFAULT);
+    if !(1..=LIMIT_MAX).contains(&limit) {
+        let detail = format!("must be between 1 and {LIMIT_MAX}");
+        wrong.push(FieldError { pointer: "limit".into(), detail });
+    }
+    let filter = orders::Filter {
+        status: read("status", params.status, str::parse, &mut wrong),
+        customer_id: read("customer_id", params.customer_id, str::parse, &mut wrong),
+        attention: params.attention,
+        reference: read(
+            "reference",
+            params.reference,
+            |text| if text.contains('\0') { Err("must not contain NUL") } else { Ok(text.to_owned()) },
+            &mut wrong,
+        ),
+        created_after: read("created_after", params.created_after, str::parse::<Timestamp>, &mut wrong),
+        before: read("cursor", params.cursor, parse_cursor, &mut wrong),
+    };
+    if !wrong.is_empty() {
+        return Err(Problem::invalid(wrong));
+    }
+    let mut page = orders::list(&app.pool, caller.merchant_id, &filter, limit + 1).await?;
+    let more = page.len() > usize::from(limit);
+    page.truncate(usize::from(limit));
+    let next = page.last().filter(|_| more).map(|order| URL_SAFE_NO_PAD.encode(order.id.0.as_bytes()));
+    let orders: Vec<OrderView> = page.iter().map(OrderView::from).collect();
+    Ok(Json(json!({"orders": orders, "next_cursor": next})))
+}
+
+fn parse_cursor(cursor: &str) -> Result<OrderId, &'static str> {
+    let bytes = URL_SAFE_NO_PAD.decode(cursor).ok();
+    let id = bytes.and_then(|bytes| Uuid::from_slice(&bytes).ok());
+    id.map(OrderId).ok_or("must be a next_cursor of an earlier answer")
+}

@@ -1,0 +1,60 @@
+//! Orders: an endpoint a file.
+
+pub(crate) mod amend;
+pub(crate) mod cancel;
+pub(crate) mod decide;
+pub(crate) mod events;
+pub(crate) mod list;
+pub(crate) mod new_order;
+pub(crate) mod place;
+pub(crate) mod read;
+pub(crate) mod view;
+
+use crate::{problem::Problem, state::App};
+use sha2::{Digest, Sha256};
+use waybill_domain::{
+    ids::{MerchantId, OrderId},
+    status::OrderStatus,
+};
+use waybill_service::engine::EngineError;
+use waybill_store::{
+    idempotency::RequestKey,
+    orders::{self, OrderRecord},
+};
+
+/// The merchant's order, or 404: also for another merchant's.
+async fn find(app: &App, merchant: MerchantId, id: OrderId) -> Result<OrderRecord, Problem> {
+    tracing::Span::current().record("order_id", tracing::field::display(id));
+    orders::find(&app.pool, merchant, id).await?.ok_or_else(|| Problem::not_found("order"))
+}
+
+/// What a workflow's refusal means to a client: the order is read again, since it has moved on.
+async fn refusal(app: &App, merchant: MerchantId, id: OrderId, error: EngineError) -> Problem {
+    let detail = match error {
+        EngineError::Unavailable(_) => return Problem::from(error).about(id),
+        EngineError::Refused(words) => words,
+        EngineError::NoWorkflow => "the order has ended".to_owned(),
+    };
+    let status = match find(app, merchant, id).await {
+        Ok(order) => order.state.status,
+        Err(_) => OrderStatus::Received,
+    };
+    Problem::wrong_state(id, status, detail)
+}
+
+/// A key for a request about one order: of another order it is another request.
+fn request_key(
+    merchant_id: MerchantId,
+    route: &'static str,
+    key: String,
+    order: OrderId,
+    body: &[u8; 32],
+) -> RequestKey {
+    let fingerprint = Sha256::new().chain_update(order.0.as_bytes()).chain_update(body).finalize().into();
+    RequestKey { merchant_id, route, key, fingerprint }
+}
+
+/// The update's id at Temporal: the client's key, so that a repeated request is one update.
+fn update_id(request: &RequestKey) -> String {
+    format!("{}:{}", request.route, request.key)
+}

@@ -1,0 +1,251 @@
+//! An order as it arrives, and everything that can be wrong with it, said at once.
+
+use crate::problem::{FieldError, Problem};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use waybill_domain::{
+    ids::{CustomerId, Sku},
+    money::{AMOUNT_MAX, Amount},
+    order::{Address, LINES_MAX, NewOrder, OrderLine, QUANTITY_MAX, ShortagePolicy, currency},
+};
+
+/// The longest text in an address, reference or payment method: what carriers print and providers take.
+const TEXT_CHARS_MAX: usize = 200;
+/// The most entries of metadata, and the longest key and value: as Stripe has them.
+const METADATA_ENTRIES_MAX: usize = 50;
+const METADATA_KEY_CHARS_MAX: usize = 40;
+const METADATA_VALUE_CHARS_MAX: usize = 500;
+
+/// The body of `POST /v1/orders`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawOrder {
+    customer_id: String,
+    currency: String,
+    #[serde(default)]
+    reference: Option<String>,
+    lines: Vec<RawLine>,
+    #[serde(default)]
+    shipping_fee: i64,
+    #[serde(default)]
+    tax: i64,
+    payment: RawPayment,
+    shipping_address: RawAddress,
+    #[serde(default)]
+    shortage_policy: Option<String>,
+    #[serde(default)]
+    metadata: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawLine {
+    sku: String,
+    quantity: i64,
+    unit_price: i64,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawPayment {
+    method: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawAddress {
+    name: String,
+    line1: String,
+    #[serde(default)]
+    line2: Option<String>,
+    city: String,
+    postal_code: String,
+    #[serde(default)]
+    region: Option<String>,
+    country: String,
+}
+
+impl std::fmt::Debug for RawAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("RawAddress(redacted)")
+    }
+}
+
+/// Collects what is wrong.
+#[derive(Default)]
+struct Check(Vec<FieldError>);
+
+impl Check {
+    fn wrong(&mut self, pointer: impl Into<String>, detail: impl ToString) {
+        self.0.push(FieldError { pointer: pointer.into(), detail: detail.to_string() });
+    }
+
+    fn keep<T, E: ToString>(&mut self, pointer: &str, result: Result<T, E>) -> Option<T> {
+        result.map_err(|error| self.wrong(pointer, error.to_string())).ok()
+    }
+
+    fn text(&mut self, pointer: &str, text: String) -> String {
+        if text.trim().is_empty() {
+            self.wrong(pointer, "must not be empty");
+        } else if text.chars().count() > TEXT_CHARS_MAX {
+            self.wrong(pointer, format!("must be at most {TEXT_CHARS_MAX} characters long"));
+        } else if text.chars().any(char::is_control) {
+            self.wrong(pointer, "must not contain control characters");
+        }
+        text
+    }
+
+    fn line(&mut self, number: usize, raw: RawLine) -> Option<OrderLine> {
+        let at = |field: &str| format!("/lines/{number}/{field}");
+        let sku = self.keep(&at("sku"), raw.sku.parse::<Sku>());
+        let unit_price = self.keep(&at("unit_price"), Amount::new(raw.unit_price));
+        let quantity = u32::try_from(raw.quantity).ok().filter(|q| (1..=QUANTITY_MAX).contains(q));
+        if quantity.is_none() {
+            self.wrong(at("quantity"), format!("must be between 1 and {QUANTITY_MAX}"));
+        }
+        Some(OrderLine { sku: sku?, quantity: quantity?, unit_price: unit_price? })
+    }
+
+    fn address(&mut self, raw: RawAddress) -> Address {
+        let at = |field: &str| format!("/shipping_address/{field}");
+        if raw.country.len() != 2 || !raw.country.bytes().all(|b| b.is_ascii_uppercase()) {
+            self.wrong(at("country"), "must be an ISO 3166-1 alpha-2 code in upper case, such as NL");
+        }
+        Address {
+            name: self.text(&at("name"), raw.name),
+            line1: self.text(&at("line1"), raw.line1),
+            line2: raw.line2.map(|line| self.text(&at("line2"), line)),
+            city: self.text(&at("city"), raw.city),
+            postal_code: self.text(&at("postal_code"), raw.postal_code),
+            region: raw.region.map(|region| self.text(&at("region"), region)),
+            country: raw.country,
+        }
+    }
+
+    fn metadata(&mut self, metadata: &BTreeMap<String, String>) {
+        if metadata.len() > METADATA_ENTRIES_MAX {
+            self.wrong("/metadata", format!("must have at most {METADATA_ENTRIES_MAX} entries"));
+        }
+        for (key, value) in metadata {
+            if key.is_empty() || key.chars().count() > METADATA_KEY_CHARS_MAX || key.contains('\0') {
+                self.wrong("/metadata", format!("keys must have 1 to {METADATA_KEY_CHARS_MAX} characters"));
+            }
+            if value.chars().count() > METADATA_VALUE_CHARS_MAX || value.contains('\0') {
+                let pointer = format!("/metadata/{}", key.replace('~', "~0").replace('/', "~1"));
+                self.wrong(pointer, format!("must have at most {METADATA_VALUE_CHARS_MAX} characters, none of them NUL"));
+            }
+        }
+    }
+}
+
+/// A valid order, or all that is wrong with it.
+pub(crate) fn validate(raw: RawOrder) -> Result<NewOrder, Problem> {
+    let mut check = Check::default();
+    if raw.lines.is_empty() || raw.lines.len() > LINES_MAX {
+        check.wrong("/lines", format!("must have 1 to {LINES_MAX} lines"));
+    }
+    let lines: Vec<OrderLine> =
+        raw.lines.into_iter().enumerate().filter_map(|(number, line)| check.line(number, line)).collect();
+    let customer_id = check.keep("/customer_id", raw.customer_id.parse::<CustomerId>());
+    let currency = check.keep("/currency", currency(&raw.currency));
+    let shipping_fee = check.keep("/shipping_fee", Amount::new(raw.shipping_fee));
+    let tax = check.keep("/tax", Amount::new(raw.tax));
+    let policy = raw.shortage_policy.as_deref().unwrap_or(ShortagePolicy::Reject.as_str());
+    let shortage_policy = check.keep("/shortage_policy", policy.parse::<ShortagePolicy>());
+    let payment_method = check.text("/payment/method", raw.payment.method);
+    let reference = raw.reference.map(|reference| check.text("/reference", reference));
+    let shipping_address = check.address(raw.shipping_address);
+    check.metadata(&raw.metadata);
+
+    let order = (|| {
+        Some(NewOrder {
+            customer_id: customer_id?,
+            currency: currency?,
+            reference,
+            lines,
+            shipping_fee: shipping_fee?,
+            tax: tax?,
+            payment_method,
+            shipping_address,
+            shortage_policy: shortage_policy?,
+            metadata: raw.metadata,
+        })
+    })();
+    match order {
+        Some(order) if check.0.is_empty() => match order.total() {
+            Ok(total) if total.is_zero() => {
+                check.wrong("/lines", "the order's total must be more than 0 minor units");
+                Err(Problem::invalid(check.0))
+            }
+            Ok(_) => Ok(order),
+            Err(_) => {
+                check.wrong("/lines", format!("the order's total must be at most {AMOUNT_MAX} minor units"));
+                Err(Problem::invalid(check.0))
+            }
+        },
+        _ => Err(Problem::invalid(check.0)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn order() -> Value {
+        json!({"customer_id": "cus_42", "currency": "EUR", "reference": "W-1001",
+            "lines": [{"sku": "SHOE-42-BLK", "quantity": 2, "unit_price": 4999}],
+            "shipping_fee": 500, "tax": 1900, "payment": {"method": "pm_card_visa"},
+            "shipping_address": {"name": "A", "line1": "B 1", "city": "C", "postal_code": "1", "country": "NL"},
+            "shortage_policy": "ask_customer", "metadata": {"channel": "web"}})
+    }
+
+    fn wrong_fields(change: impl Fn(&mut Value)) -> Vec<String> {
+        let mut body = order();
+        change(&mut body);
+        let problem = validate(serde_json::from_value(body).unwrap()).unwrap_err();
+        let problem = serde_json::to_value(&problem).unwrap();
+        assert_eq!(problem["status"], 422);
+        problem["errors"].as_array().unwrap().iter().map(|e| e["pointer"].as_str().unwrap().to_owned()).collect()
+    }
+
+    #[test]
+    fn the_contracts_example_is_valid() {
+        let valid = validate(serde_json::from_value(order()).unwrap()).unwrap();
+        assert_eq!(valid.total().unwrap().minor(), 2 * 4999 + 500 + 1900);
+    }
+
+    #[test]
+    fn every_wrong_field_is_named() {
+        assert_eq!(wrong_fields(|o| o["lines"][0]["quantity"] = json!(0)), ["/lines/0/quantity"]);
+        assert_eq!(wrong_fields(|o| o["lines"][0]["quantity"] = json!(-3)), ["/lines/0/quantity"]);
+        assert_eq!(wrong_fields(|o| o["lines"][0]["unit_price"] = json!(-1)), ["/lines/0/unit_price"]);
+        assert_eq!(wrong_fields(|o| o["lines"] = json!([])), ["/lines"]);
+        assert_eq!(wrong_fields(|o| o["currency"] = json!("EURO")), ["/currency"]);
+        assert_eq!(wrong_fields(|o| o["shipping_address"]["country"] = json!("nl")), ["/shipping_address/country"]);
+        assert_eq!(wrong_fields(|o| o["shortage_policy"] = json!("hope")), ["/shortage_policy"]);
+        assert_eq!(wrong_fields(|o| o["customer_id"] = json!("")), ["/customer_id"]);
+        assert_eq!(wrong_fields(|o| o["payment"]["method"] = json!("\u{0}")), ["/payment/method"]);
+        let both = |o: &mut Value| {
+            o["tax"] = json!(-1);
+            o["lines"][0]["sku"] = json!("a b");
+        };
+        assert_eq!(wrong_fields(both), ["/lines/0/sku", "/tax"]);
+    }
+
+    #[test]
+    fn totals_can_not_overflow() {
+        let huge = |o: &mut Value| {
+            o["lines"] = json!(vec![json!({"sku": "S", "quantity": 10_000, "unit_price": AMOUNT_MAX}); 200]);
+        };
+        assert_eq!(wrong_fields(huge), ["/lines"]);
+        assert_eq!(
+            wrong_fields(|o| {
+                o["lines"][0]["unit_price"] = json!(0);
+                o["tax"] = json!(0);
+                o["shipping_fee"] = json!(0);
+            }),
+            ["/lines"]
+        );
+    }
+}

@@ -1,0 +1,151 @@
+//! An order as clients see it.
+
+use jiff::Timestamp;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use waybill_domain::{
+    allocation::ShipmentLine,
+    cancellation::{Action, allowed_actions},
+    ids::{Location, OrderId, ShipmentId, Sku},
+    money::Amount,
+    order::{Address, ShortagePolicy},
+    state::AttentionReason,
+    status::{FulfilmentStatus, OrderStatus, Outcome, PaymentStatus},
+};
+use waybill_store::orders::OrderRecord;
+
+/// An order.
+#[derive(Debug, Serialize)]
+pub(crate) struct OrderView<'a> {
+    id: OrderId,
+    status: OrderStatus,
+    outcome: Option<Outcome>,
+    version: i64,
+    payment_status: PaymentStatus,
+    attention: Option<AttentionReason>,
+    customer_id: &'a str,
+    currency: &'static str,
+    reference: Option<&'a str>,
+    lines: Vec<LineView<'a>>,
+    subtotal: Amount,
+    shipping_fee: Amount,
+    tax: Amount,
+    total: Amount,
+    amounts_held: AmountsHeld,
+    payment: Payment<'a>,
+    shipping_address: &'a Address,
+    shortage_policy: ShortagePolicy,
+    metadata: &'a BTreeMap<String, String>,
+    shipments: Vec<ShipmentView<'a>>,
+    allowed_actions: &'static [Action],
+    workflow_id: String,
+    created_at: Timestamp,
+    updated_at: Timestamp,
+}
+
+#[derive(Debug, Serialize)]
+struct AmountsHeld {
+    authorized: Amount,
+    captured: Amount,
+    refunded: Amount,
+}
+
+#[derive(Debug, Serialize)]
+struct Payment<'a> {
+    method: &'a str,
+}
+
+#[derive(Debug, Serialize)]
+struct LineView<'a> {
+    sku: &'a Sku,
+    quantity: u32,
+    unit_price: Amount,
+    allocated: u32,
+    shipped: u32,
+    delivered: u32,
+    cancelled: u32,
+    returned: u32,
+}
+
+#[derive(Debug, Serialize)]
+struct ShipmentView<'a> {
+    id: ShipmentId,
+    location: &'a Location,
+    status: FulfilmentStatus,
+    amount: Amount,
+    captured: bool,
+    tracking_number: Option<&'a str>,
+    lines: &'a [ShipmentLine],
+}
+
+impl<'a> From<&'a OrderRecord> for OrderView<'a> {
+    fn from(order: &'a OrderRecord) -> Self {
+        let (placed, state) = (&order.placed, &order.state);
+        Self {
+            id: order.id,
+            status: state.status,
+            outcome: state.outcome,
+            version: order.version,
+            payment_status: state.payment_status,
+            attention: state.attention,
+            customer_id: placed.customer_id.as_str(),
+            currency: placed.currency.code(),
+            reference: placed.reference.as_deref(),
+            lines: placed
+                .lines
+                .iter()
+                .zip(&state.lines)
+                .map(|(line, progress)| LineView {
+                    sku: &line.sku,
+                    quantity: line.quantity,
+                    unit_price: line.unit_price,
+                    allocated: progress.allocated,
+                    shipped: progress.shipped,
+                    delivered: progress.delivered,
+                    cancelled: progress.cancelled,
+                    returned: progress.returned,
+                })
+                .collect(),
+            subtotal: order.subtotal,
+            shipping_fee: placed.shipping_fee,
+            tax: placed.tax,
+            total: order.total,
+            amounts_held: AmountsHeld {
+                authorized: state.authorized,
+                captured: state.captured,
+                refunded: state.refunded,
+            },
+            payment: Payment { method: &placed.payment_method },
+            shipping_address: &placed.shipping_address,
+            shortage_policy: placed.shortage_policy,
+            metadata: &placed.metadata,
+            shipments: state
+                .shipments
+                .iter()
+                .map(|s| ShipmentView {
+                    id: s.id,
+                    location: &s.location,
+                    status: s.status,
+                    amount: s.amount,
+                    captured: s.captured,
+                    tracking_number: s.tracking_number.as_deref(),
+                    lines: &s.lines,
+                })
+                .collect(),
+            allowed_actions: allowed_actions(state.status),
+            workflow_id: order.id.workflow_id(),
+            created_at: order.created_at,
+            updated_at: order.updated_at,
+        }
+    }
+}
+
+/// The order's `ETag`: its version.
+pub(crate) fn etag(version: i64) -> String {
+    format!("\"{version}\"")
+}
+
+/// The order as a JSON value, to be put into other answers.
+pub(crate) fn value(order: &OrderRecord) -> serde_json::Value {
+    serde_json::to_value(OrderView::from(order)).unwrap_or_default()
+}

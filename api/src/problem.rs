@@ -1,0 +1,225 @@
+//! Every refusal, as RFC 9457 has it: the one place where causes become status codes. A client matches on `code`
+//! (and its `type`), shows `detail` to a person, and finds in `errors` which field to mend. Nothing here quotes a
+//! cause of a 5xx.
+
+use axum::{
+    http::{HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use waybill_domain::{
+    cancellation::{Action, allowed_actions},
+    ids::OrderId,
+    status::OrderStatus,
+};
+use waybill_service::engine::EngineError;
+use waybill_store::StoreError;
+
+/// When to come back after a 503, in seconds: a server's restart takes about as long.
+const RETRY_AFTER_SECONDS: u32 = 2;
+
+tokio::task_local! {
+    /// The request's trace id, for its problems.
+    pub(crate) static TRACE_ID: String;
+}
+
+/// What is wrong with one field.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct FieldError {
+    /// JSON pointer into the body, or the name of a header or query parameter.
+    pub(crate) pointer: String,
+    /// What to do about it.
+    pub(crate) detail: String,
+}
+
+/// A refusal.
+#[derive(Debug, Serialize)]
+pub(crate) struct Problem {
+    #[serde(rename = "type")]
+    kind: String,
+    title: &'static str,
+    status: u16,
+    code: &'static str,
+    detail: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    errors: Vec<FieldError>,
+    retryable: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    order_id: Option<OrderId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    allowed_actions: Option<&'static [Action]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace_id: Option<String>,
+}
+
+impl Problem {
+    fn new(status: StatusCode, code: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
+        Self {
+            kind: format!("urn:waybill:problem:{code}"),
+            title,
+            status: status.as_u16(),
+            code,
+            detail: detail.into(),
+            errors: Vec::new(),
+            retryable: false,
+            order_id: None,
+            allowed_actions: None,
+            trace_id: None,
+        }
+    }
+
+    fn with_errors(mut self, errors: Vec<FieldError>) -> Self {
+        self.errors = errors;
+        self
+    }
+
+    fn retryable(mut self) -> Self {
+        self.retryable = true;
+        self
+    }
+
+    /// Names the order it is about.
+    pub(crate) fn about(mut self, order: OrderId) -> Self {
+        self.order_id = Some(order);
+        self
+    }
+
+    pub(crate) fn malformed(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
+        let detail = detail.into();
+        let error = FieldError { pointer: pointer.into(), detail: detail.clone() };
+        Self::new(StatusCode::BAD_REQUEST, "malformed", "The request can't be read", detail).with_errors(vec![error])
+    }
+
+    pub(crate) fn invalid(errors: Vec<FieldError>) -> Self {
+        let detail = match &errors[..] {
+            [one] => format!("{}: {}", one.pointer, one.detail),
+            several => format!("{} fields have to be mended; see errors", several.len()),
+        };
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", "The request is not valid", detail).with_errors(errors)
+    }
+
+    pub(crate) fn unauthorized() -> Self {
+        let detail = "send a key that is in use: Authorization: Bearer <key>";
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", "No valid key", detail)
+    }
+
+    pub(crate) fn forbidden(scope: &str) -> Self {
+        let detail = format!("the key lacks the scope {scope}");
+        Self::new(StatusCode::FORBIDDEN, "forbidden", "The key may not do this", detail)
+    }
+
+    pub(crate) fn bad_signature(detail: &'static str) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "bad_signature", "The webhook's signature is not valid", detail)
+    }
+
+    pub(crate) fn not_found(what: &'static str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", "Not found", format!("there is no such {what}"))
+    }
+
+    pub(crate) fn no_such_route() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "no_such_route", "Not found", "there is nothing at this path")
+    }
+
+    pub(crate) fn method_not_allowed() -> Self {
+        let detail = "this path does not take that method";
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Method not allowed", detail)
+    }
+
+    pub(crate) fn too_large(limit_bytes: usize) -> Self {
+        let detail = format!("the body may have at most {limit_bytes} bytes");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "The body is too large", detail)
+    }
+
+    pub(crate) fn not_json() -> Self {
+        let detail = "send Content-Type: application/json";
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json", "Unsupported media type", detail)
+    }
+
+    pub(crate) fn key_missing() -> Self {
+        let detail = "send an Idempotency-Key of 1 to 255 printable characters, new for each operation";
+        let error = FieldError { pointer: "Idempotency-Key".into(), detail: detail.into() };
+        Self::new(StatusCode::BAD_REQUEST, "idempotency_key_missing", "No valid idempotency key", detail)
+            .with_errors(vec![error])
+    }
+
+    pub(crate) fn key_reused() -> Self {
+        let detail = "this Idempotency-Key was used for another request; use a new one";
+        let error = FieldError { pointer: "Idempotency-Key".into(), detail: detail.into() };
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused", "The key was used", detail)
+            .with_errors(vec![error])
+    }
+
+    pub(crate) fn key_under_way() -> Self {
+        let detail = "the first request with this Idempotency-Key is still being answered; repeat it in a moment";
+        Self::new(StatusCode::CONFLICT, "idempotency_key_under_way", "Under way", detail).retryable()
+    }
+
+    pub(crate) fn wrong_state(order: OrderId, status: OrderStatus, detail: impl Into<String>) -> Self {
+        let mut problem = Self::new(StatusCode::CONFLICT, "wrong_state", "Not in this state", detail).about(order);
+        problem.allowed_actions = Some(allowed_actions(status));
+        problem
+    }
+
+    pub(crate) fn stock_conflict(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, "stock_reserved", "Stock is set aside for orders", detail)
+    }
+
+    pub(crate) fn precondition_missing() -> Self {
+        let detail = "send If-Match with the order's ETag, so that the answer is to what the customer saw";
+        Self::new(StatusCode::PRECONDITION_REQUIRED, "if_match_missing", "If-Match is required", detail)
+    }
+
+    pub(crate) fn precondition_failed(order: OrderId) -> Self {
+        let detail = "the order has changed since that ETag; read it again";
+        Self::new(StatusCode::PRECONDITION_FAILED, "stale", "The order has changed", detail).about(order)
+    }
+
+    pub(crate) fn overloaded() -> Self {
+        let detail = "too much is under way; come back after Retry-After seconds";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Overloaded", detail).retryable()
+    }
+
+    pub(crate) fn unavailable() -> Self {
+        let detail = "a server that this needs is away; come back after Retry-After seconds";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Not available", detail).retryable()
+    }
+
+    pub(crate) fn internal() -> Self {
+        let detail = "this is a defect; its cause is in the log under the trace id";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error", detail)
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        let transient = error.is_transient();
+        tracing::error!(error = %error, cause = ?std::error::Error::source(&error).map(ToString::to_string), "Postgres");
+        if transient { Self::unavailable() } else { Self::internal() }
+    }
+}
+
+impl From<EngineError> for Problem {
+    fn from(error: EngineError) -> Self {
+        tracing::error!(error = %error, cause = ?std::error::Error::source(&error).map(ToString::to_string), "Temporal");
+        Self::unavailable()
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(mut self) -> Response {
+        self.trace_id = TRACE_ID.try_with(Clone::clone).ok();
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let body = serde_json::to_string(&self).unwrap_or_default();
+        let kind: (HeaderName, HeaderValue) =
+            (header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        let mut response = (status, [kind], body).into_response();
+        let headers = response.headers_mut();
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}

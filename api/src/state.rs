@@ -1,0 +1,89 @@
+//! What the handlers share.
+
+use crate::config::ServeArgs;
+use secrecy::SecretString;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio::sync::Semaphore;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use waybill_domain::ids::OrderId;
+use waybill_service::engine::{Engine, Start};
+use waybill_store::{PgPool, notify::Changes, starts};
+
+/// Workflows being started at a time; what comes on top is left to the worker's starter.
+const STARTS_MAX: usize = 64;
+/// Requests that wait for an order's fate at a time; further ones are answered with what is known.
+const WAITERS_MAX: usize = 4_096;
+/// How often the backlog is measured.
+const BACKLOG_EVERY: Duration = Duration::from_secs(2);
+
+pub(crate) type App = Arc<AppState>;
+
+pub(crate) struct AppState {
+    pub(crate) pool: PgPool,
+    pub(crate) engine: Engine,
+    pub(crate) changes: Changes,
+    pub(crate) carrier_webhook_secret: SecretString,
+    pub(crate) payment_webhook_secret: SecretString,
+    /// What has to end before the process does.
+    pub(crate) tasks: TaskTracker,
+    pub(crate) in_flight: Semaphore,
+    pub(crate) waiters: Semaphore,
+    pub(crate) shutdown: CancellationToken,
+    starts: Arc<Semaphore>,
+    backlog_max: i64,
+    overloaded: AtomicBool,
+}
+
+impl AppState {
+    pub(crate) fn new(args: &ServeArgs, pool: PgPool, engine: Engine, shutdown: CancellationToken) -> Self {
+        Self {
+            changes: Changes::listen(pool.clone()),
+            pool,
+            engine,
+            carrier_webhook_secret: args.carrier_webhook_secret.clone(),
+            payment_webhook_secret: args.payment_webhook_secret.clone(),
+            tasks: TaskTracker::new(),
+            in_flight: Semaphore::new(args.in_flight_max),
+            waiters: Semaphore::new(WAITERS_MAX),
+            shutdown,
+            starts: Arc::new(Semaphore::new(STARTS_MAX)),
+            backlog_max: args.backlog_max,
+            overloaded: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether more orders wait for a workflow than Temporal can soon catch up on.
+    pub(crate) fn overloaded(&self) -> bool {
+        self.overloaded.load(Ordering::Relaxed)
+    }
+
+    /// Starts an accepted order's workflow in the background. Whatever goes wrong, the starter does it again.
+    pub(crate) fn start_soon(&self, start: Start) {
+        let Ok(permit) = self.starts.clone().try_acquire_owned() else { return };
+        let engine = self.engine.clone();
+        self.tasks.spawn(async move {
+            let order_id: OrderId = start.order_id;
+            if let Err(error) = engine.start(&start).await {
+                tracing::warn!(%order_id, %error, "the workflow was not started; the starter will do it");
+            }
+            drop(permit);
+        });
+    }
+}
+
+/// Measures the backlog for as long as the process lives.
+pub(crate) async fn watch_backlog(app: App) {
+    loop {
+        // While it can't be measured the last measure holds.
+        if let Ok((waiting, _)) = starts::backlog(&app.pool).await {
+            app.overloaded.store(waiting > app.backlog_max, Ordering::Relaxed);
+        }
+        tokio::time::sleep(BACKLOG_EVERY).await;
+    }
+}

@@ -1,0 +1,80 @@
+//! `Prefer: wait=N` (RFC 7240): an answer as soon as the order's fate is known, or with what is known by then.
+
+use crate::{problem::Problem, state::App};
+use axum::http::HeaderMap;
+use std::time::Duration;
+use tokio::{
+    sync::broadcast::{Receiver, error::RecvError},
+    time::{Instant, timeout_at},
+};
+use waybill_domain::{ids::OrderId, state::OrderState};
+use waybill_store::orders::{self, OrderRecord};
+
+/// The longest wait: below what proxies and clients usually allow a request.
+const WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// How long the client would wait, if it said so.
+pub(crate) fn preference(headers: &HeaderMap) -> Option<Duration> {
+    headers
+        .get_all("prefer")
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split([',', ';']))
+        .find_map(|part| part.trim().strip_prefix("wait=")?.trim_matches('"').parse().ok())
+        .map(|seconds| Duration::from_secs(seconds).min(WAIT_MAX))
+}
+
+/// Waits until `enough` holds for the order or the time is over, and reads the order. `changes` was subscribed to
+/// before what is waited for was set going, so nothing is missed.
+pub(crate) async fn for_order(
+    app: &App,
+    id: OrderId,
+    limit: Duration,
+    mut changes: Receiver<OrderId>,
+    enough: impl Fn(&OrderState) -> bool,
+) -> Result<OrderRecord, Problem> {
+    let deadline = Instant::now() + limit;
+    let permit = app.waiters.try_acquire();
+    let mut over = permit.is_err();
+    loop {
+        let record = orders::get(&app.pool, id).await?.ok_or_else(|| Problem::not_found("order"))?;
+        if over || enough(&record.state) {
+            return Ok(record);
+        }
+        over = loop {
+            let changed = tokio::select! {
+                changed = timeout_at(deadline, changes.recv()) => changed,
+                () = app.shutdown.cancelled() => break true,
+            };
+            match changed {
+                Ok(Ok(changed)) if changed == id => break false,
+                Ok(Ok(_)) => {}
+                // Too much happened to be told of it all: look.
+                Ok(Err(RecvError::Lagged(_))) => break false,
+                Ok(Err(RecvError::Closed)) | Err(_) => break true,
+            }
+        };
+    }
+}
+
+/// Whether somebody who waits for a new order has an answer.
+pub(crate) fn is_settled(state: &OrderState) -> bool {
+    state.status.is_settled() || state.attention.is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_preference_is_read_and_bounded() {
+        let headers = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("prefer", value.parse().unwrap());
+            preference(&headers)
+        };
+        assert_eq!(headers("respond-async, wait=5"), Some(Duration::from_secs(5)));
+        assert_eq!(headers("wait=9999"), Some(WAIT_MAX));
+        assert_eq!(headers("wait=soon"), None);
+    }
+}

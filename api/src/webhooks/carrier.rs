@@ -1,0 +1,71 @@
+//! `POST /v1/shipments/{id}/events`: the carrier's webhook, signed by Standard Webhooks.
+
+use super::{accepted, take_in};
+use crate::{
+    extract::{JsonBody, PathOf, Raw, header},
+    problem::{FieldError, Problem},
+    state::App,
+};
+use axum::{
+    Json,
+    extract::State,
+    http::{HeaderMap, StatusCode},
+};
+use secrecy::ExposeSecret;
+use serde::Deserialize;
+use serde_json::Value;
+use standardwebhooks::Webhook;
+use waybill_domain::ids::ShipmentId;
+use waybill_store::{inbox::Message, shipments};
+use waybill_workflows::wire::{ShipmentEvent, ShipmentEventKind};
+
+/// What the carrier says. Carriers add fields; those that are not known here are left alone.
+#[derive(Debug, Deserialize)]
+struct Body {
+    #[serde(rename = "type")]
+    kind: String,
+    reference: ShipmentId,
+}
+
+pub(crate) async fn handler(
+    State(app): State<App>,
+    PathOf(id): PathOf<ShipmentId>,
+    headers: HeaderMap,
+    Raw(bytes): Raw,
+) -> Result<(StatusCode, Json<Value>), Problem> {
+    let webhook = Webhook::new(app.carrier_webhook_secret.expose_secret()).map_err(|_| {
+        tracing::error!("WAYBILL_CARRIER_WEBHOOK_SECRET is not a Standard Webhooks secret (whsec_…)");
+        Problem::internal()
+    })?;
+    webhook
+        .verify(&bytes, &headers)
+        .map_err(|_| Problem::bad_signature("sign with the shared secret, by Standard Webhooks, within 5 minutes"))?;
+    let body = JsonBody::<Body>::parse(&bytes)?.value;
+    if body.reference != id {
+        let detail = "must be the shipment in the path".to_owned();
+        return Err(Problem::invalid(vec![FieldError { pointer: "/reference".into(), detail }]));
+    }
+    let Some(kind) = kind(&body.kind) else { return Ok(accepted("ignored")) };
+    let shipment = shipments::find(&app.pool, id).await?.ok_or_else(|| Problem::not_found("shipment"))?;
+    let event_id = header(&headers, "webhook-id").unwrap_or_default().to_owned();
+    let event = ShipmentEvent { shipment_id: id, kind, event_id: event_id.clone() };
+    let message = Message {
+        source: "carrier".into(),
+        event_id,
+        order_id: shipment.order_id,
+        signal: "shipment_event".into(),
+        payload: serde_json::to_value(&event).map_err(|_| Problem::internal())?,
+    };
+    take_in(&app, message).await
+}
+
+fn kind(name: &str) -> Option<ShipmentEventKind> {
+    Some(match name {
+        "shipment.handed_over" => ShipmentEventKind::HandedOver,
+        "shipment.delivered" => ShipmentEventKind::Delivered,
+        "shipment.lost" => ShipmentEventKind::Lost,
+        "shipment.cancelled" => ShipmentEventKind::Cancelled,
+        "shipment.returned" => ShipmentEventKind::Returned,
+        _ => return None,
+    })
+}

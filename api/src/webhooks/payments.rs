@@ -1,0 +1,131 @@
+//! `POST /v1/payments/events`: the payment provider's webhook, signed Stripe's way.
+
+use super::{accepted, take_in};
+use crate::{
+    extract::{JsonBody, Raw, header},
+    problem::Problem,
+    state::App,
+};
+use axum::{
+    Json,
+    extract::State,
+    http::{HeaderMap, StatusCode},
+};
+use hmac::{Hmac, KeyInit, Mac};
+use jiff::Timestamp;
+use secrecy::ExposeSecret;
+use serde::Deserialize;
+use serde_json::Value;
+use sha2::Sha256;
+use subtle::ConstantTimeEq;
+use waybill_domain::{ids::OrderId, status::PaymentStatus};
+use waybill_store::{
+    inbox::{self, Message},
+    orders, payments,
+};
+use waybill_workflows::wire::PaymentEvent;
+
+/// How old a signature may be, in seconds: Stripe's own libraries allow five minutes.
+const SIGNATURE_AGE_SECONDS_MAX: i64 = 300;
+
+#[derive(Debug, Deserialize)]
+struct Envelope {
+    id: String,
+    #[serde(rename = "type")]
+    kind: String,
+    data: Data,
+}
+
+#[derive(Debug, Deserialize)]
+struct Data {
+    object: Value,
+}
+
+pub(crate) async fn handler(
+    State(app): State<App>,
+    headers: HeaderMap,
+    Raw(bytes): Raw,
+) -> Result<(StatusCode, Json<Value>), Problem> {
+    let secret = app.payment_webhook_secret.expose_secret();
+    let signature = header(&headers, "stripe-signature").unwrap_or_default();
+    verify(secret, signature, &bytes, Timestamp::now())?;
+    let event = JsonBody::<Envelope>::parse(&bytes)?.value;
+    let Some(order_id) = order_of(&app, &event.data.object).await? else { return Ok(accepted("ignored")) };
+    let Some(order) = orders::get(&app.pool, order_id).await? else { return Ok(accepted("ignored")) };
+    let payload = PaymentEvent { kind: event.kind, event_id: event.id.clone() };
+    let message = Message {
+        source: "payments".into(),
+        event_id: event.id,
+        order_id,
+        signal: "payment_event".into(),
+        payload: serde_json::to_value(&payload).map_err(|_| Problem::internal())?,
+    };
+    // Most news confirms what the order knows. Waking its workflow for each would double what an order costs.
+    if order.state.payment_status != PaymentStatus::Unknown {
+        if inbox::keep(&app.pool, &message).await? {
+            inbox::settle(&app.pool, &message, "recorded").await?;
+        }
+        return Ok(accepted("recorded"));
+    }
+    take_in(&app, message).await
+}
+
+/// The order that a payment is for: by our own reference, else by the payment's id.
+async fn order_of(app: &App, object: &Value) -> Result<Option<OrderId>, Problem> {
+    let reference = object["metadata"]["order_id"].as_str().and_then(|id| id.parse().ok());
+    if reference.is_some() {
+        return Ok(reference);
+    }
+    let id = if object["object"] == "payment_intent" { &object["id"] } else { &object["payment_intent"] };
+    match id.as_str() {
+        Some(id) => Ok(payments::order_of(&app.pool, id).await?),
+        None => Ok(None),
+    }
+}
+
+/// Checks `t=<unix seconds>,v1=<hex HMAC-SHA-256 of "t.body">`; several `v1` are tried
+/// (<https://docs.stripe.com/webhooks#verify-manually>).
+fn verify(secret: &str, signature: &str, body: &[u8], now: Timestamp) -> Result<(), Problem> {
+    let wrong = || Problem::bad_signature("send Stripe-Signature, made with the shared secret within 5 minutes");
+    let part = |name: &'static str| {
+        signature.split(',').filter_map(move |part| part.trim().split_once('=').filter(|(n, _)| *n == name))
+    };
+    let time = part("t").next().map(|(_, t)| t).ok_or_else(wrong)?;
+    let seconds: i64 = time.parse().map_err(|_| wrong())?;
+    if (now.as_second() - seconds).abs() > SIGNATURE_AGE_SECONDS_MAX {
+        return Err(wrong());
+    }
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).map_err(|_| Problem::internal())?;
+    mac.update(time.as_bytes());
+    mac.update(b".");
+    mac.update(body);
+    let expected = mac.finalize().into_bytes();
+    let valid = part("v1")
+        .filter_map(|(_, hex)| hex::decode(hex).ok())
+        .any(|given| bool::from(given.as_slice().ct_eq(expected.as_slice())));
+    if valid { Ok(()) } else { Err(wrong()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sign(secret: &str, time: i64, body: &[u8]) -> String {
+        let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).unwrap();
+        mac.update(format!("{time}.").as_bytes());
+        mac.update(body);
+        format!("t={time},v1={}", hex::encode(mac.finalize().into_bytes()))
+    }
+
+    #[test]
+    fn a_signature_holds_for_its_body_its_secret_and_its_time() {
+        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        let good = sign("s", now.as_second(), b"{}");
+        assert!(verify("s", &good, b"{}", now).is_ok());
+        assert!(verify("s", &format!("{good},v1=00"), b"{}", now).is_ok(), "a second signature while secrets are rolled");
+        assert!(verify("s", &good, b"{ }", now).is_err());
+        assert!(verify("other", &good, b"{}", now).is_err());
+        assert!(verify("s", &sign("s", now.as_second() - 301, b"{}"), b"{}", now).is_err());
+        assert!(verify("s", "", b"{}", now).is_err());
+    }
+}

@@ -1,0 +1,85 @@
+//! Waybill's own binaries: built when they are needed, or taken from where they lie.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use anyhow::{Context, Result, bail};
+use tokio::process::Command;
+use tokio::sync::OnceCell;
+
+use crate::home::workspace_root;
+use crate::supervise::binary_dir;
+use crate::term;
+
+/// The two processes that Waybill consists of.
+#[derive(Clone, Debug)]
+pub struct Binaries {
+    /// `waybill-api`
+    pub api: PathBuf,
+    /// `waybill-worker`
+    pub worker: PathBuf,
+}
+
+impl Binaries {
+    /// Those in `WAYBILL_BIN_DIR`, else those of this workspace, built in this program's profile, once.
+    pub async fn get() -> Result<&'static Self> {
+        static BUILT: OnceCell<Binaries> = OnceCell::const_new();
+        BUILT.get_or_try_init(find_or_build).await
+    }
+
+    fn in_dir(dir: &Path) -> Result<Self> {
+        let found = Self { api: dir.join("waybill-api"), worker: dir.join("waybill-worker") };
+        for binary in [&found.api, &found.worker] {
+            if !binary.exists() {
+                bail!(
+                    "{} does not exist; set WAYBILL_BIN_DIR to the directory of waybill-api and waybill-worker",
+                    binary.display()
+                );
+            }
+        }
+        Ok(found)
+    }
+}
+
+async fn find_or_build() -> Result<Binaries> {
+    if let Some(dir) = std::env::var_os("WAYBILL_BIN_DIR") {
+        return Binaries::in_dir(&std::path::absolute(dir)?);
+    }
+    build().await?;
+    Binaries::in_dir(&binary_dir()?)
+}
+
+async fn build() -> Result<()> {
+    let root = workspace_root()?;
+    let dir = binary_dir()?;
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.args(["build", "--bin", "waybill-api", "--bin", "waybill-worker"]).current_dir(&root);
+    if dir.file_name().is_some_and(|profile| profile == "release") {
+        command.arg("--release");
+    }
+    // Build where we lie ourselves, wherever that is.
+    if let Some(target) = dir.parent() {
+        command.arg("--target-dir").arg(target);
+    }
+    // Set by cargo for us, not meant for another cargo.
+    for name in ["CARGO_MANIFEST_DIR", "CARGO_MANIFEST_PATH", "RUST_RECURSION_COUNT"] {
+        command.env_remove(name);
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
+    let built = if term::interactive() {
+        // Cargo shows its own bar.
+        command.stderr(Stdio::inherit()).status().await.map(|status| (status.success(), String::new()))
+    } else {
+        term::line("Building waybill-api and waybill-worker");
+        let out = command.stderr(Stdio::piped()).output().await;
+        out.map(|out| (out.status.success(), String::from_utf8_lossy(&out.stderr).into_owned()))
+    };
+    let (success, said) = built.context(
+        "cannot run cargo; set WAYBILL_BIN_DIR to the directory of waybill-api and waybill-worker",
+    )?;
+    if !success {
+        bail!("waybill-api and waybill-worker do not build in {}\n{}", root.display(), said.trim_end());
+    }
+    Ok(())
+}

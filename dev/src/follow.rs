@@ -1,0 +1,110 @@
+//! Shows an order's timeline while it happens.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::client::Client;
+use crate::term;
+
+/// How often the timeline is asked for.
+const POLL: Duration = Duration::from_millis(100);
+/// An order that says nothing for so long is left to itself.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// From these an order goes nowhere any more.
+const TERMINAL: [&str; 4] = ["completed", "cancelled", "rejected", "expired"];
+
+/// Places an order; answers its id.
+pub async fn place(client: &Client, order: &Value, idempotency_key: &str) -> Result<String> {
+    let started = Instant::now();
+    let reply = client.place(order, idempotency_key, None).await?.success()?;
+    let id = reply.text("/id").to_owned();
+    if id.is_empty() {
+        bail!("the API accepted the order without telling its id: {}", reply.body);
+    }
+    let total = reply.body["total"].as_i64().unwrap_or_default();
+    term::line(format_args!(
+        "\nPOST /v1/orders {} {} {} {}",
+        reply.status.as_u16(),
+        term::bold(&id),
+        money(total, order["currency"].as_str().unwrap_or_default()),
+        term::dim(term::seconds(started.elapsed())),
+    ));
+    Ok(id)
+}
+
+/// Prints one line per event until the order has come to an end or waits for somebody; answers its last status.
+pub async fn follow(client: &Client, id: &str) -> Result<String> {
+    let started = Instant::now();
+    let mut heard = Instant::now();
+    let mut seq = 0;
+    let mut status = String::new();
+    loop {
+        let reply = client.events(id, seq).await?.success()?;
+        let events = reply.items().with_context(|| format!("not a timeline: {}", reply.body))?;
+        for event in events {
+            seq = event["seq"].as_i64().unwrap_or(seq + 1);
+            if let Some(new) = event["status"].as_str() {
+                new.clone_into(&mut status);
+            }
+            heard = Instant::now();
+            show(event, started.elapsed());
+        }
+        if TERMINAL.contains(&status.as_str()) || advice(client, id, &status).await? {
+            return Ok(status);
+        }
+        if heard.elapsed() > SILENCE_MAX {
+            bail!(
+                "no news of order {id} (`{status}`) for {} s; see `cargo dev status` and `cargo dev logs worker`",
+                SILENCE_MAX.as_secs()
+            );
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Says what somebody has to do, where an order waits for somebody.
+async fn advice(client: &Client, id: &str, status: &str) -> Result<bool> {
+    let (what, path, body) = match status {
+        "in_review" => ("decision", "decision", r#"{"decision": "approve", "reason": "looks fine"}"#),
+        "awaiting_customer" => ("answer", "amendment", r#"{"accept": "ship_available"}"#),
+        _ => return Ok(false),
+    };
+    let etag = client.get(id).await?.header("etag").unwrap_or_default().to_owned();
+    let if_match = if what == "answer" { format!(" -H 'If-Match: {etag}'") } else { String::new() };
+    term::line(format_args!("\nThe order waits for a {what}:"));
+    term::line(format_args!(
+        "  curl -X POST {}/v1/orders/{id}/{path} -H \"Authorization: Bearer $WAYBILL_KEY\"{if_match} \\\n    \
+         -H 'Content-Type: application/json' -d '{body}'",
+        client.base()
+    ));
+    Ok(true)
+}
+
+fn show(event: &Value, elapsed: Duration) {
+    let status = event["status"].as_str().unwrap_or_default();
+    let kind = ["type", "kind", "event"].iter().find_map(|name| event[*name].as_str()).unwrap_or_default();
+    let coloured = match status {
+        "completed" | "delivered" => term::green(format_args!("{status:<18}")),
+        "rejected" | "cancelled" | "expired" | "cancelling" => term::yellow(format_args!("{status:<18}")),
+        _ => format!("{status:<18}"),
+    };
+    let time = term::dim(format_args!("{:>7.2} s", elapsed.as_secs_f64()));
+    term::line(format_args!("{time}  {coloured} {kind}{}", details(event)));
+}
+
+/// What else an event says, as `name=value`.
+fn details(event: &Value) -> String {
+    let data = event.get("data").or_else(|| event.get("detail")).and_then(Value::as_object);
+    let fields = data.into_iter().flatten().filter(|(_, value)| !value.is_null());
+    let fields = fields.map(|(name, value)| match value {
+        Value::String(text) => format!(" {name}={text}"),
+        other => format!(" {name}={other}"),
+    });
+    term::dim(fields.collect::<String>())
+}
+
+fn money(minor: i64, currency: &str) -> String {
+    format!("{}.{:02} {currency}", minor / 100, minor % 100)
+}

@@ -1,0 +1,102 @@
+//! The demo merchant's shop: what it has in stock, and orders that take each of the ways an order can go.
+
+use serde_json::{Value, json};
+
+use crate::cli::{OrderArgs, Shortage};
+
+/// Goods with their price in cents.
+const GOODS: [(&str, i64); 5] = [
+    ("SHOE-42-BLK", 4_999),
+    ("SHOE-43-BLK", 4_999),
+    ("SOCK-M-WHT", 799),
+    ("LACE-120-BRN", 349),
+    ("CARE-KIT", 1_450),
+];
+/// A dear thing: one of these is more than the rules let pass unseen (100,000 cents).
+const DEAR: (&str, i64) = ("BIKE-CITY", 149_900);
+/// Of this there are few.
+const SCARCE: (&str, i64) = ("LAMP-DESK", 5_900);
+/// How many of the scarce thing there are, and how many a short order asks for.
+const SCARCE_ON_HAND: i64 = 3;
+const SCARCE_WANTED: i64 = 8;
+
+/// What to put on the shelves, by SKU, as `PUT /v1/stock/{sku}` takes it.
+pub fn stock() -> Vec<(&'static str, Value)> {
+    let shelves = |amsterdam: i64, berlin: i64| {
+        json!({ "locations": [
+            { "location": "AMS-1", "on_hand": amsterdam },
+            { "location": "BER-1", "on_hand": berlin },
+        ] })
+    };
+    let mut stock: Vec<_> = GOODS.iter().map(|(sku, _)| (*sku, shelves(6_000, 4_000))).collect();
+    stock.push((DEAR.0, shelves(600, 400)));
+    stock.push((SCARCE.0, shelves(SCARCE_ON_HAND, 0)));
+    stock
+}
+
+/// An order as `POST /v1/orders` takes it.
+pub fn order(args: &OrderArgs) -> Value {
+    let goods = (0_i64..).zip(GOODS.iter().cycle().take(args.lines.into()));
+    let mut lines: Vec<Value> = goods.map(|(n, (sku, price))| line(sku, 1 + n % 2, *price)).collect();
+    if args.review {
+        lines.push(line(DEAR.0, 1, DEAR.1));
+    }
+    if args.shortage.is_some() {
+        lines.push(line(SCARCE.0, SCARCE_WANTED, SCARCE.1));
+    }
+    let policy = match args.shortage {
+        None | Some(Shortage::Reject) => "reject",
+        Some(Shortage::ShipAvailable) => "ship_available",
+        Some(Shortage::AskCustomer) => "ask_customer",
+    };
+    let method = if args.decline { "pm_card_chargeDeclined" } else { "pm_card_visa" };
+    json!({
+        "customer_id": "cus_demo",
+        "currency": "EUR",
+        "reference": "cargo-dev",
+        "lines": lines,
+        "shipping_fee": 500,
+        "tax": 0,
+        "payment": { "method": method },
+        "shipping_address": {
+            "name": "Ada Example", "line1": "Keizersgracht 1", "city": "Amsterdam",
+            "postal_code": "1015 CS", "country": "NL",
+        },
+        "shortage_policy": policy,
+        "metadata": { "channel": "cargo-dev" },
+    })
+}
+
+fn line(sku: &str, quantity: i64, unit_price: i64) -> Value {
+    json!({ "sku": sku, "quantity": quantity, "unit_price": unit_price })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLAIN: OrderArgs =
+        OrderArgs { lines: 2, decline: false, shortage: None, review: false, no_follow: false };
+
+    fn total(order: &Value) -> i64 {
+        let lines = order["lines"].as_array().unwrap();
+        lines
+            .iter()
+            .map(|line| line["quantity"].as_i64().unwrap() * line["unit_price"].as_i64().unwrap())
+            .sum()
+    }
+
+    #[test]
+    fn each_choice_takes_its_way() {
+        let plain = order(&PLAIN);
+        assert_eq!(plain["lines"].as_array().unwrap().len(), 2);
+        assert!(total(&plain) < 100_000, "a plain order needs no review");
+        assert!(total(&order(&OrderArgs { review: true, ..PLAIN })) > 100_000);
+        let declined = order(&OrderArgs { decline: true, ..PLAIN });
+        assert_eq!(declined["payment"]["method"], "pm_card_chargeDeclined");
+        let short = order(&OrderArgs { shortage: Some(Shortage::ShipAvailable), ..PLAIN });
+        assert_eq!(short["shortage_policy"], "ship_available");
+        assert!(total(&short) < 100_000, "a shortage needs no review");
+        assert!(SCARCE_WANTED > SCARCE_ON_HAND);
+    }
+}

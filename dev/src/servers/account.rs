@@ -1,0 +1,106 @@
+//! The user that Postgres runs as: it refuses to run as root.
+
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+/// A user of the system, other than ourselves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// Its name.
+    pub name: String,
+    /// Its user id.
+    pub uid: u32,
+    /// Its group id.
+    pub gid: u32,
+}
+
+impl Account {
+    /// Who runs Postgres: `postgres` or else `nobody` when we are root, ourselves (none) when not.
+    pub fn for_postgres() -> Result<Option<Self>> {
+        if !is_root() {
+            return Ok(None);
+        }
+        let users = std::fs::read_to_string("/etc/passwd").context("cannot read /etc/passwd")?;
+        ["postgres", "nobody"].iter().find_map(|name| find(&users, name)).map(Some).context(
+            "Postgres refuses to run as root, and there is neither a user `postgres` nor `nobody` to run it as; \
+             make one (`useradd --system postgres`) or run `cargo dev` as another user than root",
+        )
+    }
+
+    /// Whether this user may go to `path`: every directory on the way must let it pass.
+    pub fn reaches(&self, path: &Path) -> bool {
+        let Ok(path) = path.canonicalize() else { return false };
+        path.ancestors().all(|dir| std::fs::metadata(dir).is_ok_and(|meta| self.passes(&meta)))
+    }
+
+    fn passes(&self, meta: &std::fs::Metadata) -> bool {
+        let shift = match (meta.uid() == self.uid, meta.gid() == self.gid) {
+            (true, _) => 6,
+            (false, true) => 3,
+            (false, false) => 0,
+        };
+        (meta.mode() >> shift) & 0o1 == 1
+    }
+}
+
+/// Whether we are root.
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// A command that runs as `account`, or as ourselves.
+pub fn command_as(program: &Path, account: Option<&Account>) -> Command {
+    let mut command = Command::new(program);
+    if let Some(account) = account {
+        // The caller's directory may be closed to that user.
+        command.uid(account.uid).gid(account.gid).current_dir("/");
+    }
+    command
+}
+
+fn find(users: &str, name: &str) -> Option<Account> {
+    users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let found = fields.next()? == name;
+        let uid = fields.nth(1)?.parse().ok()?;
+        let gid = fields.next()?.parse().ok()?;
+        found.then(|| Account { name: name.to_owned(), uid, gid })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const USERS: &str = "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65533:nobody:/:/usr/sbin/nologin\n";
+
+    #[test]
+    fn users_are_found_by_name() {
+        let nobody = find(USERS, "nobody").unwrap();
+        assert_eq!((nobody.uid, nobody.gid), (65534, 65533));
+        assert_eq!(find(USERS, "postgres"), None);
+    }
+
+    #[test]
+    fn a_closed_directory_on_the_way_is_noticed() {
+        let dir = std::env::temp_dir().join(format!("waybill-reach-{}", std::process::id()));
+        std::fs::create_dir_all(dir.join("inner")).unwrap();
+        let stranger = Account { name: "stranger".into(), uid: 4_000_000, gid: 4_000_000 };
+        let set = |mode| {
+            use std::os::unix::fs::PermissionsExt;
+            std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        set(0o755);
+        let open = stranger.reaches(&dir.join("inner"));
+        set(0o700);
+        let closed = stranger.reaches(&dir.join("inner"));
+        std::fs::remove_dir_all(&dir).unwrap();
+        assert!(!closed);
+        // The temporary directory itself may be closed, as on macOS.
+        assert_eq!(open, stranger.reaches(&std::env::temp_dir()));
+    }
+}

@@ -1,0 +1,120 @@
+//! Booking, reading and cancelling labels.
+
+use axum::extract::{Path, State};
+use axum::response::Response;
+use jiff::Timestamp;
+use serde::Deserialize;
+
+use super::Shared;
+use super::model::{Booking, Label, Labels, Parcel, Status};
+use crate::sim::exchange::{Asked, Done, Reply, run};
+use crate::sim::faults::{Injected, Route};
+use crate::sim::ledger::Records;
+use crate::sim::new_id;
+
+/// What a label is booked with. Unknown fields are let through, as a carrier's API would.
+#[derive(Deserialize)]
+struct Order {
+    reference: String,
+    from: String,
+    to: Address,
+    parcels: Vec<Parcel>,
+}
+
+#[derive(Deserialize)]
+struct Address {
+    line1: String,
+    country: String,
+}
+
+impl Address {
+    fn is_deliverable(&self) -> bool {
+        let country = self.country.len() == 2 && self.country.bytes().all(|byte| byte.is_ascii_alphabetic());
+        country && self.line1 != "UNDELIVERABLE"
+    }
+}
+
+fn problem(op: &'static str, status: u16, code: &str, message: &str) -> Done<Label> {
+    Done::new(op, status, Labels::problem("", code, message))
+}
+
+pub(super) async fn book(State(core): State<Shared>, asked: Asked) -> Result<Response, Reply> {
+    let order: Order = serde_json::from_slice(&asked.body)
+        .map_err(|error| Reply::problem::<Labels>(400, "", "malformed", &error.to_string()))?;
+    let subject = order.reference.clone();
+    let decide = move |labels: &Labels, injected: &Injected| order.book(labels, injected);
+    Ok(run(core, asked, Route::Book, &subject, decide).await)
+}
+
+impl Order {
+    fn book(self, labels: &Labels, injected: &Injected) -> Done<Label> {
+        let op = "book";
+        if injected.refuse {
+            return problem(op, 409, "booking_refused", "a fault switch refused").not_kept();
+        }
+        if let Some(code) = &injected.decline {
+            return problem(op, 422, code, "a fault switch rejected the booking").not_kept();
+        }
+        match labels.by_reference.get(&self.reference) {
+            Some(label) if label.status == Status::Cancelled => {
+                return problem(op, 409, "label_cancelled", "this reference was cancelled");
+            }
+            Some(label) => return Done::new(op, 200, label.json()),
+            None => {}
+        }
+        if !self.to.is_deliverable() {
+            return problem(op, 422, "address_rejected", "we cannot deliver to this address");
+        }
+        let booking = Booking {
+            id: new_id("lbl"),
+            tracking_number: new_id("WBSIM").replace('_', "").to_uppercase(),
+            from: self.from,
+            country: self.to.country,
+            parcels: self.parcels,
+        };
+        let label = Label {
+            reference: self.reference,
+            status: Status::Booked,
+            since: Timestamp::now(),
+            booking: Some(booking),
+        };
+        Done::new(op, 201, label.json()).change(label)
+    }
+}
+
+pub(super) async fn get(State(core): State<Shared>, Path(reference): Path<String>, asked: Asked) -> Response {
+    let subject = reference.clone();
+    let decide = move |labels: &Labels, _: &Injected| match labels.by_reference.get(&reference) {
+        Some(label) => Done::new("lookup", 200, label.json()).not_kept(),
+        None => problem("lookup", 404, "label_not_found", "nothing is known about this reference").not_kept(),
+    };
+    run(core, asked, Route::Lookup, &subject, decide).await
+}
+
+pub(super) async fn cancel(
+    State(core): State<Shared>,
+    Path(reference): Path<String>,
+    asked: Asked,
+) -> Response {
+    let subject = reference.clone();
+    let decide = move |labels: &Labels, injected: &Injected| cancelled(labels, reference, injected);
+    run(core, asked, Route::Cancel, &subject, decide).await
+}
+
+/// Cancels at the caller's wish. The reply is the confirmation: no event follows.
+fn cancelled(labels: &Labels, reference: String, injected: &Injected) -> Done<Label> {
+    let op = "cancel";
+    if injected.refuse {
+        return problem(op, 409, "cancel_refused", "a fault switch refused").not_kept();
+    }
+    let known = labels.by_reference.get(&reference);
+    let booking = match known {
+        Some(label) if label.status == Status::Cancelled => return Done::new(op, 200, label.json()),
+        Some(label) if label.status != Status::Booked => {
+            return problem(op, 409, "already_handed_over", "the goods are on their way");
+        }
+        known => known.and_then(|label| label.booking.clone()),
+    };
+    let label = Label { reference, status: Status::Cancelled, since: Timestamp::now(), booking };
+    Done::new(op, 200, label.json()).change(label)
+}

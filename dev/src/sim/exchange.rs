@@ -1,0 +1,261 @@
+//! One request and its reply: idempotency keys, fault switches, and the ledger between them.
+
+use std::collections::HashSet;
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::{FromRequest, Request};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::{Json, http};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::faults::{self, Injected, Route};
+use super::ledger::{Event, KeptReply, Line, Records};
+use super::server::Core;
+use super::{lock, webhooks};
+
+/// More than any request Waybill makes.
+const BODY_MAX_BYTES: usize = 256 * 1024;
+
+/// A reply in the making.
+#[derive(Clone)]
+pub(super) struct Reply {
+    pub status: u16,
+    pub body: Value,
+    /// The reply was given before, under the same key.
+    pub replayed: bool,
+}
+
+impl Reply {
+    pub fn new(status: u16, body: Value) -> Self {
+        Self { status, body, replayed: false }
+    }
+
+    pub fn problem<R: Records>(status: u16, kind: &str, code: &str, message: &str) -> Self {
+        Self::new(status, R::problem(kind, code, message))
+    }
+}
+
+impl IntoResponse for Reply {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = (status, Json(self.body)).into_response();
+        if self.replayed {
+            response.headers_mut().insert("idempotent-replayed", http::HeaderValue::from_static("true"));
+        }
+        response
+    }
+}
+
+/// What an operation decided: the new records, the events about them, and the reply.
+pub(super) struct Done<T> {
+    pub op: &'static str,
+    pub changes: Vec<T>,
+    pub events: Vec<Event>,
+    pub reply: Reply,
+    /// False for what a fault switch made up: a retry with the same key gets another chance.
+    pub keep: bool,
+}
+
+impl<T> Done<T> {
+    pub fn new(op: &'static str, status: u16, body: Value) -> Self {
+        Self { op, changes: Vec::new(), events: Vec::new(), reply: Reply::new(status, body), keep: true }
+    }
+
+    pub fn change(mut self, item: T) -> Self {
+        self.changes.push(item);
+        self
+    }
+
+    pub fn event(mut self, event: Event) -> Self {
+        self.events.push(event);
+        self
+    }
+
+    pub fn not_kept(mut self) -> Self {
+        self.keep = false;
+        self
+    }
+}
+
+/// A request, read whole.
+pub(super) struct Asked {
+    pub query: String,
+    pub body: Bytes,
+    method_and_path: String,
+    headers: HeaderMap,
+}
+
+impl<S: Send + Sync> FromRequest<S> for Asked {
+    type Rejection = StatusCode;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, StatusCode> {
+        let (parts, body) = request.into_parts();
+        let body = to_bytes(body, BODY_MAX_BYTES).await.map_err(|_| StatusCode::PAYLOAD_TOO_LARGE)?;
+        let method_and_path = format!("{} {}", parts.method, parts.uri.path());
+        let query = parts.uri.query().unwrap_or_default().to_owned();
+        Ok(Self { query, body, method_and_path, headers: parts.headers })
+    }
+}
+
+impl Asked {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// The same for the same parameters in another order.
+    fn fingerprint(&self) -> String {
+        let mut parameters: Vec<&[u8]> = self.body.split(|byte| *byte == b'&').collect();
+        parameters.sort_unstable();
+        let mut hash = Sha256::new();
+        hash.update(&self.method_and_path);
+        for parameter in parameters {
+            hash.update(b"\n");
+            hash.update(parameter);
+        }
+        hex::encode(hash.finalize())
+    }
+}
+
+/// The idempotency keys whose first request is still being worked on.
+#[derive(Default)]
+pub(super) struct InFlight(Mutex<HashSet<String>>);
+
+/// The right to work under a key, given back when dropped.
+struct Claim<R: Records> {
+    core: Arc<Core<R>>,
+    key: String,
+    fingerprint: String,
+}
+
+type Claimed<R> = (Option<Claim<R>>, Option<Reply>);
+
+impl<R: Records> Drop for Claim<R> {
+    fn drop(&mut self) {
+        lock(&self.core.in_flight.0).remove(&self.key);
+    }
+}
+
+/// Answers one request of the simulated API. `subject` is the text that fault rules match on.
+pub(super) async fn run<R, F>(
+    core: Arc<Core<R>>,
+    asked: Asked,
+    route: Route,
+    subject: &str,
+    decide: F,
+) -> Response
+where
+    R: Records,
+    F: FnOnce(&R, &Injected) -> Done<R::Item> + Send + 'static,
+{
+    let mut injected = core.faults.take(route, subject);
+    match asked.header("x-sim-fault").map(faults::parse_header) {
+        Some(None) => return (StatusCode::BAD_REQUEST, "X-Sim-Fault cannot be read").into_response(),
+        Some(Some(faults)) => faults.into_iter().for_each(|fault| injected.add(fault)),
+        None => {}
+    }
+    let drop_reply = injected.drop_reply;
+    // On a task of its own: a caller who hangs up does not stop the work, as with a real provider.
+    let work = core.tasks.spawn(perform(Arc::clone(&core), asked, injected, decide));
+    match work.await {
+        Ok(_) if drop_reply => torn_response(),
+        Ok(reply) => reply.into_response(),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+async fn perform<R, F>(core: Arc<Core<R>>, asked: Asked, injected: Injected, decide: F) -> Reply
+where
+    R: Records,
+    F: FnOnce(&R, &Injected) -> Done<R::Item>,
+{
+    let (claim, earlier) = match claim(&core, &asked) {
+        Ok(claimed) => claimed,
+        Err(reply) => return reply,
+    };
+    if !injected.latency.is_zero() {
+        tokio::select! {
+            () = tokio::time::sleep(injected.latency) => {}
+            () = core.shutdown.cancelled() => {
+                return Reply::problem::<R>(503, "api_error", "stopping", "the simulator is stopping");
+            }
+        }
+    }
+    if let Some(status) = injected.status {
+        return Reply::problem::<R>(status, "api_error", "injected", "a fault switch made this error");
+    }
+    if let Some(reply) = earlier {
+        return reply;
+    }
+    let key = claim.as_ref().map(|claim| (claim.key.clone(), claim.fingerprint.clone()));
+    commit(&core, key, |records| decide(records, &injected))
+}
+
+/// The claim on the request's key if it has one, and the reply already given under it.
+fn claim<R: Records>(core: &Arc<Core<R>>, asked: &Asked) -> Result<Claimed<R>, Reply> {
+    let Some(key) = asked.header("idempotency-key") else { return Ok((None, None)) };
+    let fingerprint = asked.fingerprint();
+    let mut in_flight = lock(&core.in_flight.0);
+    if in_flight.contains(key) {
+        let message = "another request with this Idempotency-Key is being worked on";
+        return Err(Reply::problem::<R>(409, "idempotency_error", "idempotency_key_in_use", message));
+    }
+    match core.ledger.read(|book| book.replies.get(key).cloned()) {
+        Some(kept) if kept.fingerprint != fingerprint => {
+            let message = "keys can only be used with the same parameters they were first used with";
+            Err(Reply::problem::<R>(400, "idempotency_error", "idempotency_key_reused", message))
+        }
+        Some(kept) => Ok((None, Some(Reply { status: kept.status, body: kept.body, replayed: true }))),
+        None => {
+            in_flight.insert(key.to_owned());
+            Ok((Some(Claim { core: Arc::clone(core), key: key.to_owned(), fingerprint }), None))
+        }
+    }
+}
+
+/// Decides and writes the outcome as one line; then its events are on their way. `key` is the idempotency key
+/// and the request's fingerprint. Control routes come in here, past keys and faults.
+pub(super) fn commit<R: Records>(
+    core: &Arc<Core<R>>,
+    key: Option<(String, String)>,
+    decide: impl FnOnce(&R) -> Done<R::Item>,
+) -> Reply {
+    let outcome = core.ledger.update(|book| {
+        let done = decide(&book.records);
+        let references: HashSet<_> = done.events.iter().map(|event| event.reference.clone()).collect();
+        let kept = key.filter(|_| done.keep).map(|(key, fingerprint)| KeptReply {
+            key,
+            fingerprint,
+            status: done.reply.status,
+            body: done.reply.body.clone(),
+        });
+        let anything = kept.is_some() || !done.changes.is_empty() || !done.events.is_empty();
+        let line = anything.then(|| {
+            let line = Line::new(done.op);
+            Line { changes: done.changes, reply: kept, queued: done.events, ..line }
+        });
+        (line, (done.reply, references))
+    });
+    match outcome {
+        Ok((reply, references)) => {
+            for reference in references {
+                webhooks::wake(core, reference);
+            }
+            reply
+        }
+        Err(error) => {
+            tracing::error!(%error, "the ledger cannot be written");
+            Reply::problem::<R>(500, "api_error", "ledger", "the simulator's ledger cannot be written")
+        }
+    }
+}
+
+/// A response whose body fails at once: the server closes the connection before it has sent anything.
+fn torn_response() -> Response {
+    let torn = async { Err::<Bytes, _>(io::Error::other("a fault switch dropped the reply")) };
+    let body = Body::from_stream(futures::stream::once(torn));
+    ([(header::CONTENT_LENGTH, "1")], body).into_response()
+}

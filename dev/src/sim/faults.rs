@@ -1,0 +1,162 @@
+//! Fault switches: what goes wrong, where, how often and for whom.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::lock;
+
+/// The requests and deliveries a rule applies to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Route {
+    /// Creating or confirming a payment intent.
+    Authorize,
+    /// Capturing a payment intent.
+    Capture,
+    /// Cancelling a payment intent.
+    Void,
+    /// Creating a refund.
+    Refund,
+    /// Every read of both simulators.
+    Lookup,
+    /// Booking a label.
+    Book,
+    /// Cancelling a label.
+    Cancel,
+    /// Delivering an event.
+    Webhook,
+    /// Every request, but no delivery.
+    #[serde(rename = "*")]
+    Any,
+}
+
+/// What goes wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Fault {
+    /// Waits before the work. The work is then done even if the caller has hung up.
+    Latency {
+        /// How long, in milliseconds.
+        ms: u64,
+    },
+    /// Answers with this HTTP status and does nothing.
+    Status {
+        /// The status, 400 to 599.
+        status: u16,
+    },
+    /// Does the work durably, then closes the connection without an answer.
+    DropReply,
+    /// The bank declines; a carrier rejects the booking.
+    Decline {
+        /// Stripe's code or decline code, or the carrier's `code`.
+        code: String,
+    },
+    /// A carrier refuses to cancel; the provider refuses with a permanent error. Nothing is done.
+    Refuse,
+    /// An event is delivered twice.
+    Duplicate,
+    /// An event and the next one of the same reference swap places.
+    Reorder,
+    /// An event is never delivered.
+    Suppress,
+}
+
+/// A fault and when it applies.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rule {
+    /// Where it applies.
+    pub route: Route,
+    /// What goes wrong.
+    pub fault: Fault,
+    /// How many times yet; without it, until the rule is removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub times: Option<u32>,
+    /// Only where the parameters, the metadata or the event contain this text.
+    #[serde(default, rename = "match", skip_serializing_if = "Option::is_none")]
+    pub matching: Option<String>,
+}
+
+/// The rules in force.
+#[derive(Default)]
+pub(super) struct Faults(Mutex<Vec<Rule>>);
+
+impl Faults {
+    pub fn set(&self, rules: Vec<Rule>) {
+        *lock(&self.0) = rules;
+    }
+
+    pub fn list(&self) -> Vec<Rule> {
+        lock(&self.0).clone()
+    }
+
+    /// What goes wrong this time. Counts the rules that applied, and removes those that are used up.
+    pub fn take(&self, route: Route, subject: &str) -> Injected {
+        let mut injected = Injected::default();
+        lock(&self.0).retain_mut(|rule| {
+            let here = rule.route == route || (rule.route == Route::Any && route != Route::Webhook);
+            if !here || rule.matching.as_ref().is_some_and(|text| !subject.contains(text)) {
+                return true;
+            }
+            if rule.times == Some(0) {
+                return false;
+            }
+            injected.add(rule.fault.clone());
+            rule.times = rule.times.map(|times| times - 1);
+            rule.times != Some(0)
+        });
+        injected
+    }
+}
+
+/// Everything that goes wrong with one request or one delivery.
+#[derive(Default)]
+pub(super) struct Injected {
+    pub latency: Duration,
+    pub status: Option<u16>,
+    pub drop_reply: bool,
+    pub decline: Option<String>,
+    pub refuse: bool,
+    pub duplicate: bool,
+    pub reorder: bool,
+    pub suppress: bool,
+}
+
+impl Injected {
+    pub fn add(&mut self, fault: Fault) {
+        match fault {
+            Fault::Latency { ms } => self.latency += Duration::from_millis(ms),
+            Fault::Status { status } => self.status = Some(status),
+            Fault::DropReply => self.drop_reply = true,
+            Fault::Decline { code } => self.decline = Some(code),
+            Fault::Refuse => self.refuse = true,
+            Fault::Duplicate => self.duplicate = true,
+            Fault::Reorder => self.reorder = true,
+            Fault::Suppress => self.suppress = true,
+        }
+    }
+}
+
+/// Reads `X-Sim-Fault`: `status=500`, `latency=2s`, `latency=300ms`, `drop_reply`, `decline=card_declined`,
+/// `refuse`, or several of them with commas between. None if it cannot be read.
+pub(super) fn parse_header(text: &str) -> Option<Vec<Fault>> {
+    text.split(',').map(|part| parse_one(part.trim())).collect()
+}
+
+fn parse_one(text: &str) -> Option<Fault> {
+    match text.split_once('=') {
+        None if text == "drop_reply" => Some(Fault::DropReply),
+        None if text == "refuse" => Some(Fault::Refuse),
+        Some(("status", status)) => Some(Fault::Status { status: status.parse().ok()? }),
+        Some(("decline", code)) => Some(Fault::Decline { code: code.to_owned() }),
+        Some(("latency", time)) => Some(Fault::Latency {
+            ms: match time.strip_suffix("ms") {
+                Some(ms) => ms.parse().ok()?,
+                None => time.strip_suffix('s')?.parse::<u64>().ok()?.checked_mul(1000)?,
+            },
+        }),
+        _ => None,
+    }
+}

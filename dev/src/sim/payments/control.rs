@@ -1,0 +1,105 @@
+//! What a test or a person does in the place of customers, banks and time.
+
+use axum::extract::{Path, State};
+use axum::routing::post;
+use axum::{Json, Router};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::intents::{approved, canceled, declined, unexpected};
+use super::model::{Decline, Intent, Item, Status};
+use super::{Shared, missing_body, refunds};
+use crate::sim::exchange::{Done, Reply, commit};
+use crate::sim::new_id;
+
+pub(super) fn routes() -> Router<Shared> {
+    Router::new()
+        .route("/_sim/payment_intents/{id}/authenticate", post(authenticate))
+        .route("/_sim/payment_intents/{id}/expire", post(expire))
+        .route("/_sim/payment_intents/{id}/dispute", post(dispute))
+        .route("/_sim/refunds/{id}/settle", post(settle))
+}
+
+fn change_intent(core: &Shared, id: &str, decide: impl FnOnce(Intent) -> Done<Item>) -> Reply {
+    commit(core, None, |records| match records.intents.get(id) {
+        Some(intent) => decide(intent.clone()),
+        None => Done::new("control", 404, missing_body("payment_intent", id)),
+    })
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Authentication {
+    success: bool,
+}
+
+/// The customer passes or fails what the bank asked. After a failure the intent wants another method.
+async fn authenticate(
+    State(core): State<Shared>,
+    Path(id): Path<String>,
+    Json(authentication): Json<Authentication>,
+) -> Reply {
+    change_intent(&core, &id, |mut intent| {
+        if intent.status != Status::RequiresAction {
+            return unexpected("authenticate", &intent);
+        }
+        if authentication.success {
+            intent.approve();
+            return approved("authenticate", intent, false);
+        }
+        let decline = Decline::authentication();
+        intent.decline(decline.clone());
+        let reply = Reply::new(200, intent.json(false));
+        Done { reply, ..declined("authenticate", intent, &decline) }
+    })
+}
+
+/// The authorization lapses.
+async fn expire(State(core): State<Shared>, Path(id): Path<String>) -> Reply {
+    change_intent(&core, &id, |intent| match intent.status {
+        Status::RequiresCapture => canceled("expire", intent, Some("expired".to_owned()), false),
+        _ => unexpected("expire", &intent),
+    })
+}
+
+/// The customer disputes the charge.
+async fn dispute(State(core): State<Shared>, Path(id): Path<String>) -> Reply {
+    change_intent(&core, &id, |mut intent| {
+        intent.disputed = true;
+        let dispute = json!({
+            "id": new_id("dp"),
+            "object": "dispute",
+            "amount": intent.amount_received,
+            "charge": intent.charge,
+            "currency": intent.currency,
+            "payment_intent": intent.id,
+            "reason": "fraudulent",
+            "status": "needs_response",
+        });
+        let event = intent.event_about("charge.dispute.created", dispute.clone());
+        Done::new("dispute", 200, dispute).event(event).change(Item::Intent(intent))
+    })
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Outcome {
+    Succeeded,
+    Failed,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Settlement {
+    status: Outcome,
+}
+
+/// A pending refund gets its outcome.
+async fn settle(
+    State(core): State<Shared>,
+    Path(id): Path<String>,
+    Json(settlement): Json<Settlement>,
+) -> Reply {
+    let succeeded = matches!(settlement.status, Outcome::Succeeded);
+    commit(&core, None, |records| refunds::settle(records, &id, succeeded))
+}

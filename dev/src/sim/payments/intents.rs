@@ -1,0 +1,296 @@
+//! Creating, confirming, capturing and cancelling payment intents.
+
+use std::collections::BTreeMap;
+
+use axum::extract::{Path, State};
+use axum::response::Response;
+use jiff::Timestamp;
+use serde_json::json;
+
+use super::form::Form;
+use super::model::{Card, Decline, Intent, Item, Payments, Status};
+use super::{Shared, bad_parameter, missing_body, subject_of};
+use crate::sim::exchange::{Asked, Done, Reply, run};
+use crate::sim::faults::{Injected, Route};
+use crate::sim::new_id;
+
+const CHARGE: &str = "latest_charge";
+
+pub(super) async fn create(State(core): State<Shared>, asked: Asked) -> Result<Response, Reply> {
+    let known = [
+        "amount",
+        "currency",
+        "payment_method",
+        "payment_method_types",
+        "payment_method_options",
+        "automatic_payment_methods",
+        "capture_method",
+        "confirm",
+        "metadata",
+        "description",
+        "statement_descriptor_suffix",
+        "expand",
+    ];
+    let form = Form::parse(&asked.body, &known)?;
+    let new = NewIntent::parse(&form)?;
+    let subject = form.subject();
+    Ok(run(core, asked, Route::Authorize, &subject, move |_: &Payments, injected| new.place(injected)).await)
+}
+
+/// The parameters of a new intent.
+struct NewIntent {
+    amount: i64,
+    currency: String,
+    payment_method: Option<String>,
+    manual_capture: bool,
+    multicapture: bool,
+    confirm: bool,
+    metadata: BTreeMap<String, String>,
+    expand: bool,
+}
+
+impl NewIntent {
+    fn parse(form: &Form) -> Result<Self, Reply> {
+        form.require("amount")?;
+        let currency = form.require("currency")?.to_lowercase();
+        if currency.len() != 3 || !currency.bytes().all(|byte| byte.is_ascii_lowercase()) {
+            let message = format!("Invalid currency: {currency}");
+            return Err(bad_parameter("parameter_invalid_empty", "currency", &message));
+        }
+        let confirm = form.flag("confirm")?.unwrap_or(false);
+        let payment_method = if confirm {
+            Some(form.require("payment_method")?.to_owned())
+        } else {
+            form.get("payment_method").map(str::to_owned)
+        };
+        let multicapture = form.get("payment_method_options[card][request_multicapture]");
+        Ok(Self {
+            amount: form.amount("amount")?.unwrap_or_default(),
+            currency,
+            payment_method: payment_method.map(known_method).transpose()?,
+            manual_capture: form.get("capture_method") == Some("manual"),
+            multicapture: multicapture == Some("if_available"),
+            confirm,
+            metadata: form.metadata(),
+            expand: form.expands(CHARGE),
+        })
+    }
+
+    fn place(self, injected: &Injected) -> Done<Item> {
+        let status = match self.payment_method {
+            Some(_) => Status::RequiresConfirmation,
+            None => Status::RequiresPaymentMethod,
+        };
+        let intent = Intent {
+            id: new_id("pi"),
+            charge: None,
+            amount: self.amount,
+            amount_capturable: 0,
+            amount_received: 0,
+            amount_refunded: 0,
+            currency: self.currency,
+            status,
+            payment_method: self.payment_method,
+            manual_capture: self.manual_capture,
+            multicapture: self.multicapture,
+            metadata: self.metadata,
+            created: Timestamp::now().as_second(),
+            capture_before: None,
+            canceled_at: None,
+            cancellation_reason: None,
+            last_decline: None,
+            disputed: false,
+        };
+        if self.confirm {
+            return attempt("authorize", intent, self.expand, injected);
+        }
+        Done::new("create", 200, intent.json(self.expand)).change(Item::Intent(intent))
+    }
+}
+
+fn known_method(method: String) -> Result<String, Reply> {
+    if Card::behind(&method).is_some() {
+        return Ok(method);
+    }
+    let message = format!("No such PaymentMethod: '{method}'");
+    Err(bad_parameter("resource_missing", "payment_method", &message))
+}
+
+/// Asks the bank.
+fn attempt(op: &'static str, mut intent: Intent, expand: bool, injected: &Injected) -> Done<Item> {
+    if injected.refuse {
+        return refused(op);
+    }
+    let card = match &injected.decline {
+        Some(code) => Some(Card::Declined(Decline::named(code))),
+        None => intent.payment_method.as_deref().and_then(Card::behind),
+    };
+    match card {
+        Some(Card::Good) => {
+            intent.approve();
+            approved(op, intent, expand)
+        }
+        Some(Card::AsksCustomer) => {
+            intent.status = Status::RequiresAction;
+            let event = intent.event("payment_intent.requires_action");
+            Done::new(op, 200, intent.json(expand)).event(event).change(Item::Intent(intent))
+        }
+        Some(Card::Declined(decline)) => {
+            intent.decline(decline.clone());
+            declined(op, intent, &decline)
+        }
+        None => unexpected(op, &intent),
+    }
+}
+
+/// An intent that has just been approved, and the event about it.
+pub(super) fn approved(op: &'static str, intent: Intent, expand: bool) -> Done<Item> {
+    let kind = match intent.status {
+        Status::Succeeded => "payment_intent.succeeded",
+        _ => "payment_intent.amount_capturable_updated",
+    };
+    let event = intent.event(kind);
+    Done::new(op, 200, intent.json(expand)).event(event).change(Item::Intent(intent))
+}
+
+/// 402 with the intent in the error, as Stripe does.
+pub(super) fn declined(op: &'static str, intent: Intent, decline: &Decline) -> Done<Item> {
+    let mut error = decline.json();
+    error["payment_intent"] = intent.json(false);
+    error["charge"] = json!(intent.charge);
+    let event = intent.event("payment_intent.payment_failed");
+    Done::new(op, 402, json!({ "error": error })).event(event).change(Item::Intent(intent))
+}
+
+/// 400: the intent's status does not allow this.
+pub(super) fn unexpected(op: &'static str, intent: &Intent) -> Done<Item> {
+    let message = format!("This PaymentIntent's status is {}: {op} is not possible.", json!(intent.status));
+    invalid(op, "payment_intent_unexpected_state", &message, intent)
+}
+
+/// 400 about an intent, which stands in the error.
+pub(super) fn invalid(op: &'static str, code: &str, message: &str, intent: &Intent) -> Done<Item> {
+    let kind = "invalid_request_error";
+    let error =
+        json!({ "type": kind, "code": code, "message": message, "payment_intent": intent.json(false) });
+    Done::new(op, 400, json!({ "error": error }))
+}
+
+/// 400 by a fault switch.
+pub(super) fn refused(op: &'static str) -> Done<Item> {
+    let error =
+        json!({ "type": "invalid_request_error", "code": "refused", "message": "a fault switch refused" });
+    Done::new(op, 400, json!({ "error": error })).not_kept()
+}
+
+pub(super) async fn confirm(
+    State(core): State<Shared>,
+    Path(id): Path<String>,
+    asked: Asked,
+) -> Result<Response, Reply> {
+    let form = Form::parse(&asked.body, &["payment_method", "expand", "return_url"])?;
+    let method = form.get("payment_method").map(|method| known_method(method.to_owned())).transpose()?;
+    let expand = form.expands(CHARGE);
+    let decide = move |mut intent: Intent, injected: &Injected| match intent.status {
+        // In a test, confirming again stands for a customer who did what the bank asked.
+        Status::RequiresAction => {
+            intent.approve();
+            approved("confirm", intent, expand)
+        }
+        Status::RequiresConfirmation | Status::RequiresPaymentMethod => {
+            if method.is_some() {
+                intent.payment_method = method;
+            }
+            attempt("confirm", intent, expand, injected)
+        }
+        _ => unexpected("confirm", &intent),
+    };
+    Ok(on_intent(core, asked, Route::Authorize, id, decide).await)
+}
+
+pub(super) async fn capture(
+    State(core): State<Shared>,
+    Path(id): Path<String>,
+    asked: Asked,
+) -> Result<Response, Reply> {
+    let form = Form::parse(&asked.body, &["amount_to_capture", "final_capture", "metadata", "expand"])?;
+    let wanted = form.amount("amount_to_capture")?;
+    let is_final = form.flag("final_capture")?.unwrap_or(true);
+    let expand = form.expands(CHARGE);
+    let decide = move |mut intent: Intent, injected: &Injected| {
+        let op = "capture";
+        let amount = wanted.unwrap_or(intent.amount_capturable);
+        if injected.refuse {
+            return refused(op);
+        }
+        if intent.status != Status::RequiresCapture {
+            return unexpected(op, &intent);
+        }
+        if amount > intent.amount_capturable {
+            let message = "The amount to capture is greater than the amount that can be captured.";
+            return invalid(op, "amount_too_large", message, &intent);
+        }
+        if !is_final && !intent.multicapture {
+            let message =
+                "final_capture can only be false where multicapture was requested and is available.";
+            return invalid(op, "parameter_invalid", message, &intent);
+        }
+        if let Some(code) = &injected.decline {
+            return declined(op, intent, &Decline::named(code));
+        }
+        intent.amount_received += amount;
+        intent.amount_capturable = if is_final { 0 } else { intent.amount_capturable - amount };
+        let mut events = vec![intent.charge_event("charge.captured")];
+        if intent.amount_capturable == 0 {
+            intent.status = Status::Succeeded;
+            events.push(intent.event("payment_intent.succeeded"));
+        }
+        let done = Done::new(op, 200, intent.json(expand)).change(Item::Intent(intent));
+        Done { events, ..done }
+    };
+    Ok(on_intent(core, asked, Route::Capture, id, decide).await)
+}
+
+pub(super) async fn cancel(
+    State(core): State<Shared>,
+    Path(id): Path<String>,
+    asked: Asked,
+) -> Result<Response, Reply> {
+    let form = Form::parse(&asked.body, &["cancellation_reason", "expand"])?;
+    let reason = form.get("cancellation_reason").map(str::to_owned);
+    let expand = form.expands(CHARGE);
+    let decide = move |intent: Intent, injected: &Injected| {
+        if injected.refuse {
+            return refused("cancel");
+        }
+        match intent.status {
+            Status::Canceled | Status::Succeeded => unexpected("cancel", &intent),
+            _ => canceled("cancel", intent, reason, expand),
+        }
+    };
+    Ok(on_intent(core, asked, Route::Void, id, decide).await)
+}
+
+pub(super) fn canceled(
+    op: &'static str,
+    mut intent: Intent,
+    reason: Option<String>,
+    expand: bool,
+) -> Done<Item> {
+    intent.cancel(reason);
+    let event = intent.event("payment_intent.canceled");
+    Done::new(op, 200, intent.json(expand)).event(event).change(Item::Intent(intent))
+}
+
+/// Runs a request about one intent; 404 if there is none.
+async fn on_intent<F>(core: Shared, asked: Asked, route: Route, id: String, decide: F) -> Response
+where
+    F: FnOnce(Intent, &Injected) -> Done<Item> + Send + 'static,
+{
+    let subject = subject_of(&core, &id);
+    let found = move |records: &Payments, injected: &Injected| match records.intents.get(&id) {
+        Some(intent) => decide(intent.clone(), injected),
+        None => Done::new("lookup", 404, missing_body("payment_intent", &id)),
+    };
+    run(core, asked, route, &subject, found).await
+}

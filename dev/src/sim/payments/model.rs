@@ -1,0 +1,303 @@
+//! Payment intents, their charges, and refunds: state, and its shape on the wire.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::sim::ledger::{Event, Records};
+use crate::sim::new_id;
+
+/// Cards hold an authorization for seven days:
+/// <https://docs.stripe.com/payments/place-a-hold-on-a-payment-method>.
+const HOLD_SECONDS: i64 = 7 * 24 * 3600;
+
+/// All intents and refunds, by id and so by age.
+#[derive(Default)]
+pub(in crate::sim) struct Payments {
+    pub intents: BTreeMap<String, Intent>,
+    pub refunds: BTreeMap<String, Refund>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(in crate::sim) enum Item {
+    Intent(Intent),
+    Refund(Refund),
+}
+
+impl Records for Payments {
+    type Item = Item;
+
+    fn apply(&mut self, item: Item) {
+        match item {
+            Item::Intent(intent) => drop(self.intents.insert(intent.id.clone(), intent)),
+            Item::Refund(refund) => drop(self.refunds.insert(refund.id.clone(), refund)),
+        }
+    }
+
+    fn to_json(&self) -> Value {
+        let intents: Vec<_> = self.intents.values().map(|intent| intent.json(true)).collect();
+        let refunds: Vec<_> = self.refunds.values().map(Refund::json).collect();
+        json!({ "intents": intents, "refunds": refunds })
+    }
+
+    fn problem(kind: &str, code: &str, message: &str) -> Value {
+        json!({ "error": { "type": kind, "code": code, "message": message } })
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(in crate::sim) enum Status {
+    RequiresPaymentMethod,
+    RequiresConfirmation,
+    RequiresAction,
+    RequiresCapture,
+    Canceled,
+    Succeeded,
+}
+
+/// Why a card was declined: <https://docs.stripe.com/declines/codes>.
+#[derive(Clone, Serialize, Deserialize)]
+pub(in crate::sim) struct Decline {
+    pub code: String,
+    pub decline_code: Option<String>,
+}
+
+impl Decline {
+    /// Takes an error code or a decline code, as people name declines by either.
+    pub fn named(name: &str) -> Self {
+        let (code, decline_code) = match name {
+            "card_declined" => ("card_declined", "generic_decline"),
+            "expired_card" | "processing_error" | "incorrect_cvc" => (name, name),
+            other => ("card_declined", other),
+        };
+        Self { code: code.to_owned(), decline_code: Some(decline_code.to_owned()) }
+    }
+
+    pub fn authentication() -> Self {
+        Self { code: "payment_intent_authentication_failure".to_owned(), decline_code: None }
+    }
+
+    pub fn json(&self) -> Value {
+        let message =
+            format!("The payment was declined: {}.", self.decline_code.as_ref().unwrap_or(&self.code));
+        let mut error = json!({ "type": "card_error", "code": self.code, "message": message });
+        if let Some(decline_code) = &self.decline_code {
+            error["decline_code"] = json!(decline_code);
+        }
+        error
+    }
+}
+
+/// What a test payment method does.
+pub(super) enum Card {
+    Good,
+    AsksCustomer,
+    Declined(Decline),
+}
+
+impl Card {
+    /// None: no such payment method.
+    pub fn behind(method: &str) -> Option<Self> {
+        Some(match method {
+            "pm_card_visa"
+            | "pm_card_mastercard"
+            | "pm_card_refundFail"
+            | "pm_card_pendingRefund"
+            | "pm_card_createDispute" => Self::Good,
+            "pm_card_authenticationRequired" => Self::AsksCustomer,
+            "pm_card_chargeDeclined" => Self::Declined(Decline::named("card_declined")),
+            "pm_card_chargeDeclinedInsufficientFunds" => Self::Declined(Decline::named("insufficient_funds")),
+            "pm_card_chargeDeclinedExpiredCard" => Self::Declined(Decline::named("expired_card")),
+            "pm_card_chargeDeclinedFraudulent" => Self::Declined(Decline::named("fraudulent")),
+            "pm_card_chargeDeclinedProcessingError" => Self::Declined(Decline::named("processing_error")),
+            _ => return None,
+        })
+    }
+}
+
+/// A payment intent and its one charge.
+#[derive(Clone, Serialize, Deserialize)]
+pub(in crate::sim) struct Intent {
+    pub id: String,
+    pub charge: Option<String>,
+    pub amount: i64,
+    pub amount_capturable: i64,
+    pub amount_received: i64,
+    /// Refunds that succeeded or are pending.
+    pub amount_refunded: i64,
+    pub currency: String,
+    pub status: Status,
+    pub payment_method: Option<String>,
+    pub manual_capture: bool,
+    pub multicapture: bool,
+    pub metadata: BTreeMap<String, String>,
+    pub created: i64,
+    pub capture_before: Option<i64>,
+    pub canceled_at: Option<i64>,
+    pub cancellation_reason: Option<String>,
+    pub last_decline: Option<Decline>,
+    #[serde(default)]
+    pub disputed: bool,
+}
+
+impl Intent {
+    /// The bank agrees: the money is held, or taken at once without manual capture.
+    pub fn approve(&mut self) {
+        self.charge = Some(new_id("ch"));
+        self.last_decline = None;
+        if self.manual_capture {
+            self.status = Status::RequiresCapture;
+            self.amount_capturable = self.amount;
+            self.capture_before = Some(Timestamp::now().as_second() + HOLD_SECONDS);
+        } else {
+            self.status = Status::Succeeded;
+            self.amount_received = self.amount;
+        }
+    }
+
+    pub fn decline(&mut self, decline: Decline) {
+        self.charge = Some(new_id("ch"));
+        self.status = Status::RequiresPaymentMethod;
+        self.last_decline = Some(decline);
+    }
+
+    /// What was received stays.
+    pub fn cancel(&mut self, reason: Option<String>) {
+        self.status = Status::Canceled;
+        self.amount_capturable = 0;
+        self.canceled_at = Some(Timestamp::now().as_second());
+        self.cancellation_reason = reason;
+    }
+
+    pub fn refundable(&self) -> i64 {
+        self.amount_received - self.amount_refunded
+    }
+
+    /// What fault rules match on.
+    pub fn subject(&self) -> String {
+        let metadata = self.metadata.values().map(String::as_str);
+        std::iter::once(self.id.as_str()).chain(metadata).collect::<Vec<_>>().join(" ")
+    }
+
+    pub fn json(&self, expand_charge: bool) -> Value {
+        let charge = if expand_charge { self.charge_json() } else { json!(self.charge) };
+        let next_action = (self.status == Status::RequiresAction).then(|| {
+            let url = format!("https://hooks.stripe.com/3d_secure_2/{}", self.id);
+            json!({ "type": "redirect_to_url", "redirect_to_url": { "url": url, "return_url": null } })
+        });
+        json!({
+            "id": self.id,
+            "object": "payment_intent",
+            "amount": self.amount,
+            "amount_capturable": self.amount_capturable,
+            "amount_received": self.amount_received,
+            "currency": self.currency,
+            "status": self.status,
+            "capture_method": if self.manual_capture { "manual" } else { "automatic" },
+            "confirmation_method": "automatic",
+            "payment_method": self.payment_method,
+            "metadata": self.metadata,
+            "latest_charge": charge,
+            "created": self.created,
+            "next_action": next_action,
+            "last_payment_error": self.last_decline.as_ref().map(Decline::json),
+            "canceled_at": self.canceled_at,
+            "cancellation_reason": self.cancellation_reason,
+            "livemode": false,
+        })
+    }
+
+    pub fn charge_json(&self) -> Value {
+        let Some(id) = &self.charge else { return Value::Null };
+        let failed = self.last_decline.is_some();
+        let mastercard = self.payment_method.as_deref() == Some("pm_card_mastercard");
+        let multicapture = if self.multicapture { "available" } else { "unavailable" };
+        json!({
+            "id": id,
+            "object": "charge",
+            "amount": self.amount,
+            "amount_captured": self.amount_received,
+            "amount_refunded": self.amount_refunded,
+            "captured": self.amount_received > 0,
+            "created": self.created,
+            "currency": self.currency,
+            "disputed": self.disputed,
+            "metadata": self.metadata,
+            "paid": !failed,
+            "payment_intent": self.id,
+            "payment_method": self.payment_method,
+            "payment_method_details": { "type": "card", "card": {
+                "brand": if mastercard { "mastercard" } else { "visa" },
+                "capture_before": self.capture_before,
+                "multicapture": { "status": multicapture },
+            }},
+            "refunded": self.amount_received > 0 && self.amount_refunded == self.amount_received,
+            "status": if failed { "failed" } else { "succeeded" },
+        })
+    }
+
+    /// An event about the intent itself.
+    pub fn event(&self, kind: &str) -> Event {
+        self.event_about(kind, self.json(false))
+    }
+
+    pub fn charge_event(&self, kind: &str) -> Event {
+        self.event_about(kind, self.charge_json())
+    }
+
+    /// Events of one intent, its charge and its refunds are delivered in order.
+    pub fn event_about(&self, kind: &str, object: Value) -> Event {
+        let id = new_id("evt");
+        let body = json!({
+            "id": id,
+            "object": "event",
+            "type": kind,
+            "created": Timestamp::now().as_second(),
+            "livemode": false,
+            "data": { "object": object },
+        });
+        Event { id, reference: self.id.clone(), body }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(in crate::sim) enum RefundStatus {
+    Pending,
+    Succeeded,
+    Failed,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+pub(in crate::sim) struct Refund {
+    pub id: String,
+    pub payment_intent: String,
+    pub charge: Option<String>,
+    pub amount: i64,
+    pub currency: String,
+    pub status: RefundStatus,
+    pub metadata: BTreeMap<String, String>,
+    pub created: i64,
+}
+
+impl Refund {
+    pub fn json(&self) -> Value {
+        let failed = self.status == RefundStatus::Failed;
+        json!({
+            "id": self.id,
+            "object": "refund",
+            "amount": self.amount,
+            "currency": self.currency,
+            "charge": self.charge,
+            "payment_intent": self.payment_intent,
+            "status": self.status,
+            "failure_reason": failed.then_some("lost_or_stolen_card"),
+            "metadata": self.metadata,
+            "created": self.created,
+        })
+    }
+}

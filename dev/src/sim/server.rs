@@ -1,0 +1,180 @@
+//! What both simulators share: start, stop, the API key, and the control routes under `/_sim/`.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::extract::{Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post, put};
+use axum::serve::ListenerExt;
+use axum::{Json, Router};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::exchange::{InFlight, Reply};
+use super::faults::{Faults, Rule};
+use super::ledger::{Ledger, Records};
+use super::webhooks::{self, Courier};
+
+/// Requests and deliveries under way get this long; then they are cut off.
+const STOP_WAIT_MAX: Duration = Duration::from_secs(3);
+
+/// A simulator's inside.
+pub(super) struct Core<R: Records> {
+    pub ledger: Ledger<R>,
+    pub faults: Faults,
+    pub in_flight: InFlight,
+    pub courier: Courier,
+    pub tasks: TaskTracker,
+    pub shutdown: CancellationToken,
+    api_key: String,
+}
+
+impl<R: Records> Core<R> {
+    /// Opens the ledger. Errors: the file cannot be used or read.
+    pub fn open(ledger: &Path, api_key: String, courier: Courier) -> anyhow::Result<Arc<Self>> {
+        Ok(Arc::new(Self {
+            ledger: Ledger::open(ledger)?,
+            faults: Faults::default(),
+            in_flight: InFlight::default(),
+            courier,
+            tasks: TaskTracker::new(),
+            shutdown: CancellationToken::new(),
+            api_key,
+        }))
+    }
+
+    /// Everything, as `/_sim/ledger` shows it.
+    pub fn snapshot(&self) -> Value {
+        self.ledger.read(|book| {
+            let mut pending: Vec<_> = book.pending.values().flatten().collect();
+            pending.sort_unstable_by(|one, other| one.id.cmp(&other.id));
+            let mut all = book.records.to_json();
+            all["idempotency_keys"] = json!(book.replies.len());
+            all["deliveries_pending"] = json!(pending);
+            all
+        })
+    }
+}
+
+/// A simulator that is up. Dropping it stops it without waiting.
+pub(super) struct Running<R: Records> {
+    pub core: Arc<Core<R>>,
+    address: SocketAddr,
+    server: Option<JoinHandle<()>>,
+}
+
+impl<R: Records> Running<R> {
+    /// Binds, resumes pending deliveries and serves. `api` needs the key, `control` does not.
+    pub async fn start(
+        core: Arc<Core<R>>,
+        listen: SocketAddr,
+        api: Router<Arc<Core<R>>>,
+        control: Router<Arc<Core<R>>>,
+    ) -> anyhow::Result<Self> {
+        let listener =
+            TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
+        let address = listener.local_addr()?;
+        let listener = listener.tap_io(|stream| {
+            // Small replies must not wait for the next packet; a socket without the option still works.
+            stream.set_nodelay(true).ok();
+        });
+        for reference in core.ledger.read(|book| book.pending.keys().cloned().collect::<Vec<_>>()) {
+            webhooks::wake(&core, reference);
+        }
+        let router = api
+            .route_layer(middleware::from_fn_with_state(Arc::clone(&core), authorize::<R>))
+            .merge(control)
+            .merge(control_routes())
+            .with_state(Arc::clone(&core));
+        let stop = core.shutdown.clone().cancelled_owned();
+        let server = tokio::spawn(async move {
+            if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stop).await {
+                tracing::error!(%error, "a simulator's server failed");
+            }
+        });
+        Ok(Self { core, address, server: Some(server) })
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Stops taking requests, waits a little for those under way, and frees port and ledger.
+    pub async fn stop(mut self) {
+        self.core.shutdown.cancel();
+        if let Some(mut server) = self.server.take()
+            && tokio::time::timeout(STOP_WAIT_MAX, &mut server).await.is_err()
+        {
+            server.abort();
+        }
+        self.core.tasks.close();
+        tokio::time::timeout(STOP_WAIT_MAX, self.core.tasks.wait()).await.ok();
+    }
+}
+
+impl<R: Records> Drop for Running<R> {
+    fn drop(&mut self) {
+        self.core.shutdown.cancel();
+        self.core.ledger.close();
+    }
+}
+
+async fn authorize<R: Records>(State(core): State<Arc<Core<R>>>, request: Request, next: Next) -> Response {
+    let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    if given.and_then(|given| given.strip_prefix("Bearer ")) == Some(core.api_key.as_str()) {
+        return next.run(request).await;
+    }
+    let message = "no valid API key: give it as Authorization: Bearer <key>";
+    Reply::problem::<R>(401, "invalid_request_error", "api_key_invalid", message).into_response()
+}
+
+fn control_routes<R: Records>() -> Router<Arc<Core<R>>> {
+    Router::new()
+        .route("/healthz", get(async || "ok"))
+        .route("/_sim/ledger", get(ledger::<R>))
+        .route("/_sim/faults", put(set_faults::<R>).get(list_faults::<R>).delete(clear_faults::<R>))
+        .route("/_sim/webhook_target", post(set_target::<R>))
+}
+
+async fn ledger<R: Records>(State(core): State<Arc<Core<R>>>) -> Json<Value> {
+    Json(core.snapshot())
+}
+
+async fn set_faults<R: Records>(
+    State(core): State<Arc<Core<R>>>,
+    Json(rules): Json<Vec<Rule>>,
+) -> Json<Vec<Rule>> {
+    core.faults.set(rules);
+    Json(core.faults.list())
+}
+
+async fn list_faults<R: Records>(State(core): State<Arc<Core<R>>>) -> Json<Vec<Rule>> {
+    Json(core.faults.list())
+}
+
+async fn clear_faults<R: Records>(State(core): State<Arc<Core<R>>>) -> StatusCode {
+    core.faults.set(Vec::new());
+    StatusCode::NO_CONTENT
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Target {
+    /// None: events wait.
+    url: Option<String>,
+}
+
+async fn set_target<R: Records>(State(core): State<Arc<Core<R>>>, Json(target): Json<Target>) -> StatusCode {
+    core.courier.set_target(target.url);
+    StatusCode::NO_CONTENT
+}

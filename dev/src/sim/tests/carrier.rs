@@ -1,0 +1,138 @@
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use hmac::{Hmac, KeyInit, Mac};
+use serde_json::{Value, json};
+use sha2::Sha256;
+
+use super::{KEY, LedgerFile, Receiver, any_port, eventually, http};
+use crate::sim::{AutoProgress, CarrierSim, CarrierSimConfig, Fault, Route, Rule};
+
+const SECRET: &str = "whsec_d2F5YmlsbCBjYXJyaWVyIHNlY3JldA==";
+const FAST: AutoProgress =
+    AutoProgress { hand_over_after: Duration::from_millis(20), deliver_after: Duration::from_millis(20) };
+
+async fn start(ledger: &LedgerFile, webhook_base: Option<String>, auto: Option<AutoProgress>) -> CarrierSim {
+    let config = CarrierSimConfig {
+        listen: any_port(),
+        ledger: ledger.0.clone(),
+        api_key: KEY.to_owned(),
+        webhook_secret: SECRET.to_owned(),
+        webhook_base,
+        auto,
+    };
+    CarrierSim::start(config).await.unwrap()
+}
+
+async fn post(sim: &CarrierSim, path: &str, body: Value) -> (u16, Value) {
+    let request = http().post(format!("{}{path}", sim.url())).bearer_auth(KEY).json(&body);
+    let response = request.send().await.unwrap();
+    (response.status().as_u16(), response.json().await.unwrap())
+}
+
+fn label(reference: &str) -> Value {
+    json!({
+        "reference": reference,
+        "from": "AMS-1",
+        "to": { "name": "N", "line1": "Street 1", "city": "C", "postal_code": "1000", "country": "NL" },
+        "parcels": [{ "sku": "SHOE", "quantity": 1 }],
+    })
+}
+
+#[tokio::test]
+async fn one_reference_is_one_label() {
+    let ledger = LedgerFile::new();
+    let sim = start(&ledger, None, None).await;
+    let (status, first) = post(&sim, "/v1/labels", label("s1")).await;
+    assert_eq!((status, &first["status"]), (201, &json!("booked")));
+    let (status, again) = post(&sim, "/v1/labels", label("s1")).await;
+    assert_eq!((status, &again["id"]), (200, &first["id"]));
+    assert!(first["tracking_number"].as_str().unwrap().starts_with("WBSIM"));
+
+    let mut bad = label("s2");
+    bad["to"]["line1"] = json!("UNDELIVERABLE");
+    let (status, body) = post(&sim, "/v1/labels", bad).await;
+    assert_eq!((status, &body["code"]), (422, &json!("address_rejected")));
+
+    sim.set_faults(vec![Rule { route: Route::Cancel, fault: Fault::Refuse, times: Some(1), matching: None }]);
+    let (status, body) = post(&sim, "/v1/labels/s1/cancel", Value::Null).await;
+    assert_eq!((status, &body["code"]), (409, &json!("cancel_refused")));
+    assert_eq!(post(&sim, "/v1/labels/s1/cancel", Value::Null).await.0, 200);
+    assert_eq!(post(&sim, "/v1/labels/s1/cancel", Value::Null).await.0, 200);
+}
+
+#[tokio::test]
+async fn a_cancellation_before_the_booking_holds_after_a_restart() {
+    let ledger = LedgerFile::new();
+    let sim = start(&ledger, None, None).await;
+    let (status, body) = post(&sim, "/v1/labels/s1/cancel", Value::Null).await;
+    assert_eq!((status, &body["status"]), (200, &json!("cancelled")));
+    let before = sim.snapshot();
+    sim.stop().await;
+
+    let sim = start(&ledger, None, None).await;
+    assert_eq!(sim.snapshot(), before);
+    let (status, body) = post(&sim, "/v1/labels", label("s1")).await;
+    assert_eq!((status, &body["code"]), (409, &json!("label_cancelled")));
+}
+
+#[tokio::test]
+async fn goods_handed_over_cannot_be_cancelled_and_events_are_signed() {
+    let ledger = LedgerFile::new();
+    let (receiver, base) = Receiver::start(&[503]).await;
+    let sim = start(&ledger, Some(base), None).await;
+    post(&sim, "/v1/labels", label("s1")).await;
+    assert_eq!(post(&sim, "/_sim/labels/s1/deliver", Value::Null).await.0, 409);
+    assert_eq!(post(&sim, "/_sim/labels/s1/hand_over", Value::Null).await.0, 200);
+    let (status, body) = post(&sim, "/v1/labels/s1/cancel", Value::Null).await;
+    assert_eq!((status, &body["code"]), (409, &json!("already_handed_over")));
+
+    let delivery = receiver.wait_for(1).await.remove(0);
+    assert_eq!(delivery.path, "/v1/shipments/s1/events");
+    assert_eq!(delivery.kind(), "shipment.handed_over");
+    let (id, seconds) = (delivery.header("webhook-id"), delivery.header("webhook-timestamp"));
+    let tag = delivery.header("webhook-signature").strip_prefix("v1,").unwrap();
+    let key = BASE64.decode(SECRET.strip_prefix("whsec_").unwrap()).unwrap();
+    let hmac = Hmac::<Sha256>::new_from_slice(&key).unwrap();
+    let signed = hmac.chain_update(format!("{id}.{seconds}.{}", delivery.text));
+    signed.verify_slice(&BASE64.decode(tag).unwrap()).unwrap();
+}
+
+#[tokio::test]
+async fn labels_move_on_by_themselves_also_after_a_restart() {
+    let ledger = LedgerFile::new();
+    let (receiver, base) = Receiver::start(&[]).await;
+    let sim = start(&ledger, Some(base.clone()), None).await;
+    post(&sim, "/v1/labels", label("s1")).await;
+    sim.stop().await;
+
+    let sim = start(&ledger, Some(base), Some(FAST)).await;
+    receiver.wait_for(2).await;
+    assert_eq!(receiver.kinds(), ["shipment.handed_over", "shipment.delivered"]);
+
+    sim.set_auto(None);
+    post(&sim, "/v1/labels", label("s2")).await;
+    let delays = json!({ "hand_over_after_ms": 0, "deliver_after_ms": 0 });
+    let set = http().put(format!("{}/_sim/auto", sim.url())).json(&delays).send().await.unwrap();
+    assert!(set.status().is_success());
+    receiver.wait_for(4).await;
+    let delivered = || sim.snapshot()["labels"][1]["status"] == "delivered";
+    eventually("the second delivery", || delivered().then_some(())).await;
+}
+
+#[tokio::test]
+async fn one_shipment_does_not_hold_up_another() {
+    let ledger = LedgerFile::new();
+    let (receiver, base) = Receiver::start(&[]).await;
+    let sim = start(&ledger, Some(base), None).await;
+    let slow = Fault::Latency { ms: 600_000 };
+    let matching = Some("s1".to_owned());
+    sim.set_faults(vec![Rule { route: Route::Webhook, fault: slow, times: None, matching }]);
+    for reference in ["s1", "s2"] {
+        post(&sim, "/v1/labels", label(reference)).await;
+        post(&sim, &format!("/_sim/labels/{reference}/hand_over"), Value::Null).await;
+    }
+    let taken = receiver.wait_for(1).await;
+    assert_eq!(taken[0].path, "/v1/shipments/s2/events");
+}

@@ -1,0 +1,308 @@
+use std::time::Duration;
+
+use hmac::{Hmac, KeyInit, Mac};
+use reqwest::Response;
+use serde_json::{Value, json};
+use sha2::Sha256;
+
+use super::{KEY, LedgerFile, Receiver, any_port, eventually, http};
+use crate::sim::{Fault, PaymentsSim, PaymentsSimConfig, Route, Rule};
+
+const SECRET: &str = "whsec_payments";
+
+struct Shop {
+    sim: PaymentsSim,
+    http: reqwest::Client,
+    ledger: LedgerFile,
+}
+
+async fn start(ledger: &LedgerFile, webhook_url: Option<String>) -> PaymentsSim {
+    let config = PaymentsSimConfig {
+        listen: any_port(),
+        ledger: ledger.0.clone(),
+        api_key: KEY.to_owned(),
+        webhook_secret: SECRET.to_owned(),
+        webhook_url,
+    };
+    PaymentsSim::start(config).await.unwrap()
+}
+
+impl Shop {
+    async fn new(webhook_url: Option<String>) -> Self {
+        let ledger = LedgerFile::new();
+        Self { sim: start(&ledger, webhook_url).await, http: http(), ledger }
+    }
+
+    async fn restart(self) -> Self {
+        self.sim.stop().await;
+        Self { sim: start(&self.ledger, None).await, ..self }
+    }
+
+    async fn try_post(
+        &self,
+        path: &str,
+        key: &str,
+        form: &[(&str, &str)],
+    ) -> Result<Response, reqwest::Error> {
+        let request = self.http.post(format!("{}{path}", self.sim.url())).bearer_auth(KEY).form(form);
+        let request = if key.is_empty() { request } else { request.header("Idempotency-Key", key) };
+        request.send().await
+    }
+
+    async fn post(&self, path: &str, key: &str, form: &[(&str, &str)]) -> (u16, Value) {
+        let response = self.try_post(path, key, form).await.unwrap();
+        (response.status().as_u16(), response.json().await.unwrap())
+    }
+
+    async fn get(&self, path: &str) -> Value {
+        let response = self.http.get(format!("{}{path}", self.sim.url())).bearer_auth(KEY).send().await;
+        response.unwrap().json().await.unwrap()
+    }
+
+    async fn control(&self, path: &str, body: Value) -> Value {
+        let response = self.http.post(format!("{}/_sim/{path}", self.sim.url())).json(&body).send().await;
+        response.unwrap().error_for_status().unwrap().json().await.unwrap()
+    }
+
+    /// Authorizes 100.00; the intent's id.
+    async fn authorized(&self, method: &str) -> String {
+        let (status, intent) = self.post("/v1/payment_intents", "", &order(method)).await;
+        assert_eq!((status, &intent["status"]), (200, &json!("requires_capture")), "{intent}");
+        intent["id"].as_str().unwrap().to_owned()
+    }
+
+    fn intents(&self) -> Vec<Value> {
+        self.sim.snapshot()["intents"].as_array().unwrap().clone()
+    }
+}
+
+fn order(method: &str) -> [(&str, &str); 8] {
+    [
+        ("amount", "10000"),
+        ("currency", "eur"),
+        ("payment_method", method),
+        ("capture_method", "manual"),
+        ("confirm", "true"),
+        ("metadata[order_id]", "order-1"),
+        ("payment_method_options[card][request_multicapture]", "if_available"),
+        ("expand[]", "latest_charge"),
+    ]
+}
+
+fn rule(route: Route, fault: Fault, times: u32) -> Vec<Rule> {
+    vec![Rule { route, fault, times: Some(times), matching: None }]
+}
+
+#[tokio::test]
+async fn the_same_key_charges_once() {
+    let shop = Shop::new(None).await;
+    let (_, first) = shop.post("/v1/payment_intents", "k1", &order("pm_card_visa")).await;
+    assert!(first["latest_charge"]["payment_method_details"]["card"]["capture_before"].is_i64());
+    let again = shop.try_post("/v1/payment_intents", "k1", &order("pm_card_visa")).await.unwrap();
+    assert_eq!(again.headers()["idempotent-replayed"], "true");
+    assert_eq!(again.json::<Value>().await.unwrap(), first);
+    assert_eq!(shop.intents().len(), 1);
+
+    let (status, other) = shop.post("/v1/payment_intents", "k1", &order("pm_card_mastercard")).await;
+    assert_eq!((status, &other["error"]["type"]), (400, &json!("idempotency_error")));
+
+    let found = shop.get("/v1/payment_intents/search?query=metadata%5B'order_id'%5D%3A'order-1'").await;
+    assert_eq!(found["data"][0]["id"], first["id"]);
+    let none = shop.get("/v1/payment_intents/search?query=metadata%5B'order_id'%5D%3A'order-2'").await;
+    assert_eq!(none["data"], json!([]));
+}
+
+#[tokio::test]
+async fn a_key_in_use_is_a_conflict_and_hanging_up_stops_nothing() {
+    let shop = Shop::new(None).await;
+    shop.sim.set_faults(rule(Route::Authorize, Fault::Latency { ms: 700 }, 1));
+    let form = order("pm_card_visa");
+    let hung_up = shop.http.post(format!("{}/v1/payment_intents", shop.sim.url())).bearer_auth(KEY);
+    let hung_up = hung_up.header("Idempotency-Key", "k1").form(&form).timeout(Duration::from_millis(300));
+    assert!(hung_up.send().await.unwrap_err().is_timeout());
+    let (status, conflict) = shop.post("/v1/payment_intents", "k1", &form).await;
+    assert_eq!((status, &conflict["error"]["code"]), (409, &json!("idempotency_key_in_use")));
+    eventually("the charge nobody waited for", || (shop.intents().len() == 1).then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_dropped_reply_leaves_one_charge() {
+    let shop = Shop::new(None).await;
+    shop.sim.set_faults(rule(Route::Authorize, Fault::DropReply, 1));
+    let form = order("pm_card_visa");
+    let dropped = shop.try_post("/v1/payment_intents", "k1", &form).await;
+    assert!(dropped.is_err(), "no part of a reply may arrive");
+    assert_eq!(shop.intents().len(), 1);
+
+    let again = shop.try_post("/v1/payment_intents", "k1", &form).await.unwrap();
+    assert_eq!(again.headers()["idempotent-replayed"], "true");
+    let again: Value = again.json().await.unwrap();
+    assert_eq!(again["id"], shop.intents()[0]["id"]);
+    assert_eq!(shop.intents().len(), 1);
+}
+
+#[tokio::test]
+async fn an_injected_error_does_nothing_and_is_not_kept() {
+    let shop = Shop::new(None).await;
+    let failing = shop.http.post(format!("{}/v1/payment_intents", shop.sim.url())).bearer_auth(KEY);
+    let failing = failing.header("Idempotency-Key", "k1").header("X-Sim-Fault", "status=500");
+    assert_eq!(failing.form(&order("pm_card_visa")).send().await.unwrap().status(), 500);
+    assert!(shop.intents().is_empty());
+    let (status, _) = shop.post("/v1/payment_intents", "k1", &order("pm_card_visa")).await;
+    assert_eq!(status, 200);
+    let without_key = shop.http.get(format!("{}/v1/payment_intents", shop.sim.url())).send().await.unwrap();
+    assert_eq!(without_key.status(), 401);
+}
+
+#[tokio::test]
+async fn declines_have_their_codes() {
+    let shop = Shop::new(None).await;
+    for (method, code, decline_code) in [
+        ("pm_card_chargeDeclined", "card_declined", "generic_decline"),
+        ("pm_card_chargeDeclinedInsufficientFunds", "card_declined", "insufficient_funds"),
+        ("pm_card_chargeDeclinedExpiredCard", "expired_card", "expired_card"),
+        ("pm_card_chargeDeclinedFraudulent", "card_declined", "fraudulent"),
+        ("pm_card_chargeDeclinedProcessingError", "processing_error", "processing_error"),
+    ] {
+        let (status, body) = shop.post("/v1/payment_intents", method, &order(method)).await;
+        let error = &body["error"];
+        assert_eq!((status, &error["type"]), (402, &json!("card_error")));
+        assert_eq!((&error["code"], &error["decline_code"]), (&json!(code), &json!(decline_code)));
+        assert_eq!(error["payment_intent"]["status"], "requires_payment_method");
+        let again = shop.try_post("/v1/payment_intents", method, &order(method)).await.unwrap();
+        assert_eq!(
+            (again.status().as_u16(), again.headers().contains_key("idempotent-replayed")),
+            (402, true)
+        );
+    }
+    let (status, body) = shop.post("/v1/payment_intents", "", &order("pm_unheard_of")).await;
+    assert_eq!((status, &body["error"]["param"]), (400, &json!("payment_method")));
+}
+
+#[tokio::test]
+async fn captures_several_times_then_cancels_the_rest() {
+    let shop = Shop::new(None).await;
+    let id = shop.authorized("pm_card_visa").await;
+    let path = format!("/v1/payment_intents/{id}");
+    let part = [("amount_to_capture", "4000"), ("final_capture", "false")];
+    let (_, intent) = shop.post(&format!("{path}/capture"), "c1", &part).await;
+    assert_eq!(intent["status"], "requires_capture");
+    assert_eq!((&intent["amount_capturable"], &intent["amount_received"]), (&json!(6000), &json!(4000)));
+
+    let (status, body) = shop.post(&format!("{path}/capture"), "", &[("amount_to_capture", "6001")]).await;
+    assert_eq!((status, &body["error"]["code"]), (400, &json!("amount_too_large")));
+    let (status, intent) = shop.post(&format!("{path}/cancel"), "v1", &[]).await;
+    assert_eq!((status, &intent["status"]), (200, &json!("canceled")));
+    assert_eq!((&intent["amount_capturable"], &intent["amount_received"]), (&json!(0), &json!(4000)));
+    let (status, body) = shop.post(&format!("{path}/cancel"), "v2", &[]).await;
+    assert_eq!((status, &body["error"]["code"]), (400, &json!("payment_intent_unexpected_state")));
+    assert_eq!(body["error"]["payment_intent"]["id"], json!(id));
+    let (status, _) = shop.post("/v1/payment_intents/pi_none/capture", "", &[]).await;
+    assert_eq!(status, 404);
+
+    let (_, refund) = shop.post("/v1/refunds", "r1", &[("payment_intent", &id), ("amount", "1500")]).await;
+    assert_eq!(refund["status"], "succeeded");
+    let (_, rest) = shop.post("/v1/refunds", "r2", &[("payment_intent", &id)]).await;
+    assert_eq!(rest["amount"], 2500);
+    let (status, body) = shop.post("/v1/refunds", "r3", &[("payment_intent", &id)]).await;
+    assert_eq!((status, &body["error"]["code"]), (400, &json!("charge_already_refunded")));
+    let refunds = shop.get(&format!("/v1/refunds?payment_intent={id}&limit=1")).await;
+    assert_eq!((&refunds["data"][0]["id"], &refunds["has_more"]), (&rest["id"], &json!(true)));
+}
+
+#[tokio::test]
+async fn customers_and_banks_can_be_played() {
+    let shop = Shop::new(None).await;
+    let (_, intent) = shop.post("/v1/payment_intents", "", &order("pm_card_authenticationRequired")).await;
+    assert_eq!(intent["status"], "requires_action");
+    assert!(intent["next_action"].is_object());
+    let id = intent["id"].as_str().unwrap();
+    let failed =
+        shop.control(&format!("payment_intents/{id}/authenticate"), json!({ "success": false })).await;
+    assert_eq!(failed["status"], "requires_payment_method");
+    let other = [("payment_method", "pm_card_pendingRefund")];
+    let (_, intent) = shop.post(&format!("/v1/payment_intents/{id}/confirm"), "", &other).await;
+    assert_eq!(intent["status"], "requires_capture");
+    shop.post(&format!("/v1/payment_intents/{id}/capture"), "", &[]).await;
+    let (_, refund) = shop.post("/v1/refunds", "", &[("payment_intent", id)]).await;
+    assert_eq!(refund["status"], "pending");
+    let settle = format!("refunds/{}/settle", refund["id"].as_str().unwrap());
+    assert_eq!(shop.control(&settle, json!({ "status": "failed" })).await["status"], "failed");
+    let (status, _) = shop.post("/v1/refunds", "", &[("payment_intent", id)]).await;
+    assert_eq!(status, 200, "a failed refund gives its amount back");
+
+    let lapsing = shop.authorized("pm_card_visa").await;
+    let lapsed = shop.control(&format!("payment_intents/{lapsing}/expire"), Value::Null).await;
+    assert_eq!(lapsed["status"], "canceled");
+}
+
+#[tokio::test]
+async fn a_restart_goes_on_where_it_was() {
+    let shop = Shop::new(None).await;
+    let (_, first) = shop.post("/v1/payment_intents", "k1", &order("pm_card_visa")).await;
+    let path = format!("/v1/payment_intents/{}/capture", first["id"].as_str().unwrap());
+    shop.post(&path, "c1", &[("amount_to_capture", "4000"), ("final_capture", "false")]).await;
+    let before = shop.sim.snapshot();
+    assert_eq!(before["deliveries_pending"].as_array().unwrap().len(), 2);
+
+    let torn = b"{\"at\":\"2026-01-01T00:00:00Z\",\"op\":\"capt";
+    let mut file = std::fs::OpenOptions::new().append(true).open(&shop.ledger.0).unwrap();
+    std::io::Write::write_all(&mut file, torn).unwrap();
+    let shop = shop.restart().await;
+    assert_eq!(shop.sim.snapshot(), before);
+    let (_, again) = shop.post("/v1/payment_intents", "k1", &order("pm_card_visa")).await;
+    assert_eq!(again, first);
+    let shop = shop.restart().await;
+    assert_eq!(shop.sim.snapshot(), before);
+
+    let (receiver, url) = Receiver::start(&[]).await;
+    shop.sim.set_webhook_target(Some(url));
+    receiver.wait_for(2).await;
+    assert_eq!(receiver.kinds(), ["payment_intent.amount_capturable_updated", "charge.captured"]);
+}
+
+#[tokio::test]
+async fn events_are_signed_and_tried_again() {
+    let (receiver, url) = Receiver::start(&[500]).await;
+    let shop = Shop::new(Some(url)).await;
+    let id = shop.authorized("pm_card_visa").await;
+    let delivery = receiver.wait_for(1).await.remove(0);
+    let signature = delivery.header("stripe-signature").to_owned();
+    let (seconds, tag) = signature.strip_prefix("t=").unwrap().split_once(",v1=").unwrap();
+    let hmac = Hmac::<Sha256>::new_from_slice(SECRET.as_bytes()).unwrap();
+    let signed = hmac.chain_update(format!("{seconds}.{}", delivery.text));
+    signed.verify_slice(&hex::decode(tag).unwrap()).unwrap();
+    let event: Value = serde_json::from_str(&delivery.text).unwrap();
+    assert_eq!(event["data"]["object"]["id"], json!(id));
+    let settled = || shop.sim.snapshot()["deliveries_pending"] == json!([]);
+    eventually("the delivery to be recorded", || settled().then_some(())).await;
+}
+
+#[tokio::test]
+async fn events_double_swap_and_vanish_when_told() {
+    let (receiver, url) = Receiver::start(&[]).await;
+    let shop = Shop::new(Some(url)).await;
+    let id = shop.authorized("pm_card_visa").await;
+    shop.post(&format!("/v1/payment_intents/{id}/cancel"), "", &[]).await;
+    receiver.wait_for(2).await;
+
+    shop.sim.set_faults(rule(Route::Webhook, Fault::Duplicate, 1));
+    shop.authorized("pm_card_visa").await;
+    let taken = receiver.wait_for(4).await;
+    assert_eq!(taken[2].text, taken[3].text);
+
+    shop.sim.set_faults(rule(Route::Webhook, Fault::Reorder, 1));
+    let id = shop.authorized("pm_card_visa").await;
+    shop.post(&format!("/v1/payment_intents/{id}/cancel"), "", &[]).await;
+    receiver.wait_for(6).await;
+    assert_eq!(
+        receiver.kinds()[4..],
+        ["payment_intent.canceled", "payment_intent.amount_capturable_updated"]
+    );
+
+    shop.sim.set_faults(rule(Route::Webhook, Fault::Suppress, 1));
+    let id = shop.authorized("pm_card_visa").await;
+    shop.post(&format!("/v1/payment_intents/{id}/cancel"), "", &[]).await;
+    receiver.wait_for(7).await;
+    assert_eq!(receiver.kinds()[6..], ["payment_intent.canceled"]);
+}

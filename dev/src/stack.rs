@@ -1,0 +1,328 @@
+//! Waybill on top of the servers: a database, two simulators, an API, workers. `cargo dev` has one of these;
+//! each test that wants the whole has one of its own.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use tokio::process::Command;
+use uuid::Uuid;
+
+use crate::binaries::Binaries;
+use crate::client::Client;
+use crate::home::Secrets;
+use crate::orders;
+use crate::ports::{free_port, loopback};
+use crate::servers::Servers;
+use crate::sim::{AutoProgress, CarrierSim, CarrierSimConfig, PaymentsSim, PaymentsSimConfig};
+use crate::supervise::{Child, ChildSpec, ProcessDirs};
+
+/// Connecting to two servers and registering with one takes a moment on a busy machine.
+const READY_WAIT_MAX: Duration = Duration::from_secs(60);
+/// Connections per process of a test's stack: sixteen such stacks fit into one Postgres.
+const TEST_CONNECTIONS: &str = "8";
+/// Everything that a merchant's own key may do.
+const SCOPES: &str = "orders:write,orders:read,stock:write,operate,admin";
+
+/// Where the parts of a stack listen.
+#[derive(Clone, Copy, Debug)]
+pub struct StackPorts {
+    /// The API.
+    pub api: u16,
+    /// The first worker's health and metrics; further workers take free ports.
+    pub worker: u16,
+    /// The payment provider.
+    pub payments: u16,
+    /// The carrier.
+    pub carrier: u16,
+}
+
+impl StackPorts {
+    fn free() -> Result<Self> {
+        Ok(Self { api: free_port()?, worker: free_port()?, payments: free_port()?, carrier: free_port()? })
+    }
+}
+
+/// What a stack is to be like. By default: everything new, one worker, a carrier that waits to be told.
+#[derive(Debug)]
+pub struct StackBuilder<'a> {
+    servers: &'a Servers,
+    dir: PathBuf,
+    database: String,
+    queue_prefix: String,
+    ports: Option<StackPorts>,
+    env: Vec<(String, String)>,
+    worker: bool,
+    auto: Option<AutoProgress>,
+    secrets: Secrets,
+    key: Option<String>,
+}
+
+impl<'a> StackBuilder<'a> {
+    /// Sets a variable for the API and all workers.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: impl ToString) -> Self {
+        self.env.push((name.to_owned(), value.to_string()));
+        self
+    }
+
+    /// Whether to start a worker with the rest.
+    #[must_use]
+    pub fn worker(mut self, start: bool) -> Self {
+        self.worker = start;
+        self
+    }
+
+    /// Lets the carrier hand over and deliver by itself.
+    #[must_use]
+    pub fn auto(mut self, auto: AutoProgress) -> Self {
+        self.auto = Some(auto);
+        self
+    }
+
+    /// Takes these ports instead of free ones.
+    #[must_use]
+    pub fn ports(mut self, ports: StackPorts) -> Self {
+        self.ports = Some(ports);
+        self
+    }
+
+    /// Keeps logs and ledgers in a directory of its own, uses the database `waybill` and unprefixed task queues:
+    /// a stack to come back to.
+    #[must_use]
+    pub fn lasting(mut self, dir: &Path, secrets: &Secrets, key: Option<&str>) -> Self {
+        self.dir = dir.to_owned();
+        self.database = "waybill".to_owned();
+        self.queue_prefix = String::new();
+        self.secrets = secrets.clone();
+        self.key = key.map(str::to_owned);
+        self
+    }
+
+    /// Starts everything: database and migrations, a key, simulators, API, worker, stock.
+    pub async fn start(self) -> Result<Stack> {
+        let binaries = Binaries::get().await?;
+        let dirs = ProcessDirs::below(&self.dir)?;
+        let ports = self.ports.map_or_else(StackPorts::free, Ok)?;
+        let database_url = self.servers.postgres.create_database(&self.database).await?;
+
+        let api = format!("http://127.0.0.1:{}", ports.api);
+        let payments = PaymentsSim::start(PaymentsSimConfig {
+            listen: loopback(ports.payments),
+            ledger: self.dir.join("payments.jsonl"),
+            api_key: self.secrets.payments_key.clone(),
+            webhook_secret: self.secrets.payments_webhook.clone(),
+            webhook_url: Some(format!("{api}/v1/payments/events")),
+        });
+        let carrier = CarrierSim::start(CarrierSimConfig {
+            listen: loopback(ports.carrier),
+            ledger: self.dir.join("carrier.jsonl"),
+            api_key: self.secrets.carrier_key.clone(),
+            webhook_secret: self.secrets.carrier_webhook.clone(),
+            webhook_base: Some(api.clone()),
+            auto: self.auto,
+        });
+        let (payments, carrier) = tokio::try_join!(payments, carrier)?;
+
+        let env = self.environment(&database_url, &payments.url(), &carrier.url());
+        tool(&binaries.api, &["migrate"], &env).await?;
+        let key = match self.key {
+            Some(key) => key,
+            None => create_key(&binaries.api, &env, "demo").await?,
+        };
+        let mut spec = ChildSpec::new("API", &binaries.api, &dirs).args(["serve"]);
+        spec.env.clone_from(&env);
+        spec.env.push(("WAYBILL_LISTEN".to_owned(), loopback(ports.api).to_string()));
+        let mut stack = Stack {
+            client: Client::new(&api, &key)?,
+            key,
+            database_url,
+            payments,
+            carrier,
+            api: Child::spawn(spec)?,
+            workers: Vec::new(),
+            binaries,
+            dirs,
+            env,
+        };
+        stack.api_ready().await?;
+        if self.worker {
+            stack.add_worker_at(ports.worker).await?;
+        }
+        stack.seed().await?;
+        Ok(stack)
+    }
+
+    fn environment(
+        &self,
+        database_url: &str,
+        payments_url: &str,
+        carrier_url: &str,
+    ) -> Vec<(String, String)> {
+        let temporal_url = self.servers.temporal.url();
+        let ours = [
+            ("WAYBILL_DATABASE_URL", database_url),
+            ("WAYBILL_TEMPORAL_ADDRESS", temporal_url.as_str()),
+            ("WAYBILL_TEMPORAL_NAMESPACE", "default"),
+            ("WAYBILL_TASK_QUEUE_PREFIX", &self.queue_prefix),
+            ("WAYBILL_LOG_FORMAT", "human"),
+            ("WAYBILL_QUEUES", "orders,payments,shipping"),
+            ("WAYBILL_STRIPE_BASE_URL", payments_url),
+            ("WAYBILL_STRIPE_API_KEY", &self.secrets.payments_key),
+            ("WAYBILL_PAYMENT_WEBHOOK_SECRET", &self.secrets.payments_webhook),
+            ("WAYBILL_CARRIER_BASE_URL", carrier_url),
+            ("WAYBILL_CARRIER_API_KEY", &self.secrets.carrier_key),
+            ("WAYBILL_CARRIER_WEBHOOK_SECRET", &self.secrets.carrier_webhook),
+        ];
+        // Tests run side by side on one Postgres.
+        let few =
+            (!self.queue_prefix.is_empty()).then_some(("WAYBILL_DATABASE_CONNECTIONS", TEST_CONNECTIONS));
+        let ours = ours.into_iter().chain(few).map(|(name, value)| (name.to_owned(), value.to_owned()));
+        // The caller's come last and so win.
+        ours.chain(self.env.iter().cloned()).collect()
+    }
+}
+
+/// Waybill, up and serving. Dropping it stops its processes without waiting for that.
+pub struct Stack {
+    /// The API, with a key of the merchant `demo` that may do everything.
+    pub client: Client,
+    /// That key.
+    pub key: String,
+    /// The database, for a look behind the API.
+    pub database_url: String,
+    /// The payment provider.
+    pub payments: PaymentsSim,
+    /// The carrier.
+    pub carrier: CarrierSim,
+    /// The API's process.
+    pub api: Child,
+    /// The workers' processes.
+    pub workers: Vec<Child>,
+    binaries: &'static Binaries,
+    dirs: ProcessDirs,
+    env: Vec<(String, String)>,
+}
+
+impl Stack {
+    /// A stack on these servers, with a database and task queues of its own.
+    pub fn builder(servers: &Servers) -> StackBuilder<'_> {
+        let name = format!("t{}", Uuid::now_v7().simple());
+        StackBuilder {
+            servers,
+            dir: servers.dir.join(&name),
+            queue_prefix: format!("{name}-"),
+            database: name,
+            ports: None,
+            env: Vec::new(),
+            worker: true,
+            auto: None,
+            secrets: Secrets::generate(),
+            key: None,
+        }
+    }
+
+    /// Starts one more worker on a free port, waits until it is ready.
+    pub async fn add_worker(&mut self) -> Result<()> {
+        self.add_worker_at(free_port()?).await
+    }
+
+    /// Starts the API again, waits until it is ready.
+    pub async fn restart_api(&mut self) -> Result<()> {
+        self.api.restart().await?;
+        self.api_ready().await
+    }
+
+    /// A key for another merchant, that may do everything.
+    pub async fn create_key(&self, merchant: &str) -> Result<String> {
+        create_key(&self.binaries.api, &self.env, merchant).await
+    }
+
+    /// Runs a verb of `waybill-api` on this stack's database; answers what it printed.
+    pub async fn api_tool(&self, args: &[&str]) -> Result<String> {
+        tool(&self.binaries.api, args, &self.env).await
+    }
+
+    /// An error that says which process has ended by itself, if one has.
+    pub fn check(&mut self) -> Result<()> {
+        self.api.check()?;
+        self.workers.iter_mut().try_for_each(Child::check)
+    }
+
+    /// Stops everything in order: no new orders, then no more work, then the outside world.
+    pub async fn stop(mut self) {
+        self.api.stop().await;
+        futures::future::join_all(self.workers.iter_mut().map(Child::stop)).await;
+        self.payments.stop().await;
+        self.carrier.stop().await;
+    }
+
+    async fn add_worker_at(&mut self, port: u16) -> Result<()> {
+        let name = match self.workers.len() {
+            0 => "worker".to_owned(),
+            others => format!("worker {}", others + 1),
+        };
+        let mut spec = ChildSpec::new(&name, &self.binaries.worker, &self.dirs);
+        spec.env.clone_from(&self.env);
+        spec.env.push(("WAYBILL_METRICS_LISTEN".to_owned(), loopback(port).to_string()));
+        let mut worker = Child::spawn(spec)?;
+        let url = format!("http://127.0.0.1:{port}/readyz");
+        worker.ready(READY_WAIT_MAX, || answers_ok(&self.client, &url)).await?;
+        self.workers.push(worker);
+        Ok(())
+    }
+
+    async fn api_ready(&mut self) -> Result<()> {
+        let url = format!("{}/readyz", self.client.base());
+        self.api.ready(READY_WAIT_MAX, || answers_ok(&self.client, &url)).await
+    }
+
+    /// Puts goods on the shelves that are not there yet; what was sold stays sold.
+    async fn seed(&self) -> Result<()> {
+        for (sku, stock) in orders::stock() {
+            let known = self.client.get_stock(sku).await?;
+            let empty = known.items().is_some_and(<[Value]>::is_empty);
+            if known.status.as_u16() == 404 || empty {
+                self.client
+                    .put_stock(sku, &stock)
+                    .await?
+                    .success()
+                    .with_context(|| format!("no stock of {sku}"))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a URL answers with a success.
+pub async fn answers_ok(client: &Client, url: &str) -> bool {
+    client.probe(url).await.is_some_and(|status| status.is_success())
+}
+
+async fn create_key(api: &Path, env: &[(String, String)], merchant: &str) -> Result<String> {
+    let args = ["keys", "create", "--merchant", merchant, "--name", "cargo dev", "--scopes", SCOPES];
+    let printed = tool(api, &args, env).await?;
+    printed
+        .lines()
+        .last()
+        .map(|key| key.trim().to_owned())
+        .context("`waybill-api keys create` printed no key")
+}
+
+async fn tool(program: &Path, args: &[&str], env: &[(String, String)]) -> Result<String> {
+    let out = Command::new(program)
+        .args(args)
+        .envs(env.iter().map(|(name, value)| (name, value)))
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .with_context(|| format!("cannot run {}", program.display()))?;
+    if !out.status.success() {
+        let said = String::from_utf8_lossy(&out.stderr);
+        bail!("`waybill-api {}` failed:\n{}", args.first().unwrap_or(&""), said.trim());
+    }
+    Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+}

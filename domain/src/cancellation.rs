@@ -1,0 +1,117 @@
+//! What a cancellation would do, and what else a user may do with an order.
+
+use crate::{
+    ids::{ShipmentId, Sku},
+    money::Amount,
+    state::OrderState,
+    status::{OrderStatus, named},
+};
+use serde::{Deserialize, Serialize};
+
+named!(
+    /// The answer to a request to cancel.
+    CancelAnswer "cancellation answer" {
+        /// It is done, or under way.
+        Accepted = "accepted",
+        /// It is recorded and applied once the outcome of the authorization is known.
+        Deferred = "deferred",
+        /// The order can't be cancelled any more.
+        Refused = "refused",
+    }
+);
+
+/// Pieces that go back to free stock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Release {
+    /// What.
+    pub sku: Sku,
+    /// How many pieces.
+    pub quantity: u32,
+}
+
+/// What cancelling takes, as things stand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CancellationPlan {
+    /// Whether it would be accepted.
+    pub answer: CancelAnswer,
+    /// Shipments that would not leave; of those that have a label the carrier is asked, and may refuse.
+    pub cancel_shipments: Vec<ShipmentId>,
+    /// Whether the carrier has a say.
+    pub asks_carrier: bool,
+    /// Authorized money that would be given free.
+    pub void: Amount,
+    /// Captured money that would go back.
+    pub refund: Amount,
+    /// Goods that would be free again.
+    pub release: Vec<Release>,
+}
+
+/// Plans the cancellation of everything that can still be stopped. The API's `dry_run` and the workflow's answer
+/// both come from here.
+pub fn plan_cancellation(state: &OrderState) -> CancellationPlan {
+    use OrderStatus::*;
+    let answer = match state.status {
+        Received | Reserving | AwaitingCustomer | InReview | Confirmed | Fulfilling | PartiallyShipped | Cancelling
+        | Cancelled => CancelAnswer::Accepted,
+        Authorizing => CancelAnswer::Deferred,
+        Shipped | Delivered | Completed | Rejected | Expired => CancelAnswer::Refused,
+    };
+    let done = matches!(state.status, Cancelled) || answer == CancelAnswer::Refused;
+    let open: Vec<_> = state.shipments.iter().filter(|s| s.is_open() && !done).collect();
+    let mut release: Vec<Release> = Vec::new();
+    for line in open.iter().flat_map(|s| &s.lines) {
+        match release.iter_mut().find(|r| r.sku == line.sku) {
+            Some(known) => known.quantity += line.quantity,
+            None => release.push(Release { sku: line.sku.clone(), quantity: line.quantity }),
+        }
+    }
+    CancellationPlan {
+        answer,
+        asks_carrier: open.iter().any(|s| s.tracking_number.is_some()),
+        cancel_shipments: open.iter().map(|s| s.id).collect(),
+        void: if done { Amount::ZERO } else { state.authorized.minus_or_zero(state.captured) },
+        refund: Amount::ZERO,
+        release,
+    }
+}
+
+named!(
+    /// Something a user may do with an order in its present state.
+    Action "action" {
+        /// `POST /v1/orders/{id}/cancellation`.
+        Cancel = "cancel",
+        /// `POST /v1/orders/{id}/decision` with `approve`.
+        Approve = "approve",
+        /// `POST /v1/orders/{id}/decision` with `reject`.
+        Reject = "reject",
+        /// `POST /v1/orders/{id}/amendment`.
+        Amend = "amend",
+    }
+);
+
+/// What a user may do now.
+pub fn allowed_actions(status: OrderStatus) -> &'static [Action] {
+    use OrderStatus::*;
+    match status {
+        Received | Reserving | Authorizing | Confirmed | Fulfilling | PartiallyShipped => &[Action::Cancel],
+        AwaitingCustomer => &[Action::Amend, Action::Cancel],
+        InReview => &[Action::Approve, Action::Reject, Action::Cancel],
+        Shipped | Delivered | Completed | Cancelling | Cancelled | Rejected | Expired => &[],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cancel_is_offered_exactly_where_it_is_not_refused() {
+        for status in OrderStatus::ALL {
+            let mut state = OrderState::received(&[]);
+            state.status = *status;
+            let offered = allowed_actions(*status).contains(&Action::Cancel);
+            let under_way = matches!(status, OrderStatus::Cancelling | OrderStatus::Cancelled);
+            assert_eq!(offered || under_way, plan_cancellation(&state).answer != CancelAnswer::Refused, "{status}");
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! The order's timeline: what happened, in the words of the field. Names are pinned: clients match on them.
+
+use crate::{
+    allocation::Shortage,
+    ids::ShipmentId,
+    money::Amount,
+    risk::Verdict,
+    state::AttentionReason,
+    status::{OrderStatus, Outcome},
+};
+use serde::{Deserialize, Serialize};
+
+/// One entry of the timeline. No personal data.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", content = "data")]
+#[allow(missing_docs, reason = "the pinned names and fields say it")]
+pub enum OrderEvent {
+    #[serde(rename = "order.received")]
+    Received {},
+    #[serde(rename = "stock.reserved")]
+    Reserved { shipments: usize, short: Vec<Shortage> },
+    #[serde(rename = "stock.short")]
+    Short { short: Vec<Shortage> },
+    #[serde(rename = "order.awaiting_customer")]
+    AwaitingCustomer { wait_seconds: u64 },
+    #[serde(rename = "order.amended")]
+    Amended { accept: String },
+    #[serde(rename = "payment.authorizing")]
+    Authorizing { amount: Amount },
+    #[serde(rename = "payment.authorized")]
+    Authorized { amount: Amount },
+    #[serde(rename = "payment.declined")]
+    Declined { code: String },
+    #[serde(rename = "payment.action_required")]
+    ActionRequired {},
+    #[serde(rename = "payment.unknown")]
+    PaymentUnknown { operation: String },
+    #[serde(rename = "risk.screened")]
+    Screened { verdict: Verdict, reasons: Vec<String> },
+    #[serde(rename = "order.in_review")]
+    InReview { wait_seconds: u64 },
+    #[serde(rename = "order.decided")]
+    Decided { decision: String, reason: String },
+    #[serde(rename = "order.confirmed")]
+    Confirmed {},
+    #[serde(rename = "shipment.booked")]
+    Booked { shipment_id: ShipmentId, tracking_number: String },
+    #[serde(rename = "shipment.handed_over")]
+    HandedOver { shipment_id: ShipmentId },
+    #[serde(rename = "payment.captured")]
+    Captured { shipment_id: ShipmentId, amount: Amount },
+    #[serde(rename = "shipment.delivered")]
+    Delivered { shipment_id: ShipmentId },
+    #[serde(rename = "shipment.lost")]
+    Lost { shipment_id: ShipmentId },
+    #[serde(rename = "shipment.returned")]
+    Returned { shipment_id: ShipmentId },
+    #[serde(rename = "shipment.cancelled")]
+    ShipmentCancelled { shipment_id: ShipmentId },
+    #[serde(rename = "shipment.cancel_refused")]
+    ShipmentCancelRefused { shipment_id: ShipmentId },
+    #[serde(rename = "order.completed")]
+    Completed { outcome: Outcome },
+    #[serde(rename = "cancellation.requested")]
+    CancelRequested { reason: String, source: String },
+    #[serde(rename = "cancellation.refused")]
+    CancelRefused { status: OrderStatus },
+    #[serde(rename = "signal.ignored")]
+    SignalIgnored { signal: String, problem: String },
+    #[serde(rename = "step.failed")]
+    StepFailed { step: String, code: String },
+    #[serde(rename = "step.retrying")]
+    StepRetrying { step: String },
+    #[serde(rename = "payment.voided")]
+    Voided { amount: Amount },
+    #[serde(rename = "payment.refunded")]
+    Refunded { amount: Amount },
+    #[serde(rename = "stock.released")]
+    Released { shipments: usize },
+    #[serde(rename = "order.cancelled")]
+    Cancelled { reason: String },
+    #[serde(rename = "order.rejected")]
+    Rejected { reason: String },
+    #[serde(rename = "order.expired")]
+    Expired { reason: String },
+    #[serde(rename = "attention.raised")]
+    AttentionRaised { reason: AttentionReason, step: String },
+    #[serde(rename = "attention.cleared")]
+    AttentionCleared { reason: AttentionReason },
+}
+
+/// An entry and the status the order had after it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// What happened.
+    #[serde(flatten)]
+    pub event: OrderEvent,
+    /// Where the order stood then.
+    pub status: OrderStatus,
+}

@@ -1,0 +1,150 @@
+//! Money: integer minor units, never a float, never negative.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// The most a single amount may be, in minor units: 10 billion. Lines (200) times this still fits an `i64`
+/// by seven digits, so sums of validated amounts can't overflow.
+pub const AMOUNT_MAX: i64 = 10_000_000_000;
+
+/// An amount in minor units of the order's currency (cents for EUR, yen for JPY); never negative.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(try_from = "i64", into = "i64")]
+pub struct Amount(i64);
+
+/// An amount outside `0..=AMOUNT_MAX`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be between 0 and {AMOUNT_MAX} minor units")]
+pub struct AmountOutOfRange;
+
+impl Amount {
+    /// Nothing.
+    pub const ZERO: Self = Self(0);
+
+    /// An amount of `minor` units.
+    ///
+    /// # Errors
+    /// When negative or above [`AMOUNT_MAX`].
+    pub fn new(minor: i64) -> Result<Self, AmountOutOfRange> {
+        if (0..=AMOUNT_MAX).contains(&minor) { Ok(Self(minor)) } else { Err(AmountOutOfRange) }
+    }
+
+    /// The number of minor units.
+    pub fn minor(self) -> i64 {
+        self.0
+    }
+
+    /// Whether it is nothing.
+    pub fn is_zero(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The sum.
+    ///
+    /// # Errors
+    /// When above [`AMOUNT_MAX`].
+    pub fn plus(self, other: Self) -> Result<Self, AmountOutOfRange> {
+        Self::new(self.0.checked_add(other.0).ok_or(AmountOutOfRange)?)
+    }
+
+    /// What is left of this after `other`, or nothing.
+    pub fn minus_or_zero(self, other: Self) -> Self {
+        Self((self.0 - other.0).max(0))
+    }
+
+    /// `quantity` times this.
+    ///
+    /// # Errors
+    /// When above [`AMOUNT_MAX`].
+    pub fn times(self, quantity: u32) -> Result<Self, AmountOutOfRange> {
+        Self::new(self.0.checked_mul(i64::from(quantity)).ok_or(AmountOutOfRange)?)
+    }
+
+    /// The sum of all.
+    ///
+    /// # Errors
+    /// When above [`AMOUNT_MAX`].
+    pub fn sum(amounts: impl IntoIterator<Item = Self>) -> Result<Self, AmountOutOfRange> {
+        amounts.into_iter().try_fold(Self::ZERO, Self::plus)
+    }
+
+    /// Splits this over `weights` to the last minor unit: parts are proportional, the rest goes to the largest
+    /// remainders, earlier ones first (the method of Hare and Niemeyer). The parts add up to the whole.
+    /// All weights zero: everything goes to the first part. No weights: no parts.
+    pub fn split(self, weights: &[i64]) -> Vec<Self> {
+        let total: i128 = weights.iter().map(|w| i128::from((*w).max(0))).sum();
+        if weights.is_empty() {
+            return Vec::new();
+        }
+        if total == 0 {
+            let mut parts = vec![Self::ZERO; weights.len()];
+            parts[0] = self;
+            return parts;
+        }
+        let exact: Vec<i128> = weights.iter().map(|w| i128::from(self.0) * i128::from((*w).max(0))).collect();
+        let mut parts: Vec<i64> = exact.iter().map(|e| i64::try_from(e / total).unwrap_or(i64::MAX)).collect();
+        let rest = self.0 - parts.iter().sum::<i64>();
+        let mut by_remainder: Vec<usize> = (0..parts.len()).collect();
+        by_remainder.sort_by_key(|i| (-(exact[*i] % total), *i));
+        for i in by_remainder.into_iter().take(usize::try_from(rest).unwrap_or(0)) {
+            parts[i] += 1;
+        }
+        parts.into_iter().map(Self).collect()
+    }
+}
+
+impl TryFrom<i64> for Amount {
+    type Error = AmountOutOfRange;
+    fn try_from(minor: i64) -> Result<Self, AmountOutOfRange> {
+        Self::new(minor)
+    }
+}
+
+impl From<Amount> for i64 {
+    fn from(amount: Amount) -> i64 {
+        amount.0
+    }
+}
+
+impl fmt::Display for Amount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn parts_add_up_and_are_fair(whole in 0..=AMOUNT_MAX, weights in prop::collection::vec(0i64..=AMOUNT_MAX, 1..60)) {
+            let parts = Amount(whole).split(&weights);
+            prop_assert_eq!(parts.len(), weights.len());
+            prop_assert_eq!(parts.iter().map(|p| p.0).sum::<i64>(), whole);
+            let total: i128 = weights.iter().map(|w| i128::from(*w)).sum();
+            if total > 0 {
+                for (part, weight) in parts.iter().zip(&weights) {
+                    let exact = i128::from(whole) * i128::from(*weight) / total;
+                    prop_assert!((i128::from(part.0) - exact).abs() <= 1);
+                }
+            }
+        }
+
+        #[test]
+        fn arithmetic_never_leaves_the_range(a in 0..=AMOUNT_MAX, b in 0..=AMOUNT_MAX, n in 0u32..=10_000) {
+            for result in [Amount(a).plus(Amount(b)), Amount(a).times(n)].into_iter().flatten() {
+                prop_assert!((0..=AMOUNT_MAX).contains(&result.0));
+            }
+            prop_assert!(Amount(a).minus_or_zero(Amount(b)).0 >= 0);
+        }
+    }
+
+    #[test]
+    fn negative_and_huge_amounts_are_refused() {
+        assert_eq!(Amount::new(-1), Err(AmountOutOfRange));
+        assert_eq!(Amount::new(AMOUNT_MAX + 1), Err(AmountOutOfRange));
+        assert!(serde_json::from_str::<Amount>("-5").is_err());
+    }
+}

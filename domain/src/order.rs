@@ -1,0 +1,122 @@
+//! An order as a customer places it.
+
+use crate::{
+    ids::{CustomerId, Sku},
+    money::{Amount, AmountOutOfRange},
+    status::{UnknownName, named},
+};
+use iso_currency::Currency;
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, fmt, str::FromStr};
+
+/// The most lines an order may have: with it, a body stays within 64 KiB and a plan within one transaction.
+pub const LINES_MAX: usize = 200;
+/// The most pieces a line may ask for.
+pub const QUANTITY_MAX: u32 = 10_000;
+
+named!(
+    /// What happens when some of the order is not in stock.
+    ShortagePolicy "shortage policy" {
+        /// The order is rejected.
+        Reject = "reject",
+        /// What is there ships; the rest of the lines is cancelled.
+        ShipAvailable = "ship_available",
+        /// The customer is asked, until a deadline.
+        AskCustomer = "ask_customer",
+    }
+);
+
+/// One line of an order. Lines count from 0, in the order given.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderLine {
+    /// What.
+    pub sku: Sku,
+    /// How many pieces: 1 to [`QUANTITY_MAX`].
+    pub quantity: u32,
+    /// The price of one piece.
+    pub unit_price: Amount,
+}
+
+/// Where the goods go. Personal data: it stays in Postgres, and never enters a workflow's history or a log.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Address {
+    /// Who receives it.
+    pub name: String,
+    /// Street and number.
+    pub line1: String,
+    /// What else the carrier needs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line2: Option<String>,
+    /// City.
+    pub city: String,
+    /// Postal code.
+    pub postal_code: String,
+    /// State, province or region.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// ISO 3166-1 alpha-2, upper case.
+    pub country: String,
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Address({}, redacted)", self.country)
+    }
+}
+
+/// A valid order that has not been accepted yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewOrder {
+    /// Who orders.
+    pub customer_id: CustomerId,
+    /// The currency of every amount of the order.
+    pub currency: Currency,
+    /// The merchant's own number for it, if there is one.
+    pub reference: Option<String>,
+    /// At least one, at most [`LINES_MAX`].
+    pub lines: Vec<OrderLine>,
+    /// For shipping, the whole order.
+    pub shipping_fee: Amount,
+    /// Tax on the whole order, on top of the lines' prices.
+    pub tax: Amount,
+    /// The provider's name for the means of payment, such as `pm_card_visa`.
+    pub payment_method: String,
+    /// Where to.
+    pub shipping_address: Address,
+    /// What to do about missing stock.
+    pub shortage_policy: ShortagePolicy,
+    /// The merchant's own notes.
+    pub metadata: BTreeMap<String, String>,
+}
+
+impl NewOrder {
+    /// The lines' prices, added up.
+    ///
+    /// # Errors
+    /// When above [`crate::money::AMOUNT_MAX`].
+    pub fn subtotal(&self) -> Result<Amount, AmountOutOfRange> {
+        self.lines
+            .iter()
+            .try_fold(Amount::ZERO, |sum, line| sum.plus(line.unit_price.times(line.quantity)?))
+    }
+
+    /// What the customer is asked to pay: lines, shipping fee and tax.
+    ///
+    /// # Errors
+    /// When above [`crate::money::AMOUNT_MAX`].
+    pub fn total(&self) -> Result<Amount, AmountOutOfRange> {
+        self.subtotal()?.plus(self.shipping_fee)?.plus(self.tax)
+    }
+}
+
+/// An ISO 4217 code.
+///
+/// # Errors
+/// When no currency has the code.
+pub fn currency(code: &str) -> Result<Currency, UnknownName> {
+    Currency::from_str(code).map_err(|_| UnknownName {
+        what: "currency",
+        text: code.chars().take(8).collect(),
+        choices: "the upper-case codes of ISO 4217, such as EUR, USD, JPY".into(),
+    })
+}

@@ -1,0 +1,27 @@
+//! Settings that both binaries take, from flags or the environment.
+
+use crate::telemetry::LogFormat;
+use url::Url;
+
+/// Where the servers are.
+#[derive(Debug, Clone, clap::Args)]
+pub struct CommonArgs {
+    /// Postgres.
+    #[arg(long, env = "WAYBILL_DATABASE_URL", hide_env_values = true)]
+    pub database_url: String,
+    /// Connections to Postgres that this process holds at most.
+    #[arg(long, env = "WAYBILL_DATABASE_CONNECTIONS", default_value_t = 32)]
+    pub database_connections: u32,
+    /// Temporal's frontend.
+    #[arg(long, env = "WAYBILL_TEMPORAL_ADDRESS", default_value = "http://127.0.0.1:7233")]
+    pub temporal_address: Url,
+    /// Temporal's namespace. It must exist.
+    #[arg(long, env = "WAYBILL_TEMPORAL_NAMESPACE", default_value = "default")]
+    pub temporal_namespace: String,
+    /// Put before the names of the task queues; for several stacks in one namespace.
+    #[arg(long, env = "WAYBILL_TASK_QUEUE_PREFIX", default_value = "")]
+    pub task_queue_prefix: String,
+    /// `human` or `json`.
+    #[arg(long, env = "WAYBILL_LOG_FORMAT", default_value = "human")]
+    pub log_format: LogFormat,
+}

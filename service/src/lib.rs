@@ -1,0 +1,9 @@
+//! What both binaries are made of besides their own work: the connection to Temporal, logs, metrics, health and an
+//! orderly end. It holds no rule of the business.
+
+pub mod args;
+pub mod engine;
+pub mod metrics;
+pub mod ops;
+pub mod shutdown;
+pub mod telemetry;

@@ -1,0 +1,122 @@
+//! Idempotency keys of HTTP requests: the first answer is kept and given again. They are kept for as long as orders
+//! are, so they outlive the workflow's retention.
+
+use crate::Result;
+use sqlx::PgPool;
+use waybill_domain::ids::MerchantId;
+
+/// A request that has not been answered after this many seconds is given up, and its key may be used again: above
+/// every time a handler may take.
+const UNDER_WAY_MAX_SECONDS: f64 = 120.0;
+
+/// What names a request.
+#[derive(Debug, Clone)]
+pub struct RequestKey {
+    /// Keys of different merchants have nothing to do with each other.
+    pub merchant_id: MerchantId,
+    /// Nor have keys of different routes.
+    pub route: &'static str,
+    /// The client's `Idempotency-Key`.
+    pub key: String,
+    /// SHA-256 of what was asked.
+    pub fingerprint: [u8; 32],
+}
+
+/// What is known of a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Known {
+    /// Nothing was: the request is this caller's to answer.
+    New,
+    /// The first request is being answered.
+    UnderWay,
+    /// It was used with another body.
+    OtherBody,
+    /// It was answered.
+    Answered {
+        /// HTTP status.
+        status: u16,
+        /// The body, as sent.
+        body: String,
+    },
+}
+
+/// Claims a key, or says what is known of it.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn claim(pool: &PgPool, request: &RequestKey) -> Result<Known> {
+    let claimed = sqlx::query!(
+        "insert into idempotency_keys (merchant_id, route, key, fingerprint) values ($1, $2, $3, $4)
+         on conflict (merchant_id, route, key) do update set created_at = now()
+         where idempotency_keys.response_status is null and idempotency_keys.fingerprint = excluded.fingerprint
+           and idempotency_keys.created_at < now() - make_interval(secs => $5)",
+        request.merchant_id.0,
+        request.route,
+        request.key,
+        &request.fingerprint[..],
+        UNDER_WAY_MAX_SECONDS
+    )
+    .execute(pool)
+    .await?;
+    if claimed.rows_affected() == 1 { Ok(Known::New) } else { look_up(pool, request).await }
+}
+
+/// What is known of a key, without claiming it.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn look_up(pool: &PgPool, request: &RequestKey) -> Result<Known> {
+    let row = sqlx::query!(
+        "select fingerprint, response_status, response_body from idempotency_keys
+         where merchant_id = $1 and route = $2 and key = $3",
+        request.merchant_id.0,
+        request.route,
+        request.key
+    )
+    .fetch_optional(pool)
+    .await?;
+    Ok(match row {
+        None => Known::New,
+        Some(row) if row.fingerprint != request.fingerprint => Known::OtherBody,
+        Some(row) => match (row.response_status, row.response_body) {
+            (Some(status), Some(body)) => Known::Answered { status: status.unsigned_abs(), body },
+            _ => Known::UnderWay,
+        },
+    })
+}
+
+/// Keeps the answer to a claimed request.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn answer(pool: &PgPool, request: &RequestKey, status: u16, body: &str) -> Result<()> {
+    sqlx::query!(
+        "update idempotency_keys set response_status = $4, response_body = $5
+         where merchant_id = $1 and route = $2 and key = $3",
+        request.merchant_id.0,
+        request.route,
+        request.key,
+        i16::try_from(status).unwrap_or(i16::MAX),
+        body
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// Gives a claimed key free: its request failed in a way that is not the client's, and may be tried again.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn abandon(pool: &PgPool, request: &RequestKey) -> Result<()> {
+    sqlx::query!(
+        "delete from idempotency_keys
+         where merchant_id = $1 and route = $2 and key = $3 and response_status is null",
+        request.merchant_id.0,
+        request.route,
+        request.key
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,83 @@
+//! Webhooks that were verified: kept first, so that the sender may forget them, then handed to the order's workflow.
+
+use crate::{Result, parse};
+use sqlx::PgPool;
+use waybill_domain::ids::OrderId;
+
+/// A message for an order's workflow.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Message {
+    /// Who sent it: `carrier` or `payments`.
+    pub source: String,
+    /// The sender's id of it: one id counts once.
+    pub event_id: String,
+    /// Whose workflow it is for.
+    pub order_id: OrderId,
+    /// The signal it becomes.
+    pub signal: String,
+    /// The signal's payload.
+    pub payload: serde_json::Value,
+}
+
+/// Keeps a message. Says whether it is new.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn keep(pool: &PgPool, message: &Message) -> Result<bool> {
+    let new = sqlx::query!(
+        "insert into inbox (source, event_id, order_id, signal, payload) values ($1, $2, $3, $4, $5)
+         on conflict (source, event_id) do nothing",
+        message.source,
+        message.event_id,
+        message.order_id.0,
+        message.signal,
+        message.payload
+    )
+    .execute(pool)
+    .await?;
+    Ok(new.rows_affected() == 1)
+}
+
+/// Up to `limit` messages that no workflow has yet, oldest first, kept at least `age_seconds` ago.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn due(pool: &PgPool, age_seconds: f64, limit: u16) -> Result<Vec<Message>> {
+    let rows = sqlx::query!(
+        "select source, event_id, order_id, signal, payload from inbox
+         where settled_at is null and received_at < now() - make_interval(secs => $1)
+         order by received_at limit $2",
+        age_seconds,
+        i64::from(limit)
+    )
+    .fetch_all(pool)
+    .await?;
+    rows.into_iter()
+        .map(|r| {
+            Ok(Message {
+                source: r.source,
+                event_id: r.event_id,
+                order_id: parse("an order's id", Ok::<_, std::convert::Infallible>(OrderId(r.order_id)))?,
+                signal: r.signal,
+                payload: r.payload,
+            })
+        })
+        .collect()
+}
+
+/// A message has reached its end: `signalled`, or `closed` when the workflow had ended before it.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn settle(pool: &PgPool, message: &Message, how: &str) -> Result<()> {
+    sqlx::query!(
+        "update inbox set settled_at = now(), settled_as = $3
+         where source = $1 and event_id = $2 and settled_at is null",
+        message.source,
+        message.event_id,
+        how
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,87 @@
+//! Waking those who wait for an order: Postgres' `LISTEN` and `NOTIFY`.
+//!
+//! `NOTIFY` takes a lock on the whole server at commit, so it is never part of an order's transaction: changes are
+//! gathered for a moment and told in one notification. It is only ever a hint: who waits reads the order again, and
+//! at its deadline reads it once more whether it was woken or not.
+
+use crate::Result;
+use sqlx::{PgPool, postgres::PgListener};
+use std::time::Duration;
+use tokio::sync::{broadcast, mpsc};
+use waybill_domain::ids::OrderId;
+
+const CHANNEL: &str = "waybill_orders";
+/// A notification's payload may have 8,000 bytes (Postgres' manual, NOTIFY); an id takes 37.
+const IDS_MAX: usize = 200;
+/// Changes that wait to be told. When it is full, further ones are dropped: waiters still have their deadlines.
+const QUEUE_MAX: usize = 10_000;
+/// Waiters' queue: one that lags this far behind is told so, and reads its order again.
+const WAITERS_QUEUE_MAX: usize = 4_096;
+/// Pause before listening again after the connection was lost.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
+
+/// Tells others of changed orders.
+#[derive(Debug, Clone)]
+pub struct Notifier(mpsc::Sender<OrderId>);
+
+impl Notifier {
+    /// Starts the task that tells. It ends when the last clone is dropped.
+    pub fn start(pool: PgPool) -> Self {
+        let (sender, mut queue) = mpsc::channel(QUEUE_MAX);
+        tokio::spawn(async move {
+            let mut ids = Vec::with_capacity(IDS_MAX);
+            while queue.recv_many(&mut ids, IDS_MAX).await > 0 {
+                let payload = ids.drain(..).map(|id: OrderId| id.to_string()).collect::<Vec<_>>().join(" ");
+                let told = sqlx::query!("select pg_notify($1, $2)", CHANNEL, payload).execute(&pool).await;
+                if let Err(error) = told {
+                    tracing::warn!(%error, "changed orders could not be announced; waiters will read them late");
+                }
+            }
+        });
+        Self(sender)
+    }
+
+    /// An order changed. Never waits.
+    pub fn changed(&self, order: OrderId) {
+        // A full queue loses a hint, not a change.
+        let _ = self.0.try_send(order);
+    }
+}
+
+/// Hears of changed orders: one connection per process, however many wait.
+#[derive(Debug, Clone)]
+pub struct Changes(broadcast::Sender<OrderId>);
+
+impl Changes {
+    /// Starts the task that listens. It connects again for as long as the process lives.
+    pub fn listen(pool: PgPool) -> Self {
+        let (sender, _) = broadcast::channel(WAITERS_QUEUE_MAX);
+        let changes = Self(sender.clone());
+        tokio::spawn(async move {
+            loop {
+                if let Err(error) = relay(&pool, &sender).await {
+                    tracing::warn!(%error, "listening for changed orders was interrupted");
+                }
+                tokio::time::sleep(RECONNECT_PAUSE).await;
+            }
+        });
+        changes
+    }
+
+    /// Changes from now on.
+    pub fn subscribe(&self) -> broadcast::Receiver<OrderId> {
+        self.0.subscribe()
+    }
+}
+
+async fn relay(pool: &PgPool, sender: &broadcast::Sender<OrderId>) -> Result<()> {
+    let mut listener = PgListener::connect_with(pool).await?;
+    listener.listen(CHANNEL).await?;
+    loop {
+        let notification = listener.recv().await?;
+        for id in notification.payload().split(' ').filter_map(|id| id.parse().ok()) {
+            // Nobody may be waiting just now.
+            let _ = sender.send(id);
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! Orders: accepting, reading, listing.
+
+use crate::{Result, StoreError, idempotency::RequestKey, parse};
+use jiff::Timestamp;
+use sqlx::{PgPool, types::Json};
+use std::collections::BTreeMap;
+use uuid::Uuid;
+use waybill_domain::{
+    Currency,
+    ids::{CustomerId, MerchantId, OrderId},
+    money::Amount,
+    order::{Address, NewOrder, OrderLine, ShortagePolicy},
+    state::{AttentionReason, LineState, OrderState, ShipmentState},
+    status::{OrderStatus, PaymentStatus},
+};
+
+/// An order as Postgres has it.
+#[derive(Debug, Clone)]
+pub struct OrderRecord {
+    /// Its id.
+    pub id: OrderId,
+    /// Whose it is.
+    pub merchant_id: MerchantId,
+    /// As placed.
+    pub placed: NewOrder,
+    /// The lines' prices, added up.
+    pub subtotal: Amount,
+    /// What the customer was asked to pay.
+    pub total: Amount,
+    /// As its workflow last wrote it.
+    pub state: OrderState,
+    /// The number of its last event.
+    pub version: i64,
+    /// When it was accepted.
+    pub created_at: Timestamp,
+    /// When it last changed.
+    pub updated_at: Timestamp,
+}
+
+/// One entry of the timeline.
+#[derive(Debug, Clone)]
+pub struct EventRecord {
+    /// From 1, without gaps.
+    pub seq: i64,
+    /// The pinned name of what happened.
+    pub kind: String,
+    /// The order's status after it.
+    pub status: String,
+    /// What else is to be said.
+    pub data: serde_json::Value,
+    /// When it was written.
+    pub at: Timestamp,
+}
+
+/// Accepts an order: order, first event and idempotency key in one statement, and so all or nothing. `response` is
+/// the answer that a repetition gets. Says whether the key was new; if not, nothing was written.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn accept(
+    pool: &PgPool,
+    order: &OrderRecord,
+    request: &RequestKey,
+    response: &str,
+) -> Result<bool> {
+    use jiff_sqlx::ToSqlx;
+    let (subtotal, total, created_at, id) = (order.subtotal, order.total, order.created_at, order.id);
+    let order = &order.placed;
+    let accepted = sqlx::query_scalar!(
+        r#"with key as (
+             insert into idempotency_keys (merchant_id, route, key, fingerprint, response_status, response_body)
+             values ($1, $2, $3, $4, 201, $5) on conflict do nothing returning 1
+           ), event as (
+             insert into order_events (order_id, seq, type, status, data)
+             select $6, 1, 'order.received', 'received', '{}' from key
+           ), accepted as (
+             insert into orders (id, merchant_id, customer_id, reference, currency, lines, subtotal, shipping_fee, tax,
+               total, payment_method, shipping_address, shortage_policy, metadata, status, payment_status, version,
+               created_at, updated_at)
+             select $6, $1, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, 'received', 'none', 1, $19, $19 from key
+           )
+           select count(*) as "count!" from key"#,
+        request.merchant_id.0,
+        request.route,
+        request.key,
+        &request.fingerprint[..],
+        response,
+        id.0,
+        order.customer_id.as_str(),
+        order.reference,
+        order.currency.code(),
+        Json(&order.lines) as _,
+        subtotal.minor(),
+        order.shipping_fee.minor(),
+        order.tax.minor(),
+        total.minor(),
+        order.payment_method,
+        Json(&order.shipping_address) as _,
+        order.shortage_policy.as_str(),
+        Json(&order.metadata) as _,
+        created_at.to_sqlx() as _,
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok(accepted == 1)
+}
+
+struct Row {
+    id: Uuid,
+    merchant_id: Uuid,
+    customer_id: String,
+    reference: Option<String>,
+    currency: String,
+    lines: Json<Vec<OrderLine>>,
+    subtotal: i64,
+    shipping_fee: i64,
+    tax: i64,
+    total: i64,
+    payment_method: String,
+    shipping_address: Json<Address>,
+    shortage_policy: String,
+    metadata: Json<BTreeMap<String, String>>,
+    status: String,
+    outcome: Option<String>,
+    payment_status: String,
+    attention: Option<String>,
+    authorized: i64,
+    captured: i64,
+    refunded: i64,
+    line_states: Option<Json<Vec<LineState>>>,
+    shipments: Option<Json<Vec<ShipmentState>>>,
+    version: i64,
+    created_at: jiff_sqlx::Timestamp,
+    updated_at: jiff_sqlx::Timestamp,
+}
+
+impl TryFrom<Row> for OrderRecord {
+    type Error = StoreError;
+
+    fn try_from(row: Row) -> Result<Self> {
+        let amount = |minor: i64| parse("an amount", Amount::new(minor));
+        let placed = NewOrder {
+            customer_id: parse("a customer's id", row.customer_id.try_into() as std::result::Result<CustomerId, _>)?,
+            currency: parse("a currency", waybill_domain::order::currency(&row.currency))? as Currency,
+            reference: row.reference,
+            lines: row.lines.0,
+            shipping_fee: amount(row.shipping_fee)?,
+            tax: amount(row.tax)?,
+            payment_method: row.payment_method,
+            shipping_address: row.shipping_address.0,
+            shortage_policy: parse("a shortage policy", row.shortage_policy.parse::<ShortagePolicy>())?,
+            metadata: row.metadata.0,
+        };
+        let received = OrderState::received(&placed.lines);
+        let state = OrderState {
+            status: parse("a status", row.status.parse::<OrderStatus>())?,
+            outcome: row.outcome.map(|o| parse("an outcome", o.parse())).transpose()?,
+            payment_status: parse("a payment status", row.payment_status.parse::<PaymentStatus>())?,
+            attention: row
+                .attention
+                .map(|a| parse("an attention reason", a.parse::<AttentionReason>()))
+                .transpose()?,
+            authorized: amount(row.authorized)?,
+            captured: amount(row.captured)?,
+            refunded: amount(row.refunded)?,
+            lines: row.line_states.map_or(received.lines, |l| l.0),
+            shipments: row.shipments.map_or_else(Vec::new, |s| s.0),
+        };
+        Ok(Self {
+            id: OrderId(row.id),
+            merchant_id: MerchantId(row.merchant_id),
+            placed,
+            subtotal: amount(row.subtotal)?,
+            total: amount(row.total)?,
+            state,
+            version: row.version,
+            created_at: row.created_at.to_jiff(),
+            updated_at: row.updated_at.to_jiff(),
+        })
+    }
+}
+
+/// The order of that id, whoever owns it. For the worker; the API asks with [`find`].
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn get(pool: &PgPool, id: OrderId) -> Result<Option<OrderRecord>> {
+    select(pool, id, None).await
+}
+
+/// The merchant's order of that id; another merchant's order is not found.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn find(pool: &PgPool, merchant: MerchantId, id: OrderId) -> Result<Option<OrderRecord>> {
+    select(pool, id, Some(merchant)).await
+}
+
+async fn select(pool: &PgPool, id: OrderId, merchant: Option<MerchantId>) -> Result<Option<OrderRecord>> {
+    let row = sqlx::query_as!(
+        Row,
+        r#"select id, merchant_id, customer_id, reference, currency, lines as "lines: _", subtotal, shipping_fee, tax,
+             total, payment_method, shipping_address as "shipping_address: _", shortage_policy,
+             metadata as "metadata: _", status, outcome, payment_status, attention, authorized, captured, refunded,
+             line_states as "line_states: _", shipments as "shipments: _", version,
+             created_at as "created_at: _", updated_at as "updated_at: _"
+           from orders where id = $1 and ($2::uuid is null or merchant_id = $2)"#,
+        id.0,
+        merchant.map(|m| m.0)
+    )
+    .fetch_optional(pool)
+    .await?;
+    row.map(OrderRecord::try_from).transpose()
+}
+
+/// What a list may be narrowed to.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// Orders in this status.
+    pub status: Option<OrderStatus>,
+    /// This customer's.
+    pub customer_id: Option<CustomerId>,
+    /// Orders that need somebody, or that don't.
+    pub attention: Option<bool>,
+    /// With this reference.
+    pub reference: Option<String>,
+    /// Accepted after this.
+    pub created_after: Option<Timestamp>,
+    /// Older than this order: where the last page ended.
+    pub before: Option<OrderId>,
+}
+
+/// The merchant's orders, newest first, at most `limit`.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn list(pool: &PgPool, merchant: MerchantId, filter: &Filter, limit: u16) -> Result<Vec<OrderRecord>> {
+    use jiff_sqlx::ToSqlx;
+    let rows = sqlx::query_as!(
+        Row,
+        r#"select id, merchant_id, customer_id, reference, currency, lines as "lines: _", subtotal, shipping_fee, tax,
+             total, payment_method, shipping_address as "shipping_address: _", shortage_policy,
+             metadata as "metadata: _", status, outcome, payment_status, attention, authorized, captured, refunded,
+             line_states as "line_states: _", shipments as "shipments: _", version,
+             created_at as "created_at: _", updated_at as "updated_at: _"
+           from orders where merchant_id = $1
+             and ($2::text is null or status = $2) and ($3::text is null or customer_id = $3)
+             and ($4::bool is null or (attention is not null) = $4) and ($5::text is null or reference = $5)
+             and ($6::timestamptz is null or created_at > $6) and ($7::uuid is null or id < $7)
+           order by id desc limit $8"#,
+        merchant.0,
+        filter.status.map(OrderStatus::as_str),
+        filter.customer_id.as_ref().map(CustomerId::as_str),
+        filter.attention,
+        filter.reference,
+        filter.created_after.map(|at| at.to_sqlx()) as _,
+        filter.before.map(|id| id.0),
+        i64::from(limit)
+    )
+    .fetch_all(pool)
+    .await?;
+    rows.into_iter().map(OrderRecord::try_from).collect()
+}
+
+/// The order's timeline after `after_seq`, at most `limit` entries. Scoped by the caller's earlier [`find`].
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn events(pool: &PgPool, id: OrderId, after_seq: i64, limit: u16) -> Result<Vec<EventRecord>> {
+    let rows = sqlx::query!(
+        r#"select seq, type as kind, status, data, at as "at: jiff_sqlx::Timestamp" from order_events
+           where order_id = $1 and seq > $2 order by seq limit $3"#,
+        id.0,
+        after_seq,
+        i64::from(limit)
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|r| EventRecord { seq: r.seq, kind: r.kind, status: r.status, data: r.data, at: r.at.to_jiff() })
+        .collect())
+}
+
+/// How many orders stand in each status. It reads the whole index: for an operator's eye and for metrics that are
+/// scraped now and then.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn count_by_status(pool: &PgPool) -> Result<Vec<(String, i64)>> {
+    let rows = sqlx::query!(r#"select status, count(*) as "count!" from orders group by status"#)
+        .fetch_all(pool)
+        .await?;
+    Ok(rows.into_iter().map(|r| (r.status, r.count)).collect())
+}

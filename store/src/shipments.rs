@@ -1,0 +1,61 @@
+//! Shipments: whose they are and what the carrier calls them.
+
+use crate::{Result, parse};
+use sqlx::PgPool;
+use waybill_domain::ids::{Location, MerchantId, OrderId, ShipmentId};
+
+/// A shipment.
+#[derive(Debug, Clone)]
+pub struct ShipmentRecord {
+    /// Its order.
+    pub order_id: OrderId,
+    /// Whose it is.
+    pub merchant_id: MerchantId,
+    /// Where it leaves from.
+    pub location: Location,
+    /// SKU and pieces.
+    pub goods: Vec<(String, i32)>,
+}
+
+/// The shipment of that id.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn find(pool: &PgPool, id: ShipmentId) -> Result<Option<ShipmentRecord>> {
+    let Some(row) =
+        sqlx::query!("select order_id, merchant_id, location from shipments where id = $1", id.0)
+            .fetch_optional(pool)
+            .await?
+    else {
+        return Ok(None);
+    };
+    let goods = sqlx::query!(
+        "select sku, quantity from reservations where order_id = $1 and shipment_id = $2 order by line",
+        row.order_id,
+        id.0
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(Some(ShipmentRecord {
+        order_id: OrderId(row.order_id),
+        merchant_id: MerchantId(row.merchant_id),
+        location: parse("a location", row.location.try_into())?,
+        goods: goods.into_iter().map(|g| (g.sku, g.quantity)).collect(),
+    }))
+}
+
+/// Writes down what the carrier calls a shipment.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn set_label(pool: &PgPool, id: ShipmentId, label_id: &str, tracking_number: &str) -> Result<()> {
+    sqlx::query!(
+        "update shipments set label_id = $2, tracking_number = $3 where id = $1",
+        id.0,
+        label_id,
+        tracking_number
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}

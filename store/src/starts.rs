@@ -1,0 +1,71 @@
+//! Orders that were accepted and may have no workflow yet: the outbox that the starter empties.
+
+use crate::Result;
+use sqlx::PgPool;
+use std::time::Duration;
+use waybill_domain::ids::{CustomerId, MerchantId, OrderId};
+
+/// What starting an order's workflow takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unstarted {
+    /// The order.
+    pub order_id: OrderId,
+    /// Whose it is.
+    pub merchant_id: MerchantId,
+    /// For the search attribute.
+    pub customer_id: CustomerId,
+}
+
+/// Up to `limit` orders, oldest first, that were accepted at least `age` ago and are not known to have a workflow.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn due(pool: &PgPool, age: Duration, limit: u16) -> Result<Vec<Unstarted>> {
+    let rows = sqlx::query!(
+        "select id, merchant_id, customer_id from orders
+         where workflow_started_at is null and created_at < now() - make_interval(secs => $1)
+         order by created_at limit $2 for update skip locked",
+        age.as_secs_f64(),
+        i64::from(limit)
+    )
+    .fetch_all(pool)
+    .await?;
+    rows.into_iter()
+        .map(|r| {
+            Ok(Unstarted {
+                order_id: OrderId(r.id),
+                merchant_id: MerchantId(r.merchant_id),
+                customer_id: crate::parse("a customer's id", r.customer_id.try_into())?,
+            })
+        })
+        .collect()
+}
+
+/// These orders have a workflow.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn mark_started(pool: &PgPool, orders: &[OrderId]) -> Result<()> {
+    let ids: Vec<_> = orders.iter().map(|o| o.0).collect();
+    sqlx::query!(
+        "update orders set workflow_started_at = now() where id = any($1) and workflow_started_at is null",
+        &ids
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// How many orders wait for a workflow, and for how long the oldest has, in seconds.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn backlog(pool: &PgPool) -> Result<(i64, f64)> {
+    let row = sqlx::query!(
+        r#"select count(*) as "count!", coalesce(extract(epoch from now() - min(created_at)), 0)::float8 as "age!"
+           from orders where workflow_started_at is null"#
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok((row.count, row.age))
+}

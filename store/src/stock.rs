@@ -1,0 +1,194 @@
+//! Stock by SKU and location.
+
+use crate::{Result, StoreError};
+use sqlx::PgPool;
+use waybill_domain::ids::{Location, MerchantId, Sku};
+
+/// What one location has of one SKU, in pieces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StockLevel {
+    /// Where.
+    pub location: String,
+    /// Free to be ordered.
+    pub available: i32,
+    /// Set aside for orders and still here. On hand is `available + reserved`.
+    pub reserved: i32,
+    /// Handed over to carriers since the beginning.
+    pub sold: i32,
+}
+
+/// Why stock was not changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StockRefusal {
+    /// Fewer pieces than are set aside for orders: `reserved` of them.
+    BelowReserved {
+        /// Where.
+        location: String,
+        /// How many are set aside.
+        reserved: i32,
+    },
+    /// The key was used for another adjustment.
+    KeyReused,
+}
+
+/// Sets what is on hand at each of these locations; others stay as they are. All or nothing.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn put(
+    pool: &PgPool,
+    merchant: MerchantId,
+    sku: &Sku,
+    on_hand: &[(Location, i32)],
+) -> Result<std::result::Result<Vec<StockLevel>, StockRefusal>> {
+    let mut tx = pool.begin().await?;
+    // In one order everywhere, so that two writers never wait for each other.
+    let mut on_hand = on_hand.to_vec();
+    on_hand.sort();
+    for (location, pieces) in &on_hand {
+        let reserved = sqlx::query_scalar!(
+            "insert into stock (merchant_id, sku, location, available) values ($1, $2, $3, $4)
+             on conflict (merchant_id, sku, location) do update
+               set available = greatest(excluded.available - stock.reserved, 0), updated_at = now()
+             returning reserved",
+            merchant.0,
+            sku.as_str(),
+            location.as_str(),
+            pieces
+        )
+        .fetch_one(&mut *tx)
+        .await?;
+        if reserved > *pieces {
+            return Ok(Err(StockRefusal::BelowReserved { location: location.as_str().to_owned(), reserved }));
+        }
+    }
+    tx.commit().await?;
+    Ok(Ok(get(pool, merchant, sku).await?))
+}
+
+/// What each location has; empty for a SKU that was never set.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn get(pool: &PgPool, merchant: MerchantId, sku: &Sku) -> Result<Vec<StockLevel>> {
+    Ok(sqlx::query_as!(
+        StockLevel,
+        "select location, available, reserved, sold from stock where merchant_id = $1 and sku = $2 order by location",
+        merchant.0,
+        sku.as_str()
+    )
+    .fetch_all(pool)
+    .await?)
+}
+
+/// A change of what is on hand.
+#[derive(Debug, Clone)]
+pub struct Adjustment {
+    /// What.
+    pub sku: Sku,
+    /// Where.
+    pub location: Location,
+    /// Pieces more, or fewer.
+    pub delta: i32,
+    /// Why, in the merchant's words.
+    pub reason: String,
+}
+
+/// Adds to or takes from what is on hand, once per key.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn adjust(
+    pool: &PgPool,
+    merchant: MerchantId,
+    key: &str,
+    adjustment: &Adjustment,
+) -> Result<std::result::Result<Vec<StockLevel>, StockRefusal>> {
+    let mut tx = pool.begin().await?;
+    let Adjustment { sku, location, delta, reason } = adjustment;
+    let new = sqlx::query!(
+        "insert into stock_adjustments (merchant_id, idempotency_key, sku, location, delta, reason)
+         values ($1, $2, $3, $4, $5, $6) on conflict do nothing",
+        merchant.0,
+        key,
+        sku.as_str(),
+        location.as_str(),
+        delta,
+        reason
+    )
+    .execute(&mut *tx)
+    .await?;
+    if new.rows_affected() == 0 {
+        let same = sqlx::query_scalar!(
+            r#"select (sku = $3 and location = $4 and delta = $5) as "same!" from stock_adjustments
+               where merchant_id = $1 and idempotency_key = $2"#,
+            merchant.0,
+            key,
+            sku.as_str(),
+            location.as_str(),
+            delta
+        )
+        .fetch_one(&mut *tx)
+        .await?;
+        return Ok(if same { Ok(get(pool, merchant, sku).await?) } else { Err(StockRefusal::KeyReused) });
+    }
+    let changed = sqlx::query!(
+        "insert into stock (merchant_id, sku, location, available) values ($1, $2, $3, $4)
+         on conflict (merchant_id, sku, location) do update
+           set available = stock.available + excluded.available, updated_at = now()",
+        merchant.0,
+        sku.as_str(),
+        location.as_str(),
+        delta
+    )
+    .execute(&mut *tx)
+    .await;
+    match changed {
+        Ok(_) => {}
+        Err(sqlx::Error::Database(e)) if e.constraint() == Some("stock_not_oversold") => {
+            let reserved = get(pool, merchant, sku)
+                .await?
+                .iter()
+                .find(|level| level.location == location.as_str())
+                .map_or(0, |level| level.reserved);
+            let location = location.as_str().to_owned();
+            return Ok(Err(StockRefusal::BelowReserved { location, reserved }));
+        }
+        Err(e) => return Err(StoreError::Database(e)),
+    }
+    tx.commit().await?;
+    Ok(Ok(get(pool, merchant, sku).await?))
+}
+
+/// One SKU's books.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Books {
+    /// What.
+    pub sku: String,
+    /// Where.
+    pub location: String,
+    /// `available + reserved + sold` of the stock row.
+    pub pieces: i64,
+    /// `reserved` of the stock row less what reservations say is held: 0 when the books agree.
+    pub held_difference: i64,
+    /// `sold` of the stock row less what reservations say was sold: 0 when the books agree.
+    pub sold_difference: i64,
+}
+
+/// Compares every stock row with the reservations it should follow from.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn books(pool: &PgPool) -> Result<Vec<Books>> {
+    Ok(sqlx::query_as!(
+        Books,
+        r#"select s.sku, s.location, (s.available + s.reserved + s.sold)::bigint as "pieces!",
+             (s.reserved - coalesce(sum(r.quantity) filter (where r.state = 'held'), 0))::bigint as "held_difference!",
+             (s.sold - coalesce(sum(r.quantity) filter (where r.state = 'sold'), 0))::bigint as "sold_difference!"
+           from stock s left join reservations r
+             on r.merchant_id = s.merchant_id and r.sku = s.sku and r.location = s.location
+           group by s.merchant_id, s.sku, s.location order by s.sku, s.location"#
+    )
+    .fetch_all(pool)
+    .await?)
+}

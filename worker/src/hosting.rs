@@ -1,0 +1,109 @@
+//! The Temporal workers: one per task queue, in one process.
+
+use anyhow::{Context, bail};
+use std::time::Duration;
+use temporalio_client::tonic::Request;
+use temporalio_common::{
+    protos::temporal::api::{
+        enums::v1::IndexedValueType,
+        operatorservice::v1::{AddSearchAttributesRequest, ListSearchAttributesRequest},
+    },
+    worker::WorkerDeploymentOptions,
+};
+use temporalio_sdk::{Runtime, Worker, WorkerOptions};
+use tokio_util::sync::CancellationToken;
+use waybill_activities::OrderSteps;
+use waybill_service::engine::Engine;
+use waybill_workflows::{OrderWorkflow, names};
+
+/// Pause between attempts to reach Temporal at the start.
+const CONNECT_PAUSE: Duration = Duration::from_secs(1);
+/// After this long without an answer a worker's sticky queue is given up, and its orders go to other workers: with
+/// the workflow task's time-out, how long an order stands still after a crash.
+const STICKY_MAX: Duration = Duration::from_secs(5);
+/// Orders kept in memory between their workflow tasks. A cached order holds some tens of kilobytes.
+const CACHED_WORKFLOWS_MAX: usize = 2_000;
+/// How long running activities may take to end after a shutdown began: above one attempt's limit.
+const GRACE: Duration = Duration::from_secs(35);
+
+/// Hosts the queues until `shutdown`, then lets running activities end.
+pub(crate) async fn run(
+    runtime: &Runtime,
+    engine: &Engine,
+    prefix: &str,
+    queues: &[String],
+    steps: OrderSteps,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    if !connect(engine, &shutdown).await? {
+        return Ok(());
+    }
+    let mut workers = Vec::new();
+    for queue in queues {
+        let options = WorkerOptions::new(format!("{prefix}{queue}"))
+            .deployment_options(WorkerDeploymentOptions::from_build_id(env!("CARGO_PKG_VERSION").to_owned()))
+            .max_cached_workflows(CACHED_WORKFLOWS_MAX)
+            .sticky_queue_schedule_to_start_timeout(STICKY_MAX)
+            .graceful_shutdown_period(GRACE)
+            .register_activities(steps.clone());
+        let options = match queue.as_str() {
+            names::QUEUE_ORDERS => options.register_workflow::<OrderWorkflow>()?.build(),
+            names::QUEUE_PAYMENTS | names::QUEUE_SHIPPING => options.build(),
+            other => bail!("unknown queue {other:?} in WAYBILL_QUEUES; any of orders, payments, shipping"),
+        };
+        let client = engine.client().await?.clone();
+        let worker = Worker::new(runtime, client, options).map_err(|e| anyhow::anyhow!("{e}"))?;
+        workers.push(worker);
+    }
+    let stops: Vec<_> = workers.iter().map(Worker::shutdown_handle).collect();
+    let stopping = shutdown.clone();
+    tokio::spawn(async move {
+        stopping.cancelled().await;
+        for stop in stops {
+            stop();
+        }
+    });
+    tracing::info!(queues = queues.join(","), "the worker is ready");
+    let runs = workers.iter_mut().map(Worker::run);
+    for result in futures::future::join_all(runs).await {
+        result.map_err(|e| anyhow::anyhow!("{e}")).context("a worker ended")?;
+    }
+    tracing::info!("the worker has ended in order");
+    Ok(())
+}
+
+/// Waits for Temporal, for as long as it takes, and makes sure that it knows our search attributes. `false`: the
+/// shutdown came first.
+async fn connect(engine: &Engine, shutdown: &CancellationToken) -> anyhow::Result<bool> {
+    loop {
+        match ensure_search_attributes(engine).await {
+            Ok(()) => return Ok(true),
+            Err(error) => tracing::warn!(error = format!("{error:#}"), "Temporal is not ready; trying again"),
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(false),
+            () = tokio::time::sleep(CONNECT_PAUSE) => {}
+        }
+    }
+}
+
+async fn ensure_search_attributes(engine: &Engine) -> anyhow::Result<()> {
+    let client = engine.client().await?;
+    let namespace = client.options().namespace.clone();
+    let mut operator = client.connection().operator_service();
+    let list = ListSearchAttributesRequest { namespace: namespace.clone() };
+    let known = operator.list_search_attributes(Request::new(list)).await.context("search attributes")?.into_inner();
+    let missing: Vec<_> =
+        names::SEARCH_ATTRIBUTES.into_iter().filter(|name| !known.custom_attributes.contains_key(*name)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let search_attributes =
+        missing.iter().map(|name| ((*name).to_owned(), IndexedValueType::Keyword as i32)).collect();
+    operator
+        .add_search_attributes(Request::new(AddSearchAttributesRequest { search_attributes, namespace }))
+        .await
+        .context("search attributes could not be added")?;
+    tracing::info!(added = missing.join(","), "search attributes were added to the namespace");
+    Ok(())
+}

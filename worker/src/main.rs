@@ -1,0 +1,14 @@
+//! `waybill-worker`.
+
+use clap::Parser;
+use waybill_service::{shutdown, telemetry};
+use waybill_worker::config::WorkerArgs;
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let args = WorkerArgs::parse();
+    telemetry::init(args.common.log_format);
+    // Two TLS stacks meet in this process; both use this one provider of cryptography.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    waybill_worker::run(args, shutdown::on_signal()?).await
+}

@@ -1,0 +1,166 @@
+//! What was accepted while Temporal was away or slow, brought to it at a pace it can take: orders without a workflow
+//! (the starter) and webhooks without a reader.
+
+use futures::{StreamExt, stream};
+use prometheus::{
+    Gauge, IntCounterVec, IntGaugeVec, Opts, Registry, register_gauge_with_registry,
+    register_int_counter_vec_with_registry, register_int_gauge_vec_with_registry,
+};
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use waybill_service::engine::{Engine, EngineError, Start};
+use waybill_store::{PgPool, inbox, orders, starts};
+
+/// The API starts orders itself; the starter takes those that are still unstarted after this.
+const START_AGE: Duration = Duration::from_secs(2);
+/// The same for webhooks, in seconds.
+const MESSAGE_AGE_SECONDS: f64 = 2.0;
+/// Taken at a time.
+const BATCH_MAX: u16 = 100;
+/// Asked of Temporal at a time: few enough that a recovering server is not thrown down again.
+const CONCURRENCY_MAX: usize = 10;
+/// Pause when there was nothing to do, or Temporal was away.
+const IDLE_PAUSE: Duration = Duration::from_millis(500);
+/// How often the gauges are read.
+const GAUGES_EVERY: Duration = Duration::from_secs(15);
+
+/// What the pump counts.
+#[derive(Clone)]
+pub struct PumpMetrics {
+    pumped: IntCounterVec,
+    backlog: Gauge,
+    backlog_age: Gauge,
+    orders: IntGaugeVec,
+}
+
+impl PumpMetrics {
+    /// Registers them.
+    ///
+    /// # Errors
+    /// When one is registered already.
+    pub fn new(registry: &Registry) -> prometheus::Result<Self> {
+        Ok(Self {
+            pumped: register_int_counter_vec_with_registry!(
+                Opts::new("waybill_pumped_total", "Orders started and webhooks delivered by the worker's pump"),
+                &["what", "outcome"],
+                registry
+            )?,
+            backlog: register_gauge_with_registry!(
+                "waybill_starter_backlog",
+                "Accepted orders that are not known to have a workflow",
+                registry
+            )?,
+            backlog_age: register_gauge_with_registry!(
+                "waybill_starter_backlog_age_seconds",
+                "Age of the oldest of them",
+                registry
+            )?,
+            orders: register_int_gauge_vec_with_registry!(
+                Opts::new("waybill_orders", "Orders by status, read every 15 seconds"),
+                &["status"],
+                registry
+            )?,
+        })
+    }
+}
+
+/// Pumps until `shutdown`.
+pub(crate) async fn run(pool: PgPool, engine: Engine, metrics: PumpMetrics, shutdown: CancellationToken) {
+    let gauges = tokio::spawn(read_gauges(pool.clone(), metrics.clone(), shutdown.clone()));
+    while !shutdown.is_cancelled() {
+        let (started, delivered) =
+            tokio::join!(start_due(&pool, &engine, &metrics), deliver_due(&pool, &engine, &metrics));
+        if !started && !delivered {
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = tokio::time::sleep(IDLE_PAUSE) => {}
+            }
+        }
+    }
+    gauges.abort();
+}
+
+/// Starts a batch of orders. Says whether there may be more to do at once.
+async fn start_due(pool: &PgPool, engine: &Engine, metrics: &PumpMetrics) -> bool {
+    let due = match starts::due(pool, START_AGE, BATCH_MAX).await {
+        Ok(due) => due,
+        Err(error) => {
+            tracing::warn!(%error, "unstarted orders could not be read");
+            return false;
+        }
+    };
+    let found = due.len();
+    let started: Vec<_> = stream::iter(due)
+        .map(|order| async move {
+            let order_id = order.order_id;
+            let start = Start { order_id, merchant_id: order.merchant_id, customer_id: order.customer_id };
+            match engine.start(&start).await {
+                Ok(()) => {
+                    metrics.pumped.with_label_values(&["order", "ok"]).inc();
+                    tracing::info!(%order_id, "the starter started an order's workflow");
+                    Some(order_id)
+                }
+                Err(error) => {
+                    metrics.pumped.with_label_values(&["order", "failed"]).inc();
+                    tracing::warn!(%order_id, %error, "an order's workflow could not be started; it will be tried again");
+                    None
+                }
+            }
+        })
+        .buffer_unordered(CONCURRENCY_MAX)
+        .filter_map(std::future::ready)
+        .collect()
+        .await;
+    if let Err(error) = starts::mark_started(pool, &started).await {
+        tracing::warn!(%error, "started orders could not be marked; they will be found started");
+        return false;
+    }
+    !started.is_empty() && started.len() == found
+}
+
+/// Delivers a batch of webhooks. Says whether there may be more to do at once.
+async fn deliver_due(pool: &PgPool, engine: &Engine, metrics: &PumpMetrics) -> bool {
+    let due = match inbox::due(pool, MESSAGE_AGE_SECONDS, BATCH_MAX).await {
+        Ok(due) => due,
+        Err(error) => {
+            tracing::warn!(%error, "undelivered webhooks could not be read");
+            return false;
+        }
+    };
+    let found = due.len();
+    let mut delivered = 0;
+    // In the order they came: a delivery does not overtake its hand-over.
+    for message in due {
+        let how = match engine.signal(&message).await {
+            Ok(()) => "signalled",
+            Err(EngineError::NoWorkflow) => "closed",
+            Err(error) => {
+                metrics.pumped.with_label_values(&["webhook", "failed"]).inc();
+                tracing::warn!(order_id = %message.order_id, %error, "a webhook could not be delivered; it will be tried again");
+                break;
+            }
+        };
+        metrics.pumped.with_label_values(&["webhook", how]).inc();
+        if let Err(error) = inbox::settle(pool, &message, how).await {
+            tracing::warn!(order_id = %message.order_id, %error, "a delivered webhook could not be marked; it will count once all the same");
+            break;
+        }
+        delivered += 1;
+    }
+    found > 0 && delivered == found
+}
+
+async fn read_gauges(pool: PgPool, metrics: PumpMetrics, shutdown: CancellationToken) {
+    while !shutdown.is_cancelled() {
+        if let Ok((count, age)) = starts::backlog(&pool).await {
+            metrics.backlog.set(f64::from(i32::try_from(count).unwrap_or(i32::MAX)));
+            metrics.backlog_age.set(age);
+        }
+        if let Ok(counts) = orders::count_by_status(&pool).await {
+            for (status, count) in counts {
+                metrics.orders.with_label_values(&[&status]).set(count);
+            }
+        }
+        tokio::time::sleep(GAUGES_EVERY).await;
+    }
+}

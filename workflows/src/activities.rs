@@ -1,0 +1,64 @@
+//! The activities the workflow needs, by pinned name. Crate `activities` implements them.
+#![allow(missing_docs, clippy::unimplemented, reason = "the macro wants bodies that are never run")]
+
+use crate::wire::*;
+use temporalio_common::ActivityError;
+use temporalio_macros::activity_definitions;
+
+/// Marker for the order's activities.
+pub struct OrderActivities;
+
+#[activity_definitions]
+impl OrderActivities {
+    #[activity(name = "reserve")]
+    pub fn reserve(input: OrderRef) -> Result<Reservation, ActivityError> {
+        unimplemented!()
+    }
+
+    #[activity(name = "release_stock")]
+    pub fn release_stock(input: ReleaseInput) -> Result<(), ActivityError> {
+        unimplemented!()
+    }
+
+    #[activity(name = "authorize")]
+    pub fn authorize(input: AuthorizeInput) -> Result<Authorization, ActivityError> {
+        unimplemented!()
+    }
+
+    #[activity(name = "void_authorization")]
+    pub fn void_authorization(input: OrderRef) -> Result<VoidResult, ActivityError> {
+        unimplemented!()
+    }
+
+    #[activity(name = "screen")]
+    pub fn screen(input: OrderRef) -> Result<Screening, ActivityError> {
+        unimplemented!()
+    }
+
+    #[activity(name = "book")]
+    pub fn book(input: ShipmentRef) -> Result<Label, ActivityError> {
+        unimplemented!()
+    }
+
+    #[activity(name = "cancel_label")]
+    pub fn cancel_label(input: ShipmentRef) -> Result<LabelCancellation, ActivityError> {
+        unimplemented!()
+    }
+
+    #[activity(name = "hand_over")]
+    pub fn hand_over(input: ShipmentRef) -> Result<(), ActivityError> {
+        unimplemented!()
+    }
+
+    #[activity(name = "capture")]
+    pub fn capture(input: CaptureInput) -> Result<(), ActivityError> {
+        unimplemented!()
+    }
+
+    #[activity(name = "project")]
+    pub fn project(input: Projection) -> Result<Projected, ActivityError> {
+        unimplemented!()
+    }
+}
+
+pub use order_activities::*;

@@ -1,0 +1,32 @@
+//! Names that Temporal keeps: pinned for ever, since open workflows and people's scripts use them.
+
+use temporalio_common_wasm::search_attributes::SearchAttributeKey;
+
+/// Workflow type of an order.
+pub const ORDER_WORKFLOW: &str = "OrderWorkflow";
+
+/// Task queue of workflows and of steps that need Postgres alone.
+pub const QUEUE_ORDERS: &str = "orders";
+/// Task queue of steps that call the payment provider.
+pub const QUEUE_PAYMENTS: &str = "payments";
+/// Task queue of steps that call the carrier.
+pub const QUEUE_SHIPPING: &str = "shipping";
+
+/// The order's status where somebody searches for it: set at the start, then while a person is awaited and at
+/// the end. The read model in Postgres has every change.
+pub const STATUS: SearchAttributeKey<String> = SearchAttributeKey::keyword("WaybillStatus");
+/// The merchant's name for the customer.
+pub const CUSTOMER: SearchAttributeKey<String> = SearchAttributeKey::keyword("WaybillCustomer");
+/// The merchant's id.
+pub const MERCHANT: SearchAttributeKey<String> = SearchAttributeKey::keyword("WaybillMerchant");
+/// The reason a person is needed; absent otherwise.
+pub const ATTENTION: SearchAttributeKey<String> = SearchAttributeKey::keyword("WaybillAttention");
+/// All of them: what a namespace must know before the first order.
+pub const SEARCH_ATTRIBUTES: [&str; 4] = ["WaybillStatus", "WaybillCustomer", "WaybillMerchant", "WaybillAttention"];
+
+/// Error type of a failure whose operation may have happened at the provider.
+pub const ERROR_UNKNOWN_OUTCOME: &str = "UnknownOutcome";
+/// Error type of a failure that happened before anything was done.
+pub const ERROR_UNAVAILABLE: &str = "Unavailable";
+/// Error type of a step that can't succeed however often it is tried; not retried.
+pub const ERROR_REFUSED: &str = "Refused";

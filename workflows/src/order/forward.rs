@@ -1,0 +1,189 @@
+//! The way to the promise: reserve, settle a shortage, authorize, screen, confirm.
+
+use super::{
+    Ctx, go, note,
+    step::{self, Mode, Step, StepError},
+    unwind::{Stop, Undo},
+    waiting::{Woken, check_cancel, wait},
+};
+use crate::{activities::OrderActivities, names, wire::*};
+use std::time::Duration;
+use waybill_domain::{
+    event::OrderEvent,
+    order::ShortagePolicy,
+    risk,
+    state::{AttentionReason, OrderState},
+    status::{OrderStatus, PaymentStatus},
+};
+
+/// How a forward step's end bears on the order.
+fn stop(ctx: &Ctx, step: &str, error: StepError) -> Stop {
+    match error {
+        StepError::Refused { code } => {
+            note(ctx, OrderEvent::StepFailed { step: step.to_owned(), code: code.clone() });
+            Stop::Rejected { reason: format!("{step}_failed") }
+        }
+        StepError::Interrupted => match check_cancel(ctx) {
+            Err(stop) => stop,
+            Ok(()) => Stop::Cancelled { reason: String::new() },
+        },
+    }
+}
+
+/// Sets stock aside and learns what the order is.
+pub(crate) async fn reserve(ctx: &Ctx) -> Result<(), Stop> {
+    check_cancel(ctx)?;
+    go(ctx, OrderStatus::Reserving);
+    Undo::ReleaseStock.register(ctx);
+    let step = Step {
+        name: "reserve",
+        queue: names::QUEUE_ORDERS,
+        mode: Mode::Interruptible,
+        attention: AttentionReason::StepFailing,
+    };
+    let input = ctx.state(|s| s.order_ref());
+    let reservation = step::run(ctx, || OrderActivities::reserve, input, step)
+        .await
+        .map_err(|e| stop(ctx, step.name, e))?;
+    ctx.state_mut(|s| {
+        let status = s.state.status;
+        s.state = OrderState { status, attention: s.state.attention, ..OrderState::received(&reservation.lines) };
+        s.state.allocate(&reservation.allocation);
+        if !reservation.allocation.shipments.is_empty() {
+            let (shipments, short) = (reservation.allocation.shipments.len(), reservation.allocation.short.clone());
+            s.note(OrderEvent::Reserved { shipments, short });
+        }
+        s.reservation = Some(reservation);
+    });
+    check_cancel(ctx)
+}
+
+/// Decides what a shortage means, by the order's policy.
+pub(crate) async fn settle_shortage(ctx: &Ctx) -> Result<(), Stop> {
+    let Some(reservation) = ctx.state_mut(|s| s.reservation.take()) else { return Ok(()) };
+    if reservation.allocation.short.is_empty() {
+        return Ok(());
+    }
+    note(ctx, OrderEvent::Short { short: reservation.allocation.short.clone() });
+    if reservation.shortage_policy == ShortagePolicy::Reject || reservation.allocation.shipments.is_empty() {
+        return Err(Stop::Rejected { reason: "out_of_stock".into() });
+    }
+    if reservation.shortage_policy == ShortagePolicy::AskCustomer {
+        ask_customer(ctx, reservation.customer_wait_seconds).await?;
+    }
+    ctx.state_mut(|s| s.state.cancel_unallocated());
+    Ok(())
+}
+
+async fn ask_customer(ctx: &Ctx, wait_seconds: u64) -> Result<(), Stop> {
+    go(ctx, OrderStatus::AwaitingCustomer);
+    note(ctx, OrderEvent::AwaitingCustomer { wait_seconds });
+    step::publish_status(ctx);
+    step::flush(ctx).await;
+    let limit = Some((Duration::from_secs(wait_seconds), "the customer's answer"));
+    let woken = wait(ctx, |s| s.amendment.is_some(), limit).await;
+    check_cancel(ctx)?;
+    match (woken, ctx.state_mut(|s| s.amendment.take())) {
+        (_, Some(Amendment { accept: Acceptance::ShipAvailable })) => {
+            note(ctx, OrderEvent::Amended { accept: "ship_available".into() });
+            Ok(())
+        }
+        (_, Some(Amendment { accept: Acceptance::Cancel })) => {
+            note(ctx, OrderEvent::Amended { accept: "cancel".into() });
+            Err(Stop::Cancelled { reason: "the customer does not want what is left".into() })
+        }
+        (Woken::TimedOut | Woken::Ready, None) => Err(Stop::Expired { reason: "no_answer_from_customer".into() }),
+    }
+}
+
+/// Holds the money. Not interruptible: whether money is held must be known before anything else is done.
+pub(crate) async fn authorize(ctx: &Ctx) -> Result<(), Stop> {
+    go(ctx, OrderStatus::Authorizing);
+    let input = ctx.state_mut(|s| {
+        s.set_payment(PaymentStatus::Pending);
+        let amount = s.state.open_amount();
+        s.note(OrderEvent::Authorizing { amount });
+        AuthorizeInput { order_id: s.input.order_id, amount }
+    });
+    Undo::VoidAuthorization.register(ctx);
+    let step = Step {
+        name: "authorize",
+        queue: names::QUEUE_PAYMENTS,
+        mode: Mode::UntilKnown,
+        attention: AttentionReason::PaymentUnknown,
+    };
+    match step::run(ctx, || OrderActivities::authorize, input, step).await {
+        Ok(Authorization::Authorized { amount }) => {
+            ctx.state_mut(|s| {
+                s.state.authorized = amount;
+                s.set_payment(PaymentStatus::Authorized);
+                s.note(OrderEvent::Authorized { amount });
+            });
+            check_cancel(ctx)
+        }
+        Ok(Authorization::Declined { code }) => {
+            ctx.state_mut(|s| s.set_payment(PaymentStatus::Declined));
+            note(ctx, OrderEvent::Declined { code });
+            check_cancel(ctx)?;
+            Err(Stop::Rejected { reason: "payment_declined".into() })
+        }
+        Err(error) => Err(stop(ctx, step.name, error)),
+    }
+}
+
+/// Asks the risk rules, and a person where they say so.
+pub(crate) async fn screen(ctx: &Ctx) -> Result<(), Stop> {
+    let step = Step {
+        name: "screen",
+        queue: names::QUEUE_ORDERS,
+        mode: Mode::Interruptible,
+        attention: AttentionReason::StepFailing,
+    };
+    let input = ctx.state(|s| s.order_ref());
+    let decision =
+        step::run(ctx, || OrderActivities::screen, input, step).await.map_err(|e| stop(ctx, step.name, e))?;
+    note(
+        ctx,
+        OrderEvent::Screened { verdict: decision.decision.verdict, reasons: decision.decision.reasons.clone() },
+    );
+    check_cancel(ctx)?;
+    match decision.decision.verdict {
+        risk::Verdict::Approve => Ok(()),
+        risk::Verdict::Decline => Err(Stop::Rejected { reason: "risk_declined".into() }),
+        risk::Verdict::Review => review(ctx, decision.review_wait_seconds).await,
+    }
+}
+
+async fn review(ctx: &Ctx, wait_seconds: u64) -> Result<(), Stop> {
+    go(ctx, OrderStatus::InReview);
+    note(ctx, OrderEvent::InReview { wait_seconds });
+    step::publish_status(ctx);
+    step::flush(ctx).await;
+    let limit = Some((Duration::from_secs(wait_seconds), "a reviewer's decision"));
+    let woken = wait(ctx, |s| s.decision.is_some(), limit).await;
+    check_cancel(ctx)?;
+    match (woken, ctx.state_mut(|s| s.decision.take())) {
+        (_, Some(decision)) => {
+            let word = if decision.decision == Verdict::Approve { "approve" } else { "reject" };
+            let reason = super::messages::shorten(&decision.reason);
+            note(ctx, OrderEvent::Decided { decision: word.into(), reason });
+            match decision.decision {
+                Verdict::Approve => Ok(()),
+                Verdict::Reject => Err(Stop::Rejected { reason: "rejected_in_review".into() }),
+            }
+        }
+        (Woken::TimedOut | Woken::Ready, None) => Err(Stop::Expired { reason: "not_reviewed_in_time".into() }),
+    }
+}
+
+/// The promise: from here on the customer may rely on the order.
+pub(crate) async fn confirm(ctx: &Ctx) -> Result<(), Stop> {
+    let from_review = ctx.state(|s| s.state.status) == OrderStatus::InReview;
+    go(ctx, OrderStatus::Confirmed);
+    note(ctx, OrderEvent::Confirmed {});
+    if from_review {
+        step::publish_status(ctx);
+    }
+    step::flush(ctx).await;
+    check_cancel(ctx)
+}

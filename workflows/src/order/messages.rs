@@ -1,0 +1,25 @@
+//! Reading what people and systems send. A signal that can't be read is noted and ignored: were it a typed
+//! argument, one mistyped signal from a terminal would fail the order's workflow tasks for ever.
+
+use serde::de::DeserializeOwned;
+use temporalio_common::data_converters::RawValue;
+
+/// The most characters of somebody's words that reach the timeline.
+const WORDS_MAX_CHARS: usize = 500;
+
+pub(crate) fn decode<T: DeserializeOwned>(input: &RawValue) -> Result<T, String> {
+    let payload = input.payloads.first().ok_or("the payload is missing")?;
+    serde_json::from_slice(&payload.data).map_err(|e| shorten(&e.to_string()))
+}
+
+/// As [`decode`], but no payload at all stands for an empty object.
+pub(crate) fn decode_or_default<T: DeserializeOwned>(input: &RawValue) -> Result<T, String> {
+    match input.payloads.first() {
+        Some(payload) if !payload.data.is_empty() && payload.data != b"null" => decode(input),
+        _ => serde_json::from_str("{}").map_err(|e| e.to_string()),
+    }
+}
+
+pub(crate) fn shorten(words: &str) -> String {
+    words.chars().take(WORDS_MAX_CHARS).collect()
+}

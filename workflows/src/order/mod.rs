@@ -1,0 +1,249 @@
+//! One order's life, as `lifecycle.md` tells it: `run` is the story, the modules are its chapters.
+
+mod forward;
+mod fulfil;
+mod messages;
+mod step;
+mod unwind;
+mod waiting;
+
+use crate::wire::*;
+use std::collections::{BTreeSet, VecDeque};
+use temporalio_common::data_converters::RawValue;
+use temporalio_macros::{workflow, workflow_methods};
+use temporalio_workflow::{SyncWorkflowContext, WorkflowContext, WorkflowContextView, WorkflowResult};
+use unwind::{Stop, Undo};
+use waybill_domain::{
+    cancellation::{CancelAnswer, plan_cancellation},
+    event::{Entry, OrderEvent},
+    ids::ShipmentId,
+    state::OrderState,
+    status::{OrderStatus, PaymentStatus},
+};
+
+pub(crate) type Ctx = WorkflowContext<OrderWorkflow>;
+type Refusal = Box<dyn std::error::Error + Send + Sync>;
+
+/// The single writer of one order's state.
+#[workflow]
+pub struct OrderWorkflow {
+    input: OrderInput,
+    state: OrderState,
+    /// What the read model has.
+    version: i64,
+    /// What the read model lacks.
+    pending: Vec<Entry>,
+    /// Registered before each step, undone from the last to the first.
+    undo: Vec<Undo>,
+    /// A request to cancel that was accepted and not yet carried out.
+    cancel: Option<CancelRequest>,
+    /// Whether `temporal workflow cancel` was already taken into `cancel`.
+    engine_cancel_seen: bool,
+    decision: Option<Decision>,
+    amendment: Option<Amendment>,
+    inbox: VecDeque<ShipmentEvent>,
+    seen_events: BTreeSet<String>,
+    /// Shipments whose label was asked for, and may exist.
+    booking: BTreeSet<ShipmentId>,
+    /// Between `reserve` and the settling of a shortage.
+    reservation: Option<Reservation>,
+}
+
+#[workflow_methods]
+impl OrderWorkflow {
+    #[init]
+    fn new(_ctx: &WorkflowContextView, input: OrderInput) -> Self {
+        Self {
+            input,
+            state: OrderState::received(&[]),
+            version: 1,
+            pending: Vec::new(),
+            undo: Vec::new(),
+            cancel: None,
+            engine_cancel_seen: false,
+            decision: None,
+            amendment: None,
+            inbox: VecDeque::new(),
+            seen_events: BTreeSet::new(),
+            booking: BTreeSet::new(),
+            reservation: None,
+        }
+    }
+
+    /// The order's way, from `received` to its end.
+    #[run]
+    pub async fn run(ctx: &mut WorkflowContext<Self>) -> WorkflowResult<OrderResult> {
+        match Self::go_through(ctx).await {
+            Ok(()) => fulfil::complete(ctx).await,
+            Err(stop) => unwind::unwind(ctx, stop).await,
+        }
+        fulfil::drain(ctx).await;
+        Ok(ctx.state(|s| OrderResult { status: s.state.status, version: s.version }))
+    }
+
+    async fn go_through(ctx: &Ctx) -> Result<(), Stop> {
+        forward::reserve(ctx).await?;
+        forward::settle_shortage(ctx).await?;
+        forward::authorize(ctx).await?;
+        forward::screen(ctx).await?;
+        forward::confirm(ctx).await?;
+        fulfil::book(ctx).await?;
+        fulfil::ship(ctx).await
+    }
+
+    /// Cancel what can still be stopped. Payload: [`CancelRequest`], or nothing.
+    #[signal(name = "cancel")]
+    pub fn cancel_signal(&mut self, _ctx: &mut SyncWorkflowContext<Self>, input: RawValue) {
+        let request: CancelRequest = match messages::decode_or_default(&input) {
+            Ok(request) => request,
+            Err(problem) => return self.ignore("cancel", problem),
+        };
+        if plan_cancellation(&self.state).answer == CancelAnswer::Refused {
+            return self.note(OrderEvent::CancelRefused { status: self.state.status });
+        }
+        self.accept_cancel(request, "signal");
+    }
+
+    /// Decide on an order in review. Payload: [`Decision`].
+    #[signal(name = "decide")]
+    pub fn decide_signal(&mut self, _ctx: &mut SyncWorkflowContext<Self>, input: RawValue) {
+        match messages::decode(&input) {
+            Ok(decision) if self.may_decide().is_ok() => self.decision = Some(decision),
+            Ok(_) => self.ignore("decide", format!("the order is {}, not in_review", self.state.status)),
+            Err(problem) => self.ignore("decide", problem),
+        }
+    }
+
+    /// Answer a shortage for the customer. Payload: [`Amendment`].
+    #[signal(name = "amend")]
+    pub fn amend_signal(&mut self, _ctx: &mut SyncWorkflowContext<Self>, input: RawValue) {
+        match messages::decode(&input) {
+            Ok(amendment) if self.may_amend().is_ok() => self.amendment = Some(amendment),
+            Ok(_) => self.ignore("amend", format!("the order is {}, not awaiting_customer", self.state.status)),
+            Err(problem) => self.ignore("amend", problem),
+        }
+    }
+
+    /// Something happened to a shipment. Payload: [`ShipmentEvent`].
+    #[signal(name = "shipment_event")]
+    pub fn shipment_event(&mut self, _ctx: &mut SyncWorkflowContext<Self>, input: RawValue) {
+        match messages::decode::<ShipmentEvent>(&input) {
+            Ok(event) if self.seen_events.insert(event.event_id.clone()) => self.inbox.push_back(event),
+            Ok(_) => {}
+            Err(problem) => self.ignore("shipment_event", problem),
+        }
+    }
+
+    /// The provider has news of the order's money. Payload: [`PaymentEvent`]. Steps whose outcome is unknown ask
+    /// the provider again by themselves; the signal leaves a trace in the history.
+    #[signal(name = "payment_event")]
+    pub fn payment_event(&mut self, _ctx: &mut SyncWorkflowContext<Self>, _input: RawValue) {}
+
+    /// The order as the workflow knows it.
+    #[query(name = "state")]
+    pub fn current_state(&self, _ctx: &WorkflowContextView) -> OrderState {
+        self.state.clone()
+    }
+
+    #[update_validator(cancel_update)]
+    fn validate_cancel(&self, _ctx: &WorkflowContextView, _request: &CancelRequest) -> Result<(), Refusal> {
+        match plan_cancellation(&self.state).answer {
+            CancelAnswer::Refused => Err(format!("the order is {} and can't be cancelled", self.state.status).into()),
+            CancelAnswer::Accepted | CancelAnswer::Deferred => Ok(()),
+        }
+    }
+
+    /// Cancel what can still be stopped; answers at once with the plan.
+    #[update(name = "cancel")]
+    pub fn cancel_update(&mut self, _ctx: &mut SyncWorkflowContext<Self>, request: CancelRequest) -> CancelReply {
+        let plan = plan_cancellation(&self.state);
+        self.accept_cancel(request, "api");
+        CancelReply { plan }
+    }
+
+    #[update_validator(decide_update)]
+    fn validate_decide(&self, _ctx: &WorkflowContextView, _decision: &Decision) -> Result<(), Refusal> {
+        self.may_decide()
+    }
+
+    /// Decide on an order in review.
+    #[update(name = "decide")]
+    pub fn decide_update(&mut self, _ctx: &mut SyncWorkflowContext<Self>, decision: Decision) {
+        self.decision = Some(decision);
+    }
+
+    #[update_validator(amend_update)]
+    fn validate_amend(&self, _ctx: &WorkflowContextView, _amendment: &Amendment) -> Result<(), Refusal> {
+        self.may_amend()
+    }
+
+    /// Answer a shortage for the customer.
+    #[update(name = "amend")]
+    pub fn amend_update(&mut self, _ctx: &mut SyncWorkflowContext<Self>, amendment: Amendment) {
+        self.amendment = Some(amendment);
+    }
+}
+
+impl OrderWorkflow {
+    /// Writes to the timeline; the read model gets it with the next flush.
+    fn note(&mut self, event: OrderEvent) {
+        self.pending.push(Entry { event, status: self.state.status });
+    }
+
+    fn ignore(&mut self, signal: &str, problem: String) {
+        self.note(OrderEvent::SignalIgnored { signal: signal.to_owned(), problem });
+    }
+
+    fn accept_cancel(&mut self, request: CancelRequest, source: &str) {
+        if self.cancel.is_some() || matches!(self.state.status, OrderStatus::Cancelling | OrderStatus::Cancelled) {
+            return;
+        }
+        let request =
+            CancelRequest { reason: messages::shorten(&request.reason), source: source.to_owned() };
+        self.note(OrderEvent::CancelRequested {
+            reason: request.reason.clone(),
+            source: request.source.clone(),
+        });
+        self.cancel = Some(request);
+    }
+
+    fn may_decide(&self) -> Result<(), Refusal> {
+        match (self.state.status, &self.decision) {
+            (OrderStatus::InReview, None) => Ok(()),
+            (OrderStatus::InReview, Some(_)) => Err("the order has already been decided".into()),
+            (status, _) => Err(format!("the order is {status}, not in_review").into()),
+        }
+    }
+
+    fn may_amend(&self) -> Result<(), Refusal> {
+        match (self.state.status, &self.amendment) {
+            (OrderStatus::AwaitingCustomer, None) => Ok(()),
+            (OrderStatus::AwaitingCustomer, Some(_)) => Err("the customer has already answered".into()),
+            (status, _) => Err(format!("the order is {status}, not awaiting_customer").into()),
+        }
+    }
+
+    fn order_ref(&self) -> OrderRef {
+        OrderRef { order_id: self.input.order_id }
+    }
+
+    fn shipment_ref(&self, shipment_id: ShipmentId) -> ShipmentRef {
+        ShipmentRef { order_id: self.input.order_id, shipment_id }
+    }
+
+    fn set_payment(&mut self, status: PaymentStatus) {
+        self.state.payment_status = status;
+    }
+}
+
+/// Takes one step of the lifecycle. A step that the lifecycle does not have is a defect of this code: the workflow
+/// task fails and is tried again until the code is mended, and nothing is lost.
+fn go(ctx: &Ctx, to: OrderStatus) {
+    if let Err(illegal) = ctx.state_mut(|s| s.state.go(to)) {
+        ctx.force_task_fail(illegal);
+    }
+}
+
+fn note(ctx: &Ctx, event: OrderEvent) {
+    ctx.state_mut(|s| s.note(event));
+}

@@ -1,0 +1,83 @@
+//! Waiting for people, carriers and cancellation.
+
+use super::{Ctx, OrderWorkflow, unwind::Stop};
+use crate::wire::CancelRequest;
+use std::{pin::pin, time::Duration};
+use temporalio_workflow::{
+    TimerOptions, WaitConditionOptions, WorkflowCancellationToken, workflows::select,
+};
+
+/// Why a wait ended.
+pub(crate) enum Woken {
+    Ready,
+    TimedOut,
+}
+
+/// Takes `temporal workflow cancel` for what it is: a request like any other, once.
+pub(crate) fn fold_engine_cancel(ctx: &Ctx) {
+    let token = ctx.cancellation_token();
+    if token.is_cancelled() && !ctx.state(|s| s.engine_cancel_seen) {
+        let reason = token.reason().unwrap_or_default();
+        ctx.state_mut(|s| {
+            s.engine_cancel_seen = true;
+            if waybill_domain::cancellation::plan_cancellation(&s.state).answer
+                == waybill_domain::cancellation::CancelAnswer::Refused
+            {
+                let status = s.state.status;
+                s.note(waybill_domain::event::OrderEvent::CancelRefused { status });
+            } else {
+                s.accept_cancel(CancelRequest { reason, source: String::new() }, "engine");
+            }
+        });
+    }
+}
+
+/// Ends the way forward when a request to cancel was accepted.
+pub(crate) fn check_cancel(ctx: &Ctx) -> Result<(), Stop> {
+    fold_engine_cancel(ctx);
+    match ctx.state_mut(|s| s.cancel.take()) {
+        Some(request) => Err(Stop::Cancelled { reason: request.reason }),
+        None => Ok(()),
+    }
+}
+
+/// Waits until `ready` holds, a request to cancel comes, or `limit` is over. The timer is durable.
+pub(crate) async fn wait(
+    ctx: &Ctx,
+    ready: impl Fn(&OrderWorkflow) -> bool,
+    limit: Option<(Duration, &str)>,
+) -> Woken {
+    fold_engine_cancel(ctx);
+    let timer_token = WorkflowCancellationToken::new();
+    let woken = match limit {
+        None => {
+            until(ctx, &ready).await;
+            Woken::Ready
+        }
+        Some((duration, summary)) => {
+            let options =
+                TimerOptions::builder(duration).cancellation_token(timer_token.clone()).summary(summary.to_owned());
+            let mut timer = pin!(ctx.timer(options.build()));
+            let mut condition = pin!(futures::FutureExt::fuse(until(ctx, &ready)));
+            select! {
+                () = condition => Woken::Ready,
+                _ = timer => Woken::TimedOut,
+            }
+        }
+    };
+    timer_token.cancel();
+    woken
+}
+
+/// Waits until `ready` holds or a request to cancel is there.
+pub(crate) async fn until(ctx: &Ctx, ready: &impl Fn(&OrderWorkflow) -> bool) {
+    loop {
+        let seen = ctx.state(|s| s.engine_cancel_seen);
+        let token = if seen { WorkflowCancellationToken::new() } else { ctx.cancellation_token() };
+        let options = WaitConditionOptions::builder().cancellation_token(token).build();
+        match ctx.wait_condition_with_options(|s| s.cancel.is_some() || ready(s), options).await {
+            Ok(()) => return,
+            Err(_) => fold_engine_cancel(ctx),
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! What crosses between workflow and activities, and what signals and updates carry. These types are for ever:
+//! open orders hold them in their histories. Only optional fields may be added. No personal data.
+
+use serde::{Deserialize, Serialize};
+use waybill_domain::{
+    allocation::Allocation,
+    cancellation::CancellationPlan,
+    event::Entry,
+    ids::{MerchantId, OrderId, ShipmentId},
+    money::Amount,
+    order::{OrderLine, ShortagePolicy},
+    risk::RiskDecision,
+    state::OrderState,
+};
+
+/// How an order's workflow is started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderInput {
+    /// The order: everything else is read from Postgres.
+    pub order_id: OrderId,
+    /// Whose it is.
+    pub merchant_id: MerchantId,
+    /// Prefix of the task queues, for stacks that share a namespace. Empty in production.
+    #[serde(default)]
+    pub queue_prefix: String,
+}
+
+/// How an order's workflow ends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderResult {
+    /// Terminal.
+    pub status: waybill_domain::status::OrderStatus,
+    /// The order's last version.
+    pub version: i64,
+}
+
+/// Input of steps that need the order alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderRef {
+    /// The order.
+    pub order_id: OrderId,
+}
+
+/// Output of `reserve`: what the workflow must know about the order, and what is set aside for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reservation {
+    /// As ordered.
+    pub lines: Vec<OrderLine>,
+    /// What to do about a shortage.
+    pub shortage_policy: ShortagePolicy,
+    /// What is set aside; nothing is when the policy is `reject` and something is short.
+    pub allocation: Allocation,
+    /// How long the customer may take to answer, in seconds.
+    pub customer_wait_seconds: u64,
+}
+
+/// Output of `screen`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Screening {
+    /// What to do, and why.
+    pub decision: RiskDecision,
+    /// How long a review may take, in seconds.
+    pub review_wait_seconds: u64,
+}
+
+/// Input of `authorize`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuthorizeInput {
+    /// The order.
+    pub order_id: OrderId,
+    /// What its shipments capture together.
+    pub amount: Amount,
+}
+
+/// Output of `authorize`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum Authorization {
+    /// The amount is held.
+    Authorized {
+        /// How much.
+        amount: Amount,
+    },
+    /// The provider refused.
+    Declined {
+        /// The provider's code, such as `insufficient_funds`.
+        code: String,
+    },
+}
+
+/// Input of steps that concern one shipment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShipmentRef {
+    /// The order.
+    pub order_id: OrderId,
+    /// Its shipment.
+    pub shipment_id: ShipmentId,
+}
+
+/// Output of `book`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Label {
+    /// The carrier's number.
+    pub tracking_number: String,
+}
+
+/// Output of `cancel_label`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LabelCancellation {
+    /// The goods stay; also when there never was a label.
+    Cancelled,
+    /// The carrier has the goods, or will not stop them.
+    Refused,
+}
+
+/// Input of `capture`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaptureInput {
+    /// The order.
+    pub order_id: OrderId,
+    /// The shipment that was handed over.
+    pub shipment_id: ShipmentId,
+    /// What it is worth.
+    pub amount: Amount,
+    /// Whether nothing else will be captured, so that the rest of the authorization is given free.
+    pub is_final: bool,
+}
+
+/// Input of `release_stock`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleaseInput {
+    /// The order.
+    pub order_id: OrderId,
+    /// These shipments' goods, or everything that is still held.
+    pub shipments: Option<Vec<ShipmentId>>,
+}
+
+/// Output of `void_authorization`: what was given free or back. Nothing for an authorization that never was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VoidResult {
+    /// Authorized and now free.
+    pub voided: Amount,
+}
+
+/// Input of `project`: everything that changed since the last time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Projection {
+    /// The order.
+    pub order_id: OrderId,
+    /// The version this builds on.
+    pub base_version: i64,
+    /// At least one; the order's version rises by their number.
+    pub entries: Vec<Entry>,
+    /// The order after the last of them.
+    pub state: OrderState,
+}
+
+/// Output of `project`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Projected {
+    /// The order's version now.
+    pub version: i64,
+}
+
+/// Who asks to cancel, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CancelRequest {
+    /// In the requester's words; at most 500 characters reach the timeline.
+    #[serde(default)]
+    pub reason: String,
+    /// `api`, `signal`, `engine` (the CLI's `workflow cancel`) or `system`.
+    #[serde(default)]
+    pub source: String,
+}
+
+/// The answer to a cancel: what will be undone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CancelReply {
+    /// As things stand.
+    pub plan: CancellationPlan,
+}
+
+/// A person's word on an order in review.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decision {
+    /// `approve` or `reject`.
+    pub decision: Verdict,
+    /// In the reviewer's words.
+    #[serde(default)]
+    pub reason: String,
+}
+
+/// What a reviewer may say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// The order goes on.
+    Approve,
+    /// The order ends.
+    Reject,
+}
+
+/// The customer's answer to a shortage.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Amendment {
+    /// `ship_available` or `cancel`.
+    pub accept: Acceptance,
+}
+
+/// What a customer may answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Acceptance {
+    /// What is there ships.
+    ShipAvailable,
+    /// The order is cancelled.
+    Cancel,
+}
+
+/// What the carrier says of a shipment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShipmentEvent {
+    /// Which shipment.
+    pub shipment_id: ShipmentId,
+    /// What happened.
+    pub kind: ShipmentEventKind,
+    /// The carrier's id of the event; the same one twice counts once.
+    pub event_id: String,
+}
+
+/// What may happen to a shipment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ShipmentEventKind {
+    /// The carrier has the goods.
+    HandedOver,
+    /// They arrived.
+    Delivered,
+    /// They are gone.
+    Lost,
+    /// The carrier will not take them.
+    Cancelled,
+    /// They came back.
+    Returned,
+}
+
+/// What the payment provider says of an order's money: a reason to look again, never a fact by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PaymentEvent {
+    /// The provider's event type, such as `payment_intent.succeeded`.
+    pub kind: String,
+    /// The provider's id of the event.
+    pub event_id: String,
+}
