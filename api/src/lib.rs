@@ -30,9 +30,9 @@ use waybill_service::{engine::Engine, metrics::Metrics, ops};
 /// When something it needs can't be set up; not when a server is away for a while.
 pub async fn serve(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
     let pool = waybill_store::connect(&args.common.database_url, args.common.database_connections)?;
-    let (metrics, telemetry) = Metrics::start(Registry::new())?;
-    let telemetry = temporalio_common::telemetry::telemetry_init(telemetry)?;
-    let engine = Engine::new(&args.common, telemetry.get_temporal_metric_meter());
+    let metrics = Metrics::start(Registry::new())?;
+    let (_telemetry, meter) = metrics.client_meter()?;
+    let engine = Engine::new(&args.common, meter);
     let http_metrics = middleware::HttpMetrics::new(metrics.registry())?;
     let listener = tokio::net::TcpListener::bind(args.listen)
         .await

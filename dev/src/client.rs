@@ -120,6 +120,7 @@ impl Client {
     pub async fn amend(&self, id: &str, accept: &str, if_match: Option<&str>) -> Result<Reply> {
         let mut request = self
             .request(Method::POST, &format!("/v1/orders/{id}/amendment"))
+            .header("Idempotency-Key", new_key())
             .json(&json!({ "accept": accept }));
         if let Some(etag) = if_match {
             request = request.header("If-Match", etag);
@@ -142,9 +143,10 @@ impl Client {
         self.http.get(url).send().await.ok().map(|response| response.status())
     }
 
-    /// Any `POST` with a JSON body.
+    /// Any `POST` with a JSON body, and an idempotency key of its own.
     pub async fn post(&self, path: &str, body: &Value) -> Result<Reply> {
-        self.send(self.request(Method::POST, path).json(body)).await
+        let request = self.request(Method::POST, path).header("Idempotency-Key", new_key());
+        self.send(request.json(body)).await
     }
 
     /// A request of any other shape, with the key on it.
@@ -165,4 +167,9 @@ impl Client {
         };
         Ok(Reply { status, headers, body })
     }
+}
+
+/// A key that no other request has.
+pub fn new_key() -> String {
+    uuid::Uuid::now_v7().to_string()
 }

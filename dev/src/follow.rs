@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::client::Client;
 use crate::term;
@@ -12,6 +12,8 @@ use crate::term;
 const POLL: Duration = Duration::from_millis(100);
 /// An order that says nothing for so long is left to itself.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// In these an order waits for a person, for days if need be.
+const WAITING: [&str; 2] = ["in_review", "awaiting_customer"];
 /// From these an order goes nowhere any more.
 const TERMINAL: [&str; 4] = ["completed", "cancelled", "rejected", "expired"];
 
@@ -34,12 +36,14 @@ pub async fn place(client: &Client, order: &Value, idempotency_key: &str) -> Res
     Ok(id)
 }
 
-/// Prints one line per event until the order has come to an end or waits for somebody; answers its last status.
+/// Prints one line per event until the order has come to an end; answers its last status. With nobody to watch, it
+/// also ends where the order waits for a person.
 pub async fn follow(client: &Client, id: &str) -> Result<String> {
     let started = Instant::now();
     let mut heard = Instant::now();
     let mut seq = 0;
     let mut status = String::new();
+    let mut advised = false;
     loop {
         let reply = client.events(id, seq).await?.success()?;
         let events = reply.items().with_context(|| format!("not a timeline: {}", reply.body))?;
@@ -51,10 +55,19 @@ pub async fn follow(client: &Client, id: &str) -> Result<String> {
             heard = Instant::now();
             show(event, started.elapsed());
         }
-        if TERMINAL.contains(&status.as_str()) || advice(client, id, &status).await? {
+        if TERMINAL.contains(&status.as_str()) {
             return Ok(status);
         }
-        if heard.elapsed() > SILENCE_MAX {
+        let waits = WAITING.contains(&status.as_str());
+        if waits && !advised {
+            advise(client, id, &status).await?;
+            // Whoever watches can answer from another terminal, and then watch on.
+            if !term::interactive() {
+                return Ok(status);
+            }
+        }
+        advised = waits;
+        if !waits && heard.elapsed() > SILENCE_MAX {
             bail!(
                 "no news of order {id} (`{status}`) for {} s; see `cargo dev status` and `cargo dev logs worker`",
                 SILENCE_MAX.as_secs()
@@ -65,21 +78,20 @@ pub async fn follow(client: &Client, id: &str) -> Result<String> {
 }
 
 /// Says what somebody has to do, where an order waits for somebody.
-async fn advice(client: &Client, id: &str, status: &str) -> Result<bool> {
-    let (what, path, body) = match status {
-        "in_review" => ("decision", "decision", r#"{"decision": "approve", "reason": "looks fine"}"#),
-        "awaiting_customer" => ("answer", "amendment", r#"{"accept": "ship_available"}"#),
-        _ => return Ok(false),
+async fn advise(client: &Client, id: &str, status: &str) -> Result<()> {
+    let (what, path, if_match, body) = if status == "in_review" {
+        ("a decision", "decision", String::new(), r#"{"decision": "approve", "reason": "looks fine"}"#)
+    } else {
+        let etag = client.get(id).await?.header("etag").unwrap_or_default().to_owned();
+        ("the customer", "amendment", format!(" -H 'If-Match: {etag}'"), r#"{"accept": "ship_available"}"#)
     };
-    let etag = client.get(id).await?.header("etag").unwrap_or_default().to_owned();
-    let if_match = if what == "answer" { format!(" -H 'If-Match: {etag}'") } else { String::new() };
-    term::line(format_args!("\nThe order waits for a {what}:"));
+    term::line(format_args!("\nThe order waits for {what}:"));
     term::line(format_args!(
-        "  curl -X POST {}/v1/orders/{id}/{path} -H \"Authorization: Bearer $WAYBILL_KEY\"{if_match} \\\n    \
-         -H 'Content-Type: application/json' -d '{body}'",
+        "  curl -X POST {}/v1/orders/{id}/{path} -H \"Authorization: Bearer $WAYBILL_KEY\"{if_match} -H \"Idempotency-Key: $RANDOM$RANDOM\" \\\n    \
+         -H 'Content-Type: application/json' -d '{body}'\n",
         client.base()
     ));
-    Ok(true)
+    Ok(())
 }
 
 fn show(event: &Value, elapsed: Duration) {
@@ -97,7 +109,7 @@ fn show(event: &Value, elapsed: Duration) {
 /// What else an event says, as `name=value`.
 fn details(event: &Value) -> String {
     let data = event.get("data").or_else(|| event.get("detail")).and_then(Value::as_object);
-    let fields = data.into_iter().flatten().filter(|(_, value)| !value.is_null());
+    let fields = data.into_iter().flatten().filter(|(_, value)| !value.is_null() && **value != json!([]));
     let fields = fields.map(|(name, value)| match value {
         Value::String(text) => format!(" {name}={text}"),
         other => format!(" {name}={other}"),

@@ -115,6 +115,8 @@ impl Child {
             command.arg("--remove").arg(dir);
         }
         command.arg("--").arg(&spec.program).args(&spec.args);
+        // Logs are files.
+        command.env("NO_COLOR", "1");
         command.envs(spec.env.iter().map(|(key, value)| (key, value)));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).process_group(0);
         let mut guard = command.spawn().with_context(|| format!("cannot start {}", spec.name))?;

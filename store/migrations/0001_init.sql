@@ -76,8 +76,6 @@ create table order_events (
     type text not null,
     status text not null,
     data jsonb not null,
-    -- The projection that wrote it, to tell a repetition from news: the first 16 bytes of a SHA-256.
-    projection bytea,
     at timestamptz not null default now(),
     primary key (order_id, seq)
 );

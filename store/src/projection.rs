@@ -1,8 +1,7 @@
 //! The read model's only writer after an order was accepted: its workflow, through one idempotent statement.
 
 use crate::{Result, StoreError, parse};
-use sha2::{Digest, Sha256};
-use sqlx::{PgPool, types::Json};
+use sqlx::{PgConnection, PgPool, types::Json};
 use waybill_domain::{event::Entry, ids::OrderId, state::OrderState};
 
 /// What a projection did.
@@ -16,10 +15,11 @@ pub struct Applied {
 
 /// Appends entries and takes over the state, once. `base_version` is what the workflow last knew.
 ///
-/// Repeated with the same content it writes nothing and answers as before. With other content at the same base (a
-/// workflow task that was lost after its projection, and took another way when it was run again) it appends behind
-/// what was written: the workflow is the only writer, so what it says last is right, and nothing that a reader
-/// may have seen is taken back.
+/// What was told before is not told again: entries behind `base_version` that are already there are skipped, so a
+/// repetition writes nothing and answers as before. They can also be the beginning of another story: a workflow task
+/// that was lost after its projection, and took another way when it was run again. Then the rest is appended behind
+/// what is there: the workflow is the only writer, so what it says last is right, and nothing that a reader may have
+/// seen is taken back.
 ///
 /// # Errors
 /// When Postgres fails, or there is no such order.
@@ -30,45 +30,78 @@ pub async fn apply(
     entries: &[Entry],
     state: &OrderState,
 ) -> Result<Applied> {
-    let content = parse("a projection", serde_json::to_vec(&(base_version, entries, state)))?;
-    let digest: &[u8] = &Sha256::digest(&content)[..16];
+    let rows = rows(entries)?;
     let mut tx = pool.begin().await?;
     let version = sqlx::query_scalar!("select version from orders where id = $1 for update", id.0)
         .fetch_optional(&mut *tx)
         .await?
         .ok_or(StoreError::Database(sqlx::Error::RowNotFound))?;
-    let repeated = sqlx::query_scalar!(
-        "select max(seq) from order_events where order_id = $1 and projection = $2",
-        id.0,
-        digest
-    )
-    .fetch_one(&mut *tx)
-    .await?;
-    if let Some(version) = repeated {
-        return Ok(Applied { version, written: false });
+    let told = if version > base_version { told(&mut tx, id, base_version, &rows).await? } else { 0 };
+    if told == rows.len() {
+        return Ok(Applied { version: base_version + length(told), written: false });
     }
-    let mut rows = (Vec::new(), Vec::new(), Vec::new());
-    for entry in entries {
-        let value = parse("an event", serde_json::to_value(&entry.event))?;
-        rows.0.push(value["type"].as_str().unwrap_or_default().to_owned());
-        rows.1.push(entry.status.as_str().to_owned());
-        rows.2.push(value["data"].clone());
+    let (mut kinds, mut statuses, mut data) = (Vec::new(), Vec::new(), Vec::new());
+    for row in rows.into_iter().skip(told) {
+        kinds.push(row.kind);
+        statuses.push(row.status);
+        data.push(row.data);
     }
-    let (kinds, statuses, data) = rows;
     sqlx::query!(
-        "insert into order_events (order_id, seq, type, status, data, projection)
-         select $1, $2 + n, kind, status, data, $6
+        "insert into order_events (order_id, seq, type, status, data)
+         select $1, $2 + n, kind, status, data
          from unnest($3::text[], $4::text[], $5::jsonb[]) with ordinality as e (kind, status, data, n)",
         id.0,
         version,
         &kinds,
         &statuses,
-        &data,
-        digest
+        &data
     )
     .execute(&mut *tx)
     .await?;
-    let version = version + i64::try_from(entries.len()).unwrap_or(i64::MAX);
+    let version = version + length(kinds.len());
+    update(&mut tx, id, version, state).await?;
+    tx.commit().await?;
+    Ok(Applied { version, written: true })
+}
+
+struct Row {
+    kind: String,
+    status: String,
+    data: serde_json::Value,
+}
+
+fn rows(entries: &[Entry]) -> Result<Vec<Row>> {
+    entries
+        .iter()
+        .map(|entry| {
+            let mut value = parse("an event", serde_json::to_value(&entry.event))?;
+            Ok(Row {
+                kind: value["type"].as_str().unwrap_or_default().to_owned(),
+                status: entry.status.as_str().to_owned(),
+                data: value["data"].take(),
+            })
+        })
+        .collect()
+}
+
+fn length(entries: usize) -> i64 {
+    i64::try_from(entries).unwrap_or(i64::MAX)
+}
+
+/// How many of the entries, from the first on, are there already.
+async fn told(tx: &mut PgConnection, id: OrderId, base_version: i64, rows: &[Row]) -> Result<usize> {
+    let there = sqlx::query!(
+        "select type as kind, data from order_events where order_id = $1 and seq > $2 order by seq limit $3",
+        id.0,
+        base_version,
+        length(rows.len())
+    )
+    .fetch_all(tx)
+    .await?;
+    Ok(there.iter().zip(rows).take_while(|(there, row)| there.kind == row.kind && there.data == row.data).count())
+}
+
+async fn update(tx: &mut PgConnection, id: OrderId, version: i64, state: &OrderState) -> Result<()> {
     sqlx::query!(
         "update orders set status = $2, outcome = $3, payment_status = $4, attention = $5, authorized = $6,
            captured = $7, refunded = $8, line_states = $9, shipments = $10, version = $11,
@@ -86,8 +119,7 @@ pub async fn apply(
         Json(&state.shipments) as _,
         version
     )
-    .execute(&mut *tx)
+    .execute(tx)
     .await?;
-    tx.commit().await?;
-    Ok(Applied { version, written: true })
+    Ok(())
 }

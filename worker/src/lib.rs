@@ -24,12 +24,13 @@ use waybill_store::notify::Notifier;
 /// When something it needs can't be set up; not when a server is away for a while.
 pub async fn run(args: WorkerArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
     let pool = waybill_store::connect(&args.common.database_url, args.common.database_connections)?;
-    let (metrics, telemetry) = Metrics::start(Registry::new())?;
+    let metrics = Metrics::start(Registry::new())?;
     let step_metrics = StepMetrics::new(metrics.registry())?;
     let pump_metrics = pump::PumpMetrics::new(metrics.registry())?;
-    let options = RuntimeOptions::builder().telemetry_options(telemetry).build().map_err(anyhow::Error::msg)?;
-    let runtime = Runtime::from_current_tokio(options)?;
-    let engine = Engine::new(&args.common, runtime_meter(&runtime));
+    let options = RuntimeOptions::builder().telemetry_options(metrics.telemetry_options());
+    let runtime = Runtime::from_current_tokio(options.build().map_err(anyhow::Error::msg)?)?;
+    let (_telemetry, meter) = metrics.client_meter()?;
+    let engine = Engine::new(&args.common, meter);
     let steps = OrderSteps {
         notifier: Notifier::start(pool.clone()),
         provider: Arc::new(Stripe::new(args.stripe_base_url, args.stripe_api_key, step_metrics.clone())?),
@@ -54,9 +55,4 @@ pub async fn run(args: WorkerArgs, shutdown: CancellationToken) -> anyhow::Resul
     served.abort();
     pool.close().await;
     hosted
-}
-
-/// The meter through which the client's metrics reach the worker's `/metrics`.
-fn runtime_meter(_runtime: &Runtime) -> Option<temporalio_common::telemetry::metrics::TemporalMeter> {
-    None
 }

@@ -8,7 +8,7 @@ use temporalio_common::ActivityDefinition;
 use temporalio_workflow::{
     ActivityCancellationType, ActivityExecutionError, ActivityOptions, LocalActivityOptions, RetryPolicy,
     TimerOptions, WorkflowCancellationToken,
-    common::error::IncomingError,
+    common::protos::temporal::api::failure::v1::failure::FailureInfo,
     workflows::select,
 };
 use waybill_domain::{
@@ -65,16 +65,23 @@ fn judge(error: &ActivityExecutionError, step: Step) -> Judgement {
     if matches!(error, ActivityExecutionError::Cancelled(_)) {
         return Judgement::Ended(StepError::Interrupted);
     }
-    let (refused, unknown) = match error.cause() {
-        Some(IncomingError::Application(failure)) => (
-            failure.is_non_retryable() || failure.type_name() == Some(names::ERROR_REFUSED),
-            failure.type_name() == Some(names::ERROR_UNKNOWN_OUTCOME),
-        ),
-        Some(IncomingError::Timeout(_)) => (false, true),
-        _ => (false, false),
-    };
+    // A remote activity's failure is wrapped, a local one's is not: what counts is the innermost that says something.
+    let mut failure = error.failure();
+    let (mut refused, mut unknown, mut code) = (false, false, error.to_string());
+    while let Some(this) = failure {
+        match &this.failure_info {
+            Some(FailureInfo::ApplicationFailureInfo(info)) => {
+                refused = info.non_retryable || info.r#type == names::ERROR_REFUSED;
+                unknown = info.r#type == names::ERROR_UNKNOWN_OUTCOME;
+                code.clone_from(&this.message);
+                break;
+            }
+            Some(FailureInfo::TimeoutFailureInfo(_)) => unknown = true,
+            _ => {}
+        }
+        failure = this.cause.as_deref();
+    }
     if refused && step.mode != Mode::Persistent {
-        let code = error.cause().map_or_else(|| error.to_string(), |c| c.failure().message.clone());
         return Judgement::Ended(StepError::Refused { code });
     }
     Judgement::Again { unknown: unknown && step.queue == names::QUEUE_PAYMENTS, at_once_useless: refused }

@@ -1,10 +1,15 @@
 //! Waiting for people, carriers and cancellation.
 
-use super::{Ctx, OrderWorkflow, unwind::Stop};
+use super::{Ctx, OrderWorkflow, step, unwind::Stop};
 use crate::wire::CancelRequest;
+use futures::FutureExt;
 use std::{pin::pin, time::Duration};
 use temporalio_workflow::{
     TimerOptions, WaitConditionOptions, WorkflowCancellationToken, workflows::select,
+};
+use waybill_domain::{
+    cancellation::{CancelAnswer, plan_cancellation},
+    event::OrderEvent,
 };
 
 /// Why a wait ended.
@@ -20,11 +25,9 @@ pub(crate) fn fold_engine_cancel(ctx: &Ctx) {
         let reason = token.reason().unwrap_or_default();
         ctx.state_mut(|s| {
             s.engine_cancel_seen = true;
-            if waybill_domain::cancellation::plan_cancellation(&s.state).answer
-                == waybill_domain::cancellation::CancelAnswer::Refused
-            {
+            if plan_cancellation(&s.state).answer == CancelAnswer::Refused {
                 let status = s.state.status;
-                s.note(waybill_domain::event::OrderEvent::CancelRefused { status });
+                s.note(OrderEvent::CancelRefused { status });
             } else {
                 s.accept_cancel(CancelRequest { reason, source: String::new() }, "engine");
             }
@@ -51,14 +54,14 @@ pub(crate) async fn wait(
     let timer_token = WorkflowCancellationToken::new();
     let woken = match limit {
         None => {
-            until(ctx, &ready).await;
+            told(ctx, &ready).await;
             Woken::Ready
         }
         Some((duration, summary)) => {
             let options =
                 TimerOptions::builder(duration).cancellation_token(timer_token.clone()).summary(summary.to_owned());
             let mut timer = pin!(ctx.timer(options.build()));
-            let mut condition = pin!(futures::FutureExt::fuse(until(ctx, &ready)));
+            let mut condition = pin!(told(ctx, &ready).fuse());
             select! {
                 () = condition => Woken::Ready,
                 _ = timer => Woken::TimedOut,
@@ -67,6 +70,17 @@ pub(crate) async fn wait(
     };
     timer_token.cancel();
     woken
+}
+
+/// As [`until`], and what is noted meanwhile (a refused request, a signal that could not be read) is shown at once.
+async fn told(ctx: &Ctx, ready: &impl Fn(&OrderWorkflow) -> bool) {
+    loop {
+        until(ctx, &|s| ready(s) || !s.pending.is_empty()).await;
+        if ctx.state(|s| s.cancel.is_some() || ready(s)) {
+            return;
+        }
+        step::flush(ctx).await;
+    }
 }
 
 /// Waits until `ready` holds or a request to cancel is there.

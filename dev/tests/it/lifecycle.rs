@@ -1,0 +1,347 @@
+//! The order's ways, as `lifecycle.md` has them.
+
+use crate::{
+    books::{at_provider, check_closed, check_goods, pieces},
+    support::*,
+};
+use serde_json::json;
+use std::time::Duration;
+use waybill_dev::{
+    client::new_key,
+    sim::{AutoProgress, Fault, Route, Rule},
+};
+
+#[tokio::test]
+async fn an_order_goes_from_http_to_completed() {
+    let auto = AutoProgress { hand_over_after: Duration::ZERO, deliver_after: Duration::ZERO };
+    let stack = builder().await.auto(auto).start().await.unwrap();
+    let before = pieces(&stack).await;
+    let order = order_with(|o| {
+        o["tax"] = json!(190);
+        o["shipping_fee"] = json!(500);
+    });
+    let reply = stack.client.place(&order, &new_key(), Some(30)).await.unwrap();
+    assert_eq!(reply.status.as_u16(), 201);
+    assert_eq!(reply.header("preference-applied"), Some("wait=30"));
+    assert_ne!(reply.body["status"], "received", "the answer waited: {}", reply.body);
+    let id = reply.text("/id").to_owned();
+    reach(&stack.client, &id, "completed").await;
+    let order = check_closed(&stack, &id).await;
+    assert_eq!((&order["outcome"], &order["payment_status"]), (&json!("full"), &json!("captured")));
+    assert_eq!(order["amounts_held"]["captured"], 1690);
+    check_goods(&stack, &before).await;
+    assert_eq!(
+        kinds(&stack.client, &id).await,
+        [
+            "order.received", "stock.reserved", "payment.authorizing", "payment.authorized", "risk.screened",
+            "order.confirmed", "shipment.booked", "shipment.handed_over", "payment.captured", "shipment.delivered",
+            "order.completed",
+        ]
+    );
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn each_shipment_is_captured_at_its_own_hand_over() {
+    let stack = stack().await;
+    put_stock(&stack.client, "SPLIT", &[("AMS", 2), ("RTM", 1)]).await;
+    let before = pieces(&stack).await;
+    let mut order = order(&[("SPLIT", 3)]);
+    order["shipping_fee"] = json!(100);
+    let id = place(&stack.client, &order).await;
+    let order = reach(&stack.client, &id, "fulfilling").await;
+    let ids = shipments(&order);
+    assert_eq!(ids.len(), 2);
+    assert_eq!(at_provider(&stack, &id).0, 3100);
+
+    carrier_says(&stack, &ids[0], "hand_over").await;
+    let order = reach(&stack.client, &id, "partially_shipped").await;
+    assert_eq!(order["payment_status"], "partially_captured");
+    let (capturable, captured, ..) = at_provider(&stack, &id);
+    assert_eq!((capturable, captured), (1033, 2067), "the fee is split to the last cent");
+
+    carrier_says(&stack, &ids[1], "hand_over").await;
+    let order = reach(&stack.client, &id, "shipped").await;
+    assert_eq!(order["payment_status"], "captured");
+    for shipment in &ids {
+        carrier_says(&stack, shipment, "deliver").await;
+    }
+    reach(&stack.client, &id, "completed").await;
+    let order = check_closed(&stack, &id).await;
+    assert_eq!(order["outcome"], "full");
+    check_goods(&stack, &before).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn refusals_hold_nothing() {
+    let stack = stack().await;
+    put_stock(&stack.client, "FEW", &[("AMS", 3)]).await;
+    let before = pieces(&stack).await;
+    let declined = order_with(|o| o["payment"]["method"] = json!("pm_card_chargeDeclinedInsufficientFunds"));
+    let unknown = order_with(|o| o["payment"]["method"] = json!("pm_nonsense"));
+    // Two lines of one SKU want four of three: their demand counts together.
+    let short = order(&[("FEW", 2), ("FEW", 2)]);
+    let never_heard_of = order(&[("NO-SUCH-SKU", 1)]);
+    for (order, reason, kind) in [
+        (declined, "payment_declined", "payment.declined"),
+        (unknown, "payment_declined", "payment.declined"),
+        (short, "out_of_stock", "stock.short"),
+        (never_heard_of, "out_of_stock", "stock.short"),
+    ] {
+        let id = place(&stack.client, &order).await;
+        reach(&stack.client, &id, "rejected").await;
+        check_closed(&stack, &id).await;
+        let events = timeline(&stack.client, &id).await;
+        assert!(events.iter().any(|e| e["type"] == kind), "{events:#?}");
+        assert_eq!(events.last().unwrap()["data"]["reason"], reason);
+    }
+    check_goods(&stack, &before).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn people_decide_by_http_and_by_signal() {
+    let stack = stack().await;
+    let before = pieces(&stack).await;
+    let by_http = place(&stack.client, &dear_order()).await;
+    let by_signal = place(&stack.client, &dear_order()).await;
+    let rejected = place(&stack.client, &dear_order()).await;
+    for id in [&by_http, &by_signal, &rejected] {
+        let order = reach(&stack.client, id, "in_review").await;
+        assert_eq!(order["allowed_actions"], json!(["approve", "reject", "cancel"]));
+    }
+    let found = stack.client.list(&[("status", "in_review")]).await.unwrap().body;
+    assert_eq!(found["orders"].as_array().unwrap().len(), 3);
+
+    let reply = stack.client.decide(&by_http, "approve", "known customer").await.unwrap();
+    assert_eq!(reply.status.as_u16(), 202, "{}", reply.body);
+    // A word that can't be read harms nobody; the next one counts.
+    let workflow = format!("order:{by_signal}");
+    temporal(&["workflow", "signal", "-w", &workflow, "--name", "decide", "--input", "\"yes please\""]).await;
+    let input = r#"{"decision": "approve", "reason": "by phone"}"#;
+    temporal(&["workflow", "signal", "-w", &workflow, "--name", "decide", "--input", input]).await;
+    stack.client.decide(&rejected, "reject", "stolen card").await.unwrap().success().unwrap();
+
+    reach(&stack.client, &by_http, "fulfilling").await;
+    reach(&stack.client, &by_signal, "fulfilling").await;
+    reach(&stack.client, &rejected, "rejected").await;
+    check_closed(&stack, &rejected).await;
+    assert_eq!(event(&stack.client, &by_signal, "order.decided").await["data"]["reason"], "by phone");
+    event(&stack.client, &by_signal, "signal.ignored").await;
+
+    let late = stack.client.decide(&by_http, "reject", "too late").await.unwrap();
+    assert_eq!((late.status.as_u16(), late.text("/code")), (409, "wrong_state"), "{}", late.body);
+    check_goods(&stack, &before).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn nobody_answers() {
+    let stack = builder()
+        .await
+        .env("WAYBILL_REVIEW_WAIT_SECONDS", 1)
+        .env("WAYBILL_CUSTOMER_WAIT_SECONDS", 1)
+        .start()
+        .await
+        .unwrap();
+    put_stock(&stack.client, "FEW", &[("AMS", 1)]).await;
+    let before = pieces(&stack).await;
+    let review = place(&stack.client, &dear_order()).await;
+    let mut short = order(&[("FEW", 2)]);
+    short["shortage_policy"] = json!("ask_customer");
+    let short = place(&stack.client, &short).await;
+    for id in [review, short] {
+        reach(&stack.client, &id, "expired").await;
+        check_closed(&stack, &id).await;
+    }
+    check_goods(&stack, &before).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn a_shortage_is_settled_by_the_orders_policy() {
+    let stack = stack().await;
+    let ask = |sku: &str, policy: &str| {
+        let mut order = order(&[(sku, 2), ("SHOE-42-BLK", 1)]);
+        order["shortage_policy"] = json!(policy);
+        order
+    };
+    for sku in ["FEW-1", "FEW-2", "FEW-3"] {
+        put_stock(&stack.client, sku, &[("AMS", 1)]).await;
+    }
+    let before = pieces(&stack).await;
+    let available = place(&stack.client, &ask("FEW-1", "ship_available")).await;
+    let amended = place(&stack.client, &ask("FEW-2", "ask_customer")).await;
+    let unwanted = place(&stack.client, &ask("FEW-3", "ask_customer")).await;
+
+    let order = reach(&stack.client, &available, "fulfilling").await;
+    assert_eq!(order["lines"][0]["cancelled"], 1);
+    assert_eq!(order["amounts_held"]["authorized"], 2000, "what does not ship is not charged");
+
+    let asked = reach(&stack.client, &amended, "awaiting_customer").await;
+    assert_eq!(asked["allowed_actions"], json!(["amend", "cancel"]));
+    let missing = stack.client.amend(&amended, "ship_available", None).await.unwrap();
+    assert_eq!(missing.status.as_u16(), 428);
+    let stale = stack.client.amend(&amended, "ship_available", Some("\"1\"")).await.unwrap();
+    assert_eq!(stale.status.as_u16(), 412);
+    let etag = format!("\"{}\"", asked["version"]);
+    let reply = stack.client.amend(&amended, "ship_available", Some(&etag)).await.unwrap();
+    assert_eq!(reply.status.as_u16(), 202, "{}", reply.body);
+    reach(&stack.client, &amended, "fulfilling").await;
+
+    let asked = reach(&stack.client, &unwanted, "awaiting_customer").await;
+    let etag = format!("\"{}\"", asked["version"]);
+    stack.client.amend(&unwanted, "cancel", Some(&etag)).await.unwrap().success().unwrap();
+    reach(&stack.client, &unwanted, "cancelled").await;
+    check_closed(&stack, &unwanted).await;
+
+    for shipment in shipments(&order) {
+        carrier_says(&stack, &shipment, "hand_over").await;
+        carrier_says(&stack, &shipment, "deliver").await;
+    }
+    reach(&stack.client, &available, "completed").await;
+    assert_eq!(check_closed(&stack, &available).await["outcome"], "partial");
+    check_goods(&stack, &before).await;
+    stack.stop().await;
+}
+
+/// The three ways to ask an order to cancel itself.
+async fn cancel_by(stack: &waybill_dev::stack::Stack, way: &str, id: &str) {
+    let workflow = format!("order:{id}");
+    match way {
+        "api" => {
+            let reply = stack.client.cancel(id, "changed my mind", false).await.unwrap();
+            assert!([200, 202].contains(&reply.status.as_u16()), "{}", reply.body);
+        }
+        "engine" => {
+            temporal(&["workflow", "cancel", "-w", &workflow]).await;
+        }
+        "signal" => {
+            temporal(&["workflow", "signal", "-w", &workflow, "--name", "cancel"]).await;
+        }
+        other => panic!("{other}"),
+    }
+}
+
+const WAYS: [&str; 3] = ["api", "engine", "signal"];
+
+#[tokio::test]
+async fn an_order_is_cancelled_the_same_way_however_it_is_asked() {
+    let stack = stack().await;
+    put_stock(&stack.client, "FEW", &[("AMS", 1)]).await;
+    let before = pieces(&stack).await;
+    for way in WAYS {
+        let mut short = order(&[("FEW", 2)]);
+        short["shortage_policy"] = json!("ask_customer");
+        let waits = [
+            (short, "awaiting_customer"),
+            (dear_order(), "in_review"),
+            (order_with(|_| {}), "fulfilling"),
+        ];
+        for (order, status) in waits {
+            let id = place(&stack.client, &order).await;
+            reach(&stack.client, &id, status).await;
+            let plan = stack.client.cancel(&id, "what if", true).await.unwrap();
+            assert_eq!((plan.status.as_u16(), plan.text("/answer")), (200, "accepted"), "{}", plan.body);
+            cancel_by(&stack, way, &id).await;
+            reach(&stack.client, &id, "cancelled").await;
+            check_closed(&stack, &id).await;
+            let asked = event(&stack.client, &id, "cancellation.requested").await;
+            assert_eq!(asked["data"]["source"], way);
+            // Asked again it is still cancelled.
+            assert_eq!(stack.client.cancel(&id, "again", false).await.unwrap().status.as_u16(), 200);
+        }
+    }
+    check_goods(&stack, &before).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn a_cancel_during_each_step_is_carried_out() {
+    let stack = stack().await;
+    let before = pieces(&stack).await;
+    // Slower than the local attempt's limit, so that the request comes while a remote attempt is under way.
+    for (route, status) in [(Route::Authorize, "authorizing"), (Route::Book, "confirmed")] {
+        for way in WAYS {
+            let rule = |fault| Rule { route, fault, times: None, matching: None };
+            stack.payments.set_faults(vec![rule(Fault::Status { status: 503 })]);
+            stack.carrier.set_faults(vec![rule(Fault::Status { status: 503 })]);
+            let id = place(&stack.client, &order_with(|_| {})).await;
+            event(&stack.client, &id, "step.retrying").await;
+            assert_eq!(stack.client.get(&id).await.unwrap().body["status"], status);
+            if way == "api" {
+                let reply = stack.client.cancel(&id, "changed my mind", false).await.unwrap();
+                let expected = if status == "authorizing" { "deferred" } else { "accepted" };
+                assert_eq!(reply.text("/answer"), expected, "{}", reply.body);
+            } else {
+                cancel_by(&stack, way, &id).await;
+            }
+            stack.payments.set_faults(Vec::new());
+            stack.carrier.set_faults(Vec::new());
+            reach(&stack.client, &id, "cancelled").await;
+            let order = check_closed(&stack, &id).await;
+            assert_eq!(order["payment_status"], "voided", "{order:#}");
+        }
+    }
+    check_goods(&stack, &before).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn what_the_carrier_has_is_not_cancelled() {
+    let stack = stack().await;
+    put_stock(&stack.client, "SPLIT", &[("AMS", 2), ("RTM", 1)]).await;
+    let before = pieces(&stack).await;
+
+    // One shipment has left: the other is stopped, and the order ends with what was delivered.
+    let partly = place(&stack.client, &order(&[("SPLIT", 3)])).await;
+    let ids = shipments(&reach(&stack.client, &partly, "fulfilling").await);
+    carrier_says(&stack, &ids[0], "hand_over").await;
+    reach(&stack.client, &partly, "partially_shipped").await;
+    let reply = stack.client.cancel(&partly, "too many", false).await.unwrap();
+    assert_eq!(reply.status.as_u16(), 202, "{}", reply.body);
+    assert_eq!(reply.body["plan"]["cancel_shipments"], json!([ids[1]]));
+    reach(&stack.client, &partly, "shipped").await;
+    carrier_says(&stack, &ids[0], "deliver").await;
+    reach(&stack.client, &partly, "completed").await;
+    let order = check_closed(&stack, &partly).await;
+    assert_eq!((&order["outcome"], &order["amounts_held"]["captured"]), (&json!("partial"), &json!(2000)));
+    assert_eq!(order["lines"][0]["cancelled"], 1);
+
+    // The carrier will not stop it: the order goes on.
+    let refuse = Rule { route: Route::Cancel, fault: Fault::Refuse, times: None, matching: None };
+    stack.carrier.set_faults(vec![refuse]);
+    let goes_on = place(&stack.client, &order_with(|_| {})).await;
+    let ids = shipments(&reach(&stack.client, &goes_on, "fulfilling").await);
+    assert_eq!(stack.client.cancel(&goes_on, "late", false).await.unwrap().status.as_u16(), 202);
+    event(&stack.client, &goes_on, "shipment.cancel_refused").await;
+    reach(&stack.client, &goes_on, "fulfilling").await;
+    carrier_says(&stack, &ids[0], "hand_over").await;
+    reach(&stack.client, &goes_on, "shipped").await;
+
+    // All has left: refused, and the answer says what else is possible.
+    let refused = stack.client.cancel(&goes_on, "later still", false).await.unwrap();
+    assert_eq!((refused.status.as_u16(), refused.text("/code")), (409, "wrong_state"), "{}", refused.body);
+    assert_eq!(refused.body["allowed_actions"], json!([]));
+    temporal(&["workflow", "cancel", "-w", &format!("order:{goes_on}")]).await;
+    event(&stack.client, &goes_on, "cancellation.refused").await;
+    carrier_says(&stack, &ids[0], "deliver").await;
+    reach(&stack.client, &goes_on, "completed").await;
+    check_closed(&stack, &goes_on).await;
+    check_goods(&stack, &before).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn a_shipment_that_the_carrier_cancels_is_given_back() {
+    let stack = stack().await;
+    let before = pieces(&stack).await;
+    let id = place(&stack.client, &order_with(|_| {})).await;
+    let ids = shipments(&reach(&stack.client, &id, "fulfilling").await);
+    carrier_says(&stack, &ids[0], "cancel").await;
+    reach(&stack.client, &id, "cancelled").await;
+    check_closed(&stack, &id).await;
+    check_goods(&stack, &before).await;
+    stack.stop().await;
+}

@@ -1,0 +1,10 @@
+//! Waybill as a whole, on real Temporal and real Postgres: one binary, one start of the servers, a stack per test.
+//!
+//! A test waits for conditions, never for a fixed time.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, missing_docs, reason = "tests")]
+
+mod books;
+mod lifecycle;
+mod support;
+mod trouble;
+mod unwind;
