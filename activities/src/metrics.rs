@@ -24,13 +24,21 @@ impl StepMetrics {
     pub fn new(registry: &Registry) -> prometheus::Result<Self> {
         Ok(Self {
             seconds: register_histogram_vec_with_registry!(
-                HistogramOpts::new("waybill_step_seconds", "Duration of one attempt of a step; its count is the attempts")
-                    .buckets(vec![0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]),
+                HistogramOpts::new(
+                    "waybill_step_seconds",
+                    "Duration of one attempt of a step; its count is the attempts"
+                )
+                .buckets(vec![
+                    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0
+                ]),
                 &["step", "kind", "outcome"],
                 registry
             )?,
             transitions: register_int_counter_vec_with_registry!(
-                Opts::new("waybill_order_status_entered_total", "Orders that entered a status, as the read model shows it"),
+                Opts::new(
+                    "waybill_order_status_entered_total",
+                    "Orders that entered a status, as the read model shows it"
+                ),
                 &["status"],
                 registry
             )?,

@@ -68,17 +68,29 @@ impl OrderSteps {
 #[activities]
 impl OrderSteps {
     #[activity(definition = definitions::Reserve)]
-    pub async fn reserve(self: Arc<Self>, ctx: ActivityContext, input: OrderRef) -> Result<Reservation, ActivityError> {
+    pub async fn reserve(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        input: OrderRef,
+    ) -> Result<Reservation, ActivityError> {
         self.attempt("reserve", input.order_id, &ctx, || steps::stock::reserve(&self, &input)).await
     }
 
     #[activity(definition = definitions::ReleaseStock)]
-    pub async fn release_stock(self: Arc<Self>, ctx: ActivityContext, input: ReleaseInput) -> Result<(), ActivityError> {
+    pub async fn release_stock(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        input: ReleaseInput,
+    ) -> Result<(), ActivityError> {
         self.attempt("release_stock", input.order_id, &ctx, || steps::stock::release(&self, &input)).await
     }
 
     #[activity(definition = definitions::HandOver)]
-    pub async fn hand_over(self: Arc<Self>, ctx: ActivityContext, input: ShipmentRef) -> Result<(), ActivityError> {
+    pub async fn hand_over(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        input: ShipmentRef,
+    ) -> Result<(), ActivityError> {
         self.attempt("hand_over", input.order_id, &ctx, || steps::stock::hand_over(&self, &input)).await
     }
 
@@ -101,17 +113,29 @@ impl OrderSteps {
     }
 
     #[activity(definition = definitions::Capture)]
-    pub async fn capture(self: Arc<Self>, ctx: ActivityContext, input: CaptureInput) -> Result<(), ActivityError> {
+    pub async fn capture(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        input: CaptureInput,
+    ) -> Result<(), ActivityError> {
         self.attempt("capture", input.order_id, &ctx, || steps::money::capture(&self, &input)).await
     }
 
     #[activity(definition = definitions::Screen)]
-    pub async fn screen(self: Arc<Self>, ctx: ActivityContext, input: OrderRef) -> Result<Screening, ActivityError> {
+    pub async fn screen(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        input: OrderRef,
+    ) -> Result<Screening, ActivityError> {
         self.attempt("screen", input.order_id, &ctx, || steps::read_model::screen(&self, &input)).await
     }
 
     #[activity(definition = definitions::Book)]
-    pub async fn book(self: Arc<Self>, ctx: ActivityContext, input: ShipmentRef) -> Result<Label, ActivityError> {
+    pub async fn book(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        input: ShipmentRef,
+    ) -> Result<Label, ActivityError> {
         self.attempt("book", input.order_id, &ctx, || steps::goods::book(&self, &input)).await
     }
 
@@ -125,7 +149,11 @@ impl OrderSteps {
     }
 
     #[activity(definition = definitions::Project)]
-    pub async fn project(self: Arc<Self>, ctx: ActivityContext, input: Projection) -> Result<Projected, ActivityError> {
+    pub async fn project(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        input: Projection,
+    ) -> Result<Projected, ActivityError> {
         self.attempt("project", input.order_id, &ctx, || steps::read_model::project(&self, &input)).await
     }
 }

@@ -1,7 +1,10 @@
 //! Who calls.
 
 use crate::{problem::Problem, state::App};
-use axum::{extract::FromRequestParts, http::{header::AUTHORIZATION, request::Parts}};
+use axum::{
+    extract::FromRequestParts,
+    http::{header::AUTHORIZATION, request::Parts},
+};
 use waybill_store::keys::{self, Caller, Scope};
 
 /// A caller with a valid key.

@@ -51,8 +51,8 @@ impl<T: DeserializeOwned> JsonBody<T> {
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, Problem> {
         // First as any JSON: what is not JSON at all is another mistake than a wrong field. The second reading is of
         // the value, so spaces and the order of fields make no other fingerprint.
-        let any: serde_json::Value =
-            serde_json::from_slice(bytes).map_err(|e| Problem::malformed("", format!("the body is not JSON: {e}")))?;
+        let any: serde_json::Value = serde_json::from_slice(bytes)
+            .map_err(|e| Problem::malformed("", format!("the body is not JSON: {e}")))?;
         let fingerprint = Sha256::digest(any.to_string().as_bytes()).into();
         let mut track = serde_path_to_error::Track::new();
         let tracked = serde_path_to_error::Deserializer::new(any, &mut track);
@@ -84,7 +84,8 @@ impl<T: FromStr> FromRequestParts<App> for PathOf<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        let Path(text) = Path::<String>::from_request_parts(parts, app).await.map_err(|_| Problem::no_such_route())?;
+        let Path(text) =
+            Path::<String>::from_request_parts(parts, app).await.map_err(|_| Problem::no_such_route())?;
         text.parse().map(Self).map_err(|_| Problem::not_found("thing: the id in the path can't be read"))
     }
 }
@@ -96,10 +97,13 @@ impl<T: DeserializeOwned> FromRequestParts<App> for QueryOf<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        Query::<T>::from_request_parts(parts, app).await.map(|Query(value)| Self(value)).map_err(|rejection| {
-            let detail = std::error::Error::source(&rejection).map_or_else(|| rejection.to_string(), ToString::to_string);
-            Problem::malformed("query", detail)
-        })
+        Query::<T>::from_request_parts(parts, app).await.map(|Query(value)| Self(value)).map_err(
+            |rejection| {
+                let detail = std::error::Error::source(&rejection)
+                    .map_or_else(|| rejection.to_string(), ToString::to_string);
+                Problem::malformed("query", detail)
+            },
+        )
     }
 }
 
@@ -113,7 +117,9 @@ impl FromRequestParts<App> for IdempotencyKey {
         header(&parts.headers, "idempotency-key")
             // The IETF draft has it as a quoted string; most clients send it bare. Both name the same key.
             .map(|key| key.trim_matches('"'))
-            .filter(|key| !key.is_empty() && key.len() <= KEY_CHARS_MAX && key.bytes().all(|b| (32..127).contains(&b)))
+            .filter(|key| {
+                !key.is_empty() && key.len() <= KEY_CHARS_MAX && key.bytes().all(|b| (32..127).contains(&b))
+            })
             .map(|key| Self(key.to_owned()))
             .ok_or_else(Problem::key_missing)
     }
@@ -148,7 +154,10 @@ mod tests {
 
     #[test]
     fn a_mistake_is_answered_with_its_pointer() {
-        assert_eq!(refused(r#"{"lines":[{"quantity":1},{"quantity":"x"}]}"#)["errors"][0]["pointer"], "/lines/1/quantity");
+        assert_eq!(
+            refused(r#"{"lines":[{"quantity":1},{"quantity":"x"}]}"#)["errors"][0]["pointer"],
+            "/lines/1/quantity"
+        );
         let unknown = refused(r#"{"lines":[{"quantity":1,"colour":"red"}]}"#);
         assert!(unknown["detail"].as_str().unwrap().contains("colour"), "{unknown}");
         assert!(refused("{").to_string().contains("not JSON"));
@@ -156,7 +165,8 @@ mod tests {
 
     #[test]
     fn spaces_and_order_make_no_other_fingerprint() {
-        let print = |body: &str| JsonBody::<serde_json::Value>::parse(body.as_bytes()).ok().unwrap().fingerprint;
+        let print =
+            |body: &str| JsonBody::<serde_json::Value>::parse(body.as_bytes()).ok().unwrap().fingerprint;
         assert_eq!(print(r#"{"a":1,"b":2}"#), print(r#"{ "b": 2, "a": 1 }"#));
         assert_ne!(print(r#"{"a":1}"#), print(r#"{"a":2}"#));
     }

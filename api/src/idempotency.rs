@@ -29,7 +29,9 @@ where
         let answer = handler.await;
         // A refusal is not kept: it says how things were, and may be mended under the same key.
         let kept = match &answer {
-            Ok((status, body)) => idempotency::answer(&pool, &request, status.as_u16(), &body.to_string()).await,
+            Ok((status, body)) => {
+                idempotency::answer(&pool, &request, status.as_u16(), &body.to_string()).await
+            }
             Err(_) => idempotency::abandon(&pool, &request).await,
         };
         if let Err(error) = kept {

@@ -1,7 +1,10 @@
 //! `waybill-api`.
 
 use clap::Parser;
-use waybill_api::{admin, config::{Cli, Verb}};
+use waybill_api::{
+    admin,
+    config::{Cli, Verb},
+};
 use waybill_service::{shutdown, telemetry};
 
 #[tokio::main]

@@ -1,7 +1,10 @@
 //! Around every request: a trace id, a measure, a line in the log, and refusal before any work when there is too
 //! much of it.
 
-use crate::{problem::{Problem, TRACE_ID}, state::App};
+use crate::{
+    problem::{Problem, TRACE_ID},
+    state::App,
+};
 use axum::{
     extract::{MatchedPath, Request, State},
     http::{HeaderName, HeaderValue},
@@ -23,7 +26,9 @@ pub(crate) struct HttpMetrics(HistogramVec);
 impl HttpMetrics {
     pub(crate) fn new(registry: &Registry) -> prometheus::Result<Self> {
         let options = HistogramOpts::new("waybill_http_request_seconds", "Duration of HTTP requests")
-            .buckets(vec![0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]);
+            .buckets(vec![
+                0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+            ]);
         register_histogram_vec_with_registry!(options, &["method", "route", "status"], registry).map(Self)
     }
 }

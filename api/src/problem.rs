@@ -87,7 +87,8 @@ impl Problem {
     pub(crate) fn malformed(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
         let detail = detail.into();
         let error = FieldError { pointer: pointer.into(), detail: detail.clone() };
-        Self::new(StatusCode::BAD_REQUEST, "malformed", "The request can't be read", detail).with_errors(vec![error])
+        Self::new(StatusCode::BAD_REQUEST, "malformed", "The request can't be read", detail)
+            .with_errors(vec![error])
     }
 
     pub(crate) fn invalid(errors: Vec<FieldError>) -> Self {
@@ -95,7 +96,8 @@ impl Problem {
             [one] => format!("{}: {}", one.pointer, one.detail),
             several => format!("{} fields have to be mended; see errors", several.len()),
         };
-        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", "The request is not valid", detail).with_errors(errors)
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", "The request is not valid", detail)
+            .with_errors(errors)
     }
 
     pub(crate) fn unauthorized() -> Self {
@@ -150,12 +152,14 @@ impl Problem {
     }
 
     pub(crate) fn key_under_way() -> Self {
-        let detail = "the first request with this Idempotency-Key is still being answered; repeat it in a moment";
+        let detail =
+            "the first request with this Idempotency-Key is still being answered; repeat it in a moment";
         Self::new(StatusCode::CONFLICT, "idempotency_key_under_way", "Under way", detail).retryable()
     }
 
     pub(crate) fn wrong_state(order: OrderId, status: OrderStatus, detail: impl Into<String>) -> Self {
-        let mut problem = Self::new(StatusCode::CONFLICT, "wrong_state", "Not in this state", detail).about(order);
+        let mut problem =
+            Self::new(StatusCode::CONFLICT, "wrong_state", "Not in this state", detail).about(order);
         problem.allowed_actions = Some(allowed_actions(status));
         problem
     }

@@ -59,9 +59,9 @@ fn view(sku: &Sku, levels: &[StockLevel]) -> Json<Value> {
 
 fn refusal(refusal: StockRefusal) -> Problem {
     match refusal {
-        StockRefusal::BelowReserved { location, reserved } => {
-            Problem::stock_conflict(format!("{reserved} pieces at {location} are set aside for orders; on hand can't be less"))
-        }
+        StockRefusal::BelowReserved { location, reserved } => Problem::stock_conflict(format!(
+            "{reserved} pieces at {location} are set aside for orders; on hand can't be less"
+        )),
         StockRefusal::KeyReused => Problem::key_reused(),
     }
 }
@@ -121,7 +121,8 @@ pub(crate) async fn adjust(
 ) -> Result<Json<Value>, Problem> {
     let caller = caller.with(Scope::StockWrite)?;
     let mut wrong = Vec::new();
-    let mut keep = |pointer: &str, detail: String| wrong.push(FieldError { pointer: pointer.to_owned(), detail });
+    let mut keep =
+        |pointer: &str, detail: String| wrong.push(FieldError { pointer: pointer.to_owned(), detail });
     let sku = body.sku.parse::<Sku>().map_err(|e| keep("/sku", e.to_string())).ok();
     let location = body.location.parse::<Location>().map_err(|e| keep("/location", e.to_string())).ok();
     if body.delta == 0 || body.delta.unsigned_abs() > PIECES_MAX.unsigned_abs() {

@@ -57,6 +57,12 @@ pub enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// Write `.sqlx/` anew, after a query or a migration has changed
+    Sqlx {
+        /// Change nothing; fail if it would change.
+        #[arg(long)]
+        check: bool,
+    },
     /// Watches one process of the stack.
     #[command(hide = true)]
     Guard(GuardArgs),

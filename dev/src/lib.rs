@@ -17,6 +17,7 @@ pub mod ports;
 pub mod processes;
 pub mod servers;
 pub mod sim;
+pub mod sqlx_data;
 pub mod stack;
 pub mod supervise;
 pub mod term;

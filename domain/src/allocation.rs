@@ -98,7 +98,12 @@ fn servable(place: &Location, lines: &[OrderLine], wanted: &[u32], free: &Availa
     take(place, lines, &mut wanted.to_vec(), &mut free.clone()).iter().map(|l| u64::from(l.quantity)).sum()
 }
 
-fn take(place: &Location, lines: &[OrderLine], wanted: &mut [u32], free: &mut Available) -> Vec<ShipmentLine> {
+fn take(
+    place: &Location,
+    lines: &[OrderLine],
+    wanted: &mut [u32],
+    free: &mut Available,
+) -> Vec<ShipmentLine> {
     let mut taken = Vec::new();
     for ((number, line), want) in (0u32..).zip(lines).zip(wanted) {
         let Some(here) = free.get_mut(&line.sku).and_then(|at| at.get_mut(place)) else { continue };
@@ -119,7 +124,12 @@ impl Allocation {
     ///
     /// # Errors
     /// When an amount leaves the allowed range.
-    pub fn price(&mut self, lines: &[OrderLine], shipping_fee: Amount, tax: Amount) -> Result<(), AmountOutOfRange> {
+    pub fn price(
+        &mut self,
+        lines: &[OrderLine],
+        shipping_fee: Amount,
+        tax: Amount,
+    ) -> Result<(), AmountOutOfRange> {
         let goods: Vec<Amount> = self
             .shipments
             .iter()

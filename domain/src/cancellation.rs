@@ -51,8 +51,8 @@ pub struct CancellationPlan {
 pub fn plan_cancellation(state: &OrderState) -> CancellationPlan {
     use OrderStatus::*;
     let answer = match state.status {
-        Received | Reserving | AwaitingCustomer | InReview | Confirmed | Fulfilling | PartiallyShipped | Cancelling
-        | Cancelled => CancelAnswer::Accepted,
+        Received | Reserving | AwaitingCustomer | InReview | Confirmed | Fulfilling | PartiallyShipped
+        | Cancelling | Cancelled => CancelAnswer::Accepted,
         Authorizing => CancelAnswer::Deferred,
         Shipped | Delivered | Completed | Rejected | Expired => CancelAnswer::Refused,
     };
@@ -111,7 +111,11 @@ mod tests {
             state.status = *status;
             let offered = allowed_actions(*status).contains(&Action::Cancel);
             let under_way = matches!(status, OrderStatus::Cancelling | OrderStatus::Cancelled);
-            assert_eq!(offered || under_way, plan_cancellation(&state).answer != CancelAnswer::Refused, "{status}");
+            assert_eq!(
+                offered || under_way,
+                plan_cancellation(&state).answer != CancelAnswer::Refused,
+                "{status}"
+            );
         }
     }
 }

@@ -82,7 +82,8 @@ impl Amount {
             return parts;
         }
         let exact: Vec<i128> = weights.iter().map(|w| i128::from(self.0) * i128::from((*w).max(0))).collect();
-        let mut parts: Vec<i64> = exact.iter().map(|e| i64::try_from(e / total).unwrap_or(i64::MAX)).collect();
+        let mut parts: Vec<i64> =
+            exact.iter().map(|e| i64::try_from(e / total).unwrap_or(i64::MAX)).collect();
         let rest = self.0 - parts.iter().sum::<i64>();
         let mut by_remainder: Vec<usize> = (0..parts.len()).collect();
         by_remainder.sort_by_key(|i| (-(exact[*i] % total), *i));

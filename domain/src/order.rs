@@ -95,9 +95,7 @@ impl NewOrder {
     /// # Errors
     /// When above [`crate::money::AMOUNT_MAX`].
     pub fn subtotal(&self) -> Result<Amount, AmountOutOfRange> {
-        self.lines
-            .iter()
-            .try_fold(Amount::ZERO, |sum, line| sum.plus(line.unit_price.times(line.quantity)?))
+        self.lines.iter().try_fold(Amount::ZERO, |sum, line| sum.plus(line.unit_price.times(line.quantity)?))
     }
 
     /// What the customer is asked to pay: lines, shipping fee and tax.

@@ -244,10 +244,10 @@ mod tests {
     use uuid::Uuid;
 
     fn two_shipments() -> OrderState {
-        let line = OrderLine { sku: "S".parse().unwrap(), quantity: 3, unit_price: Amount::new(100).unwrap() };
+        let line =
+            OrderLine { sku: "S".parse().unwrap(), quantity: 3, unit_price: Amount::new(100).unwrap() };
         let mut available = Available::new();
-        available
-            .insert("S".parse().unwrap(), [("A".parse().unwrap(), 2), ("B".parse().unwrap(), 1)].into());
+        available.insert("S".parse().unwrap(), [("A".parse().unwrap(), 2), ("B".parse().unwrap(), 1)].into());
         let mut state = OrderState::received(std::slice::from_ref(&line));
         state.allocate(&allocate(Uuid::nil().into(), &[line], &available));
         state

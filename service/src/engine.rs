@@ -3,9 +3,12 @@
 
 use std::{sync::Arc, time::Duration};
 use temporalio_client::{
-    Client, ClientOptions, Connection, ConnectionOptions, RetryOptions, RpcOptions, WorkflowExecuteUpdateOptions,
-    WorkflowSignalOptions, WorkflowStartOptions, WorkflowUpdateWithStartOptions, WorkflowIdConflictPolicy,
-    errors::{WorkflowInteractionError, WorkflowStartError, WorkflowUpdateError, WorkflowUpdateWithStartError},
+    Client, ClientOptions, Connection, ConnectionOptions, RetryOptions, RpcOptions,
+    WorkflowExecuteUpdateOptions, WorkflowIdConflictPolicy, WorkflowSignalOptions, WorkflowStartOptions,
+    WorkflowUpdateWithStartOptions,
+    errors::{
+        WorkflowInteractionError, WorkflowStartError, WorkflowUpdateError, WorkflowUpdateWithStartError,
+    },
 };
 use temporalio_common::{
     data_converters::{PayloadConverter, RawValue},
@@ -159,7 +162,8 @@ impl Engine {
     /// # Errors
     /// When the workflow has ended, or Temporal is away.
     pub async fn signal(&self, message: &Message) -> Result<(), EngineError> {
-        let handle = self.client().await?.get_workflow_handle::<OrderWorkflow>(message.order_id.workflow_id());
+        let handle =
+            self.client().await?.get_workflow_handle::<OrderWorkflow>(message.order_id.workflow_id());
         let options = WorkflowSignalOptions::builder()
             .request_id(format!("{}:{}", message.source, message.event_id))
             .rpc_options(no_retries(CALL_MAX))
@@ -208,7 +212,9 @@ impl Engine {
             options,
         );
         timeout(UPDATE_MAX, update).await.map_err(EngineError::unavailable)?.map_err(|error| match error {
-            WorkflowUpdateWithStartError::Start(WorkflowStartError::AlreadyStarted { .. }) => EngineError::NoWorkflow,
+            WorkflowUpdateWithStartError::Start(WorkflowStartError::AlreadyStarted { .. }) => {
+                EngineError::NoWorkflow
+            }
             WorkflowUpdateWithStartError::Update(error) => refusal(error),
             error => EngineError::unavailable(error),
         })
@@ -218,7 +224,12 @@ impl Engine {
     ///
     /// # Errors
     /// When the order refuses, has ended, or Temporal or the workers are away.
-    pub async fn decide(&self, order: OrderId, update_id: String, decision: Decision) -> Result<(), EngineError> {
+    pub async fn decide(
+        &self,
+        order: OrderId,
+        update_id: String,
+        decision: Decision,
+    ) -> Result<(), EngineError> {
         let handle = self.client().await?.get_workflow_handle::<OrderWorkflow>(order.workflow_id());
         let update = handle.execute_update(OrderWorkflow::decide_update, decision, update_options(update_id));
         timeout(UPDATE_MAX, update).await.map_err(EngineError::unavailable)?.map_err(refusal)
@@ -228,7 +239,12 @@ impl Engine {
     ///
     /// # Errors
     /// When the order refuses, has ended, or Temporal or the workers are away.
-    pub async fn amend(&self, order: OrderId, update_id: String, amendment: Amendment) -> Result<(), EngineError> {
+    pub async fn amend(
+        &self,
+        order: OrderId,
+        update_id: String,
+        amendment: Amendment,
+    ) -> Result<(), EngineError> {
         let handle = self.client().await?.get_workflow_handle::<OrderWorkflow>(order.workflow_id());
         let update = handle.execute_update(OrderWorkflow::amend_update, amendment, update_options(update_id));
         timeout(UPDATE_MAX, update).await.map_err(EngineError::unavailable)?.map_err(refusal)

@@ -34,8 +34,8 @@ pub fn init(format: LogFormat) {
     // A second start in one process (tests) keeps the first.
     let _ = match format {
         LogFormat::Human => registry.with(fmt::layer().with_writer(std::io::stderr)).try_init(),
-        LogFormat::Json => registry
-            .with(fmt::layer().json().flatten_event(true).with_writer(std::io::stderr))
-            .try_init(),
+        LogFormat::Json => {
+            registry.with(fmt::layer().json().flatten_event(true).with_writer(std::io::stderr)).try_init()
+        }
     };
 }

@@ -26,7 +26,8 @@ pub enum Scope {
 
 impl Scope {
     /// Every scope.
-    pub const ALL: [Self; 5] = [Self::OrdersWrite, Self::OrdersRead, Self::StockWrite, Self::Operate, Self::Admin];
+    pub const ALL: [Self; 5] =
+        [Self::OrdersWrite, Self::OrdersRead, Self::StockWrite, Self::Operate, Self::Admin];
 
     /// The pinned name.
     pub fn as_str(self) -> &'static str {
@@ -182,8 +183,9 @@ pub async fn list(pool: &PgPool) -> Result<Vec<KeyInfo>> {
 /// # Errors
 /// When Postgres fails.
 pub async fn revoke(pool: &PgPool, id: Uuid) -> Result<bool> {
-    let done = sqlx::query!("update api_keys set revoked_at = now() where id = $1 and revoked_at is null", id)
-        .execute(pool)
-        .await?;
+    let done =
+        sqlx::query!("update api_keys set revoked_at = now() where id = $1 and revoked_at is null", id)
+            .execute(pool)
+            .await?;
     Ok(done.rows_affected() == 1)
 }

@@ -140,7 +140,10 @@ impl TryFrom<Row> for OrderRecord {
     fn try_from(row: Row) -> Result<Self> {
         let amount = |minor: i64| parse("an amount", Amount::new(minor));
         let placed = NewOrder {
-            customer_id: parse("a customer's id", row.customer_id.try_into() as std::result::Result<CustomerId, _>)?,
+            customer_id: parse(
+                "a customer's id",
+                row.customer_id.try_into() as std::result::Result<CustomerId, _>,
+            )?,
             currency: parse("a currency", waybill_domain::order::currency(&row.currency))? as Currency,
             reference: row.reference,
             lines: row.lines.0,
@@ -234,7 +237,12 @@ pub struct Filter {
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn list(pool: &PgPool, merchant: MerchantId, filter: &Filter, limit: u16) -> Result<Vec<OrderRecord>> {
+pub async fn list(
+    pool: &PgPool,
+    merchant: MerchantId,
+    filter: &Filter,
+    limit: u16,
+) -> Result<Vec<OrderRecord>> {
     use jiff_sqlx::ToSqlx;
     let rows = sqlx::query_as!(
         Row,

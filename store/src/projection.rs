@@ -98,7 +98,11 @@ async fn told(tx: &mut PgConnection, id: OrderId, base_version: i64, rows: &[Row
     )
     .fetch_all(tx)
     .await?;
-    Ok(there.iter().zip(rows).take_while(|(there, row)| there.kind == row.kind && there.data == row.data).count())
+    Ok(there
+        .iter()
+        .zip(rows)
+        .take_while(|(there, row)| there.kind == row.kind && there.data == row.data)
+        .count())
 }
 
 async fn update(tx: &mut PgConnection, id: OrderId, version: i64, state: &OrderState) -> Result<()> {

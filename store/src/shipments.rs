@@ -22,10 +22,9 @@ pub struct ShipmentRecord {
 /// # Errors
 /// When Postgres fails.
 pub async fn find(pool: &PgPool, id: ShipmentId) -> Result<Option<ShipmentRecord>> {
-    let Some(row) =
-        sqlx::query!("select order_id, merchant_id, location from shipments where id = $1", id.0)
-            .fetch_optional(pool)
-            .await?
+    let Some(row) = sqlx::query!("select order_id, merchant_id, location from shipments where id = $1", id.0)
+        .fetch_optional(pool)
+        .await?
     else {
         return Ok(None);
     };

@@ -92,9 +92,12 @@ async fn ensure_search_attributes(engine: &Engine) -> anyhow::Result<()> {
     let namespace = client.options().namespace.clone();
     let mut operator = client.connection().operator_service();
     let list = ListSearchAttributesRequest { namespace: namespace.clone() };
-    let known = operator.list_search_attributes(Request::new(list)).await.context("search attributes")?.into_inner();
-    let missing: Vec<_> =
-        names::SEARCH_ATTRIBUTES.into_iter().filter(|name| !known.custom_attributes.contains_key(*name)).collect();
+    let known =
+        operator.list_search_attributes(Request::new(list)).await.context("search attributes")?.into_inner();
+    let missing: Vec<_> = names::SEARCH_ATTRIBUTES
+        .into_iter()
+        .filter(|name| !known.custom_attributes.contains_key(*name))
+        .collect();
     if missing.is_empty() {
         return Ok(());
     }

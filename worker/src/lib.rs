@@ -6,7 +6,8 @@ pub mod hosting;
 pub mod pump;
 
 use activities::{
-    OrderSteps, Waits, carrier::http::HttpCarrier, chaos::Chaos, metrics::StepMetrics, payments::stripe::Stripe,
+    OrderSteps, Waits, carrier::http::HttpCarrier, chaos::Chaos, metrics::StepMetrics,
+    payments::stripe::Stripe,
 };
 use anyhow::Context;
 use config::WorkerArgs;
@@ -34,8 +35,15 @@ pub async fn run(args: WorkerArgs, shutdown: CancellationToken) -> anyhow::Resul
     let steps = OrderSteps {
         notifier: Notifier::start(pool.clone()),
         provider: Arc::new(Stripe::new(args.stripe_base_url, args.stripe_api_key, step_metrics.clone())?),
-        carrier: Arc::new(HttpCarrier::new(args.carrier_base_url, args.carrier_api_key, step_metrics.clone())?),
-        waits: Waits { review_seconds: args.review_wait_seconds, customer_seconds: args.customer_wait_seconds },
+        carrier: Arc::new(HttpCarrier::new(
+            args.carrier_base_url,
+            args.carrier_api_key,
+            step_metrics.clone(),
+        )?),
+        waits: Waits {
+            review_seconds: args.review_wait_seconds,
+            customer_seconds: args.customer_wait_seconds,
+        },
         metrics: step_metrics,
         chaos: Chaos::from_str(&args.chaos).map_err(anyhow::Error::msg).context("WAYBILL_CHAOS")?,
         pool: pool.clone(),
@@ -50,7 +58,8 @@ pub async fn run(args: WorkerArgs, shutdown: CancellationToken) -> anyhow::Resul
     let served = tokio::spawn(async move { axum::serve(listener, routes).await });
 
     let pump = tokio::spawn(pump::run(pool.clone(), engine.clone(), pump_metrics, shutdown.clone()));
-    let hosted = hosting::run(&runtime, &engine, &args.common.task_queue_prefix, &args.queues, steps, shutdown).await;
+    let hosted =
+        hosting::run(&runtime, &engine, &args.common.task_queue_prefix, &args.queues, steps, shutdown).await;
     pump.await?;
     served.abort();
     pool.close().await;

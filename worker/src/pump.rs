@@ -41,7 +41,10 @@ impl PumpMetrics {
     pub fn new(registry: &Registry) -> prometheus::Result<Self> {
         Ok(Self {
             pumped: register_int_counter_vec_with_registry!(
-                Opts::new("waybill_pumped_total", "Orders started and webhooks delivered by the worker's pump"),
+                Opts::new(
+                    "waybill_pumped_total",
+                    "Orders started and webhooks delivered by the worker's pump"
+                ),
                 &["what", "outcome"],
                 registry
             )?,

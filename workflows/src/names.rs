@@ -22,7 +22,8 @@ pub const MERCHANT: SearchAttributeKey<String> = SearchAttributeKey::keyword("Wa
 /// The reason a person is needed; absent otherwise.
 pub const ATTENTION: SearchAttributeKey<String> = SearchAttributeKey::keyword("WaybillAttention");
 /// All of them: what a namespace must know before the first order.
-pub const SEARCH_ATTRIBUTES: [&str; 4] = ["WaybillStatus", "WaybillCustomer", "WaybillMerchant", "WaybillAttention"];
+pub const SEARCH_ATTRIBUTES: [&str; 4] =
+    ["WaybillStatus", "WaybillCustomer", "WaybillMerchant", "WaybillAttention"];
 
 /// Error type of a failure whose operation may have happened at the provider.
 pub const ERROR_UNKNOWN_OUTCOME: &str = "UnknownOutcome";

@@ -34,7 +34,12 @@ impl HttpCarrier {
         Ok(Self { http, base, key, metrics })
     }
 
-    async fn post(&self, operation: &str, path: &str, body: &Value) -> Result<(StatusCode, Value), CarrierError> {
+    async fn post(
+        &self,
+        operation: &str,
+        path: &str,
+        body: &Value,
+    ) -> Result<(StatusCode, Value), CarrierError> {
         let result = self.send(path, body).await;
         let outcome = match &result {
             Ok((status, _)) if status.is_success() => "ok",
@@ -87,7 +92,8 @@ impl Carrier for HttpCarrier {
     }
 
     async fn cancel(&self, reference: ShipmentId) -> Result<bool, CarrierError> {
-        let (status, reply) = self.post("cancel", &format!("v1/labels/{reference}/cancel"), &json!({})).await?;
+        let (status, reply) =
+            self.post("cancel", &format!("v1/labels/{reference}/cancel"), &json!({})).await?;
         match status {
             _ if status.is_success() => Ok(true),
             StatusCode::NOT_FOUND => Ok(true),

@@ -103,7 +103,9 @@ impl Stripe {
             }
             // The first request with this key is still being done.
             StatusCode::CONFLICT => Err(ProviderError::UnknownOutcome(format!("HTTP {status}").into())),
-            _ if status.is_server_error() => Err(ProviderError::UnknownOutcome(format!("HTTP {status}").into())),
+            _ if status.is_server_error() => {
+                Err(ProviderError::UnknownOutcome(format!("HTTP {status}").into()))
+            }
             _ => Ok(Err(Refusal::parse(status, &body))),
         }
     }
@@ -130,15 +132,11 @@ impl Refusal {
         let declined = self.status == StatusCode::PAYMENT_REQUIRED
             || self.kind == "card_error"
             || (self.code == "resource_missing" && self.param == "payment_method");
-        if declined { ProviderError::Declined { code: self.code } } else { ProviderError::Refused { code: self.code } }
-    }
-
-    /// The payment is in a state in which the operation makes no sense; perhaps because it was done before.
-    fn is_unexpected_state(&self) -> bool {
-        matches!(
-            self.code.as_str(),
-            "payment_intent_unexpected_state" | "charge_already_captured" | "amount_too_large"
-        )
+        if declined {
+            ProviderError::Declined { code: self.code }
+        } else {
+            ProviderError::Refused { code: self.code }
+        }
     }
 }
 
@@ -156,7 +154,8 @@ impl PaymentProvider for Stripe {
             ("metadata[order_id]", request.order_id.to_string()),
             ("expand[]", "latest_charge".into()),
         ];
-        let reply = self.call("authorize", Method::POST, "v1/payment_intents", Some(&request.key), &form).await?;
+        let reply =
+            self.call("authorize", Method::POST, "v1/payment_intents", Some(&request.key), &form).await?;
         let intent = reply.map_err(Refusal::into_error)?;
         let provider_ref = intent["id"].as_str().unwrap_or_default().to_owned();
         match intent["status"].as_str() {
@@ -190,13 +189,11 @@ impl PaymentProvider for Stripe {
             Ok(_) => return Ok(()),
             Err(refusal) => refusal,
         };
-        if refusal.is_unexpected_state() {
-            // Stripe forgets keys after a day; the payment itself remembers what was taken.
-            let intent = self.intent(&request.provider_ref).await?;
-            let received = intent["amount_received"].as_i64().unwrap_or(0);
-            if received >= request.captured_before.minor() + request.amount.minor() {
-                return Ok(());
-            }
+        // Perhaps it was done before: Stripe forgets keys after a day, the payment itself remembers what was taken.
+        let intent = self.intent(&request.provider_ref).await?;
+        let received = intent["amount_received"].as_i64().unwrap_or(0);
+        if received >= request.captured_before.minor() + request.amount.minor() {
+            return Ok(());
         }
         Err(refusal.into_error())
     }
@@ -208,11 +205,9 @@ impl PaymentProvider for Stripe {
             Ok(_) => return Ok(()),
             Err(refusal) => refusal,
         };
-        if refusal.is_unexpected_state() {
-            let intent = self.intent(provider_ref).await?;
-            if matches!(intent["status"].as_str(), Some("canceled" | "succeeded")) {
-                return Ok(());
-            }
+        let intent = self.intent(provider_ref).await?;
+        if matches!(intent["status"].as_str(), Some("canceled" | "succeeded")) {
+            return Ok(());
         }
         Err(refusal.into_error())
     }

@@ -22,7 +22,10 @@ pub(crate) async fn book(steps: &OrderSteps, input: &ShipmentRef) -> Result<Labe
     Ok(Label { tracking_number: label.tracking_number })
 }
 
-pub(crate) async fn cancel_label(steps: &OrderSteps, input: &ShipmentRef) -> Result<LabelCancellation, StepFailure> {
+pub(crate) async fn cancel_label(
+    steps: &OrderSteps,
+    input: &ShipmentRef,
+) -> Result<LabelCancellation, StepFailure> {
     let cancelled = steps.carrier.cancel(input.shipment_id).await?;
     Ok(if cancelled { LabelCancellation::Cancelled } else { LabelCancellation::Refused })
 }

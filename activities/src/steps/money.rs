@@ -10,7 +10,10 @@ use waybill_domain::money::Amount;
 use waybill_store::payments::{self, Kind, State};
 use waybill_workflows::wire::{Authorization, AuthorizeInput, CaptureInput, OrderRef, VoidResult};
 
-pub(crate) async fn authorize(steps: &OrderSteps, input: &AuthorizeInput) -> Result<Authorization, StepFailure> {
+pub(crate) async fn authorize(
+    steps: &OrderSteps,
+    input: &AuthorizeInput,
+) -> Result<Authorization, StepFailure> {
     let pool = &steps.pool;
     if payments::find(pool, input.order_id, Kind::Void).await?.is_some() {
         // A late repetition of a step that has been undone.
@@ -100,7 +103,8 @@ pub(crate) async fn void(steps: &OrderSteps, input: &OrderRef) -> Result<VoidRes
     let operation = payments::begin(pool, input.order_id, Kind::Void, rest).await?;
     if operation.state != State::Succeeded {
         steps.provider.void(&Kind::Void.key(input.order_id), &provider_ref).await?;
-        payments::finish(pool, input.order_id, Kind::Void, &State::Succeeded, Some(&provider_ref), None).await?;
+        payments::finish(pool, input.order_id, Kind::Void, &State::Succeeded, Some(&provider_ref), None)
+            .await?;
     }
     Ok(VoidResult { voided: operation.amount })
 }
@@ -113,7 +117,8 @@ async fn learn(
     match ask_to_authorize(steps, input.order_id, amount).await {
         Ok(held) => {
             let (id, before) = (Some(held.provider_ref.as_str()), held.capture_before);
-            payments::finish(&steps.pool, input.order_id, Kind::Authorize, &State::Succeeded, id, before).await?;
+            payments::finish(&steps.pool, input.order_id, Kind::Authorize, &State::Succeeded, id, before)
+                .await?;
             Ok(Some((held.provider_ref, amount)))
         }
         Err(StepFailure::Refused(_)) => Ok(None),

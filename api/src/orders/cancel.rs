@@ -73,7 +73,8 @@ fn check_lines(body: &Body, order: &OrderRecord) -> Result<(), Problem> {
     if all {
         return Ok(());
     }
-    let detail = "single lines can't be cancelled in this release; leave the field out to cancel the whole order";
+    let detail =
+        "single lines can't be cancelled in this release; leave the field out to cancel the whole order";
     Err(Problem::invalid(vec![FieldError { pointer: "/lines".into(), detail: detail.into() }]))
 }
 
@@ -95,7 +96,11 @@ async fn cancel(
     }
     if plan.answer == CancelAnswer::Refused && order.state.status.is_terminal() {
         let status = order.state.status;
-        return Err(Problem::wrong_state(order.id, status, format!("the order is {status} and can't be cancelled")));
+        return Err(Problem::wrong_state(
+            order.id,
+            status,
+            format!("the order is {status} and can't be cancelled"),
+        ));
     }
     let start = Start {
         order_id: order.id,
@@ -109,7 +114,8 @@ async fn cancel(
         Err(error) => return Err(super::refusal(&app, merchant, order.id, error).await),
     };
     let settled = |state: &OrderState| {
-        !matches!(state.status, OrderStatus::Cancelling) && (state.status.is_terminal() || state.attention.is_some())
+        !matches!(state.status, OrderStatus::Cancelling)
+            && (state.status.is_terminal() || state.attention.is_some())
     };
     let order = wait::for_order(&app, order.id, limit, changes, settled).await?;
     let done = order.state.status == OrderStatus::Cancelled;

@@ -1,6 +1,11 @@
 //! `GET /v1/orders/{id}/events`: the timeline.
 
-use crate::{auth::Authenticated, extract::{PathOf, QueryOf}, problem::Problem, state::App};
+use crate::{
+    auth::Authenticated,
+    extract::{PathOf, QueryOf},
+    problem::Problem,
+    state::App,
+};
 use axum::{Json, extract::State};
 use serde::Deserialize;
 use serde_json::{Value, json};

@@ -1,7 +1,12 @@
 //! `GET /v1/orders`: newest first, by keyset, without a total: it costs the same on the first page and the last.
 
 use super::view::OrderView;
-use crate::{auth::Authenticated, extract::QueryOf, problem::{FieldError, Problem}, state::App};
+use crate::{
+    auth::Authenticated,
+    extract::QueryOf,
+    problem::{FieldError, Problem},
+    state::App,
+};
 use axum::{Json, extract::State};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use jiff::Timestamp;

@@ -132,7 +132,10 @@ impl Check {
             }
             if value.chars().count() > METADATA_VALUE_CHARS_MAX || value.contains('\0') {
                 let pointer = format!("/metadata/{}", key.replace('~', "~0").replace('/', "~1"));
-                self.wrong(pointer, format!("must have at most {METADATA_VALUE_CHARS_MAX} characters, none of them NUL"));
+                self.wrong(
+                    pointer,
+                    format!("must have at most {METADATA_VALUE_CHARS_MAX} characters, none of them NUL"),
+                );
             }
         }
     }
@@ -206,7 +209,12 @@ mod tests {
         let problem = validate(serde_json::from_value(body).unwrap()).unwrap_err();
         let problem = serde_json::to_value(&problem).unwrap();
         assert_eq!(problem["status"], 422);
-        problem["errors"].as_array().unwrap().iter().map(|e| e["pointer"].as_str().unwrap().to_owned()).collect()
+        problem["errors"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|e| e["pointer"].as_str().unwrap().to_owned())
+            .collect()
     }
 
     #[test]
@@ -222,7 +230,10 @@ mod tests {
         assert_eq!(wrong_fields(|o| o["lines"][0]["unit_price"] = json!(-1)), ["/lines/0/unit_price"]);
         assert_eq!(wrong_fields(|o| o["lines"] = json!([])), ["/lines"]);
         assert_eq!(wrong_fields(|o| o["currency"] = json!("EURO")), ["/currency"]);
-        assert_eq!(wrong_fields(|o| o["shipping_address"]["country"] = json!("nl")), ["/shipping_address/country"]);
+        assert_eq!(
+            wrong_fields(|o| o["shipping_address"]["country"] = json!("nl")),
+            ["/shipping_address/country"]
+        );
         assert_eq!(wrong_fields(|o| o["shortage_policy"] = json!("hope")), ["/shortage_policy"]);
         assert_eq!(wrong_fields(|o| o["customer_id"] = json!("")), ["/customer_id"]);
         assert_eq!(wrong_fields(|o| o["payment"]["method"] = json!("\u{0}")), ["/payment/method"]);

@@ -25,8 +25,9 @@ pub(crate) async fn handler(
     let caller = caller.with(Scope::OrdersRead)?;
     let order = super::find(&app, caller.merchant_id, id).await?;
     let tag = etag(order.version);
-    let known = header(&headers, "if-none-match")
-        .is_some_and(|tags| tags.split(',').any(|t| t.trim().trim_start_matches("W/") == tag || t.trim() == "*"));
+    let known = header(&headers, "if-none-match").is_some_and(|tags| {
+        tags.split(',').any(|t| t.trim().trim_start_matches("W/") == tag || t.trim() == "*")
+    });
     if known {
         return Ok((StatusCode::NOT_MODIFIED, [(ETAG, tag)]).into_response());
     }

@@ -37,9 +37,9 @@ pub(crate) async fn handler(
         tracing::error!("WAYBILL_CARRIER_WEBHOOK_SECRET is not a Standard Webhooks secret (whsec_…)");
         Problem::internal()
     })?;
-    webhook
-        .verify(&bytes, &headers)
-        .map_err(|_| Problem::bad_signature("sign with the shared secret, by Standard Webhooks, within 5 minutes"))?;
+    webhook.verify(&bytes, &headers).map_err(|_| {
+        Problem::bad_signature("sign with the shared secret, by Standard Webhooks, within 5 minutes")
+    })?;
     let body = JsonBody::<Body>::parse(&bytes)?.value;
     if body.reference != id {
         let detail = "must be the shipment in the path".to_owned();

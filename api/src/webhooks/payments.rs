@@ -86,7 +86,8 @@ async fn order_of(app: &App, object: &Value) -> Result<Option<OrderId>, Problem>
 /// Checks `t=<unix seconds>,v1=<hex HMAC-SHA-256 of "t.body">`; several `v1` are tried
 /// (<https://docs.stripe.com/webhooks#verify-manually>).
 fn verify(secret: &str, signature: &str, body: &[u8], now: Timestamp) -> Result<(), Problem> {
-    let wrong = || Problem::bad_signature("send Stripe-Signature, made with the shared secret within 5 minutes");
+    let wrong =
+        || Problem::bad_signature("send Stripe-Signature, made with the shared secret within 5 minutes");
     let part = |name: &'static str| {
         signature.split(',').filter_map(move |part| part.trim().split_once('=').filter(|(n, _)| *n == name))
     };
@@ -122,7 +123,10 @@ mod tests {
         let now = Timestamp::from_second(1_800_000_000).unwrap();
         let good = sign("s", now.as_second(), b"{}");
         assert!(verify("s", &good, b"{}", now).is_ok());
-        assert!(verify("s", &format!("{good},v1=00"), b"{}", now).is_ok(), "a second signature while secrets are rolled");
+        assert!(
+            verify("s", &format!("{good},v1=00"), b"{}", now).is_ok(),
+            "a second signature while secrets are rolled"
+        );
         assert!(verify("s", &good, b"{ }", now).is_err());
         assert!(verify("other", &good, b"{}", now).is_err());
         assert!(verify("s", &sign("s", now.as_second() - 301, b"{}"), b"{}", now).is_err());

@@ -20,7 +20,11 @@ pub async fn check_goods(stack: &Stack, before: &Pieces) {
     for row in waybill_store::stock::books(&pool).await.unwrap() {
         let key = (row.sku.clone(), row.location.clone());
         assert_eq!(Some(&row.pieces), before.get(&key), "free + set aside + sold changed: {row:?}");
-        assert_eq!((row.held_difference, row.sold_difference), (0, 0), "stock and reservations disagree: {row:?}");
+        assert_eq!(
+            (row.held_difference, row.sold_difference),
+            (0, 0),
+            "stock and reservations disagree: {row:?}"
+        );
     }
 }
 

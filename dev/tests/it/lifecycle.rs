@@ -33,8 +33,16 @@ async fn an_order_goes_from_http_to_completed() {
     assert_eq!(
         kinds(&stack.client, &id).await,
         [
-            "order.received", "stock.reserved", "payment.authorizing", "payment.authorized", "risk.screened",
-            "order.confirmed", "shipment.booked", "shipment.handed_over", "payment.captured", "shipment.delivered",
+            "order.received",
+            "stock.reserved",
+            "payment.authorizing",
+            "payment.authorized",
+            "risk.screened",
+            "order.confirmed",
+            "shipment.booked",
+            "shipment.handed_over",
+            "payment.captured",
+            "shipment.delivered",
             "order.completed",
         ]
     );
@@ -234,11 +242,8 @@ async fn an_order_is_cancelled_the_same_way_however_it_is_asked() {
     for way in WAYS {
         let mut short = order(&[("FEW", 2)]);
         short["shortage_policy"] = json!("ask_customer");
-        let waits = [
-            (short, "awaiting_customer"),
-            (dear_order(), "in_review"),
-            (order_with(|_| {}), "fulfilling"),
-        ];
+        let waits =
+            [(short, "awaiting_customer"), (dear_order(), "in_review"), (order_with(|_| {}), "fulfilling")];
         for (order, status) in waits {
             let id = place(&stack.client, &order).await;
             reach(&stack.client, &id, status).await;

@@ -5,6 +5,8 @@
 
 mod books;
 mod lifecycle;
+mod localstripe;
+mod replay;
 mod support;
 mod trouble;
 mod unwind;

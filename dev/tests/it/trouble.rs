@@ -65,7 +65,11 @@ async fn without_postgres_nothing_is_acknowledged_and_nothing_acknowledged_is_lo
     assert_eq!((refused.status.as_u16(), refused.text("/code")), (503, "unavailable"), "{}", refused.body);
     assert_eq!(refused.body["retryable"], true);
     assert!(refused.header("retry-after").is_some());
-    assert!(!refused.body.to_string().to_lowercase().contains("postgres"), "no cause leaks: {}", refused.body);
+    assert!(
+        !refused.body.to_string().to_lowercase().contains("postgres"),
+        "no cause leaks: {}",
+        refused.body
+    );
     let ready = stack.client.send(stack.client.request(reqwest::Method::GET, "/readyz")).await.unwrap();
     assert_eq!((ready.status.as_u16(), ready.text("/postgres")), (503, "down"));
     // The carrier's news waits at the carrier until it can be kept.

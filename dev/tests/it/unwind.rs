@@ -29,7 +29,8 @@ async fn whichever_step_fails_nothing_stays_held() {
     ];
     for (step, end, before_it) in steps {
         // `refuse` lets the step happen and then calls it failed: the harder half, as there is something to undo.
-        let stack = builder().await.env("WAYBILL_CHAOS", format!("repeat,refuse:{step}")).start().await.unwrap();
+        let stack =
+            builder().await.env("WAYBILL_CHAOS", format!("repeat,refuse:{step}")).start().await.unwrap();
         let order = split(&stack).await;
         let before = pieces(&stack).await;
         let id = place(&stack.client, &order).await;
@@ -39,7 +40,11 @@ async fn whichever_step_fails_nothing_stays_held() {
         let events = timeline(&stack.client, &id).await;
         let failed: Vec<&Value> = events.iter().filter(|e| e["type"] == "step.failed").collect();
         assert_eq!(failed.len(), 1, "{events:#?}");
-        assert_eq!(failed[0]["data"], json!({"step": step, "code": "chaos"}), "this step failed, and no other");
+        assert_eq!(
+            failed[0]["data"],
+            json!({"step": step, "code": "chaos"}),
+            "this step failed, and no other"
+        );
         for kind in before_it {
             assert!(events.iter().any(|e| e["type"] == kind), "{step}: no {kind} in {events:#?}");
         }
@@ -78,8 +83,16 @@ async fn every_action_and_every_undo_can_be_done_twice() {
 #[tokio::test]
 async fn an_answer_that_is_lost_is_asked_for_again_and_counts_once() {
     let steps = [
-        "reserve", "authorize", "screen", "book", "hand_over", "capture", "project", "void_authorization",
-        "release_stock", "cancel_label",
+        "reserve",
+        "authorize",
+        "screen",
+        "book",
+        "hand_over",
+        "capture",
+        "project",
+        "void_authorization",
+        "release_stock",
+        "cancel_label",
     ];
     let chaos: Vec<String> = steps.iter().map(|step| format!("lose:{step}:2")).collect();
     let stack = builder().await.env("WAYBILL_CHAOS", chaos.join(",")).start().await.unwrap();
@@ -110,7 +123,8 @@ async fn an_undo_that_fails_is_tried_until_it_succeeds_and_somebody_is_told() {
     let before = pieces(&stack).await;
     let id = place(&stack.client, &dear_order()).await;
     reach(&stack.client, &id, "in_review").await;
-    let fault = Rule { route: Route::Void, fault: Fault::Status { status: 503 }, times: None, matching: None };
+    let fault =
+        Rule { route: Route::Void, fault: Fault::Status { status: 503 }, times: None, matching: None };
     stack.payments.set_faults(vec![fault]);
     stack.client.decide(&id, "reject", "no").await.unwrap().success().unwrap();
     let raised = event(&stack.client, &id, "attention.raised").await;

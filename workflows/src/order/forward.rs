@@ -47,10 +47,12 @@ pub(crate) async fn reserve(ctx: &Ctx) -> Result<(), Stop> {
         .map_err(|e| stop(ctx, step.name, e))?;
     ctx.state_mut(|s| {
         let status = s.state.status;
-        s.state = OrderState { status, attention: s.state.attention, ..OrderState::received(&reservation.lines) };
+        s.state =
+            OrderState { status, attention: s.state.attention, ..OrderState::received(&reservation.lines) };
         s.state.allocate(&reservation.allocation);
         if !reservation.allocation.shipments.is_empty() {
-            let (shipments, short) = (reservation.allocation.shipments.len(), reservation.allocation.short.clone());
+            let (shipments, short) =
+                (reservation.allocation.shipments.len(), reservation.allocation.short.clone());
             s.note(OrderEvent::Reserved { shipments, short });
         }
         s.reservation = Some(reservation);
@@ -92,7 +94,9 @@ async fn ask_customer(ctx: &Ctx, wait_seconds: u64) -> Result<(), Stop> {
             note(ctx, OrderEvent::Amended { accept: "cancel".into() });
             Err(Stop::Cancelled { reason: "the customer does not want what is left".into() })
         }
-        (Woken::TimedOut | Woken::Ready, None) => Err(Stop::Expired { reason: "no_answer_from_customer".into() }),
+        (Woken::TimedOut | Woken::Ready, None) => {
+            Err(Stop::Expired { reason: "no_answer_from_customer".into() })
+        }
     }
 }
 
@@ -144,7 +148,10 @@ pub(crate) async fn screen(ctx: &Ctx) -> Result<(), Stop> {
         step::run(ctx, || OrderActivities::screen, input, step).await.map_err(|e| stop(ctx, step.name, e))?;
     note(
         ctx,
-        OrderEvent::Screened { verdict: decision.decision.verdict, reasons: decision.decision.reasons.clone() },
+        OrderEvent::Screened {
+            verdict: decision.decision.verdict,
+            reasons: decision.decision.reasons.clone(),
+        },
     );
     check_cancel(ctx)?;
     match decision.decision.verdict {
@@ -172,7 +179,9 @@ async fn review(ctx: &Ctx, wait_seconds: u64) -> Result<(), Stop> {
                 Verdict::Reject => Err(Stop::Rejected { reason: "rejected_in_review".into() }),
             }
         }
-        (Woken::TimedOut | Woken::Ready, None) => Err(Stop::Expired { reason: "not_reviewed_in_time".into() }),
+        (Woken::TimedOut | Woken::Ready, None) => {
+            Err(Stop::Expired { reason: "not_reviewed_in_time".into() })
+        }
     }
 }
 

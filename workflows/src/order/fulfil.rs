@@ -124,13 +124,17 @@ async fn apply(ctx: &Ctx, event: ShipmentEvent) {
     use FulfilmentStatus as F;
     use ShipmentEventKind as K;
     match (event.kind, shipment.status) {
-        (K::HandedOver | K::Delivered | K::Lost | K::Returned, F::Cancelled) => unexpected(ctx, id, event.kind),
+        (K::HandedOver | K::Delivered | K::Lost | K::Returned, F::Cancelled) => {
+            unexpected(ctx, id, event.kind)
+        }
         (K::HandedOver, F::Pending | F::Booked) => hand_over(ctx, id).await,
         (K::Delivered, F::Pending | F::Booked) => {
             hand_over(ctx, id).await;
             settle(ctx, id, F::Delivered, OrderEvent::Delivered { shipment_id: id });
         }
-        (K::Delivered, F::HandedOver) => settle(ctx, id, F::Delivered, OrderEvent::Delivered { shipment_id: id }),
+        (K::Delivered, F::HandedOver) => {
+            settle(ctx, id, F::Delivered, OrderEvent::Delivered { shipment_id: id })
+        }
         (K::Lost, F::HandedOver) => settle(ctx, id, F::Lost, OrderEvent::Lost { shipment_id: id }),
         (K::Returned, F::HandedOver | F::Delivered) => {
             settle(ctx, id, F::Returned, OrderEvent::Returned { shipment_id: id });
@@ -157,7 +161,9 @@ fn unexpected(ctx: &Ctx, id: ShipmentId, kind: ShipmentEventKind) {
         ShipmentEventKind::Delivered => OrderEvent::Delivered { shipment_id: id },
         ShipmentEventKind::Lost => OrderEvent::Lost { shipment_id: id },
         ShipmentEventKind::Returned => OrderEvent::Returned { shipment_id: id },
-        ShipmentEventKind::HandedOver | ShipmentEventKind::Cancelled => OrderEvent::HandedOver { shipment_id: id },
+        ShipmentEventKind::HandedOver | ShipmentEventKind::Cancelled => {
+            OrderEvent::HandedOver { shipment_id: id }
+        }
     };
     let reason = AttentionReason::UnexpectedShipment;
     ctx.state_mut(|s| {

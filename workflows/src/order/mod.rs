@@ -119,7 +119,9 @@ impl OrderWorkflow {
     pub fn amend_signal(&mut self, _ctx: &mut SyncWorkflowContext<Self>, input: RawValue) {
         match messages::decode(&input) {
             Ok(amendment) if self.may_amend().is_ok() => self.amendment = Some(amendment),
-            Ok(_) => self.ignore("amend", format!("the order is {}, not awaiting_customer", self.state.status)),
+            Ok(_) => {
+                self.ignore("amend", format!("the order is {}, not awaiting_customer", self.state.status))
+            }
             Err(problem) => self.ignore("amend", problem),
         }
     }
@@ -148,14 +150,20 @@ impl OrderWorkflow {
     #[update_validator(cancel_update)]
     fn validate_cancel(&self, _ctx: &WorkflowContextView, _request: &CancelRequest) -> Result<(), Refusal> {
         match plan_cancellation(&self.state).answer {
-            CancelAnswer::Refused => Err(format!("the order is {} and can't be cancelled", self.state.status).into()),
+            CancelAnswer::Refused => {
+                Err(format!("the order is {} and can't be cancelled", self.state.status).into())
+            }
             CancelAnswer::Accepted | CancelAnswer::Deferred => Ok(()),
         }
     }
 
     /// Cancel what can still be stopped; answers at once with the plan.
     #[update(name = "cancel")]
-    pub fn cancel_update(&mut self, _ctx: &mut SyncWorkflowContext<Self>, request: CancelRequest) -> CancelReply {
+    pub fn cancel_update(
+        &mut self,
+        _ctx: &mut SyncWorkflowContext<Self>,
+        request: CancelRequest,
+    ) -> CancelReply {
         let plan = plan_cancellation(&self.state);
         self.accept_cancel(request, "api");
         CancelReply { plan }
@@ -195,11 +203,12 @@ impl OrderWorkflow {
     }
 
     fn accept_cancel(&mut self, request: CancelRequest, source: &str) {
-        if self.cancel.is_some() || matches!(self.state.status, OrderStatus::Cancelling | OrderStatus::Cancelled) {
+        if self.cancel.is_some()
+            || matches!(self.state.status, OrderStatus::Cancelling | OrderStatus::Cancelled)
+        {
             return;
         }
-        let request =
-            CancelRequest { reason: messages::shorten(&request.reason), source: source.to_owned() };
+        let request = CancelRequest { reason: messages::shorten(&request.reason), source: source.to_owned() };
         self.note(OrderEvent::CancelRequested {
             reason: request.reason.clone(),
             source: request.source.clone(),

@@ -8,14 +8,9 @@ use temporalio_common::ActivityDefinition;
 use temporalio_workflow::{
     ActivityCancellationType, ActivityExecutionError, ActivityOptions, LocalActivityOptions, RetryPolicy,
     TimerOptions, WorkflowCancellationToken,
-    common::protos::temporal::api::failure::v1::failure::FailureInfo,
-    workflows::select,
+    common::protos::temporal::api::failure::v1::failure::FailureInfo, workflows::select,
 };
-use waybill_domain::{
-    event::OrderEvent,
-    state::AttentionReason,
-    status::PaymentStatus,
-};
+use waybill_domain::{event::OrderEvent, state::AttentionReason, status::PaymentStatus};
 
 /// How long the local attempt may take: longer than a card network's usual answer, shorter than the patience of
 /// whoever waits for the order.
@@ -113,7 +108,8 @@ where
     loop {
         if useless {
             raise_attention(ctx, step).await;
-            let pause = TimerOptions::builder(RETRY_PAUSE_MAX).cancellation_token(WorkflowCancellationToken::new());
+            let pause =
+                TimerOptions::builder(RETRY_PAUSE_MAX).cancellation_token(WorkflowCancellationToken::new());
             ctx.timer(pause.build()).await;
         }
         match remote(ctx, activity(), input.clone(), step, attempts).await {

@@ -100,7 +100,10 @@ pub(crate) async fn release_stock(ctx: &Ctx, shipments: Option<Vec<waybill_domai
 }
 
 /// Asks the carrier to stop a shipment.
-pub(crate) async fn cancel_label(ctx: &Ctx, shipment_id: waybill_domain::ids::ShipmentId) -> LabelCancellation {
+pub(crate) async fn cancel_label(
+    ctx: &Ctx,
+    shipment_id: waybill_domain::ids::ShipmentId,
+) -> LabelCancellation {
     let input = ctx.state(|s| s.shipment_ref(shipment_id));
     let step = undo_step("cancel_label", names::QUEUE_SHIPPING);
     match step::run(ctx, || OrderActivities::cancel_label, input, step).await {

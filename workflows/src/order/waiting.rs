@@ -4,9 +4,7 @@ use super::{Ctx, OrderWorkflow, step, unwind::Stop};
 use crate::wire::CancelRequest;
 use futures::FutureExt;
 use std::{pin::pin, time::Duration};
-use temporalio_workflow::{
-    TimerOptions, WaitConditionOptions, WorkflowCancellationToken, workflows::select,
-};
+use temporalio_workflow::{TimerOptions, WaitConditionOptions, WorkflowCancellationToken, workflows::select};
 use waybill_domain::{
     cancellation::{CancelAnswer, plan_cancellation},
     event::OrderEvent,
@@ -58,8 +56,9 @@ pub(crate) async fn wait(
             Woken::Ready
         }
         Some((duration, summary)) => {
-            let options =
-                TimerOptions::builder(duration).cancellation_token(timer_token.clone()).summary(summary.to_owned());
+            let options = TimerOptions::builder(duration)
+                .cancellation_token(timer_token.clone())
+                .summary(summary.to_owned());
             let mut timer = pin!(ctx.timer(options.build()));
             let mut condition = pin!(told(ctx, &ready).fuse());
             select! {

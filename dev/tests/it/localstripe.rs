@@ -1,0 +1,106 @@
+//! The production Stripe client against `localstripe`, a stand-in for Stripe that nobody here wrote.
+//!
+//! It ignores idempotency keys and knows no multicapture, so keys and partial captures are tried on our simulator.
+
+use crate::support::until;
+use prometheus::Registry;
+use std::{path::PathBuf, process::Stdio};
+use tokio::process::{Child, Command};
+use uuid::Uuid;
+use waybill_activities::{
+    metrics::StepMetrics,
+    payments::{AuthorizeRequest, CaptureRequest, PaymentProvider, ProviderError, stripe::Stripe},
+};
+use waybill_dev::ports::free_port;
+use waybill_domain::{ids::OrderId, money::Amount, order::currency};
+
+const VERSION: &str = "1.15.10";
+
+/// Installs it once, outside `target`.
+async fn installed() -> PathBuf {
+    let cache = std::env::var_os("WAYBILL_CACHE_DIR").map(PathBuf::from);
+    let home = || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/waybill");
+    let folder = cache.unwrap_or_else(home).join(format!("localstripe-{VERSION}"));
+    if !folder.join("localstripe").exists() {
+        let status = Command::new("python3")
+            .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target"])
+            .arg(&folder)
+            .arg(format!("localstripe=={VERSION}"))
+            .status()
+            .await
+            .unwrap();
+        assert!(status.success(), "pip could not install localstripe");
+    }
+    folder
+}
+
+async fn start(port: u16) -> Child {
+    Command::new("python3")
+        .args(["-m", "localstripe", "--port", &port.to_string(), "--from-scratch"])
+        .env("PYTHONPATH", installed().await)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap()
+}
+
+fn amount(minor: i64) -> Amount {
+    Amount::new(minor).unwrap()
+}
+
+fn request(payment_method: &str) -> AuthorizeRequest {
+    let order_id = OrderId(Uuid::now_v7());
+    AuthorizeRequest {
+        key: format!("order:{order_id}:authorize"),
+        order_id,
+        amount: amount(4_200),
+        currency: currency("EUR").unwrap(),
+        payment_method: payment_method.to_owned(),
+    }
+}
+
+#[tokio::test]
+async fn authorize_capture_void_and_decline() {
+    rustls::crypto::ring::default_provider().install_default().ok();
+    let port = free_port().unwrap();
+    let _server = start(port).await;
+    until("localstripe listens", || async { tokio::net::TcpStream::connect(("127.0.0.1", port)).await.ok() })
+        .await;
+    let base = format!("http://127.0.0.1:{port}/").parse().unwrap();
+    let metrics = StepMetrics::new(&Registry::new()).unwrap();
+    let stripe = Stripe::new(base, "sk_test_localstripe".to_owned().into(), metrics).unwrap();
+
+    let held = stripe.authorize(&request("pm_card_visa")).await.unwrap();
+    assert!(held.provider_ref.starts_with("pi_"));
+    let capture = CaptureRequest {
+        key: "capture".into(),
+        provider_ref: held.provider_ref.clone(),
+        amount: amount(4_200),
+        captured_before: Amount::ZERO,
+        is_final: true,
+    };
+    stripe.capture(&capture).await.unwrap();
+    // It says nothing of what was received, so a repetition can't be told from an error; but it takes nothing twice.
+    assert!(matches!(stripe.capture(&capture).await, Err(ProviderError::Refused { .. })));
+
+    let held = stripe.authorize(&request("pm_card_visa")).await.unwrap();
+    stripe.void("void", &held.provider_ref).await.unwrap();
+    stripe.void("void", &held.provider_ref).await.unwrap();
+
+    match stripe.authorize(&request("pm_card_visa_chargeDeclined")).await {
+        Err(ProviderError::Declined { code }) => assert!(!code.is_empty()),
+        other => panic!("not declined: {other:?}"),
+    }
+    match stripe.authorize(&request("pm_no_such_method")).await {
+        Err(ProviderError::Declined { .. } | ProviderError::Refused { .. }) => {}
+        other => panic!("not refused: {other:?}"),
+    }
+    let gone = Stripe::new(
+        format!("http://127.0.0.1:{}/", free_port().unwrap()).parse().unwrap(),
+        "k".to_owned().into(),
+        StepMetrics::new(&Registry::new()).unwrap(),
+    );
+    let away = gone.unwrap().authorize(&request("pm_card_visa")).await;
+    assert!(matches!(away, Err(ProviderError::Unavailable(_))), "nobody there: nothing was done: {away:?}");
+}
