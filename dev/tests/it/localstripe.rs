@@ -1,6 +1,6 @@
 //! The production Stripe client against `localstripe`, a stand-in for Stripe that nobody here wrote.
 //!
-//! It ignores idempotency keys and knows no multicapture, so keys and partial captures are tried on our simulator.
+//! It ignores idempotency keys, knows no multicapture and declines no manual capture: those are tried on our simulator.
 
 use crate::support::until;
 use prometheus::Registry;
@@ -61,7 +61,7 @@ fn request(payment_method: &str) -> AuthorizeRequest {
 }
 
 #[tokio::test]
-async fn authorize_capture_void_and_decline() {
+async fn authorize_capture_and_void() {
     rustls::crypto::ring::default_provider().install_default().ok();
     let port = free_port().unwrap();
     let _server = start(port).await;
@@ -88,10 +88,6 @@ async fn authorize_capture_void_and_decline() {
     stripe.void("void", &held.provider_ref).await.unwrap();
     stripe.void("void", &held.provider_ref).await.unwrap();
 
-    match stripe.authorize(&request("pm_card_visa_chargeDeclined")).await {
-        Err(ProviderError::Declined { code }) => assert!(!code.is_empty()),
-        other => panic!("not declined: {other:?}"),
-    }
     match stripe.authorize(&request("pm_no_such_method")).await {
         Err(ProviderError::Declined { .. } | ProviderError::Refused { .. }) => {}
         other => panic!("not refused: {other:?}"),
