@@ -22,6 +22,8 @@ named!(
         StepFailing = "step_failing",
         /// The carrier handed over, lost or returned what had been cancelled.
         UnexpectedShipment = "unexpected_shipment",
+        /// The carrier lost goods that were paid for.
+        ShipmentLost = "shipment_lost",
     }
 );
 

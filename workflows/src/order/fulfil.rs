@@ -135,7 +135,10 @@ async fn apply(ctx: &Ctx, event: ShipmentEvent) {
         (K::Delivered, F::HandedOver) => {
             settle(ctx, id, F::Delivered, OrderEvent::Delivered { shipment_id: id })
         }
-        (K::Lost, F::HandedOver) => settle(ctx, id, F::Lost, OrderEvent::Lost { shipment_id: id }),
+        (K::Lost, F::HandedOver) => {
+            settle(ctx, id, F::Lost, OrderEvent::Lost { shipment_id: id });
+            step::call_somebody(ctx, AttentionReason::ShipmentLost, "shipment_event");
+        }
         (K::Returned, F::HandedOver | F::Delivered) => {
             settle(ctx, id, F::Returned, OrderEvent::Returned { shipment_id: id });
         }
@@ -165,13 +168,8 @@ fn unexpected(ctx: &Ctx, id: ShipmentId, kind: ShipmentEventKind) {
             OrderEvent::HandedOver { shipment_id: id }
         }
     };
-    let reason = AttentionReason::UnexpectedShipment;
-    ctx.state_mut(|s| {
-        s.state.attention = Some(reason);
-        s.note(event);
-        s.note(OrderEvent::AttentionRaised { reason, step: "shipment_event".into() });
-    });
-    ctx.upsert_search_attributes([names::ATTENTION.value_set(reason.as_str().to_owned())]);
+    note(ctx, event);
+    step::call_somebody(ctx, AttentionReason::UnexpectedShipment, "shipment_event");
 }
 
 /// The pivot: the goods are gone, so their money is taken. From here on this shipment only goes forward.

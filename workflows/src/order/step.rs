@@ -190,12 +190,16 @@ fn fell_over(ctx: &Ctx, step: Step, unknown: bool) {
 }
 
 async fn raise_attention(ctx: &Ctx, step: Step) {
-    let new = ctx.state_mut(|s| s.state.attention.replace(step.attention) != Some(step.attention));
-    if new {
-        note(ctx, OrderEvent::AttentionRaised { reason: step.attention, step: step.name.to_owned() });
-        ctx.upsert_search_attributes([names::ATTENTION.value_set(step.attention.as_str().to_owned())]);
-    }
+    call_somebody(ctx, step.attention, step.name);
     flush(ctx).await;
+}
+
+/// Flags the order for a person, once per reason.
+pub(crate) fn call_somebody(ctx: &Ctx, reason: AttentionReason, step: &str) {
+    if ctx.state_mut(|s| s.state.attention.replace(reason) != Some(reason)) {
+        note(ctx, OrderEvent::AttentionRaised { reason, step: step.to_owned() });
+        ctx.upsert_search_attributes([names::ATTENTION.value_set(reason.as_str().to_owned())]);
+    }
 }
 
 fn clear_attention(ctx: &Ctx, step: Step) {
