@@ -52,8 +52,7 @@ async fn find_or_build() -> Result<Binaries> {
 async fn build() -> Result<()> {
     let root = workspace_root()?;
     let dir = binary_dir()?;
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
+    let mut command = cargo();
     command.args(["build", "--bin", "waybill-api", "--bin", "waybill-worker"]).current_dir(&root);
     if dir.file_name().is_some_and(|profile| profile == "release") {
         command.arg("--release");
@@ -61,10 +60,6 @@ async fn build() -> Result<()> {
     // Build where we lie ourselves, wherever that is.
     if let Some(target) = dir.parent() {
         command.arg("--target-dir").arg(target);
-    }
-    // Set by cargo for us, not meant for another cargo.
-    for name in ["CARGO_MANIFEST_DIR", "CARGO_MANIFEST_PATH", "RUST_RECURSION_COUNT"] {
-        command.env_remove(name);
     }
     command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
     let built = if term::interactive() {
@@ -82,4 +77,25 @@ async fn build() -> Result<()> {
         bail!("waybill-api and waybill-worker do not build in {}\n{}", root.display(), said.trim_end());
     }
     Ok(())
+}
+
+/// Cargo, without what an outer cargo has told us about our own package: build scripts that look at it (ring's does)
+/// would take it for news, and half of all dependencies would be built again.
+pub(crate) fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        let ours = [
+            "CARGO_PKG_",
+            "CARGO_MANIFEST_",
+            "CARGO_BIN_",
+            "CARGO_CRATE_",
+            "CARGO_PRIMARY_",
+            "RUST_RECURSION_",
+        ];
+        if ours.iter().any(|prefix| text.starts_with(prefix)) {
+            command.env_remove(&name);
+        }
+    }
+    command
 }

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use sqlx::migrate::Migrator;
-use tokio::process::Command;
 
+use crate::binaries::cargo;
 use crate::home::workspace_root;
 use crate::servers::Servers;
 use crate::term;
@@ -38,8 +38,7 @@ async fn make(root: &Path, servers: &Servers) -> Result<PathBuf> {
     // The macros only run when their crate is compiled.
     let source = root.join("store/src/lib.rs");
     fs::File::options().append(true).open(&source)?.set_modified(std::time::SystemTime::now())?;
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = Command::new(cargo)
+    let status = cargo()
         .args(["check", "--quiet", "--workspace"])
         .current_dir(root)
         .env("DATABASE_URL", url)
