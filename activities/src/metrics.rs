@@ -5,7 +5,10 @@ use prometheus::{
     register_int_counter_vec_with_registry,
 };
 use std::time::Duration;
-use waybill_domain::event::{Entry, OrderEvent};
+use waybill_domain::{
+    event::{Entry, OrderEvent},
+    status::OrderStatus,
+};
 
 /// Counters and histograms of steps, orders and provider calls.
 #[derive(Clone)]
@@ -60,13 +63,11 @@ impl StepMetrics {
         self.seconds.with_label_values(&[step, kind, outcome]).observe(took.as_secs_f64());
     }
 
-    pub(crate) fn projected(&self, entries: &[Entry]) {
-        let mut last = None;
+    pub(crate) fn projected(&self, entered: &[OrderStatus], entries: &[Entry]) {
+        for status in entered {
+            self.transitions.with_label_values(&[status.as_str()]).inc();
+        }
         for entry in entries {
-            if last != Some(entry.status) {
-                self.transitions.with_label_values(&[entry.status.as_str()]).inc();
-                last = Some(entry.status);
-            }
             if let OrderEvent::AttentionRaised { reason, .. } = entry.event {
                 self.attention.with_label_values(&[reason.as_str()]).inc();
             }

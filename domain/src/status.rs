@@ -252,4 +252,30 @@ mod tests {
         let error = "shiped".parse::<OrderStatus>().unwrap_err();
         assert!(error.to_string().contains("partially_shipped"), "{error}");
     }
+
+    /// The words between backquotes.
+    fn quoted(cell: &str) -> Vec<&str> {
+        cell.split('`').skip(1).step_by(2).collect()
+    }
+
+    #[test]
+    fn the_documented_table_is_the_codes_own() {
+        let page = include_str!("../../docs/lifecycle.md");
+        let mut documented = Vec::new();
+        for row in page.lines().filter(|line| line.starts_with("| `")) {
+            let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+            for status in quoted(cells[1]) {
+                let status: OrderStatus = status.parse().unwrap();
+                let mut next: Vec<OrderStatus> =
+                    quoted(cells[3]).iter().map(|s| s.parse().unwrap()).collect();
+                let mut expected = status.next().to_vec();
+                next.sort();
+                expected.sort();
+                assert_eq!(next, expected, "docs/lifecycle.md says otherwise of {status}");
+                documented.push(status);
+            }
+        }
+        documented.sort();
+        assert_eq!(documented, OrderStatus::ALL, "every status is documented once");
+    }
 }

@@ -81,3 +81,13 @@ pub async fn settle(pool: &PgPool, message: &Message, how: &str) -> Result<()> {
     .await?;
     Ok(())
 }
+
+/// How many messages no workflow has yet.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn backlog(pool: &PgPool) -> Result<i64> {
+    Ok(sqlx::query_scalar!(r#"select count(*) as "count!" from inbox where settled_at is null"#)
+        .fetch_one(pool)
+        .await?)
+}

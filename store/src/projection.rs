@@ -2,15 +2,15 @@
 
 use crate::{Result, StoreError, parse};
 use sqlx::{PgConnection, PgPool, types::Json};
-use waybill_domain::{event::Entry, ids::OrderId, state::OrderState};
+use waybill_domain::{event::Entry, ids::OrderId, state::OrderState, status::OrderStatus};
 
 /// What a projection did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Applied {
     /// The order's version now.
     pub version: i64,
-    /// Whether something was written; a repetition writes nothing.
-    pub written: bool,
+    /// The statuses that the order entered; none at all if it was a repetition, and nothing was written.
+    pub entered: Option<Vec<OrderStatus>>,
 }
 
 /// Appends entries and takes over the state, once. `base_version` is what the workflow last knew.
@@ -32,13 +32,19 @@ pub async fn apply(
 ) -> Result<Applied> {
     let rows = rows(entries)?;
     let mut tx = pool.begin().await?;
-    let version = sqlx::query_scalar!("select version from orders where id = $1 for update", id.0)
+    let before = sqlx::query!("select version, status from orders where id = $1 for update", id.0)
         .fetch_optional(&mut *tx)
         .await?
         .ok_or(StoreError::Database(sqlx::Error::RowNotFound))?;
+    let (version, status_before) = (before.version, before.status);
     let told = if version > base_version { told(&mut tx, id, base_version, &rows).await? } else { 0 };
     if told == rows.len() {
-        return Ok(Applied { version: base_version + length(told), written: false });
+        return Ok(Applied { version: base_version + length(told), entered: None });
+    }
+    let mut entered: Vec<OrderStatus> = entries.iter().skip(told).map(|entry| entry.status).collect();
+    entered.dedup();
+    if entered.first().is_some_and(|first| first.as_str() == status_before) {
+        entered.remove(0);
     }
     let (mut kinds, mut statuses, mut data) = (Vec::new(), Vec::new(), Vec::new());
     for row in rows.into_iter().skip(told) {
@@ -61,7 +67,7 @@ pub async fn apply(
     let version = version + length(kinds.len());
     update(&mut tx, id, version, state).await?;
     tx.commit().await?;
-    Ok(Applied { version, written: true })
+    Ok(Applied { version, entered: Some(entered) })
 }
 
 struct Row {

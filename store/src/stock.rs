@@ -132,10 +132,11 @@ pub async fn adjust(
         .await?;
         return Ok(if same { Ok(get(pool, merchant, sku).await?) } else { Err(StockRefusal::KeyReused) });
     }
+    // Not an upsert: Postgres checks the row it would insert, and a row of fewer than no pieces never passes, even
+    // where there is one to take them from.
     let changed = sqlx::query!(
-        "insert into stock (merchant_id, sku, location, available) values ($1, $2, $3, $4)
-         on conflict (merchant_id, sku, location) do update
-           set available = stock.available + excluded.available, updated_at = now()",
+        "update stock set available = available + $4, updated_at = now()
+         where merchant_id = $1 and sku = $2 and location = $3",
         merchant.0,
         sku.as_str(),
         location.as_str(),
@@ -143,6 +144,22 @@ pub async fn adjust(
     )
     .execute(&mut *tx)
     .await;
+    let changed = match changed {
+        Ok(done) if done.rows_affected() == 0 => {
+            sqlx::query!(
+                "insert into stock (merchant_id, sku, location, available) values ($1, $2, $3, $4)
+                 on conflict (merchant_id, sku, location) do update
+                   set available = stock.available + excluded.available, updated_at = now()",
+                merchant.0,
+                sku.as_str(),
+                location.as_str(),
+                delta
+            )
+            .execute(&mut *tx)
+            .await
+        }
+        changed => changed,
+    };
     match changed {
         Ok(_) => {}
         Err(sqlx::Error::Database(e)) if e.constraint() == Some("stock_not_oversold") => {

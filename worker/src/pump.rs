@@ -3,11 +3,13 @@
 
 use futures::{StreamExt, stream};
 use prometheus::{
-    Gauge, IntCounterVec, IntGaugeVec, Opts, Registry, register_gauge_with_registry,
+    Gauge, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, register_gauge_with_registry,
     register_int_counter_vec_with_registry, register_int_gauge_vec_with_registry,
+    register_int_gauge_with_registry,
 };
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
+use waybill_domain::status::OrderStatus;
 use waybill_service::engine::{Engine, EngineError, Start};
 use waybill_store::{PgPool, inbox, orders, starts};
 
@@ -30,6 +32,7 @@ pub struct PumpMetrics {
     pumped: IntCounterVec,
     backlog: Gauge,
     backlog_age: Gauge,
+    undelivered: IntGauge,
     orders: IntGaugeVec,
 }
 
@@ -56,6 +59,11 @@ impl PumpMetrics {
             backlog_age: register_gauge_with_registry!(
                 "waybill_starter_backlog_age_seconds",
                 "Age of the oldest of them",
+                registry
+            )?,
+            undelivered: register_int_gauge_with_registry!(
+                "waybill_webhooks_undelivered",
+                "Webhooks that are kept and that no workflow has yet",
                 registry
             )?,
             orders: register_int_gauge_vec_with_registry!(
@@ -155,11 +163,18 @@ async fn deliver_due(pool: &PgPool, engine: &Engine, metrics: &PumpMetrics) -> b
 
 async fn read_gauges(pool: PgPool, metrics: PumpMetrics, shutdown: CancellationToken) {
     while !shutdown.is_cancelled() {
+        if let Ok(count) = inbox::backlog(&pool).await {
+            metrics.undelivered.set(count);
+        }
         if let Ok((count, age)) = starts::backlog(&pool).await {
             metrics.backlog.set(f64::from(i32::try_from(count).unwrap_or(i32::MAX)));
             metrics.backlog_age.set(age);
         }
         if let Ok(counts) = orders::count_by_status(&pool).await {
+            // A status that no order is in any more is not counted by the query: it starts from 0.
+            for status in OrderStatus::ALL {
+                metrics.orders.with_label_values(&[status.as_str()]).set(0);
+            }
             for (status, count) in counts {
                 metrics.orders.with_label_values(&[&status]).set(count);
             }

@@ -17,8 +17,8 @@ pub(crate) async fn screen(steps: &OrderSteps, input: &OrderRef) -> Result<Scree
 pub(crate) async fn project(steps: &OrderSteps, input: &Projection) -> Result<Projected, StepFailure> {
     let Projection { order_id, base_version, entries, state } = input;
     let applied = projection::apply(&steps.pool, *order_id, *base_version, entries, state).await?;
-    if applied.written {
-        steps.metrics.projected(entries);
+    if let Some(entered) = applied.entered {
+        steps.metrics.projected(&entered, entries);
         steps.notifier.changed(*order_id);
     }
     Ok(Projected { version: applied.version })
