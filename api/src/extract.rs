@@ -1,14 +1,18 @@
 //! Bodies, paths, queries and headers, read so that a mistake is answered with the field and the fix.
 
-use crate::{problem::Problem, state::App};
+use crate::{
+    json::{self, Object, escape, named, pointer},
+    problem::{FieldError, Problem},
+    state::App,
+};
 use axum::{
     body::Bytes,
     extract::{FromRequest, FromRequestParts, Path, Query, Request},
     http::{HeaderMap, header::CONTENT_TYPE, request::Parts},
 };
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
-use std::str::FromStr;
+use std::{error::Error, str::FromStr};
 
 /// The largest body: 200 lines of the longest SKUs fit three times.
 pub(crate) const BODY_BYTES_MAX: usize = 64 * 1024;
@@ -51,30 +55,18 @@ impl<T: DeserializeOwned> JsonBody<T> {
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, Problem> {
         // First as any JSON: what is not JSON at all is another mistake than a wrong field. The second reading is of
         // the value, so spaces and the order of fields make no other fingerprint.
-        let any: serde_json::Value = serde_json::from_slice(bytes)
-            .map_err(|e| Problem::malformed("", format!("the body is not JSON: {e}")))?;
+        let any =
+            json::parse(bytes).map_err(|e| Problem::malformed("", format!("the body is not JSON: {e}")))?;
         let fingerprint = Sha256::digest(any.to_string().as_bytes()).into();
         let mut track = serde_path_to_error::Track::new();
         let tracked = serde_path_to_error::Deserializer::new(any, &mut track);
-        let value = T::deserialize(tracked).map_err(|error| {
-            let pointer = pointer(&track.path());
-            crate::problem::Problem::malformed(pointer, error.to_string())
+        let Object(value) = Object::<T>::deserialize(tracked).map_err(|error| {
+            let detail = error.to_string();
+            let pointer = pointer(&track.path()) + &named(&detail).map(escape).unwrap_or_default();
+            Problem::malformed(pointer, detail)
         })?;
         Ok(Self { value, fingerprint })
     }
-}
-
-/// A JSON pointer (RFC 6901).
-fn pointer(path: &serde_path_to_error::Path) -> String {
-    use serde_path_to_error::Segment;
-    path.iter()
-        .map(|segment| match segment {
-            Segment::Seq { index } => format!("/{index}"),
-            Segment::Map { key } => format!("/{}", key.replace('~', "~0").replace('/', "~1")),
-            Segment::Enum { variant } => format!("/{variant}"),
-            Segment::Unknown => String::new(),
-        })
-        .collect()
 }
 
 /// A part of the path that has to be read; one that can't be is not found.
@@ -98,13 +90,36 @@ impl<T: DeserializeOwned> FromRequestParts<App> for QueryOf<T> {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         Query::<T>::from_request_parts(parts, app).await.map(|Query(value)| Self(value)).map_err(
-            |rejection| {
-                let detail = std::error::Error::source(&rejection)
-                    .map_or_else(|| rejection.to_string(), ToString::to_string);
-                Problem::malformed("query", detail)
+            |rejection| match parameter(&rejection) {
+                Some(wrong) => {
+                    let (path, detail) = (wrong.path().to_string(), wrong.inner().to_string());
+                    Problem::malformed(named(&detail).unwrap_or(&path), detail.as_str())
+                }
+                None => Problem::malformed("query", rejection.to_string()),
             },
         )
     }
+}
+
+/// Which parameter is wrong, and how: axum keeps it among the causes.
+fn parameter<'e>(
+    error: &'e (dyn Error + 'static),
+) -> Option<&'e serde_path_to_error::Error<serde::de::value::Error>> {
+    error.downcast_ref().or_else(|| parameter(error.source()?))
+}
+
+/// The longest reason somebody gives: about what one reads of it in a timeline.
+const REASON_CHARS_MAX: usize = 200;
+
+/// What is wrong with a reason in somebody's words. NUL can't be kept in Postgres, and so would stop an order.
+pub(crate) fn check_reason(reason: &str) -> Option<FieldError> {
+    let wrong = reason.trim().is_empty()
+        || reason.chars().count() > REASON_CHARS_MAX
+        || reason.chars().any(char::is_control);
+    wrong.then(|| FieldError {
+        pointer: "/reason".into(),
+        detail: format!("must have 1 to {REASON_CHARS_MAX} characters, none of them a control character"),
+    })
 }
 
 /// The client's idempotency key.
@@ -160,6 +175,9 @@ mod tests {
         );
         let unknown = refused(r#"{"lines":[{"quantity":1,"colour":"red"}]}"#);
         assert!(unknown["detail"].as_str().unwrap().contains("colour"), "{unknown}");
+        assert_eq!(unknown["errors"][0]["pointer"], "/lines/0/colour");
+        assert_eq!(refused(r#"{"lines":[{}]}"#)["errors"][0]["pointer"], "/lines/0/quantity");
+        assert_eq!(refused("[[]]")["errors"][0]["pointer"], "", "an array is no object");
         assert!(refused("{").to_string().contains("not JSON"));
     }
 

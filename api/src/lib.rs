@@ -6,6 +6,7 @@ mod auth;
 pub mod config;
 mod extract;
 mod idempotency;
+mod json;
 mod middleware;
 mod orders;
 mod problem;

@@ -2,7 +2,8 @@
 
 use crate::{
     auth::Authenticated,
-    extract::{IdempotencyKey, JsonBody, PathOf},
+    extract::{IdempotencyKey, JsonBody, PathOf, check_reason},
+    json::Object,
     problem::{FieldError, Problem},
     state::App,
 };
@@ -19,13 +20,11 @@ use waybill_store::{
 const PIECES_MAX: i32 = 1_000_000_000;
 /// The most locations in one request.
 const LOCATIONS_MAX: usize = 100;
-/// The longest reason.
-const REASON_CHARS_MAX: usize = 200;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PutBody {
-    locations: Vec<OnHand>,
+    locations: Vec<Object<OnHand>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -49,7 +48,7 @@ fn view(sku: &Sku, levels: &[StockLevel]) -> Json<Value> {
         .iter()
         .map(|l| {
             json!({
-                "location": l.location, "on_hand": l.available + l.reserved, "reserved": l.reserved,
+                "location": l.location, "on_hand": i64::from(l.available) + i64::from(l.reserved), "reserved": l.reserved,
                 "available": l.available, "sold": l.sold,
             })
         })
@@ -80,7 +79,7 @@ pub(crate) async fn put(
         wrong.push(FieldError { pointer: "/locations".into(), detail });
     }
     let mut on_hand: Vec<(Location, i32)> = Vec::new();
-    for (number, entry) in body.locations.into_iter().enumerate() {
+    for (number, Object(entry)) in body.locations.into_iter().enumerate() {
         let at = |field: &str| format!("/locations/{number}/{field}");
         if !(0..=PIECES_MAX).contains(&entry.on_hand) {
             let detail = format!("must be between 0 and {PIECES_MAX}");
@@ -128,14 +127,11 @@ pub(crate) async fn adjust(
     if body.delta == 0 || body.delta.unsigned_abs() > PIECES_MAX.unsigned_abs() {
         keep("/delta", format!("must be between -{PIECES_MAX} and {PIECES_MAX}, and not 0"));
     }
-    let reason = body.reason;
-    if reason.trim().is_empty() || reason.chars().count() > REASON_CHARS_MAX || reason.contains('\0') {
-        keep("/reason", format!("must have 1 to {REASON_CHARS_MAX} characters"));
-    }
+    wrong.extend(check_reason(&body.reason));
     let (Some(sku), Some(location), true) = (sku, location, wrong.is_empty()) else {
         return Err(Problem::invalid(wrong));
     };
-    let adjustment = Adjustment { sku, location, delta: body.delta, reason };
+    let adjustment = Adjustment { sku, location, delta: body.delta, reason: body.reason };
     let levels = stock::adjust(&app.pool, caller.merchant_id, &key, &adjustment).await?.map_err(refusal)?;
     Ok(view(&adjustment.sku, &levels))
 }

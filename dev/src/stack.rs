@@ -141,6 +141,7 @@ impl<'a> StackBuilder<'a> {
             database_url,
             payments,
             carrier,
+            secrets: self.secrets,
             api: Child::spawn(spec)?,
             workers: Vec::new(),
             binaries,
@@ -197,6 +198,8 @@ pub struct Stack {
     pub payments: PaymentsSim,
     /// The carrier.
     pub carrier: CarrierSim,
+    /// What the payment provider and the carrier sign with.
+    pub secrets: Secrets,
     /// The API's process.
     pub api: Child,
     /// The workers' processes.

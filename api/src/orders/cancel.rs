@@ -3,7 +3,7 @@
 use super::view;
 use crate::{
     auth::Authenticated,
-    extract::{IdempotencyKey, JsonBody, PathOf},
+    extract::{IdempotencyKey, JsonBody, PathOf, check_reason},
     idempotency::{Answer, once},
     problem::{FieldError, Problem},
     state::App,
@@ -17,7 +17,7 @@ use axum::{
 };
 use serde::Deserialize;
 use serde_json::json;
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 use waybill_domain::{
     cancellation::{CancelAnswer, CancellationPlan, plan_cancellation},
     ids::{MerchantId, OrderId},
@@ -54,6 +54,9 @@ pub(crate) async fn handler(
     let request = Request::from_parts(parts, body);
     let JsonBody { value: body, fingerprint } =
         <JsonBody<Body> as axum::extract::FromRequest<App>>::from_request(request, &app).await?;
+    if let Some(wrong) = check_reason(&body.reason) {
+        return Err(Problem::invalid(vec![wrong]));
+    }
     let order = super::find(&app, caller.merchant_id, id).await?;
     check_lines(&body, &order)?;
     if body.dry_run {
@@ -66,11 +69,11 @@ pub(crate) async fn handler(
     Ok(once(&app, key, task).await)
 }
 
-/// Single lines can't be cancelled yet: a list of lines has to name all of them.
+/// Single lines can't be cancelled yet: a list of lines has to name all of them, and none that is not there.
 fn check_lines(body: &Body, order: &OrderRecord) -> Result<(), Problem> {
     let Some(lines) = &body.lines else { return Ok(()) };
-    let all = (0u32..).zip(&order.placed.lines).all(|(number, _)| lines.contains(&number));
-    if all {
+    let named: BTreeSet<u32> = lines.iter().copied().collect();
+    if named.into_iter().eq((0u32..).zip(&order.placed.lines).map(|(number, _)| number)) {
         return Ok(());
     }
     let detail =

@@ -3,7 +3,7 @@
 use super::view;
 use crate::{
     auth::Authenticated,
-    extract::{IdempotencyKey, JsonBody, PathOf},
+    extract::{IdempotencyKey, JsonBody, PathOf, check_reason},
     idempotency::once,
     problem::Problem,
     state::App,
@@ -31,6 +31,9 @@ pub(crate) async fn handler(
     JsonBody { value: body, fingerprint }: JsonBody<Body>,
 ) -> Result<Response, Problem> {
     let caller = caller.with(Scope::OrdersWrite)?;
+    if let Some(wrong) = check_reason(&body.reason) {
+        return Err(Problem::invalid(vec![wrong]));
+    }
     let order = super::find(&app, caller.merchant_id, id).await?;
     let request = super::request_key(caller.merchant_id, ROUTE, key, id, &fingerprint);
     let update_id = super::update_id(&request);

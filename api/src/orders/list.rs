@@ -69,7 +69,9 @@ pub(crate) async fn handler(
             |text| if text.contains('\0') { Err("must not contain NUL") } else { Ok(text.to_owned()) },
             &mut wrong,
         ),
-        created_after: read("created_after", params.created_after, str::parse::<Timestamp>, &mut wrong),
+        // Postgres' time begins later than jiff's, and no order is older than the epoch.
+        created_after: read("created_after", params.created_after, str::parse::<Timestamp>, &mut wrong)
+            .map(|at| at.max(Timestamp::UNIX_EPOCH)),
         before: read("cursor", params.cursor, parse_cursor, &mut wrong),
     };
     if !wrong.is_empty() {

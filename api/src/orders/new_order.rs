@@ -1,6 +1,9 @@
 //! An order as it arrives, and everything that can be wrong with it, said at once.
 
-use crate::problem::{FieldError, Problem};
+use crate::{
+    json::{Object, escape},
+    problem::{FieldError, Problem},
+};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use waybill_domain::{
@@ -24,13 +27,13 @@ pub(crate) struct RawOrder {
     currency: String,
     #[serde(default)]
     reference: Option<String>,
-    lines: Vec<RawLine>,
+    lines: Vec<Object<RawLine>>,
     #[serde(default)]
     shipping_fee: i64,
     #[serde(default)]
     tax: i64,
-    payment: RawPayment,
-    shipping_address: RawAddress,
+    payment: Object<RawPayment>,
+    shipping_address: Object<RawAddress>,
     #[serde(default)]
     shortage_policy: Option<String>,
     #[serde(default)]
@@ -131,7 +134,7 @@ impl Check {
                 self.wrong("/metadata", format!("keys must have 1 to {METADATA_KEY_CHARS_MAX} characters"));
             }
             if value.chars().count() > METADATA_VALUE_CHARS_MAX || value.contains('\0') {
-                let pointer = format!("/metadata/{}", key.replace('~', "~0").replace('/', "~1"));
+                let pointer = format!("/metadata{}", escape(key));
                 self.wrong(
                     pointer,
                     format!("must have at most {METADATA_VALUE_CHARS_MAX} characters, none of them NUL"),
@@ -148,16 +151,16 @@ pub(crate) fn validate(raw: RawOrder) -> Result<NewOrder, Problem> {
         check.wrong("/lines", format!("must have 1 to {LINES_MAX} lines"));
     }
     let lines: Vec<OrderLine> =
-        raw.lines.into_iter().enumerate().filter_map(|(number, line)| check.line(number, line)).collect();
+        raw.lines.into_iter().enumerate().filter_map(|(number, line)| check.line(number, line.0)).collect();
     let customer_id = check.keep("/customer_id", raw.customer_id.parse::<CustomerId>());
     let currency = check.keep("/currency", currency(&raw.currency));
     let shipping_fee = check.keep("/shipping_fee", Amount::new(raw.shipping_fee));
     let tax = check.keep("/tax", Amount::new(raw.tax));
     let policy = raw.shortage_policy.as_deref().unwrap_or(ShortagePolicy::Reject.as_str());
     let shortage_policy = check.keep("/shortage_policy", policy.parse::<ShortagePolicy>());
-    let payment_method = check.text("/payment/method", raw.payment.method);
+    let payment_method = check.text("/payment/method", raw.payment.0.method);
     let reference = raw.reference.map(|reference| check.text("/reference", reference));
-    let shipping_address = check.address(raw.shipping_address);
+    let shipping_address = check.address(raw.shipping_address.0);
     check.metadata(&raw.metadata);
 
     let order = (|| {

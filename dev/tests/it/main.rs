@@ -3,6 +3,7 @@
 //! A test waits for conditions, never for a fixed time.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, missing_docs, reason = "tests")]
 
+mod api;
 mod books;
 mod lifecycle;
 mod localstripe;
@@ -10,3 +11,4 @@ mod replay;
 mod support;
 mod trouble;
 mod unwind;
+mod webhooks;

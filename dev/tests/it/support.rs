@@ -1,9 +1,10 @@
 //! What the tests share: a stack, orders, and waiting for what must become true.
 
+use reqwest::Method;
 use serde_json::{Value, json};
 use std::{future::Future, time::Duration};
 use waybill_dev::{
-    client::{Client, new_key},
+    client::{Client, Reply, new_key},
     servers::Servers,
     stack::{Stack, StackBuilder},
 };
@@ -133,4 +134,45 @@ pub async fn carrier_says(stack: &Stack, shipment: &str, what: &str) {
 /// Runs the `temporal` CLI against the servers of the tests, as a person would.
 pub async fn temporal(args: &[&str]) -> String {
     Servers::for_tests().await.unwrap().temporal.cli(args).await.unwrap()
+}
+
+/// What is sent when the bytes themselves matter: a body as JSON, under an idempotency key of its own.
+pub async fn post_bytes(client: &Client, path: &str, body: impl Into<Vec<u8>>) -> Reply {
+    let request = client.request(Method::POST, path).header("Idempotency-Key", new_key());
+    client.send(request.header("Content-Type", "application/json").body(body.into())).await.unwrap()
+}
+
+/// Checks a refusal: the shape that all have, its status and its code. Gives the pointers of what is to be mended.
+pub fn refused(reply: &Reply, status: u16, code: &str, what: &str) -> Vec<String> {
+    let body = &reply.body;
+    assert_eq!((reply.status.as_u16(), reply.text("/code")), (status, code), "{what}: {body}");
+    check_problem(reply, what)
+}
+
+/// Checks the shape that all refusals have, and that no 5xx is one of them. Gives the pointers of `errors`.
+pub fn check_problem(reply: &Reply, what: &str) -> Vec<String> {
+    let (body, status) = (&reply.body, reply.status.as_u16());
+    assert!((400..500).contains(&status), "{what}: {status} {body}");
+    assert_eq!(reply.header("content-type"), Some("application/problem+json"), "{what}: {body}");
+    assert_eq!(body["status"], status, "{what}: {body}");
+    assert_eq!(body["type"], format!("urn:waybill:problem:{}", reply.text("/code")), "{what}");
+    assert!(body["retryable"].is_boolean() && !reply.text("/title").is_empty(), "{what}: {body}");
+    assert!(!reply.text("/detail").is_empty(), "{what}: {body}");
+    assert_eq!(Some(reply.text("/trace_id")), reply.header("x-trace-id"), "{what}: {body}");
+    assert!(reply.text("/trace_id").len() == 32, "{what}: {body}");
+    let errors = body["errors"].as_array().map(Vec::as_slice).unwrap_or_default();
+    assert!(!errors.is_empty() || ![400, 422].contains(&status), "{what} names nothing to mend: {body}");
+    errors
+        .iter()
+        .map(|error| {
+            assert!(error["detail"].as_str().is_some_and(|detail| !detail.is_empty()), "{what}: {body}");
+            error["pointer"].as_str().unwrap().to_owned()
+        })
+        .collect()
+}
+
+/// A number from the stack's database.
+pub async fn count(stack: &Stack, sql: &'static str, value: &str) -> i64 {
+    let pool = waybill_store::connect(&stack.database_url, 2).unwrap();
+    sqlx::query_scalar::<_, i64>(sql).bind(value).fetch_one(&pool).await.unwrap()
 }

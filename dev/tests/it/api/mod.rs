@@ -1,0 +1,9 @@
+//! The HTTP contract, as `api.md` has it.
+
+mod bad_input;
+mod keys;
+mod mutations;
+mod operations;
+mod reads;
+mod repeats;
+mod stock;

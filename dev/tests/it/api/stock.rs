@@ -1,0 +1,152 @@
+//! Stock: what is on hand, what is set aside, and changes that count once.
+
+use crate::{
+    books::{check_goods, pieces},
+    support::*,
+};
+use futures::future::join_all;
+use reqwest::Method;
+use serde_json::{Value, json};
+use waybill_dev::{
+    client::{Reply, new_key},
+    stack::Stack,
+};
+
+#[tokio::test]
+async fn stock_is_set_adjusted_and_never_below_what_is_set_aside() {
+    let stack = stack().await;
+    bad_stock(&stack).await;
+    put_stock(&stack.client, "HELD", &[("AMS", 150), ("RTM", 0)]).await;
+    assert_eq!(level(&stack, "HELD", "AMS").await, (150, 0, 150, 0));
+    let before = pieces(&stack).await;
+    let id = place(&stack.client, &order(&[("HELD", 101)])).await;
+    reach(&stack.client, &id, "in_review").await;
+    assert_eq!(level(&stack, "HELD", "AMS").await, (150, 101, 49, 0));
+
+    let put = |on_hand: i64| json!({"locations": [{"location": "RTM", "on_hand": 7}, {"location": "AMS", "on_hand": on_hand}]});
+    let below = stack.client.put_stock("HELD", &put(100)).await.unwrap();
+    refused(&below, 409, "stock_reserved", "fewer than are set aside");
+    assert!(below.text("/detail").contains("101"), "{}", below.body);
+    assert_eq!(level(&stack, "HELD", "AMS").await, (150, 101, 49, 0));
+    assert_eq!(level(&stack, "HELD", "RTM").await, (0, 0, 0, 0), "all or nothing");
+    let just_enough = stack.client.put_stock("HELD", &put(101)).await.unwrap().success().unwrap();
+    assert_eq!(just_enough.body, stack.client.get_stock("HELD").await.unwrap().body);
+    assert_eq!(level(&stack, "HELD", "AMS").await, (101, 101, 0, 0));
+    stack.client.put_stock("HELD", &put(150)).await.unwrap().success().unwrap();
+    stack.client.put_stock("HELD", &json!({"locations": [{"location": "RTM", "on_hand": 0}]})).await.unwrap();
+    check_goods(&stack, &before).await;
+
+    adjustments(&stack).await;
+    stack.client.decide(&id, "reject", "no").await.unwrap().success().unwrap();
+    reach(&stack.client, &id, "rejected").await;
+    assert_eq!(level(&stack, "HELD", "AMS").await, (160, 0, 160, 0));
+    stack.stop().await;
+}
+
+async fn adjust(stack: &Stack, key: &str, body: &Value) -> Reply {
+    let request = stack.client.request(Method::POST, "/v1/stock/adjustments").header("Idempotency-Key", key);
+    stack.client.send(request.json(body)).await.unwrap()
+}
+
+fn change(sku: &str, delta: i64) -> Value {
+    json!({"sku": sku, "location": "AMS", "delta": delta, "reason": "counted"})
+}
+
+async fn adjustments(stack: &Stack) {
+    let too_many = adjust(stack, &new_key(), &change("HELD", -50)).await;
+    refused(&too_many, 409, "stock_reserved", "49 are free");
+    assert_eq!(level(stack, "HELD", "AMS").await, (150, 101, 49, 0));
+
+    let key = new_key();
+    let first = adjust(stack, &key, &change("HELD", 10)).await.success().unwrap();
+    assert_eq!(first.body["sku"], "HELD");
+    assert_eq!(level(stack, "HELD", "AMS").await, (160, 101, 59, 0));
+    let again = adjust(stack, &key, &change("HELD", 10)).await.success().unwrap();
+    assert_eq!(again.body, first.body);
+    for other in [change("HELD", 11), change("CARE-KIT", 10)] {
+        let reply = adjust(stack, &key, &other).await;
+        assert_eq!(refused(&reply, 422, "idempotency_key_reused", "another change"), ["Idempotency-Key"]);
+    }
+    assert_eq!(level(stack, "HELD", "AMS").await, (160, 101, 59, 0));
+    // What was refused was not done, and may be done later under its key.
+    let key = new_key();
+    refused(&adjust(stack, &key, &change("HELD", -60)).await, 409, "stock_reserved", "59 are free");
+    adjust(stack, &new_key(), &change("HELD", 1)).await.success().unwrap();
+    adjust(stack, &key, &change("HELD", -60)).await.success().unwrap();
+    adjust(stack, &new_key(), &change("HELD", 59)).await.success().unwrap();
+    assert_eq!(level(stack, "HELD", "AMS").await, (160, 101, 59, 0));
+
+    refused(&stack.client.get_stock("NEVER-SEEN").await.unwrap(), 404, "not_found", "an unknown SKU");
+    refused(
+        &adjust(stack, &new_key(), &change("NEVER-SEEN", -1)).await,
+        409,
+        "stock_reserved",
+        "below nothing",
+    );
+    refused(&stack.client.get_stock("NEVER-SEEN").await.unwrap(), 404, "not_found", "still unknown");
+    let key = new_key();
+    let body = change("NEVER-SEEN", 3);
+    for reply in join_all((0..5).map(|_| adjust(stack, &key, &body))).await {
+        assert_eq!(reply.status.as_u16(), 200, "{}", reply.body);
+    }
+    assert_eq!(level(stack, "NEVER-SEEN", "AMS").await, (3, 0, 3, 0), "five times at once is once");
+}
+
+async fn bad_stock(stack: &Stack) {
+    let at = |location: &str, on_hand: Value| json!({"location": location, "on_hand": on_hand});
+    for (what, body, status, pointer) in [
+        ("no location", json!({"locations": []}), 422, "/locations"),
+        (
+            "too many",
+            json!({"locations": (0..101).map(|n| at(&n.to_string(), json!(1))).collect::<Vec<_>>()}),
+            422,
+            "/locations",
+        ),
+        ("below nothing", json!({"locations": [at("A", json!(-1))]}), 422, "/locations/0/on_hand"),
+        ("far too many", json!({"locations": [at("A", json!(1_000_000_001))]}), 422, "/locations/0/on_hand"),
+        ("more than fit", json!({"locations": [at("A", json!(i64::MAX))]}), 400, "/locations/0/on_hand"),
+        ("half a piece", json!({"locations": [at("A", json!(0.5))]}), 400, "/locations/0/on_hand"),
+        ("twice", json!({"locations": [at("A", json!(1)), at("A", json!(2))]}), 422, "/locations/1/location"),
+        ("nowhere", json!({"locations": [at("", json!(1))]}), 422, "/locations/0/location"),
+        ("NUL", json!({"locations": [at("a\u{0}", json!(1))]}), 422, "/locations/0/location"),
+        ("an array", json!({"locations": [["A", 1]]}), 400, "/locations/0"),
+        ("unknown", json!({"locations": [], "sku": "A"}), 400, "/sku"),
+        ("nothing", json!({}), 400, "/locations"),
+    ] {
+        let reply = stack.client.put_stock("BAD", &body).await.unwrap();
+        let code = if status == 400 { "malformed" } else { "invalid" };
+        assert_eq!(refused(&reply, status, code, what), [pointer], "{what}");
+    }
+    refused(&stack.client.get_stock("BAD").await.unwrap(), 404, "not_found", "nothing was kept");
+    for (pointer, value, status) in [
+        ("/delta", json!(0), 422),
+        ("/delta", json!(1_000_000_001), 422),
+        ("/delta", json!(i32::MIN), 422),
+        ("/delta", json!(1_i64 << 40), 400),
+        ("/delta", json!("1"), 400),
+        ("/sku", json!("a b"), 422),
+        ("/location", json!(""), 422),
+        ("/reason", json!(" "), 422),
+        ("/reason", json!("a\u{0}"), 422),
+        ("/reason", json!("x".repeat(201)), 422),
+        ("/why", json!("x"), 400),
+    ] {
+        let mut body = change("BAD", 1);
+        body[&pointer[1..]] = value;
+        let reply = stack.client.post("/v1/stock/adjustments", &body).await.unwrap();
+        let code = if status == 400 { "malformed" } else { "invalid" };
+        assert_eq!(refused(&reply, status, code, &body.to_string()), [pointer], "{body}");
+    }
+    let no_key = stack.client.request(Method::POST, "/v1/stock/adjustments").json(&change("BAD", 1));
+    let reply = stack.client.send(no_key).await.unwrap();
+    assert_eq!(refused(&reply, 400, "idempotency_key_missing", "no key"), ["Idempotency-Key"]);
+}
+
+/// On hand, set aside, free and sold at one location.
+async fn level(stack: &Stack, sku: &str, location: &str) -> (i64, i64, i64, i64) {
+    let stock = stack.client.get_stock(sku).await.unwrap().success().unwrap().body;
+    assert_eq!(stock["sku"], sku);
+    let found = stock["locations"].as_array().unwrap().iter().find(|l| l["location"] == location).unwrap();
+    let number = |field: &str| found[field].as_i64().unwrap();
+    (number("on_hand"), number("reserved"), number("available"), number("sold"))
+}
