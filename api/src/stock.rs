@@ -62,6 +62,10 @@ fn refusal(refusal: StockRefusal) -> Problem {
             "{reserved} pieces at {location} are set aside for orders; on hand can't be less"
         )),
         StockRefusal::KeyReused => Problem::key_reused(),
+        StockRefusal::TooMany { location } => Problem::invalid(vec![FieldError {
+            pointer: "/delta".into(),
+            detail: format!("there would be more pieces at {location} than can be counted"),
+        }]),
     }
 }
 

@@ -4,6 +4,9 @@ use crate::{Result, StoreError};
 use sqlx::PgPool;
 use waybill_domain::ids::{Location, MerchantId, Sku};
 
+/// Postgres' code for a number that its column can't hold (PostgreSQL manual, appendix A).
+const NUMERIC_OUT_OF_RANGE: &str = "22003";
+
 /// What one location has of one SKU, in pieces.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StockLevel {
@@ -29,6 +32,11 @@ pub enum StockRefusal {
     },
     /// The key was used for another adjustment.
     KeyReused,
+    /// More pieces than can be counted.
+    TooMany {
+        /// Where.
+        location: String,
+    },
 }
 
 /// Sets what is on hand at each of these locations; others stay as they are. All or nothing.
@@ -130,6 +138,8 @@ pub async fn adjust(
         )
         .fetch_one(&mut *tx)
         .await?;
+        // Ended before another connection is asked for: whoever holds one and waits for one can wait for ever.
+        tx.rollback().await?;
         return Ok(if same { Ok(get(pool, merchant, sku).await?) } else { Err(StockRefusal::KeyReused) });
     }
     // Not an upsert: Postgres checks the row it would insert, and a row of fewer than no pieces never passes, even
@@ -162,7 +172,11 @@ pub async fn adjust(
     };
     match changed {
         Ok(_) => {}
+        Err(sqlx::Error::Database(e)) if e.code().as_deref() == Some(NUMERIC_OUT_OF_RANGE) => {
+            return Ok(Err(StockRefusal::TooMany { location: location.as_str().to_owned() }));
+        }
         Err(sqlx::Error::Database(e)) if e.constraint() == Some("stock_not_oversold") => {
+            tx.rollback().await?;
             let reserved = get(pool, merchant, sku)
                 .await?
                 .iter()

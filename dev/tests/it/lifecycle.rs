@@ -127,7 +127,8 @@ async fn people_decide_by_http_and_by_signal() {
     // A word that can't be read harms nobody; the next one counts.
     let workflow = format!("order:{by_signal}");
     temporal(&["workflow", "signal", "-w", &workflow, "--name", "decide", "--input", "\"yes please\""]).await;
-    let input = r#"{"decision": "approve", "reason": "by phone"}"#;
+    // Nor do characters that Postgres can't keep.
+    let input = r#"{"decision": "approve", "reason": "by\u0000 phone"}"#;
     temporal(&["workflow", "signal", "-w", &workflow, "--name", "decide", "--input", input]).await;
     stack.client.decide(&rejected, "reject", "stolen card").await.unwrap().success().unwrap();
 

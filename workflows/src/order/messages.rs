@@ -20,6 +20,19 @@ pub(crate) fn decode_or_default<T: DeserializeOwned>(input: &RawValue) -> Result
     }
 }
 
+/// Somebody's words as the timeline takes them: bounded, and without control characters. Postgres can't keep a NUL,
+/// and an event that can't be kept would hold up everything after it.
 pub(crate) fn shorten(words: &str) -> String {
-    words.chars().take(WORDS_MAX_CHARS).collect()
+    words.chars().filter(|c| !c.is_control()).take(WORDS_MAX_CHARS).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_bounded_and_can_be_kept() {
+        assert_eq!(shorten("a\u{0}b\u{7}c"), "abc");
+        assert_eq!(shorten(&"x".repeat(600)).len(), WORDS_MAX_CHARS);
+    }
 }

@@ -150,3 +150,23 @@ async fn level(stack: &Stack, sku: &str, location: &str) -> (i64, i64, i64, i64)
     let number = |field: &str| found[field].as_i64().unwrap();
     (number("on_hand"), number("reserved"), number("available"), number("sold"))
 }
+
+#[tokio::test]
+async fn one_adjustment_asked_for_many_times_at_once_is_one() {
+    let stack = stack().await;
+    let key = new_key();
+    let body = json!({"sku": "BUSY", "location": "AMS", "delta": 1_000_000_000, "reason": "delivery"});
+    let ask = |key: &str| {
+        let request = stack.client.request(Method::POST, "/v1/stock/adjustments");
+        stack.client.send(request.header("Idempotency-Key", key).json(&body))
+    };
+    // More at once than the process has connections.
+    for reply in join_all((0..40).map(|_| ask(&key))).await {
+        assert_eq!(reply.as_ref().unwrap().status.as_u16(), 200, "{:?}", reply.unwrap().body);
+    }
+    assert_eq!(level(&stack, "BUSY", "AMS").await.0, 1_000_000_000);
+    assert_eq!(ask(&new_key()).await.unwrap().status.as_u16(), 200);
+    let reply = ask(&new_key()).await.unwrap();
+    assert_eq!(refused(&reply, 422, "invalid", "more than can be counted"), ["/delta"]);
+    stack.stop().await;
+}
