@@ -7,11 +7,15 @@ use prometheus::{
     register_int_counter_vec_with_registry, register_int_gauge_vec_with_registry,
     register_int_gauge_with_registry,
 };
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 use tokio_util::sync::CancellationToken;
 use waybill_domain::status::OrderStatus;
 use waybill_service::engine::{Engine, EngineError, Start};
-use waybill_store::{PgPool, inbox, orders, starts};
+use waybill_store::{
+    PgPool,
+    inbox::{self, Message},
+    orders, starts,
+};
 
 /// The API starts orders itself; the starter takes those that are still unstarted after this.
 const START_AGE: Duration = Duration::from_secs(2);
@@ -21,6 +25,9 @@ const MESSAGE_AGE_SECONDS: f64 = 2.0;
 const BATCH_MAX: u16 = 100;
 /// Asked of Temporal at a time: few enough that a recovering server is not thrown down again.
 const CONCURRENCY_MAX: usize = 10;
+/// Orders whose webhooks may fail before a batch is given up: then it is Temporal that is away, not an order's webhook
+/// that it will not take.
+const FAILURES_MAX: usize = 5;
 /// Pause when there was nothing to do, or Temporal was away.
 const IDLE_PAUSE: Duration = Duration::from_millis(500);
 /// How often the gauges are read.
@@ -139,26 +146,42 @@ async fn deliver_due(pool: &PgPool, engine: &Engine, metrics: &PumpMetrics) -> b
         }
     };
     let found = due.len();
-    let mut delivered = 0;
-    // In the order they came: a delivery does not overtake its hand-over.
+    let (mut delivered, mut held_up) = (0, BTreeSet::new());
+    // In the order they came: a delivery does not overtake its hand-over. One order's trouble is not another's.
     for message in due {
-        let how = match engine.signal(&message).await {
-            Ok(()) => "signalled",
-            Err(EngineError::NoWorkflow) => "closed",
-            Err(error) => {
-                metrics.pumped.with_label_values(&["webhook", "failed"]).inc();
-                tracing::warn!(order_id = %message.order_id, %error, "a webhook could not be delivered; it will be tried again");
-                break;
-            }
-        };
-        metrics.pumped.with_label_values(&["webhook", how]).inc();
-        if let Err(error) = inbox::settle(pool, &message, how).await {
-            tracing::warn!(order_id = %message.order_id, %error, "a delivered webhook could not be marked; it will count once all the same");
+        if held_up.contains(&message.order_id) {
+            continue;
+        }
+        if deliver(pool, engine, metrics, &message).await {
+            delivered += 1;
+            continue;
+        }
+        held_up.insert(message.order_id);
+        if held_up.len() >= FAILURES_MAX {
             break;
         }
-        delivered += 1;
     }
     found > 0 && delivered == found
+}
+
+/// Hands one webhook to its order's workflow. Says whether it is settled.
+async fn deliver(pool: &PgPool, engine: &Engine, metrics: &PumpMetrics, message: &Message) -> bool {
+    let order_id = message.order_id;
+    let how = match engine.signal(message).await {
+        Ok(()) => "signalled",
+        Err(EngineError::NoWorkflow) => "closed",
+        Err(error) => {
+            metrics.pumped.with_label_values(&["webhook", "failed"]).inc();
+            tracing::warn!(%order_id, %error, "a webhook could not be delivered; it will be tried again");
+            return false;
+        }
+    };
+    metrics.pumped.with_label_values(&["webhook", how]).inc();
+    if let Err(error) = inbox::settle(pool, message, how).await {
+        tracing::warn!(%order_id, %error, "a delivered webhook could not be marked; it will count once all the same");
+        return false;
+    }
+    true
 }
 
 async fn read_gauges(pool: PgPool, metrics: PumpMetrics, shutdown: CancellationToken) {

@@ -210,6 +210,40 @@ async fn both_binaries_finish_what_is_under_way() {
     stack.stop().await;
 }
 
+#[tokio::test]
+async fn a_webhook_that_temporal_will_not_take_holds_up_no_other_order() {
+    let stack = stack().await;
+    let stuck = place(&stack.client, &order_with(|_| {})).await;
+    let other = place(&stack.client, &order_with(|_| {})).await;
+    reach(&stack.client, &stuck, "fulfilling").await;
+    let shipment = shipments(&reach(&stack.client, &other, "fulfilling").await).remove(0);
+    // Kept while Temporal was away, the older one larger than any signal may be.
+    let huge =
+        json!({"shipment_id": shipment, "kind": "delivered", "event_id": "huge", "x": "x".repeat(4 << 20)});
+    let good = json!({"shipment_id": shipment, "kind": "handed_over", "event_id": "good"});
+    let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
+    for (order, event, payload, age) in [(&stuck, "huge", huge, 60), (&other, "good", good, 30)] {
+        let keep = "insert into inbox (source, event_id, order_id, signal, payload, received_at)
+             values ('carrier', $1, $2::uuid, 'shipment_event', $3, now() - make_interval(secs => $4))";
+        sqlx::query(keep)
+            .bind(event)
+            .bind(order)
+            .bind(payload)
+            .bind(f64::from(age))
+            .execute(&pool)
+            .await
+            .unwrap();
+    }
+    reach(&stack.client, &other, "shipped").await;
+    let left: i64 =
+        sqlx::query_scalar("select count(*) from inbox where settled_at is null and event_id = 'huge'")
+            .fetch_one(&pool)
+            .await
+            .unwrap();
+    assert_eq!(left, 1, "nothing that was accepted is thrown away");
+    stack.stop().await;
+}
+
 /// Whether the provider has been asked to authorize: the ledger has an operation without an end.
 async fn charge_is_under_way(stack: &Stack) -> Option<()> {
     let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
