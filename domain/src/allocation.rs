@@ -21,6 +21,10 @@ pub struct ShipmentLine {
     pub sku: Sku,
     /// How many pieces.
     pub quantity: u32,
+    /// What is captured for them: their price, less their share of the discount, with their share of tax and fee. It
+    /// never changes, so what is cancelled or comes back takes its own amount along and the rest adds up.
+    #[serde(default)]
+    pub amount: Amount,
 }
 
 /// A shipment that is planned: what leaves one location together, and what is captured when it does.
@@ -32,7 +36,7 @@ pub struct PlannedShipment {
     pub location: Location,
     /// At least one.
     pub lines: Vec<ShipmentLine>,
-    /// Goods, and this shipment's share of fee and tax.
+    /// Its lines' amounts, added up.
     pub amount: Amount,
 }
 
@@ -52,6 +56,17 @@ pub struct Allocation {
     pub shipments: Vec<PlannedShipment>,
     /// Empty when everything is there.
     pub short: Vec<Shortage>,
+}
+
+/// What an order costs besides its goods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Charges {
+    /// Off the goods; at most what they cost.
+    pub discount: Amount,
+    /// For shipping.
+    pub shipping_fee: Amount,
+    /// On top.
+    pub tax: Amount,
 }
 
 /// What is free, by SKU and location, in pieces.
@@ -111,46 +126,44 @@ fn take(
         if quantity > 0 {
             *here -= quantity;
             *want -= quantity;
-            taken.push(ShipmentLine { line: number, sku: line.sku.clone(), quantity });
+            let sku = line.sku.clone();
+            taken.push(ShipmentLine { line: number, sku, quantity, amount: Amount::ZERO });
         }
     }
     taken
 }
 
 impl Allocation {
-    /// Sets what each shipment captures: its goods, its part of the tax (by goods; the part of goods that nobody
-    /// ships is not charged) and of the shipping fee (charged whole as soon as anything ships). Parts are exact:
-    /// with nothing short they add up to the order's total.
+    /// Sets what each line of each shipment captures: its goods, its part of discount and tax (by goods; the part of
+    /// goods that nobody ships is neither given nor charged) and of the shipping fee (charged whole as soon as anything
+    /// ships). Parts are exact: with nothing short they add up to the order's total.
     ///
     /// # Errors
     /// When an amount leaves the allowed range.
-    pub fn price(
-        &mut self,
-        lines: &[OrderLine],
-        shipping_fee: Amount,
-        tax: Amount,
-    ) -> Result<(), AmountOutOfRange> {
+    pub fn price(&mut self, lines: &[OrderLine], charges: Charges) -> Result<(), AmountOutOfRange> {
+        let worth = |line: u32, quantity: u32| {
+            lines.get(line as usize).map_or(Ok(Amount::ZERO), |l| l.unit_price.times(quantity))
+        };
         let goods: Vec<Amount> = self
             .shipments
             .iter()
-            .map(|s| {
-                s.lines.iter().try_fold(Amount::ZERO, |sum, l| {
-                    let price = lines.get(l.line as usize).map_or(Amount::ZERO, |line| line.unit_price);
-                    sum.plus(price.times(l.quantity)?)
-                })
-            })
+            .flat_map(|s| &s.lines)
+            .map(|l| worth(l.line, l.quantity))
             .collect::<Result<_, _>>()?;
-        let unshipped = self.short.iter().try_fold(Amount::ZERO, |sum, s| {
-            let price = lines.get(s.line as usize).map_or(Amount::ZERO, |line| line.unit_price);
-            sum.plus(price.times(s.missing)?)
-        })?;
+        let unshipped =
+            Amount::sum(self.short.iter().map(|s| worth(s.line, s.missing)).collect::<Result<Vec<_>, _>>()?)?;
         let weights: Vec<i64> = goods.iter().map(|g| g.minor()).collect();
         let mut with_unshipped = weights.clone();
         with_unshipped.push(unshipped.minor());
-        let taxes = tax.split(&with_unshipped);
-        let fees = shipping_fee.split(&weights);
-        for (i, shipment) in self.shipments.iter_mut().enumerate() {
-            shipment.amount = goods[i].plus(taxes[i])?.plus(fees[i])?;
+        let discounts = charges.discount.split(&with_unshipped);
+        let taxes = charges.tax.split(&with_unshipped);
+        let fees = charges.shipping_fee.split(&weights);
+        let parts = self.shipments.iter_mut().flat_map(|s| &mut s.lines);
+        for (i, line) in parts.enumerate() {
+            line.amount = goods[i].minus_or_zero(discounts[i]).plus(taxes[i])?.plus(fees[i])?;
+        }
+        for shipment in &mut self.shipments {
+            shipment.amount = Amount::sum(shipment.lines.iter().map(|l| l.amount))?;
         }
         Ok(())
     }
@@ -211,14 +224,21 @@ mod tests {
         fn nothing_is_given_twice_and_amounts_add_up(
             wants in prop::collection::vec((0usize..4, 1u32..20, 0i64..100_000), 1..8),
             have in prop::collection::vec((0usize..4, 0usize..4, 0u32..30), 0..12),
-            fee in 0i64..5_000, tax in 0i64..50_000,
+            fee in 0i64..5_000, tax in 0i64..50_000, off in 0u8..=100,
         ) {
             let lines: Vec<_> = wants.iter().map(|(s, q, p)| order_line(*s, *q, *p)).collect();
             let places = ["A", "B", "C", "D"];
             let available = stock(&have.iter().map(|(s, p, q)| (*s, places[*p], *q)).collect::<Vec<_>>());
-            let (fee, tax) = (Amount::new(fee).unwrap(), Amount::new(tax).unwrap());
+            let goods: i64 = wants.iter().map(|(_, q, p)| i64::from(*q) * p).sum();
+            let amount = |minor| Amount::new(minor).unwrap();
+            let discount = goods * i64::from(off) / 100;
+            let charges =
+                Charges { discount: amount(discount), shipping_fee: amount(fee), tax: amount(tax) };
             let mut allocation = allocate(ORDER, &lines, &available);
-            allocation.price(&lines, fee, tax).unwrap();
+            allocation.price(&lines, charges).unwrap();
+            for shipment in &allocation.shipments {
+                prop_assert_eq!(shipment.amount, Amount::sum(shipment.lines.iter().map(|l| l.amount)).unwrap());
+            }
             for (sku, at) in &available {
                 for (place, quantity) in at {
                     let given: u32 = allocation.shipments.iter().filter(|s| s.location == *place)
@@ -233,8 +253,7 @@ mod tests {
                 prop_assert_eq!(given + missing, line.quantity);
             }
             if allocation.short.is_empty() {
-                let goods: i64 = wants.iter().map(|(_, q, p)| i64::from(*q) * p).sum();
-                prop_assert_eq!(allocation.amount().unwrap().minor(), goods + fee.minor() + tax.minor());
+                prop_assert_eq!(allocation.amount().unwrap().minor(), goods - discount + fee + tax);
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::{
     allocation::Shortage,
-    ids::ShipmentId,
+    ids::{RefundId, ReturnId, ShipmentId},
     money::Amount,
     risk::Verdict,
     state::AttentionReason,
@@ -73,8 +73,40 @@ pub enum OrderEvent {
     StepRetrying { step: String },
     #[serde(rename = "payment.voided")]
     Voided { amount: Amount },
+    #[serde(rename = "refund.requested")]
+    RefundRequested { refund_id: RefundId, amount: Amount, reason: String },
+    #[serde(rename = "refund.pending")]
+    RefundPending { refund_id: RefundId },
     #[serde(rename = "payment.refunded")]
-    Refunded { amount: Amount },
+    Refunded { refund_id: RefundId, amount: Amount },
+    #[serde(rename = "refund.failed")]
+    RefundFailed { refund_id: RefundId, code: String },
+    #[serde(rename = "return.requested")]
+    ReturnRequested { return_id: ReturnId, lines: Vec<Pieces>, reason: String },
+    #[serde(rename = "return.received")]
+    ReturnReceived { return_id: ReturnId, restocked: Vec<Pieces>, written_off: Vec<Pieces> },
+    #[serde(rename = "return.closed")]
+    ReturnClosed { return_id: ReturnId, outcome: String },
+    #[serde(rename = "dispute.opened")]
+    DisputeOpened { dispute_id: String, amount: Amount, reason: String },
+    #[serde(rename = "dispute.closed")]
+    DisputeClosed { dispute_id: String, outcome: String },
+    #[serde(rename = "reconciliation.drift")]
+    DriftFound { drift: String, detail: String },
+    #[serde(rename = "reconciliation.repaired")]
+    DriftRepaired { drift: String, repair: String },
+    #[serde(rename = "payment.lapsing")]
+    Lapsing { amount: Amount },
+    #[serde(rename = "payment.reauthorized")]
+    Reauthorized { amount: Amount },
+    #[serde(rename = "payment.contradicted")]
+    Contradicted { believed: String, provider: String },
+    #[serde(rename = "lines.cancelled")]
+    LinesCancelled { lines: Vec<Pieces>, reason: String },
+    #[serde(rename = "operator.acted")]
+    OperatorActed { action: String, attention: AttentionReason, reason: String, reference: Option<String> },
+    #[serde(rename = "order.inherited")]
+    Inherited { reason: String },
     #[serde(rename = "stock.released")]
     Released { shipments: usize },
     #[serde(rename = "order.cancelled")]
@@ -87,6 +119,15 @@ pub enum OrderEvent {
     AttentionRaised { reason: AttentionReason, step: String },
     #[serde(rename = "attention.cleared")]
     AttentionCleared { reason: AttentionReason },
+}
+
+/// Pieces of one line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pieces {
+    /// Which line of the order, from 0.
+    pub line: u32,
+    /// How many pieces.
+    pub quantity: u32,
 }
 
 /// An entry and the status the order had after it.

@@ -46,6 +46,35 @@ uuid_id!(
     ShipmentId
 );
 
+uuid_id!(
+    /// A refund. UUIDv7 where somebody asked for it, UUIDv5 where it follows from a return.
+    RefundId
+);
+uuid_id!(
+    /// A return: goods of an order that come back. UUIDv7 where somebody asked for it, UUIDv5 of its shipment where
+    /// the carrier brings back, or takes along, what nobody expected.
+    ReturnId
+);
+
+impl RefundId {
+    /// The id of the refund's workflow.
+    pub fn workflow_id(self) -> String {
+        format!("refund:{self}")
+    }
+}
+
+impl ReturnId {
+    /// The id of the return's workflow.
+    pub fn workflow_id(self) -> String {
+        format!("return:{self}")
+    }
+
+    /// The id of the return of a shipment that left although it had been cancelled.
+    pub fn of_unexpected(shipment: ShipmentId) -> Self {
+        Self(Uuid::new_v5(&shipment.0, b"return"))
+    }
+}
+
 impl OrderId {
     /// The id of the order's workflow: one workflow per order, so a second start finds the first.
     pub fn workflow_id(self) -> String {
@@ -57,6 +86,13 @@ impl ShipmentId {
     /// The id of the shipment that serves `order` from `location`.
     pub fn derive(order: OrderId, location: &Location) -> Self {
         Self(Uuid::new_v5(&order.0, location.as_str().as_bytes()))
+    }
+
+    /// The id of the shipment that takes over what is left of this one when some of its goods were cancelled: the
+    /// carrier knows a cancelled shipment's id as cancelled for ever.
+    #[must_use]
+    pub fn successor(self) -> Self {
+        Self(Uuid::new_v5(&self.0, b"successor"))
     }
 }
 

@@ -75,6 +75,8 @@ pub struct NewOrder {
     pub reference: Option<String>,
     /// At least one, at most [`LINES_MAX`].
     pub lines: Vec<OrderLine>,
+    /// Off the lines' prices, the whole order; at most what they add up to.
+    pub discount: Amount,
     /// For shipping, the whole order.
     pub shipping_fee: Amount,
     /// Tax on the whole order, on top of the lines' prices.
@@ -98,12 +100,12 @@ impl NewOrder {
         self.lines.iter().try_fold(Amount::ZERO, |sum, line| sum.plus(line.unit_price.times(line.quantity)?))
     }
 
-    /// What the customer is asked to pay: lines, shipping fee and tax.
+    /// What the customer is asked to pay: lines less discount, shipping fee and tax.
     ///
     /// # Errors
     /// When above [`crate::money::AMOUNT_MAX`].
     pub fn total(&self) -> Result<Amount, AmountOutOfRange> {
-        self.subtotal()?.plus(self.shipping_fee)?.plus(self.tax)
+        self.subtotal()?.minus_or_zero(self.discount).plus(self.shipping_fee)?.plus(self.tax)
     }
 }
 

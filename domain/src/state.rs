@@ -24,8 +24,32 @@ named!(
         UnexpectedShipment = "unexpected_shipment",
         /// The carrier lost goods that were paid for.
         ShipmentLost = "shipment_lost",
+        /// The money is no longer held, or soon will not be, and could not be held anew.
+        AuthorizationLapsed = "authorization_lapsed",
+        /// A refund does not succeed; it is tried for ever.
+        RefundFailing = "refund_failing",
+        /// The provider says that a refund failed for good: the customer has not got the money.
+        RefundFailed = "refund_failed",
+        /// Goods that were to come back did not come in time.
+        ReturnOverdue = "return_overdue",
+        /// The customer disputes the charge with their bank; there is a deadline to answer.
+        Disputed = "disputed",
+        /// Our books and the provider's, or stock and its reservations, say different things.
+        Drift = "drift",
     }
 );
+
+/// One thing that a person is needed for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Need {
+    /// Why.
+    pub reason: AttentionReason,
+    /// The step that does not succeed, or what brought it up.
+    pub step: String,
+    /// What else is known: the shipment, the provider's code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub about: Option<String>,
+}
 
 /// How far one line has come, in pieces.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,6 +124,12 @@ pub struct OrderState {
     pub lines: Vec<LineState>,
     /// Known once reserved.
     pub shipments: Vec<ShipmentState>,
+    /// Everything that a person is needed for; `attention` is the latest.
+    #[serde(default)]
+    pub needs: Vec<Need>,
+    /// Whether the customer has to do something before the payment can go on.
+    #[serde(default)]
+    pub payment_action: bool,
 }
 
 impl OrderState {
@@ -126,7 +156,27 @@ impl OrderState {
                 })
                 .collect(),
             shipments: Vec::new(),
+            needs: Vec::new(),
+            payment_action: false,
         }
+    }
+
+    /// A person is needed. Says whether that is news.
+    pub fn raise(&mut self, need: Need) -> bool {
+        let known = self.needs.iter().any(|n| n.reason == need.reason && n.about == need.about);
+        if !known {
+            self.needs.push(need);
+        }
+        self.attention = self.needs.last().map(|n| n.reason);
+        !known
+    }
+
+    /// What a person was needed for is settled. Says whether there was such a thing.
+    pub fn settle_need(&mut self, reason: AttentionReason, about: Option<&str>) -> bool {
+        let before = self.needs.len();
+        self.needs.retain(|n| n.reason != reason || (about.is_some() && n.about.as_deref() != about));
+        self.attention = self.needs.last().map(|n| n.reason);
+        self.needs.len() < before
     }
 
     /// Takes one step of the lifecycle.

@@ -10,7 +10,7 @@ use waybill_domain::{
     ids::{CustomerId, MerchantId, OrderId},
     money::Amount,
     order::{Address, NewOrder, OrderLine, ShortagePolicy},
-    state::{AttentionReason, LineState, OrderState, ShipmentState},
+    state::{AttentionReason, LineState, Need, OrderState, ShipmentState},
     status::{OrderStatus, PaymentStatus},
 };
 
@@ -29,6 +29,8 @@ pub struct OrderRecord {
     pub total: Amount,
     /// As its workflow last wrote it.
     pub state: OrderState,
+    /// Why somebody is needed, where it is not its workflow that says so (see [`crate::concerns`]).
+    pub concern: Option<AttentionReason>,
     /// The number of its last event.
     pub version: i64,
     /// When it was accepted.
@@ -76,8 +78,9 @@ pub async fn accept(
            ), accepted as (
              insert into orders (id, merchant_id, customer_id, reference, currency, lines, subtotal, shipping_fee, tax,
                total, payment_method, shipping_address, shortage_policy, metadata, status, payment_status, version,
-               created_at, updated_at)
-             select $6, $1, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, 'received', 'none', 1, $19, $19 from key
+               created_at, updated_at, discount)
+             select $6, $1, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, 'received', 'none', 1, $19, $19, $20
+             from key
            )
            select count(*) as "count!" from key"#,
         request.merchant_id.0,
@@ -99,6 +102,7 @@ pub async fn accept(
         order.shortage_policy.as_str(),
         Json(&order.metadata) as _,
         created_at.to_sqlx() as _,
+        order.discount.minor(),
     )
     .fetch_one(pool)
     .await?;
@@ -129,6 +133,10 @@ struct Row {
     refunded: i64,
     line_states: Option<Json<Vec<LineState>>>,
     shipments: Option<Json<Vec<ShipmentState>>>,
+    needs: Option<Json<Vec<Need>>>,
+    payment_action: bool,
+    concern: Option<String>,
+    discount: i64,
     version: i64,
     created_at: jiff_sqlx::Timestamp,
     updated_at: jiff_sqlx::Timestamp,
@@ -148,6 +156,7 @@ impl TryFrom<Row> for OrderRecord {
             reference: row.reference,
             lines: row.lines.0,
             shipping_fee: amount(row.shipping_fee)?,
+            discount: amount(row.discount)?,
             tax: amount(row.tax)?,
             payment_method: row.payment_method,
             shipping_address: row.shipping_address.0,
@@ -168,6 +177,8 @@ impl TryFrom<Row> for OrderRecord {
             refunded: amount(row.refunded)?,
             lines: row.line_states.map_or(received.lines, |l| l.0),
             shipments: row.shipments.map_or_else(Vec::new, |s| s.0),
+            needs: row.needs.map_or_else(Vec::new, |n| n.0),
+            payment_action: row.payment_action,
         };
         Ok(Self {
             id: OrderId(row.id),
@@ -176,6 +187,10 @@ impl TryFrom<Row> for OrderRecord {
             subtotal: amount(row.subtotal)?,
             total: amount(row.total)?,
             state,
+            concern: row
+                .concern
+                .map(|c| parse("an attention reason", c.parse::<AttentionReason>()))
+                .transpose()?,
             version: row.version,
             created_at: row.created_at.to_jiff(),
             updated_at: row.updated_at.to_jiff(),
@@ -205,7 +220,8 @@ async fn select(pool: &PgPool, id: OrderId, merchant: Option<MerchantId>) -> Res
         r#"select id, merchant_id, customer_id, reference, currency, lines as "lines: _", subtotal, shipping_fee, tax,
              total, payment_method, shipping_address as "shipping_address: _", shortage_policy,
              metadata as "metadata: _", status, outcome, payment_status, attention, authorized, captured, refunded,
-             line_states as "line_states: _", shipments as "shipments: _", version,
+             line_states as "line_states: _", shipments as "shipments: _", needs as "needs: _", payment_action, concern,
+             discount, version,
              created_at as "created_at: _", updated_at as "updated_at: _"
            from orders where id = $1 and ($2::uuid is null or merchant_id = $2)"#,
         id.0,
@@ -249,11 +265,12 @@ pub async fn list(
         r#"select id, merchant_id, customer_id, reference, currency, lines as "lines: _", subtotal, shipping_fee, tax,
              total, payment_method, shipping_address as "shipping_address: _", shortage_policy,
              metadata as "metadata: _", status, outcome, payment_status, attention, authorized, captured, refunded,
-             line_states as "line_states: _", shipments as "shipments: _", version,
+             line_states as "line_states: _", shipments as "shipments: _", needs as "needs: _", payment_action, concern,
+             discount, version,
              created_at as "created_at: _", updated_at as "updated_at: _"
            from orders where merchant_id = $1
              and ($2::text is null or status = $2) and ($3::text is null or customer_id = $3)
-             and ($4::bool is null or (attention is not null) = $4) and ($5::text is null or reference = $5)
+             and ($4::bool is null or (attention is not null or concern is not null) = $4) and ($5::text is null or reference = $5)
              and ($6::timestamptz is null or created_at > $6) and ($7::uuid is null or id < $7)
            order by id desc limit $8"#,
         merchant.0,

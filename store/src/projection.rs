@@ -1,8 +1,18 @@
-//! The read model's only writer after an order was accepted: its workflow, through one idempotent statement.
+//! The read model of an order after it was accepted. What the order's workflow decides is written by [`apply`], in one
+//! idempotent transaction. What it does not decide (refunds, returns, disputes, drift, an operator's word) is appended
+//! to the timeline by whoever records it, in the transaction that records it ([`append`]).
 
 use crate::{Result, StoreError, parse};
 use sqlx::{PgConnection, PgPool, types::Json};
-use waybill_domain::{event::Entry, ids::OrderId, state::OrderState, status::OrderStatus};
+use waybill_domain::{
+    event::{Entry, OrderEvent},
+    ids::OrderId,
+    state::OrderState,
+    status::OrderStatus,
+};
+
+/// The order's workflow, as the writer of an entry.
+const WORKFLOW: &str = "order";
 
 /// What a projection did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,7 +49,7 @@ pub async fn apply(
     let (version, status_before) = (before.version, before.status);
     let told = if version > base_version { told(&mut tx, id, base_version, &rows).await? } else { 0 };
     if told == rows.len() {
-        return Ok(Applied { version: base_version + length(told), entered: None });
+        return Ok(Applied { version, entered: None });
     }
     let mut entered: Vec<OrderStatus> = entries.iter().skip(told).map(|entry| entry.status).collect();
     entered.dedup();
@@ -70,6 +80,45 @@ pub async fn apply(
     Ok(Applied { version, entered: Some(entered) })
 }
 
+/// Appends what `writer` records about an order to its timeline, within the transaction that records it. The order's
+/// row is locked until then, so writers take turns; take that lock before others. The status stays as it is: that is
+/// the workflow's. Gives the order's version now.
+///
+/// # Errors
+/// When Postgres fails, or there is no such order.
+pub async fn append(tx: &mut PgConnection, id: OrderId, writer: &str, events: &[OrderEvent]) -> Result<i64> {
+    debug_assert_ne!(writer, WORKFLOW, "the workflow's entries are told by `apply`");
+    let order = sqlx::query!("select version, status from orders where id = $1 for update", id.0)
+        .fetch_optional(&mut *tx)
+        .await?
+        .ok_or(StoreError::Database(sqlx::Error::RowNotFound))?;
+    let status: OrderStatus = parse("a status", order.status.parse())?;
+    let entries: Vec<Entry> = events.iter().map(|event| Entry { event: event.clone(), status }).collect();
+    let (mut kinds, mut data) = (Vec::new(), Vec::new());
+    for row in rows(&entries)? {
+        kinds.push(row.kind);
+        data.push(row.data);
+    }
+    sqlx::query!(
+        "insert into order_events (order_id, seq, type, status, data, writer)
+         select $1, $2 + n, kind, $3, data, $4
+         from unnest($5::text[], $6::jsonb[]) with ordinality as e (kind, data, n)",
+        id.0,
+        order.version,
+        order.status,
+        writer,
+        &kinds,
+        &data
+    )
+    .execute(&mut *tx)
+    .await?;
+    let version = order.version + length(kinds.len());
+    sqlx::query!("update orders set version = $2, updated_at = now() where id = $1", id.0, version)
+        .execute(tx)
+        .await?;
+    Ok(version)
+}
+
 struct Row {
     kind: String,
     status: String,
@@ -97,9 +146,11 @@ fn length(entries: usize) -> i64 {
 /// How many of the entries, from the first on, are there already.
 async fn told(tx: &mut PgConnection, id: OrderId, base_version: i64, rows: &[Row]) -> Result<usize> {
     let there = sqlx::query!(
-        "select type as kind, data from order_events where order_id = $1 and seq > $2 order by seq limit $3",
+        "select type as kind, data from order_events where order_id = $1 and seq > $2 and writer = $3
+         order by seq limit $4",
         id.0,
         base_version,
+        WORKFLOW,
         length(rows.len())
     )
     .fetch_all(tx)
@@ -114,7 +165,7 @@ async fn told(tx: &mut PgConnection, id: OrderId, base_version: i64, rows: &[Row
 async fn update(tx: &mut PgConnection, id: OrderId, version: i64, state: &OrderState) -> Result<()> {
     sqlx::query!(
         "update orders set status = $2, outcome = $3, payment_status = $4, attention = $5, authorized = $6,
-           captured = $7, refunded = $8, line_states = $9, shipments = $10, version = $11,
+           captured = $7, line_states = $8, shipments = $9, version = $10, needs = $11, payment_action = $12,
            workflow_started_at = coalesce(workflow_started_at, now()), updated_at = now()
          where id = $1",
         id.0,
@@ -124,10 +175,11 @@ async fn update(tx: &mut PgConnection, id: OrderId, version: i64, state: &OrderS
         state.attention.map(|a| a.as_str()),
         state.authorized.minor(),
         state.captured.minor(),
-        state.refunded.minor(),
         (!state.lines.is_empty()).then_some(Json(&state.lines)) as _,
         Json(&state.shipments) as _,
-        version
+        version,
+        (!state.needs.is_empty()).then_some(Json(&state.needs)) as _,
+        state.payment_action
     )
     .execute(tx)
     .await?;

@@ -5,7 +5,7 @@ use crate::{Result, StoreError, orders::OrderRecord, parse};
 use sqlx::{PgConnection, PgPool, types::Json};
 use uuid::Uuid;
 use waybill_domain::{
-    allocation::{Allocation, Available, allocate},
+    allocation::{Allocation, Available, Charges, allocate},
     ids::{OrderId, ShipmentId},
     order::ShortagePolicy,
 };
@@ -39,7 +39,8 @@ pub async fn reserve(pool: &PgPool, order: &OrderRecord) -> Result<Allocation> {
     if !allocation.short.is_empty() && placed.shortage_policy == ShortagePolicy::Reject {
         allocation.shipments.clear();
     }
-    parse("an order's amounts", allocation.price(&placed.lines, placed.shipping_fee, placed.tax))?;
+    let charges = Charges { discount: placed.discount, shipping_fee: placed.shipping_fee, tax: placed.tax };
+    parse("an order's amounts", allocation.price(&placed.lines, charges))?;
     hold(&mut tx, order, &allocation).await?;
     tx.commit().await?;
     Ok(allocation)

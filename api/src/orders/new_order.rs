@@ -29,6 +29,8 @@ pub(crate) struct RawOrder {
     reference: Option<String>,
     lines: Vec<Object<RawLine>>,
     #[serde(default)]
+    discount: i64,
+    #[serde(default)]
     shipping_fee: i64,
     #[serde(default)]
     tax: i64,
@@ -154,6 +156,7 @@ pub(crate) fn validate(raw: RawOrder) -> Result<NewOrder, Problem> {
         raw.lines.into_iter().enumerate().filter_map(|(number, line)| check.line(number, line.0)).collect();
     let customer_id = check.keep("/customer_id", raw.customer_id.parse::<CustomerId>());
     let currency = check.keep("/currency", currency(&raw.currency));
+    let discount = check.keep("/discount", Amount::new(raw.discount));
     let shipping_fee = check.keep("/shipping_fee", Amount::new(raw.shipping_fee));
     let tax = check.keep("/tax", Amount::new(raw.tax));
     let policy = raw.shortage_policy.as_deref().unwrap_or(ShortagePolicy::Reject.as_str());
@@ -169,6 +172,7 @@ pub(crate) fn validate(raw: RawOrder) -> Result<NewOrder, Problem> {
             currency: currency?,
             reference,
             lines,
+            discount: discount?,
             shipping_fee: shipping_fee?,
             tax: tax?,
             payment_method,
@@ -181,6 +185,10 @@ pub(crate) fn validate(raw: RawOrder) -> Result<NewOrder, Problem> {
         Some(order) if check.0.is_empty() => match order.total() {
             Ok(total) if total.is_zero() => {
                 check.wrong("/lines", "the order's total must be more than 0 minor units");
+                Err(Problem::invalid(check.0))
+            }
+            Ok(_) if order.subtotal().is_ok_and(|subtotal| order.discount > subtotal) => {
+                check.wrong("/discount", "must be at most what the lines cost together");
                 Err(Problem::invalid(check.0))
             }
             Ok(_) => Ok(order),
