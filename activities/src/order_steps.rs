@@ -17,6 +17,8 @@ pub struct Waits {
     pub review_seconds: u64,
     /// A customer's answer to a shortage, in seconds.
     pub customer_seconds: u64,
+    /// A customer's proof to their bank of who they are, in seconds.
+    pub action_seconds: u64,
 }
 
 /// What the activities need.
@@ -146,6 +148,15 @@ impl OrderSteps {
         input: ShipmentRef,
     ) -> Result<LabelCancellation, ActivityError> {
         self.attempt("cancel_label", input.order_id, &ctx, || steps::goods::cancel_label(&self, &input)).await
+    }
+
+    #[activity(definition = definitions::RecordOperation)]
+    pub async fn record_operation(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        input: OperationRecord,
+    ) -> Result<(), ActivityError> {
+        self.attempt("record_operation", input.order_id, &ctx, || steps::people::record(&self, &input)).await
     }
 
     #[activity(definition = definitions::Project)]

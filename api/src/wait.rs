@@ -59,7 +59,7 @@ pub(crate) async fn for_order(
 
 /// Whether somebody who waits for a new order has an answer.
 pub(crate) fn is_settled(state: &OrderState) -> bool {
-    state.status.is_settled() || state.attention.is_some()
+    state.status.is_settled() || state.attention.is_some() || state.payment_action
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ pub mod cancellation;
 pub mod event;
 pub mod ids;
 pub mod money;
+pub mod operator;
 pub mod order;
 pub mod risk;
 pub mod state;

@@ -249,6 +249,22 @@ impl Engine {
         let update = handle.execute_update(OrderWorkflow::amend_update, amendment, update_options(update_id));
         timeout(UPDATE_MAX, update).await.map_err(EngineError::unavailable)?.map_err(refusal)
     }
+
+    /// Does something about what an order needs somebody for.
+    ///
+    /// # Errors
+    /// When the order refuses, has ended, or Temporal or the workers are away.
+    pub async fn operate(
+        &self,
+        order: OrderId,
+        update_id: String,
+        operation: Operation,
+    ) -> Result<(), EngineError> {
+        let handle = self.client().await?.get_workflow_handle::<OrderWorkflow>(order.workflow_id());
+        let update =
+            handle.execute_update(OrderWorkflow::operate_update, operation, update_options(update_id));
+        timeout(UPDATE_MAX, update).await.map_err(EngineError::unavailable)?.map_err(refusal)
+    }
 }
 
 fn update_options(update_id: String) -> WorkflowExecuteUpdateOptions {

@@ -29,11 +29,11 @@ create table concerns (
 );
 create index concerns_open on concerns (raised_at) where cleared_at is null;
 
--- What operators did, and with which key.
+-- What operators did, and who: the id of an API key, or `temporal` for whoever signals with Temporal's own tools.
 create table operator_actions (
     id uuid primary key,
     order_id uuid not null,
-    key_id uuid not null,
+    actor text not null,
     action text not null,
     attention text not null,
     -- The provider's or carrier's number of what was done by hand.

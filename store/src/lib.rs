@@ -8,6 +8,7 @@ pub mod idempotency;
 pub mod inbox;
 pub mod keys;
 pub mod notify;
+pub mod operations;
 pub mod orders;
 pub mod payments;
 pub mod projection;

@@ -59,6 +59,8 @@ pub struct Operation {
     pub amount: Amount,
     /// The provider's id of the payment.
     pub provider_ref: Option<String>,
+    /// How long ago it was begun, in hours.
+    pub age_hours: f64,
 }
 
 /// Writes down that an operation is about to be asked for, or says what became of it before.
@@ -90,7 +92,9 @@ pub async fn begin(pool: &PgPool, order: OrderId, kind: Kind, amount: Amount) ->
 /// When Postgres fails.
 pub async fn find(pool: &PgPool, order: OrderId, kind: Kind) -> Result<Option<Operation>> {
     let row = sqlx::query!(
-        "select state, amount, provider_ref, code from payment_operations where key = $1",
+        r#"select state, amount, provider_ref, code,
+             (extract(epoch from now() - created_at) / 3600)::float8 as "age_hours!"
+           from payment_operations where key = $1"#,
         kind.key(order)
     )
     .fetch_optional(pool)
@@ -104,6 +108,7 @@ pub async fn find(pool: &PgPool, order: OrderId, kind: Kind) -> Result<Option<Op
             },
             amount: parse("an amount", Amount::new(row.amount))?,
             provider_ref: row.provider_ref,
+            age_hours: row.age_hours,
         })
     })
     .transpose()
@@ -140,6 +145,43 @@ pub async fn finish(
     .execute(pool)
     .await?;
     Ok(())
+}
+
+/// Writes down that the customer has to do something before an operation can go on, and where.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn await_customer(
+    pool: &PgPool,
+    order: OrderId,
+    kind: Kind,
+    provider_ref: &str,
+    url: Option<&str>,
+) -> Result<()> {
+    sqlx::query!(
+        "update payment_operations set provider_ref = $2, next_action = $3, updated_at = now()
+         where key = $1 and state = 'pending'",
+        kind.key(order),
+        provider_ref,
+        url
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// What the customer has to do for an order's authorization: a URL.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn next_action(pool: &PgPool, order: OrderId) -> Result<Option<String>> {
+    let row = sqlx::query_scalar!(
+        "select next_action from payment_operations where key = $1 and state = 'pending'",
+        Kind::Authorize.key(order)
+    )
+    .fetch_optional(pool)
+    .await?;
+    Ok(row.flatten())
 }
 
 /// What the ledger says was captured of an order.

@@ -25,6 +25,10 @@ pub struct WorkerArgs {
     /// Stripe's secret key.
     #[arg(long, env = "WAYBILL_STRIPE_API_KEY", hide_env_values = true)]
     pub stripe_api_key: SecretString,
+    /// Where a customer comes back to after proving to their bank who they are (3-D Secure). Without it Stripe gives
+    /// no page to send them to.
+    #[arg(long, env = "WAYBILL_PAYMENT_RETURN_URL")]
+    pub payment_return_url: Option<Url>,
     /// The carrier's API.
     #[arg(long, env = "WAYBILL_CARRIER_BASE_URL")]
     pub carrier_base_url: Url,
@@ -37,6 +41,9 @@ pub struct WorkerArgs {
     /// How long an order waits for its customer before it expires: two days.
     #[arg(long, env = "WAYBILL_CUSTOMER_WAIT_SECONDS", default_value_t = 2 * 24 * 3_600)]
     pub customer_wait_seconds: u64,
+    /// How long an order waits for its customer to prove to their bank who they are: an hour, as checkouts do.
+    #[arg(long, env = "WAYBILL_PAYMENT_ACTION_WAIT_SECONDS", default_value_t = 3_600)]
+    pub payment_action_wait_seconds: u64,
     /// Faults on purpose, for staging: see `activities::chaos`.
     #[arg(long, env = "WAYBILL_CHAOS", default_value = "")]
     pub chaos: String,

@@ -34,7 +34,12 @@ pub async fn run(args: WorkerArgs, shutdown: CancellationToken) -> anyhow::Resul
     let engine = Engine::new(&args.common, meter);
     let steps = OrderSteps {
         notifier: Notifier::start(pool.clone()),
-        provider: Arc::new(Stripe::new(args.stripe_base_url, args.stripe_api_key, step_metrics.clone())?),
+        provider: Arc::new(Stripe::new(
+            args.stripe_base_url,
+            args.stripe_api_key,
+            args.payment_return_url,
+            step_metrics.clone(),
+        )?),
         carrier: Arc::new(HttpCarrier::new(
             args.carrier_base_url,
             args.carrier_api_key,
@@ -43,6 +48,7 @@ pub async fn run(args: WorkerArgs, shutdown: CancellationToken) -> anyhow::Resul
         waits: Waits {
             review_seconds: args.review_wait_seconds,
             customer_seconds: args.customer_wait_seconds,
+            action_seconds: args.payment_action_wait_seconds,
         },
         metrics: step_metrics,
         chaos: Chaos::from_str(&args.chaos).map_err(anyhow::Error::msg).context("WAYBILL_CHAOS")?,

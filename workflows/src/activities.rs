@@ -55,6 +55,11 @@ impl OrderActivities {
         unimplemented!()
     }
 
+    #[activity(name = "record_operation")]
+    pub fn record_operation(input: OperationRecord) -> Result<(), ActivityError> {
+        unimplemented!()
+    }
+
     #[activity(name = "project")]
     pub fn project(input: Projection) -> Result<Projected, ActivityError> {
         unimplemented!()

@@ -8,9 +8,10 @@ use waybill_domain::{
     event::Entry,
     ids::{MerchantId, OrderId, ShipmentId},
     money::Amount,
+    operator::OperatorAction,
     order::{OrderLine, ShortagePolicy},
     risk::RiskDecision,
-    state::OrderState,
+    state::{AttentionReason, OrderState},
 };
 
 /// How an order's workflow is started.
@@ -85,6 +86,11 @@ pub enum Authorization {
     Declined {
         /// The provider's code, such as `insufficient_funds`.
         code: String,
+    },
+    /// The customer has to do something first, such as 3-D Secure.
+    ActionRequired {
+        /// How long they may take, in seconds.
+        wait_seconds: u64,
     },
 }
 
@@ -216,6 +222,43 @@ pub enum Acceptance {
     ShipAvailable,
     /// The order is cancelled.
     Cancel,
+}
+
+/// What an operator does about an order that needs somebody.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Operation {
+    /// `retry`, `resolve` or `skip`.
+    pub action: OperatorAction,
+    /// What it is about; the latest that needs somebody, if it is not said.
+    #[serde(default)]
+    pub attention: Option<AttentionReason>,
+    /// Which shipment, where several need somebody for the same reason.
+    #[serde(default)]
+    pub about: Option<String>,
+    /// Of `resolve`: the number at the provider or the carrier under which it was done.
+    #[serde(default)]
+    pub reference: Option<String>,
+    /// In the operator's words.
+    #[serde(default)]
+    pub reason: String,
+    /// The id of the API key, or `temporal`.
+    #[serde(default)]
+    pub actor: String,
+}
+
+/// Input of `record_operation`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperationRecord {
+    /// The order.
+    pub order_id: OrderId,
+    /// Which operation on this order, from 1: what makes it count once.
+    pub number: u32,
+    /// The step that it ends; empty if it is about none.
+    pub step: String,
+    /// What it is about.
+    pub attention: AttentionReason,
+    /// What was done.
+    pub operation: Operation,
 }
 
 /// What the carrier says of a shipment.

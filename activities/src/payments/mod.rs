@@ -53,6 +53,25 @@ pub struct Authorized {
     pub capture_before: Option<Timestamp>,
 }
 
+/// What a payment is at the provider.
+#[derive(Debug, Clone)]
+pub enum Hold {
+    /// The money is held, or was and has been taken.
+    Authorized(Authorized),
+    /// The customer has to do something first.
+    ActionRequired {
+        /// The provider's id of the payment.
+        provider_ref: String,
+        /// Where they do it, if the provider says so.
+        url: Option<String>,
+    },
+    /// Nothing is held, and nothing will be.
+    Declined {
+        /// The provider's code.
+        code: String,
+    },
+}
+
 /// A request to take part of what is held.
 #[derive(Debug, Clone)]
 pub struct CaptureRequest {
@@ -71,8 +90,15 @@ pub struct CaptureRequest {
 /// A provider that can hold money and take it in parts.
 #[async_trait]
 pub trait PaymentProvider: Send + Sync {
-    /// Holds money.
-    async fn authorize(&self, request: &AuthorizeRequest) -> Result<Authorized, ProviderError>;
+    /// Holds money, once per key. A refusal by the bank is [`Hold::Declined`].
+    async fn authorize(&self, request: &AuthorizeRequest) -> Result<Hold, ProviderError>;
+
+    /// What became of a payment.
+    async fn look_up(&self, provider_ref: &str) -> Result<Hold, ProviderError>;
+
+    /// Finds what an authorization came to by our own references. That nothing is found proves nothing: providers show
+    /// new payments late.
+    async fn find(&self, order: OrderId, key: &str) -> Result<Option<Hold>, ProviderError>;
 
     /// Takes money. That it was taken before is success.
     async fn capture(&self, request: &CaptureRequest) -> Result<(), ProviderError>;

@@ -1,7 +1,7 @@
 //! Stripe, by its public HTTP API (<https://docs.stripe.com/api>): PaymentIntents with manual capture. Several
 //! shipments of one order are several captures of one authorization ("multicapture").
 
-use super::{AuthorizeRequest, Authorized, CaptureRequest, PaymentProvider, ProviderError};
+use super::{AuthorizeRequest, Authorized, CaptureRequest, Hold, PaymentProvider, ProviderError};
 use crate::metrics::StepMetrics;
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -10,6 +10,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use std::time::Duration;
 use url::Url;
+use waybill_domain::ids::OrderId;
 
 /// A call that has not been answered by then is of unknown outcome. Below an attempt's own limit, so that the answer
 /// is ours and not the engine's.
@@ -24,6 +25,7 @@ pub struct Stripe {
     http: Client,
     base: Url,
     key: SecretString,
+    return_url: Option<Url>,
     metrics: StepMetrics,
 }
 
@@ -36,13 +38,19 @@ struct Refusal {
 }
 
 impl Stripe {
-    /// A client of the API at `base`, `https://api.stripe.com` in production.
+    /// A client of the API at `base`, `https://api.stripe.com` in production. Customers who have to prove who they are
+    /// come back to `return_url`.
     ///
     /// # Errors
     /// When the HTTP client can't be built.
-    pub fn new(base: Url, key: SecretString, metrics: StepMetrics) -> reqwest::Result<Self> {
+    pub fn new(
+        base: Url,
+        key: SecretString,
+        return_url: Option<Url>,
+        metrics: StepMetrics,
+    ) -> reqwest::Result<Self> {
         let http = Client::builder().timeout(CALL_MAX).connect_timeout(CONNECT_MAX).build()?;
-        Ok(Self { http, base, key, metrics })
+        Ok(Self { http, base, key, return_url, metrics })
     }
 
     /// One call. `Ok(Err(_))` is Stripe's own refusal; `Err` is everything that says nothing about the payment.
@@ -111,9 +119,32 @@ impl Stripe {
     }
 
     async fn intent(&self, provider_ref: &str) -> Result<Value, ProviderError> {
-        let path = format!("v1/payment_intents/{provider_ref}");
+        let path = format!("v1/payment_intents/{provider_ref}?expand[]=latest_charge");
         self.call("look_up", Method::GET, &path, None, &[]).await?.map_err(Refusal::into_error)
     }
+}
+
+/// What a PaymentIntent says (<https://docs.stripe.com/payments/paymentintents/lifecycle>).
+fn read(intent: &Value) -> Result<Hold, ProviderError> {
+    let provider_ref = intent["id"].as_str().unwrap_or_default().to_owned();
+    Ok(match intent["status"].as_str() {
+        Some("requires_capture" | "succeeded") => Hold::Authorized(Authorized {
+            capture_before: intent["latest_charge"]["payment_method_details"]["card"]["capture_before"]
+                .as_i64()
+                .and_then(|seconds| Timestamp::from_second(seconds).ok()),
+            provider_ref,
+        }),
+        Some("requires_action") => Hold::ActionRequired {
+            url: intent["next_action"]["redirect_to_url"]["url"].as_str().map(str::to_owned),
+            provider_ref,
+        },
+        Some("requires_payment_method" | "canceled") => {
+            let error = &intent["last_payment_error"];
+            let code = error["decline_code"].as_str().or_else(|| error["code"].as_str());
+            Hold::Declined { code: code.unwrap_or("card_declined").to_owned() }
+        }
+        other => return Err(ProviderError::UnknownOutcome(format!("payment is {other:?}").into())),
+    })
 }
 
 impl Refusal {
@@ -142,8 +173,8 @@ impl Refusal {
 
 #[async_trait]
 impl PaymentProvider for Stripe {
-    async fn authorize(&self, request: &AuthorizeRequest) -> Result<Authorized, ProviderError> {
-        let form = [
+    async fn authorize(&self, request: &AuthorizeRequest) -> Result<Hold, ProviderError> {
+        let mut form = vec![
             ("amount", request.amount.to_string()),
             ("currency", request.currency.code().to_lowercase()),
             ("payment_method", request.payment_method.clone()),
@@ -152,30 +183,37 @@ impl PaymentProvider for Stripe {
             ("confirm", "true".into()),
             ("payment_method_options[card][request_multicapture]", "if_available".into()),
             ("metadata[order_id]", request.order_id.to_string()),
+            ("metadata[operation]", request.key.clone()),
             ("expand[]", "latest_charge".into()),
         ];
+        if let Some(url) = &self.return_url {
+            form.push(("return_url", url.to_string()));
+        }
         let reply =
             self.call("authorize", Method::POST, "v1/payment_intents", Some(&request.key), &form).await?;
-        let intent = reply.map_err(Refusal::into_error)?;
-        let provider_ref = intent["id"].as_str().unwrap_or_default().to_owned();
-        match intent["status"].as_str() {
-            Some("requires_capture") => Ok(Authorized {
-                capture_before: intent["latest_charge"]["payment_method_details"]["card"]["capture_before"]
-                    .as_i64()
-                    .and_then(|seconds| Timestamp::from_second(seconds).ok()),
-                provider_ref,
-            }),
-            // The customer would have to come back and prove who they are; there is no way yet to ask for it.
-            Some("requires_action") => {
-                self.void(&format!("{}:abandon", request.key), &provider_ref).await?;
-                Err(ProviderError::Declined { code: "authentication_required".into() })
+        match reply.map_err(Refusal::into_error) {
+            Ok(intent) => read(&intent),
+            Err(ProviderError::Declined { code } | ProviderError::Refused { code }) => {
+                Ok(Hold::Declined { code })
             }
-            Some("requires_payment_method" | "canceled") => {
-                let code = intent["last_payment_error"]["code"].as_str().unwrap_or("card_declined");
-                Err(ProviderError::Declined { code: code.to_owned() })
-            }
-            other => Err(ProviderError::UnknownOutcome(format!("payment is {other:?}").into())),
+            Err(error) => Err(error),
         }
+    }
+
+    async fn look_up(&self, provider_ref: &str) -> Result<Hold, ProviderError> {
+        read(&self.intent(provider_ref).await?)
+    }
+
+    async fn find(&self, order: OrderId, key: &str) -> Result<Option<Hold>, ProviderError> {
+        let query = [
+            ("query", format!("metadata['order_id']:'{order}'")),
+            ("expand[]", "data.latest_charge".to_owned()),
+        ];
+        let query = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(query).finish();
+        let path = format!("v1/payment_intents/search?{query}");
+        let found = self.call("find", Method::GET, &path, None, &[]).await?.map_err(Refusal::into_error)?;
+        let intents = found["data"].as_array().map(Vec::as_slice).unwrap_or_default();
+        intents.iter().find(|intent| intent["metadata"]["operation"] == key).map(read).transpose()
     }
 
     async fn capture(&self, request: &CaptureRequest) -> Result<(), ProviderError> {

@@ -2,6 +2,7 @@
 
 pub(crate) mod goods;
 pub(crate) mod money;
+pub(crate) mod people;
 pub(crate) mod read_model;
 pub(crate) mod stock;
 

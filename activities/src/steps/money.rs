@@ -3,12 +3,16 @@
 use super::order;
 use crate::{
     OrderSteps,
-    payments::{AuthorizeRequest, Authorized, CaptureRequest},
+    payments::{AuthorizeRequest, CaptureRequest, Hold, ProviderError},
     retry::StepFailure,
 };
-use waybill_domain::money::Amount;
-use waybill_store::payments::{self, Kind, State};
+use waybill_domain::{ids::OrderId, money::Amount};
+use waybill_store::payments::{self, Kind, Operation, State};
 use waybill_workflows::wire::{Authorization, AuthorizeInput, CaptureInput, OrderRef, VoidResult};
+
+/// For how long a key is trusted to name the same money, in hours: Stripe forgets keys after 24
+/// (<https://docs.stripe.com/api/idempotent_requests>). After that it is only looked up, never asked for again.
+const KEY_TRUSTED_HOURS: f64 = 23.0;
 
 pub(crate) async fn authorize(
     steps: &OrderSteps,
@@ -20,40 +24,68 @@ pub(crate) async fn authorize(
         return Ok(Authorization::Declined { code: "order_undone".into() });
     }
     let operation = payments::begin(pool, input.order_id, Kind::Authorize, input.amount).await?;
-    match operation.state {
+    match &operation.state {
         State::Succeeded => return Ok(Authorization::Authorized { amount: operation.amount }),
-        State::Declined(code) => return Ok(Authorization::Declined { code }),
+        State::Declined(code) => return Ok(Authorization::Declined { code: code.clone() }),
         State::Pending => {}
     }
-    match ask_to_authorize(steps, input.order_id, operation.amount).await {
-        Ok(held) => {
-            let (id, before) = (Some(held.provider_ref.as_str()), held.capture_before);
-            payments::finish(pool, input.order_id, Kind::Authorize, &State::Succeeded, id, before).await?;
-            Ok(Authorization::Authorized { amount: operation.amount })
+    let amount = operation.amount;
+    let hold = learn(steps, input.order_id, &operation).await?;
+    keep(steps, input.order_id, &hold).await?;
+    Ok(match hold {
+        Hold::Authorized(_) => Authorization::Authorized { amount },
+        Hold::ActionRequired { .. } => {
+            Authorization::ActionRequired { wait_seconds: steps.waits.action_seconds }
         }
-        Err(StepFailure::Refused(code)) => {
-            let state = State::Declined(code.clone());
-            payments::finish(pool, input.order_id, Kind::Authorize, &state, None, None).await?;
-            Ok(Authorization::Declined { code })
-        }
-        Err(failure) => Err(failure),
+        Hold::Declined { code } => Authorization::Declined { code },
+    })
+}
+
+/// What an authorization that was begun came to: the payment itself if we know which it is, else the same key again,
+/// else a search by our own references. An answer that stays away is never taken for a no.
+async fn learn(steps: &OrderSteps, order_id: OrderId, operation: &Operation) -> Result<Hold, StepFailure> {
+    if let Some(provider_ref) = &operation.provider_ref {
+        return Ok(steps.provider.look_up(provider_ref).await?);
+    }
+    let key = Kind::Authorize.key(order_id);
+    let asked = if operation.age_hours < KEY_TRUSTED_HOURS {
+        let order = order(steps, order_id).await?;
+        let request = AuthorizeRequest {
+            key: key.clone(),
+            order_id,
+            amount: operation.amount,
+            currency: order.placed.currency,
+            payment_method: order.placed.payment_method,
+        };
+        steps.provider.authorize(&request).await
+    } else {
+        Err(ProviderError::UnknownOutcome("the key is too old to be asked with again".into()))
+    };
+    match asked {
+        Err(ProviderError::UnknownOutcome(why)) => match steps.provider.find(order_id, &key).await {
+            Ok(Some(hold)) => Ok(hold),
+            Ok(None) | Err(_) => Err(ProviderError::UnknownOutcome(why).into()),
+        },
+        answered => Ok(answered?),
     }
 }
 
-async fn ask_to_authorize(
-    steps: &OrderSteps,
-    order_id: waybill_domain::ids::OrderId,
-    amount: Amount,
-) -> Result<Authorized, StepFailure> {
-    let order = order(steps, order_id).await?;
-    let request = AuthorizeRequest {
-        key: Kind::Authorize.key(order_id),
-        order_id,
-        amount,
-        currency: order.placed.currency,
-        payment_method: order.placed.payment_method,
-    };
-    Ok(steps.provider.authorize(&request).await?)
+/// Writes down what is known now.
+async fn keep(steps: &OrderSteps, order_id: OrderId, hold: &Hold) -> Result<(), StepFailure> {
+    let (pool, kind) = (&steps.pool, Kind::Authorize);
+    match hold {
+        Hold::Authorized(held) => {
+            let (id, before) = (Some(held.provider_ref.as_str()), held.capture_before);
+            payments::finish(pool, order_id, kind, &State::Succeeded, id, before).await?;
+        }
+        Hold::ActionRequired { provider_ref, url } => {
+            payments::await_customer(pool, order_id, kind, provider_ref, url.as_deref()).await?;
+        }
+        Hold::Declined { code } => {
+            payments::finish(pool, order_id, kind, &State::Declined(code.clone()), None, None).await?;
+        }
+    }
+    Ok(())
 }
 
 pub(crate) async fn capture(steps: &OrderSteps, input: &CaptureInput) -> Result<(), StepFailure> {
@@ -89,8 +121,16 @@ pub(crate) async fn void(steps: &OrderSteps, input: &OrderRef) -> Result<VoidRes
         Some(operation) => match &operation.state {
             State::Declined(_) => None,
             State::Succeeded => operation.provider_ref.clone().map(|id| (id, operation.amount)),
-            // Nobody knows whether it happened. Asking again with the same key tells, and then there is an id to void.
-            State::Pending => learn(steps, input, operation.amount).await?,
+            // Nobody knows whether it happened. Asking again tells, and then there is an id to void.
+            State::Pending => match learn(steps, input.order_id, operation).await? {
+                Hold::Authorized(held) => {
+                    keep(steps, input.order_id, &Hold::Authorized(held.clone())).await?;
+                    Some((held.provider_ref, operation.amount))
+                }
+                // Nothing is held yet, and nothing shall be when the customer comes back.
+                Hold::ActionRequired { provider_ref, .. } => Some((provider_ref, Amount::ZERO)),
+                Hold::Declined { .. } => None,
+            },
         },
     };
     let Some((provider_ref, amount)) = held else {
@@ -107,21 +147,4 @@ pub(crate) async fn void(steps: &OrderSteps, input: &OrderRef) -> Result<VoidRes
             .await?;
     }
     Ok(VoidResult { voided: operation.amount })
-}
-
-async fn learn(
-    steps: &OrderSteps,
-    input: &OrderRef,
-    amount: Amount,
-) -> Result<Option<(String, Amount)>, StepFailure> {
-    match ask_to_authorize(steps, input.order_id, amount).await {
-        Ok(held) => {
-            let (id, before) = (Some(held.provider_ref.as_str()), held.capture_before);
-            payments::finish(&steps.pool, input.order_id, Kind::Authorize, &State::Succeeded, id, before)
-                .await?;
-            Ok(Some((held.provider_ref, amount)))
-        }
-        Err(StepFailure::Refused(_)) => Ok(None),
-        Err(failure) => Err(failure),
-    }
 }

@@ -6,6 +6,8 @@ pub(crate) mod decide;
 pub(crate) mod events;
 pub(crate) mod list;
 pub(crate) mod new_order;
+pub(crate) mod operate;
+pub(crate) mod payment_action;
 pub(crate) mod place;
 pub(crate) mod read;
 pub(crate) mod view;

@@ -8,8 +8,9 @@ use waybill_domain::{
     cancellation::{Action, allowed_actions},
     ids::{Location, OrderId, ShipmentId, Sku},
     money::Amount,
+    operator::{OperatorAction, safe_actions},
     order::{Address, ShortagePolicy},
-    state::AttentionReason,
+    state::{AttentionReason, Need},
     status::{FulfilmentStatus, OrderStatus, Outcome, PaymentStatus},
 };
 use waybill_store::orders::OrderRecord;
@@ -32,6 +33,8 @@ pub(crate) struct OrderView<'a> {
     shipping_fee: Amount,
     tax: Amount,
     total: Amount,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    needs: Vec<NeedView>,
     amounts_held: AmountsHeld,
     payment: Payment<'a>,
     shipping_address: &'a Address,
@@ -54,6 +57,56 @@ struct AmountsHeld {
 #[derive(Debug, Serialize)]
 struct Payment<'a> {
     method: &'a str,
+    /// Whether the customer has to do something: where, is at `GET /v1/orders/{id}/payment-action`.
+    action_required: bool,
+}
+
+/// One thing that somebody is needed for: what is known, and what is safe to do, over HTTP and from a terminal.
+#[derive(Debug, Serialize)]
+struct NeedView {
+    attention: AttentionReason,
+    step: String,
+    about: Option<String>,
+    actions: Vec<NeedAction>,
+    runbook: String,
+}
+
+#[derive(Debug, Serialize)]
+struct NeedAction {
+    action: OperatorAction,
+    endpoint: String,
+    command: String,
+}
+
+impl NeedView {
+    fn new(order: &OrderRecord, need: &Need) -> Self {
+        let actions = safe_actions(need).iter().map(|action| NeedAction::new(order, need, *action)).collect();
+        Self {
+            attention: need.reason,
+            step: need.step.clone(),
+            about: need.about.clone(),
+            actions,
+            runbook: format!("docs/runbook/{}.md", need.reason),
+        }
+    }
+}
+
+impl NeedAction {
+    fn new(order: &OrderRecord, need: &Need, action: OperatorAction) -> Self {
+        let mut input = serde_json::json!({"action": action, "attention": need.reason, "reason": "<why>"});
+        if let Some(about) = &need.about {
+            input["about"] = about.clone().into();
+        }
+        if action == OperatorAction::Resolve {
+            input["reference"] = "<number>".into();
+        }
+        let workflow = order.id.workflow_id();
+        Self {
+            action,
+            endpoint: format!("POST /v1/admin/orders/{}/{action}", order.id),
+            command: format!("temporal workflow signal -w {workflow} --name operate --input '{input}'"),
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -112,12 +165,13 @@ impl<'a> From<&'a OrderRecord> for OrderView<'a> {
             shipping_fee: placed.shipping_fee,
             tax: placed.tax,
             total: order.total,
+            needs: state.needs.iter().map(|need| NeedView::new(order, need)).collect(),
             amounts_held: AmountsHeld {
                 authorized: state.authorized,
                 captured: state.captured,
                 refunded: state.refunded,
             },
-            payment: Payment { method: &placed.payment_method },
+            payment: Payment { method: &placed.payment_method, action_required: state.payment_action },
             shipping_address: &placed.shipping_address,
             shortage_policy: placed.shortage_policy,
             metadata: &placed.metadata,

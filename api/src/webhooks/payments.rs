@@ -61,7 +61,8 @@ pub(crate) async fn handler(
         payload: serde_json::to_value(&payload).map_err(|_| Problem::internal())?,
     };
     // Most news confirms what the order knows. Waking its workflow for each would double what an order costs.
-    if order.state.payment_status != PaymentStatus::Unknown {
+    let waits = order.state.payment_status == PaymentStatus::Unknown || order.state.payment_action;
+    if !waits {
         if inbox::keep(&app.pool, &message).await? {
             inbox::settle(&app.pool, &message, "recorded").await?;
         }

@@ -47,12 +47,16 @@ pub(super) struct Line<T> {
     pub queued: Vec<Event>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settled: Option<Settled>,
+    /// All idempotency keys so far are new again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub forgets_keys: bool,
 }
 
 impl<T> Line<T> {
     pub fn new(op: &'static str) -> Self {
         let (changes, queued) = (Vec::new(), Vec::new());
-        Self { at: Timestamp::now(), op: Cow::Borrowed(op), changes, reply: None, queued, settled: None }
+        let (at, op) = (Timestamp::now(), Cow::Borrowed(op));
+        Self { at, op, changes, reply: None, queued, settled: None, forgets_keys: false }
     }
 }
 
@@ -92,6 +96,9 @@ impl<R: Records> Book<R> {
     fn apply(&mut self, line: Line<R::Item>) {
         for item in line.changes {
             self.records.apply(item);
+        }
+        if line.forgets_keys {
+            self.replies.clear();
         }
         if let Some(reply) = line.reply {
             self.replies.insert(reply.key.clone(), reply);

@@ -6,7 +6,7 @@
 //! trouble.
 //!
 //! The ledger holds what happened. How a simulator is set up (fault rules, webhook target, automatic
-//! progress) is not in it: a restart takes that from the configuration.
+//! progress, for how long money is held) is not in it: a restart takes that from the configuration.
 //!
 //! Absent on purpose: TLS, several accounts, fees, balances, and anything else money could be lost on for
 //! real.

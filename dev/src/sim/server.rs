@@ -1,5 +1,6 @@
 //! What both simulators share: start, stop, the API key, and the control routes under `/_sim/`.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
+use axum::routing::{delete, get, post, put};
 use axum::serve::ListenerExt;
 use axum::{Json, Router};
 use serde::Deserialize;
@@ -22,7 +23,7 @@ use tokio_util::task::TaskTracker;
 
 use super::exchange::{InFlight, Reply};
 use super::faults::{Faults, Rule};
-use super::ledger::{Ledger, Records};
+use super::ledger::{Ledger, Line, Records};
 use super::webhooks::{self, Courier};
 
 /// Requests and deliveries under way get this long; then they are cut off.
@@ -51,6 +52,12 @@ impl<R: Records> Core<R> {
             shutdown: CancellationToken::new(),
             api_key,
         }))
+    }
+
+    /// Forgets all idempotency keys, also for after a restart. Errors: the ledger cannot be written.
+    pub fn forget_keys(&self) -> io::Result<()> {
+        let line = Line { forgets_keys: true, ..Line::new("forget_keys") };
+        self.ledger.update(|_| (Some(line), ()))
     }
 
     /// Everything, as `/_sim/ledger` shows it.
@@ -143,6 +150,7 @@ fn control_routes<R: Records>() -> Router<Arc<Core<R>>> {
         .route("/healthz", get(async || "ok"))
         .route("/_sim/ledger", get(ledger::<R>))
         .route("/_sim/faults", put(set_faults::<R>).get(list_faults::<R>).delete(clear_faults::<R>))
+        .route("/_sim/keys", delete(forget_keys::<R>))
         .route("/_sim/webhook_target", post(set_target::<R>))
 }
 
@@ -165,6 +173,16 @@ async fn list_faults<R: Records>(State(core): State<Arc<Core<R>>>) -> Json<Vec<R
 async fn clear_faults<R: Records>(State(core): State<Arc<Core<R>>>) -> StatusCode {
     core.faults.set(Vec::new());
     StatusCode::NO_CONTENT
+}
+
+async fn forget_keys<R: Records>(State(core): State<Arc<Core<R>>>) -> StatusCode {
+    match core.forget_keys() {
+        Ok(()) => StatusCode::NO_CONTENT,
+        Err(error) => {
+            tracing::error!(%error, "the ledger cannot be written");
+            StatusCode::INTERNAL_SERVER_ERROR
+        }
+    }
 }
 
 #[derive(Deserialize)]

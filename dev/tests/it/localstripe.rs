@@ -9,7 +9,9 @@ use tokio::process::{Child, Command};
 use uuid::Uuid;
 use waybill_activities::{
     metrics::StepMetrics,
-    payments::{AuthorizeRequest, CaptureRequest, PaymentProvider, ProviderError, stripe::Stripe},
+    payments::{
+        AuthorizeRequest, Authorized, CaptureRequest, Hold, PaymentProvider, ProviderError, stripe::Stripe,
+    },
 };
 use waybill_dev::ports::free_port;
 use waybill_domain::{ids::OrderId, money::Amount, order::currency};
@@ -60,6 +62,13 @@ fn request(payment_method: &str) -> AuthorizeRequest {
     }
 }
 
+fn held(hold: Hold) -> Authorized {
+    match hold {
+        Hold::Authorized(held) => held,
+        other => panic!("not held: {other:?}"),
+    }
+}
+
 #[tokio::test]
 async fn authorize_capture_and_void() {
     rustls::crypto::ring::default_provider().install_default().ok();
@@ -69,9 +78,9 @@ async fn authorize_capture_and_void() {
         .await;
     let base = format!("http://127.0.0.1:{port}/").parse().unwrap();
     let metrics = StepMetrics::new(&Registry::new()).unwrap();
-    let stripe = Stripe::new(base, "sk_test_localstripe".to_owned().into(), metrics).unwrap();
+    let stripe = Stripe::new(base, "sk_test_localstripe".to_owned().into(), None, metrics).unwrap();
 
-    let held = stripe.authorize(&request("pm_card_visa")).await.unwrap();
+    let held = held(stripe.authorize(&request("pm_card_visa")).await.unwrap());
     assert!(held.provider_ref.starts_with("pi_"));
     let capture = CaptureRequest {
         key: "capture".into(),
@@ -84,17 +93,18 @@ async fn authorize_capture_and_void() {
     // It says nothing of what was received, so a repetition can't be told from an error; but it takes nothing twice.
     assert!(matches!(stripe.capture(&capture).await, Err(ProviderError::Refused { .. })));
 
-    let held = stripe.authorize(&request("pm_card_visa")).await.unwrap();
+    let held = held(stripe.authorize(&request("pm_card_visa")).await.unwrap());
     stripe.void("void", &held.provider_ref).await.unwrap();
     stripe.void("void", &held.provider_ref).await.unwrap();
 
     match stripe.authorize(&request("pm_no_such_method")).await {
-        Err(ProviderError::Declined { .. } | ProviderError::Refused { .. }) => {}
+        Ok(Hold::Declined { .. }) => {}
         other => panic!("not refused: {other:?}"),
     }
     let gone = Stripe::new(
         format!("http://127.0.0.1:{}/", free_port().unwrap()).parse().unwrap(),
         "k".to_owned().into(),
+        None,
         StepMetrics::new(&Registry::new()).unwrap(),
     );
     let away = gone.unwrap().authorize(&request("pm_card_visa")).await;

@@ -7,6 +7,8 @@ mod api;
 mod books;
 mod lifecycle;
 mod localstripe;
+mod payment;
+mod people;
 mod replay;
 mod support;
 mod trouble;

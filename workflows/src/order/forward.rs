@@ -10,6 +10,7 @@ use crate::{activities::OrderActivities, names, wire::*};
 use std::time::Duration;
 use waybill_domain::{
     event::OrderEvent,
+    operator::OperatorAction,
     order::ShortagePolicy,
     risk,
     state::{AttentionReason, OrderState},
@@ -40,9 +41,10 @@ pub(crate) async fn reserve(ctx: &Ctx) -> Result<(), Stop> {
         queue: names::QUEUE_ORDERS,
         mode: Mode::Interruptible,
         attention: AttentionReason::StepFailing,
+        shipment: None,
     };
     let input = ctx.state(|s| s.order_ref());
-    let reservation = step::run(ctx, || OrderActivities::reserve, input, step)
+    let reservation = step::run(ctx, || OrderActivities::reserve, input, step, step::not_by_hand)
         .await
         .map_err(|e| stop(ctx, step.name, e))?;
     ctx.state_mut(|s| {
@@ -115,23 +117,51 @@ pub(crate) async fn authorize(ctx: &Ctx) -> Result<(), Stop> {
         queue: names::QUEUE_PAYMENTS,
         mode: Mode::UntilKnown,
         attention: AttentionReason::PaymentUnknown,
+        shipment: None,
     };
-    match step::run(ctx, || OrderActivities::authorize, input, step).await {
-        Ok(Authorization::Authorized { amount }) => {
-            ctx.state_mut(|s| {
-                s.state.authorized = amount;
-                s.set_payment(PaymentStatus::Authorized);
-                s.note(OrderEvent::Authorized { amount });
-            });
-            check_cancel(ctx)
+    loop {
+        let amount = input.amount;
+        let by_hand = move |operation: &Operation| match operation.action {
+            OperatorAction::Resolve => Ok(Authorization::Authorized { amount }),
+            _ => Ok(Authorization::Declined { code: step::SKIPPED.into() }),
+        };
+        ctx.state_mut(|s| s.payment_news = false);
+        match step::run(ctx, || OrderActivities::authorize, input.clone(), step, by_hand).await {
+            Ok(Authorization::Authorized { amount }) => {
+                ctx.state_mut(|s| {
+                    s.state.authorized = amount;
+                    s.set_payment(PaymentStatus::Authorized);
+                    s.note(OrderEvent::Authorized { amount });
+                });
+                return check_cancel(ctx);
+            }
+            Ok(Authorization::Declined { code }) => {
+                ctx.state_mut(|s| s.set_payment(PaymentStatus::Declined));
+                note(ctx, OrderEvent::Declined { code });
+                check_cancel(ctx)?;
+                return Err(Stop::Rejected { reason: "payment_declined".into() });
+            }
+            Ok(Authorization::ActionRequired { wait_seconds }) => await_customer(ctx, wait_seconds).await?,
+            Err(error) => return Err(stop(ctx, step.name, error)),
         }
-        Ok(Authorization::Declined { code }) => {
-            ctx.state_mut(|s| s.set_payment(PaymentStatus::Declined));
-            note(ctx, OrderEvent::Declined { code });
-            check_cancel(ctx)?;
-            Err(Stop::Rejected { reason: "payment_declined".into() })
-        }
-        Err(error) => Err(stop(ctx, step.name, error)),
+    }
+}
+
+/// The customer has to prove to their bank who they are. The provider's webhook tells that they did, or failed to.
+async fn await_customer(ctx: &Ctx, wait_seconds: u64) -> Result<(), Stop> {
+    ctx.state_mut(|s| {
+        s.state.payment_action = true;
+        s.set_payment(PaymentStatus::Pending);
+        s.note(OrderEvent::ActionRequired {});
+    });
+    step::flush(ctx).await;
+    let limit = Some((Duration::from_secs(wait_seconds), "the customer's authentication"));
+    let woken = wait(ctx, |s| s.payment_news, limit).await;
+    ctx.state_mut(|s| s.state.payment_action = false);
+    check_cancel(ctx)?;
+    match woken {
+        Woken::Ready => Ok(()),
+        Woken::TimedOut => Err(Stop::Rejected { reason: "payment_action_expired".into() }),
     }
 }
 
@@ -142,10 +172,12 @@ pub(crate) async fn screen(ctx: &Ctx) -> Result<(), Stop> {
         queue: names::QUEUE_ORDERS,
         mode: Mode::Interruptible,
         attention: AttentionReason::StepFailing,
+        shipment: None,
     };
     let input = ctx.state(|s| s.order_ref());
-    let decision =
-        step::run(ctx, || OrderActivities::screen, input, step).await.map_err(|e| stop(ctx, step.name, e))?;
+    let decision = step::run(ctx, || OrderActivities::screen, input, step, step::not_by_hand)
+        .await
+        .map_err(|e| stop(ctx, step.name, e))?;
     note(
         ctx,
         OrderEvent::Screened {

@@ -1,7 +1,7 @@
 //! After the promise: labels, hand-overs with their captures, deliveries, and stopping what has not left.
 
 use super::{
-    Ctx, go, note,
+    Ctx, go, note, operator,
     step::{self, Mode, Step, StepError},
     unwind::{self, Stop},
     waiting::{fold_engine_cancel, wait},
@@ -10,7 +10,8 @@ use crate::{activities::OrderActivities, names, wire::*};
 use waybill_domain::{
     event::OrderEvent,
     ids::ShipmentId,
-    state::AttentionReason,
+    operator::OperatorAction,
+    state::{AttentionReason, Need},
     status::{FulfilmentStatus, OrderStatus, PaymentStatus},
 };
 
@@ -21,6 +22,7 @@ pub(crate) async fn book(ctx: &Ctx) -> Result<(), Stop> {
         queue: names::QUEUE_SHIPPING,
         mode: Mode::Interruptible,
         attention: AttentionReason::StepFailing,
+        shipment: None,
     };
     let shipments: Vec<ShipmentId> = ctx.state(|s| s.state.shipments.iter().map(|sh| sh.id).collect());
     for id in shipments {
@@ -29,7 +31,12 @@ pub(crate) async fn book(ctx: &Ctx) -> Result<(), Stop> {
             s.booking.insert(id);
             s.shipment_ref(id)
         });
-        match step::run(ctx, || OrderActivities::book, input, step).await {
+        let step = Step { shipment: Some(id), ..step };
+        let by_hand = |operation: &Operation| match (&operation.action, &operation.reference) {
+            (OperatorAction::Resolve, Some(number)) => Ok(Label { tracking_number: number.clone() }),
+            _ => Err(step::skipped()),
+        };
+        match step::run(ctx, || OrderActivities::book, input, step, by_hand).await {
             Ok(label) => ctx.state_mut(|s| booked(s, id, label)),
             Err(StepError::Refused { code }) => {
                 note(ctx, OrderEvent::StepFailed { step: step.name.into(), code });
@@ -73,6 +80,7 @@ pub(crate) async fn ship(ctx: &Ctx) -> Result<(), Stop> {
         while let Some(event) = ctx.state_mut(|s| s.inbox.pop_front()) {
             apply(ctx, event).await;
         }
+        operator::settle(ctx).await;
         roll_up(ctx);
         fold_engine_cancel(ctx);
         if ctx.state(|s| s.cancel.is_some()) {
@@ -93,7 +101,7 @@ pub(crate) async fn ship(ctx: &Ctx) -> Result<(), Stop> {
             _ => {}
         }
         step::flush(ctx).await;
-        wait(ctx, |s| !s.inbox.is_empty(), None).await;
+        wait(ctx, |s| !s.inbox.is_empty() || !s.operations.is_empty(), None).await;
     }
 }
 
@@ -137,7 +145,7 @@ async fn apply(ctx: &Ctx, event: ShipmentEvent) {
         }
         (K::Lost, F::HandedOver) => {
             settle(ctx, id, F::Lost, OrderEvent::Lost { shipment_id: id });
-            step::call_somebody(ctx, AttentionReason::ShipmentLost, "shipment_event");
+            step::call_somebody(ctx, brought_up(AttentionReason::ShipmentLost, id));
         }
         (K::Returned, F::HandedOver | F::Delivered) => {
             settle(ctx, id, F::Returned, OrderEvent::Returned { shipment_id: id });
@@ -169,18 +177,24 @@ fn unexpected(ctx: &Ctx, id: ShipmentId, kind: ShipmentEventKind) {
         }
     };
     note(ctx, event);
-    step::call_somebody(ctx, AttentionReason::UnexpectedShipment, "shipment_event");
+    step::call_somebody(ctx, brought_up(AttentionReason::UnexpectedShipment, id));
+}
+
+/// A person is needed for what the carrier says of a shipment.
+fn brought_up(reason: AttentionReason, shipment: ShipmentId) -> Need {
+    Need { reason, step: "shipment_event".into(), about: Some(shipment.to_string()) }
 }
 
 /// The pivot: the goods are gone, so their money is taken. From here on this shipment only goes forward.
 async fn hand_over(ctx: &Ctx, id: ShipmentId) {
     settle(ctx, id, FulfilmentStatus::HandedOver, OrderEvent::HandedOver { shipment_id: id });
     roll_up(ctx);
-    let persistent = |name, queue, attention| Step { name, queue, mode: Mode::Persistent, attention };
+    let persistent =
+        |name, queue, attention| Step { name, queue, mode: Mode::Persistent, attention, shipment: Some(id) };
     let goods = persistent("hand_over", names::QUEUE_ORDERS, AttentionReason::StepFailing);
     let input = ctx.state(|s| s.shipment_ref(id));
-    // A persistent step ends in success alone.
-    let _ = step::run(ctx, || OrderActivities::hand_over, input, goods).await;
+    // A persistent step ends in success, or because an operator says so.
+    let _ = step::run(ctx, || OrderActivities::hand_over, input, goods, |_| Ok(())).await;
 
     let input = ctx.state(|s| CaptureInput {
         order_id: s.input.order_id,
@@ -189,16 +203,32 @@ async fn hand_over(ctx: &Ctx, id: ShipmentId) {
         is_final: !s.state.shipments.iter().any(|sh| sh.is_open()),
     });
     let money = persistent("capture", names::QUEUE_PAYMENTS, AttentionReason::CaptureFailing);
-    let _ = step::run(ctx, || OrderActivities::capture, input.clone(), money).await;
+    let by_hand = |operation: &Operation| match operation.action {
+        OperatorAction::Resolve => Ok(()),
+        _ => Err(step::skipped()),
+    };
+    match step::run(ctx, || OrderActivities::capture, input.clone(), money, by_hand).await {
+        Ok(()) => captured(ctx, &input),
+        Err(_) => {
+            note(ctx, OrderEvent::StepFailed { step: money.name.into(), code: step::SKIPPED.into() });
+            if input.is_final {
+                unwind::void_authorization(ctx).await;
+            }
+        }
+    }
+}
+
+fn captured(ctx: &Ctx, input: &CaptureInput) {
+    let id = input.shipment_id;
     ctx.state_mut(|s| {
         if let Some(shipment) = s.state.shipments.iter_mut().find(|sh| sh.id == id) {
             shipment.captured = true;
         }
         s.state.captured = s.state.captured.plus(input.amount).unwrap_or(s.state.captured);
-        let all = input.is_final;
-        if all {
+        if input.is_final {
             s.state.authorized = s.state.captured;
         }
+        let all = input.is_final;
         s.set_payment(if all { PaymentStatus::Captured } else { PaymentStatus::PartiallyCaptured });
         s.note(OrderEvent::Captured { shipment_id: id, amount: input.amount });
     });
@@ -260,6 +290,7 @@ pub(crate) async fn drain(ctx: &Ctx) {
         while let Some(event) = ctx.state_mut(|s| s.inbox.pop_front()) {
             apply(ctx, event).await;
         }
+        operator::settle(ctx).await;
         fold_engine_cancel(ctx);
         if ctx.state(|s| s.pending.is_empty()) {
             return;

@@ -3,6 +3,7 @@
 mod forward;
 mod fulfil;
 mod messages;
+mod operator;
 mod step;
 mod unwind;
 mod waiting;
@@ -47,6 +48,12 @@ pub struct OrderWorkflow {
     booking: BTreeSet<ShipmentId>,
     /// Between `reserve` and the settling of a shortage.
     reservation: Option<Reservation>,
+    /// Accepted and not yet acted on.
+    operations: VecDeque<Operation>,
+    /// How many operations were acted on.
+    operated: u32,
+    /// Whether the provider has sent word since the payment was last looked at.
+    payment_news: bool,
 }
 
 #[workflow_methods]
@@ -67,6 +74,9 @@ impl OrderWorkflow {
             seen_events: BTreeSet::new(),
             booking: BTreeSet::new(),
             reservation: None,
+            operations: VecDeque::new(),
+            operated: 0,
+            payment_news: false,
         }
     }
 
@@ -136,10 +146,36 @@ impl OrderWorkflow {
         }
     }
 
-    /// The provider has news of the order's money. Payload: [`PaymentEvent`]. Steps whose outcome is unknown ask
-    /// the provider again by themselves; the signal leaves a trace in the history.
+    /// The provider has news of the order's money. Payload: [`PaymentEvent`]. A reason to ask the provider at once,
+    /// never a fact by itself.
     #[signal(name = "payment_event")]
-    pub fn payment_event(&mut self, _ctx: &mut SyncWorkflowContext<Self>, _input: RawValue) {}
+    pub fn payment_event(&mut self, _ctx: &mut SyncWorkflowContext<Self>, _input: RawValue) {
+        self.payment_news = true;
+    }
+
+    /// An operator does something about what the order needs somebody for. Payload: [`Operation`].
+    #[signal(name = "operate")]
+    pub fn operate_signal(&mut self, _ctx: &mut SyncWorkflowContext<Self>, input: RawValue) {
+        let operation: Operation = match messages::decode(&input) {
+            Ok(operation) => operation,
+            Err(problem) => return self.ignore("operate", problem),
+        };
+        match self.may_operate(&operation) {
+            Ok(()) => self.operate(Operation { actor: operator::ACTOR_TEMPORAL.to_owned(), ..operation }),
+            Err(problem) => self.ignore("operate", problem.to_string()),
+        }
+    }
+
+    #[update_validator(operate_update)]
+    fn validate_operate(&self, _ctx: &WorkflowContextView, operation: &Operation) -> Result<(), Refusal> {
+        self.may_operate(operation)
+    }
+
+    /// An operator does something about what the order needs somebody for.
+    #[update(name = "operate")]
+    pub fn operate_update(&mut self, _ctx: &mut SyncWorkflowContext<Self>, operation: Operation) {
+        self.operate(operation);
+    }
 
     /// The order as the workflow knows it.
     #[query(name = "state")]

@@ -1,16 +1,23 @@
 //! One step: tried as a local activity first, which costs the engine next to nothing; a failure that may pass
 //! falls over to a remote activity with the whole retry policy, where people see its attempts.
 
-use super::{Ctx, note, waiting};
+use super::{Ctx, note, operator, waiting};
 use crate::{activities::OrderActivities, names, wire::*};
+use futures::FutureExt;
 use std::{pin::pin, time::Duration};
 use temporalio_common::ActivityDefinition;
 use temporalio_workflow::{
     ActivityCancellationType, ActivityExecutionError, ActivityOptions, LocalActivityOptions, RetryPolicy,
-    TimerOptions, WorkflowCancellationToken,
+    TimerOptions, WaitConditionOptions, WorkflowCancellationToken,
     common::protos::temporal::api::failure::v1::failure::FailureInfo, workflows::select,
 };
-use waybill_domain::{event::OrderEvent, state::AttentionReason, status::PaymentStatus};
+use waybill_domain::{
+    event::OrderEvent,
+    ids::ShipmentId,
+    operator::OperatorAction,
+    state::{AttentionReason, Need},
+    status::PaymentStatus,
+};
 
 /// How long the local attempt may take: longer than a card network's usual answer, shorter than the patience of
 /// whoever waits for the order.
@@ -41,6 +48,16 @@ pub(crate) struct Step {
     pub(crate) queue: &'static str,
     pub(crate) mode: Mode,
     pub(crate) attention: AttentionReason,
+    /// The shipment it is about, if it is about one.
+    pub(crate) shipment: Option<ShipmentId>,
+}
+
+impl Step {
+    /// What a person would be needed for.
+    pub(crate) fn need(self) -> Need {
+        let about = self.shipment.map(|id| id.to_string());
+        Need { reason: self.attention, step: self.name.to_owned(), about }
+    }
 }
 
 /// How a step ended without success.
@@ -82,52 +99,120 @@ fn judge(error: &ActivityExecutionError, step: Step) -> Judgement {
     Judgement::Again { unknown: unknown && step.queue == names::QUEUE_PAYMENTS, at_once_useless: refused }
 }
 
-/// Runs one step to its end.
+/// The code of a step that an operator skipped.
+pub(crate) const SKIPPED: &str = "skipped_by_operator";
+
+/// For steps whose result nobody can make up by hand (see [`waybill_domain::operator::safe_actions`]).
+pub(crate) fn not_by_hand<T>(_: &Operation) -> Result<T, StepError> {
+    Err(skipped())
+}
+
+/// How a step ends that an operator skipped.
+pub(crate) fn skipped() -> StepError {
+    StepError::Refused { code: SKIPPED.to_owned() }
+}
+
+/// Runs one step to its end. `by_hand` says what the step comes to when an operator resolves or skips it.
 pub(crate) async fn run<AD>(
     ctx: &Ctx,
     activity: impl Fn() -> AD,
     input: AD::Input,
     step: Step,
+    by_hand: impl Fn(&Operation) -> Result<AD::Output, StepError>,
 ) -> Result<AD::Output, StepError>
 where
     AD: ActivityDefinition + 'static,
     AD::Input: Clone,
 {
-    let mut useless = match local(ctx, activity(), input.clone(), step.name).await {
-        Ok(output) => return Ok(output),
-        Err(error) => match judge(&error, step) {
-            Judgement::Ended(end) => return Err(end),
-            Judgement::Again { unknown, at_once_useless } => {
-                fell_over(ctx, step, unknown);
-                flush(ctx).await;
-                at_once_useless
-            }
-        },
-    };
-    let mut attempts = ATTEMPTS_BEFORE_ATTENTION;
-    loop {
-        if useless {
-            raise_attention(ctx, step).await;
-            let pause =
-                TimerOptions::builder(RETRY_PAUSE_MAX).cancellation_token(WorkflowCancellationToken::new());
-            ctx.timer(pause.build()).await;
-        }
-        match remote(ctx, activity(), input.clone(), step, attempts).await {
-            Ok(output) => {
-                clear_attention(ctx, step);
-                return Ok(output);
-            }
+    let (mut told, mut attempts) = (false, ATTEMPTS_BEFORE_ATTENTION);
+    'at_once: loop {
+        let mut useless = match local(ctx, activity(), input.clone(), step.name).await {
+            Ok(output) => return Ok(settled(ctx, step, output)),
             Err(error) => match judge(&error, step) {
-                Judgement::Ended(end) => {
-                    clear_attention(ctx, step);
-                    return Err(end);
+                Judgement::Ended(end) => return Err(settled(ctx, step, end)),
+                Judgement::Again { unknown, at_once_useless } => {
+                    if !told {
+                        told = true;
+                        fell_over(ctx, step, unknown);
+                        flush(ctx).await;
+                    }
+                    at_once_useless
                 }
-                Judgement::Again { at_once_useless, .. } => useless = at_once_useless,
             },
+        };
+        loop {
+            let result = if useless {
+                raise_attention(ctx, step).await;
+                pause(ctx, step).await
+            } else {
+                remote(ctx, activity(), input.clone(), step, attempts).await
+            };
+            match result {
+                Ok(Some(output)) => return Ok(settled(ctx, step, output)),
+                Ok(None) => {}
+                Err(error) => match judge(&error, step) {
+                    Judgement::Ended(end) if !is_wanted(ctx, step) => return Err(settled(ctx, step, end)),
+                    Judgement::Ended(_) => {}
+                    Judgement::Again { at_once_useless, .. } => {
+                        useless = at_once_useless;
+                        raise_attention(ctx, step).await;
+                        attempts = 0; // for ever
+                        continue;
+                    }
+                },
+            }
+            // The pause is over, or somebody has word of this step.
+            match operator::take(ctx, step).await {
+                Some(operation) if operation.action != OperatorAction::Retry => {
+                    let end = by_hand(&operation);
+                    settled(ctx, step, ());
+                    return end;
+                }
+                Some(_) => continue 'at_once,
+                None if ctx.state_mut(|s| std::mem::take(&mut s.payment_news)) => continue 'at_once,
+                None => useless = false,
+            }
         }
-        raise_attention(ctx, step).await;
-        attempts = 0; // for ever
     }
+}
+
+/// Whether an operator, or the provider's webhook, has word of a step that does not succeed.
+fn is_wanted(ctx: &Ctx, step: Step) -> bool {
+    ctx.state(|s| wanted(s, step))
+}
+
+fn wanted(s: &super::OrderWorkflow, step: Step) -> bool {
+    let needed = s.state.needs.contains(&step.need());
+    let unknown = step.queue == names::QUEUE_PAYMENTS && s.state.payment_status == PaymentStatus::Unknown;
+    (needed && s.operations.iter().any(|o| operator::concerns(o, step))) || (unknown && s.payment_news)
+}
+
+/// Nobody needs to be told any more.
+fn settled<T>(ctx: &Ctx, step: Step, output: T) -> T {
+    clear_attention(ctx, step);
+    output
+}
+
+/// Waits before a step that was refused is tried again.
+async fn pause<T>(ctx: &Ctx, step: Step) -> Result<Option<T>, ActivityExecutionError> {
+    let token = WorkflowCancellationToken::new();
+    let timer = TimerOptions::builder(RETRY_PAUSE_MAX).cancellation_token(token.clone());
+    let mut timer = pin!(ctx.timer(timer.build()));
+    let mut word = pin!(word(ctx, step).fuse());
+    select! {
+        _ = timer => {}
+        () = word => token.cancel(),
+    }
+    Ok(None)
+}
+
+/// Waits until somebody has word of a step that does not succeed. Detached from the workflow's cancellation, as the
+/// step is.
+async fn word(ctx: &Ctx, step: Step) {
+    let token = WorkflowCancellationToken::new();
+    let options = WaitConditionOptions::builder().cancellation_token(token).build();
+    // A condition on a token that nobody cancels ends in no other way.
+    let _ = ctx.wait_condition_with_options(|s| wanted(s, step), options).await;
 }
 
 async fn local<AD: ActivityDefinition + 'static>(
@@ -153,7 +238,7 @@ async fn remote<AD: ActivityDefinition + 'static>(
     input: AD::Input,
     step: Step,
     attempts_max: u32,
-) -> Result<AD::Output, ActivityExecutionError> {
+) -> Result<Option<AD::Output>, ActivityExecutionError> {
     let token = WorkflowCancellationToken::new();
     let prefix = ctx.state(|s| s.input.queue_prefix.clone());
     let options = ActivityOptions::with_start_to_close_timeout(REMOTE_ATTEMPT_MAX)
@@ -171,14 +256,22 @@ async fn remote<AD: ActivityDefinition + 'static>(
         .summary(step.name.to_owned())
         .build();
     let mut activity = pin!(ctx.execute_activity(activity, input, options));
+    let mut word = pin!(word(ctx, step).fuse());
     if step.mode == Mode::Interruptible {
-        let mut cancelled = pin!(futures::FutureExt::fuse(waiting::until(ctx, &|_| false)));
+        let mut cancelled = pin!(waiting::until(ctx, &|_| false).fuse());
         select! {
-            result = activity => return result,
+            result = activity => return result.map(Some),
+            () = word => token.cancel(),
             () = cancelled => token.cancel(),
         }
+    } else {
+        select! {
+            result = activity => return result.map(Some),
+            () = word => token.cancel(),
+        }
     }
-    activity.await
+    // An attempt that is under way ends before the cancellation is taken: what it did counts.
+    activity.await.map(Some)
 }
 
 fn fell_over(ctx: &Ctx, step: Step, unknown: bool) {
@@ -190,24 +283,33 @@ fn fell_over(ctx: &Ctx, step: Step, unknown: bool) {
 }
 
 async fn raise_attention(ctx: &Ctx, step: Step) {
-    call_somebody(ctx, step.attention, step.name);
+    call_somebody(ctx, step.need());
     flush(ctx).await;
 }
 
-/// Flags the order for a person, once per reason.
-pub(crate) fn call_somebody(ctx: &Ctx, reason: AttentionReason, step: &str) {
-    if ctx.state_mut(|s| s.state.attention.replace(reason) != Some(reason)) {
-        note(ctx, OrderEvent::AttentionRaised { reason, step: step.to_owned() });
+/// Flags the order for a person, once per reason and what it is about.
+pub(crate) fn call_somebody(ctx: &Ctx, need: Need) {
+    let (reason, step) = (need.reason, need.step.clone());
+    if ctx.state_mut(|s| s.state.raise(need)) {
+        note(ctx, OrderEvent::AttentionRaised { reason, step });
         ctx.upsert_search_attributes([names::ATTENTION.value_set(reason.as_str().to_owned())]);
     }
 }
 
-fn clear_attention(ctx: &Ctx, step: Step) {
-    if ctx.state(|s| s.state.attention) == Some(step.attention) {
-        ctx.state_mut(|s| s.state.attention = None);
-        note(ctx, OrderEvent::AttentionCleared { reason: step.attention });
-        ctx.upsert_search_attributes([names::ATTENTION.value_unset()]);
+/// What a person was needed for is settled.
+pub(crate) fn nobody_needed(ctx: &Ctx, reason: AttentionReason, about: Option<&str>) {
+    if ctx.state_mut(|s| s.state.settle_need(reason, about)) {
+        note(ctx, OrderEvent::AttentionCleared { reason });
+        ctx.upsert_search_attributes([match ctx.state(|s| s.state.attention) {
+            Some(other) => names::ATTENTION.value_set(other.as_str().to_owned()),
+            None => names::ATTENTION.value_unset(),
+        }]);
     }
+}
+
+fn clear_attention(ctx: &Ctx, step: Step) {
+    let need = step.need();
+    nobody_needed(ctx, need.reason, need.about.as_deref());
 }
 
 /// Shows the order's status to those who search in Temporal.
@@ -228,21 +330,35 @@ pub(crate) async fn flush(ctx: &Ctx) {
         })
     });
     let Some(projection) = projection else { return };
+    let projected = must(ctx, || OrderActivities::project, projection, "project").await;
+    ctx.state_mut(|s| s.version = projected.version);
+    tell_ui(ctx);
+}
+
+/// Runs what has to succeed before anything else is done, and about which nobody can do anything but wait: writing
+/// to our own Postgres.
+pub(crate) async fn must<AD>(
+    ctx: &Ctx,
+    activity: impl Fn() -> AD,
+    input: AD::Input,
+    name: &'static str,
+) -> AD::Output
+where
+    AD: ActivityDefinition + 'static,
+    AD::Input: Clone,
+{
     let step = Step {
-        name: "project",
+        name,
         queue: names::QUEUE_ORDERS,
         mode: Mode::Persistent,
         attention: AttentionReason::StepFailing,
+        shipment: None,
     };
-    let mut result = local(ctx, OrderActivities::project, projection.clone(), step.name).await;
+    let mut result = local(ctx, activity(), input.clone(), name).await.map(Some);
     loop {
         match result {
-            Ok(projected) => {
-                ctx.state_mut(|s| s.version = projected.version);
-                return tell_ui(ctx);
-            }
-            // The read model must follow: there is no other way on.
-            Err(_) => result = remote(ctx, OrderActivities::project, projection.clone(), step, 0).await,
+            Ok(Some(output)) => return output,
+            Ok(None) | Err(_) => result = remote(ctx, activity(), input.clone(), step, 0).await,
         }
     }
 }

@@ -8,7 +8,9 @@ use super::{
 use crate::{activities::OrderActivities, names, wire::*};
 use waybill_domain::{
     event::OrderEvent,
+    ids::ShipmentId,
     money::Amount,
+    operator::OperatorAction,
     state::AttentionReason,
     status::{OrderStatus, PaymentStatus},
 };
@@ -61,18 +63,22 @@ pub(crate) async fn unwind(ctx: &Ctx, why: Stop) {
 }
 
 /// An undo is never given up and never interrupted.
-fn undo_step(name: &'static str, queue: &'static str) -> Step {
-    Step { name, queue, mode: Mode::Persistent, attention: AttentionReason::UndoFailing }
+fn undo_step(name: &'static str, queue: &'static str, shipment: Option<ShipmentId>) -> Step {
+    Step { name, queue, mode: Mode::Persistent, attention: AttentionReason::UndoFailing, shipment }
 }
 
 /// Gives free what is authorized and not captured.
 pub(crate) async fn void_authorization(ctx: &Ctx) {
     let input = ctx.state(|s| s.order_ref());
-    let step = undo_step("void_authorization", names::QUEUE_PAYMENTS);
-    // A persistent step ends in success alone.
-    let Ok(VoidResult { voided }) = step::run(ctx, || OrderActivities::void_authorization, input, step).await
-    else {
-        return;
+    let step = undo_step("void_authorization", names::QUEUE_PAYMENTS, None);
+    let held = ctx.state(|s| s.state.authorized.minus_or_zero(s.state.captured));
+    let by_hand = move |operation: &Operation| match operation.action {
+        OperatorAction::Resolve => Ok(VoidResult { voided: held }),
+        _ => Err(step::skipped()),
+    };
+    let result = step::run(ctx, || OrderActivities::void_authorization, input, step, by_hand).await;
+    let Ok(VoidResult { voided }) = result else {
+        return note(ctx, OrderEvent::StepFailed { step: step.name.into(), code: step::SKIPPED.into() });
     };
     ctx.state_mut(|s| {
         s.state.authorized = s.state.captured;
@@ -87,26 +93,33 @@ pub(crate) async fn void_authorization(ctx: &Ctx) {
 }
 
 /// Frees stock that is held: of these shipments, or all of it.
-pub(crate) async fn release_stock(ctx: &Ctx, shipments: Option<Vec<waybill_domain::ids::ShipmentId>>) {
+pub(crate) async fn release_stock(ctx: &Ctx, shipments: Option<Vec<ShipmentId>>) {
     let count = shipments.as_ref().map_or_else(
         || ctx.state(|s| s.state.shipments.iter().filter(|sh| !sh.has_left()).count()),
         Vec::len,
     );
     let input = ctx.state(|s| ReleaseInput { order_id: s.input.order_id, shipments });
-    let step = undo_step("release_stock", names::QUEUE_ORDERS);
-    if step::run(ctx, || OrderActivities::release_stock, input, step).await.is_ok() && count > 0 {
-        note(ctx, OrderEvent::Released { shipments: count });
+    let step = undo_step("release_stock", names::QUEUE_ORDERS, None);
+    let by_hand = |operation: &Operation| match operation.action {
+        OperatorAction::Resolve => Ok(()),
+        _ => Err(step::skipped()),
+    };
+    match step::run(ctx, || OrderActivities::release_stock, input, step, by_hand).await {
+        Ok(()) if count > 0 => note(ctx, OrderEvent::Released { shipments: count }),
+        Ok(()) => {}
+        Err(_) => note(ctx, OrderEvent::StepFailed { step: step.name.into(), code: step::SKIPPED.into() }),
     }
 }
 
 /// Asks the carrier to stop a shipment.
-pub(crate) async fn cancel_label(
-    ctx: &Ctx,
-    shipment_id: waybill_domain::ids::ShipmentId,
-) -> LabelCancellation {
+pub(crate) async fn cancel_label(ctx: &Ctx, shipment_id: ShipmentId) -> LabelCancellation {
     let input = ctx.state(|s| s.shipment_ref(shipment_id));
-    let step = undo_step("cancel_label", names::QUEUE_SHIPPING);
-    match step::run(ctx, || OrderActivities::cancel_label, input, step).await {
+    let step = undo_step("cancel_label", names::QUEUE_SHIPPING, Some(shipment_id));
+    let by_hand = |operation: &Operation| match operation.action {
+        OperatorAction::Resolve => Ok(LabelCancellation::Cancelled),
+        _ => Ok(LabelCancellation::Refused),
+    };
+    match step::run(ctx, || OrderActivities::cancel_label, input, step, by_hand).await {
         Ok(answer) => answer,
         Err(_) => LabelCancellation::Refused,
     }

@@ -1,23 +1,27 @@
 //! What a test or a person does in the place of customers, banks and time.
 
 use axum::extract::{Path, State};
-use axum::routing::post;
-use axum::{Json, Router};
+use axum::http::StatusCode;
+use axum::routing::{post, put};
+use axum::{Extension, Json, Router};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::intents::{approved, canceled, declined, unexpected};
+use super::captures::{AUTOMATIC, canceled};
+use super::intents::{approved, declined, unexpected};
 use super::model::{Decline, Intent, Item, Status};
-use super::{Shared, missing_body, refunds};
+use super::{Hold, Shared, missing_body, refunds};
 use crate::sim::exchange::{Done, Reply, commit};
 use crate::sim::new_id;
 
-pub(super) fn routes() -> Router<Shared> {
+pub(super) fn routes(hold: Hold) -> Router<Shared> {
     Router::new()
         .route("/_sim/payment_intents/{id}/authenticate", post(authenticate))
         .route("/_sim/payment_intents/{id}/expire", post(expire))
         .route("/_sim/payment_intents/{id}/dispute", post(dispute))
         .route("/_sim/refunds/{id}/settle", post(settle))
+        .route("/_sim/hold", put(set_hold))
+        .layer(Extension(hold))
 }
 
 fn change_intent(core: &Shared, id: &str, decide: impl FnOnce(Intent) -> Done<Item>) -> Reply {
@@ -35,6 +39,7 @@ struct Authentication {
 
 /// The customer passes or fails what the bank asked. After a failure the intent wants another method.
 async fn authenticate(
+    Extension(hold): Extension<Hold>,
     State(core): State<Shared>,
     Path(id): Path<String>,
     Json(authentication): Json<Authentication>,
@@ -44,7 +49,7 @@ async fn authenticate(
             return unexpected("authenticate", &intent);
         }
         if authentication.success {
-            intent.approve();
+            intent.approve(hold.seconds());
             return approved("authenticate", intent, false);
         }
         let decline = Decline::authentication();
@@ -57,7 +62,7 @@ async fn authenticate(
 /// The authorization lapses.
 async fn expire(State(core): State<Shared>, Path(id): Path<String>) -> Reply {
     change_intent(&core, &id, |intent| match intent.status {
-        Status::RequiresCapture => canceled("expire", intent, Some("expired".to_owned()), false),
+        Status::RequiresCapture => canceled("expire", intent, Some(AUTOMATIC.to_owned()), false),
         _ => unexpected("expire", &intent),
     })
 }
@@ -102,4 +107,15 @@ async fn settle(
 ) -> Reply {
     let succeeded = matches!(settlement.status, Outcome::Succeeded);
     commit(&core, None, |records| refunds::settle(records, &id, succeeded))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HoldTime {
+    seconds: i64,
+}
+
+async fn set_hold(Extension(hold): Extension<Hold>, Json(time): Json<HoldTime>) -> StatusCode {
+    hold.set(time.seconds);
+    StatusCode::NO_CONTENT
 }

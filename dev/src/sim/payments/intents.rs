@@ -1,7 +1,8 @@
-//! Creating, confirming, capturing and cancelling payment intents.
+//! Creating and confirming payment intents.
 
 use std::collections::BTreeMap;
 
+use axum::Extension;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use jiff::Timestamp;
@@ -9,14 +10,18 @@ use serde_json::json;
 
 use super::form::Form;
 use super::model::{Card, Decline, Intent, Item, Payments, Status};
-use super::{Shared, bad_parameter, missing_body, subject_of};
+use super::{Hold, Shared, bad_parameter, missing_body, subject_of};
 use crate::sim::exchange::{Asked, Done, Reply, run};
 use crate::sim::faults::{Injected, Route};
 use crate::sim::new_id;
 
-const CHARGE: &str = "latest_charge";
+pub(super) const CHARGE: &str = "latest_charge";
 
-pub(super) async fn create(State(core): State<Shared>, asked: Asked) -> Result<Response, Reply> {
+pub(super) async fn create(
+    Extension(hold): Extension<Hold>,
+    State(core): State<Shared>,
+    asked: Asked,
+) -> Result<Response, Reply> {
     let known = [
         "amount",
         "currency",
@@ -34,7 +39,8 @@ pub(super) async fn create(State(core): State<Shared>, asked: Asked) -> Result<R
     let form = Form::parse(&asked.body, &known)?;
     let new = NewIntent::parse(&form)?;
     let subject = form.subject();
-    Ok(run(core, asked, Route::Authorize, &subject, move |_: &Payments, injected| new.place(injected)).await)
+    let decide = move |_: &Payments, injected: &_| new.place(injected, &hold);
+    Ok(run(core, asked, Route::Authorize, &subject, decide).await)
 }
 
 /// The parameters of a new intent.
@@ -76,7 +82,7 @@ impl NewIntent {
         })
     }
 
-    fn place(self, injected: &Injected) -> Done<Item> {
+    fn place(self, injected: &Injected, hold: &Hold) -> Done<Item> {
         let status = match self.payment_method {
             Some(_) => Status::RequiresConfirmation,
             None => Status::RequiresPaymentMethod,
@@ -102,7 +108,7 @@ impl NewIntent {
             disputed: false,
         };
         if self.confirm {
-            return attempt("authorize", intent, self.expand, injected);
+            return attempt("authorize", intent, self.expand, injected, hold);
         }
         Done::new("create", 200, intent.json(self.expand)).change(Item::Intent(intent))
     }
@@ -117,7 +123,13 @@ fn known_method(method: String) -> Result<String, Reply> {
 }
 
 /// Asks the bank.
-fn attempt(op: &'static str, mut intent: Intent, expand: bool, injected: &Injected) -> Done<Item> {
+fn attempt(
+    op: &'static str,
+    mut intent: Intent,
+    expand: bool,
+    injected: &Injected,
+    hold: &Hold,
+) -> Done<Item> {
     if injected.refuse {
         return refused(op);
     }
@@ -127,7 +139,7 @@ fn attempt(op: &'static str, mut intent: Intent, expand: bool, injected: &Inject
     };
     match card {
         Some(Card::Good) => {
-            intent.approve();
+            intent.approve(hold.seconds());
             approved(op, intent, expand)
         }
         Some(Card::AsksCustomer) => {
@@ -184,6 +196,7 @@ pub(super) fn refused(op: &'static str) -> Done<Item> {
 }
 
 pub(super) async fn confirm(
+    Extension(hold): Extension<Hold>,
     State(core): State<Shared>,
     Path(id): Path<String>,
     asked: Asked,
@@ -194,96 +207,22 @@ pub(super) async fn confirm(
     let decide = move |mut intent: Intent, injected: &Injected| match intent.status {
         // In a test, confirming again stands for a customer who did what the bank asked.
         Status::RequiresAction => {
-            intent.approve();
+            intent.approve(hold.seconds());
             approved("confirm", intent, expand)
         }
         Status::RequiresConfirmation | Status::RequiresPaymentMethod => {
             if method.is_some() {
                 intent.payment_method = method;
             }
-            attempt("confirm", intent, expand, injected)
+            attempt("confirm", intent, expand, injected, &hold)
         }
         _ => unexpected("confirm", &intent),
     };
     Ok(on_intent(core, asked, Route::Authorize, id, decide).await)
 }
 
-pub(super) async fn capture(
-    State(core): State<Shared>,
-    Path(id): Path<String>,
-    asked: Asked,
-) -> Result<Response, Reply> {
-    let form = Form::parse(&asked.body, &["amount_to_capture", "final_capture", "metadata", "expand"])?;
-    let wanted = form.amount("amount_to_capture")?;
-    let is_final = form.flag("final_capture")?.unwrap_or(true);
-    let expand = form.expands(CHARGE);
-    let decide = move |mut intent: Intent, injected: &Injected| {
-        let op = "capture";
-        let amount = wanted.unwrap_or(intent.amount_capturable);
-        if injected.refuse {
-            return refused(op);
-        }
-        if intent.status != Status::RequiresCapture {
-            return unexpected(op, &intent);
-        }
-        if amount > intent.amount_capturable {
-            let message = "The amount to capture is greater than the amount that can be captured.";
-            return invalid(op, "amount_too_large", message, &intent);
-        }
-        if !is_final && !intent.multicapture {
-            let message =
-                "final_capture can only be false where multicapture was requested and is available.";
-            return invalid(op, "parameter_invalid", message, &intent);
-        }
-        if let Some(code) = &injected.decline {
-            return declined(op, intent, &Decline::named(code));
-        }
-        intent.amount_received += amount;
-        intent.amount_capturable = if is_final { 0 } else { intent.amount_capturable - amount };
-        let mut events = vec![intent.charge_event("charge.captured")];
-        if intent.amount_capturable == 0 {
-            intent.status = Status::Succeeded;
-            events.push(intent.event("payment_intent.succeeded"));
-        }
-        let done = Done::new(op, 200, intent.json(expand)).change(Item::Intent(intent));
-        Done { events, ..done }
-    };
-    Ok(on_intent(core, asked, Route::Capture, id, decide).await)
-}
-
-pub(super) async fn cancel(
-    State(core): State<Shared>,
-    Path(id): Path<String>,
-    asked: Asked,
-) -> Result<Response, Reply> {
-    let form = Form::parse(&asked.body, &["cancellation_reason", "expand"])?;
-    let reason = form.get("cancellation_reason").map(str::to_owned);
-    let expand = form.expands(CHARGE);
-    let decide = move |intent: Intent, injected: &Injected| {
-        if injected.refuse {
-            return refused("cancel");
-        }
-        match intent.status {
-            Status::Canceled | Status::Succeeded => unexpected("cancel", &intent),
-            _ => canceled("cancel", intent, reason, expand),
-        }
-    };
-    Ok(on_intent(core, asked, Route::Void, id, decide).await)
-}
-
-pub(super) fn canceled(
-    op: &'static str,
-    mut intent: Intent,
-    reason: Option<String>,
-    expand: bool,
-) -> Done<Item> {
-    intent.cancel(reason);
-    let event = intent.event("payment_intent.canceled");
-    Done::new(op, 200, intent.json(expand)).event(event).change(Item::Intent(intent))
-}
-
 /// Runs a request about one intent; 404 if there is none.
-async fn on_intent<F>(core: Shared, asked: Asked, route: Route, id: String, decide: F) -> Response
+pub(super) async fn on_intent<F>(core: Shared, asked: Asked, route: Route, id: String, decide: F) -> Response
 where
     F: FnOnce(Intent, &Injected) -> Done<Item> + Send + 'static,
 {

@@ -3,6 +3,7 @@
 //! Shapes, error codes and test payment methods are Stripe's (<https://docs.stripe.com/api>,
 //! <https://docs.stripe.com/testing>). Amounts are integers of minor units, times are Unix seconds.
 
+mod captures;
 mod control;
 mod form;
 mod intents;
@@ -13,9 +14,10 @@ mod refunds;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
-use axum::Router;
 use axum::routing::{get, post};
+use axum::{Extension, Router};
 use serde_json::Value;
 
 use super::exchange::Reply;
@@ -23,9 +25,23 @@ use super::faults::Rule;
 use super::ledger::Records;
 use super::server::{Core, Running};
 use super::webhooks::{Courier, Style};
-use model::{Intent, Payments};
+use model::{HOLD_SECONDS, Intent, Payments};
 
 type Shared = Arc<Core<Payments>>;
+
+/// How long authorizations from now on are held, in seconds. Not in the ledger, as fault rules are not.
+#[derive(Clone)]
+struct Hold(Arc<AtomicI64>);
+
+impl Hold {
+    fn seconds(&self) -> i64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn set(&self, seconds: i64) {
+        self.0.store(seconds, Ordering::Relaxed);
+    }
+}
 
 /// How to start the payment provider.
 #[derive(Clone, Debug)]
@@ -43,7 +59,10 @@ pub struct PaymentsSimConfig {
 }
 
 /// The payment provider, up and serving. Dropping it stops it without waiting.
-pub struct PaymentsSim(Running<Payments>);
+pub struct PaymentsSim {
+    running: Running<Payments>,
+    hold: Hold,
+}
 
 impl PaymentsSim {
     /// Replays the ledger, binds and serves. Errors: the ledger cannot be read or is in use, the port is
@@ -51,32 +70,47 @@ impl PaymentsSim {
     pub async fn start(config: PaymentsSimConfig) -> anyhow::Result<Self> {
         let courier = Courier::new(Style::Stripe { secret: config.webhook_secret }, config.webhook_url)?;
         let core = Core::open(&config.ledger, config.api_key, courier)?;
-        Ok(Self(Running::start(core, config.listen, api(), control::routes()).await?))
+        let hold = Hold(Arc::new(AtomicI64::new(HOLD_SECONDS)));
+        let (api, control) = (api().layer(Extension(hold.clone())), control::routes(hold.clone()));
+        Ok(Self { running: Running::start(core, config.listen, api, control).await?, hold })
     }
 
     /// `http://` with address and port.
     pub fn url(&self) -> String {
-        self.0.url()
+        self.running.url()
     }
 
     /// Everything in the ledger, as `GET /_sim/ledger` shows it.
     pub fn snapshot(&self) -> Value {
-        self.0.core.snapshot()
+        self.running.core.snapshot()
     }
 
     /// Replaces all fault rules.
     pub fn set_faults(&self, rules: Vec<Rule>) {
-        self.0.core.faults.set(rules);
+        self.running.core.faults.set(rules);
     }
 
     /// Where events go from now on, those that wait included.
     pub fn set_webhook_target(&self, url: Option<String>) {
-        self.0.core.courier.set_target(url);
+        self.running.core.courier.set_target(url);
+    }
+
+    /// For how long authorizations from now on are held; without it, seven days as for most cards. With 0 a
+    /// hold is over at once.
+    pub fn set_hold(&self, seconds: i64) {
+        self.hold.set(seconds);
+    }
+
+    /// Forgets all idempotency keys, as Stripe does after 24 hours; a restart does not bring them back.
+    pub fn forget_keys(&self) {
+        if let Err(error) = self.running.core.forget_keys() {
+            tracing::error!(%error, "the ledger cannot be written, so the keys are still known");
+        }
     }
 
     /// Stops taking requests, waits a few seconds at most for those under way, frees port and ledger.
     pub async fn stop(self) {
-        self.0.stop().await;
+        self.running.stop().await;
     }
 }
 
@@ -85,8 +119,8 @@ fn api() -> Router<Shared> {
         .route("/v1/payment_intents", post(intents::create).get(lookup::list_intents))
         .route("/v1/payment_intents/search", get(lookup::search_intents))
         .route("/v1/payment_intents/{id}", get(lookup::intent))
-        .route("/v1/payment_intents/{id}/capture", post(intents::capture))
-        .route("/v1/payment_intents/{id}/cancel", post(intents::cancel))
+        .route("/v1/payment_intents/{id}/capture", post(captures::capture))
+        .route("/v1/payment_intents/{id}/cancel", post(captures::cancel))
         .route("/v1/payment_intents/{id}/confirm", post(intents::confirm))
         .route("/v1/refunds", post(refunds::create).get(lookup::list_refunds))
         .route("/v1/refunds/{id}", get(lookup::refund))

@@ -11,7 +11,10 @@ use crate::sim::new_id;
 
 /// Cards hold an authorization for seven days:
 /// <https://docs.stripe.com/payments/place-a-hold-on-a-payment-method>.
-const HOLD_SECONDS: i64 = 7 * 24 * 3600;
+pub(super) const HOLD_SECONDS: i64 = 7 * 24 * 3600;
+
+/// A good card that is captured once only, whatever was requested.
+const NO_MULTICAPTURE: &str = "pm_card_noMulticapture";
 
 /// All intents and refunds, by id and so by age.
 #[derive(Default)]
@@ -105,6 +108,7 @@ impl Card {
         Some(match method {
             "pm_card_visa"
             | "pm_card_mastercard"
+            | NO_MULTICAPTURE
             | "pm_card_refundFail"
             | "pm_card_pendingRefund"
             | "pm_card_createDispute" => Self::Good,
@@ -133,6 +137,7 @@ pub(in crate::sim) struct Intent {
     pub status: Status,
     pub payment_method: Option<String>,
     pub manual_capture: bool,
+    /// Whether it was requested.
     pub multicapture: bool,
     pub metadata: BTreeMap<String, String>,
     pub created: i64,
@@ -146,13 +151,13 @@ pub(in crate::sim) struct Intent {
 
 impl Intent {
     /// The bank agrees: the money is held, or taken at once without manual capture.
-    pub fn approve(&mut self) {
+    pub fn approve(&mut self, hold_seconds: i64) {
         self.charge = Some(new_id("ch"));
         self.last_decline = None;
         if self.manual_capture {
             self.status = Status::RequiresCapture;
             self.amount_capturable = self.amount;
-            self.capture_before = Some(Timestamp::now().as_second() + HOLD_SECONDS);
+            self.capture_before = Some(Timestamp::now().as_second().saturating_add(hold_seconds));
         } else {
             self.status = Status::Succeeded;
             self.amount_received = self.amount;
@@ -171,6 +176,14 @@ impl Intent {
         self.amount_capturable = 0;
         self.canceled_at = Some(Timestamp::now().as_second());
         self.cancellation_reason = reason;
+    }
+
+    pub fn multicapture_is_available(&self) -> bool {
+        self.multicapture && self.payment_method.as_deref() != Some(NO_MULTICAPTURE)
+    }
+
+    pub fn hold_is_over(&self) -> bool {
+        self.capture_before.is_some_and(|before| Timestamp::now().as_second() >= before)
     }
 
     pub fn refundable(&self) -> i64 {
@@ -215,7 +228,7 @@ impl Intent {
         let Some(id) = &self.charge else { return Value::Null };
         let failed = self.last_decline.is_some();
         let mastercard = self.payment_method.as_deref() == Some("pm_card_mastercard");
-        let multicapture = if self.multicapture { "available" } else { "unavailable" };
+        let multicapture = if self.multicapture_is_available() { "available" } else { "unavailable" };
         json!({
             "id": id,
             "object": "charge",

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use hmac::{Hmac, KeyInit, Mac};
-use reqwest::Response;
+use reqwest::{Method, Response};
 use serde_json::{Value, json};
 use sha2::Sha256;
 
@@ -64,6 +64,12 @@ impl Shop {
         response.unwrap().error_for_status().unwrap().json().await.unwrap()
     }
 
+    /// A control that answers with nothing.
+    async fn control_quietly(&self, method: reqwest::Method, path: &str, body: Value) {
+        let request = self.http.request(method, format!("{}/_sim/{path}", self.sim.url())).json(&body);
+        assert_eq!(request.send().await.unwrap().status(), 204);
+    }
+
     /// Authorizes 100.00; the intent's id.
     async fn authorized(&self, method: &str) -> String {
         let (status, intent) = self.post("/v1/payment_intents", "", &order(method)).await;
@@ -110,6 +116,25 @@ async fn the_same_key_charges_once() {
     assert_eq!(found["data"][0]["id"], first["id"]);
     let none = shop.get("/v1/payment_intents/search?query=metadata%5B'order_id'%5D%3A'order-2'").await;
     assert_eq!(none["data"], json!([]));
+}
+
+#[tokio::test]
+async fn a_forgotten_key_charges_again_also_after_a_restart() {
+    let shop = Shop::new(None).await;
+    let (_, first) = shop.post("/v1/payment_intents", "k1", &order("pm_card_visa")).await;
+    shop.control_quietly(Method::DELETE, "keys", Value::Null).await;
+    assert_eq!(shop.sim.snapshot()["idempotency_keys"], 0);
+    let shop = shop.restart().await;
+    let again = shop.try_post("/v1/payment_intents", "k1", &order("pm_card_visa")).await.unwrap();
+    assert!(!again.headers().contains_key("idempotent-replayed"));
+    assert_ne!(again.json::<Value>().await.unwrap()["id"], first["id"]);
+    assert_eq!(shop.intents().len(), 2);
+
+    shop.sim.forget_keys();
+    let (status, _) = shop.post("/v1/payment_intents", "k1", &order("pm_card_mastercard")).await;
+    assert_eq!(status, 200, "another request may use a forgotten key");
+    let shop = shop.restart().await;
+    assert_eq!(shop.sim.snapshot()["idempotency_keys"], 1);
 }
 
 #[tokio::test]
@@ -211,6 +236,23 @@ async fn captures_several_times_then_cancels_the_rest() {
 }
 
 #[tokio::test]
+async fn a_card_without_multicapture_is_captured_once() {
+    let shop = Shop::new(None).await;
+    for (method, availability) in [("pm_card_visa", "available"), ("pm_card_noMulticapture", "unavailable")] {
+        let (_, intent) = shop.post("/v1/payment_intents", "", &order(method)).await;
+        let card = &intent["latest_charge"]["payment_method_details"]["card"];
+        assert_eq!(card["multicapture"]["status"], availability, "{method}");
+    }
+    let id = shop.authorized("pm_card_noMulticapture").await;
+    let capture = format!("/v1/payment_intents/{id}/capture");
+    let part = [("amount_to_capture", "4000"), ("final_capture", "false")];
+    assert_eq!(shop.post(&capture, "", &part).await.0, 400);
+    let (status, intent) = shop.post(&capture, "", &[("amount_to_capture", "4000")]).await;
+    assert_eq!((status, &intent["status"]), (200, &json!("succeeded")));
+    assert_eq!((&intent["amount_capturable"], &intent["amount_received"]), (&json!(0), &json!(4000)));
+}
+
+#[tokio::test]
 async fn customers_and_banks_can_be_played() {
     let shop = Shop::new(None).await;
     let (_, intent) = shop.post("/v1/payment_intents", "", &order("pm_card_authenticationRequired")).await;
@@ -233,7 +275,48 @@ async fn customers_and_banks_can_be_played() {
 
     let lapsing = shop.authorized("pm_card_visa").await;
     let lapsed = shop.control(&format!("payment_intents/{lapsing}/expire"), Value::Null).await;
-    assert_eq!(lapsed["status"], "canceled");
+    assert_eq!(
+        (&lapsed["status"], &lapsed["cancellation_reason"]),
+        (&json!("canceled"), &json!("automatic"))
+    );
+}
+
+#[tokio::test]
+async fn what_is_no_longer_held_cannot_be_captured() {
+    let (receiver, url) = Receiver::start(&[]).await;
+    let shop = Shop::new(Some(url)).await;
+    let held_long = shop.authorized("pm_card_visa").await;
+    shop.control_quietly(Method::PUT, "hold", json!({ "seconds": 0 })).await;
+    let id = shop.authorized("pm_card_visa").await;
+    let path = format!("/v1/payment_intents/{id}");
+    let (status, refused) = shop.post(&format!("{path}/capture"), "c1", &[]).await;
+    let error = &refused["error"];
+    assert_eq!((status, &error["type"]), (400, &json!("invalid_request_error")));
+    assert_eq!(error["code"], "charge_expired_for_capture");
+    assert_eq!(error["payment_intent"]["status"], "canceled");
+    let (_, again) = shop.post(&format!("{path}/capture"), "c1", &[]).await;
+    assert_eq!(again, refused);
+    receiver.wait_for(3).await;
+    assert!(receiver.kinds().contains(&"payment_intent.canceled".to_owned()));
+    let (status, _) = shop.post(&format!("/v1/payment_intents/{held_long}/capture"), "", &[]).await;
+    assert_eq!(status, 200, "what was held before keeps its time");
+
+    let shop = shop.restart().await;
+    let intent = shop.get(&path).await;
+    assert_eq!(
+        (&intent["status"], &intent["cancellation_reason"]),
+        (&json!("canceled"), &json!("automatic"))
+    );
+    assert_eq!(intent["amount_capturable"], 0);
+    let hold_seconds = |intent: &Value| {
+        let card = &intent["latest_charge"]["payment_method_details"]["card"];
+        card["capture_before"].as_i64().unwrap() - intent["created"].as_i64().unwrap()
+    };
+    let (_, intent) = shop.post("/v1/payment_intents", "", &order("pm_card_visa")).await;
+    assert!((604_800..604_810).contains(&hold_seconds(&intent)), "a restart takes the seven days again");
+    shop.sim.set_hold(60);
+    let (_, intent) = shop.post("/v1/payment_intents", "", &order("pm_card_visa")).await;
+    assert!((60..70).contains(&hold_seconds(&intent)), "{intent}");
 }
 
 #[tokio::test]

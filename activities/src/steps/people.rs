@@ -1,0 +1,31 @@
+//! What operators do.
+
+use crate::{OrderSteps, retry::StepFailure};
+use uuid::Uuid;
+use waybill_domain::ids::ShipmentId;
+use waybill_store::{
+    operations::{self, OperatorWord},
+    payments::Kind,
+};
+use waybill_workflows::wire::OperationRecord;
+
+pub(crate) async fn record(steps: &OrderSteps, input: &OperationRecord) -> Result<(), StepFailure> {
+    let operation = &input.operation;
+    let shipment = operation.about.as_deref().and_then(|id| id.parse::<ShipmentId>().ok());
+    let word = OperatorWord {
+        id: Uuid::new_v5(&input.order_id.0, format!("operation:{}", input.number).as_bytes()),
+        order_id: input.order_id,
+        actor: operation.actor.clone(),
+        action: operation.action,
+        attention: input.attention,
+        reference: operation.reference.clone(),
+        reason: operation.reason.clone(),
+        ends: match (input.step.as_str(), shipment) {
+            ("authorize", _) => Some(Kind::Authorize),
+            ("capture", Some(id)) => Some(Kind::Capture(id)),
+            ("void_authorization", _) => Some(Kind::Void),
+            _ => None,
+        },
+    };
+    Ok(operations::record(&steps.pool, &word).await?)
+}

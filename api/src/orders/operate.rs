@@ -1,0 +1,94 @@
+//! `POST /v1/admin/orders/{id}/{retry,resolve,skip}`: people who step in where an order needs them.
+
+use super::view;
+use crate::{
+    auth::Authenticated,
+    extract::{IdempotencyKey, JsonBody, check_reason},
+    idempotency::once,
+    problem::{FieldError, Problem},
+    state::App,
+};
+use axum::{
+    extract::{Path, State},
+    http::StatusCode,
+    response::Response,
+};
+use serde::Deserialize;
+use waybill_domain::{ids::OrderId, operator::OperatorAction, state::AttentionReason};
+use waybill_store::keys::Scope;
+use waybill_workflows::wire::Operation;
+
+/// The longest number of a provider or carrier: theirs have fewer than 100 characters.
+const REFERENCE_CHARS_MAX: usize = 200;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Body {
+    reason: String,
+    #[serde(default)]
+    attention: Option<AttentionReason>,
+    #[serde(default)]
+    about: Option<String>,
+    #[serde(default)]
+    reference: Option<String>,
+}
+
+fn check(action: OperatorAction, body: &Body) -> Result<(), Problem> {
+    let mut wrong: Vec<FieldError> = check_reason(&body.reason).into_iter().collect();
+    let mut refuse = |detail: String| wrong.push(FieldError { pointer: "/reference".into(), detail });
+    match (&body.reference, action) {
+        (None, OperatorAction::Resolve) => {
+            refuse("must be the number at the provider or the carrier under which it was done".into());
+        }
+        (Some(_), OperatorAction::Retry | OperatorAction::Skip) => {
+            refuse("goes with resolve alone; leave it out".into());
+        }
+        (Some(text), OperatorAction::Resolve) => {
+            let fits = (1..=REFERENCE_CHARS_MAX).contains(&text.len());
+            if !fits || !text.bytes().all(|b| b.is_ascii_graphic()) {
+                refuse(format!("must have 1 to {REFERENCE_CHARS_MAX} printable ASCII characters, no spaces"));
+            }
+        }
+        (None, _) => {}
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(Problem::invalid(wrong)) }
+}
+
+pub(crate) async fn handler(
+    State(app): State<App>,
+    caller: Authenticated,
+    Path((id, action)): Path<(String, String)>,
+    IdempotencyKey(key): IdempotencyKey,
+    JsonBody { value: body, fingerprint }: JsonBody<Body>,
+) -> Result<Response, Problem> {
+    let caller = caller.with(Scope::Operate)?;
+    let action: OperatorAction = action.parse().map_err(|_| Problem::no_such_route())?;
+    let id: OrderId = id.parse().map_err(|_| Problem::not_found("order"))?;
+    check(action, &body)?;
+    super::find(&app, caller.merchant_id, id).await?;
+    let route = match action {
+        OperatorAction::Retry => "admin.retry",
+        OperatorAction::Resolve => "admin.resolve",
+        OperatorAction::Skip => "admin.skip",
+    };
+    let request = super::request_key(caller.merchant_id, route, key, id, &fingerprint);
+    let update_id = super::update_id(&request);
+    let operation = Operation {
+        action,
+        attention: body.attention,
+        about: body.about,
+        reference: body.reference,
+        reason: body.reason,
+        actor: caller.key_id.to_string(),
+    };
+    let task_app = app.clone();
+    let task = async move {
+        let app = task_app;
+        if let Err(error) = app.engine.operate(id, update_id, operation).await {
+            return Err(super::refusal(&app, caller.merchant_id, id, error).await);
+        }
+        let order = super::find(&app, caller.merchant_id, id).await?;
+        Ok((StatusCode::ACCEPTED, view::value(&order)))
+    };
+    Ok(once(&app, request, task).await)
+}

@@ -1,0 +1,99 @@
+//! Capturing what is held, and letting go of it.
+
+use axum::extract::{Path, State};
+use axum::response::Response;
+
+use super::Shared;
+use super::form::Form;
+use super::intents::{CHARGE, declined, invalid, on_intent, refused, unexpected};
+use super::model::{Decline, Intent, Item, Status};
+use crate::sim::exchange::{Asked, Done, Reply};
+use crate::sim::faults::{Injected, Route};
+
+/// Why Stripe says it cancelled an intent whose authorization has lapsed.
+pub(super) const AUTOMATIC: &str = "automatic";
+
+pub(super) async fn capture(
+    State(core): State<Shared>,
+    Path(id): Path<String>,
+    asked: Asked,
+) -> Result<Response, Reply> {
+    let form = Form::parse(&asked.body, &["amount_to_capture", "final_capture", "metadata", "expand"])?;
+    let wanted = form.amount("amount_to_capture")?;
+    let is_final = form.flag("final_capture")?.unwrap_or(true);
+    let expand = form.expands(CHARGE);
+    let decide = move |mut intent: Intent, injected: &Injected| {
+        let op = "capture";
+        let amount = wanted.unwrap_or(intent.amount_capturable);
+        if injected.refuse {
+            return refused(op);
+        }
+        if intent.status != Status::RequiresCapture {
+            return unexpected(op, &intent);
+        }
+        if intent.hold_is_over() {
+            return lapsed(op, intent);
+        }
+        if amount > intent.amount_capturable {
+            let message = "The amount to capture is greater than the amount that can be captured.";
+            return invalid(op, "amount_too_large", message, &intent);
+        }
+        if !is_final && !intent.multicapture_is_available() {
+            let message =
+                "final_capture can only be false where multicapture was requested and is available.";
+            return invalid(op, "parameter_invalid", message, &intent);
+        }
+        if let Some(code) = &injected.decline {
+            return declined(op, intent, &Decline::named(code));
+        }
+        intent.amount_received += amount;
+        intent.amount_capturable = if is_final { 0 } else { intent.amount_capturable - amount };
+        let mut events = vec![intent.charge_event("charge.captured")];
+        if intent.amount_capturable == 0 {
+            intent.status = Status::Succeeded;
+            events.push(intent.event("payment_intent.succeeded"));
+        }
+        let done = Done::new(op, 200, intent.json(expand)).change(Item::Intent(intent));
+        Done { events, ..done }
+    };
+    Ok(on_intent(core, asked, Route::Capture, id, decide).await)
+}
+
+/// 400: the hold is over. That the intent is cancelled is kept, although the reply is an error.
+fn lapsed(op: &'static str, mut intent: Intent) -> Done<Item> {
+    intent.cancel(Some(AUTOMATIC.to_owned()));
+    let message = "The charge cannot be captured: its authorization has expired.";
+    let event = intent.event("payment_intent.canceled");
+    invalid(op, "charge_expired_for_capture", message, &intent).event(event).change(Item::Intent(intent))
+}
+
+pub(super) async fn cancel(
+    State(core): State<Shared>,
+    Path(id): Path<String>,
+    asked: Asked,
+) -> Result<Response, Reply> {
+    let form = Form::parse(&asked.body, &["cancellation_reason", "expand"])?;
+    let reason = form.get("cancellation_reason").map(str::to_owned);
+    let expand = form.expands(CHARGE);
+    let decide = move |intent: Intent, injected: &Injected| {
+        if injected.refuse {
+            return refused("cancel");
+        }
+        match intent.status {
+            Status::Canceled | Status::Succeeded => unexpected("cancel", &intent),
+            _ => canceled("cancel", intent, reason, expand),
+        }
+    };
+    Ok(on_intent(core, asked, Route::Void, id, decide).await)
+}
+
+pub(super) fn canceled(
+    op: &'static str,
+    mut intent: Intent,
+    reason: Option<String>,
+    expand: bool,
+) -> Done<Item> {
+    intent.cancel(reason);
+    let event = intent.event("payment_intent.canceled");
+    Done::new(op, 200, intent.json(expand)).event(event).change(Item::Intent(intent))
+}

@@ -1,0 +1,142 @@
+//! Money whose outcome is not known yet, and customers who have to prove who they are.
+
+use crate::{
+    books::{at_provider, check_closed},
+    support::*,
+};
+use reqwest::Method;
+use serde_json::{Value, json};
+use waybill_dev::{
+    client::new_key,
+    sim::{Fault, Route, Rule},
+    stack::Stack,
+};
+
+fn always(route: Route, fault: Fault) -> Rule {
+    Rule { route, fault, times: None, matching: None }
+}
+
+#[tokio::test]
+async fn an_authorization_that_nobody_answered_is_looked_up_and_never_made_twice() {
+    let stack = stack().await;
+    // The provider holds the money and never says so; for a while it can't be looked up either.
+    let away = Fault::Status { status: 503 };
+    stack.payments.set_faults(vec![
+        always(Route::Authorize, Fault::DropReply),
+        always(Route::Lookup, away.clone()),
+        always(Route::Webhook, Fault::Suppress),
+    ]);
+    let id = place(&stack.client, &order_with(|_| {})).await;
+    event(&stack.client, &id, "payment.unknown").await;
+    let order = stack.client.get(&id).await.unwrap().body;
+    assert_eq!((&order["status"], &order["payment_status"]), (&json!("authorizing"), &json!("unknown")));
+    let order = event(&stack.client, &id, "attention.raised").await;
+    assert_eq!(order["data"]["reason"], "payment_unknown");
+
+    stack.payments.set_faults(vec![always(Route::Authorize, Fault::DropReply)]);
+    let order = reach(&stack.client, &id, "fulfilling").await;
+    assert_eq!((&order["payment_status"], &order["attention"]), (&json!("authorized"), &json!(null)));
+    assert_eq!(at_provider(&stack, &id), (1000, 0, 0, 1), "one payment, however often it was asked for");
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn a_key_that_the_provider_may_have_forgotten_is_not_used_again() {
+    let stack = stack().await;
+    let away = Fault::Status { status: 503 };
+    stack
+        .payments
+        .set_faults(vec![always(Route::Authorize, Fault::DropReply), always(Route::Lookup, away.clone())]);
+    let id = place(&stack.client, &order_with(|_| {})).await;
+    event(&stack.client, &id, "payment.unknown").await;
+    let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
+    let age =
+        "update payment_operations set created_at = now() - interval '25 hours' where order_id = $1::uuid";
+    sqlx::query(age).bind(&id).execute(&pool).await.unwrap();
+    stack.payments.forget_keys();
+    stack.payments.set_faults(vec![always(Route::Lookup, away)]);
+    // It is told that a person is needed only after several attempts: all of them with the provider answering.
+    event(&stack.client, &id, "attention.raised").await;
+    assert_eq!(at_provider(&stack, &id).3, 1, "not asked for again");
+    stack.payments.set_faults(Vec::new());
+    stack
+        .client
+        .post(
+            &format!("/v1/admin/orders/{id}/retry"),
+            &json!({"reason": "the provider can be searched again"}),
+        )
+        .await
+        .unwrap()
+        .success()
+        .unwrap();
+    reach(&stack.client, &id, "fulfilling").await;
+    assert_eq!(at_provider(&stack, &id), (1000, 0, 0, 1));
+    stack.stop().await;
+}
+
+/// The order's payment at the provider.
+fn intent(stack: &Stack, id: &str) -> Value {
+    let ledger = stack.payments.snapshot();
+    let intents = ledger["intents"].as_array().unwrap();
+    intents.iter().find(|i| i["metadata"]["order_id"] == id).cloned().unwrap()
+}
+
+async fn authenticate(stack: &Stack, id: &str, success: bool) {
+    let intent = intent(stack, id);
+    let url = format!(
+        "{}/_sim/payment_intents/{}/authenticate",
+        stack.payments.url(),
+        intent["id"].as_str().unwrap()
+    );
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let reply = http.post(url).json(&json!({"success": success})).send().await.unwrap();
+    assert!(reply.status().is_success(), "{reply:?}");
+}
+
+#[tokio::test]
+async fn a_customer_proves_who_they_are() {
+    let stack = stack().await;
+    let order = order_with(|o| o["payment"]["method"] = json!("pm_card_authenticationRequired"));
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        let reply = stack.client.place(&order, &new_key(), Some(30)).await.unwrap();
+        assert_eq!(reply.text("/status"), "authorizing", "{}", reply.body);
+        assert_eq!(reply.body["payment"]["action_required"], true, "the answer does not wait for it");
+        let id = reply.text("/id").to_owned();
+        let path = format!("/v1/orders/{id}/payment-action");
+        let action = stack.client.send(stack.client.request(Method::GET, &path)).await.unwrap();
+        assert!(action.text("/url").starts_with("https://"), "{}", action.body);
+        ids.push(id);
+    }
+    authenticate(&stack, &ids[0], true).await;
+    let done = reach(&stack.client, &ids[0], "fulfilling").await;
+    assert_eq!(
+        (&done["payment_status"], &done["payment"]["action_required"]),
+        (&json!("authorized"), &json!(false))
+    );
+    assert_eq!(at_provider(&stack, &ids[0]), (1000, 0, 0, 1));
+
+    authenticate(&stack, &ids[1], false).await;
+    reach(&stack.client, &ids[1], "rejected").await;
+    assert_eq!(check_closed(&stack, &ids[1]).await["payment_status"], "declined");
+
+    let reply = stack.client.cancel(&ids[2], "never mind", false).await.unwrap();
+    assert_eq!(reply.text("/answer"), "deferred", "{}", reply.body);
+    reach(&stack.client, &ids[2], "cancelled").await;
+    check_closed(&stack, &ids[2]).await;
+    assert_eq!(intent(&stack, &ids[2])["status"], "canceled", "it can't be authenticated any more");
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn a_customer_does_not_come_back() {
+    let stack = builder().await.env("WAYBILL_PAYMENT_ACTION_WAIT_SECONDS", 1).start().await.unwrap();
+    let order = order_with(|o| o["payment"]["method"] = json!("pm_card_authenticationRequired"));
+    let id = place(&stack.client, &order).await;
+    reach(&stack.client, &id, "rejected").await;
+    check_closed(&stack, &id).await;
+    assert_eq!(intent(&stack, &id)["status"], "canceled");
+    let last = timeline(&stack.client, &id).await.pop().unwrap();
+    assert_eq!(last["data"]["reason"], "payment_action_expired");
+    stack.stop().await;
+}

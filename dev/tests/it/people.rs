@@ -1,0 +1,152 @@
+//! People who step in: what they are told, and what retry, resolve and skip come to.
+
+use crate::{
+    books::{at_provider, check_goods, pieces},
+    support::*,
+};
+use reqwest::Method;
+use serde_json::{Value, json};
+use waybill_dev::{
+    client::{Client, Reply, new_key},
+    sim::{Fault, Route, Rule},
+    stack::Stack,
+};
+
+fn always(route: Route, fault: Fault) -> Vec<Rule> {
+    vec![Rule { route, fault, times: None, matching: None }]
+}
+
+async fn operate(client: &Client, id: &str, action: &str, body: Value) -> Reply {
+    client.post(&format!("/v1/admin/orders/{id}/{action}"), &body).await.unwrap()
+}
+
+async fn needs(stack: &Stack, id: &str, attention: &str) -> Value {
+    until(&format!("{id} needs somebody: {attention}"), || async {
+        let order = stack.client.get(id).await.unwrap().body;
+        (order["attention"] == attention).then_some(order)
+    })
+    .await
+}
+
+/// An order whose goods have left and whose capture the provider refuses.
+async fn uncaptured(stack: &Stack) -> (String, Value) {
+    stack.payments.set_faults(always(Route::Capture, Fault::Refuse));
+    let id = place(&stack.client, &order_with(|_| {})).await;
+    let order = reach(&stack.client, &id, "fulfilling").await;
+    carrier_says(stack, &shipments(&order)[0], "hand_over").await;
+    let order = needs(stack, &id, "capture_failing").await;
+    (id, order)
+}
+
+async fn audited(stack: &Stack, id: &str) -> i64 {
+    count(stack, "select count(*) from operator_actions where order_id = $1::uuid", id).await
+}
+
+#[tokio::test]
+async fn an_operator_frees_an_order_that_can_not_be_captured() {
+    let stack = stack().await;
+    let before = pieces(&stack).await;
+
+    // Everything that is needed is in the order: why, what is safe, and how.
+    let (retried, order) = uncaptured(&stack).await;
+    let need = &order["needs"][0];
+    assert_eq!((&need["attention"], &need["step"]), (&json!("capture_failing"), &json!("capture")));
+    assert_eq!(need["about"], shipments(&order)[0]);
+    let actions: Vec<&str> =
+        need["actions"].as_array().unwrap().iter().map(|a| a["action"].as_str().unwrap()).collect();
+    assert_eq!(actions, ["retry", "resolve", "skip"]);
+    stack.payments.set_faults(Vec::new());
+    let reply = operate(&stack.client, &retried, "retry", json!({"reason": "the provider is mended"})).await;
+    assert_eq!(reply.status.as_u16(), 202, "{}", reply.body);
+    event(&stack.client, &retried, "payment.captured").await;
+    assert_eq!(at_provider(&stack, &retried), (0, 1000, 0, 1));
+
+    let (resolved, _) = uncaptured(&stack).await;
+    let body = json!({"reason": "taken by hand", "reference": "ch_by_hand"});
+    operate(&stack.client, &resolved, "resolve", body).await.success().unwrap();
+    let captured = event(&stack.client, &resolved, "payment.captured").await;
+    assert_eq!(captured["data"]["amount"], 1000);
+    let reference = "select count(*) from payment_operations
+        where order_id = $1::uuid and kind = 'capture' and state = 'succeeded' and provider_ref = 'ch_by_hand'";
+    assert_eq!(count(&stack, reference, &resolved).await, 1, "the ledger knows by which number");
+
+    // As the order says, from a terminal.
+    let (skipped, order) = uncaptured(&stack).await;
+    let command = order["needs"][0]["actions"][2]["command"].as_str().unwrap();
+    let (words, input) = command.trim_start_matches("temporal ").split_once(" --input ").unwrap();
+    let mut words: Vec<&str> = words.split(' ').collect();
+    words.extend(["--input", input.trim_matches('\'')]);
+    temporal(&words).await;
+    event(&stack.client, &skipped, "operator.acted").await;
+    // What nobody will take is not kept from the customer.
+    stack.payments.set_faults(Vec::new());
+    until("the rest is given free", || async { (at_provider(&stack, &skipped).0 == 0).then_some(()) }).await;
+    assert_eq!(at_provider(&stack, &skipped).1, 0);
+
+    for (id, captured) in [(&retried, 1000), (&resolved, 1000), (&skipped, 0)] {
+        let order = stack.client.get(id).await.unwrap().body;
+        for shipment in shipments(&order) {
+            carrier_says(&stack, &shipment, "deliver").await;
+        }
+        let order = reach(&stack.client, id, "completed").await;
+        assert_eq!(order["amounts_held"]["captured"], captured, "{order:#}");
+        assert_eq!(order["attention"], json!(null), "{order:#}");
+        assert_eq!(audited(&stack, id).await, 1);
+        let acted = event(&stack.client, id, "operator.acted").await;
+        assert_eq!(acted["data"]["attention"], "capture_failing");
+    }
+    check_goods(&stack, &before).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn operators_do_what_is_safe_and_nothing_else() {
+    let stack = stack().await;
+    let quiet = place(&stack.client, &order_with(|_| {})).await;
+    reach(&stack.client, &quiet, "fulfilling").await;
+    let calm = operate(&stack.client, &quiet, "retry", json!({"reason": "why not"})).await;
+    refused(&calm, 409, "wrong_state", "an order that needs nobody");
+
+    let (id, _) = uncaptured(&stack).await;
+    let bad = operate(&stack.client, &id, "resolve", json!({"reason": "by hand"})).await;
+    assert_eq!(refused(&bad, 422, "invalid", "no reference"), ["/reference"]);
+    let bad = operate(&stack.client, &id, "skip", json!({"reason": "", "reference": "x"})).await;
+    assert_eq!(refused(&bad, 422, "invalid", "no reason"), ["/reason", "/reference"]);
+    let bad = operate(&stack.client, &id, "explode", json!({"reason": "x"})).await;
+    refused(&bad, 404, "no_such_route", "no such action");
+    let about = json!({"reason": "x", "attention": "shipment_lost"});
+    refused(&operate(&stack.client, &id, "skip", about).await, 409, "wrong_state", "another reason");
+
+    // The same key twice is one word.
+    let key = new_key();
+    let send = || {
+        let request = stack.client.request(Method::POST, &format!("/v1/admin/orders/{id}/skip"));
+        stack.client.send(request.header("Idempotency-Key", &key).json(&json!({"reason": "written off"})))
+    };
+    assert_eq!(send().await.unwrap().status.as_u16(), 202);
+    assert_eq!(send().await.unwrap().header("idempotent-replayed"), Some("true"));
+    event(&stack.client, &id, "operator.acted").await;
+    assert_eq!(audited(&stack, &id).await, 1);
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn what_the_carrier_lost_is_settled_by_a_person() {
+    let stack = stack().await;
+    put_stock(&stack.client, "SPLIT", &[("AMS", 2), ("RTM", 1)]).await;
+    let id = place(&stack.client, &order(&[("SPLIT", 3)])).await;
+    let ids = shipments(&reach(&stack.client, &id, "fulfilling").await);
+    for shipment in &ids {
+        carrier_says(&stack, shipment, "hand_over").await;
+    }
+    reach(&stack.client, &id, "shipped").await;
+    carrier_says(&stack, &ids[0], "lose").await;
+    needs(&stack, &id, "shipment_lost").await;
+    let body = json!({"reason": "refunded by phone", "reference": "claim-7", "about": ids[0]});
+    operate(&stack.client, &id, "resolve", body).await.success().unwrap();
+    event(&stack.client, &id, "attention.cleared").await;
+    carrier_says(&stack, &ids[1], "deliver").await;
+    let order = reach(&stack.client, &id, "completed").await;
+    assert_eq!((&order["outcome"], &order["attention"]), (&json!("partial"), &json!(null)));
+    stack.stop().await;
+}

@@ -1,0 +1,57 @@
+//! What a person may do about an order that needs one.
+
+use crate::{
+    state::{AttentionReason, Need},
+    status::named,
+};
+
+named!(
+    /// What an operator does.
+    OperatorAction "operator action" {
+        /// Try the step again, now.
+        Retry = "retry",
+        /// It was done by other means: under this number at the provider or the carrier.
+        Resolve = "resolve",
+        /// Go on without it.
+        Skip = "skip",
+    }
+);
+
+/// What is safe to do about a need. A step whose result nobody can make up by hand is only tried again.
+pub fn safe_actions(need: &Need) -> &'static [OperatorAction] {
+    use AttentionReason as R;
+    use OperatorAction::{Resolve, Retry, Skip};
+    match (need.reason, need.step.as_str()) {
+        (R::StepFailing, "book") | (R::PaymentUnknown | R::CaptureFailing | R::UndoFailing, _) => {
+            &[Retry, Resolve, Skip]
+        }
+        (R::StepFailing, "hand_over") => &[Retry, Skip],
+        (R::StepFailing, _) => &[Retry],
+        (R::RefundFailing, _) => &[Retry],
+        (R::AuthorizationLapsed, _) => &[Retry, Resolve, Skip],
+        (
+            R::UnexpectedShipment
+            | R::ShipmentLost
+            | R::RefundFailed
+            | R::ReturnOverdue
+            | R::Disputed
+            | R::Drift,
+            _,
+        ) => &[Resolve, Skip],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn something_can_be_done_about_everything() {
+        for reason in AttentionReason::ALL {
+            for step in ["reserve", "authorize", "screen", "book", "hand_over", "capture", "x"] {
+                let need = Need { reason: *reason, step: step.into(), about: None };
+                assert!(!safe_actions(&need).is_empty(), "{reason} in {step}");
+            }
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! What operators did: the audit, and what it means for the payment ledger.
+
+use crate::{Result, payments::Kind};
+use sqlx::PgPool;
+use uuid::Uuid;
+use waybill_domain::{ids::OrderId, operator::OperatorAction, state::AttentionReason};
+
+/// One thing that an operator did.
+#[derive(Debug, Clone)]
+pub struct OperatorWord {
+    /// Names it: the same id counts once.
+    pub id: Uuid,
+    /// The order.
+    pub order_id: OrderId,
+    /// The id of an API key, or `temporal`.
+    pub actor: String,
+    /// What was done.
+    pub action: OperatorAction,
+    /// About what.
+    pub attention: AttentionReason,
+    /// Of `resolve`: under which number it was done by other means.
+    pub reference: Option<String>,
+    /// In the operator's words.
+    pub reason: String,
+    /// The payment operation that it ends, if it ends one.
+    pub ends: Option<Kind>,
+}
+
+/// Writes down what an operator did. What they resolved counts as done in the payment ledger, under their reference;
+/// what they skipped counts as declined.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn record(pool: &PgPool, word: &OperatorWord) -> Result<()> {
+    let mut tx = pool.begin().await?;
+    sqlx::query!(
+        "insert into operator_actions (id, order_id, actor, action, attention, reference, reason)
+         values ($1, $2, $3, $4, $5, $6, $7) on conflict (id) do nothing",
+        word.id,
+        word.order_id.0,
+        word.actor,
+        word.action.as_str(),
+        word.attention.as_str(),
+        word.reference,
+        word.reason
+    )
+    .execute(&mut *tx)
+    .await?;
+    let ended = match word.action {
+        OperatorAction::Retry => None,
+        OperatorAction::Resolve => Some(("succeeded", None)),
+        OperatorAction::Skip => Some(("declined", Some("skipped_by_operator"))),
+    };
+    if let (Some(kind), Some((state, code))) = (word.ends, ended) {
+        sqlx::query!(
+            "update payment_operations set state = $2, code = $3, provider_ref = coalesce($4, provider_ref),
+               updated_at = now()
+             where key = $1 and state = 'pending'",
+            kind.key(word.order_id),
+            state,
+            code,
+            word.reference
+        )
+        .execute(&mut *tx)
+        .await?;
+    }
+    tx.commit().await?;
+    Ok(())
+}

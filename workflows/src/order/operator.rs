@@ -1,0 +1,95 @@
+//! People who step in: what an operator says of a step that does not succeed, or of what the carrier brought up.
+
+use super::{Ctx, OrderWorkflow, Refusal, messages, note, step};
+use crate::{activities::OrderActivities, wire::*};
+use waybill_domain::{
+    event::OrderEvent,
+    operator::{OperatorAction, safe_actions},
+    state::Need,
+};
+
+/// Signals come from people with access to Temporal itself, who have no key of ours.
+pub(crate) const ACTOR_TEMPORAL: &str = "temporal";
+
+/// Whether an operation is about this step.
+pub(crate) fn concerns(operation: &Operation, step: step::Step) -> bool {
+    is_about(operation, &step.need())
+}
+
+fn is_about(operation: &Operation, need: &Need) -> bool {
+    operation.attention.is_none_or(|reason| reason == need.reason)
+        && operation.about.as_ref().is_none_or(|about| Some(about) == need.about.as_ref())
+}
+
+impl OrderWorkflow {
+    /// Whether there is something that may be operated on so; else why not, in words for the operator.
+    pub(crate) fn may_operate(&self, operation: &Operation) -> Result<(), Refusal> {
+        let Some(need) = self.state.needs.iter().rev().find(|need| is_about(operation, need)) else {
+            return Err("the order does not need anybody for this".into());
+        };
+        let safe = safe_actions(need);
+        if !safe.contains(&operation.action) {
+            let choices: Vec<&str> = safe.iter().map(|action| action.as_str()).collect();
+            let (reason, step) = (need.reason, &need.step);
+            return Err(format!("safe for {reason} in {step}: {}", choices.join(", ")).into());
+        }
+        if operation.action == OperatorAction::Resolve && operation.reference.is_none() {
+            return Err("resolve needs a reference: the number under which it was done".into());
+        }
+        Ok(())
+    }
+
+    /// Takes an operation in, made precise: it is about the latest need that fits.
+    pub(crate) fn operate(&mut self, mut operation: Operation) {
+        if let Some(need) = self.state.needs.iter().rev().find(|need| is_about(&operation, need)) {
+            operation.attention = Some(need.reason);
+            operation.about.clone_from(&need.about);
+            operation.reason = messages::shorten(&operation.reason);
+            operation.reference = operation.reference.as_deref().map(messages::shorten);
+            self.operations.push_back(operation);
+        }
+    }
+}
+
+/// The first operation about this step, written down before it is acted on.
+pub(crate) async fn take(ctx: &Ctx, step: step::Step) -> Option<Operation> {
+    let operation = ctx.state_mut(|s| {
+        let at = s.operations.iter().position(|o| concerns(o, step))?;
+        s.operations.remove(at)
+    })?;
+    record(ctx, &operation, step.name).await;
+    Some(operation)
+}
+
+/// Acts on operations that are about no step: what the carrier brought up counts as dealt with.
+pub(crate) async fn settle(ctx: &Ctx) {
+    while let Some(operation) = ctx.state_mut(|s| s.operations.pop_front()) {
+        let Some(reason) = operation.attention else { continue };
+        record(ctx, &operation, "").await;
+        step::nobody_needed(ctx, reason, operation.about.as_deref());
+    }
+}
+
+async fn record(ctx: &Ctx, operation: &Operation, step_name: &str) {
+    let Some(attention) = operation.attention else { return };
+    let record = ctx.state_mut(|s| {
+        s.operated += 1;
+        OperationRecord {
+            order_id: s.input.order_id,
+            number: s.operated,
+            step: step_name.to_owned(),
+            attention,
+            operation: operation.clone(),
+        }
+    });
+    step::must(ctx, || OrderActivities::record_operation, record, "record_operation").await;
+    note(
+        ctx,
+        OrderEvent::OperatorActed {
+            action: operation.action.as_str().to_owned(),
+            attention,
+            reason: operation.reason.clone(),
+            reference: operation.reference.clone(),
+        },
+    );
+}
