@@ -46,6 +46,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_reason_has_a_page_that_names_what_is_safe() {
+        let runbook = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/runbook");
+        let index = std::fs::read_to_string(format!("{runbook}/README.md")).unwrap();
+        for reason in AttentionReason::ALL {
+            let page = std::fs::read_to_string(format!("{runbook}/{reason}.md"))
+                .unwrap_or_else(|e| panic!("docs/runbook/{reason}.md: {e}"));
+            assert!(index.contains(&format!("({reason}.md)")), "the index lacks {reason}");
+            for step in ["book", "authorize", "capture", "void_authorization", "x"] {
+                let need = Need { reason: *reason, step: step.into(), about: None };
+                for action in safe_actions(&need) {
+                    assert!(page.contains(&format!("`{action}`")), "{reason}: {action} is not explained");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn something_can_be_done_about_everything() {
         for reason in AttentionReason::ALL {
             for step in ["reserve", "authorize", "screen", "book", "hand_over", "capture", "x"] {

@@ -28,6 +28,8 @@ use waybill_workflows::{OrderWorkflow, names, wire::*};
 const CALL_MAX: Duration = Duration::from_secs(2);
 /// An update waits for a worker to take it up: longer than a worker's crash is noticed (see `TASK_MAX`).
 const UPDATE_MAX: Duration = Duration::from_secs(10);
+/// How often an update is sent if the workflow task that took it up is lost.
+const UPDATE_TRIES: u32 = 3;
 /// How long Temporal waits for a workflow task before it gives it to another worker: how long an order stands still
 /// after its worker was killed.
 const TASK_MAX: Duration = Duration::from_secs(5);
@@ -191,6 +193,31 @@ impl Engine {
         update_id: String,
         request: CancelRequest,
     ) -> Result<CancelReply, EngineError> {
+        let update = async {
+            let mut tries = UPDATE_TRIES;
+            loop {
+                tries -= 1;
+                match self.try_cancel(start, update_id.clone(), request.clone()).await {
+                    Err(WorkflowUpdateWithStartError::Update(error)) if tries > 0 && is_lost(&error) => {}
+                    result => return result,
+                }
+            }
+        };
+        timeout(UPDATE_MAX, update).await.map_err(EngineError::unavailable)?.map_err(|error| match error {
+            WorkflowUpdateWithStartError::Start(WorkflowStartError::AlreadyStarted { .. }) => {
+                EngineError::NoWorkflow
+            }
+            WorkflowUpdateWithStartError::Update(error) => refusal(error),
+            error => EngineError::unavailable(error),
+        })
+    }
+
+    async fn try_cancel(
+        &self,
+        start: &Start,
+        update_id: String,
+        request: CancelRequest,
+    ) -> Result<CancelReply, WorkflowUpdateWithStartError> {
         let options = WorkflowUpdateWithStartOptions::new(
             self.queue(),
             start.order_id.workflow_id(),
@@ -203,21 +230,16 @@ impl Engine {
         .update_id(update_id)
         .rpc_options(no_retries(UPDATE_MAX))
         .build();
-        let client = self.client().await?;
-        let update = client.execute_update_with_start_workflow(
-            OrderWorkflow::run,
-            self.input(start),
-            OrderWorkflow::cancel_update,
-            request,
-            options,
-        );
-        timeout(UPDATE_MAX, update).await.map_err(EngineError::unavailable)?.map_err(|error| match error {
-            WorkflowUpdateWithStartError::Start(WorkflowStartError::AlreadyStarted { .. }) => {
-                EngineError::NoWorkflow
-            }
-            WorkflowUpdateWithStartError::Update(error) => refusal(error),
-            error => EngineError::unavailable(error),
-        })
+        let client = self.client().await.map_err(|e| WorkflowUpdateWithStartError::Other(Box::new(e)))?;
+        client
+            .execute_update_with_start_workflow(
+                OrderWorkflow::run,
+                self.input(start),
+                OrderWorkflow::cancel_update,
+                request,
+                options,
+            )
+            .await
     }
 
     /// Decides on an order in review.
@@ -269,6 +291,13 @@ impl Engine {
 
 fn update_options(update_id: String) -> WorkflowExecuteUpdateOptions {
     WorkflowExecuteUpdateOptions::builder().update_id(update_id).rpc_options(no_retries(UPDATE_MAX)).build()
+}
+
+/// Whether the workflow task that took the update up was lost, as when a signal comes in just while the workflow ends:
+/// the update was not taken in, and may be sent again.
+fn is_lost(error: &WorkflowUpdateError) -> bool {
+    matches!(error, WorkflowUpdateError::Rpc(status)
+        if status.code() == temporalio_client::tonic::Code::FailedPrecondition)
 }
 
 fn refusal(error: WorkflowUpdateError) -> EngineError {

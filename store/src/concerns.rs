@@ -1,8 +1,12 @@
 //! Why somebody is needed for an order, where it is not its workflow that says so: the workflow may have ended long
 //! ago. `orders.concern` has the latest open one, so that such orders are found like the others that need somebody.
 
-use crate::{Result, parse, projection};
-use sqlx::{PgConnection, types::Json};
+use crate::{
+    Result,
+    operations::{self, OperatorWord},
+    parse, projection,
+};
+use sqlx::{PgConnection, PgPool, types::Json};
 use waybill_domain::{event::OrderEvent, ids::OrderId, state::AttentionReason};
 
 /// One thing that somebody is needed for.
@@ -75,6 +79,28 @@ pub async fn clear(
     }
     projection::append(tx, order, "concern", &[OrderEvent::AttentionCleared { reason }]).await?;
     show_latest(tx, order).await?;
+    Ok(true)
+}
+
+/// What an operator did about concerns with a reason: written down, told, and the concerns cleared, together. Says
+/// whether there was such a concern; if not, nothing is written.
+///
+/// # Errors
+/// When Postgres fails, or there is no such order.
+pub async fn operate(pool: &PgPool, word: &OperatorWord) -> Result<bool> {
+    let mut tx = pool.begin().await?;
+    if !clear(&mut tx, word.order_id, word.attention, None).await? {
+        return Ok(false);
+    }
+    operations::write(&mut tx, word).await?;
+    let acted = OrderEvent::OperatorActed {
+        action: word.action.as_str().to_owned(),
+        attention: word.attention,
+        reason: word.reason.clone(),
+        reference: word.reference.clone(),
+    };
+    projection::append(&mut tx, word.order_id, "operator", &[acted]).await?;
+    tx.commit().await?;
     Ok(true)
 }
 

@@ -1,7 +1,7 @@
 //! What operators did: the audit, and what it means for the payment ledger.
 
 use crate::{Result, payments::Kind};
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 use waybill_domain::{ids::OrderId, operator::OperatorAction, state::AttentionReason};
 
@@ -33,19 +33,7 @@ pub struct OperatorWord {
 /// When Postgres fails.
 pub async fn record(pool: &PgPool, word: &OperatorWord) -> Result<()> {
     let mut tx = pool.begin().await?;
-    sqlx::query!(
-        "insert into operator_actions (id, order_id, actor, action, attention, reference, reason)
-         values ($1, $2, $3, $4, $5, $6, $7) on conflict (id) do nothing",
-        word.id,
-        word.order_id.0,
-        word.actor,
-        word.action.as_str(),
-        word.attention.as_str(),
-        word.reference,
-        word.reason
-    )
-    .execute(&mut *tx)
-    .await?;
+    write(&mut tx, word).await?;
     let ended = match word.action {
         OperatorAction::Retry => None,
         OperatorAction::Resolve => Some(("succeeded", None)),
@@ -65,5 +53,23 @@ pub async fn record(pool: &PgPool, word: &OperatorWord) -> Result<()> {
         .await?;
     }
     tx.commit().await?;
+    Ok(())
+}
+
+/// The audit alone.
+pub(crate) async fn write(tx: &mut PgConnection, word: &OperatorWord) -> Result<()> {
+    sqlx::query!(
+        "insert into operator_actions (id, order_id, actor, action, attention, reference, reason)
+         values ($1, $2, $3, $4, $5, $6, $7) on conflict (id) do nothing",
+        word.id,
+        word.order_id.0,
+        word.actor,
+        word.action.as_str(),
+        word.attention.as_str(),
+        word.reference,
+        word.reason
+    )
+    .execute(tx)
+    .await?;
     Ok(())
 }

@@ -19,8 +19,11 @@ pub const STATUS: SearchAttributeKey<String> = SearchAttributeKey::keyword("Wayb
 pub const CUSTOMER: SearchAttributeKey<String> = SearchAttributeKey::keyword("WaybillCustomer");
 /// The merchant's id.
 pub const MERCHANT: SearchAttributeKey<String> = SearchAttributeKey::keyword("WaybillMerchant");
-/// The reason a person is needed; absent otherwise.
+/// The reason a person is needed; [`NOBODY`] afterwards, and absent where nobody ever was.
 pub const ATTENTION: SearchAttributeKey<String> = SearchAttributeKey::keyword("WaybillAttention");
+/// What is left of [`ATTENTION`] when nobody is needed any more. Not an unset attribute: the server refuses the SDK's
+/// (1.1.1) empty value, and with it the whole workflow task.
+pub const NOBODY: &str = "none";
 /// All of them: what a namespace must know before the first order.
 pub const SEARCH_ATTRIBUTES: [&str; 4] =
     ["WaybillStatus", "WaybillCustomer", "WaybillMerchant", "WaybillAttention"];

@@ -114,7 +114,14 @@ async fn cancel(
     let request = CancelRequest { reason, source: String::new() };
     let reply = match app.engine.cancel(&start, super::update_id(&key), request).await {
         Ok(reply) => reply,
-        Err(error) => return Err(super::refusal(&app, merchant, order.id, error).await),
+        Err(error) => {
+            // It may have been cancelled in the meantime, and its workflow be gone: then it is as was asked.
+            let now = super::find(&app, merchant, order.id).await?;
+            if now.state.status == OrderStatus::Cancelled {
+                return Ok((StatusCode::OK, answer(plan, &now)));
+            }
+            return Err(super::refusal(&app, merchant, order.id, error).await);
+        }
     };
     let settled = |state: &OrderState| {
         !matches!(state.status, OrderStatus::Cancelling)

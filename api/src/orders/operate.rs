@@ -14,8 +14,13 @@ use axum::{
     response::Response,
 };
 use serde::Deserialize;
-use waybill_domain::{ids::OrderId, operator::OperatorAction, state::AttentionReason};
-use waybill_store::keys::Scope;
+use uuid::Uuid;
+use waybill_domain::{
+    ids::OrderId,
+    operator::{OperatorAction, safe_actions},
+    state::{AttentionReason, Need},
+};
+use waybill_store::{concerns, keys::Scope, operations::OperatorWord, orders::OrderRecord};
 use waybill_workflows::wire::Operation;
 
 /// The longest number of a provider or carrier: theirs have fewer than 100 characters.
@@ -65,7 +70,7 @@ pub(crate) async fn handler(
     let action: OperatorAction = action.parse().map_err(|_| Problem::no_such_route())?;
     let id: OrderId = id.parse().map_err(|_| Problem::not_found("order"))?;
     check(action, &body)?;
-    super::find(&app, caller.merchant_id, id).await?;
+    let order = super::find(&app, caller.merchant_id, id).await?;
     let route = match action {
         OperatorAction::Retry => "admin.retry",
         OperatorAction::Resolve => "admin.resolve",
@@ -82,8 +87,19 @@ pub(crate) async fn handler(
         actor: caller.key_id.to_string(),
     };
     let task_app = app.clone();
+    // What is not the workflow's to settle is settled here; it may have ended long ago.
+    let concern = match (operation.attention, order.state.attention) {
+        (None, None) => order.concern,
+        (Some(named), _) if !order.state.needs.iter().any(|need| need.reason == named) => Some(named),
+        _ => None,
+    };
     let task = async move {
         let app = task_app;
+        if let Some(attention) = concern {
+            settle(&app, id, attention, &order, operation).await?;
+            let order = super::find(&app, caller.merchant_id, id).await?;
+            return Ok((StatusCode::ACCEPTED, view::value(&order)));
+        }
         if let Err(error) = app.engine.operate(id, update_id, operation).await {
             return Err(super::refusal(&app, caller.merchant_id, id, error).await);
         }
@@ -91,4 +107,32 @@ pub(crate) async fn handler(
         Ok((StatusCode::ACCEPTED, view::value(&order)))
     };
     Ok(once(&app, request, task).await)
+}
+
+async fn settle(
+    app: &App,
+    order_id: OrderId,
+    attention: AttentionReason,
+    order: &OrderRecord,
+    operation: Operation,
+) -> Result<(), Problem> {
+    let need = Need { reason: attention, step: String::new(), about: None };
+    let status = order.state.status;
+    if operation.action == OperatorAction::Retry || !safe_actions(&need).contains(&operation.action) {
+        return Err(Problem::wrong_state(order_id, status, "there is no step of the order's to try again"));
+    }
+    let word = OperatorWord {
+        id: Uuid::now_v7(),
+        order_id,
+        actor: operation.actor,
+        action: operation.action,
+        attention,
+        reference: operation.reference,
+        reason: operation.reason,
+        ends: None,
+    };
+    if concerns::operate(&app.pool, &word).await? {
+        return Ok(());
+    }
+    Err(Problem::wrong_state(order_id, status, "the order does not need anybody for this"))
 }

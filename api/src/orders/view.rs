@@ -23,6 +23,8 @@ pub(crate) struct OrderView<'a> {
     outcome: Option<Outcome>,
     version: i64,
     payment_status: PaymentStatus,
+    /// Whether the customer has to do something: where, is at `GET /v1/orders/{id}/payment-action`.
+    payment_action_required: bool,
     attention: Option<AttentionReason>,
     customer_id: &'a str,
     currency: &'static str,
@@ -57,8 +59,6 @@ struct AmountsHeld {
 #[derive(Debug, Serialize)]
 struct Payment<'a> {
     method: &'a str,
-    /// Whether the customer has to do something: where, is at `GET /v1/orders/{id}/payment-action`.
-    action_required: bool,
 }
 
 /// One thing that somebody is needed for: what is known, and what is safe to do, over HTTP and from a terminal.
@@ -75,7 +75,8 @@ struct NeedView {
 struct NeedAction {
     action: OperatorAction,
     endpoint: String,
-    command: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    command: Option<String>,
 }
 
 impl NeedView {
@@ -91,6 +92,11 @@ impl NeedView {
     }
 }
 
+fn needs(order: &OrderRecord) -> Vec<NeedView> {
+    let concern = order.concern.map(|reason| Need { reason, step: String::new(), about: None });
+    order.state.needs.iter().chain(&concern).map(|need| NeedView::new(order, need)).collect()
+}
+
 impl NeedAction {
     fn new(order: &OrderRecord, need: &Need, action: OperatorAction) -> Self {
         let mut input = serde_json::json!({"action": action, "attention": need.reason, "reason": "<why>"});
@@ -104,7 +110,9 @@ impl NeedAction {
         Self {
             action,
             endpoint: format!("POST /v1/admin/orders/{}/{action}", order.id),
-            command: format!("temporal workflow signal -w {workflow} --name operate --input '{input}'"),
+            // Only the workflow's own needs: the others are settled over HTTP, since it may have ended.
+            command: (!need.step.is_empty())
+                .then(|| format!("temporal workflow signal -w {workflow} --name operate --input '{input}'")),
         }
     }
 }
@@ -141,6 +149,7 @@ impl<'a> From<&'a OrderRecord> for OrderView<'a> {
             outcome: state.outcome,
             version: order.version,
             payment_status: state.payment_status,
+            payment_action_required: state.payment_action,
             attention: state.attention.or(order.concern),
             customer_id: placed.customer_id.as_str(),
             currency: placed.currency.code(),
@@ -165,13 +174,13 @@ impl<'a> From<&'a OrderRecord> for OrderView<'a> {
             shipping_fee: placed.shipping_fee,
             tax: placed.tax,
             total: order.total,
-            needs: state.needs.iter().map(|need| NeedView::new(order, need)).collect(),
+            needs: needs(order),
             amounts_held: AmountsHeld {
                 authorized: state.authorized,
                 captured: state.captured,
                 refunded: state.refunded,
             },
-            payment: Payment { method: &placed.payment_method, action_required: state.payment_action },
+            payment: Payment { method: &placed.payment_method },
             shipping_address: &placed.shipping_address,
             shortage_policy: placed.shortage_policy,
             metadata: &placed.metadata,

@@ -62,7 +62,7 @@ fn request(payment_method: &str) -> AuthorizeRequest {
     }
 }
 
-fn held(hold: Hold) -> Authorized {
+fn authorized(hold: Hold) -> Authorized {
     match hold {
         Hold::Authorized(held) => held,
         other => panic!("not held: {other:?}"),
@@ -80,7 +80,7 @@ async fn authorize_capture_and_void() {
     let metrics = StepMetrics::new(&Registry::new()).unwrap();
     let stripe = Stripe::new(base, "sk_test_localstripe".to_owned().into(), None, metrics).unwrap();
 
-    let held = held(stripe.authorize(&request("pm_card_visa")).await.unwrap());
+    let held = authorized(stripe.authorize(&request("pm_card_visa")).await.unwrap());
     assert!(held.provider_ref.starts_with("pi_"));
     let capture = CaptureRequest {
         key: "capture".into(),
@@ -93,7 +93,7 @@ async fn authorize_capture_and_void() {
     // It says nothing of what was received, so a repetition can't be told from an error; but it takes nothing twice.
     assert!(matches!(stripe.capture(&capture).await, Err(ProviderError::Refused { .. })));
 
-    let held = held(stripe.authorize(&request("pm_card_visa")).await.unwrap());
+    let held = authorized(stripe.authorize(&request("pm_card_visa")).await.unwrap());
     stripe.void("void", &held.provider_ref).await.unwrap();
     stripe.void("void", &held.provider_ref).await.unwrap();
 

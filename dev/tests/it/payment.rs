@@ -101,7 +101,7 @@ async fn a_customer_proves_who_they_are() {
     for _ in 0..3 {
         let reply = stack.client.place(&order, &new_key(), Some(30)).await.unwrap();
         assert_eq!(reply.text("/status"), "authorizing", "{}", reply.body);
-        assert_eq!(reply.body["payment"]["action_required"], true, "the answer does not wait for it");
+        assert_eq!(reply.body["payment_action_required"], true, "the answer does not wait for it");
         let id = reply.text("/id").to_owned();
         let path = format!("/v1/orders/{id}/payment-action");
         let action = stack.client.send(stack.client.request(Method::GET, &path)).await.unwrap();
@@ -111,7 +111,7 @@ async fn a_customer_proves_who_they_are() {
     authenticate(&stack, &ids[0], true).await;
     let done = reach(&stack.client, &ids[0], "fulfilling").await;
     assert_eq!(
-        (&done["payment_status"], &done["payment"]["action_required"]),
+        (&done["payment_status"], &done["payment_action_required"]),
         (&json!("authorized"), &json!(false))
     );
     assert_eq!(at_provider(&stack, &ids[0]), (1000, 0, 0, 1));

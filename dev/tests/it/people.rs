@@ -150,3 +150,37 @@ async fn what_the_carrier_lost_is_settled_by_a_person() {
     assert_eq!((&order["outcome"], &order["attention"]), (&json!("partial"), &json!(null)));
     stack.stop().await;
 }
+
+#[tokio::test]
+async fn what_came_up_after_an_order_ended_is_settled_too() {
+    use waybill_domain::{ids::OrderId, state::AttentionReason};
+    use waybill_store::concerns::{self, Concern};
+    let stack = stack().await;
+    let declined = order_with(|o| o["payment"]["method"] = json!("pm_card_chargeDeclined"));
+    let id = place(&stack.client, &declined).await;
+    reach(&stack.client, &id, "rejected").await;
+    let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
+    let order: OrderId = id.parse().unwrap();
+    let concern = Concern { reason: AttentionReason::Drift, subject: "d-1".into(), detail: json!({}) };
+    let mut tx = pool.begin().await.unwrap();
+    assert!(concerns::raise(&mut tx, order, &concern).await.unwrap());
+    assert!(!concerns::raise(&mut tx, order, &concern).await.unwrap(), "told once");
+    tx.commit().await.unwrap();
+    let order = needs(&stack, &id, "drift").await;
+    assert_eq!(order["needs"][0]["actions"].as_array().unwrap().len(), 2, "{order:#}");
+    let found = stack.client.list(&[("attention", "true")]).await.unwrap().body;
+    assert_eq!(found["orders"][0]["id"], json!(id));
+    let retry = operate(&stack.client, &id, "retry", json!({"reason": "again"})).await;
+    refused(&retry, 409, "wrong_state", "no step to retry");
+    operate(&stack.client, &id, "skip", json!({"reason": "explained"})).await.success().unwrap();
+    let order = stack.client.get(&id).await.unwrap().body;
+    assert_eq!(order["attention"], json!(null), "{order:#}");
+    assert_eq!(audited(&stack, &id).await, 1);
+    let told = kinds(&stack.client, &id).await;
+    assert!(told.ends_with(&[
+        "attention.raised".into(),
+        "attention.cleared".into(),
+        "operator.acted".into()
+    ]));
+    stack.stop().await;
+}

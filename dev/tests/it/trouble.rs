@@ -103,7 +103,9 @@ async fn a_charge_whose_answer_is_lost_is_one_charge() {
         ("the reply to capture is lost", rule(Route::Capture, Fault::DropReply, 2)),
     ];
     for (what, fault) in faults {
-        stack.payments.set_faults(vec![fault]);
+        // Nor can it be looked up, so that asking again is what is tried here.
+        let blind = rule(Route::Lookup, Fault::Status { status: 503 }, 1_000);
+        stack.payments.set_faults(vec![fault, blind]);
         let id = place(&stack.client, &order_with(|_| {})).await;
         reach(&stack.client, &id, "completed").await;
         let order = check_closed(&stack, &id).await;

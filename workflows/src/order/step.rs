@@ -300,10 +300,8 @@ pub(crate) fn call_somebody(ctx: &Ctx, need: Need) {
 pub(crate) fn nobody_needed(ctx: &Ctx, reason: AttentionReason, about: Option<&str>) {
     if ctx.state_mut(|s| s.state.settle_need(reason, about)) {
         note(ctx, OrderEvent::AttentionCleared { reason });
-        ctx.upsert_search_attributes([match ctx.state(|s| s.state.attention) {
-            Some(other) => names::ATTENTION.value_set(other.as_str().to_owned()),
-            None => names::ATTENTION.value_unset(),
-        }]);
+        let left = ctx.state(|s| s.state.attention.map_or(names::NOBODY, AttentionReason::as_str));
+        ctx.upsert_search_attributes([names::ATTENTION.value_set(left.to_owned())]);
     }
 }
 
