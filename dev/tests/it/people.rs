@@ -69,6 +69,7 @@ async fn an_operator_frees_an_order_that_can_not_be_captured() {
     let reference = "select count(*) from payment_operations
         where order_id = $1::uuid and kind = 'capture' and state = 'succeeded' and provider_ref = 'ch_by_hand'";
     assert_eq!(count(&stack, reference, &resolved).await, 1, "the ledger knows by which number");
+    until("nothing stays held", || async { (at_provider(&stack, &resolved).0 == 0).then_some(()) }).await;
 
     // As the order says, from a terminal.
     let (skipped, order) = uncaptured(&stack).await;

@@ -7,6 +7,7 @@ use super::{
     waiting::{fold_engine_cancel, wait},
 };
 use crate::{activities::OrderActivities, names, wire::*};
+use std::cell::Cell;
 use waybill_domain::{
     event::OrderEvent,
     ids::ShipmentId,
@@ -203,18 +204,21 @@ async fn hand_over(ctx: &Ctx, id: ShipmentId) {
         is_final: !s.state.shipments.iter().any(|sh| sh.is_open()),
     });
     let money = persistent("capture", names::QUEUE_PAYMENTS, AttentionReason::CaptureFailing);
-    let by_hand = |operation: &Operation| match operation.action {
-        OperatorAction::Resolve => Ok(()),
-        _ => Err(step::skipped()),
+    let operated = Cell::new(false);
+    let by_hand = |operation: &Operation| {
+        operated.set(true);
+        match operation.action {
+            OperatorAction::Resolve => Ok(()),
+            _ => Err(step::skipped()),
+        }
     };
     match step::run(ctx, || OrderActivities::capture, input.clone(), money, by_hand).await {
         Ok(()) => captured(ctx, &input),
-        Err(_) => {
-            note(ctx, OrderEvent::StepFailed { step: money.name.into(), code: step::SKIPPED.into() });
-            if input.is_final {
-                unwind::void_authorization(ctx).await;
-            }
-        }
+        Err(_) => note(ctx, OrderEvent::StepFailed { step: money.name.into(), code: step::SKIPPED.into() }),
+    }
+    // The provider's own last capture gives the rest free; one that it did not make does not.
+    if operated.get() && input.is_final {
+        unwind::void_authorization(ctx).await;
     }
 }
 
