@@ -173,7 +173,7 @@ fn unexpected(ctx: &Ctx, id: ShipmentId, kind: ShipmentEventKind) {
 }
 
 /// The pivot: the goods are gone, so their money is taken. From here on this shipment only goes forward.
-async fn hand_over(ctx: &Ctx, id: ShipmentId) {
+pub(super) async fn hand_over(ctx: &Ctx, id: ShipmentId) {
     settle(ctx, id, FulfilmentStatus::HandedOver, OrderEvent::HandedOver { shipment_id: id });
     roll_up(ctx);
     let persistent = |name, queue, attention| Step { name, queue, mode: Mode::Persistent, attention };
