@@ -5,6 +5,8 @@
 
 pub mod carrier;
 pub mod chaos;
+#[allow(missing_docs, reason = "activities are documented where they are declared, in crate workflows")]
+pub mod housekeeping;
 pub mod metrics;
 #[allow(missing_docs, reason = "activities are documented where they are declared, in crate workflows")]
 mod order_steps;

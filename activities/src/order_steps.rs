@@ -159,6 +159,15 @@ impl OrderSteps {
         self.attempt("record_operation", input.order_id, &ctx, || steps::people::record(&self, &input)).await
     }
 
+    #[activity(definition = definitions::Inherit)]
+    pub async fn inherit(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        input: OrderRef,
+    ) -> Result<Inheritance, ActivityError> {
+        self.attempt("inherit", input.order_id, &ctx, || steps::read_model::inherit(&self, &input)).await
+    }
+
     #[activity(definition = definitions::Project)]
     pub async fn project(
         self: Arc<Self>,

@@ -25,14 +25,14 @@ use waybill_store::inbox::Message;
 use waybill_workflows::{OrderWorkflow, names, wire::*};
 
 /// Connecting and starting take no longer: the caller has something better to do than to wait.
-const CALL_MAX: Duration = Duration::from_secs(2);
+pub(crate) const CALL_MAX: Duration = Duration::from_secs(2);
 /// An update waits for a worker to take it up: longer than a worker's crash is noticed (see `TASK_MAX`).
 const UPDATE_MAX: Duration = Duration::from_secs(10);
 /// How often an update is sent if the workflow task that took it up is lost.
 const UPDATE_TRIES: u32 = 3;
 /// How long Temporal waits for a workflow task before it gives it to another worker: how long an order stands still
 /// after its worker was killed.
-const TASK_MAX: Duration = Duration::from_secs(5);
+pub(crate) const TASK_MAX: Duration = Duration::from_secs(5);
 
 /// Why Temporal did not do it.
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +49,7 @@ pub enum EngineError {
 }
 
 impl EngineError {
-    fn unavailable(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+    pub(crate) fn unavailable(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Unavailable(error.into())
     }
 }
@@ -121,19 +121,20 @@ impl Engine {
         Ok(())
     }
 
-    fn input(&self, start: &Start) -> OrderInput {
+    pub(crate) fn input(&self, start: &Start) -> OrderInput {
         OrderInput {
             order_id: start.order_id,
             merchant_id: start.merchant_id,
             queue_prefix: self.0.queue_prefix.clone(),
+            inherits: false,
         }
     }
 
-    fn queue(&self) -> String {
+    pub(crate) fn queue(&self) -> String {
         format!("{}{}", self.0.queue_prefix, names::QUEUE_ORDERS)
     }
 
-    fn attributes(start: &Start) -> SearchAttributes {
+    pub(crate) fn attributes(start: &Start) -> SearchAttributes {
         SearchAttributes::new([
             names::STATUS.value_set(OrderStatus::Received.as_str().to_owned()),
             names::CUSTOMER.value_set(start.customer_id.as_str().to_owned()),
@@ -308,7 +309,7 @@ fn refusal(error: WorkflowUpdateError) -> EngineError {
     }
 }
 
-fn no_retries(limit: Duration) -> RpcOptions {
+pub(crate) fn no_retries(limit: Duration) -> RpcOptions {
     RpcOptions::builder().timeout(limit).retry_options(RetryOptions::no_retries()).build()
 }
 

@@ -3,6 +3,7 @@
 
 pub mod args;
 pub mod engine;
+mod heirs;
 pub mod metrics;
 pub mod ops;
 pub mod shutdown;

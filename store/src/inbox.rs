@@ -4,6 +4,9 @@ use crate::{Result, parse};
 use sqlx::PgPool;
 use waybill_domain::ids::OrderId;
 
+/// Messages of one order that are read again: an order has some tens of shipments at most, with a few each.
+const SAID_MAX: i64 = 500;
+
 /// A message for an order's workflow.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Message {
@@ -63,6 +66,24 @@ pub async fn due(pool: &PgPool, age_seconds: f64, limit: u16) -> Result<Vec<Mess
             })
         })
         .collect()
+}
+
+/// The latest messages of one kind that were kept for an order, oldest first, whether or not a workflow has had them:
+/// their payloads.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn said(pool: &PgPool, order: OrderId, signal: &str) -> Result<Vec<serde_json::Value>> {
+    let mut payloads = sqlx::query_scalar!(
+        "select payload from inbox where order_id = $1 and signal = $2 order by received_at desc limit $3",
+        order.0,
+        signal,
+        SAID_MAX
+    )
+    .fetch_all(pool)
+    .await?;
+    payloads.reverse();
+    Ok(payloads)
 }
 
 /// A message has reached its end: `signalled`, or `closed` when the workflow had ended before it.

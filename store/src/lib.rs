@@ -4,6 +4,7 @@
 //! its own, never a bare database error.
 
 pub mod concerns;
+pub mod housekeeping;
 pub mod idempotency;
 pub mod inbox;
 pub mod keys;

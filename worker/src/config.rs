@@ -44,6 +44,12 @@ pub struct WorkerArgs {
     /// How long an order waits for its customer to prove to their bank who they are: an hour, as checkouts do.
     #[arg(long, env = "WAYBILL_PAYMENT_ACTION_WAIT_SECONDS", default_value_t = 3_600)]
     pub payment_action_wait_seconds: u64,
+    /// How often orders whose workflow was ended from outside are looked for.
+    #[arg(long, env = "WAYBILL_SWEEP_SECONDS", default_value_t = 300)]
+    pub sweep_seconds: u64,
+    /// How long such an order must have been without a change.
+    #[arg(long, env = "WAYBILL_SWEEP_AGE_SECONDS", default_value_t = 600)]
+    pub sweep_age_seconds: u64,
     /// Faults on purpose, for staging: see `activities::chaos`.
     #[arg(long, env = "WAYBILL_CHAOS", default_value = "")]
     pub chaos: String,

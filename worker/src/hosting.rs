@@ -1,5 +1,6 @@
 //! The Temporal workers: one per task queue, in one process.
 
+use crate::housekeeping;
 use anyhow::{Context, bail};
 use std::time::Duration;
 use temporalio_client::tonic::Request;
@@ -12,9 +13,9 @@ use temporalio_common::{
 };
 use temporalio_sdk::{Runtime, Worker, WorkerOptions};
 use tokio_util::sync::CancellationToken;
-use waybill_activities::OrderSteps;
+use waybill_activities::{OrderSteps, housekeeping::HousekeepingSteps};
 use waybill_service::engine::Engine;
-use waybill_workflows::{OrderWorkflow, names};
+use waybill_workflows::{OrderWorkflow, SweepWorkflow, names};
 
 /// Pause between attempts to reach Temporal at the start.
 const CONNECT_PAUSE: Duration = Duration::from_secs(1);
@@ -26,20 +27,33 @@ const CACHED_WORKFLOWS_MAX: usize = 2_000;
 /// How long running activities may take to end after a shutdown began: above one attempt's limit.
 const GRACE: Duration = Duration::from_secs(35);
 
+/// What is hosted.
+pub(crate) struct Hosting {
+    /// Put before the names of the task queues.
+    pub(crate) prefix: String,
+    /// Which of them.
+    pub(crate) queues: Vec<String>,
+    /// The orders' activities.
+    pub(crate) steps: OrderSteps,
+    /// Housekeeping's.
+    pub(crate) housekeeping: HousekeepingSteps,
+    /// How often the sweeper runs.
+    pub(crate) sweep_every: Duration,
+}
+
 /// Hosts the queues until `shutdown`, then lets running activities end.
 pub(crate) async fn run(
     runtime: &Runtime,
     engine: &Engine,
-    prefix: &str,
-    queues: &[String],
-    steps: OrderSteps,
+    hosting: Hosting,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    if !connect(engine, &shutdown).await? {
+    if !connect(engine, &hosting, &shutdown).await? {
         return Ok(());
     }
+    let Hosting { prefix, queues, steps, housekeeping, .. } = hosting;
     let mut workers = Vec::new();
-    for queue in queues {
+    for queue in &queues {
         let options = WorkerOptions::new(format!("{prefix}{queue}"))
             .deployment_options(WorkerDeploymentOptions::from_build_id(env!("CARGO_PKG_VERSION").to_owned()))
             .max_cached_workflows(CACHED_WORKFLOWS_MAX)
@@ -47,7 +61,11 @@ pub(crate) async fn run(
             .graceful_shutdown_period(GRACE)
             .register_activities(steps.clone());
         let options = match queue.as_str() {
-            names::QUEUE_ORDERS => options.register_workflow::<OrderWorkflow>()?.build(),
+            names::QUEUE_ORDERS => options
+                .register_workflow::<OrderWorkflow>()?
+                .register_workflow::<SweepWorkflow>()?
+                .register_activities(housekeeping.clone())
+                .build(),
             names::QUEUE_PAYMENTS | names::QUEUE_SHIPPING => options.build(),
             other => bail!("unknown queue {other:?} in WAYBILL_QUEUES; any of orders, payments, shipping"),
         };
@@ -74,9 +92,9 @@ pub(crate) async fn run(
 
 /// Waits for Temporal, for as long as it takes, and makes sure that it knows our search attributes. `false`: the
 /// shutdown came first.
-async fn connect(engine: &Engine, shutdown: &CancellationToken) -> anyhow::Result<bool> {
+async fn connect(engine: &Engine, hosting: &Hosting, shutdown: &CancellationToken) -> anyhow::Result<bool> {
     loop {
-        match ensure_search_attributes(engine).await {
+        match prepare(engine, hosting).await {
             Ok(()) => return Ok(true),
             Err(error) => tracing::warn!(error = format!("{error:#}"), "Temporal is not ready; trying again"),
         }
@@ -85,6 +103,14 @@ async fn connect(engine: &Engine, shutdown: &CancellationToken) -> anyhow::Resul
             () = tokio::time::sleep(CONNECT_PAUSE) => {}
         }
     }
+}
+
+async fn prepare(engine: &Engine, hosting: &Hosting) -> anyhow::Result<()> {
+    ensure_search_attributes(engine).await?;
+    if hosting.queues.iter().any(|queue| queue == names::QUEUE_ORDERS) {
+        housekeeping::ensure_schedules(engine, &hosting.prefix, hosting.sweep_every).await?;
+    }
+    Ok(())
 }
 
 async fn ensure_search_attributes(engine: &Engine) -> anyhow::Result<()> {

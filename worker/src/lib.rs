@@ -3,16 +3,21 @@
 
 pub mod config;
 pub mod hosting;
+mod housekeeping;
 pub mod pump;
 
 use activities::{
-    OrderSteps, Waits, carrier::http::HttpCarrier, chaos::Chaos, metrics::StepMetrics,
+    OrderSteps, Waits,
+    carrier::http::HttpCarrier,
+    chaos::Chaos,
+    housekeeping::{HousekeepingMetrics, HousekeepingSteps},
+    metrics::StepMetrics,
     payments::stripe::Stripe,
 };
 use anyhow::Context;
 use config::WorkerArgs;
 use prometheus::Registry;
-use std::{str::FromStr, sync::Arc};
+use std::{str::FromStr, sync::Arc, time::Duration};
 use temporalio_sdk::{Runtime, runtime::RuntimeOptions};
 use tokio_util::sync::CancellationToken;
 use waybill_activities as activities;
@@ -28,6 +33,7 @@ pub async fn run(args: WorkerArgs, shutdown: CancellationToken) -> anyhow::Resul
     let metrics = Metrics::start(Registry::new())?;
     let step_metrics = StepMetrics::new(metrics.registry())?;
     let pump_metrics = pump::PumpMetrics::new(metrics.registry())?;
+    let housekeeping_metrics = HousekeepingMetrics::new(metrics.registry())?;
     let options = RuntimeOptions::builder().telemetry_options(metrics.telemetry_options());
     let runtime = Runtime::from_current_tokio(options.build().map_err(anyhow::Error::msg)?)?;
     let (_telemetry, meter) = metrics.client_meter()?;
@@ -55,6 +61,20 @@ pub async fn run(args: WorkerArgs, shutdown: CancellationToken) -> anyhow::Resul
         pool: pool.clone(),
     };
 
+    let housekeeping = HousekeepingSteps {
+        pool: pool.clone(),
+        workflows: Arc::new(housekeeping::OrderWorkflows(engine.clone())),
+        sweep_age: Duration::from_secs(args.sweep_age_seconds),
+        metrics: housekeeping_metrics,
+    };
+    let hosting = hosting::Hosting {
+        prefix: args.common.task_queue_prefix,
+        queues: args.queues,
+        sweep_every: Duration::from_secs(args.sweep_seconds),
+        steps,
+        housekeeping,
+    };
+
     let listener = tokio::net::TcpListener::bind(args.metrics_listen)
         .await
         .with_context(|| format!("{} (WAYBILL_METRICS_LISTEN) can't be listened on", args.metrics_listen))?;
@@ -64,8 +84,7 @@ pub async fn run(args: WorkerArgs, shutdown: CancellationToken) -> anyhow::Resul
     let served = tokio::spawn(async move { axum::serve(listener, routes).await });
 
     let pump = tokio::spawn(pump::run(pool.clone(), engine.clone(), pump_metrics, shutdown.clone()));
-    let hosted =
-        hosting::run(&runtime, &engine, &args.common.task_queue_prefix, &args.queues, steps, shutdown).await;
+    let hosted = hosting::run(&runtime, &engine, hosting, shutdown).await;
     pump.await?;
     served.abort();
     pool.close().await;

@@ -60,6 +60,11 @@ impl OrderActivities {
         unimplemented!()
     }
 
+    #[activity(name = "inherit")]
+    pub fn inherit(input: OrderRef) -> Result<Inheritance, ActivityError> {
+        unimplemented!()
+    }
+
     #[activity(name = "project")]
     pub fn project(input: Projection) -> Result<Projected, ActivityError> {
         unimplemented!()

@@ -3,9 +3,12 @@
 //! Deliberately absent: clocks, randomness, `HashMap`, threads, SQL and HTTP (see this crate's `clippy.toml`).
 
 pub mod activities;
+#[allow(missing_docs, reason = "the macro makes undocumented constants of the handlers")]
+pub mod housekeeping;
 pub mod names;
 #[allow(missing_docs, reason = "the macro makes undocumented constants of the handlers")]
 pub mod order;
 pub mod wire;
 
+pub use housekeeping::SweepWorkflow;
 pub use order::OrderWorkflow;

@@ -5,6 +5,9 @@ use temporalio_common_wasm::search_attributes::SearchAttributeKey;
 /// Workflow type of an order.
 pub const ORDER_WORKFLOW: &str = "OrderWorkflow";
 
+/// Schedule, and workflow id, of the sweeper; the prefix of the task queues is put before it.
+pub const SWEEP: &str = "waybill-sweep";
+
 /// Task queue of workflows and of steps that need Postgres alone.
 pub const QUEUE_ORDERS: &str = "orders";
 /// Task queue of steps that call the payment provider.

@@ -24,6 +24,22 @@ pub struct OrderInput {
     /// Prefix of the task queues, for stacks that share a namespace. Empty in production.
     #[serde(default)]
     pub queue_prefix: String,
+    /// Whether this is the successor of a workflow that was ended from outside: it takes over where the read model
+    /// stands and stops what can be stopped.
+    #[serde(default)]
+    pub inherits: bool,
+}
+
+/// Output of `inherit`: the order as it is known outside its workflow.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inheritance {
+    /// As the read model has it.
+    pub state: OrderState,
+    /// The number of its last event.
+    pub version: i64,
+    /// What the carrier has said so far, oldest first: the workflow that ended may not have heard it.
+    #[serde(default)]
+    pub events: Vec<ShipmentEvent>,
 }
 
 /// How an order's workflow ends.

@@ -3,8 +3,8 @@
 use super::order;
 use crate::{OrderSteps, retry::StepFailure};
 use waybill_domain::risk::{self, RiskInput};
-use waybill_store::{projection, risk as decisions};
-use waybill_workflows::wire::{OrderRef, Projected, Projection, Screening};
+use waybill_store::{inbox, projection, risk as decisions};
+use waybill_workflows::wire::{Inheritance, OrderRef, Projected, Projection, Screening};
 
 pub(crate) async fn screen(steps: &OrderSteps, input: &OrderRef) -> Result<Screening, StepFailure> {
     let order = order(steps, input.order_id).await?;
@@ -22,4 +22,12 @@ pub(crate) async fn project(steps: &OrderSteps, input: &Projection) -> Result<Pr
         steps.notifier.changed(*order_id);
     }
     Ok(Projected { version: applied.version })
+}
+
+pub(crate) async fn inherit(steps: &OrderSteps, input: &OrderRef) -> Result<Inheritance, StepFailure> {
+    let order = order(steps, input.order_id).await?;
+    let said = inbox::said(&steps.pool, input.order_id, "shipment_event").await?;
+    // One that can't be read was ignored by the workflow that ended, too.
+    let events = said.into_iter().filter_map(|payload| serde_json::from_value(payload).ok()).collect();
+    Ok(Inheritance { state: order.state, version: order.version, events })
 }

@@ -5,6 +5,7 @@
 
 mod api;
 mod books;
+mod housekeeping;
 mod lifecycle;
 mod localstripe;
 mod payment;

@@ -181,13 +181,16 @@ fn unexpected(ctx: &Ctx, id: ShipmentId, kind: ShipmentEventKind) {
     step::call_somebody(ctx, brought_up(AttentionReason::UnexpectedShipment, id));
 }
 
+/// In the place of a step, where it is the carrier that brought something up.
+pub(super) const BROUGHT_UP: &str = "shipment_event";
+
 /// A person is needed for what the carrier says of a shipment.
 fn brought_up(reason: AttentionReason, shipment: ShipmentId) -> Need {
-    Need { reason, step: "shipment_event".into(), about: Some(shipment.to_string()) }
+    Need { reason, step: BROUGHT_UP.into(), about: Some(shipment.to_string()) }
 }
 
 /// The pivot: the goods are gone, so their money is taken. From here on this shipment only goes forward.
-async fn hand_over(ctx: &Ctx, id: ShipmentId) {
+pub(super) async fn hand_over(ctx: &Ctx, id: ShipmentId) {
     settle(ctx, id, FulfilmentStatus::HandedOver, OrderEvent::HandedOver { shipment_id: id });
     roll_up(ctx);
     let persistent =

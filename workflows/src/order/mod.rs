@@ -2,6 +2,7 @@
 
 mod forward;
 mod fulfil;
+mod inherit;
 mod messages;
 mod operator;
 mod step;
@@ -83,9 +84,13 @@ impl OrderWorkflow {
     /// The order's way, from `received` to its end.
     #[run]
     pub async fn run(ctx: &mut WorkflowContext<Self>) -> WorkflowResult<OrderResult> {
-        match Self::go_through(ctx).await {
-            Ok(()) => fulfil::complete(ctx).await,
-            Err(stop) => unwind::unwind(ctx, stop).await,
+        if ctx.state(|s| s.input.inherits) {
+            inherit::run(ctx).await;
+        } else {
+            match Self::go_through(ctx).await {
+                Ok(()) => fulfil::complete(ctx).await,
+                Err(stop) => unwind::unwind(ctx, stop).await,
+            }
         }
         fulfil::drain(ctx).await;
         Ok(ctx.state(|s| OrderResult { status: s.state.status, version: s.version }))

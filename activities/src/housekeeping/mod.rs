@@ -1,0 +1,111 @@
+//! What is looked for on a schedule, and mended where that is provably safe.
+
+mod sweep;
+
+use crate::retry::StepFailure;
+use async_trait::async_trait;
+use prometheus::{IntCounterVec, Opts, Registry, register_int_counter_vec_with_registry};
+use std::{sync::Arc, time::Duration};
+use temporalio_macros::activities;
+use temporalio_sdk::activities::{ActivityContext, ActivityError};
+use waybill_domain::ids::OrderId;
+use waybill_store::{PgPool, starts::Unstarted};
+use waybill_workflows::housekeeping::{SweepInput, Swept, activities as definitions};
+
+/// Why Temporal could not be asked.
+#[derive(Debug, thiserror::Error)]
+#[error("Temporal is not available")]
+pub struct WorkflowsAway(#[source] pub Box<dyn std::error::Error + Send + Sync>);
+
+/// How an order's latest workflow stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It is open.
+    Open,
+    /// It came to its own end.
+    Done,
+    /// It was ended from outside, or failed.
+    Ended,
+    /// Temporal knows of none.
+    Missing,
+}
+
+/// The orders' workflows, as housekeeping sees them.
+#[async_trait]
+pub trait Workflows: Send + Sync {
+    /// Orders of whose workflows one was ended from outside, the latest first, at most `limit`. There may be a
+    /// successor, and orders that ended moments ago may be missing.
+    ///
+    /// # Errors
+    /// When Temporal is away.
+    async fn ended(&self, limit: usize) -> Result<Vec<OrderId>, WorkflowsAway>;
+
+    /// How the order's latest workflow stands.
+    ///
+    /// # Errors
+    /// When Temporal is away.
+    async fn standing(&self, order: OrderId) -> Result<Standing, WorkflowsAway>;
+
+    /// Starts the order's heir, unless its latest workflow is open or came to its own end: that is judged by Temporal
+    /// at that moment. Says whether one was started.
+    ///
+    /// # Errors
+    /// When Temporal is away.
+    async fn start_heir(&self, order: &Unstarted) -> Result<bool, WorkflowsAway>;
+}
+
+/// What housekeeping needs.
+#[derive(Clone)]
+pub struct HousekeepingSteps {
+    /// Postgres.
+    pub pool: PgPool,
+    /// Temporal.
+    pub workflows: Arc<dyn Workflows>,
+    /// An order that changed since this long ago is left alone.
+    pub sweep_age: Duration,
+    /// Counts what was found.
+    pub metrics: HousekeepingMetrics,
+}
+
+/// What housekeeping counts.
+#[derive(Clone)]
+pub struct HousekeepingMetrics {
+    swept: IntCounterVec,
+}
+
+impl HousekeepingMetrics {
+    /// Registers them.
+    ///
+    /// # Errors
+    /// When one is registered already.
+    pub fn new(registry: &Registry) -> prometheus::Result<Self> {
+        Ok(Self {
+            swept: register_int_counter_vec_with_registry!(
+                Opts::new("waybill_swept_total", "Orders that the sweeper looked at, by what came of it"),
+                &["outcome"],
+                registry
+            )?,
+        })
+    }
+}
+
+#[activities]
+impl HousekeepingSteps {
+    #[activity(definition = definitions::Sweep)]
+    pub async fn sweep(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        _input: SweepInput,
+    ) -> Result<Swept, ActivityError> {
+        sweep::sweep(&self, &ctx).await.map_err(|failure| {
+            failure.log();
+            failure.into_activity_error()
+        })
+    }
+}
+
+impl From<WorkflowsAway> for StepFailure {
+    fn from(WorkflowsAway(source): WorkflowsAway) -> Self {
+        Self::Unavailable("Temporal", source)
+    }
+}

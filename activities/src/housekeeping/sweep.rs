@@ -1,0 +1,94 @@
+//! The sweeper: `temporal workflow terminate` skips every undo, so orders whose workflow was ended are looked for and
+//! given an heir. Two sweeps at once do no harm: Temporal lets one heir be started.
+
+use super::{HousekeepingSteps, Standing, WorkflowsAway};
+use crate::retry::StepFailure;
+use temporalio_sdk::activities::ActivityContext;
+use uuid::Uuid;
+use waybill_store::{housekeeping, starts::Unstarted};
+use waybill_workflows::housekeeping::Swept;
+
+/// Ended workflows that one sweep asks Temporal for: Temporal keeps them for its retention, and lists the latest first.
+const ENDED_MAX: usize = 10_000;
+/// Orders read at a time.
+const PAGE: u16 = 200;
+/// Heirs that can't be started before a sweep is given up: then it is Temporal that is away.
+const FAILURES_MAX: u64 = 5;
+
+pub(super) async fn sweep(steps: &HousekeepingSteps, ctx: &ActivityContext) -> Result<Swept, StepFailure> {
+    let mut swept = Swept::default();
+    let ended = steps.workflows.ended(ENDED_MAX).await?;
+    for page in ended.chunks(usize::from(PAGE)) {
+        for order in housekeeping::holding(&steps.pool, page, steps.sweep_age).await? {
+            beat(ctx, &swept).await;
+            let outcome = start_heir(steps, &order).await;
+            count(steps, &mut swept, &order, outcome)?;
+        }
+    }
+    let mut after = Uuid::nil().into();
+    loop {
+        let page = housekeeping::overdue(&steps.pool, after, steps.sweep_age, PAGE).await?;
+        for order in &page {
+            beat(ctx, &swept).await;
+            after = order.order_id;
+            let outcome = look_after(steps, order).await?;
+            count(steps, &mut swept, order, outcome)?;
+        }
+        if page.len() < usize::from(PAGE) {
+            return Ok(swept);
+        }
+    }
+}
+
+async fn start_heir(steps: &HousekeepingSteps, order: &Unstarted) -> Result<&'static str, WorkflowsAway> {
+    Ok(if steps.workflows.start_heir(order).await? { "heir" } else { "looked_after" })
+}
+
+/// An order that nobody was seen to look after for long.
+async fn look_after(
+    steps: &HousekeepingSteps,
+    order: &Unstarted,
+) -> Result<Result<&'static str, WorkflowsAway>, StepFailure> {
+    Ok(match steps.workflows.standing(order.order_id).await {
+        Ok(Standing::Ended | Standing::Missing) => start_heir(steps, order).await,
+        Ok(Standing::Open) => {
+            housekeeping::extend(&steps.pool, order.order_id).await?;
+            Ok("looked_after")
+        }
+        // Its own workflow told the end, and it holds something all the same: that is for the reconciliation to say.
+        Ok(Standing::Done) => Ok("done"),
+        Err(error) => Err(error),
+    })
+}
+
+fn count(
+    steps: &HousekeepingSteps,
+    swept: &mut Swept,
+    order: &Unstarted,
+    outcome: Result<&'static str, WorkflowsAway>,
+) -> Result<(), StepFailure> {
+    swept.looked_at += 1;
+    let order_id = order.order_id;
+    let word = outcome.as_ref().map_or("failed", |word| word);
+    steps.metrics.swept.with_label_values(&[word]).inc();
+    match outcome {
+        Ok("heir") => {
+            swept.heirs += 1;
+            tracing::info!(%order_id, "an order whose workflow was ended has an heir");
+        }
+        Ok(_) => {}
+        Err(error) => {
+            swept.failed += 1;
+            tracing::warn!(%order_id, cause = %error.0, "an order could not be swept; the next sweep tries again");
+            if swept.failed >= FAILURES_MAX {
+                return Err(error.into());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A sign of life, which the SDK thins out. One that can't be given shows as a time-out of the activity.
+async fn beat(ctx: &ActivityContext, swept: &Swept) {
+    let _ = ctx.record_heartbeat(swept.clone()).await;
+}

@@ -1,0 +1,148 @@
+//! Housekeeping: what `temporal workflow terminate` leaves behind is found and let go of.
+
+use crate::{books::*, support::*};
+use serde_json::{Value, json};
+use std::time::Duration;
+use waybill_dev::stack::Stack;
+
+/// Between two rounds that a test asks for: Temporal shows an end to those who search a moment later.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// A stack whose sweeper takes every order that was left, but only when it is told to.
+async fn sweeping() -> Stack {
+    let builder = builder().await.env("WAYBILL_SWEEP_AGE_SECONDS", 0).env("WAYBILL_SWEEP_SECONDS", 86_400);
+    builder.start().await.unwrap()
+}
+
+/// The stack's queue prefix: that of its database's name.
+fn prefix(stack: &Stack) -> String {
+    let url: url::Url = stack.database_url.parse().unwrap();
+    format!("{}-", url.path().trim_start_matches('/'))
+}
+
+async fn rounds(stack: &Stack) -> i64 {
+    let query = format!(
+        "WorkflowType = 'SweepWorkflow' AND TaskQueue = '{}orders' AND ExecutionStatus = 'Completed'",
+        prefix(stack)
+    );
+    let told = temporal(&["workflow", "count", "--query", &query, "-o", "json"]).await;
+    let told: Value = serde_json::from_str(&told).unwrap_or_default();
+    told["count"].as_str().and_then(|n| n.parse().ok()).or_else(|| told["count"].as_i64()).unwrap_or(0)
+}
+
+/// Has one round of the sweeper run to its end.
+async fn sweep(stack: &Stack) {
+    let before = rounds(stack).await;
+    let schedule = format!("{}waybill-sweep", prefix(stack));
+    temporal(&["schedule", "trigger", "--schedule-id", &schedule]).await;
+    until("a round of the sweeper", || async { (rounds(stack).await > before).then_some(()) }).await;
+}
+
+/// Sweeps until the order's timeline says that it has an heir.
+async fn inherited(stack: &Stack, id: &str) {
+    until(&format!("an heir of {id}"), || async {
+        sweep(stack).await;
+        tokio::time::sleep(AGAIN).await;
+        kinds(&stack.client, id).await.contains(&"order.inherited".to_owned()).then_some(())
+    })
+    .await;
+}
+
+async fn terminate(id: &str) {
+    let workflow = format!("order:{id}");
+    temporal(&["workflow", "terminate", "-w", &workflow, "--reason", "an operator's mistake"]).await;
+}
+
+#[tokio::test]
+async fn a_terminated_order_lets_go_of_what_it_holds() {
+    let stack = sweeping().await;
+    let before = pieces(&stack).await;
+    let in_review = place(&stack.client, &dear_order()).await;
+    reach(&stack.client, &in_review, "in_review").await;
+    let fulfilling = place(&stack.client, &order_with(|_| {})).await;
+    reach(&stack.client, &fulfilling, "fulfilling").await;
+    let open = place(&stack.client, &dear_order()).await;
+    reach(&stack.client, &open, "in_review").await;
+    for id in [&in_review, &fulfilling] {
+        terminate(id).await;
+        assert!(at_provider(&stack, id).0 > 0, "the end of its workflow leaves the money held");
+    }
+    inherited(&stack, &in_review).await;
+    inherited(&stack, &fulfilling).await;
+    for id in [&in_review, &fulfilling] {
+        let order = reach(&stack.client, id, "cancelled").await;
+        assert_eq!(order["payment_status"], "voided", "{order:#}");
+        check_closed(&stack, id).await;
+        let told = timeline(&stack.client, id).await;
+        let asked = told.iter().find(|e| e["type"] == "cancellation.requested").unwrap();
+        assert_eq!(asked["data"], json!({"source": "system", "reason": "its workflow was ended"}));
+    }
+    assert!(kinds(&stack.client, &fulfilling).await.contains(&"shipment.cancelled".to_owned()));
+
+    // Once more, and once more: nothing is there to be swept any more, and the open order was never touched.
+    let told = (kinds(&stack.client, &in_review).await, kinds(&stack.client, &fulfilling).await);
+    let runs =
+        temporal(&["workflow", "count", "--query", &format!("WorkflowId = 'order:{in_review}'")]).await;
+    sweep(&stack).await;
+    sweep(&stack).await;
+    assert_eq!(told, (kinds(&stack.client, &in_review).await, kinds(&stack.client, &fulfilling).await));
+    assert_eq!(
+        runs,
+        temporal(&["workflow", "count", "--query", &format!("WorkflowId = 'order:{in_review}'")]).await
+    );
+    let untouched = reach(&stack.client, &open, "in_review").await;
+    assert!(waybill_held(&stack, &open).await > 0 && at_provider(&stack, &open).0 > 0, "{untouched:#}");
+    assert!(!kinds(&stack.client, &open).await.contains(&"order.inherited".to_owned()));
+    stack.client.decide(&open, "approve", "fine").await.unwrap().success().unwrap();
+    reach(&stack.client, &open, "fulfilling").await;
+    check_goods(&stack, &before).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn what_left_the_house_goes_on() {
+    let stack = sweeping().await;
+    put_stock(&stack.client, "SPLIT", &[("AMS", 2), ("RTM", 1)]).await;
+    let before = pieces(&stack).await;
+    let id = place(&stack.client, &order(&[("SPLIT", 3)])).await;
+    let order = reach(&stack.client, &id, "fulfilling").await;
+    let [gone, here] = &shipments(&order)[..] else { panic!("two shipments: {order:#}") };
+    carrier_says(&stack, gone, "hand_over").await;
+    reach(&stack.client, &id, "partially_shipped").await;
+    event(&stack.client, &id, "payment.captured").await;
+    terminate(&id).await;
+    inherited(&stack, &id).await;
+    let order = reach(&stack.client, &id, "shipped").await;
+    let stopped = order["shipments"].as_array().unwrap().iter().find(|s| s["id"] == *here).unwrap();
+    assert_eq!(stopped["status"], "cancelled", "{order:#}");
+    assert_eq!((waybill_held(&stack, &id).await, at_provider(&stack, &id).0), (0, 0), "{order:#}");
+    sweep(&stack).await;
+    carrier_says(&stack, gone, "deliver").await;
+    let order = reach(&stack.client, &id, "completed").await;
+    assert_eq!(order["outcome"], "partial", "{order:#}");
+    check_closed(&stack, &id).await;
+    let captures = kinds(&stack.client, &id).await.iter().filter(|kind| *kind == "payment.captured").count();
+    assert_eq!(captures, 1, "what was captured is not captured again");
+    check_goods(&stack, &before).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn what_the_carrier_said_while_nobody_listened_is_heard() {
+    let stack = sweeping().await;
+    let before = pieces(&stack).await;
+    let id = place(&stack.client, &order_with(|_| {})).await;
+    let order = reach(&stack.client, &id, "fulfilling").await;
+    terminate(&id).await;
+    let shipment = &shipments(&order)[0];
+    carrier_says(&stack, shipment, "hand_over").await;
+    carrier_says(&stack, shipment, "deliver").await;
+    let settled = "select count(*) from inbox where order_id = $1::uuid and settled_as = 'closed'";
+    until("both are kept", || async { (count(&stack, settled, &id).await == 2).then_some(()) }).await;
+    inherited(&stack, &id).await;
+    let order = reach(&stack.client, &id, "completed").await;
+    assert_eq!(order["outcome"], "full", "{order:#}");
+    check_closed(&stack, &id).await;
+    check_goods(&stack, &before).await;
+    stack.stop().await;
+}

@@ -1,0 +1,75 @@
+//! Orders whose workflow was ended from outside, as Temporal knows them, and their heirs.
+
+use crate::engine::{CALL_MAX, Engine, EngineError, Start, TASK_MAX, no_retries};
+use futures::TryStreamExt;
+use std::time::Duration;
+use temporalio_client::{
+    WorkflowDescribeOptions, WorkflowExecutionStatus, WorkflowIdReusePolicy, WorkflowListOptions,
+    WorkflowStartOptions,
+    errors::{WorkflowInteractionError, WorkflowStartError},
+};
+use tokio::time::timeout;
+use waybill_domain::ids::OrderId;
+use waybill_workflows::{OrderWorkflow, names, wire::OrderInput};
+
+/// How long one page of a search may take: visibility is slower than what orders wait for, and nobody waits here.
+const PAGE_MAX: Duration = Duration::from_secs(10);
+/// How long a whole search may take: within a heartbeat of the activity that asks.
+const SEARCH_MAX: Duration = Duration::from_secs(45);
+
+impl Engine {
+    /// Orders of this stack of whose workflows one was ended from outside or failed, the latest first, at most
+    /// `limit`. Some may have a successor by now; orders that ended moments ago may be missing.
+    ///
+    /// # Errors
+    /// When Temporal does not answer in time.
+    pub async fn ended(&self, limit: usize) -> Result<Vec<OrderId>, EngineError> {
+        let query = format!(
+            "WorkflowType = '{}' AND TaskQueue = '{}' AND ExecutionStatus IN ('Terminated', 'Failed', 'TimedOut', 'Canceled')",
+            names::ORDER_WORKFLOW,
+            self.queue()
+        );
+        let options = WorkflowListOptions::builder().limit(limit).rpc_options(no_retries(PAGE_MAX)).build();
+        let found = self.client().await?.list_workflows(query, options).try_collect::<Vec<_>>();
+        let found = timeout(SEARCH_MAX, found)
+            .await
+            .map_err(EngineError::unavailable)?
+            .map_err(EngineError::unavailable)?;
+        Ok(found.iter().filter_map(|run| run.id().strip_prefix("order:")?.parse().ok()).collect())
+    }
+
+    /// The status of the order's latest workflow; nothing if Temporal knows of none.
+    ///
+    /// # Errors
+    /// When Temporal does not answer in time.
+    pub async fn standing(&self, order: OrderId) -> Result<Option<WorkflowExecutionStatus>, EngineError> {
+        let handle = self.client().await?.get_workflow_handle::<OrderWorkflow>(order.workflow_id());
+        let options = WorkflowDescribeOptions::builder().rpc_options(no_retries(CALL_MAX)).build();
+        match handle.describe(options).await {
+            Ok(description) => Ok(Some(description.status())),
+            Err(WorkflowInteractionError::NotFound(_)) => Ok(None),
+            Err(error) => Err(EngineError::unavailable(error)),
+        }
+    }
+
+    /// Starts the successor of an order's workflow that was ended from outside or failed. Temporal judges at that
+    /// moment: while one is open, or after one came to its own end, none is started. Says whether one was.
+    ///
+    /// # Errors
+    /// When Temporal does not take it in time.
+    pub async fn start_heir(&self, start: &Start) -> Result<bool, EngineError> {
+        let options = WorkflowStartOptions::new(self.queue(), start.order_id.workflow_id())
+            .id_reuse_policy(WorkflowIdReusePolicy::AllowDuplicateFailedOnly)
+            .task_timeout(TASK_MAX)
+            .search_attributes(Self::attributes(start))
+            .static_summary(format!("Order {}, taken over", start.order_id))
+            .rpc_options(no_retries(CALL_MAX))
+            .build();
+        let input = OrderInput { inherits: true, ..self.input(start) };
+        match self.client().await?.start_workflow(OrderWorkflow::run, input, options).await {
+            Ok(_) => Ok(true),
+            Err(WorkflowStartError::AlreadyStarted { .. }) => Ok(false),
+            Err(error) => Err(EngineError::unavailable(error)),
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! What scheduled housekeeping looks for: orders that may hold something although nobody cares for them.
+
+use crate::{Result, starts::Unstarted};
+use sqlx::PgPool;
+use std::time::Duration;
+use uuid::Uuid;
+use waybill_domain::ids::{CustomerId, MerchantId, OrderId};
+
+/// How long a hold counts as looked after once its workflow was seen open, in hours: as long as a new one's.
+const HOLD_HOURS: i32 = 7 * 24;
+
+struct Row {
+    id: Uuid,
+    merchant_id: Uuid,
+    customer_id: String,
+}
+
+fn found(rows: Vec<Row>) -> Result<Vec<Unstarted>> {
+    rows.into_iter()
+        .map(|row| {
+            Ok(Unstarted {
+                order_id: OrderId(row.id),
+                merchant_id: MerchantId(row.merchant_id),
+                customer_id: crate::parse(
+                    "a customer's id",
+                    row.customer_id.try_into() as std::result::Result<CustomerId, _>,
+                )?,
+            })
+        })
+        .collect()
+}
+
+/// Those of `orders` that have not ended, or hold stock, and did not change for `age`.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn holding(pool: &PgPool, orders: &[OrderId], age: Duration) -> Result<Vec<Unstarted>> {
+    let ids: Vec<Uuid> = orders.iter().map(|order| order.0).collect();
+    let rows = sqlx::query_as!(
+        Row,
+        "select id, merchant_id, customer_id from orders o
+         where id = any($1) and updated_at <= now() - make_interval(secs => $2)
+           and (status not in ('completed', 'cancelled', 'rejected', 'expired')
+             or exists (select from reservations r where r.order_id = o.id and r.state = 'held'))
+         order by id",
+        &ids,
+        age.as_secs_f64()
+    )
+    .fetch_all(pool)
+    .await?;
+    found(rows)
+}
+
+/// Up to `limit` orders behind `after`, by id, that had a workflow once and were not seen to have one for long: they
+/// have not ended and their hold's time is over, or they have ended and still hold stock.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn overdue(pool: &PgPool, after: OrderId, age: Duration, limit: u16) -> Result<Vec<Unstarted>> {
+    let rows = sqlx::query_as!(
+        Row,
+        r#"select id as "id!", merchant_id as "merchant_id!", customer_id as "customer_id!" from (
+             (select o.id, o.merchant_id, o.customer_id from orders o left join stock_holds h on h.order_id = o.id
+              where o.id > $1 and o.status not in ('completed', 'cancelled', 'rejected', 'expired')
+                and o.workflow_started_at is not null and o.updated_at <= now() - make_interval(secs => $2)
+                and coalesce(h.expires_at, o.updated_at + make_interval(hours => $3)) <= now()
+              order by o.id limit $4)
+             union
+             (select o.id, o.merchant_id, o.customer_id from orders o
+              where o.id > $1 and o.status in ('completed', 'cancelled', 'rejected', 'expired')
+                and o.updated_at <= now() - make_interval(secs => $2)
+                and o.id in (select order_id from reservations where state = 'held')
+              order by o.id limit $4)
+           ) both_kinds order by id limit $4"#,
+        after.0,
+        age.as_secs_f64(),
+        HOLD_HOURS,
+        i64::from(limit)
+    )
+    .fetch_all(pool)
+    .await?;
+    found(rows)
+}
+
+/// The order was seen to have a workflow: its hold counts as looked after for as long as a new one.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn extend(pool: &PgPool, order: OrderId) -> Result<()> {
+    sqlx::query!(
+        "update stock_holds set expires_at = now() + make_interval(hours => $2) where order_id = $1",
+        order.0,
+        HOLD_HOURS
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}

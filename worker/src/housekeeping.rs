@@ -1,0 +1,90 @@
+//! Housekeeping's side of Temporal: its schedules, and the orders' workflows as its activities see them.
+
+use anyhow::Context;
+use async_trait::async_trait;
+use std::time::Duration;
+use temporalio_client::{
+    RpcOptions, WorkflowExecutionStatus,
+    schedules::{CreateScheduleOptions, ScheduleAction, ScheduleError, ScheduleOverlapPolicy, ScheduleSpec},
+    tonic::Code,
+};
+use waybill_activities::housekeeping::{Standing, Workflows, WorkflowsAway};
+use waybill_domain::ids::OrderId;
+use waybill_service::engine::{Engine, EngineError, Start};
+use waybill_store::starts::Unstarted;
+use waybill_workflows::{SweepWorkflow, housekeeping::SweepInput, names};
+
+/// How long Temporal may take to note a schedule.
+const CALL_MAX: Duration = Duration::from_secs(10);
+
+/// The orders' workflows.
+pub(crate) struct OrderWorkflows(pub(crate) Engine);
+
+fn away(error: EngineError) -> WorkflowsAway {
+    WorkflowsAway(Box::new(error))
+}
+
+#[async_trait]
+impl Workflows for OrderWorkflows {
+    async fn ended(&self, limit: usize) -> Result<Vec<OrderId>, WorkflowsAway> {
+        self.0.ended(limit).await.map_err(away)
+    }
+
+    async fn standing(&self, order: OrderId) -> Result<Standing, WorkflowsAway> {
+        use WorkflowExecutionStatus as S;
+        Ok(match self.0.standing(order).await.map_err(away)? {
+            None => Standing::Missing,
+            Some(S::Terminated | S::Failed | S::TimedOut | S::Canceled) => Standing::Ended,
+            Some(S::Completed) => Standing::Done,
+            // What a newer server may call a status is not taken for an end.
+            Some(_) => Standing::Open,
+        })
+    }
+
+    async fn start_heir(&self, order: &Unstarted) -> Result<bool, WorkflowsAway> {
+        let start = Start {
+            order_id: order.order_id,
+            merchant_id: order.merchant_id,
+            customer_id: order.customer_id.clone(),
+        };
+        self.0.start_heir(&start).await.map_err(away)
+    }
+}
+
+/// Makes sure that the schedules are there, with these intervals. Workers that start at once may do it twice.
+pub(crate) async fn ensure_schedules(engine: &Engine, prefix: &str, sweep: Duration) -> anyhow::Result<()> {
+    let id = format!("{prefix}{}", names::SWEEP);
+    let queue = format!("{prefix}{}", names::QUEUE_ORDERS);
+    let action = ScheduleAction::start_workflow(SweepWorkflow::run, SweepInput::default(), queue, &*id);
+    ensure(engine, &id, action, sweep).await
+}
+
+async fn ensure(engine: &Engine, id: &str, action: ScheduleAction, every: Duration) -> anyhow::Result<()> {
+    let rpc = RpcOptions::builder().timeout(CALL_MAX).build();
+    let options = CreateScheduleOptions::builder()
+        .action(action)
+        .spec(ScheduleSpec::from_interval(every))
+        // A round that takes longer than the interval is not joined by another.
+        .overlap_policy(ScheduleOverlapPolicy::Skip)
+        .rpc_options(rpc.clone())
+        .build();
+    let client = engine.client().await?;
+    match client.create_schedule(id, options).await {
+        Ok(_) => {
+            tracing::info!(schedule = id, every_seconds = every.as_secs(), "a schedule was added");
+            return Ok(());
+        }
+        Err(ScheduleError::Rpc(status)) if status.code() == Code::AlreadyExists => {}
+        Err(error) => return Err(error).with_context(|| format!("schedule {id}")),
+    }
+    // The interval is a setting; whether an operator has paused it is not.
+    let spec = ScheduleSpec::from_interval(every);
+    let update = move |schedule: &mut temporalio_client::schedules::ScheduleUpdate| {
+        schedule.set_spec(spec);
+    };
+    match client.get_schedule_handle(id).update(update, rpc).await {
+        // Another worker does the same at this moment.
+        Err(ScheduleError::Rpc(status)) if status.code() == Code::FailedPrecondition => Ok(()),
+        done => done.with_context(|| format!("schedule {id}")),
+    }
+}

@@ -1,0 +1,19 @@
+//! The activities that housekeeping needs, by pinned name. Crate `activities` implements them.
+#![allow(missing_docs, clippy::unimplemented, reason = "the macro wants bodies that are never run")]
+
+use super::{SweepInput, Swept};
+use temporalio_common::ActivityError;
+use temporalio_macros::activity_definitions;
+
+/// Marker for the activities of housekeeping.
+pub struct HousekeepingActivities;
+
+#[activity_definitions]
+impl HousekeepingActivities {
+    #[activity(name = "sweep")]
+    pub fn sweep(input: SweepInput) -> Result<Swept, ActivityError> {
+        unimplemented!()
+    }
+}
+
+pub use housekeeping_activities::*;

@@ -1,0 +1,59 @@
+//! What runs on a schedule, whether or not anything is wrong. The workflows here only give an activity its limits and
+//! its retries, and show in Temporal what each round found.
+
+pub mod activities;
+
+use activities::HousekeepingActivities;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+use temporalio_macros::{workflow, workflow_methods};
+use temporalio_workflow::{
+    ActivityOptions, RetryPolicy, WorkflowContext, WorkflowContextView, WorkflowResult,
+};
+
+/// How long one round may take: thousands of orders, each asked about once.
+const ROUND_MAX: Duration = Duration::from_secs(15 * 60);
+/// A round that says nothing for so long has lost its worker.
+pub const HEARTBEAT_MAX: Duration = Duration::from_secs(60);
+/// Attempts at one round: the next round is due soon anyway, and an outage is better seen than hidden.
+const ATTEMPTS_MAX: u32 = 3;
+
+/// Input of a sweep. Empty today.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SweepInput {}
+
+/// What a sweep found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Swept {
+    /// Orders that were looked at more closely.
+    pub looked_at: u64,
+    /// Orders that were given an heir.
+    pub heirs: u64,
+    /// Orders that could not be given one now: the next sweep tries again.
+    pub failed: u64,
+}
+
+/// Finds orders whose workflow was ended from outside, and gives each an heir that lets go of what it holds.
+#[workflow]
+pub struct SweepWorkflow {
+    input: SweepInput,
+}
+
+#[workflow_methods]
+impl SweepWorkflow {
+    #[init]
+    fn new(_ctx: &WorkflowContextView, input: SweepInput) -> Self {
+        Self { input }
+    }
+
+    /// One round.
+    #[run]
+    pub async fn run(ctx: &mut WorkflowContext<Self>) -> WorkflowResult<Swept> {
+        let options = ActivityOptions::with_start_to_close_timeout(ROUND_MAX)
+            .heartbeat_timeout(HEARTBEAT_MAX)
+            .retry_policy(RetryPolicy::builder().maximum_attempts(ATTEMPTS_MAX).build())
+            .build();
+        let input = ctx.state(|s| s.input.clone());
+        Ok(ctx.execute_activity(HousekeepingActivities::sweep, input, options).await?)
+    }
+}

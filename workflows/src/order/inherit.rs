@@ -1,0 +1,156 @@
+//! An order whose workflow was ended from outside (`temporal workflow terminate`) has a successor: it takes over what
+//! the read model has, and stops what can be stopped by the ways that every order has. What left the house goes on.
+//!
+//! The read model may lag behind what the ended workflow did, so nothing is believed to be undone or not begun: every
+//! undo runs, for all labels, and the carrier's news is heard again. All of it is repeatable.
+
+use super::{
+    Ctx, fulfil, go, note,
+    step::{self, Mode, Step},
+    unwind::{self, Stop, Undo},
+};
+use crate::{activities::OrderActivities, names, wire::*};
+use waybill_domain::{
+    event::OrderEvent,
+    ids::ShipmentId,
+    money::Amount,
+    state::AttentionReason,
+    status::{FulfilmentStatus, OrderStatus, PaymentStatus},
+};
+
+/// Why an heir cancels, and why there is one.
+const REASON: &str = "its workflow was ended";
+
+/// The heir's way: from where the order stands to its end.
+pub(crate) async fn run(ctx: &Ctx) {
+    take_over(ctx).await;
+    if ctx.state(|s| s.state.status.is_terminal()) {
+        return let_go(ctx).await;
+    }
+    step::publish_status(ctx);
+    match go_on(ctx).await {
+        Ok(()) => fulfil::complete(ctx).await,
+        Err(stop) => unwind::unwind(ctx, stop).await,
+    }
+}
+
+async fn take_over(ctx: &Ctx) {
+    let step = persistent("inherit", names::QUEUE_ORDERS, AttentionReason::StepFailing);
+    let input = ctx.state(|s| s.order_ref());
+    // A persistent step ends in success alone.
+    let Ok(Inheritance { state, version, events }) =
+        step::run(ctx, || OrderActivities::inherit, input, step, step::not_by_hand).await
+    else {
+        return;
+    };
+    ctx.state_mut(|s| {
+        s.booking = state.shipments.iter().map(|shipment| shipment.id).collect();
+        (s.state, s.version) = (state, version);
+        // What a step needed somebody for ended with that step; what the carrier brought up did not.
+        s.state.needs.retain(|need| need.step == fulfil::BROUGHT_UP);
+        s.state.attention = s.state.needs.last().map(|need| need.reason);
+        s.state.payment_action = false;
+        let status = s.state.status;
+        for entry in &mut s.pending {
+            entry.status = status;
+        }
+        // Before what has come since the heir was started.
+        for event in events.into_iter().rev() {
+            if s.seen_events.insert(event.event_id.clone()) {
+                s.inbox.push_front(event);
+            }
+        }
+    });
+    note(ctx, OrderEvent::Inherited { reason: REASON.into() });
+    Undo::ReleaseStock.register(ctx);
+    Undo::VoidAuthorization.register(ctx);
+}
+
+async fn go_on(ctx: &Ctx) -> Result<(), Stop> {
+    use OrderStatus as O;
+    match ctx.state(|s| s.state.status) {
+        O::Shipped | O::Delivered => {}
+        O::Fulfilling | O::PartiallyShipped => ask_to_cancel(ctx),
+        // Labels may have been booked: the way back begins at the carrier.
+        O::Confirmed => {
+            ask_to_cancel(ctx);
+            go(ctx, O::Fulfilling);
+        }
+        // The cancel under way is carried out from its beginning.
+        O::Cancelling if ctx.state(|s| !s.state.shipments.is_empty()) => {
+            let left = ctx.state(|s| s.state.shipments.iter().any(|shipment| shipment.has_left()));
+            go(ctx, if left { O::PartiallyShipped } else { O::Fulfilling });
+            ask_to_cancel(ctx);
+        }
+        _ => {
+            ask_to_cancel(ctx);
+            forbid_authorization(ctx).await;
+            let reason = ctx.state_mut(|s| s.cancel.take()).map_or_else(|| REASON.into(), |c| c.reason);
+            return Err(Stop::Cancelled { reason });
+        }
+    }
+    capture_missing(ctx).await;
+    fulfil::ship(ctx).await
+}
+
+fn ask_to_cancel(ctx: &Ctx) {
+    let request = CancelRequest { reason: REASON.into(), source: String::new() };
+    ctx.state_mut(|s| {
+        if s.state.status == OrderStatus::Cancelling {
+            s.cancel.get_or_insert(CancelRequest { source: "system".into(), ..request });
+        } else {
+            s.accept_cancel(request, "system");
+        }
+    });
+}
+
+/// Goods that left while nobody could take their money.
+async fn capture_missing(ctx: &Ctx) {
+    let unpaid: Vec<ShipmentId> = ctx.state(|s| {
+        let shipments = s.state.shipments.iter();
+        shipments
+            .filter(|sh| sh.status == FulfilmentStatus::HandedOver && !sh.captured)
+            .map(|sh| sh.id)
+            .collect()
+    });
+    for id in unpaid {
+        fulfil::hand_over(ctx, id).await;
+    }
+}
+
+/// The read model knows of no authorization: there may be one all the same, and none may come after this.
+/// If there was none, the order's payment stays what it is.
+async fn forbid_authorization(ctx: &Ctx) {
+    if ctx.state(|s| s.state.payment_status) != PaymentStatus::None {
+        return;
+    }
+    ctx.state_mut(|s| s.undo.retain(|undo| *undo != Undo::VoidAuthorization));
+    if let Some(voided) = void(ctx).await.filter(|voided| *voided > Amount::ZERO) {
+        ctx.state_mut(|s| s.set_payment(PaymentStatus::Voided));
+        note(ctx, OrderEvent::Voided { amount: voided });
+    }
+}
+
+/// An order that has ended holds nothing. Its status and its money are as its own workflow told them.
+async fn let_go(ctx: &Ctx) {
+    ctx.state_mut(|s| s.undo.clear());
+    void(ctx).await;
+    let input = ctx.state(|s| ReleaseInput { order_id: s.input.order_id, shipments: None });
+    let step = persistent("release_stock", names::QUEUE_ORDERS, AttentionReason::UndoFailing);
+    let _ = step::run(ctx, || OrderActivities::release_stock, input, step, |_| Ok(())).await;
+    step::publish_status(ctx);
+    step::flush(ctx).await;
+}
+
+/// Gives money free without a word on the timeline.
+async fn void(ctx: &Ctx) -> Option<Amount> {
+    let input = ctx.state(|s| s.order_ref());
+    let step = persistent("void_authorization", names::QUEUE_PAYMENTS, AttentionReason::UndoFailing);
+    let by_hand = |_: &Operation| Ok(VoidResult { voided: Amount::ZERO });
+    let done = step::run(ctx, || OrderActivities::void_authorization, input, step, by_hand).await;
+    done.ok().map(|done| done.voided)
+}
+
+fn persistent(name: &'static str, queue: &'static str, attention: AttentionReason) -> Step {
+    Step { name, queue, mode: Mode::Persistent, attention, shipment: None }
+}
