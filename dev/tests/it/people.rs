@@ -118,6 +118,14 @@ async fn operators_do_what_is_safe_and_nothing_else() {
     let about = json!({"reason": "x", "attention": "shipment_lost"});
     refused(&operate(&stack.client, &id, "skip", about).await, 409, "wrong_state", "another reason");
 
+    // From a terminal, too, what is not safe is not done.
+    let workflow = format!("order:{id}");
+    let input = r#"{"action": "resolve", "reason": "no number"}"#;
+    temporal(&["workflow", "signal", "-w", &workflow, "--name", "operate", "--input", input]).await;
+    let ignored = event(&stack.client, &id, "signal.ignored").await;
+    assert!(ignored["data"]["problem"].as_str().unwrap().contains("reference"), "{ignored}");
+    assert_eq!(audited(&stack, &id).await, 0);
+
     // The same key twice is one word.
     let key = new_key();
     let send = || {
