@@ -4,6 +4,7 @@
 //! its own, never a bare database error.
 
 pub mod concerns;
+pub mod drifts;
 pub mod housekeeping;
 pub mod idempotency;
 pub mod inbox;
