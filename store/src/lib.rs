@@ -5,6 +5,7 @@
 
 pub mod concerns;
 pub mod drifts;
+pub mod held;
 pub mod housekeeping;
 pub mod idempotency;
 pub mod inbox;

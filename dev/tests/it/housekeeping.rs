@@ -216,3 +216,36 @@ async fn what_differs_is_told_once_and_money_of_ended_orders_is_given_free() {
     assert_eq!(told, (kinds(&stack.client, &ended).await, kinds(&stack.client, &open).await));
     stack.stop().await;
 }
+
+#[tokio::test]
+async fn what_is_held_is_what_the_provider_and_the_reservations_say() {
+    let stack = stack().await;
+    put_stock(&stack.client, "SPLIT", &[("AMS", 2), ("RTM", 1)]).await;
+    let cancelled = place(&stack.client, &order_with(|_| {})).await;
+    reach(&stack.client, &cancelled, "fulfilling").await;
+    stack.client.cancel(&cancelled, "no longer wanted", false).await.unwrap().success().unwrap();
+    reach(&stack.client, &cancelled, "cancelled").await;
+    let split = place(&stack.client, &order(&[("SPLIT", 3)])).await;
+    let order = reach(&stack.client, &split, "fulfilling").await;
+    carrier_says(&stack, &shipments(&order)[0], "hand_over").await;
+    event(&stack.client, &split, "payment.captured").await;
+    let completed = place(&stack.client, &order_with(|_| {})).await;
+    let order = reach(&stack.client, &completed, "fulfilling").await;
+    carrier_says(&stack, &shipments(&order)[0], "hand_over").await;
+    carrier_says(&stack, &shipments(&order)[0], "deliver").await;
+    reach(&stack.client, &completed, "completed").await;
+
+    let (mut authorized, mut captured, mut refunded, mut pieces) = (0, 0, 0, 0);
+    for id in [&cancelled, &split, &completed] {
+        let (capturable, received, back, _) = at_provider(&stack, id);
+        (authorized, captured, refunded) = (authorized + capturable, captured + received, refunded + back);
+        pieces += waybill_held(&stack, id).await;
+    }
+    assert!(authorized > 0 && captured > 0 && pieces > 0);
+    let reply = stack.client.send(stack.client.request(reqwest::Method::GET, "/v1/held")).await.unwrap();
+    let expected = json!({"held": {"EUR": {
+        "reserved_pieces": pieces, "authorized": authorized, "captured": captured, "refunded": refunded,
+    }}});
+    assert_eq!((reply.status.as_u16(), reply.body), (200, expected));
+    stack.stop().await;
+}
