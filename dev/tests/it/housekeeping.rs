@@ -249,3 +249,28 @@ async fn what_is_held_is_what_the_provider_and_the_reservations_say() {
     assert_eq!((reply.status.as_u16(), reply.body), (200, expected));
     stack.stop().await;
 }
+
+#[tokio::test]
+async fn an_overdue_hold_of_an_open_order_is_extended_and_nothing_is_voided_that_never_was() {
+    let stack = sweeping().await;
+    put_stock(&stack.client, "FEW", &[("AMS", 1)]).await;
+    let mut short = order(&[("FEW", 2)]);
+    short["shortage_policy"] = json!("ask_customer");
+    let open = place(&stack.client, &short).await;
+    reach(&stack.client, &open, "awaiting_customer").await;
+    put_stock(&stack.client, "FEW", &[("AMS", 2)]).await;
+    let ended = place(&stack.client, &short).await;
+    reach(&stack.client, &ended, "awaiting_customer").await;
+    let pool = waybill_store::connect(&stack.database_url, 2).unwrap();
+    let overdue = "update stock_holds set expires_at = now() - interval '1 hour' where order_id = $1::uuid";
+    sqlx::query(overdue).bind(&open).execute(&pool).await.unwrap();
+    terminate(&ended).await;
+    inherited(&stack, &ended).await;
+    let order = reach(&stack.client, &ended, "cancelled").await;
+    assert_eq!(order["payment_status"], "none", "{order:#}");
+    check_closed(&stack, &ended).await;
+    reach(&stack.client, &open, "awaiting_customer").await;
+    let extended = "select count(*) from stock_holds where order_id = $1::uuid and expires_at > now()";
+    assert_eq!(count(&stack, extended, &open).await, 1);
+    stack.stop().await;
+}
