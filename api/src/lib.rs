@@ -5,6 +5,7 @@ pub mod admin;
 mod auth;
 pub mod config;
 mod extract;
+mod held;
 mod idempotency;
 mod json;
 mod middleware;
@@ -65,6 +66,7 @@ fn routes(app: App, metrics: middleware::HttpMetrics) -> Router {
         .route("/v1/admin/orders/{id}/{action}", post(orders::operate::handler))
         .route("/v1/stock/{sku}", put(stock::put).get(stock::get))
         .route("/v1/stock/adjustments", post(stock::adjust))
+        .route("/v1/held", get(held::get))
         .route("/v1/shipments/{id}/events", post(webhooks::carrier::handler))
         .route("/v1/payments/events", post(webhooks::payments::handler))
         .fallback(|| async { Problem::no_such_route() })

@@ -4,6 +4,8 @@
 //! its own, never a bare database error.
 
 pub mod concerns;
+pub mod drifts;
+pub mod held;
 pub mod housekeeping;
 pub mod idempotency;
 pub mod inbox;

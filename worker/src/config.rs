@@ -50,6 +50,9 @@ pub struct WorkerArgs {
     /// How long such an order must have been without a change.
     #[arg(long, env = "WAYBILL_SWEEP_AGE_SECONDS", default_value_t = 600)]
     pub sweep_age_seconds: u64,
+    /// How often stock, reservations, our ledger and the payment provider's are compared.
+    #[arg(long, env = "WAYBILL_RECONCILE_SECONDS", default_value_t = 3_600)]
+    pub reconcile_seconds: u64,
     /// Faults on purpose, for staging: see `activities::chaos`.
     #[arg(long, env = "WAYBILL_CHAOS", default_value = "")]
     pub chaos: String,

@@ -15,7 +15,7 @@ use temporalio_sdk::{Runtime, Worker, WorkerOptions};
 use tokio_util::sync::CancellationToken;
 use waybill_activities::{OrderSteps, housekeeping::HousekeepingSteps};
 use waybill_service::engine::Engine;
-use waybill_workflows::{OrderWorkflow, SweepWorkflow, names};
+use waybill_workflows::{OrderWorkflow, ReconcileWorkflow, SweepWorkflow, names};
 
 /// Pause between attempts to reach Temporal at the start.
 const CONNECT_PAUSE: Duration = Duration::from_secs(1);
@@ -39,6 +39,8 @@ pub(crate) struct Hosting {
     pub(crate) housekeeping: HousekeepingSteps,
     /// How often the sweeper runs.
     pub(crate) sweep_every: Duration,
+    /// How often the reconciliation runs.
+    pub(crate) reconcile_every: Duration,
 }
 
 /// Hosts the queues until `shutdown`, then lets running activities end.
@@ -64,6 +66,7 @@ pub(crate) async fn run(
             names::QUEUE_ORDERS => options
                 .register_workflow::<OrderWorkflow>()?
                 .register_workflow::<SweepWorkflow>()?
+                .register_workflow::<ReconcileWorkflow>()?
                 .register_activities(housekeeping.clone())
                 .build(),
             names::QUEUE_PAYMENTS | names::QUEUE_SHIPPING => options.build(),
@@ -108,7 +111,7 @@ async fn connect(engine: &Engine, hosting: &Hosting, shutdown: &CancellationToke
 async fn prepare(engine: &Engine, hosting: &Hosting) -> anyhow::Result<()> {
     ensure_search_attributes(engine).await?;
     if hosting.queues.iter().any(|queue| queue == names::QUEUE_ORDERS) {
-        housekeeping::ensure_schedules(engine, &hosting.prefix, hosting.sweep_every).await?;
+        housekeeping::ensure_schedules(engine, hosting).await?;
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! Housekeeping's side of Temporal: its schedules, and the orders' workflows as its activities see them.
 
+use crate::hosting::Hosting;
 use anyhow::Context;
 use async_trait::async_trait;
 use std::time::Duration;
@@ -12,7 +13,11 @@ use waybill_activities::housekeeping::{Standing, Workflows, WorkflowsAway};
 use waybill_domain::ids::OrderId;
 use waybill_service::engine::{Engine, EngineError, Start};
 use waybill_store::starts::Unstarted;
-use waybill_workflows::{SweepWorkflow, housekeeping::SweepInput, names};
+use waybill_workflows::{
+    ReconcileWorkflow, SweepWorkflow,
+    housekeeping::{ReconcileInput, SweepInput},
+    names,
+};
 
 /// How long Temporal may take to note a schedule.
 const CALL_MAX: Duration = Duration::from_secs(10);
@@ -52,11 +57,15 @@ impl Workflows for OrderWorkflows {
 }
 
 /// Makes sure that the schedules are there, with these intervals. Workers that start at once may do it twice.
-pub(crate) async fn ensure_schedules(engine: &Engine, prefix: &str, sweep: Duration) -> anyhow::Result<()> {
-    let id = format!("{prefix}{}", names::SWEEP);
-    let queue = format!("{prefix}{}", names::QUEUE_ORDERS);
-    let action = ScheduleAction::start_workflow(SweepWorkflow::run, SweepInput::default(), queue, &*id);
-    ensure(engine, &id, action, sweep).await
+pub(crate) async fn ensure_schedules(engine: &Engine, hosting: &Hosting) -> anyhow::Result<()> {
+    let queue = format!("{}{}", hosting.prefix, names::QUEUE_ORDERS);
+    let id = format!("{}{}", hosting.prefix, names::SWEEP);
+    let action = ScheduleAction::start_workflow(SweepWorkflow::run, SweepInput::default(), &*queue, &*id);
+    ensure(engine, &id, action, hosting.sweep_every).await?;
+    let id = format!("{}{}", hosting.prefix, names::RECONCILE);
+    let action =
+        ScheduleAction::start_workflow(ReconcileWorkflow::run, ReconcileInput::default(), queue, &*id);
+    ensure(engine, &id, action, hosting.reconcile_every).await
 }
 
 async fn ensure(engine: &Engine, id: &str, action: ScheduleAction, every: Duration) -> anyhow::Result<()> {

@@ -64,6 +64,7 @@ pub async fn run(args: WorkerArgs, shutdown: CancellationToken) -> anyhow::Resul
     let housekeeping = HousekeepingSteps {
         pool: pool.clone(),
         workflows: Arc::new(housekeeping::OrderWorkflows(engine.clone())),
+        provider: steps.provider.clone(),
         sweep_age: Duration::from_secs(args.sweep_age_seconds),
         metrics: housekeeping_metrics,
     };
@@ -71,6 +72,7 @@ pub async fn run(args: WorkerArgs, shutdown: CancellationToken) -> anyhow::Resul
         prefix: args.common.task_queue_prefix,
         queues: args.queues,
         sweep_every: Duration::from_secs(args.sweep_seconds),
+        reconcile_every: Duration::from_secs(args.reconcile_seconds),
         steps,
         housekeeping,
     };

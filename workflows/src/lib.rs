@@ -10,5 +10,5 @@ pub mod names;
 pub mod order;
 pub mod wire;
 
-pub use housekeeping::SweepWorkflow;
+pub use housekeeping::{ReconcileWorkflow, SweepWorkflow};
 pub use order::OrderWorkflow;

@@ -7,6 +7,8 @@ pub const ORDER_WORKFLOW: &str = "OrderWorkflow";
 
 /// Schedule, and workflow id, of the sweeper; the prefix of the task queues is put before it.
 pub const SWEEP: &str = "waybill-sweep";
+/// The same of the reconciliation.
+pub const RECONCILE: &str = "waybill-reconcile";
 
 /// Task queue of workflows and of steps that need Postgres alone.
 pub const QUEUE_ORDERS: &str = "orders";

@@ -1,8 +1,9 @@
 //! What is looked for on a schedule, and mended where that is provably safe.
 
+mod reconcile;
 mod sweep;
 
-use crate::retry::StepFailure;
+use crate::{payments::PaymentProvider, retry::StepFailure};
 use async_trait::async_trait;
 use prometheus::{IntCounterVec, Opts, Registry, register_int_counter_vec_with_registry};
 use std::{sync::Arc, time::Duration};
@@ -10,7 +11,9 @@ use temporalio_macros::activities;
 use temporalio_sdk::activities::{ActivityContext, ActivityError};
 use waybill_domain::ids::OrderId;
 use waybill_store::{PgPool, starts::Unstarted};
-use waybill_workflows::housekeeping::{SweepInput, Swept, activities as definitions};
+use waybill_workflows::housekeeping::{
+    ReconcileInput, Reconciled, SweepInput, Swept, activities as definitions,
+};
 
 /// Why Temporal could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +64,8 @@ pub struct HousekeepingSteps {
     pub pool: PgPool,
     /// Temporal.
     pub workflows: Arc<dyn Workflows>,
+    /// Whose ledger ours is compared with.
+    pub provider: Arc<dyn PaymentProvider>,
     /// An order that changed since this long ago is left alone.
     pub sweep_age: Duration,
     /// Counts what was found.
@@ -71,6 +76,7 @@ pub struct HousekeepingSteps {
 #[derive(Clone)]
 pub struct HousekeepingMetrics {
     swept: IntCounterVec,
+    drifts: IntCounterVec,
 }
 
 impl HousekeepingMetrics {
@@ -83,6 +89,11 @@ impl HousekeepingMetrics {
             swept: register_int_counter_vec_with_registry!(
                 Opts::new("waybill_swept_total", "Orders that the sweeper looked at, by what came of it"),
                 &["outcome"],
+                registry
+            )?,
+            drifts: register_int_counter_vec_with_registry!(
+                Opts::new("waybill_drift_total", "Differences between two books, counted when first found"),
+                &["kind"],
                 registry
             )?,
         })
@@ -98,6 +109,18 @@ impl HousekeepingSteps {
         _input: SweepInput,
     ) -> Result<Swept, ActivityError> {
         sweep::sweep(&self, &ctx).await.map_err(|failure| {
+            failure.log();
+            failure.into_activity_error()
+        })
+    }
+
+    #[activity(definition = definitions::Reconcile)]
+    pub async fn reconcile(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        _input: ReconcileInput,
+    ) -> Result<Reconciled, ActivityError> {
+        reconcile::reconcile(&self, &ctx).await.map_err(|failure| {
             failure.log();
             failure.into_activity_error()
         })

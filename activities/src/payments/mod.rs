@@ -87,6 +87,28 @@ pub struct CaptureRequest {
     pub is_final: bool,
 }
 
+/// A payment as the provider's ledger has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProviderPayment {
+    /// The provider's id of the payment.
+    pub provider_ref: String,
+    /// Our reference, where it has one that is ours.
+    pub order_id: Option<OrderId>,
+    /// Held and not taken, in minor units.
+    pub capturable: i64,
+    /// Taken, in minor units.
+    pub captured: i64,
+}
+
+/// A page of them, the latest first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PaymentPage {
+    /// At most a hundred.
+    pub payments: Vec<ProviderPayment>,
+    /// Whether there are older ones.
+    pub more: bool,
+}
+
 /// A provider that can hold money and take it in parts.
 #[async_trait]
 pub trait PaymentProvider: Send + Sync {
@@ -105,4 +127,7 @@ pub trait PaymentProvider: Send + Sync {
 
     /// Gives free what is held and not taken. That there is nothing to give free is success.
     async fn void(&self, key: &str, provider_ref: &str) -> Result<(), ProviderError>;
+
+    /// Payments that were begun since, the latest first: a page, behind the payment `after`.
+    async fn list_since(&self, since: Timestamp, after: Option<&str>) -> Result<PaymentPage, ProviderError>;
 }

@@ -1,7 +1,10 @@
 //! Stripe, by its public HTTP API (<https://docs.stripe.com/api>): PaymentIntents with manual capture. Several
 //! shipments of one order are several captures of one authorization ("multicapture").
 
-use super::{AuthorizeRequest, Authorized, CaptureRequest, Hold, PaymentProvider, ProviderError};
+use super::{
+    AuthorizeRequest, Authorized, CaptureRequest, Hold, PaymentPage, PaymentProvider, ProviderError,
+    ProviderPayment,
+};
 use crate::metrics::StepMetrics;
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -17,6 +20,8 @@ use waybill_domain::ids::OrderId;
 const CALL_MAX: Duration = Duration::from_secs(20);
 /// Connecting takes no longer, or the provider is away.
 const CONNECT_MAX: Duration = Duration::from_secs(3);
+/// Payments listed at a time: as many as Stripe gives.
+const LIST_PAGE: u8 = 100;
 /// The version of Stripe's API that this client was written for.
 const API_VERSION: &str = "2024-06-20";
 
@@ -248,5 +253,24 @@ impl PaymentProvider for Stripe {
             return Ok(());
         }
         Err(refusal.into_error())
+    }
+
+    async fn list_since(&self, since: Timestamp, after: Option<&str>) -> Result<PaymentPage, ProviderError> {
+        let mut path = format!("v1/payment_intents?limit={LIST_PAGE}&created[gte]={}", since.as_second());
+        if let Some(after) = after {
+            path += &format!("&starting_after={after}");
+        }
+        let list = self.call("list", Method::GET, &path, None, &[]).await?.map_err(Refusal::into_error)?;
+        let payments = list["data"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let payments = payments
+            .iter()
+            .map(|intent| ProviderPayment {
+                provider_ref: intent["id"].as_str().unwrap_or_default().to_owned(),
+                order_id: intent["metadata"]["order_id"].as_str().and_then(|id| id.parse().ok()),
+                capturable: intent["amount_capturable"].as_i64().unwrap_or(0),
+                captured: intent["amount_received"].as_i64().unwrap_or(0),
+            })
+            .collect();
+        Ok(PaymentPage { payments, more: list["has_more"].as_bool().unwrap_or(false) })
     }
 }

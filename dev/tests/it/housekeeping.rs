@@ -20,22 +20,30 @@ fn prefix(stack: &Stack) -> String {
     format!("{}-", url.path().trim_start_matches('/'))
 }
 
-async fn rounds(stack: &Stack) -> i64 {
-    let query = format!(
-        "WorkflowType = 'SweepWorkflow' AND TaskQueue = '{}orders' AND ExecutionStatus = 'Completed'",
-        prefix(stack)
-    );
+async fn rounds(stack: &Stack, workflow: &str) -> i64 {
+    let queue = format!("{}orders", prefix(stack));
+    let query =
+        format!("WorkflowType = '{workflow}' AND TaskQueue = '{queue}' AND ExecutionStatus = 'Completed'");
     let told = temporal(&["workflow", "count", "--query", &query, "-o", "json"]).await;
-    let told: Value = serde_json::from_str(&told).unwrap_or_default();
-    told["count"].as_str().and_then(|n| n.parse().ok()).or_else(|| told["count"].as_i64()).unwrap_or(0)
+    let told: Value = serde_json::from_str(&told).unwrap();
+    // Left out when it is 0.
+    told["count"].as_str().map_or(0, |count| count.parse().unwrap())
 }
 
-/// Has one round of the sweeper run to its end.
-async fn sweep(stack: &Stack) {
-    let before = rounds(stack).await;
-    let schedule = format!("{}waybill-sweep", prefix(stack));
+/// Has one round run to its end.
+async fn round(stack: &Stack, workflow: &str, schedule: &str) {
+    let before = rounds(stack, workflow).await;
+    let schedule = format!("{}{schedule}", prefix(stack));
     temporal(&["schedule", "trigger", "--schedule-id", &schedule]).await;
-    until("a round of the sweeper", || async { (rounds(stack).await > before).then_some(()) }).await;
+    until(workflow, || async { (rounds(stack, workflow).await > before).then_some(()) }).await;
+}
+
+async fn sweep(stack: &Stack) {
+    round(stack, "SweepWorkflow", "waybill-sweep").await;
+}
+
+async fn reconcile(stack: &Stack) {
+    round(stack, "ReconcileWorkflow", "waybill-reconcile").await;
 }
 
 /// Sweeps until the order's timeline says that it has an heir.
@@ -144,5 +152,125 @@ async fn what_the_carrier_said_while_nobody_listened_is_heard() {
     assert_eq!(order["outcome"], "full", "{order:#}");
     check_closed(&stack, &id).await;
     check_goods(&stack, &before).await;
+    stack.stop().await;
+}
+
+/// Holds money at the provider for an order, behind Waybill's back.
+async fn hold_by_hand(stack: &Stack, id: &str) {
+    let url = format!("{}/v1/payment_intents", stack.payments.url());
+    let order_id = id.to_owned();
+    let form = [
+        ("amount", "500"),
+        ("currency", "eur"),
+        ("payment_method", "pm_card_visa"),
+        ("payment_method_types[]", "card"),
+        ("capture_method", "manual"),
+        ("confirm", "true"),
+        ("metadata[order_id]", &order_id),
+    ];
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let request = http.post(url).bearer_auth(&stack.secrets.payments_key).form(&form);
+    let reply = request.send().await.unwrap();
+    assert!(reply.status().is_success(), "{}", reply.text().await.unwrap());
+}
+
+async fn drifts(stack: &Stack) -> Vec<(String, bool)> {
+    let pool = waybill_store::connect(&stack.database_url, 2).unwrap();
+    let sql = "select kind, repaired_at is not null from drifts order by kind, found_at";
+    sqlx::query_as(sql).fetch_all(&pool).await.unwrap()
+}
+
+#[tokio::test]
+async fn what_differs_is_told_once_and_money_of_ended_orders_is_given_free() {
+    let stack = sweeping().await;
+    let ended = place(&stack.client, &order_with(|_| {})).await;
+    reach(&stack.client, &ended, "fulfilling").await;
+    stack.client.cancel(&ended, "no longer wanted", false).await.unwrap().success().unwrap();
+    reach(&stack.client, &ended, "cancelled").await;
+    let open = place(&stack.client, &dear_order()).await;
+    reach(&stack.client, &open, "in_review").await;
+    reconcile(&stack).await;
+    assert_eq!(drifts(&stack).await, [], "the books agree");
+
+    hold_by_hand(&stack, &ended).await;
+    hold_by_hand(&stack, &open).await;
+    let held = at_provider(&stack, &open).0;
+    let pool = waybill_store::connect(&stack.database_url, 2).unwrap();
+    let row = "update stock set reserved = reserved + 1 where sku = 'SHOE-42-BLK'";
+    assert!(sqlx::query(row).execute(&pool).await.unwrap().rows_affected() > 0);
+    reconcile(&stack).await;
+
+    assert_eq!(at_provider(&stack, &ended).0, 0, "what an ended order held is free");
+    assert_eq!(at_provider(&stack, &open).0, held, "what an open order holds is left alone");
+    let found = drifts(&stack).await;
+    let of = |kind: &str| -> Vec<bool> { found.iter().filter(|d| d.0 == kind).map(|d| d.1).collect() };
+    assert_eq!((of("held_after_end"), of("unknown_payment")), (vec![true], vec![false, false]), "{found:?}");
+    assert!(!of("stock").is_empty() && !of("stock").contains(&true), "{found:?}");
+    let told = (kinds(&stack.client, &ended).await, kinds(&stack.client, &open).await);
+    assert!(told.0.contains(&"reconciliation.repaired".to_owned()), "{told:?}");
+    assert!(told.1.contains(&"reconciliation.drift".to_owned()), "{told:?}");
+    assert!(!told.1.contains(&"reconciliation.repaired".to_owned()), "{told:?}");
+
+    reconcile(&stack).await;
+    assert_eq!(drifts(&stack).await, found, "nothing is found twice");
+    assert_eq!(told, (kinds(&stack.client, &ended).await, kinds(&stack.client, &open).await));
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_held_is_what_the_provider_and_the_reservations_say() {
+    let stack = stack().await;
+    put_stock(&stack.client, "SPLIT", &[("AMS", 2), ("RTM", 1)]).await;
+    let cancelled = place(&stack.client, &order_with(|_| {})).await;
+    reach(&stack.client, &cancelled, "fulfilling").await;
+    stack.client.cancel(&cancelled, "no longer wanted", false).await.unwrap().success().unwrap();
+    reach(&stack.client, &cancelled, "cancelled").await;
+    let split = place(&stack.client, &order(&[("SPLIT", 3)])).await;
+    let order = reach(&stack.client, &split, "fulfilling").await;
+    carrier_says(&stack, &shipments(&order)[0], "hand_over").await;
+    event(&stack.client, &split, "payment.captured").await;
+    let completed = place(&stack.client, &order_with(|_| {})).await;
+    let order = reach(&stack.client, &completed, "fulfilling").await;
+    carrier_says(&stack, &shipments(&order)[0], "hand_over").await;
+    carrier_says(&stack, &shipments(&order)[0], "deliver").await;
+    reach(&stack.client, &completed, "completed").await;
+
+    let (mut authorized, mut captured, mut refunded, mut pieces) = (0, 0, 0, 0);
+    for id in [&cancelled, &split, &completed] {
+        let (capturable, received, back, _) = at_provider(&stack, id);
+        (authorized, captured, refunded) = (authorized + capturable, captured + received, refunded + back);
+        pieces += waybill_held(&stack, id).await;
+    }
+    assert!(authorized > 0 && captured > 0 && pieces > 0);
+    let reply = stack.client.send(stack.client.request(reqwest::Method::GET, "/v1/held")).await.unwrap();
+    let expected = json!({"held": {"EUR": {
+        "reserved_pieces": pieces, "authorized": authorized, "captured": captured, "refunded": refunded,
+    }}});
+    assert_eq!((reply.status.as_u16(), reply.body), (200, expected));
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn an_overdue_hold_of_an_open_order_is_extended_and_nothing_is_voided_that_never_was() {
+    let stack = sweeping().await;
+    put_stock(&stack.client, "FEW", &[("AMS", 1)]).await;
+    let mut short = order(&[("FEW", 2)]);
+    short["shortage_policy"] = json!("ask_customer");
+    let open = place(&stack.client, &short).await;
+    reach(&stack.client, &open, "awaiting_customer").await;
+    put_stock(&stack.client, "FEW", &[("AMS", 2)]).await;
+    let ended = place(&stack.client, &short).await;
+    reach(&stack.client, &ended, "awaiting_customer").await;
+    let pool = waybill_store::connect(&stack.database_url, 2).unwrap();
+    let overdue = "update stock_holds set expires_at = now() - interval '1 hour' where order_id = $1::uuid";
+    sqlx::query(overdue).bind(&open).execute(&pool).await.unwrap();
+    terminate(&ended).await;
+    inherited(&stack, &ended).await;
+    let order = reach(&stack.client, &ended, "cancelled").await;
+    assert_eq!(order["payment_status"], "none", "{order:#}");
+    check_closed(&stack, &ended).await;
+    reach(&stack.client, &open, "awaiting_customer").await;
+    let extended = "select count(*) from stock_holds where order_id = $1::uuid and expires_at > now()";
+    assert_eq!(count(&stack, extended, &open).await, 1);
     stack.stop().await;
 }

@@ -1,7 +1,7 @@
 //! The activities that housekeeping needs, by pinned name. Crate `activities` implements them.
 #![allow(missing_docs, clippy::unimplemented, reason = "the macro wants bodies that are never run")]
 
-use super::{SweepInput, Swept};
+use super::{ReconcileInput, Reconciled, SweepInput, Swept};
 use temporalio_common::ActivityError;
 use temporalio_macros::activity_definitions;
 
@@ -12,6 +12,11 @@ pub struct HousekeepingActivities;
 impl HousekeepingActivities {
     #[activity(name = "sweep")]
     pub fn sweep(input: SweepInput) -> Result<Swept, ActivityError> {
+        unimplemented!()
+    }
+
+    #[activity(name = "reconcile")]
+    pub fn reconcile(input: ReconcileInput) -> Result<Reconciled, ActivityError> {
         unimplemented!()
     }
 }

@@ -33,6 +33,21 @@ pub struct Swept {
     pub failed: u64,
 }
 
+/// Input of a reconciliation. Empty today.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReconcileInput {}
+
+/// What a reconciliation found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reconciled {
+    /// Payments that were compared.
+    pub looked_at: u64,
+    /// Differences that were not known before.
+    pub drifts: u64,
+    /// Differences that were repaired.
+    pub repaired: u64,
+}
+
 /// Finds orders whose workflow was ended from outside, and gives each an heir that lets go of what it holds.
 #[workflow]
 pub struct SweepWorkflow {
@@ -49,11 +64,35 @@ impl SweepWorkflow {
     /// One round.
     #[run]
     pub async fn run(ctx: &mut WorkflowContext<Self>) -> WorkflowResult<Swept> {
-        let options = ActivityOptions::with_start_to_close_timeout(ROUND_MAX)
-            .heartbeat_timeout(HEARTBEAT_MAX)
-            .retry_policy(RetryPolicy::builder().maximum_attempts(ATTEMPTS_MAX).build())
-            .build();
         let input = ctx.state(|s| s.input.clone());
-        Ok(ctx.execute_activity(HousekeepingActivities::sweep, input, options).await?)
+        Ok(ctx.execute_activity(HousekeepingActivities::sweep, input, round()).await?)
     }
+}
+
+/// Compares stock with reservations, and the ledger with the payment provider's.
+#[workflow]
+pub struct ReconcileWorkflow {
+    input: ReconcileInput,
+}
+
+#[workflow_methods]
+impl ReconcileWorkflow {
+    #[init]
+    fn new(_ctx: &WorkflowContextView, input: ReconcileInput) -> Self {
+        Self { input }
+    }
+
+    /// One round.
+    #[run]
+    pub async fn run(ctx: &mut WorkflowContext<Self>) -> WorkflowResult<Reconciled> {
+        let input = ctx.state(|s| s.input.clone());
+        Ok(ctx.execute_activity(HousekeepingActivities::reconcile, input, round()).await?)
+    }
+}
+
+fn round() -> ActivityOptions {
+    ActivityOptions::with_start_to_close_timeout(ROUND_MAX)
+        .heartbeat_timeout(HEARTBEAT_MAX)
+        .retry_policy(RetryPolicy::builder().maximum_attempts(ATTEMPTS_MAX).build())
+        .build()
 }

@@ -1,0 +1,93 @@
+//! The reconciliation: stock against reservations, our ledger against the payment provider's. It tells what differs,
+//! and repairs one thing alone: money that is still held for an order that has ended is given free.
+
+use super::HousekeepingSteps;
+use crate::{payments::ProviderPayment, retry::StepFailure};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::json;
+use temporalio_sdk::activities::ActivityContext;
+use waybill_store::drifts::{self, Drift, Ledger};
+use waybill_workflows::housekeeping::Reconciled;
+
+/// How far back payments are compared, in days: longer than a card's authorization lasts.
+const WINDOW_DAYS: i64 = 8;
+
+pub(super) async fn reconcile(
+    steps: &HousekeepingSteps,
+    ctx: &ActivityContext,
+) -> Result<Reconciled, StepFailure> {
+    let mut done = Reconciled::default();
+    for drift in drifts::of_stock(&steps.pool).await? {
+        tell(steps, &mut done, &drift).await?;
+    }
+    let since = Timestamp::now() - SignedDuration::from_hours(24 * WINDOW_DAYS);
+    let mut after: Option<String> = None;
+    loop {
+        // A sign of life that can't be given shows as a time-out of the activity.
+        let _ = ctx.record_heartbeat(done.clone()).await;
+        let page = steps.provider.list_since(since, after.as_deref()).await?;
+        let orders: Vec<_> = page.payments.iter().filter_map(|payment| payment.order_id).collect();
+        // Read after the provider's: what the provider did before, the ledger may have by now.
+        let ledgers = drifts::ledgers(&steps.pool, &orders, steps.sweep_age).await?;
+        for payment in &page.payments {
+            // Without an order of ours it is somebody else's payment in the same account.
+            let Some(ledger) = payment.order_id.and_then(|order| ledgers.get(&order)) else { continue };
+            done.looked_at += 1;
+            compare(steps, &mut done, payment, ledger).await?;
+        }
+        after = page.payments.last().map(|payment| payment.provider_ref.clone());
+        if !page.more || after.is_none() {
+            return Ok(done);
+        }
+    }
+}
+
+async fn compare(
+    steps: &HousekeepingSteps,
+    done: &mut Reconciled,
+    payment: &ProviderPayment,
+    ledger: &Ledger,
+) -> Result<(), StepFailure> {
+    if !ledger.quiet {
+        return Ok(());
+    }
+    let known = ledger.captured.get(&payment.provider_ref);
+    let drift = |kind| Drift {
+        kind,
+        subject: payment.provider_ref.clone(),
+        order: payment.order_id,
+        detail: json!({
+            "payment": payment.provider_ref, "provider_capturable": payment.capturable,
+            "provider_captured": payment.captured, "ledger_captured": known,
+        }),
+    };
+    match known {
+        None if payment.capturable > 0 || payment.captured > 0 => {
+            tell(steps, done, &drift("unknown_payment")).await?;
+        }
+        Some(captured) if *captured != payment.captured => {
+            tell(steps, done, &drift("captured_differs")).await?;
+        }
+        _ => {}
+    }
+    if payment.capturable > 0 && ledger.status.is_terminal() {
+        let drift = drift("held_after_end");
+        tell(steps, done, &drift).await?;
+        // Nothing will ever be captured for an order that has ended, so this takes nothing from anybody.
+        let key = format!("reconcile:{}:void", payment.provider_ref);
+        steps.provider.void(&key, &payment.provider_ref).await?;
+        if drifts::repaired(&steps.pool, &drift, "voided").await? {
+            done.repaired += 1;
+        }
+    }
+    Ok(())
+}
+
+async fn tell(steps: &HousekeepingSteps, done: &mut Reconciled, drift: &Drift) -> Result<(), StepFailure> {
+    if drifts::found(&steps.pool, drift).await? {
+        done.drifts += 1;
+        steps.metrics.drifts.with_label_values(&[drift.kind]).inc();
+        tracing::warn!(kind = drift.kind, subject = drift.subject, detail = %drift.detail, "a drift was found");
+    }
+    Ok(())
+}
