@@ -10,6 +10,7 @@ mod lifecycle;
 mod localstripe;
 mod payment;
 mod people;
+mod refunds;
 mod replay;
 mod support;
 mod trouble;

@@ -1,0 +1,126 @@
+//! Money that goes back: never more than was captured, never twice, and not before the provider says so.
+
+use crate::{books::at_provider, support::*};
+use futures::future::join_all;
+use reqwest::Method;
+use serde_json::{Value, json};
+use std::time::Duration;
+use waybill_dev::{
+    client::Reply,
+    sim::{AutoProgress, Fault, Route, Rule},
+    stack::Stack,
+};
+
+const AT_ONCE: AutoProgress = AutoProgress { hand_over_after: Duration::ZERO, deliver_after: Duration::ZERO };
+
+async fn completed(stack: &Stack, method: &str) -> String {
+    let order = order_with(|o| {
+        o["payment"]["method"] = json!(method);
+        o["lines"][0]["unit_price"] = json!(10_000);
+    });
+    let id = place(&stack.client, &order).await;
+    reach(&stack.client, &id, "completed").await;
+    id
+}
+
+async fn refund(stack: &Stack, id: &str, amount: i64) -> Reply {
+    let body = json!({"amount": amount, "reason": "a present"});
+    stack.client.post(&format!("/v1/orders/{id}/refunds"), &body).await.unwrap()
+}
+
+async fn statuses(stack: &Stack, id: &str) -> Vec<String> {
+    let request = stack.client.request(Method::GET, &format!("/v1/orders/{id}/refunds"));
+    let body = stack.client.send(request).await.unwrap().body;
+    body["refunds"].as_array().unwrap().iter().map(|r| r["status"].as_str().unwrap().to_owned()).collect()
+}
+
+/// Tells the provider's simulator what became of a refund.
+async fn provider_says(stack: &Stack, order: &str, path: &str, body: Value) {
+    let ledger = stack.payments.snapshot();
+    let refunds = ledger["refunds"].as_array().unwrap();
+    let refund = refunds.iter().find(|r| r["metadata"]["order_id"] == order).unwrap();
+    let url = format!("{}/_sim/refunds/{}/{path}", stack.payments.url(), refund["id"].as_str().unwrap());
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let reply = http.post(url).json(&body).send().await.unwrap();
+    assert!(reply.status().is_success(), "{reply:?}");
+}
+
+#[tokio::test]
+async fn refunds_together_never_exceed_what_was_captured() {
+    let stack = builder().await.auto(AT_ONCE).start().await.unwrap();
+    let id = completed(&stack, "pm_card_visa").await;
+    let first = refund(&stack, &id, 1_000).await;
+    assert_eq!(first.status.as_u16(), 201, "{}", first.body);
+    event(&stack.client, &id, "payment.refunded").await;
+    let order = stack.client.get(&id).await.unwrap().body;
+    assert_eq!(order["payment_status"], "partially_refunded");
+    assert_eq!(order["amounts_held"]["refunded"], 1_000);
+
+    // Twenty at once, of which three fit.
+    let replies = join_all((0..20).map(|_| refund(&stack, &id, 3_000))).await;
+    let taken = replies.iter().filter(|r| r.status.as_u16() == 201).count();
+    assert_eq!(taken, 3);
+    for reply in replies.iter().filter(|r| r.status.as_u16() != 201) {
+        refused(reply, 409, "more_than_captured", "one too many");
+    }
+    until("all is refunded", || async {
+        let order = stack.client.get(&id).await.unwrap().body;
+        (order["payment_status"] == "refunded").then_some(())
+    })
+    .await;
+    assert_eq!(at_provider(&stack, &id), (0, 10_000, 10_000, 1));
+    assert!(statuses(&stack, &id).await.iter().all(|status| status == "succeeded"));
+    timeline(&stack.client, &id).await;
+
+    let bad =
+        stack.client.post(&format!("/v1/orders/{id}/refunds"), &json!({"amount": 0, "reason": ""})).await;
+    assert_eq!(refused(&bad.unwrap(), 422, "invalid", "nothing"), ["/amount", "/reason"]);
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn a_refund_whose_answer_is_lost_is_one_refund() {
+    let stack = builder().await.auto(AT_ONCE).start().await.unwrap();
+    let id = completed(&stack, "pm_card_visa").await;
+    let lost = Rule { route: Route::Refund, fault: Fault::DropReply, times: Some(2), matching: None };
+    let blind =
+        Rule { route: Route::Lookup, fault: Fault::Status { status: 503 }, times: Some(2), matching: None };
+    stack.payments.set_faults(vec![lost, blind]);
+    refund(&stack, &id, 4_000).await.success().unwrap();
+    event(&stack.client, &id, "payment.refunded").await;
+    assert_eq!(at_provider(&stack, &id), (0, 10_000, 4_000, 1), "once, however often it was asked for");
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn a_refund_is_done_when_the_provider_says_so() {
+    let stack = builder().await.auto(AT_ONCE).start().await.unwrap();
+    // Pending is not refunded.
+    let pending = completed(&stack, "pm_card_pendingRefund").await;
+    refund(&stack, &pending, 10_000).await.success().unwrap();
+    event(&stack.client, &pending, "refund.pending").await;
+    let order = stack.client.get(&pending).await.unwrap().body;
+    assert_eq!(
+        (&order["payment_status"], &order["amounts_held"]["refunded"]),
+        (&json!("captured"), &json!(0))
+    );
+    refused(&refund(&stack, &pending, 1).await, 409, "more_than_captured", "it is on its way");
+    provider_says(&stack, &pending, "settle", json!({"status": "succeeded"})).await;
+    event(&stack.client, &pending, "payment.refunded").await;
+    assert_eq!(statuses(&stack, &pending).await, ["succeeded"]);
+
+    // One that fails can be made again, and somebody is told.
+    let failing = completed(&stack, "pm_card_pendingRefund").await;
+    refund(&stack, &failing, 10_000).await.success().unwrap();
+    event(&stack.client, &failing, "refund.pending").await;
+    provider_says(&stack, &failing, "settle", json!({"status": "failed"})).await;
+    event(&stack.client, &failing, "refund.failed").await;
+    let order = stack.client.get(&failing).await.unwrap().body;
+    assert_eq!(
+        (&order["attention"], &order["amounts_held"]["refunded"]),
+        (&json!("refund_failed"), &json!(0))
+    );
+    refund(&stack, &failing, 10_000).await.success().unwrap();
+    assert_eq!(statuses(&stack, &failing).await[0], "failed");
+    stack.stop().await;
+}
