@@ -20,6 +20,7 @@ pub(super) fn routes(hold: Hold) -> Router<Shared> {
         .route("/_sim/payment_intents/{id}/expire", post(expire))
         .route("/_sim/payment_intents/{id}/dispute", post(dispute))
         .route("/_sim/refunds/{id}/settle", post(settle))
+        .route("/_sim/refunds/{id}/fail", post(fail))
         .route("/_sim/hold", put(set_hold))
         .layer(Extension(hold))
 }
@@ -107,6 +108,11 @@ async fn settle(
 ) -> Reply {
     let succeeded = matches!(settlement.status, Outcome::Succeeded);
     commit(&core, None, |records| refunds::settle(records, &id, succeeded))
+}
+
+/// A refund fails, also one that had succeeded.
+async fn fail(State(core): State<Shared>, Path(id): Path<String>) -> Reply {
+    commit(&core, None, |records| refunds::fail(records, &id))
 }
 
 #[derive(Deserialize)]

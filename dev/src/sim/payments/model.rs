@@ -1,4 +1,4 @@
-//! Payment intents, their charges, and refunds: state, and its shape on the wire.
+//! Payment intents and their charges: state, and its shape on the wire.
 
 use std::collections::BTreeMap;
 
@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::refunds::Refund;
 use crate::sim::ledger::{Event, Records};
 use crate::sim::new_id;
 
@@ -274,43 +275,5 @@ impl Intent {
             "data": { "object": object },
         });
         Event { id, reference: self.id.clone(), body }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(in crate::sim) enum RefundStatus {
-    Pending,
-    Succeeded,
-    Failed,
-}
-
-#[derive(Clone, Serialize, Deserialize)]
-pub(in crate::sim) struct Refund {
-    pub id: String,
-    pub payment_intent: String,
-    pub charge: Option<String>,
-    pub amount: i64,
-    pub currency: String,
-    pub status: RefundStatus,
-    pub metadata: BTreeMap<String, String>,
-    pub created: i64,
-}
-
-impl Refund {
-    pub fn json(&self) -> Value {
-        let failed = self.status == RefundStatus::Failed;
-        json!({
-            "id": self.id,
-            "object": "refund",
-            "amount": self.amount,
-            "currency": self.currency,
-            "charge": self.charge,
-            "payment_intent": self.payment_intent,
-            "status": self.status,
-            "failure_reason": failed.then_some("lost_or_stolen_card"),
-            "metadata": self.metadata,
-            "created": self.created,
-        })
     }
 }

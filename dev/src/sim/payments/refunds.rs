@@ -1,19 +1,61 @@
 //! Refunding what was captured.
 
+use std::collections::BTreeMap;
+
 use axum::extract::State;
 use axum::response::Response;
 use jiff::Timestamp;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use super::form::Form;
 use super::intents::{invalid, refused, unexpected};
-use super::model::{Decline, Item, Payments, Refund, RefundStatus};
+use super::model::{Decline, Intent, Item, Payments};
 use super::{Shared, missing_body, subject_of};
 use crate::sim::exchange::{Asked, Done, Reply, run};
 use crate::sim::faults::{Injected, Route};
+use crate::sim::ledger::Event;
 use crate::sim::new_id;
 
 const OP: &str = "refund";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(in crate::sim) enum RefundStatus {
+    Pending,
+    Succeeded,
+    Failed,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+pub(in crate::sim) struct Refund {
+    pub id: String,
+    pub payment_intent: String,
+    pub charge: Option<String>,
+    pub amount: i64,
+    pub currency: String,
+    pub status: RefundStatus,
+    pub metadata: BTreeMap<String, String>,
+    pub created: i64,
+}
+
+impl Refund {
+    pub fn json(&self) -> Value {
+        let failed = self.status == RefundStatus::Failed;
+        json!({
+            "id": self.id,
+            "object": "refund",
+            "amount": self.amount,
+            "currency": self.currency,
+            "charge": self.charge,
+            "payment_intent": self.payment_intent,
+            "status": self.status,
+            "failure_reason": failed.then_some("lost_or_stolen_card"),
+            "metadata": self.metadata,
+            "created": self.created,
+        })
+    }
+}
 
 pub(super) async fn create(State(core): State<Shared>, asked: Asked) -> Result<Response, Reply> {
     let form = Form::parse(&asked.body, &["payment_intent", "amount", "metadata", "reason", "expand"])?;
@@ -58,43 +100,73 @@ pub(super) async fn create(State(core): State<Shared>, asked: Asked) -> Result<R
             created: Timestamp::now().as_second(),
         };
         let mut intent = intent.clone();
+        if refund.status != RefundStatus::Failed {
+            intent.amount_refunded += refund.amount;
+        }
+        let mut events = vec![intent.event_about("refund.created", refund.json())];
+        match refund.status {
+            RefundStatus::Pending => {}
+            RefundStatus::Succeeded => events.push(intent.charge_event("charge.refunded")),
+            RefundStatus::Failed => events.extend(failed(&intent, &refund)),
+        }
         let done = Done::new(OP, 200, refund.json());
-        let done = match refund.status {
-            RefundStatus::Failed => done.event(intent.event_about("refund.updated", refund.json())),
-            RefundStatus::Pending => {
-                intent.amount_refunded += refund.amount;
-                done
-            }
-            RefundStatus::Succeeded => {
-                intent.amount_refunded += refund.amount;
-                done.event(intent.charge_event("charge.refunded"))
-            }
-        };
-        done.change(Item::Intent(intent)).change(Item::Refund(refund))
+        Done { events, ..done.change(Item::Intent(intent)).change(Item::Refund(refund)) }
     };
     Ok(run(core, asked, Route::Refund, &subject, decide).await)
 }
 
-/// A pending refund gets its outcome. A failed one gives its amount back to what can be refunded.
+/// The events about a refund that has failed.
+fn failed(intent: &Intent, refund: &Refund) -> [Event; 2] {
+    ["refund.failed", "refund.updated"].map(|kind| intent.event_about(kind, refund.json()))
+}
+
+/// A pending refund gets its outcome.
 pub(super) fn settle(records: &Payments, id: &str, succeeded: bool) -> Done<Item> {
-    let refund = records.refunds.get(id);
-    let Some((refund, intent)) = refund
-        .and_then(|refund| Some((refund.clone(), records.intents.get(&refund.payment_intent)?.clone())))
-    else {
-        return Done::new("settle", 404, missing_body("refund", id));
-    };
-    if refund.status != RefundStatus::Pending {
-        return invalid("settle", "refund_not_pending", "Only a pending refund can be settled.", &intent);
-    }
-    let (mut refund, mut intent) = (refund, intent);
-    refund.status = if succeeded { RefundStatus::Succeeded } else { RefundStatus::Failed };
-    if !succeeded {
-        intent.amount_refunded -= refund.amount;
-    }
-    let mut events = vec![intent.event_about("refund.updated", refund.json())];
-    if succeeded {
-        events.push(intent.charge_event("charge.refunded"));
-    }
-    let done = Done::new("settle", 200, refund.json());
+    change("settle", records, id, |mut refund, intent| {
+        if refund.status != RefundStatus::Pending {
+            return invalid("settle", "refund_not_pending", "Only a pending refund can be settled.", &intent);
+        }
+        if !succeeded {
+            return give_back("settle", refund, intent);
+        }
+        refund.status = RefundStatus::Succeeded;
+        Done::new("settle", 200, refund.json())
+            .event(intent.event_about("refund.updated", refund.json()))
+            .event(intent.charge_event("charge.refunded"))
+            .change(Item::Refund(refund))
+    })
+}
+
+/// The customer's bank sends the money back, which may be long after the refund succeeded:
+/// <https://docs.stripe.com/refunds#failed-refunds>.
+pub(super) fn fail(records: &Payments, id: &str) -> Done<Item> {
+    change("fail", records, id, |refund, intent| match refund.status {
+        RefundStatus::Failed => {
+            invalid("fail", "refund_already_failed", "The refund has failed before.", &intent)
+        }
+        RefundStatus::Pending | RefundStatus::Succeeded => give_back("fail", refund, intent),
+    })
+}
+
+/// A refund fails, and its amount can be refunded again.
+fn give_back(op: &'static str, mut refund: Refund, mut intent: Intent) -> Done<Item> {
+    refund.status = RefundStatus::Failed;
+    intent.amount_refunded -= refund.amount;
+    let events = failed(&intent, &refund).into();
+    let done = Done::new(op, 200, refund.json());
     Done { events, ..done.change(Item::Intent(intent)).change(Item::Refund(refund)) }
+}
+
+/// Runs a control on one refund and its intent; 404 if there is none.
+fn change(
+    op: &'static str,
+    records: &Payments,
+    id: &str,
+    decide: impl FnOnce(Refund, Intent) -> Done<Item>,
+) -> Done<Item> {
+    let refund = records.refunds.get(id);
+    match refund.and_then(|refund| Some((refund, records.intents.get(&refund.payment_intent)?))) {
+        Some((refund, intent)) => decide(refund.clone(), intent.clone()),
+        None => Done::new(op, 404, missing_body("refund", id)),
+    }
 }

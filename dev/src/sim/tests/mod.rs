@@ -67,6 +67,12 @@ impl Delivery {
         body["type"].as_str().unwrap().to_owned()
     }
 
+    /// What the event is about.
+    fn object(&self) -> Value {
+        let body: Value = serde_json::from_str(&self.text).unwrap();
+        body["data"]["object"].clone()
+    }
+
     fn header(&self, name: &str) -> &str {
         self.headers[name].to_str().unwrap()
     }

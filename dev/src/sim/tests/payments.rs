@@ -1,3 +1,5 @@
+mod aftermath;
+
 use std::time::Duration;
 
 use hmac::{Hmac, KeyInit, Mac};
@@ -62,6 +64,18 @@ impl Shop {
     async fn control(&self, path: &str, body: Value) -> Value {
         let response = self.http.post(format!("{}/_sim/{path}", self.sim.url())).json(&body).send().await;
         response.unwrap().error_for_status().unwrap().json().await.unwrap()
+    }
+
+    /// Authorizes 100.00 and takes it; the intent's id.
+    async fn captured(&self, method: &str) -> String {
+        let id = self.authorized(method).await;
+        assert_eq!(self.post(&format!("/v1/payment_intents/{id}/capture"), "", &[]).await.0, 200);
+        id
+    }
+
+    async fn control_status(&self, path: &str, body: Value) -> u16 {
+        let request = self.http.post(format!("{}/_sim/{path}", self.sim.url())).json(&body);
+        request.send().await.unwrap().status().as_u16()
     }
 
     /// A control that answers with nothing.

@@ -1,0 +1,109 @@
+//! What happens to money after it was taken.
+
+use serde_json::{Value, json};
+
+use super::super::Receiver;
+use super::Shop;
+
+/// A shop that has taken 100.00, and its events after that.
+struct Taken {
+    shop: Shop,
+    receiver: Receiver,
+    intent: String,
+}
+
+/// Authorized, captured, succeeded.
+const EVENTS_BEFORE: usize = 3;
+
+impl Taken {
+    async fn by(method: &str) -> Self {
+        let (receiver, url) = Receiver::start(&[]).await;
+        let shop = Shop::new(Some(url)).await;
+        let intent = shop.captured(method).await;
+        Self { shop, receiver, intent }
+    }
+
+    async fn refund(&self, amount: &str) -> Value {
+        let form = [("payment_intent", &*self.intent), ("amount", amount), ("metadata[operation]", "r-1")];
+        let (status, refund) = self.shop.post("/v1/refunds", "", &form).await;
+        assert_eq!(status, 200, "{refund}");
+        refund
+    }
+
+    /// The events after the capture: what kind, and about what.
+    async fn events(&self, count: usize) -> Vec<(String, Value)> {
+        let taken = self.receiver.wait_for(EVENTS_BEFORE + count).await;
+        assert_eq!(taken.len(), EVENTS_BEFORE + count);
+        taken[EVENTS_BEFORE..].iter().map(|delivery| (delivery.kind(), delivery.object())).collect()
+    }
+
+    async fn charge(&self) -> Value {
+        let path = format!("/v1/payment_intents/{}?expand%5B%5D=latest_charge", self.intent);
+        self.shop.get(&path).await["latest_charge"].clone()
+    }
+}
+
+fn kinds(events: &[(String, Value)]) -> Vec<&str> {
+    events.iter().map(|(kind, _)| kind.as_str()).collect()
+}
+
+fn id(object: &Value) -> &str {
+    object["id"].as_str().unwrap()
+}
+
+#[tokio::test]
+async fn a_refund_that_had_succeeded_fails_afterwards() {
+    let taken = Taken::by("pm_card_visa").await;
+    let refund = taken.refund("10000").await;
+    assert_eq!((&refund["status"], &refund["metadata"]["operation"]), (&json!("succeeded"), &json!("r-1")));
+    assert_eq!(taken.charge().await["refunded"], true);
+
+    let fail = format!("refunds/{}/fail", id(&refund));
+    let failed = taken.shop.control(&fail, Value::Null).await;
+    assert_eq!(
+        (&failed["status"], &failed["failure_reason"]),
+        (&json!("failed"), &json!("lost_or_stolen_card"))
+    );
+    assert_eq!(taken.shop.control_status(&fail, Value::Null).await, 400);
+    assert_eq!(taken.shop.control_status("refunds/re_none/fail", Value::Null).await, 404);
+    let charge = taken.charge().await;
+    assert_eq!((&charge["refunded"], &charge["amount_refunded"]), (&json!(false), &json!(0)));
+
+    let events = taken.events(4).await;
+    assert_eq!(kinds(&events), ["refund.created", "charge.refunded", "refund.failed", "refund.updated"]);
+    assert_eq!(events[0].1, refund);
+    assert_eq!((&events[2].1, &events[3].1), (&failed, &failed));
+    assert_eq!(taken.shop.get(&format!("/v1/refunds/{}", id(&refund))).await, failed);
+    assert_eq!(taken.refund("10000").await["status"], "succeeded", "its amount can be refunded again");
+}
+
+#[tokio::test]
+async fn a_pending_refund_is_announced_with_its_outcome() {
+    let taken = Taken::by("pm_card_pendingRefund").await;
+    let refunds = [taken.refund("2000").await, taken.refund("3000").await, taken.refund("4000").await];
+    assert_eq!(refunds[0]["status"], "pending");
+    let settle = |refund: &Value| format!("refunds/{}/settle", id(refund));
+    let succeeded = taken.shop.control(&settle(&refunds[0]), json!({ "status": "succeeded" })).await;
+    taken.shop.control(&settle(&refunds[1]), json!({ "status": "failed" })).await;
+    taken.shop.control(&format!("refunds/{}/fail", id(&refunds[2])), Value::Null).await;
+    assert_eq!(taken.charge().await["amount_refunded"], 2000);
+
+    let events = taken.events(9).await;
+    let created = ["refund.created"; 3];
+    let failed = ["refund.failed", "refund.updated"];
+    let outcomes = [&["refund.updated", "charge.refunded"][..], &failed, &failed].concat();
+    assert_eq!(kinds(&events), [&created[..], &outcomes].concat());
+    let updated = &events[3].1;
+    assert_eq!(updated, &succeeded);
+    assert_eq!((&updated["status"], &updated["metadata"]["operation"]), (&json!("succeeded"), &json!("r-1")));
+    assert_eq!((&updated["payment_intent"], &updated["amount"]), (&json!(taken.intent), &json!(2000)));
+    assert_eq!(events[4].1["amount_refunded"], 9000, "what is pending counts as refunded");
+}
+
+#[tokio::test]
+async fn a_refund_that_fails_at_once_says_so() {
+    let taken = Taken::by("pm_card_refundFail").await;
+    assert_eq!(taken.refund("10000").await["status"], "failed");
+    assert_eq!(kinds(&taken.events(3).await), ["refund.created", "refund.failed", "refund.updated"]);
+    assert_eq!(taken.charge().await["amount_refunded"], 0);
+}
