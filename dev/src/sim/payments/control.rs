@@ -5,20 +5,20 @@ use axum::http::StatusCode;
 use axum::routing::{post, put};
 use axum::{Extension, Json, Router};
 use serde::Deserialize;
-use serde_json::json;
 
 use super::captures::{AUTOMATIC, canceled};
+use super::disputes::{Complaint, DisputeStatus};
 use super::intents::{approved, declined, unexpected};
 use super::model::{Decline, Intent, Item, Status};
-use super::{Hold, Shared, missing_body, refunds};
+use super::{Hold, Shared, disputes, missing_body, refunds};
 use crate::sim::exchange::{Done, Reply, commit};
-use crate::sim::new_id;
 
 pub(super) fn routes(hold: Hold) -> Router<Shared> {
     Router::new()
         .route("/_sim/payment_intents/{id}/authenticate", post(authenticate))
         .route("/_sim/payment_intents/{id}/expire", post(expire))
         .route("/_sim/payment_intents/{id}/dispute", post(dispute))
+        .route("/_sim/disputes/{id}/close", post(close_dispute))
         .route("/_sim/refunds/{id}/settle", post(settle))
         .route("/_sim/refunds/{id}/fail", post(fail))
         .route("/_sim/hold", put(set_hold))
@@ -69,22 +69,39 @@ async fn expire(State(core): State<Shared>, Path(id): Path<String>) -> Reply {
 }
 
 /// The customer disputes the charge.
-async fn dispute(State(core): State<Shared>, Path(id): Path<String>) -> Reply {
-    change_intent(&core, &id, |mut intent| {
-        intent.disputed = true;
-        let dispute = json!({
-            "id": new_id("dp"),
-            "object": "dispute",
-            "amount": intent.amount_received,
-            "charge": intent.charge,
-            "currency": intent.currency,
-            "payment_intent": intent.id,
-            "reason": "fraudulent",
-            "status": "needs_response",
-        });
-        let event = intent.event_about("charge.dispute.created", dispute.clone());
-        Done::new("dispute", 200, dispute).event(event).change(Item::Intent(intent))
-    })
+async fn dispute(
+    State(core): State<Shared>,
+    Path(id): Path<String>,
+    complaint: Option<Json<Option<Complaint>>>,
+) -> Reply {
+    let complaint = complaint.and_then(|Json(complaint)| complaint).unwrap_or_default();
+    commit(&core, None, |records| disputes::open(records, &id, complaint))
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Verdict {
+    Won,
+    Lost,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Closing {
+    status: Verdict,
+}
+
+/// A dispute gets its outcome.
+async fn close_dispute(
+    State(core): State<Shared>,
+    Path(id): Path<String>,
+    Json(closing): Json<Closing>,
+) -> Reply {
+    let status = match closing.status {
+        Verdict::Won => DisputeStatus::Won,
+        Verdict::Lost => DisputeStatus::Lost,
+    };
+    commit(&core, None, |records| disputes::close(records, &id, status))
 }
 
 #[derive(Deserialize)]

@@ -1,9 +1,10 @@
-//! Reading intents and refunds.
+//! Reading intents, refunds and disputes.
 
 use axum::extract::{Path, State};
 use axum::response::Response;
 use serde_json::{Value, json};
 
+use super::disputes::Dispute;
 use super::form::Form;
 use super::model::{Intent, Payments};
 use super::refunds::Refund;
@@ -50,6 +51,19 @@ pub(super) async fn refund(
     let read = move |records: &Payments| match records.refunds.get(&id) {
         Some(refund) => (200, refund.json()),
         None => (404, missing_body("refund", &id)),
+    };
+    Ok(look(core, asked, &subject, read).await)
+}
+
+pub(super) async fn dispute(
+    State(core): State<Shared>,
+    Path(id): Path<String>,
+    asked: Asked,
+) -> Result<Response, Reply> {
+    let subject = id.clone();
+    let read = move |records: &Payments| match records.disputes.get(&id) {
+        Some(dispute) => (200, dispute.json()),
+        None => (404, missing_body("dispute", &id)),
     };
     Ok(look(core, asked, &subject, read).await)
 }
@@ -104,6 +118,19 @@ pub(super) async fn list_refunds(State(core): State<Shared>, asked: Asked) -> Re
         let wanted = |refund: &&Refund| intent.as_ref().is_none_or(|intent| *intent == refund.payment_intent);
         let rows = records.refunds.values().rev().filter(wanted);
         (200, page.of("/v1/refunds", rows.map(|refund| (&refund.id, refund.json()))))
+    };
+    Ok(look(core, asked, &form.subject(), read).await)
+}
+
+pub(super) async fn list_disputes(State(core): State<Shared>, asked: Asked) -> Result<Response, Reply> {
+    let form = Form::parse(asked.query.as_bytes(), &["limit", "starting_after", "payment_intent"])?;
+    let page = Page::parse(&form)?;
+    let intent = form.get("payment_intent").map(str::to_owned);
+    let read = move |records: &Payments| {
+        let wanted =
+            |dispute: &&Dispute| intent.as_ref().is_none_or(|intent| *intent == dispute.payment_intent);
+        let rows = records.disputes.values().rev().filter(wanted);
+        (200, page.of("/v1/disputes", rows.map(|dispute| (&dispute.id, dispute.json()))))
     };
     Ok(look(core, asked, &form.subject(), read).await)
 }

@@ -5,6 +5,7 @@
 
 mod captures;
 mod control;
+mod disputes;
 mod form;
 mod intents;
 mod lookup;
@@ -124,6 +125,8 @@ fn api() -> Router<Shared> {
         .route("/v1/payment_intents/{id}/confirm", post(intents::confirm))
         .route("/v1/refunds", post(refunds::create).get(lookup::list_refunds))
         .route("/v1/refunds/{id}", get(lookup::refund))
+        .route("/v1/disputes", get(lookup::list_disputes))
+        .route("/v1/disputes/{id}", get(lookup::dispute))
 }
 
 /// A 400 for a parameter that is missing, unknown or unreadable.

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::disputes::Dispute;
 use super::refunds::Refund;
 use crate::sim::ledger::{Event, Records};
 use crate::sim::new_id;
@@ -17,11 +18,12 @@ pub(super) const HOLD_SECONDS: i64 = 7 * 24 * 3600;
 /// A good card that is captured once only, whatever was requested.
 const NO_MULTICAPTURE: &str = "pm_card_noMulticapture";
 
-/// All intents and refunds, by id and so by age.
+/// All intents, refunds and disputes, by id and so by age.
 #[derive(Default)]
 pub(in crate::sim) struct Payments {
     pub intents: BTreeMap<String, Intent>,
     pub refunds: BTreeMap<String, Refund>,
+    pub disputes: BTreeMap<String, Dispute>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -29,6 +31,7 @@ pub(in crate::sim) struct Payments {
 pub(in crate::sim) enum Item {
     Intent(Intent),
     Refund(Refund),
+    Dispute(Dispute),
 }
 
 impl Records for Payments {
@@ -38,13 +41,15 @@ impl Records for Payments {
         match item {
             Item::Intent(intent) => drop(self.intents.insert(intent.id.clone(), intent)),
             Item::Refund(refund) => drop(self.refunds.insert(refund.id.clone(), refund)),
+            Item::Dispute(dispute) => drop(self.disputes.insert(dispute.id.clone(), dispute)),
         }
     }
 
     fn to_json(&self) -> Value {
         let intents: Vec<_> = self.intents.values().map(|intent| intent.json(true)).collect();
         let refunds: Vec<_> = self.refunds.values().map(Refund::json).collect();
-        json!({ "intents": intents, "refunds": refunds })
+        let disputes: Vec<_> = self.disputes.values().map(Dispute::json).collect();
+        json!({ "intents": intents, "refunds": refunds, "disputes": disputes })
     }
 
     fn problem(kind: &str, code: &str, message: &str) -> Value {

@@ -107,3 +107,56 @@ async fn a_refund_that_fails_at_once_says_so() {
     assert_eq!(kinds(&taken.events(3).await), ["refund.created", "refund.failed", "refund.updated"]);
     assert_eq!(taken.charge().await["amount_refunded"], 0);
 }
+
+#[tokio::test]
+async fn a_dispute_is_remembered_and_closed() {
+    let taken = Taken::by("pm_card_visa").await;
+    let complain = format!("payment_intents/{}/dispute", taken.intent);
+    let first = taken.shop.control(&complain, Value::Null).await;
+    assert_eq!((&first["status"], &first["reason"]), (&json!("needs_response"), &json!("fraudulent")));
+    assert_eq!((&first["amount"], &first["metadata"]), (&json!(10000), &json!({})));
+    let seconds = |value: &Value| value.as_i64().unwrap();
+    assert_eq!(seconds(&first["evidence_details"]["due_by"]) - seconds(&first["created"]), 604_800);
+    let part = json!({ "reason": "product_not_received", "amount": 2500 });
+    let second = taken.shop.control(&complain, part).await;
+    assert_eq!((&second["amount"], &second["reason"]), (&json!(2500), &json!("product_not_received")));
+
+    let close = |dispute: &Value| format!("disputes/{}/close", id(dispute));
+    let lost = taken.shop.control(&close(&first), json!({ "status": "lost" })).await;
+    let won = taken.shop.control(&close(&second), json!({ "status": "won" })).await;
+    assert_eq!((&lost["status"], &won["status"]), (&json!("lost"), &json!("won")));
+    assert_eq!(taken.shop.control_status(&close(&first), json!({ "status": "won" })).await, 400);
+    assert_eq!(taken.charge().await["disputed"], true);
+
+    let events = taken.events(4).await;
+    let (created, closed) = (["charge.dispute.created"; 2], ["charge.dispute.closed"; 2]);
+    assert_eq!(kinds(&events), [created, closed].concat());
+    assert_eq!(
+        events.into_iter().map(|(_, dispute)| dispute).collect::<Vec<_>>(),
+        [first, second, lost.clone(), won.clone()]
+    );
+
+    let shop = taken.shop.restart().await;
+    assert_eq!(shop.sim.snapshot()["disputes"], json!([lost, won]));
+    assert_eq!(shop.get(&format!("/v1/disputes/{}", id(&lost))).await, lost);
+    let list = shop.get(&format!("/v1/disputes?payment_intent={}", taken.intent)).await;
+    assert_eq!((&list["object"], &list["data"]), (&json!("list"), &json!([won, lost])));
+    let none = shop.get("/v1/disputes?payment_intent=pi_none").await;
+    assert_eq!((&none["url"], &none["data"]), (&json!("/v1/disputes"), &json!([])));
+    assert_eq!(shop.get("/v1/disputes/dp_none").await["error"]["code"], "resource_missing");
+}
+
+#[tokio::test]
+async fn only_what_was_received_can_be_disputed() {
+    let shop = Shop::new(None).await;
+    let held = format!("payment_intents/{}/dispute", shop.authorized("pm_card_visa").await);
+    assert_eq!(shop.control_status(&held, Value::Null).await, 400);
+    let taken = format!("payment_intents/{}/dispute", shop.captured("pm_card_visa").await);
+    for amount in [0, 10001] {
+        assert_eq!(shop.control_status(&taken, json!({ "amount": amount })).await, 400);
+    }
+    assert_eq!(shop.control_status("payment_intents/pi_none/dispute", Value::Null).await, 404);
+    assert_eq!(shop.sim.snapshot()["disputes"], json!([]));
+    let without_body = shop.http.post(format!("{}/_sim/{taken}", shop.sim.url())).send().await.unwrap();
+    assert_eq!(without_body.status(), 200);
+}

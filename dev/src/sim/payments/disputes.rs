@@ -1,0 +1,110 @@
+//! Disputed charges: a customer's bank takes the money back until the dispute is closed.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::intents::{invalid, unexpected};
+use super::missing_body;
+use super::model::{Item, Payments};
+use crate::sim::exchange::Done;
+use crate::sim::new_id;
+
+/// A merchant has seven days or more to answer, by the card's network:
+/// <https://docs.stripe.com/disputes/responding>.
+const EVIDENCE_SECONDS: i64 = 7 * 24 * 3600;
+const REASON_DEFAULT: &str = "fraudulent";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(in crate::sim) enum DisputeStatus {
+    NeedsResponse,
+    Won,
+    Lost,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+pub(in crate::sim) struct Dispute {
+    pub id: String,
+    pub payment_intent: String,
+    pub charge: Option<String>,
+    pub amount: i64,
+    pub currency: String,
+    pub reason: String,
+    pub status: DisputeStatus,
+    pub created: i64,
+}
+
+impl Dispute {
+    pub fn json(&self) -> Value {
+        json!({
+            "id": self.id,
+            "object": "dispute",
+            "amount": self.amount,
+            "charge": self.charge,
+            "currency": self.currency,
+            "payment_intent": self.payment_intent,
+            "reason": self.reason,
+            "status": self.status,
+            "evidence_details": { "due_by": self.created + EVIDENCE_SECONDS },
+            "metadata": {},
+            "created": self.created,
+        })
+    }
+}
+
+/// What is disputed, and why.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Complaint {
+    reason: Option<String>,
+    /// Without it, all that was received.
+    amount: Option<i64>,
+}
+
+/// The customer disputes what was received.
+pub(super) fn open(records: &Payments, intent: &str, complaint: Complaint) -> Done<Item> {
+    let op = "dispute";
+    let Some(mut intent) = records.intents.get(intent).cloned() else {
+        return Done::new(op, 404, missing_body("payment_intent", intent));
+    };
+    if intent.amount_received == 0 {
+        return unexpected(op, &intent);
+    }
+    let amount = complaint.amount.unwrap_or(intent.amount_received);
+    if !(1..=intent.amount_received).contains(&amount) {
+        let message = format!("Between 1 and the {} received can be disputed.", intent.amount_received);
+        return invalid(op, "parameter_invalid", &message, &intent);
+    }
+    intent.disputed = true;
+    let dispute = Dispute {
+        id: new_id("dp"),
+        payment_intent: intent.id.clone(),
+        charge: intent.charge.clone(),
+        amount,
+        currency: intent.currency.clone(),
+        reason: complaint.reason.unwrap_or_else(|| REASON_DEFAULT.to_owned()),
+        status: DisputeStatus::NeedsResponse,
+        created: Timestamp::now().as_second(),
+    };
+    let event = intent.event_about("charge.dispute.created", dispute.json());
+    let done = Done::new(op, 200, dispute.json()).event(event);
+    done.change(Item::Intent(intent)).change(Item::Dispute(dispute))
+}
+
+/// The bank decides. The charge stays one that was disputed, whoever won.
+pub(super) fn close(records: &Payments, id: &str, status: DisputeStatus) -> Done<Item> {
+    let op = "close_dispute";
+    let dispute = records.disputes.get(id);
+    let Some((dispute, intent)) =
+        dispute.and_then(|dispute| Some((dispute, records.intents.get(&dispute.payment_intent)?)))
+    else {
+        return Done::new(op, 404, missing_body("dispute", id));
+    };
+    if dispute.status != DisputeStatus::NeedsResponse {
+        return invalid(op, "dispute_already_closed", "The dispute was closed before.", intent);
+    }
+    let dispute = Dispute { status, ..dispute.clone() };
+    let event = intent.event_about("charge.dispute.closed", dispute.json());
+    Done::new(op, 200, dispute.json()).event(event).change(Item::Dispute(dispute))
+}
