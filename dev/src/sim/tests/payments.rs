@@ -12,6 +12,20 @@ use crate::sim::{Fault, PaymentsSim, PaymentsSimConfig, Route, Rule};
 
 const SECRET: &str = "whsec_payments";
 
+/// As the first simulators wrote it: no disputes, no forgotten keys.
+const OLD_LEDGER: &str = concat!(
+    r#"{"at":"2026-01-01T00:00:00Z","op":"refund","changes":[{"intent":{"id":"pi_1","charge":"ch_1","amount":10000,"#,
+    r#""amount_capturable":0,"amount_received":10000,"amount_refunded":10000,"currency":"eur","#,
+    r#""status":"succeeded","payment_method":"pm_card_visa","manual_capture":true,"multicapture":true,"#,
+    r#""metadata":{},"created":1767225600,"capture_before":1767830400,"canceled_at":null,"#,
+    r#""cancellation_reason":null,"last_decline":null}},{"refund":{"id":"re_1","payment_intent":"pi_1","#,
+    r#""charge":"ch_1","amount":10000,"currency":"eur","status":"succeeded","metadata":{},"#,
+    r#""created":1767225600}}]}"#,
+    "\n"
+);
+
+const AUTHENTICATE: &str = "payment_intents/{id}/authenticate";
+
 struct Shop {
     sim: PaymentsSim,
     http: reqwest::Client,
@@ -130,6 +144,15 @@ async fn the_same_key_charges_once() {
     assert_eq!(found["data"][0]["id"], first["id"]);
     let none = shop.get("/v1/payment_intents/search?query=metadata%5B'order_id'%5D%3A'order-2'").await;
     assert_eq!(none["data"], json!([]));
+
+    let form = [&order("pm_card_visa")[..], &[("metadata[operation]", "authorize:2")]].concat();
+    let (_, second) = shop.post("/v1/payment_intents", "k2", &form).await;
+    assert_eq!(second["metadata"], json!({ "order_id": "order-1", "operation": "authorize:2" }));
+    let search = "/v1/payment_intents/search?query=metadata%5B'operation'%5D%3A'authorize%3A2'";
+    for query in [search.to_owned(), format!("{search}%20AND%20metadata%5B'order_id'%5D%3A'order-1'")] {
+        let found = shop.get(&query).await;
+        assert_eq!((&found["data"][0]["id"], &found["data"][1]), (&second["id"], &Value::Null));
+    }
 }
 
 #[tokio::test]
@@ -296,6 +319,31 @@ async fn customers_and_banks_can_be_played() {
 }
 
 #[tokio::test]
+async fn each_way_out_of_3d_secure_has_its_event() {
+    let (receiver, url) = Receiver::start(&[]).await;
+    let shop = Shop::new(Some(url)).await;
+    let mut taken = 0;
+    for (way, body, event) in [
+        ("/v1/payment_intents/{id}/cancel", None, "payment_intent.canceled"),
+        (AUTHENTICATE, Some(json!({ "success": true })), "payment_intent.amount_capturable_updated"),
+        (AUTHENTICATE, Some(json!({ "success": false })), "payment_intent.payment_failed"),
+    ] {
+        let (_, intent) =
+            shop.post("/v1/payment_intents", "", &order("pm_card_authenticationRequired")).await;
+        assert_eq!(intent["status"], "requires_action");
+        let path = way.replace("{id}", intent["id"].as_str().unwrap());
+        let left = match body {
+            Some(body) => shop.control(&path, body).await,
+            None => shop.post(&path, "", &[]).await.1,
+        };
+        taken += 2;
+        let events = receiver.wait_for(taken).await.split_off(taken - 2);
+        assert_eq!([events[0].kind(), events[1].kind()], ["payment_intent.requires_action", event]);
+        assert_eq!(events[1].object(), left);
+    }
+}
+
+#[tokio::test]
 async fn what_is_no_longer_held_cannot_be_captured() {
     let (receiver, url) = Receiver::start(&[]).await;
     let shop = Shop::new(Some(url)).await;
@@ -356,6 +404,17 @@ async fn a_restart_goes_on_where_it_was() {
     shop.sim.set_webhook_target(Some(url));
     receiver.wait_for(2).await;
     assert_eq!(receiver.kinds(), ["payment_intent.amount_capturable_updated", "charge.captured"]);
+}
+
+#[tokio::test]
+async fn a_ledger_from_before_still_loads() {
+    let ledger = LedgerFile::new();
+    std::fs::write(&ledger.0, OLD_LEDGER).unwrap();
+    let shop = Shop { sim: start(&ledger, None).await, http: http(), ledger };
+    assert_eq!(shop.sim.snapshot()["disputes"], json!([]));
+    let fail = shop.control("refunds/re_1/fail", Value::Null).await;
+    assert_eq!(fail["status"], "failed");
+    assert_eq!(shop.intents()[0]["latest_charge"]["amount_refunded"], 0);
 }
 
 #[tokio::test]
