@@ -32,7 +32,8 @@ pub async fn of(pool: &PgPool, merchant: MerchantId) -> Result<Vec<Held>> {
              select o.id, o.currency,
                coalesce(sum(p.amount) filter (where p.kind = 'authorize'), 0) as authorized,
                coalesce(sum(p.amount) filter (where p.kind = 'capture'), 0) as captured,
-               coalesce(sum(p.amount) filter (where p.kind = 'refund'), 0) as refunded,
+               (select coalesce(sum(r.amount), 0) from refunds r
+                where r.order_id = o.id and r.state = 'succeeded') as refunded,
                coalesce(bool_or(p.kind = 'void'), false)
                  or o.status in ('shipped', 'delivered', 'completed', 'cancelled', 'rejected', 'expired') as free
              from orders o left join payment_operations p on p.order_id = o.id and p.state = 'succeeded'

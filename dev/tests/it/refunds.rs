@@ -69,6 +69,8 @@ async fn refunds_together_never_exceed_what_was_captured() {
     })
     .await;
     assert_eq!(at_provider(&stack, &id), (0, 10_000, 10_000, 1));
+    let held = stack.client.send(stack.client.request(Method::GET, "/v1/held")).await.unwrap().body;
+    assert_eq!(held["held"]["EUR"]["refunded"], 10_000, "{held}");
     assert!(statuses(&stack, &id).await.iter().all(|status| status == "succeeded"));
     timeline(&stack.client, &id).await;
 
