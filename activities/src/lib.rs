@@ -11,8 +11,6 @@ pub mod metrics;
 #[allow(missing_docs, reason = "activities are documented where they are declared, in crate workflows")]
 mod order_steps;
 pub mod payments;
-#[allow(missing_docs, reason = "activities are documented where they are declared, in crate workflows")]
-pub mod refunds;
 pub mod retry;
 mod steps;
 

@@ -62,7 +62,6 @@ fn routes(app: App, metrics: middleware::HttpMetrics) -> Router {
         .route("/v1/orders/{id}/cancellation", post(orders::cancel::handler))
         .route("/v1/orders/{id}/decision", post(orders::decide::handler))
         .route("/v1/orders/{id}/amendment", post(orders::amend::handler))
-        .route("/v1/orders/{id}/refunds", post(orders::refund::handler).get(orders::refund::list))
         .route("/v1/orders/{id}/payment-action", get(orders::payment_action::handler))
         .route("/v1/admin/orders/{id}/{action}", post(orders::operate::handler))
         .route("/v1/stock/{sku}", put(stock::put).get(stock::get))

@@ -10,7 +10,6 @@ use serde::Serialize;
 use waybill_domain::{
     cancellation::{Action, allowed_actions},
     ids::OrderId,
-    money::Amount,
     status::OrderStatus,
 };
 use waybill_service::engine::EngineError;
@@ -167,12 +166,6 @@ impl Problem {
 
     pub(crate) fn stock_conflict(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, "stock_reserved", "Stock is set aside for orders", detail)
-    }
-
-    pub(crate) fn more_than_captured(order: OrderId, left: Amount) -> Self {
-        let detail =
-            format!("{left} minor units are left of what was captured and is not going back already");
-        Self::new(StatusCode::CONFLICT, "more_than_captured", "More than was captured", detail).about(order)
     }
 
     pub(crate) fn precondition_missing() -> Self {

@@ -8,7 +8,6 @@ pub mod ids;
 pub mod money;
 pub mod operator;
 pub mod order;
-pub mod refund;
 pub mod risk;
 pub mod state;
 pub mod status;

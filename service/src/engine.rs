@@ -130,10 +130,6 @@ impl Engine {
         }
     }
 
-    pub(crate) fn queue_prefix(&self) -> &str {
-        &self.0.queue_prefix
-    }
-
     pub(crate) fn queue(&self) -> String {
         format!("{}{}", self.0.queue_prefix, names::QUEUE_ORDERS)
     }

@@ -6,6 +6,5 @@ pub mod engine;
 mod heirs;
 pub mod metrics;
 pub mod ops;
-mod refunds;
 pub mod shutdown;
 pub mod telemetry;

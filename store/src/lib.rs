@@ -15,7 +15,6 @@ pub mod operations;
 pub mod orders;
 pub mod payments;
 pub mod projection;
-pub mod refunds;
 pub mod reservations;
 pub mod risk;
 pub mod shipments;

@@ -14,7 +14,7 @@ use waybill_service::engine::{Engine, EngineError, Start};
 use waybill_store::{
     PgPool,
     inbox::{self, Message},
-    orders, refunds, starts,
+    orders, starts,
 };
 
 /// The API starts orders itself; the starter takes those that are still unstarted after this.
@@ -88,7 +88,6 @@ pub(crate) async fn run(pool: PgPool, engine: Engine, metrics: PumpMetrics, shut
     while !shutdown.is_cancelled() {
         let (started, delivered) =
             tokio::join!(start_due(&pool, &engine, &metrics), deliver_due(&pool, &engine, &metrics));
-        start_refunds(&pool, &engine, &metrics).await;
         if !started && !delivered {
             tokio::select! {
                 () = shutdown.cancelled() => {}
@@ -135,25 +134,6 @@ async fn start_due(pool: &PgPool, engine: &Engine, metrics: &PumpMetrics) -> boo
         return false;
     }
     !started.is_empty() && started.len() == found
-}
-
-/// Starts refunds that have no workflow yet.
-async fn start_refunds(pool: &PgPool, engine: &Engine, metrics: &PumpMetrics) {
-    let due = match refunds::due(pool, START_AGE, BATCH_MAX).await {
-        Ok(due) => due,
-        Err(error) => return tracing::warn!(%error, "unstarted refunds could not be read"),
-    };
-    for refund_id in due {
-        let started = match engine.pursue_refund(refund_id).await {
-            Ok(()) => refunds::mark_started(pool, refund_id).await.map_err(anyhow::Error::from),
-            Err(error) => Err(error.into()),
-        };
-        let outcome = if started.is_ok() { "ok" } else { "failed" };
-        metrics.pumped.with_label_values(&["refund", outcome]).inc();
-        if let Err(error) = started {
-            return tracing::warn!(%refund_id, %error, "a refund could not be started; it will be tried again");
-        }
-    }
 }
 
 /// Delivers a batch of webhooks. Says whether there may be more to do at once.

@@ -8,10 +8,7 @@ pub mod housekeeping;
 pub mod names;
 #[allow(missing_docs, reason = "the macro makes undocumented constants of the handlers")]
 pub mod order;
-#[allow(missing_docs, reason = "the macro makes undocumented constants of the handlers")]
-pub mod refund;
 pub mod wire;
 
 pub use housekeeping::{ReconcileWorkflow, SweepWorkflow};
 pub use order::OrderWorkflow;
-pub use refund::RefundWorkflow;

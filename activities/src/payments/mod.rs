@@ -4,12 +4,7 @@ pub mod stripe;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use waybill_domain::{
-    Currency,
-    ids::{OrderId, RefundId},
-    money::Amount,
-    refund::RefundState,
-};
+use waybill_domain::{Currency, ids::OrderId, money::Amount};
 
 /// Why a call to the provider did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -114,32 +109,6 @@ pub struct PaymentPage {
     pub more: bool,
 }
 
-/// A request to give money back.
-#[derive(Debug, Clone)]
-pub struct RefundRequest {
-    /// Names the operation.
-    pub key: String,
-    /// Our reference of the refund.
-    pub refund_id: RefundId,
-    /// Our reference of the order.
-    pub order_id: OrderId,
-    /// The payment that was captured.
-    pub payment_ref: String,
-    /// How much.
-    pub amount: Amount,
-}
-
-/// A refund at the provider.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ProviderRefund {
-    /// The provider's id of it.
-    pub provider_ref: String,
-    /// How far it is; never `requested`.
-    pub state: RefundState,
-    /// Why it failed.
-    pub code: Option<String>,
-}
-
 /// A provider that can hold money and take it in parts.
 #[async_trait]
 pub trait PaymentProvider: Send + Sync {
@@ -155,19 +124,6 @@ pub trait PaymentProvider: Send + Sync {
 
     /// Takes money. That it was taken before is success.
     async fn capture(&self, request: &CaptureRequest) -> Result<(), ProviderError>;
-
-    /// Gives money back, once per key.
-    async fn refund(&self, request: &RefundRequest) -> Result<ProviderRefund, ProviderError>;
-
-    /// What became of a refund.
-    async fn look_up_refund(&self, provider_ref: &str) -> Result<ProviderRefund, ProviderError>;
-
-    /// Finds a refund by our own reference among those of a payment.
-    async fn find_refund(
-        &self,
-        payment_ref: &str,
-        refund: RefundId,
-    ) -> Result<Option<ProviderRefund>, ProviderError>;
 
     /// Gives free what is held and not taken. That there is nothing to give free is success.
     async fn void(&self, key: &str, provider_ref: &str) -> Result<(), ProviderError>;

@@ -3,7 +3,7 @@
 
 use super::{
     AuthorizeRequest, Authorized, CaptureRequest, Hold, PaymentPage, PaymentProvider, ProviderError,
-    ProviderPayment, ProviderRefund, RefundRequest,
+    ProviderPayment,
 };
 use crate::metrics::StepMetrics;
 use async_trait::async_trait;
@@ -13,10 +13,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use std::time::Duration;
 use url::Url;
-use waybill_domain::{
-    ids::{OrderId, RefundId},
-    refund::RefundState,
-};
+use waybill_domain::ids::OrderId;
 
 /// A call that has not been answered by then is of unknown outcome. Below an attempt's own limit, so that the answer
 /// is ours and not the engine's.
@@ -25,8 +22,6 @@ const CALL_MAX: Duration = Duration::from_secs(20);
 const CONNECT_MAX: Duration = Duration::from_secs(3);
 /// Payments listed at a time: as many as Stripe gives.
 const LIST_PAGE: u8 = 100;
-/// Refunds of one payment that are looked through: Stripe's largest page. More of one order's is not expected.
-const REFUNDS_MAX: usize = 100;
 /// The version of Stripe's API that this client was written for.
 const API_VERSION: &str = "2024-06-20";
 
@@ -132,21 +127,6 @@ impl Stripe {
         let path = format!("v1/payment_intents/{provider_ref}?expand[]=latest_charge");
         self.call("look_up", Method::GET, &path, None, &[]).await?.map_err(Refusal::into_error)
     }
-}
-
-/// What a Refund says (<https://docs.stripe.com/api/refunds/object>).
-fn read_refund(refund: &Value) -> Result<ProviderRefund, ProviderError> {
-    let state = match refund["status"].as_str() {
-        Some("succeeded") => RefundState::Succeeded,
-        Some("pending" | "requires_action") => RefundState::Pending,
-        Some("failed" | "canceled") => RefundState::Failed,
-        other => return Err(ProviderError::UnknownOutcome(format!("refund is {other:?}").into())),
-    };
-    Ok(ProviderRefund {
-        provider_ref: refund["id"].as_str().unwrap_or_default().to_owned(),
-        state,
-        code: refund["failure_reason"].as_str().map(str::to_owned),
-    })
 }
 
 /// What a PaymentIntent says (<https://docs.stripe.com/payments/paymentintents/lifecycle>).
@@ -259,36 +239,6 @@ impl PaymentProvider for Stripe {
             return Ok(());
         }
         Err(refusal.into_error())
-    }
-
-    async fn refund(&self, request: &RefundRequest) -> Result<ProviderRefund, ProviderError> {
-        let form = [
-            ("payment_intent", request.payment_ref.clone()),
-            ("amount", request.amount.to_string()),
-            ("metadata[order_id]", request.order_id.to_string()),
-            ("metadata[refund_id]", request.refund_id.to_string()),
-        ];
-        let reply = self.call("refund", Method::POST, "v1/refunds", Some(&request.key), &form).await?;
-        reply.map_err(Refusal::into_error).and_then(|refund| read_refund(&refund))
-    }
-
-    async fn look_up_refund(&self, provider_ref: &str) -> Result<ProviderRefund, ProviderError> {
-        let path = format!("v1/refunds/{provider_ref}");
-        let reply = self.call("look_up_refund", Method::GET, &path, None, &[]).await?;
-        reply.map_err(Refusal::into_error).and_then(|refund| read_refund(&refund))
-    }
-
-    async fn find_refund(
-        &self,
-        payment_ref: &str,
-        refund: RefundId,
-    ) -> Result<Option<ProviderRefund>, ProviderError> {
-        let path = format!("v1/refunds?payment_intent={payment_ref}&limit={REFUNDS_MAX}");
-        let found = self.call("find_refund", Method::GET, &path, None, &[]).await?;
-        let found = found.map_err(Refusal::into_error)?;
-        let wanted = refund.to_string();
-        let refunds = found["data"].as_array().map(Vec::as_slice).unwrap_or_default();
-        refunds.iter().find(|r| r["metadata"]["refund_id"] == wanted).map(read_refund).transpose()
     }
 
     async fn void(&self, key: &str, provider_ref: &str) -> Result<(), ProviderError> {

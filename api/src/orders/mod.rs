@@ -10,7 +10,6 @@ pub(crate) mod operate;
 pub(crate) mod payment_action;
 pub(crate) mod place;
 pub(crate) mod read;
-pub(crate) mod refund;
 pub(crate) mod view;
 
 use crate::{problem::Problem, state::App};

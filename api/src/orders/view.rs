@@ -10,7 +10,6 @@ use waybill_domain::{
     money::Amount,
     operator::{OperatorAction, safe_actions},
     order::{Address, ShortagePolicy},
-    refund::payment_status,
     state::{AttentionReason, Need},
     status::{FulfilmentStatus, OrderStatus, Outcome, PaymentStatus},
 };
@@ -149,7 +148,7 @@ impl<'a> From<&'a OrderRecord> for OrderView<'a> {
             status: state.status,
             outcome: state.outcome,
             version: order.version,
-            payment_status: payment_status(state.payment_status, state.captured, state.refunded),
+            payment_status: state.payment_status,
             payment_action_required: state.payment_action,
             attention: state.attention.or(order.concern),
             customer_id: placed.customer_id.as_str(),

@@ -18,13 +18,10 @@ use serde::Deserialize;
 use serde_json::Value;
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
-use waybill_domain::{
-    ids::{OrderId, RefundId},
-    status::PaymentStatus,
-};
+use waybill_domain::{ids::OrderId, status::PaymentStatus};
 use waybill_store::{
     inbox::{self, Message},
-    orders, payments, refunds,
+    orders, payments,
 };
 use waybill_workflows::wire::PaymentEvent;
 
@@ -53,9 +50,6 @@ pub(crate) async fn handler(
     let signature = header(&headers, "stripe-signature").unwrap_or_default();
     verify(secret, signature, &bytes, Timestamp::now())?;
     let event = JsonBody::<Envelope>::parse(&bytes)?.value;
-    if let Some(refund) = refund_of(&event) {
-        return pursue(&app, refund).await;
-    }
     let Some(order_id) = order_of(&app, &event.data.object).await? else { return Ok(accepted("ignored")) };
     let Some(order) = orders::get(&app.pool, order_id).await? else { return Ok(accepted("ignored")) };
     let payload = PaymentEvent { kind: event.kind, event_id: event.id.clone() };
@@ -75,21 +69,6 @@ pub(crate) async fn handler(
         return Ok(accepted("recorded"));
     }
     take_in(&app, message).await
-}
-
-/// The refund that changed, by our own reference. Its creation is no news: we asked for it.
-fn refund_of(event: &Envelope) -> Option<RefundId> {
-    let changed = matches!(event.kind.as_str(), "refund.updated" | "refund.failed" | "charge.refund.updated");
-    changed.then(|| event.data.object["metadata"]["refund_id"].as_str()?.parse().ok())?
-}
-
-/// Has a refund looked at again. Nothing is kept here: while Temporal is away the provider is asked to come back.
-async fn pursue(app: &App, id: RefundId) -> Result<(StatusCode, Json<Value>), Problem> {
-    if refunds::list(&app.pool, None, Some(id)).await?.is_empty() {
-        return Ok(accepted("ignored"));
-    }
-    app.engine.pursue_refund(id).await?;
-    Ok(accepted("delivered"))
 }
 
 /// The order that a payment is for: by our own reference, else by the payment's id.
