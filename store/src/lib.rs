@@ -11,6 +11,7 @@ pub mod notify;
 pub mod orders;
 pub mod payments;
 pub mod projection;
+pub mod refunds;
 pub mod reservations;
 pub mod risk;
 pub mod shipments;

@@ -1,0 +1,35 @@
+-- What happens after an order's way: refunds. Their own code writes them; the order's workflow may have ended.
+
+-- The ledger has a capture before the order's workflow has shown it, and a refund may be done in between. That no
+-- more is refunded than was captured is seen to where a refund is asked for, against the ledger.
+alter table orders drop constraint orders_amounts_not_negative;
+alter table orders add constraint orders_amounts_not_negative check (
+    subtotal >= 0 and shipping_fee >= 0 and tax >= 0 and total >= 0
+    and authorized >= 0 and captured >= 0 and refunded >= 0
+);
+
+create table refunds (
+    id uuid primary key,
+    order_id uuid not null,
+    merchant_id uuid not null,
+    amount bigint not null,
+    reason text not null,
+    state text not null,
+    -- Why it failed, in the provider's word.
+    code text,
+    -- The provider's id of the refund, once it has said so.
+    provider_ref text,
+    -- The return it follows from.
+    return_id uuid,
+    -- The client's key: the same request once more, after a crash between this row and the answer, is this row.
+    request_key text,
+    -- Null while nobody knows whether the refund has a workflow: the row is its own outbox.
+    workflow_started_at timestamptz,
+    created_at timestamptz not null default now(),
+    updated_at timestamptz not null default now(),
+    constraint refunds_request_unique unique (order_id, request_key),
+    constraint refunds_state check (state in ('requested', 'pending', 'succeeded', 'failed')),
+    constraint refunds_amount check (amount > 0)
+);
+create index refunds_by_order on refunds (order_id, id);
+create index refunds_unstarted on refunds (created_at) where workflow_started_at is null;
