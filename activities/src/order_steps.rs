@@ -40,7 +40,7 @@ pub struct OrderSteps {
 
 impl OrderSteps {
     /// Runs one attempt of a step: logged and counted in one place, its error judged in [`retry`].
-    async fn attempt<T, F>(
+    pub(crate) async fn attempt<T, F>(
         &self,
         name: &'static str,
         order_id: OrderId,

@@ -12,9 +12,9 @@ use temporalio_common::{
 };
 use temporalio_sdk::{Runtime, Worker, WorkerOptions};
 use tokio_util::sync::CancellationToken;
-use waybill_activities::OrderSteps;
+use waybill_activities::{AfterSteps, OrderSteps};
 use waybill_service::engine::Engine;
-use waybill_workflows::{OrderWorkflow, names};
+use waybill_workflows::{OrderWorkflow, RefundWorkflow, names};
 
 /// Pause between attempts to reach Temporal at the start.
 const CONNECT_PAUSE: Duration = Duration::from_secs(1);
@@ -45,9 +45,12 @@ pub(crate) async fn run(
             .max_cached_workflows(CACHED_WORKFLOWS_MAX)
             .sticky_queue_schedule_to_start_timeout(STICKY_MAX)
             .graceful_shutdown_period(GRACE)
-            .register_activities(steps.clone());
+            .register_activities(steps.clone())
+            .register_activities(AfterSteps(steps.clone()));
         let options = match queue.as_str() {
-            names::QUEUE_ORDERS => options.register_workflow::<OrderWorkflow>()?.build(),
+            names::QUEUE_ORDERS => {
+                options.register_workflow::<OrderWorkflow>()?.register_workflow::<RefundWorkflow>()?.build()
+            }
             names::QUEUE_PAYMENTS | names::QUEUE_SHIPPING => options.build(),
             other => bail!("unknown queue {other:?} in WAYBILL_QUEUES; any of orders, payments, shipping"),
         };

@@ -1,6 +1,7 @@
 //! The worker: hosts the workflows and activities, starts what was accepted while Temporal was away, and delivers
 //! what webhooks left in the inbox. Stateless; run as many as are needed.
 
+mod after;
 pub mod config;
 pub mod hosting;
 pub mod pump;

@@ -3,9 +3,11 @@
 //! Deliberately absent: clocks, randomness, `HashMap`, threads, SQL and HTTP (see this crate's `clippy.toml`).
 
 pub mod activities;
+pub mod after;
 pub mod names;
 #[allow(missing_docs, reason = "the macro makes undocumented constants of the handlers")]
 pub mod order;
 pub mod wire;
 
+pub use after::refund::RefundWorkflow;
 pub use order::OrderWorkflow;
