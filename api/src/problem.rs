@@ -10,6 +10,7 @@ use serde::Serialize;
 use waybill_domain::{
     cancellation::{Action, allowed_actions},
     ids::OrderId,
+    money::Amount,
     status::OrderStatus,
 };
 use waybill_service::engine::EngineError;
@@ -162,6 +163,11 @@ impl Problem {
             Self::new(StatusCode::CONFLICT, "wrong_state", "Not in this state", detail).about(order);
         problem.allowed_actions = Some(allowed_actions(status));
         problem
+    }
+
+    pub(crate) fn more_than_captured(order: OrderId, left: Amount) -> Self {
+        let detail = format!("{left} minor units of what was captured are left to be refunded");
+        Self::new(StatusCode::CONFLICT, "more_than_captured", "More than was captured", detail).about(order)
     }
 
     pub(crate) fn stock_conflict(detail: impl Into<String>) -> Self {

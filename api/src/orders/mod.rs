@@ -8,6 +8,7 @@ pub(crate) mod list;
 pub(crate) mod new_order;
 pub(crate) mod place;
 pub(crate) mod read;
+pub(crate) mod refunds;
 pub(crate) mod view;
 
 use crate::{problem::Problem, state::App};

@@ -1,5 +1,6 @@
 //! Webhooks from the carrier and the payment provider: verified, kept once, handed to the order's workflow.
 
+mod after_sales;
 pub(crate) mod carrier;
 pub(crate) mod payments;
 

@@ -1,0 +1,256 @@
+//! What comes after an order's way: refunds, disputes and returns, mostly when the order's workflow has ended.
+
+use crate::{
+    books::{at_provider, values},
+    support::*,
+};
+use futures::future::join_all;
+use hmac::{Hmac, KeyInit, Mac};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use sha2::Sha256;
+use std::time::Duration;
+use waybill_dev::{
+    client::{Reply, new_key},
+    sim::{AutoProgress, Fault, Route, Rule},
+    stack::Stack,
+};
+
+const AT_ONCE: AutoProgress = AutoProgress { hand_over_after: Duration::ZERO, deliver_after: Duration::ZERO };
+
+async fn delivering_stack() -> Stack {
+    builder().await.auto(AT_ONCE).start().await.unwrap()
+}
+
+/// An order that was delivered and is completed: its id.
+async fn completed(stack: &Stack, order: &Value) -> String {
+    let id = place(&stack.client, order).await;
+    reach(&stack.client, &id, "completed").await;
+    id
+}
+
+fn paid_with(method: &str) -> Value {
+    order_with(|o| o["payment"]["method"] = json!(method))
+}
+
+async fn refund(stack: &Stack, order: &str, amount: i64) -> Reply {
+    let body = json!({"amount": amount, "reason": "damaged"});
+    stack.client.post(&format!("/v1/orders/{order}/refunds"), &body).await.unwrap()
+}
+
+/// Asks for a refund that is taken on, and gives its id.
+async fn refunded(stack: &Stack, order: &str, amount: i64) -> String {
+    let reply = refund(stack, order, amount).await;
+    assert_eq!(reply.status.as_u16(), 201, "{}", reply.body);
+    assert_eq!((&reply.body["order_id"], &reply.body["amount"]), (&json!(order), &json!(amount)));
+    reply.text("/id").to_owned()
+}
+
+async fn refunds(stack: &Stack, order: &str) -> Vec<Value> {
+    let request = stack.client.request(reqwest::Method::GET, &format!("/v1/orders/{order}/refunds"));
+    stack.client.send(request).await.unwrap().body["refunds"].as_array().unwrap().clone()
+}
+
+/// Waits until the refund has the status, and gives its order.
+async fn settles(stack: &Stack, order: &str, refund: &str, status: &str) -> Value {
+    until(&format!("refund {refund} is {status}"), || async {
+        refunds(stack, order).await.into_iter().find(|r| r["id"] == refund && r["status"] == status)
+    })
+    .await;
+    stack.client.get(order).await.unwrap().body
+}
+
+/// The provider's id of a refund of ours.
+fn at_the_provider(stack: &Stack, refund: &str) -> String {
+    let ledger = stack.payments.snapshot();
+    let found = values(&ledger["refunds"]).into_iter().find(|r| r["metadata"]["refund_id"] == refund);
+    found.unwrap()["id"].as_str().unwrap().to_owned()
+}
+
+/// Tells the provider's simulator something, as a bank would.
+async fn bank_says(stack: &Stack, path: &str, body: Value) -> Value {
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let url = format!("{}/_sim/{path}", stack.payments.url());
+    let reply = http.post(url).json(&body).send().await.unwrap();
+    assert!(reply.status().is_success(), "{path}: {}", reply.status());
+    reply.json().await.unwrap()
+}
+
+/// Delivers an event that the simulator does not send, signed as the provider's.
+async fn provider_says(stack: &Stack, event: &str, kind: &str, object: Value) -> Reply {
+    let body = json!({"id": event, "type": kind, "data": {"object": object}}).to_string();
+    let seconds = Timestamp::now().as_second();
+    let mut mac = Hmac::<Sha256>::new_from_slice(stack.secrets.payments_webhook.as_bytes()).unwrap();
+    mac.update(format!("{seconds}.{body}").as_bytes());
+    let signature = format!("t={seconds},v1={}", hex::encode(mac.finalize().into_bytes()));
+    let request = stack.client.request(reqwest::Method::POST, "/v1/payments/events");
+    let request = request.header("stripe-signature", signature).header("content-type", "application/json");
+    stack.client.send(request.body(body)).await.unwrap()
+}
+
+fn events_of(timeline: &[String], kind: &str) -> usize {
+    timeline.iter().filter(|k| *k == kind).count()
+}
+
+#[tokio::test]
+async fn an_order_is_refunded_in_parts_and_never_beyond_what_was_captured() {
+    let stack = delivering_stack().await;
+    let id = completed(&stack, &order(&[("SHOE-42-BLK", 2)])).await;
+    let path = format!("/v1/orders/{id}/refunds");
+    for (what, body, pointer) in [
+        ("nothing", json!({"amount": 0, "reason": "x"}), "/amount"),
+        ("less than nothing", json!({"amount": -1, "reason": "x"}), "/amount"),
+        ("no reason", json!({"amount": 1, "reason": " "}), "/reason"),
+    ] {
+        let reply = stack.client.post(&path, &body).await.unwrap();
+        assert_eq!(refused(&reply, 422, "invalid", what), [pointer]);
+    }
+    let reply =
+        stack.client.post(&path, &json!({"amount": 1, "reason": "x", "currency": "EUR"})).await.unwrap();
+    assert_eq!(refused(&reply, 400, "malformed", "an unknown field"), ["/currency"]);
+
+    let first = refunded(&stack, &id, 500).await;
+    let order = settles(&stack, &id, &first, "succeeded").await;
+    assert_eq!(
+        (&order["payment_status"], &order["status"]),
+        (&json!("partially_refunded"), &json!("completed"))
+    );
+    assert_eq!(order["amounts_held"], json!({"authorized": 2000, "captured": 2000, "refunded": 500}));
+    let reply = refund(&stack, &id, 1501).await;
+    refused(&reply, 409, "more_than_captured", "one cent too many");
+    assert!(reply.text("/detail").contains("1500"), "it says what is left: {}", reply.body);
+
+    // The same request twice is one refund.
+    let key = new_key();
+    let body = json!({"amount": 100, "reason": "again"});
+    let ask =
+        || stack.client.request(reqwest::Method::POST, &path).header("Idempotency-Key", &key).json(&body);
+    let once = stack.client.send(ask()).await.unwrap();
+    let twice = stack.client.send(ask()).await.unwrap();
+    assert_eq!((once.status.as_u16(), &once.body), (201, &twice.body));
+
+    // However many ask at once.
+    let replies = join_all((0..20).map(|_| refund(&stack, &id, 200))).await;
+    let accepted: Vec<&Reply> = replies.iter().filter(|r| r.status.as_u16() == 201).collect();
+    assert_eq!(accepted.len(), 7, "1400 are left");
+    for reply in &accepted {
+        settles(&stack, &id, reply.text("/id"), "succeeded").await;
+    }
+    let order = settles(&stack, &id, once.text("/id"), "succeeded").await;
+    assert_eq!(
+        (&order["payment_status"], &order["amounts_held"]["refunded"]),
+        (&json!("refunded"), &json!(2000))
+    );
+    assert_eq!(at_provider(&stack, &id), (0, 2000, 2000, 1), "the provider says the same");
+    let listed = stack.client.list(&[]).await.unwrap().body;
+    assert_eq!(listed["orders"][0]["payment_status"], "refunded");
+    let told = kinds(&stack.client, &id).await;
+    assert_eq!((events_of(&told, "refund.requested"), events_of(&told, "payment.refunded")), (9, 9));
+
+    let open = place(&stack.client, &dear_order()).await;
+    reach(&stack.client, &open, "in_review").await;
+    refused(&refund(&stack, &open, 1).await, 409, "more_than_captured", "nothing was captured");
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn a_refund_whose_answer_is_lost_is_one_refund() {
+    let stack = builder().await.auto(AT_ONCE).env("WAYBILL_CHAOS", "repeat").start().await.unwrap();
+    for (what, fault, times) in [
+        ("the reply is lost", Fault::DropReply, 2),
+        ("the provider is down", Fault::Status { status: 503 }, 2),
+        ("the provider is down for long", Fault::Status { status: 500 }, 12),
+    ] {
+        let id = completed(&stack, &order_with(|_| {})).await;
+        stack.payments.set_faults(vec![Rule {
+            route: Route::Refund,
+            fault,
+            times: Some(times),
+            matching: None,
+        }]);
+        let refund = refunded(&stack, &id, 400).await;
+        if times > 10 {
+            let order = until("somebody is told", || async {
+                let order = stack.client.get(&id).await.unwrap().body;
+                (order["attention"] == "refund_failing").then_some(order)
+            })
+            .await;
+            assert_eq!(order["payment_status"], "captured", "nobody knows yet: {order:#}");
+            stack.payments.set_faults(Vec::new());
+        }
+        let order = settles(&stack, &id, &refund, "succeeded").await;
+        assert_eq!(
+            (&order["attention"], &order["amounts_held"]["refunded"]),
+            (&Value::Null, &json!(400)),
+            "{what}"
+        );
+        assert_eq!(at_provider(&stack, &id), (0, 1000, 400, 1), "{what}");
+        assert_eq!(events_of(&kinds(&stack.client, &id).await, "payment.refunded"), 1, "{what}");
+    }
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn a_pending_refund_is_not_refunded_and_one_that_fails_can_be_asked_for_again() {
+    let stack = delivering_stack().await;
+    let id = completed(&stack, &paid_with("pm_card_pendingRefund")).await;
+    let (good, bad) = (refunded(&stack, &id, 600).await, refunded(&stack, &id, 400).await);
+    for refund in [&good, &bad] {
+        let order = settles(&stack, &id, refund, "pending").await;
+        assert_eq!(
+            (&order["payment_status"], &order["amounts_held"]["refunded"]),
+            (&json!("captured"), &json!(0))
+        );
+    }
+    refused(&refund(&stack, &id, 1).await, 409, "more_than_captured", "pending refunds count");
+
+    let path = |refund: &str| format!("refunds/{}/settle", at_the_provider(&stack, refund));
+    bank_says(&stack, &path(&good), json!({"status": "succeeded"})).await;
+    let order = settles(&stack, &id, &good, "succeeded").await;
+    assert_eq!(order["amounts_held"]["refunded"], 600);
+    bank_says(&stack, &path(&bad), json!({"status": "failed"})).await;
+    let order = settles(&stack, &id, &bad, "failed").await;
+    assert_eq!(
+        (&order["attention"], &order["amounts_held"]["refunded"]),
+        (&json!("refund_failed"), &json!(600))
+    );
+    assert_eq!(event(&stack.client, &id, "refund.failed").await["data"]["refund_id"], bad.as_str());
+    let again = refunded(&stack, &id, 400).await;
+    settles(&stack, &id, &again, "pending").await;
+
+    // The bank may send the money back after all, when nobody waits for it any more.
+    let object = json!({"id": at_the_provider(&stack, &good), "object": "refund", "status": "failed",
+        "failure_reason": "expired_or_canceled_card", "metadata": {"refund_id": good}});
+    for said in ["closed", "duplicate"] {
+        let reply = provider_says(&stack, "evt_late", "refund.failed", object.clone()).await;
+        assert_eq!(reply.status.as_u16(), 202, "{said}: {}", reply.body);
+    }
+    let order = settles(&stack, &id, &good, "failed").await;
+    assert_eq!(
+        (&order["payment_status"], &order["amounts_held"]["refunded"]),
+        (&json!("captured"), &json!(0))
+    );
+    assert_eq!(events_of(&kinds(&stack.client, &id).await, "refund.failed"), 2);
+
+    let id = completed(&stack, &paid_with("pm_card_refundFail")).await;
+    let refund = refunded(&stack, &id, 1000).await;
+    let order = settles(&stack, &id, &refund, "failed").await;
+    assert_eq!(order["payment_status"], "captured");
+    assert_eq!(refunds(&stack, &id).await[0]["code"], "lost_or_stolen_card");
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn a_refund_that_was_accepted_without_temporal_is_made_when_it_is_back() {
+    let mut servers = waybill_dev::servers::Servers::private().await.unwrap();
+    let stack = Stack::builder(&servers).auto(AT_ONCE).start().await.unwrap();
+    let id = completed(&stack, &order_with(|_| {})).await;
+    servers.temporal.child.kill_hard().await.unwrap();
+    let refund = refunded(&stack, &id, 1000).await;
+    assert_eq!(refunds(&stack, &id).await[0]["status"], "requested");
+    servers.temporal.restart().await.unwrap();
+    let order = settles(&stack, &id, &refund, "succeeded").await;
+    assert_eq!(order["payment_status"], "refunded");
+    stack.stop().await;
+    servers.stop().await;
+}
