@@ -62,6 +62,7 @@ fn routes(app: App, metrics: middleware::HttpMetrics) -> Router {
         .route("/v1/orders/{id}/decision", post(orders::decide::handler))
         .route("/v1/orders/{id}/amendment", post(orders::amend::handler))
         .route("/v1/orders/{id}/refunds", post(orders::refunds::post).get(orders::refunds::list))
+        .route("/v1/orders/{id}/disputes", get(orders::disputes::handler))
         .route("/v1/stock/{sku}", put(stock::put).get(stock::get))
         .route("/v1/stock/adjustments", post(stock::adjust))
         .route("/v1/shipments/{id}/events", post(webhooks::carrier::handler))

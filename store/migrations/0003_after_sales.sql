@@ -1,4 +1,4 @@
--- What happens after an order's way: refunds. Their own code writes them; the order's workflow may have ended.
+-- What happens after an order's way: refunds, disputes. Their own code writes them; its workflow may have ended.
 
 -- The ledger has a capture before the order's workflow has shown it, and a refund may be done in between. That no
 -- more is refunded than was captured is seen to where a refund is asked for, against the ledger.
@@ -33,3 +33,20 @@ create table refunds (
 );
 create index refunds_by_order on refunds (order_id, id);
 create index refunds_unstarted on refunds (created_at) where workflow_started_at is null;
+
+-- What customers dispute with their banks, as the payment provider tells it.
+create table disputes (
+    -- The provider's.
+    id text primary key,
+    order_id uuid not null,
+    amount bigint not null,
+    reason text not null,
+    -- The provider's word, such as needs_response, won, lost.
+    status text not null,
+    -- Until when it can be answered, if the provider says so.
+    due_by timestamptz,
+    opened_at timestamptz not null default now(),
+    closed_at timestamptz,
+    constraint disputes_amount check (amount >= 0)
+);
+create index disputes_by_order on disputes (order_id);

@@ -4,6 +4,7 @@
 //! its own, never a bare database error.
 
 pub mod concerns;
+pub mod disputes;
 pub mod idempotency;
 pub mod inbox;
 pub mod keys;

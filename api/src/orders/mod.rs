@@ -3,6 +3,7 @@
 pub(crate) mod amend;
 pub(crate) mod cancel;
 pub(crate) mod decide;
+pub(crate) mod disputes;
 pub(crate) mod events;
 pub(crate) mod list;
 pub(crate) mod new_order;

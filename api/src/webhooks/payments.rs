@@ -53,6 +53,9 @@ pub(crate) async fn handler(
     if let Some(answer) = after_sales::refund(&app, &event.id, &event.kind, &event.data.object).await? {
         return Ok(answer);
     }
+    if let Some(answer) = after_sales::dispute(&app, &event.kind, &event.data.object).await? {
+        return Ok(answer);
+    }
     let Some(order_id) = order_of(&app, &event.data.object).await? else { return Ok(accepted("ignored")) };
     let Some(order) = orders::get(&app.pool, order_id).await? else { return Ok(accepted("ignored")) };
     let payload = PaymentEvent { kind: event.kind, event_id: event.id.clone() };

@@ -254,3 +254,42 @@ async fn a_refund_that_was_accepted_without_temporal_is_made_when_it_is_back() {
     stack.stop().await;
     servers.stop().await;
 }
+
+#[tokio::test]
+async fn a_dispute_is_flagged_until_it_is_closed() {
+    let stack = delivering_stack().await;
+    let id = completed(&stack, &order_with(|_| {})).await;
+    let ledger = stack.payments.snapshot();
+    let intent = values(&ledger["intents"]).into_iter().find(|i| i["metadata"]["order_id"] == id.as_str());
+    let intent = intent.unwrap()["id"].as_str().unwrap();
+    let mut dispute = bank_says(&stack, &format!("payment_intents/{intent}/dispute"), json!({})).await;
+    event(&stack.client, &id, "dispute.opened").await;
+    let order = stack.client.get(&id).await.unwrap().body;
+    assert_eq!((&order["attention"], &order["status"]), (&json!("disputed"), &json!("completed")));
+    dispute["evidence_details"] = json!({"due_by": 1_900_000_000});
+    for status in ["duplicate", "duplicate"] {
+        let again = provider_says(&stack, "evt_again", "charge.dispute.created", dispute.clone()).await;
+        assert_eq!((again.status.as_u16(), again.text("/status")), (202, status), "{}", again.body);
+    }
+
+    let opened = dispute.clone();
+    dispute["status"] = json!("won");
+    for status in ["recorded", "duplicate"] {
+        let reply = provider_says(&stack, "evt_closed", "charge.dispute.closed", dispute.clone()).await;
+        assert_eq!((reply.status.as_u16(), reply.text("/status")), (202, status), "{}", reply.body);
+    }
+    let late = provider_says(&stack, "evt_late", "charge.dispute.created", opened).await;
+    assert_eq!(late.text("/status"), "duplicate", "what is closed stays closed");
+    assert_eq!(stack.client.get(&id).await.unwrap().body["attention"], Value::Null);
+    let told = kinds(&stack.client, &id).await;
+    assert_eq!((events_of(&told, "dispute.opened"), events_of(&told, "dispute.closed")), (1, 1), "{told:?}");
+    let request = stack.client.request(reqwest::Method::GET, &format!("/v1/orders/{id}/disputes"));
+    let disputes = stack.client.send(request).await.unwrap().body;
+    assert_eq!(disputes["disputes"][0]["status"], "won", "{disputes}");
+    assert!(disputes["disputes"][0]["closed_at"].is_string());
+
+    dispute["payment_intent"] = json!("pi_of_somebody_else");
+    let reply = provider_says(&stack, "evt_other", "charge.dispute.created", dispute).await;
+    assert_eq!((reply.status.as_u16(), reply.text("/status")), (202, "ignored"));
+    stack.stop().await;
+}
