@@ -8,6 +8,7 @@ pub mod event;
 pub mod ids;
 pub mod money;
 pub mod order;
+pub mod returns;
 pub mod risk;
 pub mod state;
 pub mod status;

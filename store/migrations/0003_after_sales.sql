@@ -1,4 +1,4 @@
--- What happens after an order's way: refunds, disputes. Their own code writes them; its workflow may have ended.
+-- What happens after an order's way: refunds, disputes, returns. Their own code writes them; its workflow may have ended.
 
 -- The ledger has a capture before the order's workflow has shown it, and a refund may be done in between. That no
 -- more is refunded than was captured is seen to where a refund is asked for, against the ledger.
@@ -50,3 +50,50 @@ create table disputes (
     constraint disputes_amount check (amount >= 0)
 );
 create index disputes_by_order on disputes (order_id);
+
+-- Goods that come back.
+create table returns (
+    id uuid primary key,
+    order_id uuid not null,
+    merchant_id uuid not null,
+    reason text not null,
+    state text not null,
+    -- What the received pieces are worth, known once they are here.
+    amount bigint,
+    -- The clients' keys, as with refunds.
+    request_key text,
+    receipt_key text,
+    workflow_started_at timestamptz,
+    created_at timestamptz not null default now(),
+    updated_at timestamptz not null default now(),
+    constraint returns_request_unique unique (order_id, request_key),
+    constraint returns_state check (state in ('awaiting', 'received', 'restocked', 'closed'))
+);
+create index returns_by_order on returns (order_id);
+create index returns_unstarted on returns (created_at) where workflow_started_at is null;
+
+-- A row per shipment that the pieces had left with: that is where they are restocked.
+create table return_lines (
+    return_id uuid not null,
+    shipment_id uuid not null,
+    line integer not null,
+    order_id uuid not null,
+    quantity integer not null,
+    restocked integer not null default 0,
+    written_off integer not null default 0,
+    primary key (return_id, shipment_id, line),
+    constraint return_lines_quantity check (quantity > 0),
+    constraint return_lines_received check (
+        restocked >= 0 and written_off >= 0 and restocked + written_off <= quantity
+    )
+);
+create index return_lines_by_order on return_lines (order_id);
+
+-- Pieces by line that came back: an array in the order of the lines, null for none. The order's workflow knows nothing
+-- of it, so it is not in line_states.
+alter table orders add column returned jsonb;
+
+-- Of the sold pieces, how many are on the shelf again.
+alter table reservations
+    add column returned integer not null default 0,
+    add constraint reservations_returned check (returned between 0 and quantity);

@@ -14,6 +14,7 @@ pub mod payments;
 pub mod projection;
 pub mod refunds;
 pub mod reservations;
+pub mod returns;
 pub mod risk;
 pub mod shipments;
 pub mod starts;
