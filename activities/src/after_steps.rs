@@ -32,4 +32,44 @@ impl AfterSteps {
         }
         done
     }
+
+    #[activity(definition = definitions::ExpectReturn)]
+    pub async fn expect_return(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        input: ReturnRef,
+    ) -> Result<ReturnExpected, ActivityError> {
+        let (steps, order) = (&self.0, input.order_id);
+        steps.attempt("expect_return", order, &ctx, || steps::returns::expect(steps, &input)).await
+    }
+
+    #[activity(definition = definitions::FlagOverdueReturn)]
+    pub async fn flag_overdue_return(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        input: ReturnRef,
+    ) -> Result<(), ActivityError> {
+        let (steps, order) = (&self.0, input.order_id);
+        steps.attempt("flag_overdue_return", order, &ctx, || steps::returns::overdue(steps, &input)).await
+    }
+
+    #[activity(definition = definitions::Restock)]
+    pub async fn restock(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        input: ReturnRef,
+    ) -> Result<(), ActivityError> {
+        let (steps, order) = (&self.0, input.order_id);
+        steps.attempt("restock", order, &ctx, || steps::returns::restock(steps, &input)).await
+    }
+
+    #[activity(definition = definitions::SettleReturn)]
+    pub async fn settle_return(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        input: ReturnRef,
+    ) -> Result<ReturnOutcome, ActivityError> {
+        let (steps, order) = (&self.0, input.order_id);
+        steps.attempt("settle_return", order, &ctx, || steps::returns::settle(steps, &input)).await
+    }
 }

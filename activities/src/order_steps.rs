@@ -17,6 +17,8 @@ pub struct Waits {
     pub review_seconds: u64,
     /// A customer's answer to a shortage, in seconds.
     pub customer_seconds: u64,
+    /// Goods that come back, in seconds.
+    pub return_seconds: u64,
 }
 
 /// What the activities need.

@@ -10,6 +10,7 @@ mod json;
 mod middleware;
 mod orders;
 mod problem;
+mod returns;
 mod state;
 mod stock;
 mod wait;
@@ -63,6 +64,9 @@ fn routes(app: App, metrics: middleware::HttpMetrics) -> Router {
         .route("/v1/orders/{id}/amendment", post(orders::amend::handler))
         .route("/v1/orders/{id}/refunds", post(orders::refunds::post).get(orders::refunds::list))
         .route("/v1/orders/{id}/disputes", get(orders::disputes::handler))
+        .route("/v1/orders/{id}/returns", post(returns::request))
+        .route("/v1/returns/{id}", get(returns::read))
+        .route("/v1/returns/{id}/receipt", post(returns::receive))
         .route("/v1/stock/{sku}", put(stock::put).get(stock::get))
         .route("/v1/stock/adjustments", post(stock::adjust))
         .route("/v1/shipments/{id}/events", post(webhooks::carrier::handler))

@@ -18,13 +18,13 @@ use temporalio_common::{
 use tokio::{sync::OnceCell, time::timeout};
 use url::Url;
 use waybill_domain::{
-    ids::{CustomerId, MerchantId, OrderId, RefundId},
+    ids::{CustomerId, MerchantId, OrderId, RefundId, ReturnId},
     status::OrderStatus,
 };
 use waybill_store::inbox::Message;
 use waybill_workflows::{
-    OrderWorkflow, RefundWorkflow,
-    after::wire::{RefundEvent, RefundInput},
+    OrderWorkflow, RefundWorkflow, ReturnWorkflow,
+    after::wire::{RefundEvent, RefundInput, ReturnInput, ReturnReceipt},
     names,
     wire::*,
 };
@@ -186,6 +186,30 @@ impl Engine {
         }
     }
 
+    /// Starts a return's workflow. That it was started before is success.
+    ///
+    /// # Errors
+    /// When Temporal does not take it in time.
+    pub async fn start_return(
+        &self,
+        return_id: ReturnId,
+        order_id: OrderId,
+        merchant_id: MerchantId,
+    ) -> Result<(), EngineError> {
+        let options = WorkflowStartOptions::new(self.queue(), return_id.workflow_id())
+            .id_reuse_policy(temporalio_client::WorkflowIdReusePolicy::RejectDuplicate)
+            .task_timeout(TASK_MAX)
+            .search_attributes(SearchAttributes::new([names::MERCHANT.value_set(merchant_id.to_string())]))
+            .static_summary(format!("Return {return_id} of order {order_id}"))
+            .rpc_options(no_retries(CALL_MAX))
+            .build();
+        let input = ReturnInput { return_id, order_id, queue_prefix: self.0.queue_prefix.clone() };
+        match self.client().await?.start_workflow(ReturnWorkflow::run, input, options).await {
+            Ok(_) | Err(WorkflowStartError::AlreadyStarted { .. }) => Ok(()),
+            Err(error) => Err(EngineError::unavailable(error)),
+        }
+    }
+
     /// Hands a webhook's message to the workflow it is for. The message's id makes it count once.
     ///
     /// # Errors
@@ -206,6 +230,12 @@ impl Engine {
                 let refund = event.map_err(|_| EngineError::NoWorkflow)?.refund_id;
                 let handle = client.get_workflow_handle::<RefundWorkflow>(refund.workflow_id());
                 handle.signal(RefundWorkflow::refund_event, payload, options).await
+            }
+            "receipt" => {
+                let receipt = serde_json::from_value::<ReturnReceipt>(message.payload.clone());
+                let id = receipt.map_err(|_| EngineError::NoWorkflow)?.return_id.workflow_id();
+                let handle = client.get_workflow_handle::<ReturnWorkflow>(id);
+                handle.signal(ReturnWorkflow::receipt, payload, options).await
             }
             _ => handle.signal(OrderWorkflow::shipment_event, payload, options).await,
         };

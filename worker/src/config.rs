@@ -37,6 +37,9 @@ pub struct WorkerArgs {
     /// How long an order waits for its customer before it expires: two days.
     #[arg(long, env = "WAYBILL_CUSTOMER_WAIT_SECONDS", default_value_t = 2 * 24 * 3_600)]
     pub customer_wait_seconds: u64,
+    /// How long goods may take to come back before somebody is told: thirty days.
+    #[arg(long, env = "WAYBILL_RETURN_WAIT_SECONDS", default_value_t = 30 * 24 * 3_600)]
+    pub return_wait_seconds: u64,
     /// Faults on purpose, for staging: see `activities::chaos`.
     #[arg(long, env = "WAYBILL_CHAOS", default_value = "")]
     pub chaos: String,

@@ -14,7 +14,7 @@ use temporalio_sdk::{Runtime, Worker, WorkerOptions};
 use tokio_util::sync::CancellationToken;
 use waybill_activities::{AfterSteps, OrderSteps};
 use waybill_service::engine::Engine;
-use waybill_workflows::{OrderWorkflow, RefundWorkflow, names};
+use waybill_workflows::{OrderWorkflow, RefundWorkflow, ReturnWorkflow, names};
 
 /// Pause between attempts to reach Temporal at the start.
 const CONNECT_PAUSE: Duration = Duration::from_secs(1);
@@ -48,9 +48,11 @@ pub(crate) async fn run(
             .register_activities(steps.clone())
             .register_activities(AfterSteps(steps.clone()));
         let options = match queue.as_str() {
-            names::QUEUE_ORDERS => {
-                options.register_workflow::<OrderWorkflow>()?.register_workflow::<RefundWorkflow>()?.build()
-            }
+            names::QUEUE_ORDERS => options
+                .register_workflow::<OrderWorkflow>()?
+                .register_workflow::<RefundWorkflow>()?
+                .register_workflow::<ReturnWorkflow>()?
+                .build(),
             names::QUEUE_PAYMENTS | names::QUEUE_SHIPPING => options.build(),
             other => bail!("unknown queue {other:?} in WAYBILL_QUEUES; any of orders, payments, shipping"),
         };

@@ -44,6 +44,7 @@ pub async fn run(args: WorkerArgs, shutdown: CancellationToken) -> anyhow::Resul
         waits: Waits {
             review_seconds: args.review_wait_seconds,
             customer_seconds: args.customer_wait_seconds,
+            return_seconds: args.return_wait_seconds,
         },
         metrics: step_metrics,
         chaos: Chaos::from_str(&args.chaos).map_err(anyhow::Error::msg).context("WAYBILL_CHAOS")?,

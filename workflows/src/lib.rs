@@ -9,5 +9,5 @@ pub mod names;
 pub mod order;
 pub mod wire;
 
-pub use after::refund::RefundWorkflow;
+pub use after::{refund::RefundWorkflow, returns::ReturnWorkflow};
 pub use order::OrderWorkflow;

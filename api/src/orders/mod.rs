@@ -25,7 +25,7 @@ use waybill_store::{
 };
 
 /// The merchant's order, or 404: also for another merchant's.
-async fn find(app: &App, merchant: MerchantId, id: OrderId) -> Result<OrderRecord, Problem> {
+pub(crate) async fn find(app: &App, merchant: MerchantId, id: OrderId) -> Result<OrderRecord, Problem> {
     tracing::Span::current().record("order_id", tracing::field::display(id));
     orders::find(&app.pool, merchant, id).await?.ok_or_else(|| Problem::not_found("order"))
 }
@@ -45,7 +45,7 @@ async fn refusal(app: &App, merchant: MerchantId, id: OrderId, error: EngineErro
 }
 
 /// A key for a request about one order: of another order it is another request.
-fn request_key(
+pub(crate) fn request_key(
     merchant_id: MerchantId,
     route: &'static str,
     key: String,

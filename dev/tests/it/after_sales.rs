@@ -1,7 +1,7 @@
 //! What comes after an order's way: refunds, disputes and returns, mostly when the order's workflow has ended.
 
 use crate::{
-    books::{at_provider, values},
+    books::{at_provider, check_goods, pieces, values},
     support::*,
 };
 use futures::future::join_all;
@@ -291,5 +291,131 @@ async fn a_dispute_is_flagged_until_it_is_closed() {
     dispute["payment_intent"] = json!("pi_of_somebody_else");
     let reply = provider_says(&stack, "evt_other", "charge.dispute.created", dispute).await;
     assert_eq!((reply.status.as_u16(), reply.text("/status")), (202, "ignored"));
+    stack.stop().await;
+}
+
+async fn ask_return(stack: &Stack, order: &str, lines: Value) -> Reply {
+    let body = json!({"lines": lines, "reason": "does not fit"});
+    stack.client.post(&format!("/v1/orders/{order}/returns"), &body).await.unwrap()
+}
+
+async fn returning(stack: &Stack, order: &str, lines: Value) -> String {
+    let reply = ask_return(stack, order, lines).await;
+    assert_eq!((reply.status.as_u16(), reply.text("/status")), (201, "awaiting"), "{}", reply.body);
+    reply.text("/id").to_owned()
+}
+
+async fn receipt(stack: &Stack, id: &str, lines: Value) -> Reply {
+    stack.client.post(&format!("/v1/returns/{id}/receipt"), &json!({"lines": lines})).await.unwrap()
+}
+
+/// Waits until the return is closed and its refund done, and gives the return.
+async fn closed(stack: &Stack, id: &str) -> Value {
+    until(&format!("return {id} is closed"), || async {
+        let request = stack.client.request(reqwest::Method::GET, &format!("/v1/returns/{id}"));
+        let found = stack.client.send(request).await.unwrap().body;
+        let settled = found["refund"].is_null() || found["refund"]["status"] == "succeeded";
+        (found["status"] == "closed" && settled).then_some(found)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_comes_back_is_restocked_and_refunded_to_the_last_cent() {
+    let stack = builder().await.auto(AT_ONCE).env("WAYBILL_CHAOS", "repeat").start().await.unwrap();
+    put_stock(&stack.client, "BACK", &[("AMS", 2), ("RTM", 5)]).await;
+    let before = pieces(&stack).await;
+    // Seven pieces from two places; their tax and fee divide by nothing.
+    let mut order = order(&[("BACK", 7)]);
+    (order["tax"], order["shipping_fee"]) = (json!(101), json!(501));
+    let id = completed(&stack, &order).await;
+    check_goods(&stack, &before).await;
+
+    refused(&ask_return(&stack, &id, json!([])).await, 422, "invalid", "nothing");
+    let reply = ask_return(&stack, &id, json!([{"line": 0, "quantity": 0}])).await;
+    assert_eq!(refused(&reply, 422, "invalid", "no piece"), ["/lines/0/quantity"]);
+    let reply =
+        ask_return(&stack, &id, json!([{"line": 0, "quantity": 4}, {"line": 0, "quantity": 4}])).await;
+    refused(&reply, 409, "not_returnable", "more than was delivered");
+    assert!(reply.text("/detail").contains("line 0, 7 pieces"), "{}", reply.body);
+    refused(
+        &ask_return(&stack, &id, json!([{"line": 3, "quantity": 1}])).await,
+        409,
+        "not_returnable",
+        "no line",
+    );
+
+    let first = returning(&stack, &id, json!([{"line": 0, "quantity": 3}])).await;
+    let reply = ask_return(&stack, &id, json!([{"line": 0, "quantity": 5}])).await;
+    refused(&reply, 409, "not_returnable", "three are being returned");
+    let both = json!([{"line": 0, "quantity": 1, "condition": "restock"},
+        {"line": 0, "quantity": 1, "condition": "write_off"}]);
+    let many = json!([{"line": 0, "quantity": 4, "condition": "restock"}]);
+    refused(&receipt(&stack, &first, many).await, 409, "not_returnable", "more than was asked for");
+    let reply = receipt(&stack, &first, both.clone()).await;
+    assert_eq!(reply.status.as_u16(), 202, "{}", reply.body);
+    refused(&receipt(&stack, &first, both).await, 409, "already_received", "twice");
+    let done = closed(&stack, &first).await;
+    assert_eq!(done["lines"], json!([{"line": 0, "quantity": 3, "restocked": 1, "written_off": 1}]));
+    let one = done["refund"]["amount"].as_i64().unwrap();
+    assert!((2150..2190).contains(&one), "two of seven pieces of 7602: {one}");
+    let order = stack.client.get(&id).await.unwrap().body;
+    assert_eq!(
+        (&order["lines"][0]["returned"], &order["payment_status"]),
+        (&json!(2), &json!("partially_refunded"))
+    );
+    check_goods(&stack, &before).await;
+
+    // The third did not come, so it may still: the rest is five.
+    let second = returning(&stack, &id, json!([{"line": 0, "quantity": 5}])).await;
+    let rest = json!([{"line": 0, "quantity": 5, "condition": "restock"}]);
+    assert_eq!(receipt(&stack, &second, rest).await.status.as_u16(), 202);
+    closed(&stack, &second).await;
+    let order = stack.client.get(&id).await.unwrap().body;
+    assert_eq!((&order["lines"][0]["returned"], &order["payment_status"]), (&json!(7), &json!("refunded")));
+    assert_eq!(at_provider(&stack, &id), (0, 7602, 7602, 1), "exactly what was captured");
+    check_goods(&stack, &before).await;
+    let stock = stack.client.get_stock("BACK").await.unwrap().body;
+    let sum = |of: &str| values(&stock["locations"]).iter().map(|l| l[of].as_i64().unwrap()).sum::<i64>();
+    assert_eq!(sum("available"), 6, "one was written off: {stock}");
+    let told = kinds(&stack.client, &id).await;
+    for kind in ["return.requested", "return.received", "return.closed", "payment.refunded"] {
+        assert_eq!(events_of(&told, kind), 2, "{kind}: {told:?}");
+    }
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn a_return_that_does_not_come_is_flagged_and_still_awaited() {
+    let stack = builder().await.auto(AT_ONCE).env("WAYBILL_RETURN_WAIT_SECONDS", 1).start().await.unwrap();
+    let before = pieces(&stack).await;
+    let id = completed(&stack, &order_with(|_| {})).await;
+    // All but ten is refunded ad hoc: no more than that can follow the goods.
+    let refund = refunded(&stack, &id, 990).await;
+    settles(&stack, &id, &refund, "succeeded").await;
+    let late = returning(&stack, &id, json!([{"line": 0, "quantity": 1}])).await;
+    until("somebody is told", || async {
+        let order = stack.client.get(&id).await.unwrap().body;
+        (order["attention"] == "return_overdue").then_some(())
+    })
+    .await;
+    let stranger = stack.client.with_key(&stack.create_key("another").await.unwrap());
+    let request = stranger.request(reqwest::Method::GET, &format!("/v1/returns/{late}"));
+    refused(&stranger.send(request).await.unwrap(), 404, "not_found", "another merchant's");
+
+    let goods = json!([{"line": 0, "quantity": 1, "condition": "restock"}]);
+    assert_eq!(receipt(&stack, &late, goods).await.status.as_u16(), 202);
+    let done = closed(&stack, &late).await;
+    assert_eq!((&done["amount"], &done["refund"]["amount"]), (&json!(1000), &json!(10)));
+    let order = stack.client.get(&id).await.unwrap().body;
+    assert_eq!((&order["attention"], &order["payment_status"]), (&Value::Null, &json!("refunded")));
+    check_goods(&stack, &before).await;
+
+    let id = completed(&stack, &order_with(|_| {})).await;
+    let never = returning(&stack, &id, json!([{"line": 0, "quantity": 1}])).await;
+    assert_eq!(receipt(&stack, &never, json!([])).await.status.as_u16(), 202);
+    let done = closed(&stack, &never).await;
+    assert_eq!((&done["refund"], &done["amount"]), (&Value::Null, &json!(0)));
+    check_goods(&stack, &before).await;
     stack.stop().await;
 }

@@ -14,6 +14,26 @@ impl AfterSalesActivities {
     pub fn refund(input: RefundRef) -> Result<RefundOutcome, ActivityError> {
         unimplemented!()
     }
+
+    #[activity(name = "expect_return")]
+    pub fn expect_return(input: ReturnRef) -> Result<ReturnExpected, ActivityError> {
+        unimplemented!()
+    }
+
+    #[activity(name = "flag_overdue_return")]
+    pub fn flag_overdue_return(input: ReturnRef) -> Result<(), ActivityError> {
+        unimplemented!()
+    }
+
+    #[activity(name = "restock")]
+    pub fn restock(input: ReturnRef) -> Result<(), ActivityError> {
+        unimplemented!()
+    }
+
+    #[activity(name = "settle_return")]
+    pub fn settle_return(input: ReturnRef) -> Result<ReturnOutcome, ActivityError> {
+        unimplemented!()
+    }
 }
 
 pub use after_sales_activities::*;

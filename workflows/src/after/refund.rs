@@ -1,24 +1,18 @@
 //! One refund: asked for until there is an answer, and a pending one waited for. Nothing ends it but the provider's
 //! word: no timer, no cancellation. What it did is written down by its activity.
 
-use super::{activities::AfterSalesActivities, wire::*};
+use super::{activities::AfterSalesActivities, step, wire::*};
 use crate::names;
 use futures::FutureExt;
 use std::{pin::pin, time::Duration};
 use temporalio_common::data_converters::RawValue;
 use temporalio_macros::{workflow, workflow_methods};
 use temporalio_workflow::{
-    ActivityOptions, RetryPolicy, SyncWorkflowContext, TimerOptions, WaitConditionOptions,
-    WorkflowCancellationToken, WorkflowContext, WorkflowContextView, WorkflowResult, workflows::select,
+    SyncWorkflowContext, TimerOptions, WaitConditionOptions, WorkflowCancellationToken, WorkflowContext,
+    WorkflowContextView, WorkflowResult, workflows::select,
 };
 use waybill_domain::after::RefundState;
 
-/// How long one attempt may take: above every time-out of the provider's client.
-const ATTEMPT_MAX: Duration = Duration::from_secs(30);
-/// First pause between attempts; doubled each time.
-const RETRY_PAUSE_MIN: Duration = Duration::from_millis(500);
-/// Longest pause between attempts: an outage's end is noticed within it.
-const RETRY_PAUSE_MAX: Duration = Duration::from_secs(30);
 /// How often a pending refund is looked at should its webhook never come. Banks take days: an hour's delay is small,
 /// and a refund that pends for a month stays far below the longest history.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(3_600);
@@ -58,35 +52,12 @@ impl RefundWorkflow {
     }
 }
 
-/// A time-out is not a failure: the same refund is asked for again, for ever.
 async fn ask(ctx: &WorkflowContext<RefundWorkflow>) -> RefundOutcome {
-    loop {
-        let (input, queue) = ctx.state(|s| {
-            let RefundInput { refund_id, order_id, queue_prefix } = s.input.clone();
-            (RefundRef { order_id, refund_id }, format!("{queue_prefix}{}", names::QUEUE_PAYMENTS))
-        });
-        let options = ActivityOptions::with_start_to_close_timeout(ATTEMPT_MAX)
-            .task_queue(queue)
-            .retry_policy(
-                RetryPolicy::builder()
-                    .initial_interval(RETRY_PAUSE_MIN)
-                    .backoff_coefficient(2.0)
-                    .maximum_interval(RETRY_PAUSE_MAX)
-                    .maximum_attempts(0)
-                    .build(),
-            )
-            // Detached: money that is on its way is not stopped by `temporal workflow cancel`.
-            .cancellation_token(WorkflowCancellationToken::new())
-            .summary("refund".to_owned())
-            .build();
-        if let Ok(outcome) = ctx.execute_activity(AfterSalesActivities::refund, input, options).await {
-            return outcome;
-        }
-        // Refused for a reason of ours, such as a row that this release can't read: it may be mended.
-        let pause =
-            TimerOptions::builder(RETRY_PAUSE_MAX).cancellation_token(WorkflowCancellationToken::new());
-        ctx.timer(pause.build()).await;
-    }
+    let (input, queue) = ctx.state(|s| {
+        let RefundInput { refund_id, order_id, queue_prefix } = s.input.clone();
+        (RefundRef { order_id, refund_id }, format!("{queue_prefix}{}", names::QUEUE_PAYMENTS))
+    });
+    step::run(ctx, || AfterSalesActivities::refund, input, "refund", &queue).await
 }
 
 async fn wait_for_news(ctx: &WorkflowContext<RefundWorkflow>) {

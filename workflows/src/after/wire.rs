@@ -4,7 +4,8 @@
 use serde::{Deserialize, Serialize};
 use waybill_domain::{
     after::RefundState,
-    ids::{OrderId, RefundId},
+    ids::{OrderId, RefundId, ReturnId},
+    money::Amount,
 };
 
 /// How a refund's workflow is started.
@@ -47,4 +48,48 @@ pub struct RefundEvent {
     pub kind: String,
     /// The provider's id of the event.
     pub event_id: String,
+}
+
+/// How a return's workflow is started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReturnInput {
+    /// The return: everything else is read from Postgres.
+    pub return_id: ReturnId,
+    /// Its order.
+    pub order_id: OrderId,
+    /// Prefix of the task queues, as with orders.
+    #[serde(default)]
+    pub queue_prefix: String,
+}
+
+/// Input of a return's steps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReturnRef {
+    /// The order.
+    pub order_id: OrderId,
+    /// Its return.
+    pub return_id: ReturnId,
+}
+
+/// Output of `expect_return`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReturnExpected {
+    /// How long the goods may take before somebody is told, in seconds.
+    pub wait_seconds: u64,
+    /// They are here already.
+    pub received: bool,
+}
+
+/// Output of `settle_return`, and how a return's workflow ends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReturnOutcome {
+    /// What is refunded for it; nothing if nothing came, or all was refunded before.
+    pub refunded: Amount,
+}
+
+/// The goods of a return are here; which ones is in Postgres.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReturnReceipt {
+    /// Which return.
+    pub return_id: ReturnId,
 }
