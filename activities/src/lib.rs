@@ -3,6 +3,8 @@
 //! Every activity is safe to run twice: its key comes from the order's ids and the step's name, and what it did is
 //! written down where the next attempt looks first.
 
+#[allow(missing_docs, reason = "activities are documented where they are declared, in crate workflows")]
+mod after_steps;
 pub mod carrier;
 pub mod chaos;
 #[allow(missing_docs, reason = "activities are documented where they are declared, in crate workflows")]
@@ -14,4 +16,5 @@ pub mod payments;
 pub mod retry;
 mod steps;
 
+pub use after_steps::AfterSteps;
 pub use order_steps::{OrderSteps, Waits};

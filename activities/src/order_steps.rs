@@ -19,6 +19,8 @@ pub struct Waits {
     pub customer_seconds: u64,
     /// A customer's proof to their bank of who they are, in seconds.
     pub action_seconds: u64,
+    /// Goods that come back, in seconds.
+    pub return_seconds: u64,
 }
 
 /// What the activities need.
@@ -42,7 +44,7 @@ pub struct OrderSteps {
 
 impl OrderSteps {
     /// Runs one attempt of a step: logged and counted in one place, its error judged in [`retry`].
-    async fn attempt<T, F>(
+    pub(crate) async fn attempt<T, F>(
         &self,
         name: &'static str,
         order_id: OrderId,

@@ -11,6 +11,7 @@ mod json;
 mod middleware;
 mod orders;
 mod problem;
+mod returns;
 mod state;
 mod stock;
 mod wait;
@@ -64,6 +65,11 @@ fn routes(app: App, metrics: middleware::HttpMetrics) -> Router {
         .route("/v1/orders/{id}/amendment", post(orders::amend::handler))
         .route("/v1/orders/{id}/payment-action", get(orders::payment_action::handler))
         .route("/v1/admin/orders/{id}/{action}", post(orders::operate::handler))
+        .route("/v1/orders/{id}/refunds", post(orders::refunds::post).get(orders::refunds::list))
+        .route("/v1/orders/{id}/disputes", get(orders::disputes::handler))
+        .route("/v1/orders/{id}/returns", post(returns::request))
+        .route("/v1/returns/{id}", get(returns::read))
+        .route("/v1/returns/{id}/receipt", post(returns::receive))
         .route("/v1/stock/{sku}", put(stock::put).get(stock::get))
         .route("/v1/stock/adjustments", post(stock::adjust))
         .route("/v1/held", get(held::get))

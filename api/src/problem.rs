@@ -10,6 +10,8 @@ use serde::Serialize;
 use waybill_domain::{
     cancellation::{Action, allowed_actions},
     ids::OrderId,
+    money::Amount,
+    returns::TooFew,
     status::OrderStatus,
 };
 use waybill_service::engine::EngineError;
@@ -162,6 +164,22 @@ impl Problem {
             Self::new(StatusCode::CONFLICT, "wrong_state", "Not in this state", detail).about(order);
         problem.allowed_actions = Some(allowed_actions(status));
         problem
+    }
+
+    pub(crate) fn more_than_captured(order: OrderId, left: Amount) -> Self {
+        let detail = format!("{left} minor units of what was captured are left to be refunded");
+        Self::new(StatusCode::CONFLICT, "more_than_captured", "More than was captured", detail).about(order)
+    }
+
+    pub(crate) fn not_returnable(order: OrderId, too_few: TooFew) -> Self {
+        let TooFew { line, left } = too_few;
+        let detail = format!("of line {line}, {left} pieces are left to be returned");
+        Self::new(StatusCode::CONFLICT, "not_returnable", "Not to be returned", detail).about(order)
+    }
+
+    pub(crate) fn already_received(order: OrderId) -> Self {
+        let detail = "the goods of this return were received before; read the return to see what came";
+        Self::new(StatusCode::CONFLICT, "already_received", "Received before", detail).about(order)
     }
 
     pub(crate) fn stock_conflict(detail: impl Into<String>) -> Self {

@@ -11,7 +11,7 @@ use std::{
 };
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use waybill_domain::ids::OrderId;
+use waybill_domain::ids::{MerchantId, OrderId, RefundId, ReturnId};
 use waybill_service::engine::{Engine, Start};
 use waybill_store::{PgPool, notify::Changes, starts};
 
@@ -71,6 +71,30 @@ impl AppState {
             let order_id: OrderId = start.order_id;
             if let Err(error) = engine.start(&start).await {
                 tracing::warn!(%order_id, %error, "the workflow was not started; the starter will do it");
+            }
+            drop(permit);
+        });
+    }
+
+    /// Starts a return's workflow in the background; whatever goes wrong, the worker's pump does it again.
+    pub(crate) fn start_return_soon(&self, id: ReturnId, order_id: OrderId, merchant: MerchantId) {
+        let Ok(permit) = self.starts.clone().try_acquire_owned() else { return };
+        let engine = self.engine.clone();
+        self.tasks.spawn(async move {
+            if let Err(error) = engine.start_return(id, order_id, merchant).await {
+                tracing::warn!(%order_id, %error, "a return's workflow was not started; the pump will do it");
+            }
+            drop(permit);
+        });
+    }
+
+    /// Starts a refund's workflow in the background; whatever goes wrong, the worker's pump does it again.
+    pub(crate) fn start_refund_soon(&self, id: RefundId, order_id: OrderId, merchant: MerchantId) {
+        let Ok(permit) = self.starts.clone().try_acquire_owned() else { return };
+        let engine = self.engine.clone();
+        self.tasks.spawn(async move {
+            if let Err(error) = engine.start_refund(id, order_id, merchant).await {
+                tracing::warn!(%order_id, %error, "a refund's workflow was not started; the pump will do it");
             }
             drop(permit);
         });

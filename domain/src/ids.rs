@@ -69,6 +69,11 @@ impl ReturnId {
         format!("return:{self}")
     }
 
+    /// The id of the refund of what came back.
+    pub fn refund_id(self) -> RefundId {
+        RefundId(Uuid::new_v5(&self.0, b"refund"))
+    }
+
     /// The id of the return of a shipment that left although it had been cancelled.
     pub fn of_unexpected(shipment: ShipmentId) -> Self {
         Self(Uuid::new_v5(&shipment.0, b"return"))

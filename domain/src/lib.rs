@@ -1,6 +1,7 @@
 //! The order, its money and its goods: rules and types that know no Temporal, SQL or HTTP, no clock and no
 //! randomness. Everything here is pure and is the same on every machine.
 
+pub mod after;
 pub mod allocation;
 pub mod cancellation;
 pub mod event;
@@ -8,6 +9,7 @@ pub mod ids;
 pub mod money;
 pub mod operator;
 pub mod order;
+pub mod returns;
 pub mod risk;
 pub mod state;
 pub mod status;

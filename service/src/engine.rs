@@ -18,11 +18,16 @@ use temporalio_common::{
 use tokio::{sync::OnceCell, time::timeout};
 use url::Url;
 use waybill_domain::{
-    ids::{CustomerId, MerchantId, OrderId},
+    ids::{CustomerId, MerchantId, OrderId, RefundId, ReturnId},
     status::OrderStatus,
 };
 use waybill_store::inbox::Message;
-use waybill_workflows::{OrderWorkflow, names, wire::*};
+use waybill_workflows::{
+    OrderWorkflow, RefundWorkflow, ReturnWorkflow,
+    after::wire::{RefundEvent, RefundInput, ReturnInput, ReturnReceipt},
+    names,
+    wire::*,
+};
 
 /// Connecting and starting take no longer: the caller has something better to do than to wait.
 pub(crate) const CALL_MAX: Duration = Duration::from_secs(2);
@@ -160,22 +165,82 @@ impl Engine {
         }
     }
 
-    /// Hands a webhook's message to the order's workflow. The message's id makes it count once.
+    /// Starts a refund's workflow. That it was started before is success.
+    ///
+    /// # Errors
+    /// When Temporal does not take it in time.
+    pub async fn start_refund(
+        &self,
+        refund_id: RefundId,
+        order_id: OrderId,
+        merchant_id: MerchantId,
+    ) -> Result<(), EngineError> {
+        let options = WorkflowStartOptions::new(self.queue(), refund_id.workflow_id())
+            .id_reuse_policy(temporalio_client::WorkflowIdReusePolicy::RejectDuplicate)
+            .task_timeout(TASK_MAX)
+            .search_attributes(SearchAttributes::new([names::MERCHANT.value_set(merchant_id.to_string())]))
+            .static_summary(format!("Refund {refund_id} of order {order_id}"))
+            .rpc_options(no_retries(CALL_MAX))
+            .build();
+        let input = RefundInput { refund_id, order_id, queue_prefix: self.0.queue_prefix.clone() };
+        match self.client().await?.start_workflow(RefundWorkflow::run, input, options).await {
+            Ok(_) | Err(WorkflowStartError::AlreadyStarted { .. }) => Ok(()),
+            Err(error) => Err(EngineError::unavailable(error)),
+        }
+    }
+
+    /// Starts a return's workflow. That it was started before is success.
+    ///
+    /// # Errors
+    /// When Temporal does not take it in time.
+    pub async fn start_return(
+        &self,
+        return_id: ReturnId,
+        order_id: OrderId,
+        merchant_id: MerchantId,
+    ) -> Result<(), EngineError> {
+        let options = WorkflowStartOptions::new(self.queue(), return_id.workflow_id())
+            .id_reuse_policy(temporalio_client::WorkflowIdReusePolicy::RejectDuplicate)
+            .task_timeout(TASK_MAX)
+            .search_attributes(SearchAttributes::new([names::MERCHANT.value_set(merchant_id.to_string())]))
+            .static_summary(format!("Return {return_id} of order {order_id}"))
+            .rpc_options(no_retries(CALL_MAX))
+            .build();
+        let input = ReturnInput { return_id, order_id, queue_prefix: self.0.queue_prefix.clone() };
+        match self.client().await?.start_workflow(ReturnWorkflow::run, input, options).await {
+            Ok(_) | Err(WorkflowStartError::AlreadyStarted { .. }) => Ok(()),
+            Err(error) => Err(EngineError::unavailable(error)),
+        }
+    }
+
+    /// Hands a webhook's message to the workflow it is for. The message's id makes it count once.
     ///
     /// # Errors
     /// When the workflow has ended, or Temporal is away.
     pub async fn signal(&self, message: &Message) -> Result<(), EngineError> {
-        let handle =
-            self.client().await?.get_workflow_handle::<OrderWorkflow>(message.order_id.workflow_id());
+        let client = self.client().await?;
+        let handle = client.get_workflow_handle::<OrderWorkflow>(message.order_id.workflow_id());
         let options = WorkflowSignalOptions::builder()
             .request_id(format!("{}:{}", message.source, message.event_id))
             .rpc_options(no_retries(CALL_MAX))
             .build();
         let payload = RawValue::from_value(&message.payload, &PayloadConverter::default());
-        let sent = if message.signal == "payment_event" {
-            handle.signal(OrderWorkflow::payment_event, payload, options).await
-        } else {
-            handle.signal(OrderWorkflow::shipment_event, payload, options).await
+        let sent = match message.signal.as_str() {
+            "payment_event" => handle.signal(OrderWorkflow::payment_event, payload, options).await,
+            "refund_event" => {
+                let event = serde_json::from_value::<RefundEvent>(message.payload.clone());
+                // What this release can't read has no workflow here.
+                let refund = event.map_err(|_| EngineError::NoWorkflow)?.refund_id;
+                let handle = client.get_workflow_handle::<RefundWorkflow>(refund.workflow_id());
+                handle.signal(RefundWorkflow::refund_event, payload, options).await
+            }
+            "receipt" => {
+                let receipt = serde_json::from_value::<ReturnReceipt>(message.payload.clone());
+                let id = receipt.map_err(|_| EngineError::NoWorkflow)?.return_id.workflow_id();
+                let handle = client.get_workflow_handle::<ReturnWorkflow>(id);
+                handle.signal(ReturnWorkflow::receipt, payload, options).await
+            }
+            _ => handle.signal(OrderWorkflow::shipment_event, payload, options).await,
         };
         sent.map_err(|error| match error {
             WorkflowInteractionError::NotFound(_) => EngineError::NoWorkflow,

@@ -4,6 +4,7 @@
 //! its own, never a bare database error.
 
 pub mod concerns;
+pub mod disputes;
 pub mod drifts;
 pub mod held;
 pub mod housekeeping;
@@ -15,7 +16,9 @@ pub mod operations;
 pub mod orders;
 pub mod payments;
 pub mod projection;
+pub mod refunds;
 pub mod reservations;
+pub mod returns;
 pub mod risk;
 pub mod shipments;
 pub mod starts;

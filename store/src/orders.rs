@@ -136,6 +136,7 @@ struct Row {
     needs: Option<Json<Vec<Need>>>,
     payment_action: bool,
     concern: Option<String>,
+    returned: Option<Json<Vec<u32>>>,
     discount: i64,
     version: i64,
     created_at: jiff_sqlx::Timestamp,
@@ -164,6 +165,10 @@ impl TryFrom<Row> for OrderRecord {
             metadata: row.metadata.0,
         };
         let received = OrderState::received(&placed.lines);
+        let mut lines = row.line_states.map_or(received.lines, |l| l.0);
+        for (line, returned) in lines.iter_mut().zip(row.returned.map_or_else(Vec::new, |r| r.0)) {
+            line.returned += returned;
+        }
         let state = OrderState {
             status: parse("a status", row.status.parse::<OrderStatus>())?,
             outcome: row.outcome.map(|o| parse("an outcome", o.parse())).transpose()?,
@@ -175,7 +180,7 @@ impl TryFrom<Row> for OrderRecord {
             authorized: amount(row.authorized)?,
             captured: amount(row.captured)?,
             refunded: amount(row.refunded)?,
-            lines: row.line_states.map_or(received.lines, |l| l.0),
+            lines,
             shipments: row.shipments.map_or_else(Vec::new, |s| s.0),
             needs: row.needs.map_or_else(Vec::new, |n| n.0),
             payment_action: row.payment_action,
@@ -221,7 +226,7 @@ async fn select(pool: &PgPool, id: OrderId, merchant: Option<MerchantId>) -> Res
              total, payment_method, shipping_address as "shipping_address: _", shortage_policy,
              metadata as "metadata: _", status, outcome, payment_status, attention, authorized, captured, refunded,
              line_states as "line_states: _", shipments as "shipments: _", needs as "needs: _", payment_action, concern,
-             discount, version,
+             returned as "returned: _", discount, version,
              created_at as "created_at: _", updated_at as "updated_at: _"
            from orders where id = $1 and ($2::uuid is null or merchant_id = $2)"#,
         id.0,
@@ -266,7 +271,7 @@ pub async fn list(
              total, payment_method, shipping_address as "shipping_address: _", shortage_policy,
              metadata as "metadata: _", status, outcome, payment_status, attention, authorized, captured, refunded,
              line_states as "line_states: _", shipments as "shipments: _", needs as "needs: _", payment_action, concern,
-             discount, version,
+             returned as "returned: _", discount, version,
              created_at as "created_at: _", updated_at as "updated_at: _"
            from orders where merchant_id = $1
              and ($2::text is null or status = $2) and ($3::text is null or customer_id = $3)

@@ -4,7 +4,7 @@ use crate::{Result, parse};
 use jiff::Timestamp;
 use sqlx::PgPool;
 use waybill_domain::{
-    ids::{OrderId, ShipmentId},
+    ids::{OrderId, RefundId, ShipmentId},
     money::Amount,
 };
 
@@ -17,6 +17,8 @@ pub enum Kind {
     Capture(ShipmentId),
     /// Give it free.
     Void,
+    /// Give back what was taken. Written in [`crate::refunds`], with the refund.
+    Refund(RefundId),
 }
 
 impl Kind {
@@ -26,6 +28,7 @@ impl Kind {
             Self::Authorize => "authorize",
             Self::Capture(_) => "capture",
             Self::Void => "void",
+            Self::Refund(_) => "refund",
         }
     }
 
@@ -34,6 +37,7 @@ impl Kind {
     pub fn key(self, order: OrderId) -> String {
         match self {
             Self::Capture(shipment) => format!("order:{order}:capture:{shipment}"),
+            Self::Refund(refund) => format!("order:{order}:refund:{refund}"),
             Self::Authorize | Self::Void => format!("order:{order}:{}", self.as_str()),
         }
     }
@@ -70,7 +74,7 @@ pub struct Operation {
 pub async fn begin(pool: &PgPool, order: OrderId, kind: Kind, amount: Amount) -> Result<Operation> {
     let shipment = match kind {
         Kind::Capture(id) => Some(id.0),
-        Kind::Authorize | Kind::Void => None,
+        Kind::Authorize | Kind::Void | Kind::Refund(_) => None,
     };
     sqlx::query!(
         "insert into payment_operations (key, order_id, kind, shipment_id, amount, state)

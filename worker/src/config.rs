@@ -53,6 +53,9 @@ pub struct WorkerArgs {
     /// How often stock, reservations, our ledger and the payment provider's are compared.
     #[arg(long, env = "WAYBILL_RECONCILE_SECONDS", default_value_t = 3_600)]
     pub reconcile_seconds: u64,
+    /// How long goods may take to come back before somebody is told: thirty days.
+    #[arg(long, env = "WAYBILL_RETURN_WAIT_SECONDS", default_value_t = 30 * 24 * 3_600)]
+    pub return_wait_seconds: u64,
     /// Faults on purpose, for staging: see `activities::chaos`.
     #[arg(long, env = "WAYBILL_CHAOS", default_value = "")]
     pub chaos: String,

@@ -13,9 +13,11 @@ use temporalio_common::{
 };
 use temporalio_sdk::{Runtime, Worker, WorkerOptions};
 use tokio_util::sync::CancellationToken;
-use waybill_activities::{OrderSteps, housekeeping::HousekeepingSteps};
+use waybill_activities::{AfterSteps, OrderSteps, housekeeping::HousekeepingSteps};
 use waybill_service::engine::Engine;
-use waybill_workflows::{OrderWorkflow, ReconcileWorkflow, SweepWorkflow, names};
+use waybill_workflows::{
+    OrderWorkflow, ReconcileWorkflow, RefundWorkflow, ReturnWorkflow, SweepWorkflow, names,
+};
 
 /// Pause between attempts to reach Temporal at the start.
 const CONNECT_PAUSE: Duration = Duration::from_secs(1);
@@ -61,10 +63,13 @@ pub(crate) async fn run(
             .max_cached_workflows(CACHED_WORKFLOWS_MAX)
             .sticky_queue_schedule_to_start_timeout(STICKY_MAX)
             .graceful_shutdown_period(GRACE)
-            .register_activities(steps.clone());
+            .register_activities(steps.clone())
+            .register_activities(AfterSteps(steps.clone()));
         let options = match queue.as_str() {
             names::QUEUE_ORDERS => options
                 .register_workflow::<OrderWorkflow>()?
+                .register_workflow::<RefundWorkflow>()?
+                .register_workflow::<ReturnWorkflow>()?
                 .register_workflow::<SweepWorkflow>()?
                 .register_workflow::<ReconcileWorkflow>()?
                 .register_activities(housekeeping.clone())

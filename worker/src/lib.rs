@@ -1,6 +1,7 @@
 //! The worker: hosts the workflows and activities, starts what was accepted while Temporal was away, and delivers
 //! what webhooks left in the inbox. Stateless; run as many as are needed.
 
+mod after;
 pub mod config;
 pub mod hosting;
 mod housekeeping;
@@ -55,6 +56,7 @@ pub async fn run(args: WorkerArgs, shutdown: CancellationToken) -> anyhow::Resul
             review_seconds: args.review_wait_seconds,
             customer_seconds: args.customer_wait_seconds,
             action_seconds: args.payment_action_wait_seconds,
+            return_seconds: args.return_wait_seconds,
         },
         metrics: step_metrics,
         chaos: Chaos::from_str(&args.chaos).map_err(anyhow::Error::msg).context("WAYBILL_CHAOS")?,

@@ -1,6 +1,7 @@
 //! What was accepted while Temporal was away or slow, brought to it at a pace it can take: orders without a workflow
 //! (the starter) and webhooks without a reader.
 
+use crate::after;
 use futures::{StreamExt, stream};
 use prometheus::{
     Gauge, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, register_gauge_with_registry,
@@ -18,11 +19,11 @@ use waybill_store::{
 };
 
 /// The API starts orders itself; the starter takes those that are still unstarted after this.
-const START_AGE: Duration = Duration::from_secs(2);
+pub(crate) const START_AGE: Duration = Duration::from_secs(2);
 /// The same for webhooks, in seconds.
 const MESSAGE_AGE_SECONDS: f64 = 2.0;
 /// Taken at a time.
-const BATCH_MAX: u16 = 100;
+pub(crate) const BATCH_MAX: u16 = 100;
 /// Asked of Temporal at a time: few enough that a recovering server is not thrown down again.
 const CONCURRENCY_MAX: usize = 10;
 /// Orders whose webhooks may fail before a batch is given up: then it is Temporal that is away, not an order's webhook
@@ -36,7 +37,7 @@ const GAUGES_EVERY: Duration = Duration::from_secs(15);
 /// What the pump counts.
 #[derive(Clone)]
 pub struct PumpMetrics {
-    pumped: IntCounterVec,
+    pub(crate) pumped: IntCounterVec,
     backlog: Gauge,
     backlog_age: Gauge,
     undelivered: IntGauge,
@@ -86,9 +87,12 @@ impl PumpMetrics {
 pub(crate) async fn run(pool: PgPool, engine: Engine, metrics: PumpMetrics, shutdown: CancellationToken) {
     let gauges = tokio::spawn(read_gauges(pool.clone(), metrics.clone(), shutdown.clone()));
     while !shutdown.is_cancelled() {
-        let (started, delivered) =
-            tokio::join!(start_due(&pool, &engine, &metrics), deliver_due(&pool, &engine, &metrics));
-        if !started && !delivered {
+        let (started, after, delivered) = tokio::join!(
+            start_due(&pool, &engine, &metrics),
+            after::start_due(&pool, &engine, &metrics),
+            deliver_due(&pool, &engine, &metrics)
+        );
+        if !started && !after && !delivered {
             tokio::select! {
                 () = shutdown.cancelled() => {}
                 () = tokio::time::sleep(IDLE_PAUSE) => {}

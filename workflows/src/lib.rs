@@ -3,6 +3,7 @@
 //! Deliberately absent: clocks, randomness, `HashMap`, threads, SQL and HTTP (see this crate's `clippy.toml`).
 
 pub mod activities;
+pub mod after;
 #[allow(missing_docs, reason = "the macro makes undocumented constants of the handlers")]
 pub mod housekeeping;
 pub mod names;
@@ -10,5 +11,6 @@ pub mod names;
 pub mod order;
 pub mod wire;
 
+pub use after::{refund::RefundWorkflow, returns::ReturnWorkflow};
 pub use housekeeping::{ReconcileWorkflow, SweepWorkflow};
 pub use order::OrderWorkflow;

@@ -4,7 +4,12 @@ pub mod stripe;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use waybill_domain::{Currency, ids::OrderId, money::Amount};
+use waybill_domain::{
+    Currency,
+    after::RefundState,
+    ids::{OrderId, RefundId},
+    money::Amount,
+};
 
 /// Why a call to the provider did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -109,6 +114,32 @@ pub struct PaymentPage {
     pub more: bool,
 }
 
+/// A request to give back money that was taken.
+#[derive(Debug, Clone)]
+pub struct RefundRequest {
+    /// Names the operation.
+    pub key: String,
+    /// Our reference at the provider.
+    pub order_id: OrderId,
+    /// Our reference at the provider.
+    pub refund_id: RefundId,
+    /// The payment.
+    pub provider_ref: String,
+    /// How much.
+    pub amount: Amount,
+}
+
+/// A refund as the provider has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProviderRefund {
+    /// The provider's id of it.
+    pub provider_ref: String,
+    /// `pending`, `succeeded` or `failed`.
+    pub state: RefundState,
+    /// Why it failed.
+    pub code: Option<String>,
+}
+
 /// A provider that can hold money and take it in parts.
 #[async_trait]
 pub trait PaymentProvider: Send + Sync {
@@ -130,4 +161,17 @@ pub trait PaymentProvider: Send + Sync {
 
     /// Payments that were begun since, the latest first: a page, behind the payment `after`.
     async fn list_since(&self, since: Timestamp, after: Option<&str>) -> Result<PaymentPage, ProviderError>;
+
+    /// Gives money back. That it was given back before under this refund's id is success.
+    async fn refund(&self, request: &RefundRequest) -> Result<ProviderRefund, ProviderError>;
+
+    /// The refund that was made for our id, if the provider has one: for when it may have forgotten the key.
+    async fn find_refund(
+        &self,
+        payment: &str,
+        refund: RefundId,
+    ) -> Result<Option<ProviderRefund>, ProviderError>;
+
+    /// How a refund stands, by the provider's id of it.
+    async fn look_up_refund(&self, provider_ref: &str) -> Result<ProviderRefund, ProviderError>;
 }

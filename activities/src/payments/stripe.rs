@@ -1,9 +1,11 @@
 //! Stripe, by its public HTTP API (<https://docs.stripe.com/api>): PaymentIntents with manual capture. Several
 //! shipments of one order are several captures of one authorization ("multicapture").
 
+mod refunds;
+
 use super::{
     AuthorizeRequest, Authorized, CaptureRequest, Hold, PaymentPage, PaymentProvider, ProviderError,
-    ProviderPayment,
+    ProviderPayment, ProviderRefund, RefundRequest,
 };
 use crate::metrics::StepMetrics;
 use async_trait::async_trait;
@@ -13,7 +15,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use std::time::Duration;
 use url::Url;
-use waybill_domain::ids::OrderId;
+use waybill_domain::ids::{OrderId, RefundId};
 
 /// A call that has not been answered by then is of unknown outcome. Below an attempt's own limit, so that the answer
 /// is ours and not the engine's.
@@ -272,5 +274,21 @@ impl PaymentProvider for Stripe {
             })
             .collect();
         Ok(PaymentPage { payments, more: list["has_more"].as_bool().unwrap_or(false) })
+    }
+
+    async fn refund(&self, request: &RefundRequest) -> Result<ProviderRefund, ProviderError> {
+        refunds::ask(self, request).await
+    }
+
+    async fn find_refund(
+        &self,
+        payment: &str,
+        refund: RefundId,
+    ) -> Result<Option<ProviderRefund>, ProviderError> {
+        refunds::find(self, payment, refund).await
+    }
+
+    async fn look_up_refund(&self, provider_ref: &str) -> Result<ProviderRefund, ProviderError> {
+        refunds::look_up(self, provider_ref).await
     }
 }

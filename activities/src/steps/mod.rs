@@ -4,6 +4,8 @@ pub(crate) mod goods;
 pub(crate) mod money;
 pub(crate) mod people;
 pub(crate) mod read_model;
+pub(crate) mod refund;
+pub(crate) mod returns;
 pub(crate) mod stock;
 
 use crate::{OrderSteps, retry::StepFailure};

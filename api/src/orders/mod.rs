@@ -3,6 +3,7 @@
 pub(crate) mod amend;
 pub(crate) mod cancel;
 pub(crate) mod decide;
+pub(crate) mod disputes;
 pub(crate) mod events;
 pub(crate) mod list;
 pub(crate) mod new_order;
@@ -10,6 +11,7 @@ pub(crate) mod operate;
 pub(crate) mod payment_action;
 pub(crate) mod place;
 pub(crate) mod read;
+pub(crate) mod refunds;
 pub(crate) mod view;
 
 use crate::{problem::Problem, state::App};
@@ -25,7 +27,7 @@ use waybill_store::{
 };
 
 /// The merchant's order, or 404: also for another merchant's.
-async fn find(app: &App, merchant: MerchantId, id: OrderId) -> Result<OrderRecord, Problem> {
+pub(crate) async fn find(app: &App, merchant: MerchantId, id: OrderId) -> Result<OrderRecord, Problem> {
     tracing::Span::current().record("order_id", tracing::field::display(id));
     orders::find(&app.pool, merchant, id).await?.ok_or_else(|| Problem::not_found("order"))
 }
@@ -45,7 +47,7 @@ async fn refusal(app: &App, merchant: MerchantId, id: OrderId, error: EngineErro
 }
 
 /// A key for a request about one order: of another order it is another request.
-fn request_key(
+pub(crate) fn request_key(
     merchant_id: MerchantId,
     route: &'static str,
     key: String,

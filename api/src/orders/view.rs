@@ -148,7 +148,7 @@ impl<'a> From<&'a OrderRecord> for OrderView<'a> {
             status: state.status,
             outcome: state.outcome,
             version: order.version,
-            payment_status: state.payment_status,
+            payment_status: state.payment_status.after_refunds(state.captured, state.refunded),
             payment_action_required: state.payment_action,
             attention: state.attention.or(order.concern),
             customer_id: placed.customer_id.as_str(),

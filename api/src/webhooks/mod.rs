@@ -1,5 +1,6 @@
 //! Webhooks from the carrier and the payment provider: verified, kept once, handed to the order's workflow.
 
+mod after_sales;
 pub(crate) mod carrier;
 pub(crate) mod payments;
 
@@ -10,7 +11,7 @@ use waybill_service::engine::EngineError;
 use waybill_store::inbox::{self, Message};
 
 /// Keeps a message and hands it on at once if Temporal is there; else the worker's pump does it.
-async fn take_in(app: &App, message: Message) -> Result<(StatusCode, Json<Value>), Problem> {
+pub(crate) async fn take_in(app: &App, message: Message) -> Result<(StatusCode, Json<Value>), Problem> {
     tracing::Span::current().record("order_id", tracing::field::display(message.order_id));
     if !inbox::keep(&app.pool, &message).await? {
         return Ok(accepted("duplicate"));

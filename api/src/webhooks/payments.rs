@@ -1,6 +1,6 @@
 //! `POST /v1/payments/events`: the payment provider's webhook, signed Stripe's way.
 
-use super::{accepted, take_in};
+use super::{accepted, after_sales, take_in};
 use crate::{
     extract::{JsonBody, Raw, header},
     problem::Problem,
@@ -50,6 +50,12 @@ pub(crate) async fn handler(
     let signature = header(&headers, "stripe-signature").unwrap_or_default();
     verify(secret, signature, &bytes, Timestamp::now())?;
     let event = JsonBody::<Envelope>::parse(&bytes)?.value;
+    if let Some(answer) = after_sales::refund(&app, &event.id, &event.kind, &event.data.object).await? {
+        return Ok(answer);
+    }
+    if let Some(answer) = after_sales::dispute(&app, &event.kind, &event.data.object).await? {
+        return Ok(answer);
+    }
     let Some(order_id) = order_of(&app, &event.data.object).await? else { return Ok(accepted("ignored")) };
     let Some(order) = orders::get(&app.pool, order_id).await? else { return Ok(accepted("ignored")) };
     let payload = PaymentEvent { kind: event.kind, event_id: event.id.clone() };

@@ -45,7 +45,8 @@ pub fn at_provider(stack: &Stack, order: &str) -> (i64, i64, i64, usize) {
     (sum("amount_capturable"), sum("amount_received"), refunded, intents.len())
 }
 
-fn values(collection: &Value) -> Vec<&Value> {
+/// The records of one kind in a simulator's ledger.
+pub fn values(collection: &Value) -> Vec<&Value> {
     match collection {
         Value::Array(items) => items.iter().collect(),
         Value::Object(items) => items.values().collect(),

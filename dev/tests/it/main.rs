@@ -3,6 +3,7 @@
 //! A test waits for conditions, never for a fixed time.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, missing_docs, reason = "tests")]
 
+mod after_sales;
 mod api;
 mod books;
 mod housekeeping;

@@ -1,0 +1,69 @@
+//! Stripe's refunds of a PaymentIntent.
+
+use super::Stripe;
+use crate::payments::{ProviderError, ProviderRefund, RefundRequest};
+use reqwest::Method;
+use serde_json::Value;
+use waybill_domain::{after::RefundState, ids::RefundId};
+
+/// The longest page that Stripe gives.
+const PAGE: usize = 100;
+
+pub(super) async fn ask(stripe: &Stripe, request: &RefundRequest) -> Result<ProviderRefund, ProviderError> {
+    let form = [
+        ("payment_intent", request.provider_ref.clone()),
+        ("amount", request.amount.to_string()),
+        ("metadata[order_id]", request.order_id.to_string()),
+        ("metadata[refund_id]", request.refund_id.to_string()),
+    ];
+    let reply = stripe.call("refund", Method::POST, "v1/refunds", Some(&request.key), &form).await?;
+    let refusal = match reply {
+        Ok(refund) => return read(&refund),
+        Err(refusal) => refusal,
+    };
+    // Perhaps it was done before, and what is refused is to do it twice.
+    match find(stripe, &request.provider_ref, request.refund_id).await? {
+        Some(found) => Ok(found),
+        None => Err(refusal.into_error()),
+    }
+}
+
+pub(super) async fn find(
+    stripe: &Stripe,
+    payment: &str,
+    refund: RefundId,
+) -> Result<Option<ProviderRefund>, ProviderError> {
+    let (wanted, mut after) = (refund.to_string(), String::new());
+    loop {
+        let path = format!("v1/refunds?payment_intent={payment}&limit={PAGE}{after}");
+        let page = stripe.call("look_up", Method::GET, &path, None, &[]).await?;
+        let page = page.map_err(super::Refusal::into_error)?;
+        let refunds = page["data"].as_array().map(Vec::as_slice).unwrap_or_default();
+        if let Some(found) = refunds.iter().find(|r| r["metadata"]["refund_id"] == wanted.as_str()) {
+            return read(found).map(Some);
+        }
+        match refunds.last().and_then(|last| last["id"].as_str()) {
+            Some(last) if page["has_more"] == true => after = format!("&starting_after={last}"),
+            _ => return Ok(None),
+        }
+    }
+}
+
+pub(super) async fn look_up(stripe: &Stripe, provider_ref: &str) -> Result<ProviderRefund, ProviderError> {
+    let path = format!("v1/refunds/{provider_ref}");
+    let reply = stripe.call("look_up", Method::GET, &path, None, &[]).await?;
+    read(&reply.map_err(super::Refusal::into_error)?)
+}
+
+fn read(refund: &Value) -> Result<ProviderRefund, ProviderError> {
+    let text = |name: &str| refund[name].as_str().map(str::to_owned);
+    let (state, code) = match refund["status"].as_str() {
+        Some("succeeded") => (RefundState::Succeeded, None),
+        // What the customer has to do for some means of payment is asked of them by Stripe.
+        Some("pending" | "requires_action") => (RefundState::Pending, None),
+        Some("failed") => (RefundState::Failed, text("failure_reason").or_else(|| Some("failed".into()))),
+        Some("canceled") => (RefundState::Failed, Some("canceled".into())),
+        other => return Err(ProviderError::UnknownOutcome(format!("refund is {other:?}").into())),
+    };
+    Ok(ProviderRefund { provider_ref: text("id").unwrap_or_default(), state, code })
+}

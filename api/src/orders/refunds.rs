@@ -1,0 +1,121 @@
+//! `POST /v1/orders/{id}/refunds` and the list of them: money back, whatever became of the order's workflow.
+
+use crate::{
+    auth::Authenticated,
+    extract::{IdempotencyKey, JsonBody, PathOf, check_reason},
+    idempotency::{Answer, once},
+    problem::{FieldError, Problem},
+    state::App,
+};
+use axum::{Json, extract::State, http::StatusCode, response::Response};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use uuid::Uuid;
+use waybill_domain::{
+    after::RefundState,
+    ids::{OrderId, RefundId, ReturnId},
+    money::{AMOUNT_MAX, Amount},
+};
+use waybill_store::{
+    keys::Scope,
+    refunds::{self, NewRefund, RefundRecord, Requested},
+};
+
+const ROUTE: &str = "refunds";
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Body {
+    amount: i64,
+    reason: String,
+}
+
+/// A refund as clients see it.
+#[derive(Debug, Serialize)]
+struct RefundView<'a> {
+    id: RefundId,
+    order_id: OrderId,
+    amount: Amount,
+    reason: &'a str,
+    status: RefundState,
+    code: Option<&'a str>,
+    return_id: Option<ReturnId>,
+    created_at: Timestamp,
+    updated_at: Timestamp,
+}
+
+impl<'a> From<&'a RefundRecord> for RefundView<'a> {
+    fn from(refund: &'a RefundRecord) -> Self {
+        Self {
+            id: refund.id,
+            order_id: refund.order_id,
+            amount: refund.amount,
+            reason: &refund.reason,
+            status: refund.state,
+            code: refund.code.as_deref(),
+            return_id: refund.return_id,
+            created_at: refund.created_at,
+            updated_at: refund.updated_at,
+        }
+    }
+}
+
+/// The amount, or all that is wrong with the body.
+fn check(body: &Body) -> Result<Amount, Problem> {
+    let mut wrong = Vec::new();
+    let amount = Amount::new(body.amount).ok().filter(|amount| !amount.is_zero());
+    if amount.is_none() {
+        let detail = format!("must be between 1 and {AMOUNT_MAX} minor units");
+        wrong.push(FieldError { pointer: "/amount".into(), detail });
+    }
+    wrong.extend(check_reason(&body.reason));
+    amount.filter(|_| wrong.is_empty()).ok_or_else(|| Problem::invalid(wrong))
+}
+
+pub(crate) async fn post(
+    State(app): State<App>,
+    caller: Authenticated,
+    PathOf(id): PathOf<OrderId>,
+    IdempotencyKey(key): IdempotencyKey,
+    JsonBody { value: body, fingerprint }: JsonBody<Body>,
+) -> Result<Response, Problem> {
+    let caller = caller.with(Scope::OrdersWrite)?;
+    let amount = check(&body)?;
+    let order = super::find(&app, caller.merchant_id, id).await?;
+    let request = super::request_key(caller.merchant_id, ROUTE, key, id, &fingerprint);
+    let new = NewRefund {
+        id: RefundId(Uuid::now_v7()),
+        order_id: order.id,
+        merchant_id: order.merchant_id,
+        amount,
+        reason: body.reason,
+        return_id: None,
+        request_key: Some(request.key.clone()),
+    };
+    let task = refund(app.clone(), new);
+    Ok(once(&app, request, task).await)
+}
+
+async fn refund(app: App, new: NewRefund) -> Result<Answer, Problem> {
+    match refunds::request(&app.pool, &new).await? {
+        Requested::Accepted(refund) => {
+            app.start_refund_soon(refund.id, refund.order_id, refund.merchant_id);
+            let view = serde_json::to_value(RefundView::from(&*refund)).map_err(|_| Problem::internal())?;
+            Ok((StatusCode::CREATED, view))
+        }
+        Requested::MoreThanCaptured { left } => Err(Problem::more_than_captured(new.order_id, left)),
+    }
+}
+
+pub(crate) async fn list(
+    State(app): State<App>,
+    caller: Authenticated,
+    PathOf(id): PathOf<OrderId>,
+) -> Result<Json<Value>, Problem> {
+    let caller = caller.with(Scope::OrdersRead)?;
+    let order = super::find(&app, caller.merchant_id, id).await?;
+    let refunds = refunds::of_order(&app.pool, order.id).await?;
+    let refunds: Vec<RefundView> = refunds.iter().map(RefundView::from).collect();
+    Ok(Json(json!({"refunds": refunds})))
+}

@@ -1,0 +1,216 @@
+//! `POST /v1/orders/{id}/returns`, `GET /v1/returns/{id}`, `POST /v1/returns/{id}/receipt`: goods that come back,
+//! whatever became of the order's workflow.
+
+use crate::{
+    auth::Authenticated,
+    extract::{IdempotencyKey, JsonBody, PathOf, check_reason},
+    idempotency::{Answer, once},
+    orders,
+    problem::{FieldError, Problem},
+    state::App,
+    webhooks::take_in,
+};
+use axum::{Json, extract::State, http::StatusCode, response::Response};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use uuid::Uuid;
+use waybill_domain::{
+    event::Pieces,
+    ids::{MerchantId, OrderId, ReturnId},
+    returns::{Condition, ReturnState},
+};
+use waybill_store::{
+    idempotency::RequestKey,
+    inbox::Message,
+    keys::Scope,
+    refunds,
+    returns::{self, NewReturn, Received, ReturnRecord},
+};
+use waybill_workflows::after::wire::ReturnReceipt;
+
+const ROUTE: &str = "returns";
+const RECEIPT_ROUTE: &str = "receipt";
+/// As many lines as an order may have, each in both conditions.
+const LINES_MAX: usize = 400;
+/// As many pieces as a line may have.
+const PIECES_MAX: u32 = 10_000;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Body {
+    lines: Vec<Line>,
+    reason: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    line: u32,
+    quantity: u32,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Receipt {
+    /// Empty when nothing came, and nothing will.
+    lines: Vec<ReceivedLine>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReceivedLine {
+    line: u32,
+    quantity: u32,
+    condition: Condition,
+}
+
+/// What is wrong with the quantities.
+fn check_quantities(quantities: impl ExactSizeIterator<Item = u32>) -> Vec<FieldError> {
+    if quantities.len() > LINES_MAX {
+        let detail = format!("must have at most {LINES_MAX} entries");
+        return vec![FieldError { pointer: "/lines".into(), detail }];
+    }
+    quantities
+        .enumerate()
+        .filter(|(_, quantity)| !(1..=PIECES_MAX).contains(quantity))
+        .map(|(index, _)| FieldError {
+            pointer: format!("/lines/{index}/quantity"),
+            detail: format!("must be between 1 and {PIECES_MAX}"),
+        })
+        .collect()
+}
+
+pub(crate) async fn request(
+    State(app): State<App>,
+    caller: Authenticated,
+    PathOf(id): PathOf<OrderId>,
+    IdempotencyKey(key): IdempotencyKey,
+    JsonBody { value: body, fingerprint }: JsonBody<Body>,
+) -> Result<Response, Problem> {
+    let caller = caller.with(Scope::OrdersWrite)?;
+    let mut wrong = check_quantities(body.lines.iter().map(|l| l.quantity));
+    if body.lines.is_empty() {
+        let detail = "must have at least one entry".to_owned();
+        wrong.push(FieldError { pointer: "/lines".into(), detail });
+    }
+    wrong.extend(check_reason(&body.reason));
+    if !wrong.is_empty() {
+        return Err(Problem::invalid(wrong));
+    }
+    let order = orders::find(&app, caller.merchant_id, id).await?;
+    let request = orders::request_key(caller.merchant_id, ROUTE, key, id, &fingerprint);
+    // A line that is named twice is one demand.
+    let mut by_line = BTreeMap::<u32, u32>::new();
+    for line in &body.lines {
+        *by_line.entry(line.line).or_default() += line.quantity;
+    }
+    let new = NewReturn {
+        id: ReturnId(Uuid::now_v7()),
+        order_id: order.id,
+        merchant_id: order.merchant_id,
+        reason: body.reason,
+        pieces: by_line.into_iter().map(|(line, quantity)| Pieces { line, quantity }).collect(),
+        request_key: request.key.clone(),
+    };
+    let task_app = app.clone();
+    let task = async move {
+        let app = task_app;
+        let asked = returns::request(&app.pool, &new).await?;
+        let record = asked.map_err(|too_few| Problem::not_returnable(new.order_id, too_few))?;
+        app.start_return_soon(record.id, record.order_id, record.merchant_id);
+        Ok((StatusCode::CREATED, view(&app, &record).await?))
+    };
+    Ok(once(&app, request, task).await)
+}
+
+pub(crate) async fn read(
+    State(app): State<App>,
+    caller: Authenticated,
+    PathOf(id): PathOf<ReturnId>,
+) -> Result<Json<Value>, Problem> {
+    let caller = caller.with(Scope::OrdersRead)?;
+    Ok(Json(view(&app, &find(&app, caller.merchant_id, id).await?).await?))
+}
+
+pub(crate) async fn receive(
+    State(app): State<App>,
+    caller: Authenticated,
+    PathOf(id): PathOf<ReturnId>,
+    IdempotencyKey(key): IdempotencyKey,
+    JsonBody { value: body, fingerprint }: JsonBody<Receipt>,
+) -> Result<Response, Problem> {
+    let caller = caller.with(Scope::OrdersWrite)?;
+    let wrong = check_quantities(body.lines.iter().map(|l| l.quantity));
+    if !wrong.is_empty() {
+        return Err(Problem::invalid(wrong));
+    }
+    let record = find(&app, caller.merchant_id, id).await?;
+    // Of another return it is another request.
+    let request =
+        orders::request_key(caller.merchant_id, RECEIPT_ROUTE, key, OrderId(record.id.0), &fingerprint);
+    let came: Vec<(Pieces, Condition)> = body
+        .lines
+        .into_iter()
+        .map(|l| (Pieces { line: l.line, quantity: l.quantity }, l.condition))
+        .collect();
+    let task = take_receipt(app.clone(), record, request.clone(), came);
+    Ok(once(&app, request, task).await)
+}
+
+async fn take_receipt(
+    app: App,
+    record: ReturnRecord,
+    request: RequestKey,
+    came: Vec<(Pieces, Condition)>,
+) -> Result<Answer, Problem> {
+    let order_id = record.order_id;
+    let record = match returns::receive(&app.pool, &record, &request.key, &came).await? {
+        Received::Accepted(record) => record,
+        Received::TooMany(too_few) => return Err(Problem::not_returnable(order_id, too_few)),
+        Received::Before(_) => return Err(Problem::already_received(order_id)),
+    };
+    let receipt = ReturnReceipt { return_id: record.id };
+    let message = Message {
+        source: "receipt".into(),
+        event_id: record.id.to_string(),
+        order_id,
+        signal: "receipt".into(),
+        payload: serde_json::to_value(&receipt).map_err(|_| Problem::internal())?,
+    };
+    // What becomes of it is for the pump, if not now.
+    let _answer = take_in(&app, message).await?;
+    Ok((StatusCode::ACCEPTED, view(&app, &record).await?))
+}
+
+/// The merchant's return, or 404: also for another merchant's.
+async fn find(app: &App, merchant: MerchantId, id: ReturnId) -> Result<ReturnRecord, Problem> {
+    returns::find(&app.pool, merchant, id).await?.ok_or_else(|| Problem::not_found("return"))
+}
+
+/// A return as clients see it.
+async fn view(app: &App, record: &ReturnRecord) -> Result<Value, Problem> {
+    // Pieces by line: with which shipment they had left is ours to know.
+    let mut lines = BTreeMap::<u32, [u32; 3]>::new();
+    for line in &record.lines {
+        let sums = lines.entry(line.place.line).or_default();
+        let counts = [line.quantity, line.restocked, line.written_off];
+        sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+    }
+    let lines: Vec<Value> = lines
+        .into_iter()
+        .map(|(line, [quantity, restocked, written_off])| {
+            json!({"line": line, "quantity": quantity, "restocked": restocked, "written_off": written_off})
+        })
+        .collect();
+    let refund = match record.state {
+        ReturnState::Closed => refunds::get(&app.pool, record.id.refund_id()).await?,
+        _ => None,
+    };
+    let refund = refund.map(|r| json!({"id": r.id, "amount": r.amount, "status": r.state}));
+    Ok(json!({
+        "id": record.id, "order_id": record.order_id, "status": record.state, "reason": record.reason,
+        "lines": lines, "amount": record.amount, "refund": refund,
+        "created_at": record.created_at, "updated_at": record.updated_at,
+    }))
+}

@@ -1,0 +1,73 @@
+//! What the payment provider says of refunds, which have workflows of their own, and of disputes, which have none.
+
+use super::{accepted, take_in};
+use crate::{problem::Problem, state::App};
+use axum::{Json, http::StatusCode};
+use jiff::Timestamp;
+use serde_json::Value;
+use waybill_domain::{after::RefundState, ids::RefundId, money::Amount};
+use waybill_store::{
+    disputes::{self, News},
+    inbox::Message,
+    payments, refunds,
+};
+use waybill_workflows::after::wire::RefundEvent;
+
+/// The most characters of one of the provider's words: they are names such as `needs_response`.
+const WORD_CHARS_MAX: usize = 64;
+
+type Answer = Result<Option<(StatusCode, Json<Value>)>, Problem>;
+
+/// Takes news of a refund of ours; none if it is of something else.
+///
+/// That a refund succeeded is a hint, as all news: its workflow asks the provider. That it failed is also written down
+/// here, once: it may fail after it had succeeded, when its workflow has ended.
+pub(super) async fn refund(app: &App, event_id: &str, kind: &str, object: &Value) -> Answer {
+    if object["object"] != "refund" {
+        return Ok(None);
+    }
+    let id = object["metadata"]["refund_id"].as_str().and_then(|id| id.parse::<RefundId>().ok());
+    let Some(id) = id else { return Ok(None) };
+    let Some(refund) = refunds::get(&app.pool, id).await? else { return Ok(Some(accepted("ignored"))) };
+    if let Some("failed" | "canceled") = object["status"].as_str() {
+        let code = object["failure_reason"].as_str().or(object["status"].as_str());
+        refunds::record(&app.pool, &refund, RefundState::Failed, object["id"].as_str(), code).await?;
+    }
+    let event = RefundEvent { refund_id: id, kind: kind.to_owned(), event_id: event_id.to_owned() };
+    let message = Message {
+        source: "payments".into(),
+        event_id: event_id.to_owned(),
+        order_id: refund.order_id,
+        signal: "refund_event".into(),
+        payload: serde_json::to_value(&event).map_err(|_| Problem::internal())?,
+    };
+    take_in(app, message).await.map(Some)
+}
+
+/// Takes news of a dispute; none if it is of something else. Only the provider knows of it, so what it says is written
+/// down as it is.
+pub(super) async fn dispute(app: &App, kind: &str, object: &Value) -> Answer {
+    if object["object"] != "dispute" {
+        return Ok(None);
+    }
+    let text = |name: &str| object[name].as_str().unwrap_or_default().chars().take(WORD_CHARS_MAX).collect();
+    let order = match object["payment_intent"].as_str() {
+        Some(payment) => payments::order_of(&app.pool, payment).await?,
+        None => None,
+    };
+    let (Some(order_id), Some(id)) = (order, object["id"].as_str()) else {
+        return Ok(Some(accepted("ignored")));
+    };
+    let due_by = object["evidence_details"]["due_by"].as_i64();
+    let news = News {
+        id: id.to_owned(),
+        order_id,
+        amount: object["amount"].as_i64().and_then(|a| Amount::new(a).ok()).unwrap_or_default(),
+        reason: text("reason"),
+        status: text("status"),
+        due_by: due_by.and_then(|seconds| Timestamp::from_second(seconds).ok()),
+        closed: kind == "charge.dispute.closed",
+    };
+    let new = disputes::record(&app.pool, &news).await?;
+    Ok(Some(accepted(if new { "recorded" } else { "duplicate" })))
+}

@@ -1,0 +1,128 @@
+//! Goods that come back: which pieces may, and what they are worth.
+
+use crate::{event::Pieces, ids::ShipmentId, money::Amount, status::named};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+named!(
+    /// Where a return stands.
+    ReturnState "return state" {
+        /// The goods are to come.
+        Awaiting = "awaiting",
+        /// They are here, and what they are worth is known.
+        Received = "received",
+        /// What can be sold again is on the shelf.
+        Restocked = "restocked",
+        /// The money is on its way back.
+        Closed = "closed",
+    }
+);
+
+named!(
+    /// What becomes of a piece that came back.
+    Condition "condition" {
+        /// It goes back to the shelf it came from.
+        Restock = "restock",
+        /// It can't be sold again.
+        WriteOff = "write_off",
+    }
+);
+
+/// Pieces of one line that left with one shipment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Place {
+    /// Which line of the order, from 0.
+    pub line: u32,
+    /// With which shipment.
+    pub shipment_id: ShipmentId,
+}
+
+/// A line has fewer pieces than are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: {left} pieces are left")]
+pub struct TooFew {
+    /// Which line of the order, from 0.
+    pub line: u32,
+    /// How many pieces there are.
+    pub left: u32,
+}
+
+/// Takes the wanted pieces of each line from where there are some, in the order of the places, and leaves the rest in
+/// `there`.
+///
+/// # Errors
+/// When a line has too few; then `there` is of no more use.
+pub fn take(there: &mut BTreeMap<Place, u32>, wanted: &[Pieces]) -> Result<BTreeMap<Place, u32>, TooFew> {
+    let mut taken = BTreeMap::new();
+    for Pieces { line, quantity } in wanted {
+        let of_line = |place: &Place| place.line == *line;
+        let left: u32 = there.iter().filter(|(place, _)| of_line(place)).map(|(_, pieces)| *pieces).sum();
+        if left < *quantity {
+            return Err(TooFew { line: *line, left });
+        }
+        let mut missing = *quantity;
+        for (place, pieces) in there.iter_mut().filter(|(place, _)| of_line(place)) {
+            let some = missing.min(*pieces);
+            if some > 0 {
+                *pieces -= some;
+                missing -= some;
+                *taken.entry(*place).or_default() += some;
+            }
+        }
+    }
+    Ok(taken)
+}
+
+/// What `now` pieces are worth of `amount`, which was captured for `all`, when `before` have come back already. Rounded
+/// by what has come back so far, so that when all have, exactly `amount` has gone back.
+pub fn share(amount: Amount, all: u32, before: u32, now: u32) -> Amount {
+    let worth = |pieces: u32| {
+        let pieces = i128::from(pieces.min(all));
+        let part = i128::from(amount.minor()) * pieces / i128::from(all.max(1));
+        Amount::new(i64::try_from(part).unwrap_or_default()).unwrap_or_default()
+    };
+    worth(before.saturating_add(now)).minus_or_zero(worth(before))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    fn place(line: u32, shipment: u128) -> Place {
+        Place { line, shipment_id: Uuid::from_u128(shipment).into() }
+    }
+
+    proptest! {
+        #[test]
+        fn the_shares_of_all_pieces_are_the_whole(
+            minor in 0..=crate::money::AMOUNT_MAX,
+            parts in prop::collection::vec(0u32..5_000, 1..12),
+        ) {
+            let amount = Amount::new(minor).unwrap();
+            let all: u32 = parts.iter().sum();
+            prop_assume!(all > 0);
+            let (mut before, mut back) = (0, 0);
+            for now in parts {
+                back += share(amount, all, before, now).minor();
+                prop_assert!(back <= minor, "never more than was captured");
+                before += now;
+            }
+            prop_assert_eq!(back, minor);
+            prop_assert_eq!(share(amount, all, all, 1), Amount::ZERO);
+        }
+    }
+
+    #[test]
+    fn pieces_are_taken_from_where_there_are_some() {
+        let mut there = BTreeMap::from([(place(0, 1), 2), (place(0, 2), 1), (place(1, 2), 5)]);
+        let wanted = [Pieces { line: 0, quantity: 2 }, Pieces { line: 0, quantity: 1 }];
+        let taken = take(&mut there, &wanted).unwrap();
+        assert_eq!(taken, BTreeMap::from([(place(0, 1), 2), (place(0, 2), 1)]));
+        assert_eq!(there[&place(1, 2)], 5);
+        let more = take(&mut there, &[Pieces { line: 0, quantity: 1 }]);
+        assert_eq!(more, Err(TooFew { line: 0, left: 0 }));
+        assert_eq!(take(&mut there, &[Pieces { line: 7, quantity: 1 }]), Err(TooFew { line: 7, left: 0 }));
+    }
+}

@@ -1,0 +1,144 @@
+//! Disputes of charges, as the payment provider tells of them. Deliberately absent: answering one, which is done where
+//! the provider asks for evidence.
+
+use crate::{
+    Result,
+    concerns::{self, Concern},
+    parse, projection,
+};
+use jiff::Timestamp;
+use jiff_sqlx::ToSqlx;
+use serde_json::json;
+use sqlx::{PgConnection, PgPool};
+use waybill_domain::{event::OrderEvent, ids::OrderId, money::Amount, state::AttentionReason};
+
+/// The writer of disputes' entries in the timeline.
+const WRITER: &str = "dispute";
+
+/// What the provider says of a dispute.
+#[derive(Debug, Clone)]
+pub struct News {
+    /// The provider's id of it.
+    pub id: String,
+    /// Whose payment it is about.
+    pub order_id: OrderId,
+    /// In minor units of the order's currency.
+    pub amount: Amount,
+    /// The provider's word for why.
+    pub reason: String,
+    /// The provider's word for where it stands.
+    pub status: String,
+    /// Until when it can be answered.
+    pub due_by: Option<Timestamp>,
+    /// Whether it has been decided; `status` says how.
+    pub closed: bool,
+}
+
+/// A dispute as Postgres has it.
+#[derive(Debug, Clone)]
+pub struct DisputeRecord {
+    /// The provider's id of it.
+    pub id: String,
+    /// In minor units of the order's currency.
+    pub amount: Amount,
+    /// The provider's word for why.
+    pub reason: String,
+    /// The provider's word for where it stands.
+    pub status: String,
+    /// Until when it can be answered.
+    pub due_by: Option<Timestamp>,
+    /// When we heard of it.
+    pub opened_at: Timestamp,
+    /// When it was decided.
+    pub closed_at: Option<Timestamp>,
+}
+
+/// Writes down what the provider says, with the timeline and whether somebody is needed. A repetition changes nothing,
+/// and what comes late, after the dispute was closed, is no news. Says whether it was.
+///
+/// # Errors
+/// When Postgres fails, or there is no such order.
+pub async fn record(pool: &PgPool, news: &News) -> Result<bool> {
+    let mut tx = pool.begin().await?;
+    let order = news.order_id;
+    sqlx::query!("select 1 as one from orders where id = $1 for update", order.0).fetch_one(&mut *tx).await?;
+    let opened = insert(&mut tx, news).await?;
+    let concern = Concern {
+        reason: AttentionReason::Disputed,
+        subject: news.id.clone(),
+        detail: json!({"amount": news.amount, "reason": news.reason, "due_by": news.due_by}),
+    };
+    if opened {
+        let event = OrderEvent::DisputeOpened {
+            dispute_id: news.id.clone(),
+            amount: news.amount,
+            reason: news.reason.clone(),
+        };
+        projection::append(&mut tx, order, WRITER, &[event]).await?;
+        concerns::raise(&mut tx, order, &concern).await?;
+    }
+    let changed = sqlx::query!(
+        "update disputes set status = $2, due_by = coalesce($3, due_by),
+           closed_at = case when $4 then now() end
+         where id = $1 and closed_at is null and (status <> $2 or $4)",
+        news.id,
+        news.status,
+        news.due_by.map(|at| at.to_sqlx()) as _,
+        news.closed
+    )
+    .execute(&mut *tx)
+    .await?;
+    let changed = changed.rows_affected() == 1;
+    if changed && news.closed {
+        let event = OrderEvent::DisputeClosed { dispute_id: news.id.clone(), outcome: news.status.clone() };
+        projection::append(&mut tx, order, WRITER, &[event]).await?;
+        concerns::clear(&mut tx, order, concern.reason, Some(&concern.subject)).await?;
+    }
+    tx.commit().await?;
+    Ok(opened || changed)
+}
+
+/// Says whether the dispute is new.
+async fn insert(tx: &mut PgConnection, news: &News) -> Result<bool> {
+    let new = sqlx::query!(
+        "insert into disputes (id, order_id, amount, reason, status, due_by) values ($1, $2, $3, $4, $5, $6)
+         on conflict (id) do nothing",
+        news.id,
+        news.order_id.0,
+        news.amount.minor(),
+        news.reason,
+        news.status,
+        news.due_by.map(|at| at.to_sqlx()) as _
+    )
+    .execute(tx)
+    .await?;
+    Ok(new.rows_affected() == 1)
+}
+
+/// The order's disputes, oldest first. Scoped by the caller's earlier look at the order.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn of_order(pool: &PgPool, order: OrderId) -> Result<Vec<DisputeRecord>> {
+    let rows = sqlx::query!(
+        r#"select id, amount, reason, status, due_by as "due_by: jiff_sqlx::Timestamp",
+             opened_at as "opened_at: jiff_sqlx::Timestamp", closed_at as "closed_at: jiff_sqlx::Timestamp"
+           from disputes where order_id = $1 order by opened_at, id"#,
+        order.0
+    )
+    .fetch_all(pool)
+    .await?;
+    rows.into_iter()
+        .map(|r| {
+            Ok(DisputeRecord {
+                id: r.id,
+                amount: parse("an amount", Amount::new(r.amount))?,
+                reason: r.reason,
+                status: r.status,
+                due_by: r.due_by.map(jiff_sqlx::Timestamp::to_jiff),
+                opened_at: r.opened_at.to_jiff(),
+                closed_at: r.closed_at.map(jiff_sqlx::Timestamp::to_jiff),
+            })
+        })
+        .collect()
+}

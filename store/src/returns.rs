@@ -1,0 +1,285 @@
+//! Returns: which pieces are to come back, what came, and what became of it. Each change is one transaction with the
+//! order's timeline, and takes the order's row first.
+
+mod goods;
+mod read;
+
+pub use goods::restock;
+pub use read::{due, find, get, mark_started};
+
+use crate::{
+    Result,
+    concerns::{self, Concern},
+    projection,
+};
+use jiff::Timestamp;
+use sqlx::{PgConnection, PgPool, types::Json};
+use std::collections::BTreeMap;
+use waybill_domain::{
+    event::{OrderEvent, Pieces},
+    ids::{MerchantId, OrderId, ReturnId},
+    money::Amount,
+    returns::{Condition, Place, ReturnState, TooFew, share, take},
+    state::{AttentionReason, ShipmentState},
+    status::FulfilmentStatus,
+};
+
+/// The writer of returns' entries in the timeline.
+const WRITER: &str = "return";
+
+/// Pieces of a return that had left with one shipment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReturnLine {
+    /// Which line, and with which shipment.
+    pub place: Place,
+    /// Asked for.
+    pub quantity: u32,
+    /// Came, and goes back to the shelf.
+    pub restocked: u32,
+    /// Came, and can't be sold again.
+    pub written_off: u32,
+}
+
+/// A return as Postgres has it.
+#[derive(Debug, Clone)]
+pub struct ReturnRecord {
+    /// Its id.
+    pub id: ReturnId,
+    /// Its order.
+    pub order_id: OrderId,
+    /// Whose it is.
+    pub merchant_id: MerchantId,
+    /// In the requester's words.
+    pub reason: String,
+    /// Where it stands.
+    pub state: ReturnState,
+    /// What the received pieces are worth; none until they are here.
+    pub amount: Option<Amount>,
+    /// By line, then by shipment.
+    pub lines: Vec<ReturnLine>,
+    /// When it was asked for.
+    pub created_at: Timestamp,
+    /// When it last changed.
+    pub updated_at: Timestamp,
+}
+
+/// A return to be asked for.
+#[derive(Debug, Clone)]
+pub struct NewReturn {
+    /// Its id.
+    pub id: ReturnId,
+    /// Its order.
+    pub order_id: OrderId,
+    /// Whose it is.
+    pub merchant_id: MerchantId,
+    /// In the requester's words.
+    pub reason: String,
+    /// What is to come back.
+    pub pieces: Vec<Pieces>,
+    /// The client's key; the same one again gives the first return.
+    pub request_key: String,
+}
+
+/// The answer to a receipt.
+#[derive(Debug, Clone)]
+pub enum Received {
+    /// It is durable.
+    Accepted(Box<ReturnRecord>),
+    /// More pieces than were to come back.
+    TooMany(TooFew),
+    /// The goods are here already.
+    Before(ReturnState),
+}
+
+/// Asks for a return of pieces that were delivered and are not being returned: requests for one order take turns.
+///
+/// # Errors
+/// When Postgres fails, or there is no such order.
+pub async fn request(
+    pool: &PgPool,
+    new: &NewReturn,
+) -> Result<std::result::Result<Box<ReturnRecord>, TooFew>> {
+    let mut tx = pool.begin().await?;
+    let shipments = lock_order(&mut tx, new.order_id).await?;
+    let known = sqlx::query_scalar!(
+        "select id from returns where order_id = $1 and request_key = $2",
+        new.order_id.0,
+        new.request_key
+    )
+    .fetch_optional(&mut *tx)
+    .await?;
+    if let Some(known) = known {
+        return Ok(Ok(Box::new(read::one(&mut tx, ReturnId(known)).await?)));
+    }
+    let mut free = free(&mut tx, new.order_id, &shipments).await?;
+    let taken = match take(&mut free, &new.pieces) {
+        Ok(taken) => taken,
+        Err(too_few) => return Ok(Err(too_few)),
+    };
+    sqlx::query!(
+        "insert into returns (id, order_id, merchant_id, reason, state, request_key)
+         values ($1, $2, $3, $4, 'awaiting', $5)",
+        new.id.0,
+        new.order_id.0,
+        new.merchant_id.0,
+        new.reason,
+        new.request_key
+    )
+    .execute(&mut *tx)
+    .await?;
+    for (place, quantity) in taken {
+        sqlx::query!(
+            "insert into return_lines (return_id, shipment_id, line, order_id, quantity) values ($1, $2, $3, $4, $5)",
+            new.id.0,
+            place.shipment_id.0,
+            place.line.cast_signed(),
+            new.order_id.0,
+            quantity.cast_signed()
+        )
+        .execute(&mut *tx)
+        .await?;
+    }
+    let event = OrderEvent::ReturnRequested {
+        return_id: new.id,
+        lines: new.pieces.clone(),
+        reason: new.reason.clone(),
+    };
+    projection::append(&mut tx, new.order_id, WRITER, &[event]).await?;
+    let record = read::one(&mut tx, new.id).await?;
+    tx.commit().await?;
+    Ok(Ok(Box::new(record)))
+}
+
+/// Takes the order's row, and gives its shipments.
+async fn lock_order(tx: &mut PgConnection, order: OrderId) -> Result<Vec<ShipmentState>> {
+    let row = sqlx::query!(
+        r#"select shipments as "shipments: Json<Vec<ShipmentState>>" from orders where id = $1 for update"#,
+        order.0
+    )
+    .fetch_one(tx)
+    .await?;
+    Ok(row.shipments.map_or_else(Vec::new, |s| s.0))
+}
+
+/// The pieces that were delivered and neither came back nor are to.
+async fn free(
+    tx: &mut PgConnection,
+    order: OrderId,
+    shipments: &[ShipmentState],
+) -> Result<BTreeMap<Place, u32>> {
+    let mut free = BTreeMap::new();
+    for shipment in shipments.iter().filter(|s| s.status == FulfilmentStatus::Delivered) {
+        for line in &shipment.lines {
+            free.insert(Place { line: line.line, shipment_id: shipment.id }, line.quantity);
+        }
+    }
+    // Of a return whose goods are here, what did not come may still.
+    let rows = sqlx::query!(
+        r#"select l.shipment_id, l.line,
+             sum(case when r.state = 'awaiting' then l.quantity else l.restocked + l.written_off end)::int as "pieces!"
+           from return_lines l join returns r on r.id = l.return_id
+           where l.order_id = $1 group by l.shipment_id, l.line"#,
+        order.0
+    )
+    .fetch_all(tx)
+    .await?;
+    for row in rows {
+        let place = Place { line: row.line.unsigned_abs(), shipment_id: row.shipment_id.into() };
+        if let Some(pieces) = free.get_mut(&place) {
+            *pieces = pieces.saturating_sub(row.pieces.unsigned_abs());
+        }
+    }
+    Ok(free)
+}
+
+/// The goods are here: what came of each line and what becomes of it, at most what was asked for. Once per return; the
+/// same `key` again gives the same answer.
+///
+/// # Errors
+/// When Postgres fails, or there is no such return.
+pub async fn receive(
+    pool: &PgPool,
+    of: &ReturnRecord,
+    key: &str,
+    came: &[(Pieces, Condition)],
+) -> Result<Received> {
+    let mut tx = pool.begin().await?;
+    let shipments = lock_order(&mut tx, of.order_id).await?;
+    let record = read::one(&mut tx, of.id).await?;
+    if record.state != ReturnState::Awaiting {
+        let same = sqlx::query_scalar!(
+            r#"select coalesce(receipt_key = $2, false) as "same!" from returns where id = $1"#,
+            of.id.0,
+            key
+        );
+        let same = same.fetch_one(&mut *tx).await?;
+        return Ok(if same { Received::Accepted(Box::new(record)) } else { Received::Before(record.state) });
+    }
+    let mut there: BTreeMap<Place, u32> = record.lines.iter().map(|l| (l.place, l.quantity)).collect();
+    let pieces = |condition| -> Vec<Pieces> {
+        came.iter().filter(|(_, c)| *c == condition).map(|(pieces, _)| pieces.clone()).collect()
+    };
+    let (restocked, written_off) = (pieces(Condition::Restock), pieces(Condition::WriteOff));
+    let taken = take(&mut there, &restocked)
+        .and_then(|shelf| take(&mut there, &written_off).map(|lost| (shelf, lost)));
+    let (shelf, lost) = match taken {
+        Ok(taken) => taken,
+        Err(too_few) => return Ok(Received::TooMany(too_few)),
+    };
+    let amount = goods::receive(&mut tx, &record, &shipments, &shelf, &lost).await?;
+    sqlx::query!(
+        "update returns set state = 'received', amount = $2, receipt_key = $3, updated_at = now() where id = $1",
+        of.id.0,
+        amount.minor(),
+        key
+    )
+    .execute(&mut *tx)
+    .await?;
+    let event = OrderEvent::ReturnReceived { return_id: of.id, restocked, written_off };
+    projection::append(&mut tx, of.order_id, WRITER, &[event]).await?;
+    let subject = of.id.to_string();
+    concerns::clear(&mut tx, of.order_id, AttentionReason::ReturnOverdue, Some(&subject)).await?;
+    let record = read::one(&mut tx, of.id).await?;
+    tx.commit().await?;
+    Ok(Received::Accepted(Box::new(record)))
+}
+
+/// The goods have not come in time: somebody is told, once. Nothing to say if they came meanwhile.
+///
+/// # Errors
+/// When Postgres fails, or there is no such return.
+pub async fn overdue(pool: &PgPool, of: &ReturnRecord) -> Result<()> {
+    let mut tx = pool.begin().await?;
+    lock_order(&mut tx, of.order_id).await?;
+    if read::one(&mut tx, of.id).await?.state != ReturnState::Awaiting {
+        return Ok(());
+    }
+    let concern = Concern {
+        reason: AttentionReason::ReturnOverdue,
+        subject: of.id.to_string(),
+        detail: serde_json::json!({"reason": of.reason}),
+    };
+    concerns::raise(&mut tx, of.order_id, &concern).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+/// Nothing more is to be done for the return. Repeating it changes nothing.
+///
+/// # Errors
+/// When Postgres fails, or there is no such return.
+pub async fn close(pool: &PgPool, of: &ReturnRecord, outcome: &str) -> Result<()> {
+    let mut tx = pool.begin().await?;
+    lock_order(&mut tx, of.order_id).await?;
+    let closed = sqlx::query!(
+        "update returns set state = 'closed', updated_at = now() where id = $1 and state <> 'closed'",
+        of.id.0
+    );
+    if closed.execute(&mut *tx).await?.rows_affected() == 0 {
+        return Ok(());
+    }
+    let event = OrderEvent::ReturnClosed { return_id: of.id, outcome: outcome.to_owned() };
+    projection::append(&mut tx, of.order_id, WRITER, &[event]).await?;
+    tx.commit().await?;
+    Ok(())
+}

@@ -1,0 +1,113 @@
+//! What came back: what it is worth, and how it gets to the shelf.
+
+use super::{ReturnRecord, ReturnState, lock_order, read, share};
+use crate::{Result, parse};
+use sqlx::{PgConnection, PgPool, types::Json};
+use std::collections::BTreeMap;
+use waybill_domain::{money::Amount, returns::Place, state::ShipmentState};
+
+/// Writes down what came of each line, and gives what it is worth: its share of what was captured for the line.
+pub(super) async fn receive(
+    tx: &mut PgConnection,
+    of: &ReturnRecord,
+    shipments: &[ShipmentState],
+    shelf: &BTreeMap<Place, u32>,
+    lost: &BTreeMap<Place, u32>,
+) -> Result<Amount> {
+    let mut worth = Amount::ZERO;
+    for line in &of.lines {
+        let place = line.place;
+        let count = |pieces: &BTreeMap<Place, u32>| pieces.get(&place).copied().unwrap_or_default();
+        let (restocked, written_off) = (count(shelf), count(lost));
+        let before = sqlx::query_scalar!(
+            r#"select coalesce(sum(restocked + written_off), 0)::int as "before!" from return_lines
+               where order_id = $1 and shipment_id = $2 and line = $3"#,
+            of.order_id.0,
+            place.shipment_id.0,
+            place.line.cast_signed()
+        )
+        .fetch_one(&mut *tx)
+        .await?;
+        sqlx::query!(
+            "update return_lines set restocked = $4, written_off = $5
+             where return_id = $1 and shipment_id = $2 and line = $3",
+            of.id.0,
+            place.shipment_id.0,
+            place.line.cast_signed(),
+            restocked.cast_signed(),
+            written_off.cast_signed()
+        )
+        .execute(&mut *tx)
+        .await?;
+        let shipped = shipments.iter().find(|s| s.id == place.shipment_id);
+        let shipped = shipped.and_then(|s| s.lines.iter().find(|l| l.line == place.line));
+        if let Some(shipped) = shipped {
+            let now = restocked + written_off;
+            let part = share(shipped.amount, shipped.quantity, before.unsigned_abs(), now);
+            worth = parse("a return's amount", worth.plus(part))?;
+        }
+    }
+    show(tx, of).await?;
+    Ok(worth)
+}
+
+/// Pieces by line that came back, where the order's readers find them.
+async fn show(tx: &mut PgConnection, of: &ReturnRecord) -> Result<()> {
+    let rows = sqlx::query!(
+        r#"select line, sum(restocked + written_off)::int as "pieces!" from return_lines
+           where order_id = $1 group by line"#,
+        of.order_id.0
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    let last = rows.iter().map(|r| r.line.unsigned_abs()).max().unwrap_or_default();
+    let pieces = |line: u32| rows.iter().find(|r| r.line.unsigned_abs() == line).map_or(0, |r| r.pieces);
+    let returned: Vec<i32> = (0..=last).map(pieces).collect();
+    sqlx::query!("update orders set returned = $2 where id = $1", of.order_id.0, Json(&returned) as _)
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
+/// Puts what can be sold again back on the shelves it left from; what was written off stays sold. Once.
+///
+/// # Errors
+/// When Postgres fails, or there is no such return.
+pub async fn restock(pool: &PgPool, of: &ReturnRecord) -> Result<()> {
+    let mut tx = pool.begin().await?;
+    lock_order(&mut tx, of.order_id).await?;
+    if read::one(&mut tx, of.id).await?.state != ReturnState::Received {
+        return Ok(());
+    }
+    // In the order in which reservations lock them.
+    sqlx::query!(
+        "select 1 as one from stock s where exists (
+           select from return_lines l join reservations r
+             on r.order_id = l.order_id and r.shipment_id = l.shipment_id and r.line = l.line
+           where l.return_id = $1 and r.merchant_id = s.merchant_id and r.sku = s.sku and r.location = s.location)
+         order by s.sku, s.location for update of s",
+        of.id.0
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    sqlx::query!(
+        "with back as (
+           update reservations r set returned = r.returned + l.restocked
+           from return_lines l
+           where l.return_id = $1 and l.restocked > 0 and r.state = 'sold'
+             and r.order_id = l.order_id and r.shipment_id = l.shipment_id and r.line = l.line
+           returning r.merchant_id, r.sku, r.location, l.restocked
+         )
+         update stock s set available = s.available + b.pieces, sold = s.sold - b.pieces, updated_at = now()
+         from (select merchant_id, sku, location, sum(restocked)::int as pieces from back group by 1, 2, 3) b
+         where s.merchant_id = b.merchant_id and s.sku = b.sku and s.location = b.location",
+        of.id.0
+    )
+    .execute(&mut *tx)
+    .await?;
+    sqlx::query!("update returns set state = 'restocked', updated_at = now() where id = $1", of.id.0)
+        .execute(&mut *tx)
+        .await?;
+    tx.commit().await?;
+    Ok(())
+}

@@ -1,0 +1,101 @@
+//! Reading returns, and those that have no workflow yet.
+
+use super::{ReturnLine, ReturnRecord};
+use crate::{Result, StoreError, parse};
+use sqlx::{PgConnection, PgPool};
+use std::time::Duration;
+use waybill_domain::{
+    ids::{MerchantId, OrderId, ReturnId},
+    money::Amount,
+    returns::Place,
+};
+
+pub(super) async fn one(connection: &mut PgConnection, id: ReturnId) -> Result<ReturnRecord> {
+    let row = sqlx::query!(
+        r#"select order_id, merchant_id, reason, state, amount, created_at as "created_at: jiff_sqlx::Timestamp",
+             updated_at as "updated_at: jiff_sqlx::Timestamp"
+           from returns where id = $1"#,
+        id.0
+    )
+    .fetch_one(&mut *connection)
+    .await?;
+    let lines = sqlx::query!(
+        "select shipment_id, line, quantity, restocked, written_off from return_lines
+         where return_id = $1 order by line, shipment_id",
+        id.0
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(ReturnRecord {
+        id,
+        order_id: OrderId(row.order_id),
+        merchant_id: MerchantId(row.merchant_id),
+        reason: row.reason,
+        state: parse("a return's state", row.state.parse())?,
+        amount: row.amount.map(|minor| parse("an amount", Amount::new(minor))).transpose()?,
+        lines: lines
+            .into_iter()
+            .map(|l| ReturnLine {
+                place: Place { line: l.line.unsigned_abs(), shipment_id: l.shipment_id.into() },
+                quantity: l.quantity.unsigned_abs(),
+                restocked: l.restocked.unsigned_abs(),
+                written_off: l.written_off.unsigned_abs(),
+            })
+            .collect(),
+        created_at: row.created_at.to_jiff(),
+        updated_at: row.updated_at.to_jiff(),
+    })
+}
+
+/// The return of that id, whoever owns it. For the worker; the API asks with [`find`].
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn get(pool: &PgPool, id: ReturnId) -> Result<Option<ReturnRecord>> {
+    let mut connection = pool.acquire().await?;
+    match one(&mut connection, id).await {
+        Ok(record) => Ok(Some(record)),
+        Err(StoreError::Database(sqlx::Error::RowNotFound)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The merchant's return of that id; another merchant's is not found.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn find(pool: &PgPool, merchant: MerchantId, id: ReturnId) -> Result<Option<ReturnRecord>> {
+    Ok(get(pool, id).await?.filter(|record| record.merchant_id == merchant))
+}
+
+/// Up to `limit` returns, oldest first, that were asked for at least `age` ago and are not known to have a workflow:
+/// id, order and merchant.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn due(pool: &PgPool, age: Duration, limit: u16) -> Result<Vec<(ReturnId, OrderId, MerchantId)>> {
+    let rows = sqlx::query!(
+        "select id, order_id, merchant_id from returns
+         where workflow_started_at is null and created_at < now() - make_interval(secs => $1)
+         order by created_at limit $2",
+        age.as_secs_f64(),
+        i64::from(limit)
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(rows.into_iter().map(|r| (ReturnId(r.id), OrderId(r.order_id), MerchantId(r.merchant_id))).collect())
+}
+
+/// The return has a workflow.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn mark_started(pool: &PgPool, id: ReturnId) -> Result<()> {
+    sqlx::query!(
+        "update returns set workflow_started_at = now() where id = $1 and workflow_started_at is null",
+        id.0
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,9 @@
+//! What comes after an order's way, each thing a workflow of its own: it may begin when the order's has ended.
+
+pub mod activities;
+#[allow(missing_docs, reason = "the macro makes undocumented constants of the handlers")]
+pub mod refund;
+#[allow(missing_docs, reason = "the macro makes undocumented constants of the handlers")]
+pub mod returns;
+mod step;
+pub mod wire;
