@@ -23,7 +23,7 @@ use waybill_domain::{
 };
 use waybill_store::inbox::Message;
 use waybill_workflows::{
-    OrderWorkflow, RefundWorkflow, ReturnWorkflow,
+    EDITION, OrderWorkflow, RefundWorkflow, ReturnWorkflow,
     after::wire::{RefundEvent, RefundInput, ReturnInput, ReturnReceipt},
     names,
     wire::*,
@@ -132,6 +132,7 @@ impl Engine {
             merchant_id: start.merchant_id,
             queue_prefix: self.0.queue_prefix.clone(),
             inherits: false,
+            edition: EDITION,
         }
     }
 

@@ -28,6 +28,9 @@ pub struct OrderInput {
     /// stands and stops what can be stopped.
     #[serde(default)]
     pub inherits: bool,
+    /// The edition of the workflow that the order was started in: [`crate::EDITION`]. See `order/changes.rs`.
+    #[serde(default)]
+    pub edition: u32,
 }
 
 /// Output of `inherit`: the order as it is known outside its workflow.

@@ -1,5 +1,6 @@
 //! One order's life, as `lifecycle.md` tells it: `run` is the story, the modules are its chapters.
 
+mod changes;
 mod forward;
 mod fulfil;
 mod inherit;
@@ -8,6 +9,8 @@ mod operator;
 mod step;
 mod unwind;
 mod waiting;
+
+pub use changes::EDITION;
 
 use crate::wire::*;
 use std::collections::{BTreeSet, VecDeque};
