@@ -21,6 +21,8 @@ pub struct Waits {
     pub action_seconds: u64,
     /// Goods that come back, in seconds.
     pub return_seconds: u64,
+    /// So long before it lapses a hold is renewed, in seconds.
+    pub renew_before_seconds: u64,
 }
 
 /// What the activities need.
@@ -75,7 +77,7 @@ impl OrderSteps {
     pub async fn reserve(
         self: Arc<Self>,
         ctx: ActivityContext,
-        input: OrderRef,
+        input: Beginning,
     ) -> Result<Reservation, ActivityError> {
         self.attempt("reserve", input.order_id, &ctx, || steps::stock::reserve(&self, &input)).await
     }
@@ -104,7 +106,7 @@ impl OrderSteps {
         ctx: ActivityContext,
         input: AuthorizeInput,
     ) -> Result<Authorization, ActivityError> {
-        self.attempt("authorize", input.order_id, &ctx, || steps::money::authorize(&self, &input)).await
+        self.attempt("authorize", input.order_id, &ctx, || steps::hold::authorize(&self, &input)).await
     }
 
     #[activity(definition = definitions::VoidAuthorization)]
@@ -113,7 +115,7 @@ impl OrderSteps {
         ctx: ActivityContext,
         input: OrderRef,
     ) -> Result<VoidResult, ActivityError> {
-        self.attempt("void_authorization", input.order_id, &ctx, || steps::money::void(&self, &input)).await
+        self.attempt("void_authorization", input.order_id, &ctx, || steps::hold::void(&self, &input)).await
     }
 
     #[activity(definition = definitions::Capture)]
@@ -122,7 +124,7 @@ impl OrderSteps {
         ctx: ActivityContext,
         input: CaptureInput,
     ) -> Result<(), ActivityError> {
-        self.attempt("capture", input.order_id, &ctx, || steps::money::capture(&self, &input)).await
+        self.attempt("capture", input.order_id, &ctx, || steps::capture::capture(&self, &input)).await
     }
 
     #[activity(definition = definitions::Screen)]
@@ -165,7 +167,7 @@ impl OrderSteps {
     pub async fn inherit(
         self: Arc<Self>,
         ctx: ActivityContext,
-        input: OrderRef,
+        input: Beginning,
     ) -> Result<Inheritance, ActivityError> {
         self.attempt("inherit", input.order_id, &ctx, || steps::read_model::inherit(&self, &input)).await
     }

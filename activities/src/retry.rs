@@ -58,6 +58,7 @@ impl From<ProviderError> for StepFailure {
             ProviderError::Unavailable(source) => Self::Unavailable("the payment provider", source),
             ProviderError::UnknownOutcome(source) => Self::UnknownOutcome("the payment provider", source),
             ProviderError::Declined { code } | ProviderError::Refused { code } => Self::Refused(code),
+            ProviderError::Lapsed => Self::Refused(names::CODE_LAPSED.to_owned()),
         }
     }
 }

@@ -171,6 +171,13 @@ impl Problem {
         Self::new(StatusCode::CONFLICT, "more_than_captured", "More than was captured", detail).about(order)
     }
 
+    pub(crate) fn more_than_one_payment(order: OrderId, most: Amount) -> Self {
+        let detail = format!(
+            "the order was paid in several payments; at most {most} minor units can be refunded at once, the rest by another refund"
+        );
+        Self::new(StatusCode::CONFLICT, "more_than_one_payment", "More than one payment", detail).about(order)
+    }
+
     pub(crate) fn not_returnable(order: OrderId, too_few: TooFew) -> Self {
         let TooFew { line, left } = too_few;
         let detail = format!("of line {line}, {left} pieces are left to be returned");

@@ -203,14 +203,19 @@ async fn view(app: &App, record: &ReturnRecord) -> Result<Value, Problem> {
             json!({"line": line, "quantity": quantity, "restocked": restocked, "written_off": written_off})
         })
         .collect();
-    let refund = match record.state {
-        ReturnState::Closed => refunds::get(&app.pool, record.id.refund_id()).await?,
-        _ => None,
+    // Several where the order was paid in several payments.
+    let refunds = match record.state {
+        ReturnState::Closed => refunds::of_order(&app.pool, record.order_id).await?,
+        _ => Vec::new(),
     };
-    let refund = refund.map(|r| json!({"id": r.id, "amount": r.amount, "status": r.state}));
+    let refunds: Vec<Value> = refunds
+        .into_iter()
+        .filter(|refund| refund.return_id == Some(record.id))
+        .map(|r| json!({"id": r.id, "amount": r.amount, "status": r.state}))
+        .collect();
     Ok(json!({
         "id": record.id, "order_id": record.order_id, "status": record.state, "reason": record.reason,
-        "lines": lines, "amount": record.amount, "refund": refund,
+        "lines": lines, "amount": record.amount, "refunds": refunds,
         "created_at": record.created_at, "updated_at": record.updated_at,
     }))
 }

@@ -95,8 +95,8 @@ pub enum OrderEvent {
     DriftFound { drift: String, detail: String },
     #[serde(rename = "reconciliation.repaired")]
     DriftRepaired { drift: String, repair: String },
-    #[serde(rename = "payment.lapsing")]
-    Lapsing { amount: Amount },
+    #[serde(rename = "payment.renewing")]
+    Renewing { amount: Amount, why: String },
     #[serde(rename = "payment.reauthorized")]
     Reauthorized { amount: Amount },
     #[serde(rename = "payment.contradicted")]

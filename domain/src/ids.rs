@@ -69,9 +69,10 @@ impl ReturnId {
         format!("return:{self}")
     }
 
-    /// The id of the refund of what came back.
-    pub fn refund_id(self) -> RefundId {
-        RefundId(Uuid::new_v5(&self.0, b"refund"))
+    /// The id of a refund of what came back: one from each payment that it was captured of, counted from 0.
+    pub fn refund_id(self, part: usize) -> RefundId {
+        let name = if part == 0 { "refund".to_owned() } else { format!("refund:{part}") };
+        RefundId(Uuid::new_v5(&self.0, name.as_bytes()))
     }
 
     /// The id of the return of a shipment that left although it had been cancelled.

@@ -23,7 +23,7 @@ use waybill_domain::{
 };
 use waybill_store::inbox::Message;
 use waybill_workflows::{
-    EDITION, OrderWorkflow, RefundWorkflow, ReturnWorkflow,
+    OrderWorkflow, RefundWorkflow, ReturnWorkflow,
     after::wire::{RefundEvent, RefundInput, ReturnInput, ReturnReceipt},
     names,
     wire::*,
@@ -132,7 +132,6 @@ impl Engine {
             merchant_id: start.merchant_id,
             queue_prefix: self.0.queue_prefix.clone(),
             inherits: false,
-            edition: EDITION,
         }
     }
 

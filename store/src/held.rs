@@ -24,8 +24,8 @@ pub struct Held {
 /// # Errors
 /// When Postgres fails.
 pub async fn of(pool: &PgPool, merchant: MerchantId) -> Result<Vec<Held>> {
-    // The last capture gives the rest of a hold free without a row of its own: an order with nothing left to ship
-    // holds no money.
+    // In earlier releases the last capture gave the rest of a hold free without a row of its own: an order with nothing
+    // left to ship holds no money.
     Ok(sqlx::query_as!(
         Held,
         r#"with money as (
@@ -34,8 +34,8 @@ pub async fn of(pool: &PgPool, merchant: MerchantId) -> Result<Vec<Held>> {
                coalesce(sum(p.amount) filter (where p.kind = 'capture'), 0) as captured,
                (select coalesce(sum(r.amount), 0) from refunds r
                 where r.order_id = o.id and r.state = 'succeeded') as refunded,
-               coalesce(bool_or(p.kind = 'void'), false)
-                 or o.status in ('shipped', 'delivered', 'completed', 'cancelled', 'rejected', 'expired') as free
+               coalesce(sum(p.amount) filter (where p.kind = 'void'), 0) as voided,
+               o.status in ('shipped', 'delivered', 'completed', 'cancelled', 'rejected', 'expired') as free
              from orders o left join payment_operations p on p.order_id = o.id and p.state = 'succeeded'
              where o.merchant_id = $1 group by o.id
            ), goods as (
@@ -43,7 +43,7 @@ pub async fn of(pool: &PgPool, merchant: MerchantId) -> Result<Vec<Held>> {
              where merchant_id = $1 and state = 'held' group by order_id
            )
            select m.currency as "currency!", coalesce(sum(g.pieces), 0)::bigint as "reserved_pieces!",
-             coalesce(sum(case when m.free then 0 else greatest(m.authorized - m.captured, 0) end), 0)::bigint as "authorized!",
+             coalesce(sum(case when m.free then 0 else greatest(m.authorized - m.captured - m.voided, 0) end), 0)::bigint as "authorized!",
              coalesce(sum(m.captured), 0)::bigint as "captured!", coalesce(sum(m.refunded), 0)::bigint as "refunded!"
            from money m left join goods g on g.order_id = m.id group by m.currency order by m.currency"#,
         merchant.0

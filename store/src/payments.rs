@@ -1,6 +1,6 @@
 //! The ledger of what was asked of the payment provider, written before and after each call.
 
-use crate::{Result, parse};
+use crate::{Result, StoreError, parse};
 use jiff::Timestamp;
 use sqlx::PgPool;
 use waybill_domain::{
@@ -11,12 +11,14 @@ use waybill_domain::{
 /// What was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Hold the money.
-    Authorize,
+    /// Hold the money: the order's first hold (1), or a later one.
+    Authorize(u32),
     /// Take it, for one shipment.
     Capture(ShipmentId),
-    /// Give it free.
+    /// Give free whatever is held, because the order is undone: after this nothing is held for it any more.
     Void,
+    /// Give free what is left of one hold; the order goes on.
+    Rest(u32),
     /// Give back what was taken. Written in [`crate::refunds`], with the refund.
     Refund(RefundId),
 }
@@ -25,9 +27,9 @@ impl Kind {
     /// The pinned name.
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Authorize => "authorize",
+            Self::Authorize(_) => "authorize",
             Self::Capture(_) => "capture",
-            Self::Void => "void",
+            Self::Void | Self::Rest(_) => "void",
             Self::Refund(_) => "refund",
         }
     }
@@ -38,7 +40,16 @@ impl Kind {
         match self {
             Self::Capture(shipment) => format!("order:{order}:capture:{shipment}"),
             Self::Refund(refund) => format!("order:{order}:refund:{refund}"),
-            Self::Authorize | Self::Void => format!("order:{order}:{}", self.as_str()),
+            Self::Authorize(1) | Self::Void => format!("order:{order}:{}", self.as_str()),
+            Self::Authorize(hold) | Self::Rest(hold) => format!("order:{order}:{}:{hold}", self.as_str()),
+        }
+    }
+
+    /// Which of the order's holds it is about, where it is about one.
+    fn generation(self) -> i32 {
+        match self {
+            Self::Authorize(hold) | Self::Rest(hold) => hold.cast_signed(),
+            Self::Capture(_) | Self::Void | Self::Refund(_) => 1,
         }
     }
 }
@@ -65,25 +76,100 @@ pub struct Operation {
     pub provider_ref: Option<String>,
     /// How long ago it was begun, in hours.
     pub age_hours: f64,
+    /// When it was begun.
+    pub begun_at: Timestamp,
+    /// Of a hold: which of the order's, from 1.
+    pub generation: u32,
+    /// Of a hold: when it lapses, if the provider said so.
+    pub capture_before: Option<Timestamp>,
+    /// Of a hold: whether it can be captured in parts. Unknown for holds of earlier releases.
+    pub in_parts: Option<bool>,
+    /// Of a hold: whether nothing is held any more, although the order goes on: it lapsed, ended with a capture, or was
+    /// given free for a later one.
+    pub is_over: bool,
 }
 
-/// Writes down that an operation is about to be asked for, or says what became of it before.
+/// How an operation ended, and what the provider said of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Ending<'a> {
+    /// Not pending.
+    pub state: &'a State,
+    /// The provider's id of the payment.
+    pub provider_ref: Option<&'a str>,
+    /// Of a hold: when it lapses.
+    pub capture_before: Option<Timestamp>,
+    /// Of a hold: whether it can be captured in parts.
+    pub in_parts: Option<bool>,
+}
+
+impl<'a> Ending<'a> {
+    /// Of an operation that is no hold.
+    pub fn of(state: &'a State, provider_ref: Option<&'a str>) -> Self {
+        Self { state, provider_ref, capture_before: None, in_parts: None }
+    }
+}
+
+struct Row {
+    state: String,
+    amount: i64,
+    provider_ref: Option<String>,
+    code: Option<String>,
+    age_hours: f64,
+    begun_at: jiff_sqlx::Timestamp,
+    generation: i32,
+    capture_before: Option<jiff_sqlx::Timestamp>,
+    multicapture: Option<bool>,
+    is_over: bool,
+}
+
+impl TryFrom<Row> for Operation {
+    type Error = StoreError;
+
+    fn try_from(row: Row) -> Result<Self> {
+        Ok(Self {
+            state: match row.state.as_str() {
+                "succeeded" => State::Succeeded,
+                "declined" => State::Declined(row.code.unwrap_or_default()),
+                _ => State::Pending,
+            },
+            amount: parse("an amount", Amount::new(row.amount))?,
+            provider_ref: row.provider_ref,
+            age_hours: row.age_hours,
+            begun_at: row.begun_at.to_jiff(),
+            generation: row.generation.unsigned_abs(),
+            capture_before: row.capture_before.map(|at| at.to_jiff()),
+            in_parts: row.multicapture,
+            is_over: row.is_over,
+        })
+    }
+}
+
+/// Writes down that an operation is about to be asked for, of which payment where that is known, or says what became of
+/// it before.
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn begin(pool: &PgPool, order: OrderId, kind: Kind, amount: Amount) -> Result<Operation> {
+pub async fn begin(
+    pool: &PgPool,
+    order: OrderId,
+    kind: Kind,
+    amount: Amount,
+    provider_ref: Option<&str>,
+) -> Result<Operation> {
     let shipment = match kind {
         Kind::Capture(id) => Some(id.0),
-        Kind::Authorize | Kind::Void | Kind::Refund(_) => None,
+        Kind::Authorize(_) | Kind::Void | Kind::Rest(_) | Kind::Refund(_) => None,
     };
     sqlx::query!(
-        "insert into payment_operations (key, order_id, kind, shipment_id, amount, state)
-         values ($1, $2, $3, $4, $5, 'pending') on conflict (key) do nothing",
+        "insert into payment_operations (key, order_id, kind, shipment_id, amount, state, generation, provider_ref)
+         values ($1, $2, $3, $4, $5, 'pending', $6, $7) on conflict (key) do nothing",
         kind.key(order),
         order.0,
         kind.as_str(),
         shipment,
-        amount.minor()
+        amount.minor(),
+        kind.generation(),
+        provider_ref
     )
     .execute(pool)
     .await?;
@@ -95,56 +181,60 @@ pub async fn begin(pool: &PgPool, order: OrderId, kind: Kind, amount: Amount) ->
 /// # Errors
 /// When Postgres fails.
 pub async fn find(pool: &PgPool, order: OrderId, kind: Kind) -> Result<Option<Operation>> {
-    let row = sqlx::query!(
-        r#"select state, amount, provider_ref, code,
-             (extract(epoch from now() - created_at) / 3600)::float8 as "age_hours!"
-           from payment_operations where key = $1"#,
+    let row = sqlx::query_as!(
+        Row,
+        r#"select state, amount, provider_ref, code, generation, multicapture, created_at as "begun_at: _",
+             capture_before as "capture_before: _", (extract(epoch from now() - created_at) / 3600)::float8 as "age_hours!",
+             exists (select from payment_operations rest where rest.state = 'succeeded'
+               and rest.key = concat('order:', p.order_id, ':void:', p.generation)) as "is_over!"
+           from payment_operations p where key = $1"#,
         kind.key(order)
     )
     .fetch_optional(pool)
     .await?;
-    row.map(|row| {
-        Ok(Operation {
-            state: match row.state.as_str() {
-                "succeeded" => State::Succeeded,
-                "declined" => State::Declined(row.code.unwrap_or_default()),
-                _ => State::Pending,
-            },
-            amount: parse("an amount", Amount::new(row.amount))?,
-            provider_ref: row.provider_ref,
-            age_hours: row.age_hours,
-        })
-    })
-    .transpose()
+    row.map(Operation::try_from).transpose()
+}
+
+/// Every hold that was ever asked for an order, the first one first.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn holds(pool: &PgPool, order: OrderId) -> Result<Vec<Operation>> {
+    let rows = sqlx::query_as!(
+        Row,
+        r#"select state, amount, provider_ref, code, generation, multicapture, created_at as "begun_at: _",
+             capture_before as "capture_before: _", (extract(epoch from now() - created_at) / 3600)::float8 as "age_hours!",
+             exists (select from payment_operations rest where rest.state = 'succeeded'
+               and rest.key = concat('order:', p.order_id, ':void:', p.generation)) as "is_over!"
+           from payment_operations p where order_id = $1 and kind = 'authorize' order by generation"#,
+        order.0
+    )
+    .fetch_all(pool)
+    .await?;
+    rows.into_iter().map(Operation::try_from).collect()
 }
 
 /// Writes down how an operation ended. The first ending stays.
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn finish(
-    pool: &PgPool,
-    order: OrderId,
-    kind: Kind,
-    state: &State,
-    provider_ref: Option<&str>,
-    capture_before: Option<Timestamp>,
-) -> Result<()> {
+pub async fn finish(pool: &PgPool, order: OrderId, kind: Kind, ending: Ending<'_>) -> Result<()> {
     use jiff_sqlx::ToSqlx;
-    let (name, code) = match state {
+    let (name, code) = match ending.state {
         State::Pending => ("pending", None),
         State::Succeeded => ("succeeded", None),
         State::Declined(code) => ("declined", Some(code.as_str())),
     };
     sqlx::query!(
         "update payment_operations set state = $2, code = $3, provider_ref = coalesce($4, provider_ref),
-           capture_before = coalesce($5, capture_before), updated_at = now()
+           capture_before = coalesce($5, capture_before), multicapture = coalesce($6, multicapture), updated_at = now()
          where key = $1 and state = 'pending'",
         kind.key(order),
         name,
         code,
-        provider_ref,
-        capture_before.map(|at| at.to_sqlx()) as _
+        ending.provider_ref,
+        ending.capture_before.map(|at| at.to_sqlx()) as _,
+        ending.in_parts
     )
     .execute(pool)
     .await?;
@@ -181,26 +271,43 @@ pub async fn await_customer(
 pub async fn next_action(pool: &PgPool, order: OrderId) -> Result<Option<String>> {
     let row = sqlx::query_scalar!(
         "select next_action from payment_operations where key = $1 and state = 'pending'",
-        Kind::Authorize.key(order)
+        Kind::Authorize(1).key(order)
     )
     .fetch_optional(pool)
     .await?;
     Ok(row.flatten())
 }
 
-/// What the ledger says was captured of an order.
+/// What the ledger says was captured of one of an order's payments.
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn captured(pool: &PgPool, order: OrderId) -> Result<Amount> {
+pub async fn captured(pool: &PgPool, order: OrderId, provider_ref: &str) -> Result<Amount> {
     let sum = sqlx::query_scalar!(
         r#"select coalesce(sum(amount), 0)::bigint as "sum!" from payment_operations
-           where order_id = $1 and kind = 'capture' and state = 'succeeded'"#,
-        order.0
+           where order_id = $1 and provider_ref = $2 and kind = 'capture' and state = 'succeeded'"#,
+        order.0,
+        provider_ref
     )
     .fetch_one(pool)
     .await?;
     parse("an amount", Amount::new(sum))
+}
+
+/// Writes down which payment a capture is asked of, before it is asked.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn ask_of(pool: &PgPool, order: OrderId, kind: Kind, provider_ref: &str) -> Result<()> {
+    sqlx::query!(
+        "update payment_operations set provider_ref = $2, updated_at = now()
+         where key = $1 and state = 'pending' and provider_ref is distinct from $2",
+        kind.key(order),
+        provider_ref
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
 }
 
 /// The order whose payment has this id at the provider.

@@ -83,6 +83,12 @@ pub enum Requested {
         /// What may still be refunded.
         left: Amount,
     },
+    /// That much is left, but not of one payment: the order's money was held anew in between, and a refund is made of
+    /// one payment.
+    MoreThanOnePayment {
+        /// What may be refunded at once.
+        most: Amount,
+    },
 }
 
 struct Row {
@@ -141,6 +147,10 @@ pub async fn request(pool: &PgPool, new: &NewRefund) -> Result<Requested> {
     if new.amount > left {
         return Ok(Requested::MoreThanCaptured { left });
     }
+    let payment = match choose(&mut tx, new).await? {
+        Ok(payment) => payment,
+        Err(most) => return Ok(Requested::MoreThanOnePayment { most }),
+    };
     sqlx::query!(
         "insert into refunds (id, order_id, merchant_id, amount, reason, state, return_id, request_key)
          values ($1, $2, $3, $4, $5, 'requested', $6, $7)",
@@ -154,12 +164,54 @@ pub async fn request(pool: &PgPool, new: &NewRefund) -> Result<Requested> {
     )
     .execute(&mut *tx)
     .await?;
+    plan(&mut tx, new.order_id, new.id, new.amount, Some(&payment)).await?;
     let event =
         OrderEvent::RefundRequested { refund_id: new.id, amount: new.amount, reason: new.reason.clone() };
     projection::append(&mut tx, new.order_id, WRITER, &[event]).await?;
     let record = read(&mut tx, new.id).await?;
     tx.commit().await?;
     Ok(Requested::Accepted(Box::new(record)))
+}
+
+/// The payment to refund: of those of which so much is left the one with the least. Else how much may be had at once.
+async fn choose(tx: &mut PgConnection, new: &NewRefund) -> Result<std::result::Result<String, Amount>> {
+    let payments = sqlx::query!(
+        r#"select provider_ref as "provider_ref!",
+             sum(case when kind = 'capture' and state = 'succeeded' then amount
+                      when kind = 'refund' and state <> 'declined' then -amount else 0 end)::bigint as "left!"
+           from payment_operations
+           where order_id = $1 and kind in ('capture', 'refund') and provider_ref is not null
+           group by provider_ref order by 2, 1"#,
+        new.order_id.0
+    )
+    .fetch_all(tx)
+    .await?;
+    let most = payments.last().map_or(0, |payment| payment.left).max(0);
+    match payments.into_iter().find(|payment| payment.left >= new.amount.minor()) {
+        Some(payment) => Ok(Ok(payment.provider_ref)),
+        None => Ok(Err(parse("an amount", Amount::new(most))?)),
+    }
+}
+
+/// Writes down in the ledger which payment a refund is made of. Chosen once: the same key has to be the same request.
+async fn plan(
+    tx: &mut PgConnection,
+    order: OrderId,
+    refund: RefundId,
+    amount: Amount,
+    payment: Option<&str>,
+) -> Result<()> {
+    sqlx::query!(
+        "insert into payment_operations (key, order_id, kind, amount, state, provider_ref)
+         values ($1, $2, 'refund', $3, 'pending', $4) on conflict (key) do nothing",
+        Kind::Refund(refund).key(order),
+        order.0,
+        amount.minor(),
+        payment
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
 }
 
 /// What was captured and is not being refunded.
@@ -228,14 +280,13 @@ pub async fn of_order(pool: &PgPool, order: OrderId) -> Result<Vec<RefundRecord>
 /// What asking the provider takes.
 #[derive(Debug, Clone)]
 pub struct Ask {
-    /// The payment to refund; none when nothing was ever captured.
+    /// The payment to refund, as it was chosen when the refund was asked for.
     pub payment: Option<String>,
     /// The provider may have forgotten the key: look before asking again.
     pub key_forgotten: bool,
 }
 
-/// Writes down in the ledger that a refund is about to be asked for, or says what was written before. Of several
-/// payments of one order the one with the most left is refunded; a refund is never split over two.
+/// What asking the provider for a refund takes. Its workflow runs.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -245,23 +296,6 @@ pub async fn begin(pool: &PgPool, refund: &RefundRecord) -> Result<Ask> {
     sqlx::query!(
         "update refunds set workflow_started_at = coalesce(workflow_started_at, now()) where id = $1",
         refund.id.0
-    )
-    .execute(&mut *tx)
-    .await?;
-    // Its payment is chosen once: the same key has to be the same request.
-    sqlx::query!(
-        "insert into payment_operations (key, order_id, kind, amount, state, provider_ref)
-         select $1, $2, 'refund', $3, 'pending', (
-           select provider_ref from payment_operations
-           where order_id = $2 and kind in ('capture', 'refund') and provider_ref is not null
-           group by provider_ref
-           order by sum(case when kind = 'capture' and state = 'succeeded' then amount
-                             when kind = 'refund' and state <> 'declined' then -amount else 0 end) desc
-           limit 1)
-         on conflict (key) do nothing",
-        Kind::Refund(refund.id).key(refund.order_id),
-        refund.order_id.0,
-        refund.amount.minor()
     )
     .execute(&mut *tx)
     .await?;

@@ -56,6 +56,10 @@ pub struct WorkerArgs {
     /// How long goods may take to come back before somebody is told: thirty days.
     #[arg(long, env = "WAYBILL_RETURN_WAIT_SECONDS", default_value_t = 30 * 24 * 3_600)]
     pub return_wait_seconds: u64,
+    /// How long before it lapses an authorization is renewed: a day, in which a person can still find another way. One
+    /// that lasts less than two days is renewed when half of its time is over.
+    #[arg(long, env = "WAYBILL_HOLD_RENEW_SECONDS", default_value_t = 24 * 3_600)]
+    pub hold_renew_seconds: u64,
     /// Faults on purpose, for staging: see `activities::chaos`.
     #[arg(long, env = "WAYBILL_CHAOS", default_value = "")]
     pub chaos: String,

@@ -56,6 +56,7 @@ pub async fn run(args: WorkerArgs, shutdown: CancellationToken) -> anyhow::Resul
             review_seconds: args.review_wait_seconds,
             customer_seconds: args.customer_wait_seconds,
             action_seconds: args.payment_action_wait_seconds,
+            renew_before_seconds: args.hold_renew_seconds,
             return_seconds: args.return_wait_seconds,
         },
         metrics: step_metrics,

@@ -11,7 +11,7 @@ pub struct OrderActivities;
 #[activity_definitions]
 impl OrderActivities {
     #[activity(name = "reserve")]
-    pub fn reserve(input: OrderRef) -> Result<Reservation, ActivityError> {
+    pub fn reserve(input: Beginning) -> Result<Reservation, ActivityError> {
         unimplemented!()
     }
 
@@ -61,7 +61,7 @@ impl OrderActivities {
     }
 
     #[activity(name = "inherit")]
-    pub fn inherit(input: OrderRef) -> Result<Inheritance, ActivityError> {
+    pub fn inherit(input: Beginning) -> Result<Inheritance, ActivityError> {
         unimplemented!()
     }
 

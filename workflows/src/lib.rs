@@ -13,4 +13,4 @@ pub mod wire;
 
 pub use after::{refund::RefundWorkflow, returns::ReturnWorkflow};
 pub use housekeeping::{ReconcileWorkflow, SweepWorkflow};
-pub use order::{EDITION, OrderWorkflow};
+pub use order::OrderWorkflow;

@@ -37,5 +37,7 @@ pub const SEARCH_ATTRIBUTES: [&str; 4] =
 pub const ERROR_UNKNOWN_OUTCOME: &str = "UnknownOutcome";
 /// Error type of a failure that happened before anything was done.
 pub const ERROR_UNAVAILABLE: &str = "Unavailable";
+/// Message of a refused capture whose money is not held any more, and was not taken.
+pub const CODE_LAPSED: &str = "authorization_lapsed";
 /// Error type of a step that can't succeed however often it is tried; not retried.
 pub const ERROR_REFUSED: &str = "Refused";

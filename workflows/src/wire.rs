@@ -28,9 +28,6 @@ pub struct OrderInput {
     /// stands and stops what can be stopped.
     #[serde(default)]
     pub inherits: bool,
-    /// The edition of the workflow that the order was started in: [`crate::EDITION`]. See `order/changes.rs`.
-    #[serde(default)]
-    pub edition: u32,
 }
 
 /// Output of `inherit`: the order as it is known outside its workflow.
@@ -43,6 +40,12 @@ pub struct Inheritance {
     /// What the carrier has said so far, oldest first: the workflow that ended may not have heard it.
     #[serde(default)]
     pub events: Vec<ShipmentEvent>,
+    /// The money that is held, if any is.
+    #[serde(default)]
+    pub hold: Option<Hold>,
+    /// As in [`Beginning`].
+    #[serde(default)]
+    pub edition: u32,
 }
 
 /// How an order's workflow ends.
@@ -61,6 +64,17 @@ pub struct OrderRef {
     pub order_id: OrderId,
 }
 
+/// Input of a workflow's first step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Beginning {
+    /// The order.
+    pub order_id: OrderId,
+    /// The edition of the workflow's code; its answer says the same, which writes it into the history. See
+    /// `order/changes.rs`.
+    #[serde(default)]
+    pub edition: u32,
+}
+
 /// Output of `reserve`: what the workflow must know about the order, and what is set aside for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reservation {
@@ -72,6 +86,9 @@ pub struct Reservation {
     pub allocation: Allocation,
     /// How long the customer may take to answer, in seconds.
     pub customer_wait_seconds: u64,
+    /// As in [`Beginning`].
+    #[serde(default)]
+    pub edition: u32,
 }
 
 /// Output of `screen`.
@@ -88,8 +105,27 @@ pub struct Screening {
 pub struct AuthorizeInput {
     /// The order.
     pub order_id: OrderId,
-    /// What its shipments capture together.
+    /// What its shipments capture together; anew: what those that are left do.
     pub amount: Amount,
+    /// Which of the order's holds, from 1. Each is money of its own: a later one is asked for when the one before has
+    /// lapsed, will soon, or ended with a capture.
+    #[serde(default = "first")]
+    pub generation: u32,
+}
+
+fn first() -> u32 {
+    1
+}
+
+/// Money that is held, as far as a workflow has to know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    /// Which of the order's holds, from 1.
+    pub generation: u32,
+    /// When it is to be renewed, in Unix seconds; unknown where the provider does not say when it lapses.
+    pub renew_at: Option<i64>,
+    /// Whether it can be captured in parts. If not, it ends with its first capture.
+    pub in_parts: bool,
 }
 
 /// Output of `authorize`.
@@ -100,6 +136,9 @@ pub enum Authorization {
     Authorized {
         /// How much.
         amount: Amount,
+        /// More about it; earlier releases did not say.
+        #[serde(default)]
+        hold: Option<Hold>,
     },
     /// The provider refused.
     Declined {

@@ -20,6 +20,9 @@ pub enum ProviderError {
     /// It may have been done. Not a decline.
     #[error("the payment provider's answer is not known")]
     UnknownOutcome(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The money is not held any more, and was not taken.
+    #[error("the authorization has lapsed")]
+    Lapsed,
     /// The customer's bank or the provider said no.
     #[error("declined: {code}")]
     Declined {
@@ -56,6 +59,8 @@ pub struct Authorized {
     pub provider_ref: String,
     /// When the hold lapses, if the provider says so.
     pub capture_before: Option<Timestamp>,
+    /// Whether it can be captured in parts, if the provider says so.
+    pub in_parts: Option<bool>,
 }
 
 /// What a payment is at the provider.
@@ -86,7 +91,7 @@ pub struct CaptureRequest {
     pub provider_ref: String,
     /// How much.
     pub amount: Amount,
-    /// What our ledger says was taken before, without this.
+    /// What our ledger says was taken of this payment before, without this.
     pub captured_before: Amount,
     /// Whether the rest is given free.
     pub is_final: bool,
@@ -153,16 +158,19 @@ pub trait PaymentProvider: Send + Sync {
     /// new payments late.
     async fn find(&self, order: OrderId, key: &str) -> Result<Option<Hold>, ProviderError>;
 
-    /// Takes money. That it was taken before is success.
+    /// Takes money. That it was taken before is success. An answer that is lost is looked up at once: the payment itself
+    /// tells what was taken of it.
     async fn capture(&self, request: &CaptureRequest) -> Result<(), ProviderError>;
 
-    /// Gives free what is held and not taken. That there is nothing to give free is success.
+    /// Gives free what is held and not taken. That there is nothing to give free is success, and a lost answer is looked
+    /// up, as in [`capture`](Self::capture).
     async fn void(&self, key: &str, provider_ref: &str) -> Result<(), ProviderError>;
 
     /// Payments that were begun since, the latest first: a page, behind the payment `after`.
     async fn list_since(&self, since: Timestamp, after: Option<&str>) -> Result<PaymentPage, ProviderError>;
 
-    /// Gives money back. That it was given back before under this refund's id is success.
+    /// Gives money back. That it was given back before under this refund's id is success, and a lost answer is looked up
+    /// under it.
     async fn refund(&self, request: &RefundRequest) -> Result<ProviderRefund, ProviderError>;
 
     /// The refund that was made for our id, if the provider has one: for when it may have forgotten the key.

@@ -129,6 +129,20 @@ impl Stripe {
         let path = format!("v1/payment_intents/{provider_ref}?expand[]=latest_charge");
         self.call("look_up", Method::GET, &path, None, &[]).await?.map_err(Refusal::into_error)
     }
+
+    /// The payment after a call about it that failed: perhaps it was done all the same, now or before. Stripe forgets
+    /// keys after a day; the payment itself remembers. None if the call was never made, or if nobody can say.
+    async fn after(
+        &self,
+        failure: &ProviderError,
+        provider_ref: &str,
+    ) -> Result<Option<Value>, ProviderError> {
+        match failure {
+            ProviderError::Unavailable(_) => Ok(None),
+            ProviderError::UnknownOutcome(_) => Ok(self.intent(provider_ref).await.ok()),
+            _ => self.intent(provider_ref).await.map(Some),
+        }
+    }
 }
 
 /// What a PaymentIntent says (<https://docs.stripe.com/payments/paymentintents/lifecycle>).
@@ -139,6 +153,9 @@ fn read(intent: &Value) -> Result<Hold, ProviderError> {
             capture_before: intent["latest_charge"]["payment_method_details"]["card"]["capture_before"]
                 .as_i64()
                 .and_then(|seconds| Timestamp::from_second(seconds).ok()),
+            in_parts: intent["latest_charge"]["payment_method_details"]["card"]["multicapture"]["status"]
+                .as_str()
+                .map(|status| status == "available"),
             provider_ref,
         }),
         Some("requires_action") => Hold::ActionRequired {
@@ -229,32 +246,32 @@ impl PaymentProvider for Stripe {
         if !request.is_final {
             form.push(("final_capture", "false".into()));
         }
-        let reply = self.call("capture", Method::POST, &path, Some(&request.key), &form).await?;
-        let refusal = match reply {
-            Ok(_) => return Ok(()),
-            Err(refusal) => refusal,
+        let failure = match self.call("capture", Method::POST, &path, Some(&request.key), &form).await {
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err(refusal)) => refusal.into_error(),
+            Err(failure) => failure,
         };
-        // Perhaps it was done before: Stripe forgets keys after a day, the payment itself remembers what was taken.
-        let intent = self.intent(&request.provider_ref).await?;
-        let received = intent["amount_received"].as_i64().unwrap_or(0);
-        if received >= request.captured_before.minor() + request.amount.minor() {
+        let Some(intent) = self.after(&failure, &request.provider_ref).await? else { return Err(failure) };
+        let amount = |name: &str| intent[name].as_i64().unwrap_or(0);
+        if amount("amount_received") >= request.captured_before.minor() + request.amount.minor() {
             return Ok(());
         }
-        Err(refusal.into_error())
+        let ended = matches!(intent["status"].as_str(), Some("canceled" | "succeeded"));
+        Err(if ended && amount("amount_capturable") == 0 { ProviderError::Lapsed } else { failure })
     }
 
     async fn void(&self, key: &str, provider_ref: &str) -> Result<(), ProviderError> {
         let path = format!("v1/payment_intents/{provider_ref}/cancel");
-        let reply = self.call("void", Method::POST, &path, Some(key), &[]).await?;
-        let refusal = match reply {
-            Ok(_) => return Ok(()),
-            Err(refusal) => refusal,
+        let failure = match self.call("void", Method::POST, &path, Some(key), &[]).await {
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err(refusal)) => refusal.into_error(),
+            Err(failure) => failure,
         };
-        let intent = self.intent(provider_ref).await?;
+        let intent = self.after(&failure, provider_ref).await?.unwrap_or_default();
         if matches!(intent["status"].as_str(), Some("canceled" | "succeeded")) {
             return Ok(());
         }
-        Err(refusal.into_error())
+        Err(failure)
     }
 
     async fn list_since(&self, since: Timestamp, after: Option<&str>) -> Result<PaymentPage, ProviderError> {

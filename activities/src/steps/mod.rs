@@ -1,7 +1,8 @@
 //! The steps themselves, by what they touch.
 
+pub(crate) mod capture;
 pub(crate) mod goods;
-pub(crate) mod money;
+pub(crate) mod hold;
 pub(crate) mod people;
 pub(crate) mod read_model;
 pub(crate) mod refund;

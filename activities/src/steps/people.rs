@@ -5,7 +5,7 @@ use uuid::Uuid;
 use waybill_domain::ids::ShipmentId;
 use waybill_store::{
     operations::{self, OperatorWord},
-    payments::Kind,
+    payments::{self, Kind},
 };
 use waybill_workflows::wire::OperationRecord;
 
@@ -21,7 +21,10 @@ pub(crate) async fn record(steps: &OrderSteps, input: &OperationRecord) -> Resul
         reference: operation.reference.clone(),
         reason: operation.reason.clone(),
         ends: match (input.step.as_str(), shipment) {
-            ("authorize", _) => Some(Kind::Authorize),
+            ("authorize", _) => {
+                let holds = payments::holds(&steps.pool, input.order_id).await?;
+                holds.last().map(|hold| Kind::Authorize(hold.generation))
+            }
             ("capture", Some(id)) => Some(Kind::Capture(id)),
             ("void_authorization", _) => Some(Kind::Void),
             _ => None,

@@ -1,10 +1,10 @@
 //! The risk decision, and the read model that everybody reads.
 
-use super::order;
+use super::{hold, order};
 use crate::{OrderSteps, retry::StepFailure};
 use waybill_domain::risk::{self, RiskInput};
-use waybill_store::{inbox, projection, risk as decisions};
-use waybill_workflows::wire::{Inheritance, OrderRef, Projected, Projection, Screening};
+use waybill_store::{inbox, payments, projection, risk as decisions};
+use waybill_workflows::wire::{Beginning, Inheritance, OrderRef, Projected, Projection, Screening};
 
 pub(crate) async fn screen(steps: &OrderSteps, input: &OrderRef) -> Result<Screening, StepFailure> {
     let order = order(steps, input.order_id).await?;
@@ -24,10 +24,13 @@ pub(crate) async fn project(steps: &OrderSteps, input: &Projection) -> Result<Pr
     Ok(Projected { version: applied.version })
 }
 
-pub(crate) async fn inherit(steps: &OrderSteps, input: &OrderRef) -> Result<Inheritance, StepFailure> {
+pub(crate) async fn inherit(steps: &OrderSteps, input: &Beginning) -> Result<Inheritance, StepFailure> {
     let order = order(steps, input.order_id).await?;
     let said = inbox::said(&steps.pool, input.order_id, "shipment_event").await?;
     // One that can't be read was ignored by the workflow that ended, too.
     let events = said.into_iter().filter_map(|payload| serde_json::from_value(payload).ok()).collect();
-    Ok(Inheritance { state: order.state, version: order.version, events })
+    let holds = payments::holds(&steps.pool, input.order_id).await?;
+    let hold = holds.last().map(|hold| hold::describe(hold, steps.waits.renew_before_seconds));
+    let (state, version) = (order.state, order.version);
+    Ok(Inheritance { state, version, events, hold, edition: input.edition })
 }

@@ -1,7 +1,7 @@
 //! A return's steps: all of them in Postgres. The refund that follows is started by the pump.
 
 use crate::{OrderSteps, retry::StepFailure};
-use waybill_domain::{ids::ReturnId, money::Amount, returns::ReturnState};
+use waybill_domain::{allocation::SHIPMENTS_MAX, ids::ReturnId, money::Amount, returns::ReturnState};
 use waybill_store::{
     refunds::{self, NewRefund, Requested},
     returns::{self, ReturnRecord},
@@ -45,12 +45,28 @@ pub(crate) async fn settle(steps: &OrderSteps, input: &ReturnRef) -> Result<Retu
     Ok(ReturnOutcome { refunded })
 }
 
+/// Asks for the refunds of a return: of each payment that it was captured of as much as is left there.
 async fn refund(steps: &OrderSteps, record: &ReturnRecord) -> Result<Amount, StepFailure> {
-    let mut amount = record.amount.unwrap_or_default();
+    let (mut missing, mut refunded) = (record.amount.unwrap_or_default(), Amount::ZERO);
+    for part in 0..SHIPMENTS_MAX {
+        let Some(amount) = refund_part(steps, record, part, missing).await? else { break };
+        missing = missing.minus_or_zero(amount);
+        refunded = refunded.plus(amount).map_err(|e| StepFailure::Refused(e.to_string()))?;
+    }
+    Ok(refunded)
+}
+
+/// Asks for one of them, of at most `amount`. None if nothing is left to be refunded.
+async fn refund_part(
+    steps: &OrderSteps,
+    record: &ReturnRecord,
+    part: usize,
+    mut amount: Amount,
+) -> Result<Option<Amount>, StepFailure> {
     // What is left only becomes less while others refund, unless a refund fails: then it is asked for once more.
     while !amount.is_zero() {
         let new = NewRefund {
-            id: record.id.refund_id(),
+            id: record.id.refund_id(part),
             order_id: record.order_id,
             merchant_id: record.merchant_id,
             amount,
@@ -59,9 +75,10 @@ async fn refund(steps: &OrderSteps, record: &ReturnRecord) -> Result<Amount, Ste
             request_key: None,
         };
         match refunds::request(&steps.pool, &new).await? {
-            Requested::Accepted(refund) => return Ok(refund.amount),
+            Requested::Accepted(refund) => return Ok(Some(refund.amount)),
             Requested::MoreThanCaptured { left } => amount = left,
+            Requested::MoreThanOnePayment { most } => amount = most,
         }
     }
-    Ok(Amount::ZERO)
+    Ok(None)
 }

@@ -3,9 +3,9 @@
 use super::order;
 use crate::{OrderSteps, retry::StepFailure};
 use waybill_store::reservations;
-use waybill_workflows::wire::{OrderRef, ReleaseInput, Reservation, ShipmentRef};
+use waybill_workflows::wire::{Beginning, ReleaseInput, Reservation, ShipmentRef};
 
-pub(crate) async fn reserve(steps: &OrderSteps, input: &OrderRef) -> Result<Reservation, StepFailure> {
+pub(crate) async fn reserve(steps: &OrderSteps, input: &Beginning) -> Result<Reservation, StepFailure> {
     let order = order(steps, input.order_id).await?;
     let allocation = reservations::reserve(&steps.pool, &order).await?;
     Ok(Reservation {
@@ -13,6 +13,7 @@ pub(crate) async fn reserve(steps: &OrderSteps, input: &OrderRef) -> Result<Rese
         shortage_policy: order.placed.shortage_policy,
         allocation,
         customer_wait_seconds: steps.waits.customer_seconds,
+        edition: input.edition,
     })
 }
 

@@ -105,6 +105,7 @@ async fn refund(app: App, new: NewRefund) -> Result<Answer, Problem> {
             Ok((StatusCode::CREATED, view))
         }
         Requested::MoreThanCaptured { left } => Err(Problem::more_than_captured(new.order_id, left)),
+        Requested::MoreThanOnePayment { most } => Err(Problem::more_than_one_payment(new.order_id, most)),
     }
 }
 

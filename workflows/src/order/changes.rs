@@ -1,17 +1,17 @@
 //! What this release does otherwise than an earlier one, where it changes which activities, timers or search attributes
 //! an order asks Temporal for. The old way stays for as long as orders that went it may be open.
 //!
-//! An order is started in the edition of its time and does what that edition does, at no cost. One that was started in
-//! an earlier edition takes a change up where its history has not gone past it: Temporal keeps a marker (`patched`) of
-//! that, which costs an event and a search attribute each.
+//! An order's first step is asked for with the edition of the code that asks, and its answer says the same: so each
+//! order's history tells in which edition it began, at no cost, whichever worker took it up during an upgrade. One that
+//! began in an earlier edition takes a change up where its history has not gone past it. Temporal keeps a marker of that
+//! (`patched`), which costs an event and a search attribute each.
 
 use super::Ctx;
 
-/// The edition that orders are started in now. 0 is release 0.1.0; it rises by one with a release that has changes.
-pub const EDITION: u32 = 1;
+/// The edition that orders begin in now. 0 is release 0.1.0; it rises by one with a release that has changes.
+pub(crate) const EDITION: u32 = 1;
 
 /// One change.
-#[allow(dead_code, reason = "the first changes follow")]
 #[derive(Clone, Copy)]
 pub(crate) struct Change {
     /// The marker's name in histories, for ever.
@@ -20,8 +20,10 @@ pub(crate) struct Change {
     since: u32,
 }
 
+/// A hold is renewed before it lapses: a timer for as long as anything waits to be handed over.
+pub(crate) const HOLDS_ARE_WATCHED: Change = Change { name: "holds-are-watched", since: 1 };
+
 /// Whether this order goes the new way.
-#[allow(dead_code, reason = "the first changes follow")]
 pub(crate) fn has(ctx: &Ctx, change: Change) -> bool {
-    ctx.state(|s| s.input.edition >= change.since) || ctx.patched(change.name)
+    ctx.state(|s| s.edition >= change.since) || ctx.patched(change.name)
 }

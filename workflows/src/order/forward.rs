@@ -1,7 +1,7 @@
 //! The way to the promise: reserve, settle a shortage, authorize, screen, confirm.
 
 use super::{
-    Ctx, go, note,
+    Ctx, changes, go, hold, note,
     step::{self, Mode, Step, StepError},
     unwind::{Stop, Undo},
     waiting::{Woken, check_cancel, wait},
@@ -43,7 +43,7 @@ pub(crate) async fn reserve(ctx: &Ctx) -> Result<(), Stop> {
         attention: AttentionReason::StepFailing,
         shipment: None,
     };
-    let input = ctx.state(|s| s.order_ref());
+    let input = ctx.state(|s| Beginning { order_id: s.input.order_id, edition: changes::EDITION });
     let reservation = step::run(ctx, || OrderActivities::reserve, input, step, step::not_by_hand)
         .await
         .map_err(|e| stop(ctx, step.name, e))?;
@@ -57,6 +57,7 @@ pub(crate) async fn reserve(ctx: &Ctx) -> Result<(), Stop> {
                 (reservation.allocation.shipments.len(), reservation.allocation.short.clone());
             s.note(OrderEvent::Reserved { shipments, short });
         }
+        s.edition = reservation.edition;
         s.reservation = Some(reservation);
     });
     check_cancel(ctx)
@@ -109,7 +110,7 @@ pub(crate) async fn authorize(ctx: &Ctx) -> Result<(), Stop> {
         s.set_payment(PaymentStatus::Pending);
         let amount = s.state.open_amount();
         s.note(OrderEvent::Authorizing { amount });
-        AuthorizeInput { order_id: s.input.order_id, amount }
+        AuthorizeInput { order_id: s.input.order_id, amount, generation: 1 }
     });
     Undo::VoidAuthorization.register(ctx);
     let step = Step {
@@ -122,13 +123,14 @@ pub(crate) async fn authorize(ctx: &Ctx) -> Result<(), Stop> {
     loop {
         let amount = input.amount;
         let by_hand = move |operation: &Operation| match operation.action {
-            OperatorAction::Resolve => Ok(Authorization::Authorized { amount }),
+            OperatorAction::Resolve => Ok(Authorization::Authorized { amount, hold: None }),
             _ => Ok(Authorization::Declined { code: step::SKIPPED.into() }),
         };
         ctx.state_mut(|s| s.payment_news = false);
         match step::run(ctx, || OrderActivities::authorize, input.clone(), step, by_hand).await {
-            Ok(Authorization::Authorized { amount }) => {
+            Ok(Authorization::Authorized { amount, hold }) => {
                 ctx.state_mut(|s| {
+                    s.hold = hold;
                     s.state.authorized = amount;
                     s.set_payment(PaymentStatus::Authorized);
                     s.note(OrderEvent::Authorized { amount });
@@ -201,9 +203,25 @@ async fn review(ctx: &Ctx, wait_seconds: u64) -> Result<(), Stop> {
     note(ctx, OrderEvent::InReview { wait_seconds });
     step::publish_status(ctx);
     step::flush(ctx).await;
-    let limit = Some((Duration::from_secs(wait_seconds), "a reviewer's decision"));
-    let woken = wait(ctx, |s| s.decision.is_some(), limit).await;
-    check_cancel(ctx)?;
+    let deadline = ctx.workflow_time().map(|now| now + Duration::from_secs(wait_seconds));
+    let mut watch = hold::Watch::new();
+    let woken = loop {
+        let left = deadline.zip(ctx.workflow_time()).map(|(end, now)| end.duration_since(now));
+        let left = left.and_then(Result::ok).unwrap_or_default();
+        let decided = wait(
+            ctx,
+            |s| s.decision.is_some() || s.renewal_due.is_some(),
+            Some((left, "a reviewer's decision")),
+        );
+        let woken = watch.during(ctx, decided).await;
+        check_cancel(ctx)?;
+        if ctx.state(|s| s.decision.is_some() || s.renewal_due.is_none()) {
+            break woken;
+        }
+        // Nothing is promised yet, so nothing is kept waiting for a person.
+        hold::renew_if_due(ctx).await.map_err(|_| Stop::Rejected { reason: names::CODE_LAPSED.into() })?;
+    };
+    watch.end();
     match (woken, ctx.state_mut(|s| s.decision.take())) {
         (_, Some(decision)) => {
             let word = if decision.decision == Verdict::Approve { "approve" } else { "reject" };

@@ -1,19 +1,18 @@
 //! After the promise: labels, hand-overs with their captures, deliveries, and stopping what has not left.
 
 use super::{
-    Ctx, go, note, operator,
+    Ctx, OrderWorkflow, capture, go, hold, note, operator,
     step::{self, Mode, Step, StepError},
     unwind::{self, Stop},
     waiting::{fold_engine_cancel, wait},
 };
 use crate::{activities::OrderActivities, names, wire::*};
-use std::cell::Cell;
 use waybill_domain::{
     event::OrderEvent,
     ids::ShipmentId,
     operator::OperatorAction,
     state::{AttentionReason, Need},
-    status::{FulfilmentStatus, OrderStatus, PaymentStatus},
+    status::{FulfilmentStatus, OrderStatus},
 };
 
 /// Books a label for each shipment.
@@ -57,7 +56,7 @@ pub(crate) async fn book(ctx: &Ctx) -> Result<(), Stop> {
     Ok(())
 }
 
-fn booked(s: &mut super::OrderWorkflow, id: ShipmentId, label: Label) {
+fn booked(s: &mut OrderWorkflow, id: ShipmentId, label: Label) {
     s.state.set_shipment(id, FulfilmentStatus::Booked);
     if let Some(shipment) = s.state.shipments.iter_mut().find(|sh| sh.id == id) {
         shipment.tracking_number = Some(label.tracking_number.clone());
@@ -77,6 +76,13 @@ fn restamp(ctx: &Ctx) {
 
 /// Follows the shipments until all are settled.
 pub(crate) async fn ship(ctx: &Ctx) -> Result<(), Stop> {
+    let mut watch = hold::Watch::new();
+    let end = follow(ctx, &mut watch).await;
+    watch.end();
+    end
+}
+
+async fn follow<'a>(ctx: &'a Ctx, watch: &mut hold::Watch<'a>) -> Result<(), Stop> {
     loop {
         while let Some(event) = ctx.state_mut(|s| s.inbox.pop_front()) {
             apply(ctx, event).await;
@@ -101,8 +107,11 @@ pub(crate) async fn ship(ctx: &Ctx) -> Result<(), Stop> {
             OrderStatus::Cancelled => return Err(Stop::Cancelled { reason: "cancelled_by_carrier".into() }),
             _ => {}
         }
+        hold::renew_or_call(ctx).await;
         step::flush(ctx).await;
-        wait(ctx, |s| !s.inbox.is_empty() || !s.operations.is_empty(), None).await;
+        let news =
+            |s: &OrderWorkflow| !s.inbox.is_empty() || !s.operations.is_empty() || s.renewal_due.is_some();
+        watch.during(ctx, wait(ctx, news, None)).await;
     }
 }
 
@@ -193,52 +202,17 @@ fn brought_up(reason: AttentionReason, shipment: ShipmentId) -> Need {
 pub(super) async fn hand_over(ctx: &Ctx, id: ShipmentId) {
     settle(ctx, id, FulfilmentStatus::HandedOver, OrderEvent::HandedOver { shipment_id: id });
     roll_up(ctx);
-    let persistent =
-        |name, queue, attention| Step { name, queue, mode: Mode::Persistent, attention, shipment: Some(id) };
-    let goods = persistent("hand_over", names::QUEUE_ORDERS, AttentionReason::StepFailing);
+    let goods = Step {
+        name: "hand_over",
+        queue: names::QUEUE_ORDERS,
+        mode: Mode::Persistent,
+        attention: AttentionReason::StepFailing,
+        shipment: Some(id),
+    };
     let input = ctx.state(|s| s.shipment_ref(id));
     // A persistent step ends in success, or because an operator says so.
     let _ = step::run(ctx, || OrderActivities::hand_over, input, goods, |_| Ok(())).await;
-
-    let input = ctx.state(|s| CaptureInput {
-        order_id: s.input.order_id,
-        shipment_id: id,
-        amount: s.state.shipment(id).map(|sh| sh.amount).unwrap_or_default(),
-        is_final: !s.state.shipments.iter().any(|sh| sh.is_open()),
-    });
-    let money = persistent("capture", names::QUEUE_PAYMENTS, AttentionReason::CaptureFailing);
-    let operated = Cell::new(false);
-    let by_hand = |operation: &Operation| {
-        operated.set(true);
-        match operation.action {
-            OperatorAction::Resolve => Ok(()),
-            _ => Err(step::skipped()),
-        }
-    };
-    match step::run(ctx, || OrderActivities::capture, input.clone(), money, by_hand).await {
-        Ok(()) => captured(ctx, &input),
-        Err(_) => note(ctx, OrderEvent::StepFailed { step: money.name.into(), code: step::SKIPPED.into() }),
-    }
-    // The provider's own last capture gives the rest free; one that it did not make does not.
-    if operated.get() && input.is_final {
-        unwind::void_authorization(ctx).await;
-    }
-}
-
-fn captured(ctx: &Ctx, input: &CaptureInput) {
-    let id = input.shipment_id;
-    ctx.state_mut(|s| {
-        if let Some(shipment) = s.state.shipments.iter_mut().find(|sh| sh.id == id) {
-            shipment.captured = true;
-        }
-        s.state.captured = s.state.captured.plus(input.amount).unwrap_or(s.state.captured);
-        if input.is_final {
-            s.state.authorized = s.state.captured;
-        }
-        let all = input.is_final;
-        s.set_payment(if all { PaymentStatus::Captured } else { PaymentStatus::PartiallyCaptured });
-        s.note(OrderEvent::Captured { shipment_id: id, amount: input.amount });
-    });
+    capture::take(ctx, id).await;
 }
 
 /// Stops every shipment that has not left. Ends the order if none is left to go on with; else the order goes on

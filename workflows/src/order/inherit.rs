@@ -5,7 +5,7 @@
 //! undo runs, for all labels, and the carrier's news is heard again. All of it is repeatable.
 
 use super::{
-    Ctx, fulfil, go, note,
+    Ctx, changes, fulfil, go, note,
     step::{self, Mode, Step},
     unwind::{self, Stop, Undo},
 };
@@ -36,9 +36,9 @@ pub(crate) async fn run(ctx: &Ctx) {
 
 async fn take_over(ctx: &Ctx) {
     let step = persistent("inherit", names::QUEUE_ORDERS, AttentionReason::StepFailing);
-    let input = ctx.state(|s| s.order_ref());
+    let input = ctx.state(|s| Beginning { order_id: s.input.order_id, edition: changes::EDITION });
     // A persistent step ends in success alone.
-    let Ok(Inheritance { state, version, events }) =
+    let Ok(Inheritance { state, version, events, hold, edition }) =
         step::run(ctx, || OrderActivities::inherit, input, step, step::not_by_hand).await
     else {
         return;
@@ -46,6 +46,7 @@ async fn take_over(ctx: &Ctx) {
     ctx.state_mut(|s| {
         s.booking = state.shipments.iter().map(|shipment| shipment.id).collect();
         (s.state, s.version) = (state, version);
+        (s.hold, s.edition) = (hold, edition);
         // What a step needed somebody for ended with that step; what the carrier brought up did not.
         s.state.needs.retain(|need| need.step == fulfil::BROUGHT_UP);
         s.state.attention = s.state.needs.last().map(|need| need.reason);

@@ -1,16 +1,16 @@
 //! One order's life, as `lifecycle.md` tells it: `run` is the story, the modules are its chapters.
 
+mod capture;
 mod changes;
 mod forward;
 mod fulfil;
+mod hold;
 mod inherit;
 mod messages;
 mod operator;
 mod step;
 mod unwind;
 mod waiting;
-
-pub use changes::EDITION;
 
 use crate::wire::*;
 use std::collections::{BTreeSet, VecDeque};
@@ -58,6 +58,12 @@ pub struct OrderWorkflow {
     operated: u32,
     /// Whether the provider has sent word since the payment was last looked at.
     payment_news: bool,
+    /// The money that is held; nothing is known of it where an earlier release asked for it.
+    hold: Option<Hold>,
+    /// Why the money is to be held anew now, if it is.
+    renewal_due: Option<&'static str>,
+    /// See [`changes`].
+    edition: u32,
 }
 
 #[workflow_methods]
@@ -81,6 +87,9 @@ impl OrderWorkflow {
             operations: VecDeque::new(),
             operated: 0,
             payment_news: false,
+            hold: None,
+            renewal_due: None,
+            edition: 0,
         }
     }
 

@@ -1,11 +1,11 @@
 //! People who step in: what an operator says of a step that does not succeed, or of what the carrier brought up.
 
-use super::{Ctx, OrderWorkflow, Refusal, messages, note, step};
+use super::{Ctx, OrderWorkflow, Refusal, hold, messages, note, step};
 use crate::{activities::OrderActivities, wire::*};
 use waybill_domain::{
     event::OrderEvent,
     operator::{OperatorAction, safe_actions},
-    state::Need,
+    state::{AttentionReason, Need},
 };
 
 /// Signals come from people with access to Temporal itself, who have no key of ours.
@@ -67,6 +67,9 @@ pub(crate) async fn settle(ctx: &Ctx) {
         let Some(reason) = operation.attention else { continue };
         record(ctx, &operation, "").await;
         step::nobody_needed(ctx, reason, operation.about.as_deref());
+        if (reason, operation.action) == (AttentionReason::AuthorizationLapsed, OperatorAction::Retry) {
+            ctx.state_mut(|s| s.renewal_due = Some(hold::ASKED_FOR));
+        }
     }
 }
 

@@ -38,7 +38,7 @@ pub(crate) enum Mode {
     Interruptible,
     /// A refusal: its outcome must be known before anything else is done.
     UntilKnown,
-    /// Nothing: it has to succeed.
+    /// Nothing: it has to succeed. But for a capture of which nothing is held any more: then it is held anew first.
     Persistent,
 }
 
@@ -93,7 +93,7 @@ fn judge(error: &ActivityExecutionError, step: Step) -> Judgement {
         }
         failure = this.cause.as_deref();
     }
-    if refused && step.mode != Mode::Persistent {
+    if refused && (step.mode != Mode::Persistent || code == names::CODE_LAPSED) {
         return Judgement::Ended(StepError::Refused { code });
     }
     Judgement::Again { unknown: unknown && step.queue == names::QUEUE_PAYMENTS, at_once_useless: refused }
@@ -208,7 +208,7 @@ async fn pause<T>(ctx: &Ctx, step: Step) -> Result<Option<T>, ActivityExecutionE
 
 /// Waits until somebody has word of a step that does not succeed. Detached from the workflow's cancellation, as the
 /// step is.
-async fn word(ctx: &Ctx, step: Step) {
+pub(crate) async fn word(ctx: &Ctx, step: Step) {
     let token = WorkflowCancellationToken::new();
     let options = WaitConditionOptions::builder().cancellation_token(token).build();
     // A condition on a token that nobody cancels ends in no other way.
@@ -282,7 +282,7 @@ fn fell_over(ctx: &Ctx, step: Step, unknown: bool) {
     }
 }
 
-async fn raise_attention(ctx: &Ctx, step: Step) {
+pub(crate) async fn raise_attention(ctx: &Ctx, step: Step) {
     call_somebody(ctx, step.need());
     flush(ctx).await;
 }
@@ -305,7 +305,7 @@ pub(crate) fn nobody_needed(ctx: &Ctx, reason: AttentionReason, about: Option<&s
     }
 }
 
-fn clear_attention(ctx: &Ctx, step: Step) {
+pub(crate) fn clear_attention(ctx: &Ctx, step: Step) {
     let need = step.need();
     nobody_needed(ctx, need.reason, need.about.as_deref());
 }

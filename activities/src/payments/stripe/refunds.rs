@@ -16,15 +16,17 @@ pub(super) async fn ask(stripe: &Stripe, request: &RefundRequest) -> Result<Prov
         ("metadata[order_id]", request.order_id.to_string()),
         ("metadata[refund_id]", request.refund_id.to_string()),
     ];
-    let reply = stripe.call("refund", Method::POST, "v1/refunds", Some(&request.key), &form).await?;
-    let refusal = match reply {
-        Ok(refund) => return read(&refund),
-        Err(refusal) => refusal,
+    let failure = match stripe.call("refund", Method::POST, "v1/refunds", Some(&request.key), &form).await {
+        Ok(Ok(refund)) => return read(&refund),
+        Ok(Err(refusal)) => refusal.into_error(),
+        Err(unavailable @ ProviderError::Unavailable(_)) => return Err(unavailable),
+        Err(unknown) => unknown,
     };
-    // Perhaps it was done before, and what is refused is to do it twice.
-    match find(stripe, &request.provider_ref, request.refund_id).await? {
-        Some(found) => Ok(found),
-        None => Err(refusal.into_error()),
+    // Perhaps it was done, now or before, and what is refused is to do it twice.
+    match (find(stripe, &request.provider_ref, request.refund_id).await, failure) {
+        (Ok(Some(found)), _) => Ok(found),
+        (Ok(None), failure) | (Err(_), failure @ ProviderError::UnknownOutcome(_)) => Err(failure),
+        (Err(error), _) => Err(error),
     }
 }
 

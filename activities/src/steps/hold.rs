@@ -1,0 +1,224 @@
+//! Money that is held: each operation is written down before the provider is asked and after it has answered.
+
+use super::order;
+use crate::{
+    OrderSteps,
+    payments::{AuthorizeRequest, Hold, ProviderError},
+    retry::StepFailure,
+};
+use jiff::Timestamp;
+use waybill_domain::{ids::OrderId, money::Amount};
+use waybill_store::payments::{self, Ending, Kind, Operation, State};
+use waybill_workflows::wire::{self, Authorization, AuthorizeInput, OrderRef, VoidResult};
+
+/// For how long a key is trusted to name the same money, in hours: Stripe forgets keys after 24
+/// (<https://docs.stripe.com/api/idempotent_requests>). After that it is only looked up, never asked for again.
+const KEY_TRUSTED_HOURS: f64 = 23.0;
+/// Stripe's code for a customer who would have to prove who they are, and is not there.
+const CUSTOMER_ABSENT: &str = "authentication_required";
+
+/// Holds an order's money, for the first time or anew. A later hold is money of its own; what earlier ones still hold
+/// is given free as soon as it is there.
+pub(crate) async fn authorize(
+    steps: &OrderSteps,
+    input: &AuthorizeInput,
+) -> Result<Authorization, StepFailure> {
+    let (pool, order_id, kind) = (&steps.pool, input.order_id, Kind::Authorize(input.generation));
+    if payments::find(pool, order_id, Kind::Void).await?.is_some() {
+        // A late repetition of a step that has been undone.
+        return Ok(Authorization::Declined { code: "order_undone".into() });
+    }
+    let mut operation = payments::begin(pool, order_id, kind, input.amount, None).await?;
+    if operation.state == State::Pending {
+        let hold =
+            without_customer(steps, input.generation, learn(steps, order_id, &operation).await?).await?;
+        keep(steps, order_id, kind, &hold).await?;
+        if matches!(hold, Hold::ActionRequired { .. }) {
+            return Ok(Authorization::ActionRequired { wait_seconds: steps.waits.action_seconds });
+        }
+        operation = payments::begin(pool, order_id, kind, input.amount, None).await?;
+    }
+    match &operation.state {
+        State::Declined(code) => Ok(Authorization::Declined { code: code.clone() }),
+        State::Succeeded => {
+            free_earlier(steps, order_id, input.generation).await?;
+            let hold = Some(describe(&operation, steps.waits.renew_before_seconds));
+            Ok(Authorization::Authorized { amount: operation.amount, hold })
+        }
+        // An operator has just ended it otherwise: the next attempt sees how.
+        State::Pending => Err(ProviderError::UnknownOutcome("it is still pending".into()).into()),
+    }
+}
+
+/// What the order's workflow has to know of a hold.
+pub(crate) fn describe(hold: &Operation, renew_before_seconds: u64) -> wire::Hold {
+    wire::Hold {
+        generation: hold.generation,
+        renew_at: hold.capture_before.map(|lapses| renew_at(hold.begun_at, lapses, renew_before_seconds)),
+        in_parts: hold.in_parts.unwrap_or(true),
+    }
+}
+
+/// When a hold is renewed, in Unix seconds: so long before it lapses, but not before half of its time is over.
+fn renew_at(begun: Timestamp, lapses: Timestamp, before_seconds: u64) -> i64 {
+    let life = (lapses.as_second() - begun.as_second()).max(0);
+    let before = i64::try_from(before_seconds).unwrap_or(i64::MAX);
+    begun.as_second() + life.saturating_sub(before).max(life / 2)
+}
+
+/// A hold that is renewed is asked for when nobody is there to prove who they are: then it is refused.
+async fn without_customer(steps: &OrderSteps, generation: u32, hold: Hold) -> Result<Hold, StepFailure> {
+    match hold {
+        Hold::ActionRequired { provider_ref, .. } if generation > 1 => {
+            steps.provider.void(&format!("void:{provider_ref}"), &provider_ref).await?;
+            Ok(Hold::Declined { code: CUSTOMER_ABSENT.into() })
+        }
+        hold => Ok(hold),
+    }
+}
+
+/// What an authorization that was begun came to: the payment itself if we know which it is, else the same key again,
+/// else a search by our own references. An answer that stays away is never taken for a no.
+async fn learn(steps: &OrderSteps, order_id: OrderId, operation: &Operation) -> Result<Hold, StepFailure> {
+    if let Some(provider_ref) = &operation.provider_ref {
+        return Ok(steps.provider.look_up(provider_ref).await?);
+    }
+    let key = Kind::Authorize(operation.generation).key(order_id);
+    let asked = if operation.age_hours < KEY_TRUSTED_HOURS {
+        let order = order(steps, order_id).await?;
+        let request = AuthorizeRequest {
+            key: key.clone(),
+            order_id,
+            amount: operation.amount,
+            currency: order.placed.currency,
+            payment_method: order.placed.payment_method,
+        };
+        steps.provider.authorize(&request).await
+    } else {
+        Err(ProviderError::UnknownOutcome("the key is too old to be asked with again".into()))
+    };
+    match asked {
+        Err(ProviderError::UnknownOutcome(why)) => match steps.provider.find(order_id, &key).await {
+            Ok(Some(hold)) => Ok(hold),
+            Ok(None) | Err(_) => Err(ProviderError::UnknownOutcome(why).into()),
+        },
+        answered => Ok(answered?),
+    }
+}
+
+/// Writes down what is known now.
+async fn keep(steps: &OrderSteps, order_id: OrderId, kind: Kind, hold: &Hold) -> Result<(), StepFailure> {
+    let pool = &steps.pool;
+    match hold {
+        Hold::Authorized(held) => {
+            let ending = Ending {
+                state: &State::Succeeded,
+                provider_ref: Some(&held.provider_ref),
+                capture_before: held.capture_before,
+                in_parts: held.in_parts,
+            };
+            payments::finish(pool, order_id, kind, ending).await?;
+        }
+        Hold::ActionRequired { provider_ref, url } => {
+            payments::await_customer(pool, order_id, kind, provider_ref, url.as_deref()).await?;
+        }
+        Hold::Declined { code } => {
+            let state = State::Declined(code.clone());
+            payments::finish(pool, order_id, kind, Ending::of(&state, None)).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Gives free what holds before this one still hold.
+async fn free_earlier(steps: &OrderSteps, order_id: OrderId, generation: u32) -> Result<(), StepFailure> {
+    if generation == 1 {
+        return Ok(());
+    }
+    for hold in payments::holds(&steps.pool, order_id).await? {
+        let held = hold.state == State::Succeeded && !hold.is_over && hold.generation < generation;
+        if let (true, Some(provider_ref)) = (held, &hold.provider_ref) {
+            let key = Kind::Rest(hold.generation).key(order_id);
+            steps.provider.void(&key, provider_ref).await?;
+            over(steps, order_id, &hold, provider_ref).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes down that a hold holds nothing any more, and how much it held at last.
+pub(crate) async fn over(
+    steps: &OrderSteps,
+    order_id: OrderId,
+    hold: &Operation,
+    provider_ref: &str,
+) -> Result<(), StepFailure> {
+    let kind = Kind::Rest(hold.generation);
+    let captured = payments::captured(&steps.pool, order_id, provider_ref).await?;
+    let rest = hold.amount.minus_or_zero(captured);
+    payments::begin(&steps.pool, order_id, kind, rest, Some(provider_ref)).await?;
+    let ending = Ending::of(&State::Succeeded, Some(provider_ref));
+    Ok(payments::finish(&steps.pool, order_id, kind, ending).await?)
+}
+
+/// Gives free what is held and not captured. It answers the same however often it is asked: what was given free is
+/// kept as the amount of the ledger's `void`, which also keeps a late repetition of [`authorize`] from holding anything.
+pub(crate) async fn void(steps: &OrderSteps, input: &OrderRef) -> Result<VoidResult, StepFailure> {
+    let (pool, order_id) = (&steps.pool, input.order_id);
+    let (mut held, mut rest) = (Vec::new(), Amount::ZERO);
+    for hold in payments::holds(pool, order_id).await? {
+        if let Some((provider_ref, amount)) = standing(steps, order_id, &hold).await? {
+            let of_it = amount.minus_or_zero(payments::captured(pool, order_id, &provider_ref).await?);
+            rest = rest.plus(of_it).map_err(|e| StepFailure::Refused(e.to_string()))?;
+            held.push((hold.generation, provider_ref));
+        }
+    }
+    let last = held.last().map(|(_, provider_ref)| provider_ref.as_str());
+    let operation = payments::begin(pool, order_id, Kind::Void, rest, last).await?;
+    if operation.state != State::Succeeded {
+        for (generation, provider_ref) in &held {
+            let kind = if *generation == 1 { Kind::Void } else { Kind::Rest(*generation) };
+            steps.provider.void(&kind.key(order_id), provider_ref).await?;
+        }
+        payments::finish(pool, order_id, Kind::Void, Ending::of(&State::Succeeded, last)).await?;
+    }
+    Ok(VoidResult { voided: operation.amount })
+}
+
+/// The payment behind a hold, and how much of it was ever held, unless there is nothing to give free.
+async fn standing(
+    steps: &OrderSteps,
+    order_id: OrderId,
+    hold: &Operation,
+) -> Result<Option<(String, Amount)>, StepFailure> {
+    Ok(match &hold.state {
+        _ if hold.is_over => None,
+        State::Declined(_) => None,
+        State::Succeeded => hold.provider_ref.clone().map(|id| (id, hold.amount)),
+        // Nobody knows whether it happened. Asking again tells, and then there is an id to void.
+        State::Pending => match learn(steps, order_id, hold).await? {
+            Hold::Authorized(held) => {
+                let kind = Kind::Authorize(hold.generation);
+                keep(steps, order_id, kind, &Hold::Authorized(held.clone())).await?;
+                Some((held.provider_ref, hold.amount))
+            }
+            // Nothing is held yet, and nothing shall be when the customer comes back.
+            Hold::ActionRequired { provider_ref, .. } => Some((provider_ref, Amount::ZERO)),
+            Hold::Declined { .. } => None,
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hold_is_renewed_in_its_second_half() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let day = 86_400;
+        assert_eq!(renew_at(at(0), at(7 * 86_400), day), 6 * 86_400, "a day before it lapses");
+        assert_eq!(renew_at(at(100), at(86_500), day), 43_300, "a short one not at once");
+        assert_eq!(renew_at(at(100), at(50), day), 100, "one that has lapsed already");
+    }
+}

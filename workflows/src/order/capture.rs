@@ -1,0 +1,112 @@
+//! A shipment has left, so its money is taken; held anew first, where it is not held any more.
+
+use super::{
+    Ctx, hold, note, operator,
+    step::{self, Mode, Step, StepError},
+    unwind,
+};
+use crate::{activities::OrderActivities, names, wire::*};
+use std::cell::Cell;
+use waybill_domain::{
+    event::OrderEvent, ids::ShipmentId, operator::OperatorAction, state::AttentionReason,
+    status::PaymentStatus,
+};
+
+/// Takes the money for a shipment, or ends because an operator says so.
+pub(crate) async fn take(ctx: &Ctx, id: ShipmentId) {
+    let input = ctx.state(|s| CaptureInput {
+        order_id: s.input.order_id,
+        shipment_id: id,
+        amount: s.state.shipment(id).map(|sh| sh.amount).unwrap_or_default(),
+        is_final: !s.state.shipments.iter().any(|sh| sh.is_open()),
+    });
+    let operated = Cell::new(false);
+    let by_hand = |operation: &Operation| {
+        operated.set(true);
+        match operation.action {
+            OperatorAction::Resolve => Ok(()),
+            _ => Err(step::skipped()),
+        }
+    };
+    let step = capture_step(id, AttentionReason::CaptureFailing);
+    let taken = loop {
+        let result = step::run(ctx, || OrderActivities::capture, input.clone(), step, by_hand).await;
+        match result {
+            Err(StepError::Refused { code }) if code == names::CODE_LAPSED => {
+                if hold_anew(ctx, &input).await.is_ok() {
+                    continue;
+                }
+                let operation =
+                    operation_on(ctx, capture_step(id, AttentionReason::AuthorizationLapsed)).await;
+                if operation.action != OperatorAction::Retry {
+                    break by_hand(&operation).is_ok();
+                }
+            }
+            ended => break ended.is_ok(),
+        }
+    };
+    if taken {
+        captured(ctx, &input);
+    } else {
+        note(ctx, OrderEvent::StepFailed { step: step.name.into(), code: step::SKIPPED.into() });
+    }
+    if input.is_final {
+        step::nobody_needed(ctx, AttentionReason::AuthorizationLapsed, None);
+        // The provider's own last capture gives the rest free; one that it did not make does not.
+        if operated.get() {
+            unwind::void_authorization(ctx).await;
+        }
+    } else if ctx.state(|s| s.hold.as_ref().is_some_and(|hold| !hold.in_parts)) {
+        ctx.state_mut(|s| s.renewal_due = Some(hold::CAPTURED_ONCE));
+    }
+}
+
+fn capture_step(id: ShipmentId, attention: AttentionReason) -> Step {
+    Step {
+        name: "capture",
+        queue: names::QUEUE_PAYMENTS,
+        mode: Mode::Persistent,
+        attention,
+        shipment: Some(id),
+    }
+}
+
+/// Nothing is held any more of what was authorized: what this shipment and those still to come are worth is held anew.
+async fn hold_anew(ctx: &Ctx, input: &CaptureInput) -> Result<(), hold::Refused> {
+    let amount = ctx.state_mut(|s| {
+        s.state.authorized = s.state.captured;
+        s.renewal_due = None;
+        let open = s.state.open_amount();
+        open.plus(input.amount).unwrap_or(input.amount)
+    });
+    hold::renew(ctx, amount, hold::LAPSED).await
+}
+
+/// The goods are gone and their money is not to be had: a person says what is done about it. A card that was declined is
+/// not asked again by itself: card networks limit that.
+async fn operation_on(ctx: &Ctx, step: Step) -> Operation {
+    step::raise_attention(ctx, step).await;
+    loop {
+        step::word(ctx, step).await;
+        if let Some(operation) = operator::take(ctx, step).await {
+            step::clear_attention(ctx, step);
+            return operation;
+        }
+    }
+}
+
+fn captured(ctx: &Ctx, input: &CaptureInput) {
+    let id = input.shipment_id;
+    ctx.state_mut(|s| {
+        if let Some(shipment) = s.state.shipments.iter_mut().find(|sh| sh.id == id) {
+            shipment.captured = true;
+        }
+        s.state.captured = s.state.captured.plus(input.amount).unwrap_or(s.state.captured);
+        if input.is_final {
+            s.state.authorized = s.state.captured;
+        }
+        let all = input.is_final;
+        s.set_payment(if all { PaymentStatus::Captured } else { PaymentStatus::PartiallyCaptured });
+        s.note(OrderEvent::Captured { shipment_id: id, amount: input.amount });
+    });
+}

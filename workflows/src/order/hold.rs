@@ -1,0 +1,165 @@
+//! Money that is held lapses: it is held anew in time, for as long as anything is to be handed over. Each hold is money
+//! of its own, with a generation of its own, and is asked for only when it is known how the one before stands.
+
+use super::{
+    Ctx, OrderWorkflow, changes, note,
+    step::{self, Mode, Step, StepError},
+};
+use crate::{activities::OrderActivities, names, wire::*};
+use futures::{FutureExt, future::FusedFuture};
+use std::{
+    future::Future,
+    pin::{Pin, pin},
+    time::{Duration, UNIX_EPOCH},
+};
+use temporalio_workflow::{TimerOptions, WorkflowCancellationToken, workflows::select};
+use waybill_domain::{
+    event::OrderEvent,
+    money::Amount,
+    operator::OperatorAction,
+    state::{AttentionReason, Need},
+    status::PaymentStatus,
+};
+
+/// Why money is held anew: it will lapse soon.
+pub(crate) const LAPSES: &str = "lapses";
+/// Why money is held anew: it has lapsed.
+pub(crate) const LAPSED: &str = "lapsed";
+/// Why money is held anew: the provider ended the hold with its first capture.
+pub(crate) const CAPTURED_ONCE: &str = "captured_once";
+/// Why money is held anew: an operator says so.
+pub(crate) const ASKED_FOR: &str = "asked_for";
+
+/// The money could not be held anew.
+pub(crate) struct Refused;
+
+/// Looks at the time while something else is waited for. Its timer outlives each wait, so that news do not cost a timer
+/// each.
+pub(crate) struct Watch<'a> {
+    at: Option<i64>,
+    timer: Pin<Box<dyn FusedFuture<Output = ()> + 'a>>,
+    token: WorkflowCancellationToken,
+}
+
+impl<'a> Watch<'a> {
+    pub(crate) fn new() -> Self {
+        let never = Box::pin(futures::future::pending());
+        Self { at: None, timer: never, token: WorkflowCancellationToken::new() }
+    }
+
+    /// Waits. When the hold is to be renewed, says so in `renewal_due`, which has to end the waiting.
+    pub(crate) async fn during<T>(&mut self, ctx: &'a Ctx, waiting: impl Future<Output = T>) -> T {
+        self.aim(ctx);
+        let mut waiting = pin!(waiting.fuse());
+        select! {
+            done = waiting => return done,
+            () = &mut self.timer => ctx.state_mut(|s| s.renewal_due = Some(LAPSES)),
+        }
+        // Not dropped: it may be in the middle of writing something down.
+        waiting.await
+    }
+
+    /// Nothing is waited for any more.
+    pub(crate) fn end(self) {
+        self.token.cancel();
+    }
+
+    fn aim(&mut self, ctx: &'a Ctx) {
+        let at = ctx.state(OrderWorkflow::renew_at);
+        if at == self.at {
+            return;
+        }
+        self.token.cancel();
+        *self = Self { at, ..Self::new() };
+        let Some(at) = at.filter(|_| changes::has(ctx, changes::HOLDS_ARE_WATCHED)) else { return };
+        let now = ctx.workflow_time().and_then(|now| now.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+        let left = Duration::from_secs(at.unsigned_abs()).saturating_sub(now);
+        let options = TimerOptions::builder(left)
+            .cancellation_token(self.token.clone())
+            .summary("the authorization is renewed".to_owned());
+        let timer = ctx.timer(options.build());
+        self.timer = Box::pin(timer.map(|_| ()).fuse());
+    }
+}
+
+impl OrderWorkflow {
+    /// When what is held is to be renewed, in Unix seconds; never if nothing is to be captured any more.
+    fn renew_at(&self) -> Option<i64> {
+        let hold = self.hold.as_ref()?;
+        hold.renew_at.filter(|_| self.state.shipments.iter().any(|shipment| shipment.is_open()))
+    }
+}
+
+/// Holds anew what is still to be captured, if it is time to.
+pub(crate) async fn renew_if_due(ctx: &Ctx) -> Result<(), Refused> {
+    let Some(why) = ctx.state_mut(|s| s.renewal_due.take()) else { return Ok(()) };
+    let amount = ctx.state(|s| s.state.open_amount());
+    if amount.is_zero() {
+        return Ok(());
+    }
+    renew(ctx, amount, why).await
+}
+
+/// As [`renew_if_due`]. A refusal is for a person: the order was promised, and may still ship on what is held now.
+pub(crate) async fn renew_or_call(ctx: &Ctx) {
+    if renew_if_due(ctx).await.is_err() {
+        let reason = AttentionReason::AuthorizationLapsed;
+        step::call_somebody(ctx, Need { reason, step: STEP.name.into(), about: None });
+    }
+}
+
+const STEP: Step = Step {
+    name: "authorize",
+    queue: names::QUEUE_PAYMENTS,
+    mode: Mode::UntilKnown,
+    attention: AttentionReason::PaymentUnknown,
+    shipment: None,
+};
+
+/// Holds `amount` anew.
+pub(crate) async fn renew(ctx: &Ctx, amount: Amount, why: &'static str) -> Result<(), Refused> {
+    let (input, before) = ctx.state_mut(|s| {
+        // Of a hold that was asked for by an earlier release nothing is known but that it was the first.
+        let hold = s.hold.get_or_insert(Hold { generation: 1, renew_at: None, in_parts: true });
+        hold.generation += 1;
+        hold.renew_at = None;
+        let input = AuthorizeInput { order_id: s.input.order_id, amount, generation: hold.generation };
+        s.note(OrderEvent::Renewing { amount, why: why.to_owned() });
+        (input, s.state.payment_status)
+    });
+    let by_hand = |operation: &Operation| match operation.action {
+        OperatorAction::Resolve => Ok(Authorization::Authorized { amount, hold: None }),
+        _ => Ok(Authorization::Declined { code: step::SKIPPED.into() }),
+    };
+    let code = match step::run(ctx, || OrderActivities::authorize, input, STEP, by_hand).await {
+        Ok(Authorization::Authorized { amount, hold }) => {
+            held(ctx, amount, hold);
+            return Ok(());
+        }
+        Ok(Authorization::Declined { code }) | Err(StepError::Refused { code }) => code,
+        // The activity refuses this itself; and this step is not interrupted.
+        Ok(Authorization::ActionRequired { .. }) | Err(StepError::Interrupted) => {
+            "authentication_required".into()
+        }
+    };
+    ctx.state_mut(|s| s.set_payment(before));
+    note(ctx, OrderEvent::Declined { code });
+    Err(Refused)
+}
+
+fn held(ctx: &Ctx, amount: Amount, hold: Option<Hold>) {
+    ctx.state_mut(|s| {
+        if hold.is_some() {
+            s.hold = hold;
+        }
+        let captured = s.state.captured;
+        s.state.authorized = captured.plus(amount).unwrap_or(amount);
+        s.set_payment(if captured.is_zero() {
+            PaymentStatus::Authorized
+        } else {
+            PaymentStatus::PartiallyCaptured
+        });
+        s.note(OrderEvent::Reauthorized { amount });
+    });
+    step::nobody_needed(ctx, AttentionReason::AuthorizationLapsed, None);
+}
