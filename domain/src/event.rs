@@ -99,8 +99,6 @@ pub enum OrderEvent {
     Renewing { amount: Amount, why: String },
     #[serde(rename = "payment.reauthorized")]
     Reauthorized { amount: Amount },
-    #[serde(rename = "payment.contradicted")]
-    Contradicted { believed: String, provider: String },
     #[serde(rename = "lines.cancelled")]
     LinesCancelled { lines: Vec<Pieces>, reason: String },
     #[serde(rename = "operator.acted")]

@@ -23,8 +23,9 @@ use waybill_domain::{
 };
 use waybill_store::inbox::Message;
 use waybill_workflows::{
-    OrderWorkflow, RefundWorkflow, ReturnWorkflow,
+    OrderWorkflow, PaymentCheckWorkflow, RefundWorkflow, ReturnWorkflow,
     after::wire::{RefundEvent, RefundInput, ReturnInput, ReturnReceipt},
+    housekeeping::PaymentCheck,
     names,
     wire::*,
 };
@@ -213,6 +214,24 @@ impl Engine {
         }
     }
 
+    /// Starts a look at a payment of which the provider has said what contradicts our ledger; once per message.
+    async fn check_payment(&self, message: &Message) -> Result<(), EngineError> {
+        // What this release can't read has no workflow here.
+        let check = serde_json::from_value::<PaymentCheck>(message.payload.clone());
+        let check = check.map_err(|_| EngineError::NoWorkflow)?;
+        let id = format!("payment-check:{}", message.event_id);
+        let options = WorkflowStartOptions::new(self.queue(), id)
+            .id_reuse_policy(temporalio_client::WorkflowIdReusePolicy::RejectDuplicate)
+            .task_timeout(TASK_MAX)
+            .static_summary(format!("Check of a payment of order {}", check.order_id))
+            .rpc_options(no_retries(CALL_MAX))
+            .build();
+        match self.client().await?.start_workflow(PaymentCheckWorkflow::run, check, options).await {
+            Ok(_) | Err(WorkflowStartError::AlreadyStarted { .. }) => Ok(()),
+            Err(error) => Err(EngineError::unavailable(error)),
+        }
+    }
+
     /// Hands a webhook's message to the workflow it is for. The message's id makes it count once.
     ///
     /// # Errors
@@ -234,6 +253,7 @@ impl Engine {
                 let handle = client.get_workflow_handle::<RefundWorkflow>(refund.workflow_id());
                 handle.signal(RefundWorkflow::refund_event, payload, options).await
             }
+            names::PAYMENT_CHECK => return self.check_payment(message).await,
             "receipt" => {
                 let receipt = serde_json::from_value::<ReturnReceipt>(message.payload.clone());
                 let id = receipt.map_err(|_| EngineError::NoWorkflow)?.return_id.workflow_id();

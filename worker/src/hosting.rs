@@ -16,7 +16,8 @@ use tokio_util::sync::CancellationToken;
 use waybill_activities::{AfterSteps, OrderSteps, housekeeping::HousekeepingSteps};
 use waybill_service::engine::Engine;
 use waybill_workflows::{
-    OrderWorkflow, ReconcileWorkflow, RefundWorkflow, ReturnWorkflow, SweepWorkflow, names,
+    OrderWorkflow, PaymentCheckWorkflow, ReconcileWorkflow, RefundWorkflow, ReturnWorkflow, SweepWorkflow,
+    names,
 };
 
 /// Pause between attempts to reach Temporal at the start.
@@ -72,6 +73,7 @@ pub(crate) async fn run(
                 .register_workflow::<ReturnWorkflow>()?
                 .register_workflow::<SweepWorkflow>()?
                 .register_workflow::<ReconcileWorkflow>()?
+                .register_workflow::<PaymentCheckWorkflow>()?
                 .register_activities(housekeeping.clone())
                 .build(),
             names::QUEUE_PAYMENTS | names::QUEUE_SHIPPING => options.build(),

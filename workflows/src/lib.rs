@@ -12,5 +12,5 @@ pub mod order;
 pub mod wire;
 
 pub use after::{refund::RefundWorkflow, returns::ReturnWorkflow};
-pub use housekeeping::{ReconcileWorkflow, SweepWorkflow};
+pub use housekeeping::{PaymentCheckWorkflow, ReconcileWorkflow, SweepWorkflow};
 pub use order::OrderWorkflow;

@@ -33,6 +33,11 @@ pub const NOBODY: &str = "none";
 pub const SEARCH_ATTRIBUTES: [&str; 4] =
     ["WaybillStatus", "WaybillCustomer", "WaybillMerchant", "WaybillAttention"];
 
+/// The signal's name of a message that starts a look at one payment.
+pub const PAYMENT_CHECK: &str = "payment_check";
+/// The kind of a [`PaymentEvent`](crate::wire::PaymentEvent) of ours: the provider was asked, and an order's hold is gone.
+pub const HOLD_GONE: &str = "waybill.hold_gone";
+
 /// Error type of a failure whose operation may have happened at the provider.
 pub const ERROR_UNKNOWN_OUTCOME: &str = "UnknownOutcome";
 /// Error type of a failure that happened before anything was done.

@@ -1,5 +1,6 @@
 //! What is looked for on a schedule, and mended where that is provably safe.
 
+mod check;
 mod reconcile;
 mod sweep;
 
@@ -12,7 +13,7 @@ use temporalio_sdk::activities::{ActivityContext, ActivityError};
 use waybill_domain::ids::OrderId;
 use waybill_store::{PgPool, starts::Unstarted};
 use waybill_workflows::housekeeping::{
-    ReconcileInput, Reconciled, SweepInput, Swept, activities as definitions,
+    PaymentCheck, ReconcileInput, Reconciled, SweepInput, Swept, activities as definitions,
 };
 
 /// Why Temporal could not be asked.
@@ -121,6 +122,18 @@ impl HousekeepingSteps {
         _input: ReconcileInput,
     ) -> Result<Reconciled, ActivityError> {
         reconcile::reconcile(&self, &ctx).await.map_err(|failure| {
+            failure.log();
+            failure.into_activity_error()
+        })
+    }
+
+    #[activity(definition = definitions::CheckPayment)]
+    pub async fn check_payment(
+        self: Arc<Self>,
+        _ctx: ActivityContext,
+        input: PaymentCheck,
+    ) -> Result<Reconciled, ActivityError> {
+        check::check(&self, &input).await.map_err(|failure| {
             failure.log();
             failure.into_activity_error()
         })

@@ -83,7 +83,11 @@ async fn compare(
     Ok(())
 }
 
-async fn tell(steps: &HousekeepingSteps, done: &mut Reconciled, drift: &Drift) -> Result<(), StepFailure> {
+pub(super) async fn tell(
+    steps: &HousekeepingSteps,
+    done: &mut Reconciled,
+    drift: &Drift,
+) -> Result<(), StepFailure> {
     if drifts::found(&steps.pool, drift).await? {
         done.drifts += 1;
         steps.metrics.drifts.with_label_values(&[drift.kind]).inc();

@@ -108,6 +108,8 @@ pub struct ProviderPayment {
     pub capturable: i64,
     /// Taken, in minor units.
     pub captured: i64,
+    /// Given back of it, in minor units; where the provider lists many at once it does not say.
+    pub refunded: Option<i64>,
 }
 
 /// A page of them, the latest first.
@@ -165,6 +167,9 @@ pub trait PaymentProvider: Send + Sync {
     /// Gives free what is held and not taken. That there is nothing to give free is success, and a lost answer is looked
     /// up, as in [`capture`](Self::capture).
     async fn void(&self, key: &str, provider_ref: &str) -> Result<(), ProviderError>;
+
+    /// A payment as the provider's ledger has it.
+    async fn payment(&self, provider_ref: &str) -> Result<ProviderPayment, ProviderError>;
 
     /// Payments that were begun since, the latest first: a page, behind the payment `after`.
     async fn list_since(&self, since: Timestamp, after: Option<&str>) -> Result<PaymentPage, ProviderError>;

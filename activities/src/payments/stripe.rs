@@ -171,6 +171,17 @@ fn read(intent: &Value) -> Result<Hold, ProviderError> {
     })
 }
 
+/// What a PaymentIntent has come to; given back is known of its charge alone.
+fn tell(intent: &Value) -> ProviderPayment {
+    ProviderPayment {
+        provider_ref: intent["id"].as_str().unwrap_or_default().to_owned(),
+        order_id: intent["metadata"]["order_id"].as_str().and_then(|id| id.parse().ok()),
+        capturable: intent["amount_capturable"].as_i64().unwrap_or(0),
+        captured: intent["amount_received"].as_i64().unwrap_or(0),
+        refunded: intent["latest_charge"]["amount_refunded"].as_i64(),
+    }
+}
+
 impl Refusal {
     fn parse(status: StatusCode, body: &str) -> Self {
         let error = serde_json::from_str::<Value>(body).unwrap_or_default()["error"].take();
@@ -274,6 +285,10 @@ impl PaymentProvider for Stripe {
         Err(failure)
     }
 
+    async fn payment(&self, provider_ref: &str) -> Result<ProviderPayment, ProviderError> {
+        Ok(tell(&self.intent(provider_ref).await?))
+    }
+
     async fn list_since(&self, since: Timestamp, after: Option<&str>) -> Result<PaymentPage, ProviderError> {
         let mut path = format!("v1/payment_intents?limit={LIST_PAGE}&created[gte]={}", since.as_second());
         if let Some(after) = after {
@@ -281,15 +296,7 @@ impl PaymentProvider for Stripe {
         }
         let list = self.call("list", Method::GET, &path, None, &[]).await?.map_err(Refusal::into_error)?;
         let payments = list["data"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let payments = payments
-            .iter()
-            .map(|intent| ProviderPayment {
-                provider_ref: intent["id"].as_str().unwrap_or_default().to_owned(),
-                order_id: intent["metadata"]["order_id"].as_str().and_then(|id| id.parse().ok()),
-                capturable: intent["amount_capturable"].as_i64().unwrap_or(0),
-                captured: intent["amount_received"].as_i64().unwrap_or(0),
-            })
-            .collect();
+        let payments = payments.iter().map(tell).collect();
         Ok(PaymentPage { payments, more: list["has_more"].as_bool().unwrap_or(false) })
     }
 

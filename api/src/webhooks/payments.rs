@@ -20,10 +20,11 @@ use sha2::Sha256;
 use subtle::ConstantTimeEq;
 use waybill_domain::{ids::OrderId, status::PaymentStatus};
 use waybill_store::{
+    belief,
     inbox::{self, Message},
     orders, payments,
 };
-use waybill_workflows::wire::PaymentEvent;
+use waybill_workflows::{housekeeping::PaymentCheck, names, wire::PaymentEvent};
 
 /// How old a signature may be, in seconds: Stripe's own libraries allow five minutes.
 const SIGNATURE_AGE_SECONDS_MAX: i64 = 300;
@@ -58,23 +59,48 @@ pub(crate) async fn handler(
     }
     let Some(order_id) = order_of(&app, &event.data.object).await? else { return Ok(accepted("ignored")) };
     let Some(order) = orders::get(&app.pool, order_id).await? else { return Ok(accepted("ignored")) };
-    let payload = PaymentEvent { kind: event.kind, event_id: event.id.clone() };
+    // Most news confirms what the order knows. Waking its workflow for each would double what an order costs.
+    let waits = order.state.payment_status == PaymentStatus::Unknown || order.state.payment_action;
+    let contradicted = if waits { None } else { contradicted(&app, order_id, &event.data.object).await? };
+    let news = PaymentEvent { kind: event.kind, event_id: event.id.clone() };
+    let (signal, payload) = match &contradicted {
+        Some(check) => (names::PAYMENT_CHECK, serde_json::to_value(check)),
+        None => ("payment_event", serde_json::to_value(&news)),
+    };
     let message = Message {
         source: "payments".into(),
         event_id: event.id,
         order_id,
-        signal: "payment_event".into(),
-        payload: serde_json::to_value(&payload).map_err(|_| Problem::internal())?,
+        signal: signal.into(),
+        payload: payload.map_err(|_| Problem::internal())?,
     };
-    // Most news confirms what the order knows. Waking its workflow for each would double what an order costs.
-    let waits = order.state.payment_status == PaymentStatus::Unknown || order.state.payment_action;
-    if !waits {
+    if !waits && contradicted.is_none() {
         if inbox::keep(&app.pool, &message).await? {
             inbox::settle(&app.pool, &message, "recorded").await?;
         }
         return Ok(accepted("recorded"));
     }
     take_in(&app, message).await
+}
+
+/// The payment to look at, if what is said of it contradicts our ledger. A hint: late news contradict, too, and then the
+/// look finds nothing.
+async fn contradicted(app: &App, order_id: OrderId, object: &Value) -> Result<Option<PaymentCheck>, Problem> {
+    let is_charge = object["object"] == "charge";
+    let payment = if is_charge { &object["payment_intent"] } else { &object["id"] };
+    let (Some(payment), true) = (payment.as_str(), is_charge || object["object"] == "payment_intent") else {
+        return Ok(None);
+    };
+    let Some(believed) = belief::of_payment(&app.pool, order_id, payment).await? else { return Ok(None) };
+    let amount = |name: &str| object[name].as_i64().unwrap_or(0);
+    let contradicts = if is_charge {
+        amount("amount_refunded") > believed.refunded
+    } else {
+        // While an operation is under way, news of it is ahead of the ledger.
+        let held = (amount("amount_capturable") > 0) != (believed.held > 0);
+        !believed.under_way && (held || amount("amount_received") != believed.captured)
+    };
+    Ok(contradicts.then(|| PaymentCheck { order_id, payment: payment.to_owned() }))
 }
 
 /// The order that a payment is for: by our own reference, else by the payment's id.

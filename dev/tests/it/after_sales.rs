@@ -5,10 +5,7 @@ use crate::{
     support::*,
 };
 use futures::future::join_all;
-use hmac::{Hmac, KeyInit, Mac};
-use jiff::Timestamp;
 use serde_json::{Value, json};
-use sha2::Sha256;
 use std::time::Duration;
 use waybill_dev::{
     client::{Reply, new_key},
@@ -65,27 +62,6 @@ fn at_the_provider(stack: &Stack, refund: &str) -> String {
     let ledger = stack.payments.snapshot();
     let found = values(&ledger["refunds"]).into_iter().find(|r| r["metadata"]["refund_id"] == refund);
     found.unwrap()["id"].as_str().unwrap().to_owned()
-}
-
-/// Tells the provider's simulator something, as a bank would.
-async fn bank_says(stack: &Stack, path: &str, body: Value) -> Value {
-    let http = reqwest::Client::builder().no_proxy().build().unwrap();
-    let url = format!("{}/_sim/{path}", stack.payments.url());
-    let reply = http.post(url).json(&body).send().await.unwrap();
-    assert!(reply.status().is_success(), "{path}: {}", reply.status());
-    reply.json().await.unwrap()
-}
-
-/// Delivers an event that the simulator does not send, signed as the provider's.
-async fn provider_says(stack: &Stack, event: &str, kind: &str, object: Value) -> Reply {
-    let body = json!({"id": event, "type": kind, "data": {"object": object}}).to_string();
-    let seconds = Timestamp::now().as_second();
-    let mut mac = Hmac::<Sha256>::new_from_slice(stack.secrets.payments_webhook.as_bytes()).unwrap();
-    mac.update(format!("{seconds}.{body}").as_bytes());
-    let signature = format!("t={seconds},v1={}", hex::encode(mac.finalize().into_bytes()));
-    let request = stack.client.request(reqwest::Method::POST, "/v1/payments/events");
-    let request = request.header("stripe-signature", signature).header("content-type", "application/json");
-    stack.client.send(request.body(body)).await.unwrap()
 }
 
 fn events_of(timeline: &[String], kind: &str) -> usize {

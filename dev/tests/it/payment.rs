@@ -1,7 +1,7 @@
 //! Money whose outcome is not known yet, and customers who have to prove who they are.
 
 use crate::{
-    books::{at_provider, check_closed},
+    books::{at_provider, check_closed, check_goods, pieces},
     support::*,
 };
 use reqwest::Method;
@@ -138,5 +138,58 @@ async fn a_customer_does_not_come_back() {
     assert_eq!(intent(&stack, &id)["status"], "canceled");
     let last = timeline(&stack.client, &id).await.pop().unwrap();
     assert_eq!(last["data"]["reason"], "payment_action_expired");
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn captures_and_voids_that_nobody_answered_are_looked_up_and_done_once() {
+    let stack = stack().await;
+    let before = pieces(&stack).await;
+    // The provider does what it is asked, and its answers never arrive.
+    stack.payments.set_faults(vec![
+        always(Route::Capture, Fault::DropReply),
+        always(Route::Void, Fault::DropReply),
+        always(Route::Webhook, Fault::Suppress),
+    ]);
+    let captured = place(&stack.client, &order_with(|_| {})).await;
+    let voided = place(&stack.client, &order_with(|_| {})).await;
+    let order = reach(&stack.client, &captured, "fulfilling").await;
+    reach(&stack.client, &voided, "fulfilling").await;
+    carrier_says(&stack, &shipments(&order)[0], "hand_over").await;
+    stack.client.cancel(&voided, "enough", false).await.unwrap().success().unwrap();
+    event(&stack.client, &captured, "payment.captured").await;
+    reach(&stack.client, &voided, "cancelled").await;
+    for id in [&captured, &voided] {
+        let told = kinds(&stack.client, id).await;
+        assert!(!told.contains(&"payment.unknown".to_owned()), "known within the attempt: {told:?}");
+    }
+
+    // Nor can it be looked up; and when it can, the keys are forgotten.
+    let unknown = place(&stack.client, &order_with(|_| {})).await;
+    let order = reach(&stack.client, &unknown, "fulfilling").await;
+    stack.payments.set_faults(vec![
+        always(Route::Capture, Fault::DropReply),
+        always(Route::Lookup, Fault::Status { status: 503 }),
+        always(Route::Webhook, Fault::Suppress),
+    ]);
+    carrier_says(&stack, &shipments(&order)[0], "hand_over").await;
+    event(&stack.client, &unknown, "attention.raised").await;
+    let order = stack.client.get(&unknown).await.unwrap().body;
+    assert_eq!(
+        (&order["payment_status"], &order["attention"]),
+        (&json!("unknown"), &json!("capture_failing"))
+    );
+    stack.payments.forget_keys();
+    stack.payments.set_faults(Vec::new());
+    event(&stack.client, &unknown, "payment.captured").await;
+    for id in [&captured, &unknown] {
+        assert_eq!(at_provider(&stack, id), (0, 1000, 0, 1), "taken once");
+        let order = stack.client.get(id).await.unwrap().body;
+        carrier_says(&stack, &shipments(&order)[0], "deliver").await;
+        reach(&stack.client, id, "completed").await;
+        check_closed(&stack, id).await;
+    }
+    check_closed(&stack, &voided).await;
+    check_goods(&stack, &before).await;
     stack.stop().await;
 }

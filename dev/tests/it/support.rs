@@ -1,7 +1,10 @@
 //! What the tests share: a stack, orders, and waiting for what must become true.
 
+use hmac::{Hmac, KeyInit, Mac};
+use jiff::Timestamp;
 use reqwest::Method;
 use serde_json::{Value, json};
+use sha2::Sha256;
 use std::{future::Future, time::Duration};
 use waybill_dev::{
     client::{Client, Reply, new_key},
@@ -129,6 +132,27 @@ pub async fn carrier_says(stack: &Stack, shipment: &str, what: &str) {
     let url = format!("{}/_sim/labels/{shipment}/{what}", stack.carrier.url());
     let reply = reqwest::Client::builder().no_proxy().build().unwrap().post(url).send().await.unwrap();
     assert!(reply.status().is_success(), "{what}: {}", reply.text().await.unwrap());
+}
+
+/// Tells the provider's simulator something, as a bank would.
+pub async fn bank_says(stack: &Stack, path: &str, body: Value) -> Value {
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let url = format!("{}/_sim/{path}", stack.payments.url());
+    let reply = http.post(url).json(&body).send().await.unwrap();
+    assert!(reply.status().is_success(), "{path}: {}", reply.status());
+    reply.json().await.unwrap()
+}
+
+/// Delivers an event that the simulator does not send, signed as the provider's.
+pub async fn provider_says(stack: &Stack, event: &str, kind: &str, object: Value) -> Reply {
+    let body = json!({"id": event, "type": kind, "data": {"object": object}}).to_string();
+    let seconds = Timestamp::now().as_second();
+    let mut mac = Hmac::<Sha256>::new_from_slice(stack.secrets.payments_webhook.as_bytes()).unwrap();
+    mac.update(format!("{seconds}.{body}").as_bytes());
+    let signature = format!("t={seconds},v1={}", hex::encode(mac.finalize().into_bytes()));
+    let request = stack.client.request(Method::POST, "/v1/payments/events");
+    let request = request.header("stripe-signature", signature).header("content-type", "application/json");
+    stack.client.send(request.body(body)).await.unwrap()
 }
 
 /// Runs the `temporal` CLI against the servers of the tests, as a person would.

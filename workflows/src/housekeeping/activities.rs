@@ -1,7 +1,7 @@
 //! The activities that housekeeping needs, by pinned name. Crate `activities` implements them.
 #![allow(missing_docs, clippy::unimplemented, reason = "the macro wants bodies that are never run")]
 
-use super::{ReconcileInput, Reconciled, SweepInput, Swept};
+use super::{PaymentCheck, ReconcileInput, Reconciled, SweepInput, Swept};
 use temporalio_common::ActivityError;
 use temporalio_macros::activity_definitions;
 
@@ -17,6 +17,11 @@ impl HousekeepingActivities {
 
     #[activity(name = "reconcile")]
     pub fn reconcile(input: ReconcileInput) -> Result<Reconciled, ActivityError> {
+        unimplemented!()
+    }
+
+    #[activity(name = "check_payment")]
+    pub fn check_payment(input: PaymentCheck) -> Result<Reconciled, ActivityError> {
         unimplemented!()
     }
 }

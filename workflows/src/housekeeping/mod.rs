@@ -6,10 +6,12 @@ pub mod activities;
 use activities::HousekeepingActivities;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
+use temporalio_common_wasm::ActivityCloseTimeouts;
 use temporalio_macros::{workflow, workflow_methods};
 use temporalio_workflow::{
     ActivityOptions, RetryPolicy, WorkflowContext, WorkflowContextView, WorkflowResult,
 };
+use waybill_domain::ids::OrderId;
 
 /// How long one round may take: thousands of orders, each asked about once.
 const ROUND_MAX: Duration = Duration::from_secs(15 * 60);
@@ -17,6 +19,20 @@ const ROUND_MAX: Duration = Duration::from_secs(15 * 60);
 pub const HEARTBEAT_MAX: Duration = Duration::from_secs(60);
 /// Attempts at one round: the next round is due soon anyway, and an outage is better seen than hidden.
 const ATTEMPTS_MAX: u32 = 3;
+
+/// How long one look at a payment may take: above every time-out of the provider's client.
+const CHECK_ATTEMPT_MAX: Duration = Duration::from_secs(60);
+/// How long an order's money may be busy before a look at it is left to the next reconciliation.
+const CHECK_MAX: Duration = Duration::from_secs(3_600);
+
+/// Which payment is to be compared with what its provider says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PaymentCheck {
+    /// Its order.
+    pub order_id: OrderId,
+    /// The provider's id of it.
+    pub payment: String,
+}
 
 /// Input of a sweep. Empty today.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,6 +103,32 @@ impl ReconcileWorkflow {
     pub async fn run(ctx: &mut WorkflowContext<Self>) -> WorkflowResult<Reconciled> {
         let input = ctx.state(|s| s.input.clone());
         Ok(ctx.execute_activity(HousekeepingActivities::reconcile, input, round()).await?)
+    }
+}
+
+/// Compares one payment, of which the provider has said what contradicts our ledger.
+#[workflow]
+pub struct PaymentCheckWorkflow {
+    input: PaymentCheck,
+}
+
+#[workflow_methods]
+impl PaymentCheckWorkflow {
+    #[init]
+    fn new(_ctx: &WorkflowContextView, input: PaymentCheck) -> Self {
+        Self { input }
+    }
+
+    /// Once nothing is under way on the order's money.
+    #[run]
+    pub async fn run(ctx: &mut WorkflowContext<Self>) -> WorkflowResult<Reconciled> {
+        let input = ctx.state(|s| s.input.clone());
+        let limits = ActivityCloseTimeouts::ScheduleAndStartToClose {
+            schedule_to_close: CHECK_MAX,
+            start_to_close: CHECK_ATTEMPT_MAX,
+        };
+        let options = ActivityOptions::with_close_timeouts(limits).build();
+        Ok(ctx.execute_activity(HousekeepingActivities::check_payment, input, options).await?)
     }
 }
 

@@ -74,7 +74,6 @@ fn capture_step(id: ShipmentId, attention: AttentionReason) -> Step {
 /// Nothing is held any more of what was authorized: what this shipment and those still to come are worth is held anew.
 async fn hold_anew(ctx: &Ctx, input: &CaptureInput) -> Result<(), hold::Refused> {
     let amount = ctx.state_mut(|s| {
-        s.state.authorized = s.state.captured;
         s.renewal_due = None;
         let open = s.state.open_amount();
         open.plus(input.amount).unwrap_or(input.amount)

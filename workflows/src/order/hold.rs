@@ -123,6 +123,9 @@ pub(crate) async fn renew(ctx: &Ctx, amount: Amount, why: &'static str) -> Resul
         let hold = s.hold.get_or_insert(Hold { generation: 1, renew_at: None, in_parts: true });
         hold.generation += 1;
         hold.renew_at = None;
+        if why == LAPSED {
+            s.state.authorized = s.state.captured;
+        }
         let input = AuthorizeInput { order_id: s.input.order_id, amount, generation: hold.generation };
         s.note(OrderEvent::Renewing { amount, why: why.to_owned() });
         (input, s.state.payment_status)

@@ -12,7 +12,7 @@ mod step;
 mod unwind;
 mod waiting;
 
-use crate::wire::*;
+use crate::{names, wire::*};
 use std::collections::{BTreeSet, VecDeque};
 use temporalio_common::data_converters::RawValue;
 use temporalio_macros::{workflow, workflow_methods};
@@ -164,10 +164,13 @@ impl OrderWorkflow {
     }
 
     /// The provider has news of the order's money. Payload: [`PaymentEvent`]. A reason to ask the provider at once,
-    /// never a fact by itself.
+    /// never a fact by itself; but for our own word, for which the provider was asked, that the hold is gone.
     #[signal(name = "payment_event")]
-    pub fn payment_event(&mut self, _ctx: &mut SyncWorkflowContext<Self>, _input: RawValue) {
-        self.payment_news = true;
+    pub fn payment_event(&mut self, _ctx: &mut SyncWorkflowContext<Self>, input: RawValue) {
+        match messages::decode::<PaymentEvent>(&input) {
+            Ok(event) if event.kind == names::HOLD_GONE => self.renewal_due = Some(hold::LAPSED),
+            _ => self.payment_news = true,
+        }
     }
 
     /// An operator does something about what the order needs somebody for. Payload: [`Operation`].

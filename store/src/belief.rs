@@ -1,0 +1,61 @@
+//! What our ledger believes of one payment, to be compared with what its provider says.
+
+use crate::{Result, parse};
+use sqlx::PgPool;
+use waybill_domain::{ids::OrderId, status::OrderStatus};
+
+/// What the ledger says of a payment. Amounts in minor units.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Belief {
+    /// Where its order stands.
+    pub status: OrderStatus,
+    /// An operation on the order's money is under way, so that the ledger is behind: nothing can be concluded.
+    pub under_way: bool,
+    /// Whether the ledger knows the payment at all.
+    pub is_known: bool,
+    /// Held and not taken.
+    pub held: i64,
+    /// Taken.
+    pub captured: i64,
+    /// Given back, or asked to be.
+    pub refunded: i64,
+}
+
+/// What the ledger believes of one of an order's payments. None if there is no such order.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn of_payment(pool: &PgPool, order: OrderId, payment: &str) -> Result<Option<Belief>> {
+    // A hold is over when it has a `void` of its own, or when the order is undone.
+    let row = sqlx::query!(
+        r#"select o.status,
+             coalesce(bool_or(p.state = 'pending' and p.kind <> 'refund'), false) as "under_way!",
+             coalesce(bool_or(p.provider_ref = $2), false) as "is_known!",
+             coalesce(sum(p.amount) filter (where p.provider_ref = $2 and p.kind = 'authorize' and p.state = 'succeeded'), 0)
+               ::bigint as "authorized!",
+             coalesce(bool_or(p.kind = 'void' and (p.provider_ref = $2 or p.key = 'order:' || o.id || ':void')), false)
+               as "over!",
+             coalesce(sum(p.amount) filter (where p.provider_ref = $2 and p.kind = 'capture' and p.state = 'succeeded'), 0)
+               ::bigint as "captured!",
+             coalesce(sum(p.amount) filter (where p.provider_ref = $2 and p.kind = 'refund' and p.state <> 'declined'), 0)
+               ::bigint as "refunded!"
+           from orders o left join payment_operations p on p.order_id = o.id
+           where o.id = $1 group by o.id"#,
+        order.0,
+        payment
+    )
+    .fetch_optional(pool)
+    .await?;
+    row.map(|row| {
+        let held = if row.over { 0 } else { (row.authorized - row.captured).max(0) };
+        Ok(Belief {
+            status: parse("a status", row.status.parse())?,
+            under_way: row.under_way,
+            is_known: row.is_known,
+            held,
+            captured: row.captured,
+            refunded: row.refunded,
+        })
+    })
+    .transpose()
+}
