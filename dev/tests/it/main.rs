@@ -9,6 +9,7 @@ mod books;
 mod contradictions;
 mod holds;
 mod housekeeping;
+mod last_words;
 mod lifecycle;
 mod localstripe;
 mod payment;

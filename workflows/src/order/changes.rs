@@ -20,8 +20,8 @@ pub(crate) struct Change {
     since: u32,
 }
 
-/// A hold is renewed before it lapses: a timer for as long as anything waits to be handed over.
-pub(crate) const HOLDS_ARE_WATCHED: Change = Change { name: "holds-are-watched", since: 1 };
+/// Money is held anew before its hold lapses, and where it is found not to be held.
+pub(crate) const HOLDS_ARE_RENEWED: Change = Change { name: "holds-are-renewed", since: 1 };
 
 /// Whether this order goes the new way.
 pub(crate) fn has(ctx: &Ctx, change: Change) -> bool {

@@ -71,7 +71,7 @@ impl<'a> Watch<'a> {
         }
         self.token.cancel();
         *self = Self { at, ..Self::new() };
-        let Some(at) = at.filter(|_| changes::has(ctx, changes::HOLDS_ARE_WATCHED)) else { return };
+        let Some(at) = at.filter(|_| changes::has(ctx, changes::HOLDS_ARE_RENEWED)) else { return };
         let now = ctx.workflow_time().and_then(|now| now.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
         let left = Duration::from_secs(at.unsigned_abs()).saturating_sub(now);
         let options = TimerOptions::builder(left)
@@ -94,7 +94,7 @@ impl OrderWorkflow {
 pub(crate) async fn renew_if_due(ctx: &Ctx) -> Result<(), Refused> {
     let Some(why) = ctx.state_mut(|s| s.renewal_due.take()) else { return Ok(()) };
     let amount = ctx.state(|s| s.state.open_amount());
-    if amount.is_zero() {
+    if amount.is_zero() || !changes::has(ctx, changes::HOLDS_ARE_RENEWED) {
         return Ok(());
     }
     renew(ctx, amount, why).await

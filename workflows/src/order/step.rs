@@ -1,7 +1,7 @@
 //! One step: tried as a local activity first, which costs the engine next to nothing; a failure that may pass
 //! falls over to a remote activity with the whole retry policy, where people see its attempts.
 
-use super::{Ctx, note, operator, waiting};
+use super::{Ctx, changes, note, operator, waiting};
 use crate::{activities::OrderActivities, names, wire::*};
 use futures::FutureExt;
 use std::{pin::pin, time::Duration};
@@ -73,7 +73,7 @@ enum Judgement {
     Again { unknown: bool, at_once_useless: bool },
 }
 
-fn judge(error: &ActivityExecutionError, step: Step) -> Judgement {
+fn judge(ctx: &Ctx, error: &ActivityExecutionError, step: Step) -> Judgement {
     if matches!(error, ActivityExecutionError::Cancelled(_)) {
         return Judgement::Ended(StepError::Interrupted);
     }
@@ -93,7 +93,8 @@ fn judge(error: &ActivityExecutionError, step: Step) -> Judgement {
         }
         failure = this.cause.as_deref();
     }
-    if refused && (step.mode != Mode::Persistent || code == names::CODE_LAPSED) {
+    let lapsed = refused && code == names::CODE_LAPSED && changes::has(ctx, changes::HOLDS_ARE_RENEWED);
+    if refused && step.mode != Mode::Persistent || lapsed {
         return Judgement::Ended(StepError::Refused { code });
     }
     Judgement::Again { unknown: unknown && step.queue == names::QUEUE_PAYMENTS, at_once_useless: refused }
@@ -128,7 +129,7 @@ where
     'at_once: loop {
         let mut useless = match local(ctx, activity(), input.clone(), step.name).await {
             Ok(output) => return Ok(settled(ctx, step, output)),
-            Err(error) => match judge(&error, step) {
+            Err(error) => match judge(ctx, &error, step) {
                 Judgement::Ended(end) => return Err(settled(ctx, step, end)),
                 Judgement::Again { unknown, at_once_useless } => {
                     if !told {
@@ -150,7 +151,7 @@ where
             match result {
                 Ok(Some(output)) => return Ok(settled(ctx, step, output)),
                 Ok(None) => {}
-                Err(error) => match judge(&error, step) {
+                Err(error) => match judge(ctx, &error, step) {
                     Judgement::Ended(end) if !is_wanted(ctx, step) => return Err(settled(ctx, step, end)),
                     Judgement::Ended(_) => {}
                     Judgement::Again { at_once_useless, .. } => {

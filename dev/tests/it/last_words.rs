@@ -1,0 +1,45 @@
+//! What is said while an order ends: nothing that was accepted is lost.
+
+use crate::{books::check_closed, support::*};
+use serde_json::{Value, json};
+
+/// The kinds of the last entries, behind the order's end.
+async fn after_the_end(client: &waybill_dev::client::Client, id: &str) -> Vec<(String, Value)> {
+    let events = timeline(client, id).await;
+    let end = events.iter().position(|e| e["type"] == "order.completed").unwrap();
+    let behind = events[end + 1..].iter();
+    behind.map(|e| (e["type"].as_str().unwrap().to_owned(), e["data"].clone())).collect()
+}
+
+#[tokio::test]
+async fn what_comes_while_an_order_ends_is_taken_in() {
+    let stack = stack().await;
+    let id = place(&stack.client, &order_with(|_| {})).await;
+    let shipment = shipments(&reach(&stack.client, &id, "fulfilling").await).remove(0);
+    carrier_says(&stack, &shipment, "hand_over").await;
+    event(&stack.client, &id, "payment.captured").await;
+
+    // The end can't be written down for a while: the workflow has decided on it and waits.
+    let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
+    let mut tx = pool.begin().await.unwrap();
+    let lock = sqlx::query("select 1 from orders where id = $1::uuid for update").bind(&id);
+    lock.execute(&mut *tx).await.unwrap();
+    carrier_says(&stack, &shipment, "deliver").await;
+    let workflow = format!("order:{id}");
+    until("it has decided to end", || async {
+        let told = temporal(&["workflow", "query", "-w", &workflow, "--type", "state"]).await;
+        told.contains("completed").then_some(())
+    })
+    .await;
+    carrier_says(&stack, &shipment, "return").await;
+    temporal(&["workflow", "signal", "-w", &workflow, "--name", "cancel"]).await;
+    tx.rollback().await.unwrap();
+
+    reach(&stack.client, &id, "completed").await;
+    until("both are told", || async { (after_the_end(&stack.client, &id).await.len() >= 2).then_some(()) }).await;
+    let told = after_the_end(&stack.client, &id).await;
+    assert!(told.contains(&("shipment.returned".into(), json!({"shipment_id": shipment}))), "{told:?}");
+    assert!(told.contains(&("cancellation.refused".into(), json!({"status": "completed"}))), "{told:?}");
+    check_closed(&stack, &id).await;
+    stack.stop().await;
+}
