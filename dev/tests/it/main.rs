@@ -7,6 +7,7 @@ mod after_sales;
 mod api;
 mod books;
 mod housekeeping;
+mod interleavings;
 mod lifecycle;
 mod localstripe;
 mod payment;

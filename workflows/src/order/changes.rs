@@ -10,8 +10,10 @@ use super::Ctx;
 /// The edition that orders are started in now. 0 is release 0.1.0; it rises by one with a release that has changes.
 pub const EDITION: u32 = 1;
 
+/// That labels were stopped is in the history before money and goods are given back.
+pub(crate) const STOPPED_IS_RECORDED: Change = Change { name: "stopped-is-recorded", since: 1 };
+
 /// One change.
-#[allow(dead_code, reason = "the first changes follow")]
 #[derive(Clone, Copy)]
 pub(crate) struct Change {
     /// The marker's name in histories, for ever.
@@ -21,7 +23,6 @@ pub(crate) struct Change {
 }
 
 /// Whether this order goes the new way.
-#[allow(dead_code, reason = "the first changes follow")]
 pub(crate) fn has(ctx: &Ctx, change: Change) -> bool {
     ctx.state(|s| s.input.edition >= change.since) || ctx.patched(change.name)
 }
