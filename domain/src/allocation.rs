@@ -1,4 +1,6 @@
-//! Which location serves which line: as few shipments as a greedy choice finds.
+//! Which location serves which line, and what each shipment captures.
+
+mod places;
 
 use crate::{
     ids::{Location, OrderId, ShipmentId, Sku},
@@ -6,7 +8,7 @@ use crate::{
     order::OrderLine,
 };
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// The most shipments one order may be split into: a card authorization can be captured 50 times
 /// (Stripe, "Capture a payment multiple times"), and each shipment is one capture.
@@ -52,7 +54,7 @@ pub struct Shortage {
 /// What an order gets.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Allocation {
-    /// By location.
+    /// One per location.
     pub shipments: Vec<PlannedShipment>,
     /// Empty when everything is there.
     pub short: Vec<Shortage>,
@@ -72,33 +74,16 @@ pub struct Charges {
 /// What is free, by SKU and location, in pieces.
 pub type Available = BTreeMap<Sku, BTreeMap<Location, u32>>;
 
-/// Chooses locations for the lines of an order. Demand is met line by line from what earlier lines left, so two
-/// lines of one SKU can't be given the same piece. The location that can serve the most of what is still wanted
-/// goes first (ties: by name), until nothing is wanted or nothing helps.
+/// Chooses locations for the lines of an order, as few of them as serve all that is there (see [`places`]), and at most
+/// [`SHIPMENTS_MAX`]. Each gives the lines, the first one first, what they still want and it has, so two lines of one
+/// SKU can't be given the same piece.
 pub fn allocate(order: OrderId, lines: &[OrderLine], available: &Available) -> Allocation {
-    let mut free = available.clone();
     let mut wanted: Vec<u32> = lines.iter().map(|l| l.quantity).collect();
-    let mut unused: BTreeSet<Location> = available.values().flat_map(|at| at.keys().cloned()).collect();
     let mut shipments = Vec::new();
-    while wanted.iter().any(|w| *w > 0) && shipments.len() < SHIPMENTS_MAX {
-        let Some(best) = unused
-            .iter()
-            .max_by_key(|place| (servable(place, lines, &wanted, &free), std::cmp::Reverse((*place).clone())))
-            .cloned()
-        else {
-            break;
-        };
-        unused.remove(&best);
-        let taken = take(&best, lines, &mut wanted, &mut free);
-        if taken.is_empty() {
-            break;
-        }
-        shipments.push(PlannedShipment {
-            id: ShipmentId::derive(order, &best),
-            location: best,
-            lines: taken,
-            amount: Amount::ZERO,
-        });
+    for location in places::choose(lines, available) {
+        let taken = take(&location, lines, &mut wanted, available);
+        let id = ShipmentId::derive(order, &location);
+        shipments.push(PlannedShipment { id, location, lines: taken, amount: Amount::ZERO });
     }
     let short = (0u32..)
         .zip(&wanted)
@@ -108,20 +93,17 @@ pub fn allocate(order: OrderId, lines: &[OrderLine], available: &Available) -> A
     Allocation { shipments, short }
 }
 
-/// How many wanted pieces `place` could give.
-fn servable(place: &Location, lines: &[OrderLine], wanted: &[u32], free: &Available) -> u64 {
-    take(place, lines, &mut wanted.to_vec(), &mut free.clone()).iter().map(|l| u64::from(l.quantity)).sum()
-}
-
 fn take(
     place: &Location,
     lines: &[OrderLine],
     wanted: &mut [u32],
-    free: &mut Available,
+    available: &Available,
 ) -> Vec<ShipmentLine> {
+    let mut here: BTreeMap<&Sku, u32> =
+        available.iter().filter_map(|(sku, at)| Some((sku, *at.get(place)?))).collect();
     let mut taken = Vec::new();
     for ((number, line), want) in (0u32..).zip(lines).zip(wanted) {
-        let Some(here) = free.get_mut(&line.sku).and_then(|at| at.get_mut(place)) else { continue };
+        let Some(here) = here.get_mut(&line.sku) else { continue };
         let quantity = (*here).min(*want);
         if quantity > 0 {
             *here -= quantity;
@@ -178,83 +160,4 @@ impl Allocation {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use uuid::Uuid;
-
-    fn order_line(sku: usize, quantity: u32, price: i64) -> OrderLine {
-        OrderLine {
-            sku: format!("SKU-{sku}").parse().unwrap(),
-            quantity,
-            unit_price: Amount::new(price).unwrap(),
-        }
-    }
-
-    fn stock(entries: &[(usize, &str, u32)]) -> Available {
-        let mut available = Available::new();
-        for (sku, place, quantity) in entries {
-            available
-                .entry(format!("SKU-{sku}").parse().unwrap())
-                .or_default()
-                .insert(place.parse().unwrap(), *quantity);
-        }
-        available
-    }
-
-    const ORDER: OrderId = OrderId(Uuid::nil());
-
-    #[test]
-    fn one_place_that_has_all_beats_two_that_share() {
-        let lines = [order_line(1, 2, 100), order_line(2, 2, 100)];
-        let available = stock(&[(1, "A", 2), (2, "B", 2), (1, "C", 2), (2, "C", 2)]);
-        let allocation = allocate(ORDER, &lines, &available);
-        assert_eq!(allocation.shipments.len(), 1);
-        assert_eq!(allocation.shipments[0].location.as_str(), "C");
-    }
-
-    #[test]
-    fn two_lines_of_one_sku_do_not_get_the_same_piece() {
-        let allocation = allocate(ORDER, &[order_line(1, 2, 1), order_line(1, 2, 1)], &stock(&[(1, "A", 3)]));
-        assert_eq!(allocation.short, [Shortage { line: 1, missing: 1 }]);
-    }
-
-    proptest! {
-        #[test]
-        fn nothing_is_given_twice_and_amounts_add_up(
-            wants in prop::collection::vec((0usize..4, 1u32..20, 0i64..100_000), 1..8),
-            have in prop::collection::vec((0usize..4, 0usize..4, 0u32..30), 0..12),
-            fee in 0i64..5_000, tax in 0i64..50_000, off in 0u8..=100,
-        ) {
-            let lines: Vec<_> = wants.iter().map(|(s, q, p)| order_line(*s, *q, *p)).collect();
-            let places = ["A", "B", "C", "D"];
-            let available = stock(&have.iter().map(|(s, p, q)| (*s, places[*p], *q)).collect::<Vec<_>>());
-            let goods: i64 = wants.iter().map(|(_, q, p)| i64::from(*q) * p).sum();
-            let amount = |minor| Amount::new(minor).unwrap();
-            let discount = goods * i64::from(off) / 100;
-            let charges =
-                Charges { discount: amount(discount), shipping_fee: amount(fee), tax: amount(tax) };
-            let mut allocation = allocate(ORDER, &lines, &available);
-            allocation.price(&lines, charges).unwrap();
-            for shipment in &allocation.shipments {
-                prop_assert_eq!(shipment.amount, Amount::sum(shipment.lines.iter().map(|l| l.amount)).unwrap());
-            }
-            for (sku, at) in &available {
-                for (place, quantity) in at {
-                    let given: u32 = allocation.shipments.iter().filter(|s| s.location == *place)
-                        .flat_map(|s| &s.lines).filter(|l| l.sku == *sku).map(|l| l.quantity).sum();
-                    prop_assert!(given <= *quantity);
-                }
-            }
-            for (number, line) in (0u32..).zip(&lines) {
-                let given: u32 = allocation.shipments.iter().flat_map(|s| &s.lines)
-                    .filter(|l| l.line == number).map(|l| l.quantity).sum();
-                let missing: u32 = allocation.short.iter().filter(|s| s.line == number).map(|s| s.missing).sum();
-                prop_assert_eq!(given + missing, line.quantity);
-            }
-            if allocation.short.is_empty() {
-                prop_assert_eq!(allocation.amount().unwrap().minor(), goods - discount + fee + tax);
-            }
-        }
-    }
-}
+mod tests;

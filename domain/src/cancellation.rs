@@ -58,6 +58,9 @@ pub fn plan_cancellation(state: &OrderState) -> CancellationPlan {
     };
     let done = matches!(state.status, Cancelled) || answer == CancelAnswer::Refused;
     let open: Vec<_> = state.shipments.iter().filter(|s| s.is_open() && !done).collect();
+    // What left is paid for, also where its capture is still under way.
+    let due = state.shipments.iter().filter(|s| s.has_left() && !s.captured).map(|s| s.amount);
+    let taken = Amount::sum(due.chain([state.captured])).unwrap_or(state.authorized);
     let mut release: Vec<Release> = Vec::new();
     for line in open.iter().flat_map(|s| &s.lines) {
         match release.iter_mut().find(|r| r.sku == line.sku) {
@@ -69,7 +72,7 @@ pub fn plan_cancellation(state: &OrderState) -> CancellationPlan {
         answer,
         asks_carrier: open.iter().any(|s| s.tracking_number.is_some()),
         cancel_shipments: open.iter().map(|s| s.id).collect(),
-        void: if done { Amount::ZERO } else { state.authorized.minus_or_zero(state.captured) },
+        void: if done { Amount::ZERO } else { state.authorized.minus_or_zero(taken) },
         refund: Amount::ZERO,
         release,
     }
@@ -103,6 +106,30 @@ pub fn allowed_actions(status: OrderStatus) -> &'static [Action] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{state::ShipmentState, status::FulfilmentStatus};
+
+    #[test]
+    fn what_left_is_not_given_free_whether_or_not_it_was_captured_yet() {
+        let amount = |minor| Amount::new(minor).unwrap();
+        let (left, here) = (ShipmentId(uuid::Uuid::from_u128(1)), ShipmentId(uuid::Uuid::from_u128(2)));
+        let shipment = |id, minor| ShipmentState {
+            id,
+            location: "AMS".parse().unwrap(),
+            status: FulfilmentStatus::Booked,
+            amount: amount(minor),
+            tracking_number: None,
+            lines: Vec::new(),
+            captured: false,
+        };
+        let mut state = OrderState::received(&[]);
+        (state.status, state.authorized) = (OrderStatus::PartiallyShipped, amount(500));
+        state.shipments = vec![shipment(left, 300), shipment(here, 200)];
+        state.set_shipment(left, FulfilmentStatus::HandedOver);
+        let plan = plan_cancellation(&state);
+        assert_eq!((plan.void, plan.cancel_shipments), (amount(200), vec![here]));
+        (state.shipments[0].captured, state.captured) = (true, amount(300));
+        assert_eq!(plan_cancellation(&state).void, amount(200));
+    }
 
     #[test]
     fn cancel_is_offered_exactly_where_it_is_not_refused() {

@@ -118,17 +118,36 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn weight() -> impl Strategy<Value = i64> {
+        prop_oneof![Just(0), 1..10i64, 0..=AMOUNT_MAX]
+    }
+
+    #[test]
+    fn the_rest_goes_to_the_largest_remainders_and_earlier_parts() {
+        let split = |whole, weights: &[i64]| -> Vec<i64> {
+            Amount(whole).split(weights).into_iter().map(i64::from).collect()
+        };
+        assert_eq!(split(100, &[1, 1, 1]), [34, 33, 33]);
+        assert_eq!(split(101, &[1, 1, 1]), [34, 34, 33]);
+        assert_eq!(split(10, &[14, 15, 71]), [1, 2, 7]);
+        assert_eq!(split(10, &[0, 3, 0, 3]), [0, 5, 0, 5], "no weight, no part");
+        assert_eq!(split(7, &[0, 0, 0]), [7, 0, 0], "without any weight the first has all");
+        assert_eq!(split(0, &[0, 0]), [0, 0]);
+        assert_eq!(split(7, &[]), [0i64; 0]);
+    }
+
     proptest! {
         #[test]
-        fn parts_add_up_and_are_fair(whole in 0..=AMOUNT_MAX, weights in prop::collection::vec(0i64..=AMOUNT_MAX, 1..60)) {
+        fn parts_add_up_and_are_fair(whole in 0..=AMOUNT_MAX, weights in prop::collection::vec(weight(), 1..60)) {
             let parts = Amount(whole).split(&weights);
             prop_assert_eq!(parts.len(), weights.len());
             prop_assert_eq!(parts.iter().map(|p| p.0).sum::<i64>(), whole);
             let total: i128 = weights.iter().map(|w| i128::from(*w)).sum();
             if total > 0 {
                 for (part, weight) in parts.iter().zip(&weights) {
-                    let exact = i128::from(whole) * i128::from(*weight) / total;
-                    prop_assert!((i128::from(part.0) - exact).abs() <= 1);
+                    let exact = i128::from(whole) * i128::from(*weight);
+                    let up = i128::from(exact % total > 0);
+                    prop_assert!((0..=up).contains(&(i128::from(part.0) - exact / total)));
                 }
             }
         }

@@ -158,8 +158,9 @@ where
         None => {}
     }
     let drop_reply = injected.drop_reply;
+    let about = (route, subject.to_owned());
     // On a task of its own: a caller who hangs up does not stop the work, as with a real provider.
-    let work = core.tasks.spawn(perform(Arc::clone(&core), asked, injected, decide));
+    let work = core.tasks.spawn(perform(Arc::clone(&core), asked, about, injected, decide));
     match work.await {
         Ok(_) if drop_reply => torn_response(),
         Ok(reply) => reply.into_response(),
@@ -167,7 +168,13 @@ where
     }
 }
 
-async fn perform<R, F>(core: Arc<Core<R>>, asked: Asked, injected: Injected, decide: F) -> Reply
+async fn perform<R, F>(
+    core: Arc<Core<R>>,
+    asked: Asked,
+    about: (Route, String),
+    injected: Injected,
+    decide: F,
+) -> Reply
 where
     R: Records,
     F: FnOnce(&R, &Injected) -> Done<R::Item>,
@@ -176,9 +183,15 @@ where
         Ok(claimed) => claimed,
         Err(reply) => return reply,
     };
-    if !injected.latency.is_zero() {
+    if injected.stall || !injected.latency.is_zero() {
+        let wait = async {
+            tokio::time::sleep(injected.latency).await;
+            if injected.stall {
+                core.faults.stall(about.0, &about.1).await;
+            }
+        };
         tokio::select! {
-            () = tokio::time::sleep(injected.latency) => {}
+            () = wait => {}
             () = core.shutdown.cancelled() => {
                 return Reply::problem::<R>(503, "api_error", "stopping", "the simulator is stopping");
             }

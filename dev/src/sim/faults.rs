@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::lock;
 
+/// How soon a request that waits sees that it may go on.
+const STALL_POLL: Duration = Duration::from_millis(10);
+
 /// The requests and deliveries a rule applies to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -41,6 +44,9 @@ pub enum Fault {
         /// How long, in milliseconds.
         ms: u64,
     },
+    /// Waits before the work until the rule is removed; for requests only. The work is then done even if the caller
+    /// has hung up. [`Faults::stalled`] tells who waits.
+    Stall,
     /// Answers with this HTTP status and does nothing.
     Status {
         /// The status, 400 to 599.
@@ -79,25 +85,52 @@ pub struct Rule {
     pub matching: Option<String>,
 }
 
+impl Rule {
+    fn is_for(&self, route: Route, subject: &str) -> bool {
+        let here = self.route == route || (self.route == Route::Any && route != Route::Webhook);
+        here && self.matching.as_ref().is_none_or(|text| subject.contains(text))
+    }
+}
+
 /// The rules in force.
 #[derive(Default)]
-pub(super) struct Faults(Mutex<Vec<Rule>>);
+pub(super) struct Faults {
+    rules: Mutex<Vec<Rule>>,
+    /// What the requests that wait are about.
+    stalled: Mutex<Vec<String>>,
+}
 
 impl Faults {
     pub fn set(&self, rules: Vec<Rule>) {
-        *lock(&self.0) = rules;
+        *lock(&self.rules) = rules;
     }
 
     pub fn list(&self) -> Vec<Rule> {
-        lock(&self.0).clone()
+        lock(&self.rules).clone()
+    }
+
+    /// What each request that waits for a rule to be removed is about.
+    pub fn stalled(&self) -> Vec<String> {
+        lock(&self.stalled).clone()
+    }
+
+    /// Waits until no rule stalls such a request any more.
+    pub async fn stall(&self, route: Route, subject: &str) {
+        lock(&self.stalled).push(subject.to_owned());
+        while self.list().iter().any(|rule| rule.fault == Fault::Stall && rule.is_for(route, subject)) {
+            tokio::time::sleep(STALL_POLL).await;
+        }
+        let mut stalled = lock(&self.stalled);
+        if let Some(at) = stalled.iter().position(|waiting| waiting == subject) {
+            stalled.swap_remove(at);
+        }
     }
 
     /// What goes wrong this time. Counts the rules that applied, and removes those that are used up.
     pub fn take(&self, route: Route, subject: &str) -> Injected {
         let mut injected = Injected::default();
-        lock(&self.0).retain_mut(|rule| {
-            let here = rule.route == route || (rule.route == Route::Any && route != Route::Webhook);
-            if !here || rule.matching.as_ref().is_some_and(|text| !subject.contains(text)) {
+        lock(&self.rules).retain_mut(|rule| {
+            if !rule.is_for(route, subject) {
                 return true;
             }
             if rule.times == Some(0) {
@@ -115,6 +148,7 @@ impl Faults {
 #[derive(Default)]
 pub(super) struct Injected {
     pub latency: Duration,
+    pub stall: bool,
     pub status: Option<u16>,
     pub drop_reply: bool,
     pub decline: Option<String>,
@@ -128,6 +162,7 @@ impl Injected {
     pub fn add(&mut self, fault: Fault) {
         match fault {
             Fault::Latency { ms } => self.latency += Duration::from_millis(ms),
+            Fault::Stall => self.stall = true,
             Fault::Status { status } => self.status = Some(status),
             Fault::DropReply => self.drop_reply = true,
             Fault::Decline { code } => self.decline = Some(code),

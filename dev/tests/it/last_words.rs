@@ -36,7 +36,8 @@ async fn what_comes_while_an_order_ends_is_taken_in() {
     tx.rollback().await.unwrap();
 
     reach(&stack.client, &id, "completed").await;
-    until("both are told", || async { (after_the_end(&stack.client, &id).await.len() >= 2).then_some(()) }).await;
+    until("both are told", || async { (after_the_end(&stack.client, &id).await.len() >= 2).then_some(()) })
+        .await;
     let told = after_the_end(&stack.client, &id).await;
     assert!(told.contains(&("shipment.returned".into(), json!({"shipment_id": shipment}))), "{told:?}");
     assert!(told.contains(&("cancellation.refused".into(), json!({"status": "completed"}))), "{told:?}");

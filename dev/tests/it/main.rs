@@ -9,6 +9,7 @@ mod books;
 mod contradictions;
 mod holds;
 mod housekeeping;
+mod interleavings;
 mod last_words;
 mod lifecycle;
 mod localstripe;

@@ -23,6 +23,9 @@ pub(crate) struct Change {
 /// Money is held anew before its hold lapses, and where it is found not to be held.
 pub(crate) const HOLDS_ARE_RENEWED: Change = Change { name: "holds-are-renewed", since: 1 };
 
+/// That labels were stopped is in the history before money and goods are given back.
+pub(crate) const STOPPED_IS_RECORDED: Change = Change { name: "stopped-is-recorded", since: 1 };
+
 /// Whether this order goes the new way.
 pub(crate) fn has(ctx: &Ctx, change: Change) -> bool {
     ctx.state(|s| s.edition >= change.since) || ctx.patched(change.name)

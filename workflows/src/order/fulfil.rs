@@ -1,7 +1,7 @@
 //! After the promise: labels, hand-overs with their captures, deliveries, and stopping what has not left.
 
 use super::{
-    Ctx, OrderWorkflow, capture, go, hold, note, operator,
+    Ctx, OrderWorkflow, capture, changes, go, hold, note, operator,
     step::{self, Mode, Step, StepError},
     unwind::{self, Stop},
     waiting::{fold_engine_cancel, wait},
@@ -232,6 +232,10 @@ async fn stop_open(ctx: &Ctx) -> Result<(), Stop> {
         } else {
             note(ctx, OrderEvent::ShipmentCancelRefused { shipment_id: id });
         }
+    }
+    // Were this forgotten after the money is given back, a late hand-over would be captured from nothing.
+    if !stopped.is_empty() && changes::has(ctx, changes::STOPPED_IS_RECORDED) {
+        step::record(ctx).await;
     }
     let (open, left) = ctx.state(|s| {
         let shipments = &s.state.shipments;

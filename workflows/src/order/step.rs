@@ -28,6 +28,8 @@ const REMOTE_ATTEMPT_MAX: Duration = Duration::from_secs(30);
 const RETRY_PAUSE_MIN: Duration = Duration::from_millis(500);
 /// Longest pause between remote attempts: an outage's end is noticed within it.
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(30);
+/// The shortest timer that Temporal keeps: it ends a workflow task, and so has it recorded.
+const RECORD_PAUSE: Duration = Duration::from_millis(1);
 /// Remote attempts, about 15 s of them, before a person is told. The step goes on being tried.
 const ATTEMPTS_BEFORE_ATTENTION: u32 = 6;
 
@@ -205,6 +207,13 @@ async fn pause<T>(ctx: &Ctx, step: Step) -> Result<Option<T>, ActivityExecutionE
         () = word => token.cancel(),
     }
     Ok(None)
+}
+
+/// Has Temporal write down what was done so far. Until then a workflow task that is lost (its worker dies, or a signal
+/// comes in just as the workflow ends) runs again, and takes another way if something came in meanwhile.
+pub(crate) async fn record(ctx: &Ctx) {
+    let options = TimerOptions::builder(RECORD_PAUSE).cancellation_token(WorkflowCancellationToken::new());
+    ctx.timer(options.summary("recording".to_owned()).build()).await;
 }
 
 /// Waits until somebody has word of a step that does not succeed. Detached from the workflow's cancellation, as the

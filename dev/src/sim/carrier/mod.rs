@@ -78,6 +78,11 @@ impl CarrierSim {
         self.running.core.faults.set(rules);
     }
 
+    /// What each request that a [stall](super::Fault::Stall) holds up is about.
+    pub fn stalled(&self) -> Vec<String> {
+        self.running.core.faults.stalled()
+    }
+
     /// The base URL that events go to from now on, those that wait included.
     pub fn set_webhook_target(&self, base: Option<String>) {
         self.running.core.courier.set_target(base);

@@ -91,6 +91,11 @@ impl PaymentsSim {
         self.running.core.faults.set(rules);
     }
 
+    /// What each request that a [stall](super::Fault::Stall) holds up is about.
+    pub fn stalled(&self) -> Vec<String> {
+        self.running.core.faults.stalled()
+    }
+
     /// Where events go from now on, those that wait included.
     pub fn set_webhook_target(&self, url: Option<String>) {
         self.running.core.courier.set_target(url);

@@ -63,6 +63,27 @@ async fn one_reference_is_one_label() {
 }
 
 #[tokio::test]
+async fn a_request_that_is_stalled_goes_on_when_the_rule_is_gone() {
+    let ledger = LedgerFile::new();
+    let sim = start(&ledger, None, None).await;
+    let stall = |about: &str| Rule {
+        route: Route::Book,
+        fault: Fault::Stall,
+        times: None,
+        matching: Some(about.to_owned()),
+    };
+    sim.set_faults(vec![stall("s1")]);
+    let stalled = post(&sim, "/v1/labels", label("s1"));
+    let meanwhile = async {
+        eventually("a request that waits", || (sim.stalled() == ["s1"]).then_some(())).await;
+        assert_eq!(post(&sim, "/v1/labels", label("s2")).await.0, 201, "others go on");
+        sim.set_faults(vec![stall("s2")]);
+    };
+    let ((status, _), ()) = tokio::join!(stalled, meanwhile);
+    assert_eq!((status, sim.stalled().len()), (201, 0));
+}
+
+#[tokio::test]
 async fn a_cancellation_before_the_booking_holds_after_a_restart() {
     let ledger = LedgerFile::new();
     let sim = start(&ledger, None, None).await;
