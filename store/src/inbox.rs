@@ -1,7 +1,7 @@
 //! Webhooks that were verified: kept first, so that the sender may forget them, then handed to the order's workflow.
 
 use crate::{Result, parse};
-use sqlx::PgPool;
+use sqlx::{PgExecutor, PgPool};
 use waybill_domain::ids::OrderId;
 
 /// Messages of one order that are read again: an order has some tens of shipments at most, with a few each.
@@ -86,21 +86,22 @@ pub async fn said(pool: &PgPool, order: OrderId, signal: &str) -> Result<Vec<ser
     Ok(payloads)
 }
 
-/// A message has reached its end: `signalled`, or `closed` when the workflow had ended before it.
+/// A message has reached its end: `signalled`; or, when the workflow had ended before it, `late` if it was news all the
+/// same (see [`crate::late`]), else `closed`. Says whether this is how it ended: the first ending stays.
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn settle(pool: &PgPool, message: &Message, how: &str) -> Result<()> {
-    sqlx::query!(
+pub async fn settle(executor: impl PgExecutor<'_>, message: &Message, how: &str) -> Result<bool> {
+    let settled = sqlx::query!(
         "update inbox set settled_at = now(), settled_as = $3
          where source = $1 and event_id = $2 and settled_at is null",
         message.source,
         message.event_id,
         how
     )
-    .execute(pool)
+    .execute(executor)
     .await?;
-    Ok(())
+    Ok(settled.rows_affected() == 1)
 }
 
 /// How many messages no workflow has yet.
