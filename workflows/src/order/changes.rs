@@ -11,7 +11,6 @@ use super::Ctx;
 pub const EDITION: u32 = 1;
 
 /// One change.
-#[allow(dead_code, reason = "the first changes follow")]
 #[derive(Clone, Copy)]
 pub(crate) struct Change {
     /// The marker's name in histories, for ever.
@@ -20,8 +19,11 @@ pub(crate) struct Change {
     since: u32,
 }
 
+/// What the carrier says late is acted on: goods that left although they were cancelled, or that it brings back, have a
+/// return opened; what was lost may turn up, and be lost or come back before its hand-over was told.
+pub(crate) const LATE_NEWS: Change = Change { name: "late-news", since: 1 };
+
 /// Whether this order goes the new way.
-#[allow(dead_code, reason = "the first changes follow")]
 pub(crate) fn has(ctx: &Ctx, change: Change) -> bool {
     ctx.state(|s| s.input.edition >= change.since) || ctx.patched(change.name)
 }

@@ -1,5 +1,6 @@
 //! One order's life, as `lifecycle.md` tells it: `run` is the story, the modules are its chapters.
 
+mod carrier;
 mod changes;
 mod forward;
 mod fulfil;
