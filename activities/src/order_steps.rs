@@ -154,6 +154,15 @@ impl OrderSteps {
         self.attempt("cancel_label", input.order_id, &ctx, || steps::goods::cancel_label(&self, &input)).await
     }
 
+    #[activity(definition = definitions::ExpectBack)]
+    pub async fn expect_back(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        input: ShipmentRef,
+    ) -> Result<(), ActivityError> {
+        self.attempt("expect_back", input.order_id, &ctx, || steps::stock::expect_back(&self, &input)).await
+    }
+
     #[activity(definition = definitions::RecordOperation)]
     pub async fn record_operation(
         self: Arc<Self>,

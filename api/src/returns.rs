@@ -111,7 +111,7 @@ pub(crate) async fn request(
         merchant_id: order.merchant_id,
         reason: body.reason,
         pieces: by_line.into_iter().map(|(line, quantity)| Pieces { line, quantity }).collect(),
-        request_key: request.key.clone(),
+        request_key: Some(request.key.clone()),
     };
     let task_app = app.clone();
     let task = async move {

@@ -107,6 +107,8 @@ pub enum OrderEvent {
     Inherited { reason: String },
     #[serde(rename = "stock.released")]
     Released { shipments: usize },
+    #[serde(rename = "stock.gone")]
+    Gone { shipment_id: ShipmentId, missing: Vec<Pieces> },
     #[serde(rename = "order.cancelled")]
     Cancelled { reason: String },
     #[serde(rename = "order.rejected")]

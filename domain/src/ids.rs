@@ -75,7 +75,8 @@ impl ReturnId {
         RefundId(Uuid::new_v5(&self.0, name.as_bytes()))
     }
 
-    /// The id of the return of a shipment that left although it had been cancelled.
+    /// The id of the return of a shipment that nobody asked back: it left although it had been cancelled, or the carrier
+    /// brings it back.
     pub fn of_unexpected(shipment: ShipmentId) -> Self {
         Self(Uuid::new_v5(&shipment.0, b"return"))
     }

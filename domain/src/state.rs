@@ -51,6 +51,13 @@ pub struct Need {
     pub about: Option<String>,
 }
 
+/// Takes away what a person was needed for: about this, or whatever it is about. Says whether there was such a thing.
+pub fn settle_need(needs: &mut Vec<Need>, reason: AttentionReason, about: Option<&str>) -> bool {
+    let before = needs.len();
+    needs.retain(|n| n.reason != reason || (about.is_some() && n.about.as_deref() != about));
+    needs.len() < before
+}
+
 /// How far one line has come, in pieces.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LineState {
@@ -62,11 +69,11 @@ pub struct LineState {
     pub allocated: u32,
     /// Handed over.
     pub shipped: u32,
-    /// Arrived.
+    /// Arrived, and the carrier did not bring it back.
     pub delivered: u32,
     /// Will not ship.
     pub cancelled: u32,
-    /// Came back.
+    /// Came back, as counted by who received it: the order's workflow does not know.
     pub returned: u32,
 }
 
@@ -173,10 +180,9 @@ impl OrderState {
 
     /// What a person was needed for is settled. Says whether there was such a thing.
     pub fn settle_need(&mut self, reason: AttentionReason, about: Option<&str>) -> bool {
-        let before = self.needs.len();
-        self.needs.retain(|n| n.reason != reason || (about.is_some() && n.about.as_deref() != about));
+        let settled = settle_need(&mut self.needs, reason, about);
         self.attention = self.needs.last().map(|n| n.reason);
-        self.needs.len() < before
+        settled
     }
 
     /// Takes one step of the lifecycle.
@@ -241,8 +247,7 @@ impl OrderState {
             let (before, in_cancelled) = (line.allocated, pieces(&[Cancelled]));
             line.allocated = pieces(&[Pending, Booked, HandedOver, Delivered, Lost, Returned]);
             line.shipped = pieces(&[HandedOver, Delivered, Lost, Returned]);
-            line.delivered = pieces(&[Delivered, Returned]);
-            line.returned = pieces(&[Returned]);
+            line.delivered = pieces(&[Delivered]);
             if before > line.allocated && in_cancelled > 0 {
                 line.cancelled = line.quantity - line.allocated;
             }
@@ -316,7 +321,10 @@ mod tests {
             (F::HandedOver, F::Delivered, OrderStatus::Shipped),
             (F::Delivered, F::Delivered, OrderStatus::Delivered),
             (F::Delivered, F::Lost, OrderStatus::Delivered),
+            (F::Delivered, F::Returned, OrderStatus::Delivered),
             (F::Lost, F::Lost, OrderStatus::Shipped),
+            (F::Lost, F::Returned, OrderStatus::Shipped),
+            (F::Returned, F::Cancelled, OrderStatus::Shipped),
             (F::Cancelled, F::Cancelled, OrderStatus::Cancelled),
         ];
         for (first, second, expected) in cases {
@@ -336,6 +344,10 @@ mod tests {
         state.set_shipment(ids[1], FulfilmentStatus::Cancelled);
         let line = &state.lines[0];
         assert_eq!((line.allocated, line.shipped, line.delivered, line.cancelled), (2, 2, 2, 1));
+        assert_eq!(state.final_outcome(), Outcome::Partial);
+        state.set_shipment(ids[1], FulfilmentStatus::Returned);
+        let line = &state.lines[0];
+        assert_eq!((line.shipped, line.delivered, line.returned), (3, 2, 0), "who receives it counts it");
         assert_eq!(state.final_outcome(), Outcome::Partial);
     }
 }

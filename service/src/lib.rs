@@ -1,5 +1,5 @@
-//! What both binaries are made of besides their own work: the connection to Temporal, logs, metrics, health and an
-//! orderly end. It holds no rule of the business.
+//! What both binaries are made of besides their own work: the connection to Temporal, the delivery of webhooks,
+//! logs, metrics, health and an orderly end. It holds no rule of the business.
 
 pub mod args;
 pub mod engine;
@@ -8,3 +8,4 @@ pub mod metrics;
 pub mod ops;
 pub mod shutdown;
 pub mod telemetry;
+pub mod webhooks;

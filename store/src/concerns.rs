@@ -6,15 +6,21 @@ use crate::{
     operations::{self, OperatorWord},
     parse, projection,
 };
+use serde::Deserialize;
 use sqlx::{PgConnection, PgPool, types::Json};
-use waybill_domain::{event::OrderEvent, ids::OrderId, state::AttentionReason};
+use waybill_domain::{
+    event::OrderEvent,
+    ids::OrderId,
+    state::{AttentionReason, Need, settle_need},
+    status::OrderStatus,
+};
 
 /// One thing that somebody is needed for.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Concern {
     /// Why.
     pub reason: AttentionReason,
-    /// What it is about: the id of a refund, a return, a dispute, a drift.
+    /// What it is about: the id of a refund, a return, a dispute, a drift, a shipment.
     pub subject: String,
     /// What is known.
     pub detail: serde_json::Value,
@@ -82,14 +88,50 @@ pub async fn clear(
     Ok(true)
 }
 
-/// What an operator did about concerns with a reason: written down, told, and the concerns cleared, together. Says
-/// whether there was such a concern; if not, nothing is written.
+/// What an ended order's workflow needed somebody for and took to its end is settled: about this, or whatever it is
+/// about. Says whether there was such a thing. Nothing is done while the order has not ended: its workflow knows better.
 ///
 /// # Errors
 /// When Postgres fails, or there is no such order.
-pub async fn operate(pool: &PgPool, word: &OperatorWord) -> Result<bool> {
+pub(crate) async fn settle_left_behind(
+    tx: &mut PgConnection,
+    order: OrderId,
+    reason: AttentionReason,
+    about: Option<&str>,
+) -> Result<bool> {
+    let row = sqlx::query!(
+        r#"select status, needs as "needs: Json<Vec<Need>>" from orders where id = $1 for update"#,
+        order.0
+    )
+    .fetch_one(&mut *tx)
+    .await?;
+    let status: OrderStatus = parse("a status", row.status.parse())?;
+    let mut needs = row.needs.map_or_else(Vec::new, |needs| needs.0);
+    if !status.is_terminal() || !settle_need(&mut needs, reason, about) {
+        return Ok(false);
+    }
+    sqlx::query!(
+        "update orders set needs = $2, attention = $3 where id = $1",
+        order.0,
+        (!needs.is_empty()).then_some(Json(&needs)) as _,
+        needs.last().map(|need| need.reason.as_str())
+    )
+    .execute(&mut *tx)
+    .await?;
+    projection::append(tx, order, "concern", &[OrderEvent::AttentionCleared { reason }]).await?;
+    Ok(true)
+}
+
+/// What an operator did about what no workflow holds, of this subject or of every subject with the reason: written
+/// down, told, and settled, together. Says whether there was such a thing; if not, nothing is written.
+///
+/// # Errors
+/// When Postgres fails, or there is no such order.
+pub async fn operate(pool: &PgPool, word: &OperatorWord, subject: Option<&str>) -> Result<bool> {
     let mut tx = pool.begin().await?;
-    if !clear(&mut tx, word.order_id, word.attention, None).await? {
+    let cleared = clear(&mut tx, word.order_id, word.attention, subject).await?;
+    let left_behind = settle_left_behind(&mut tx, word.order_id, word.attention, subject).await?;
+    if !cleared && !left_behind {
         return Ok(false);
     }
     operations::write(&mut tx, word).await?;
@@ -107,30 +149,12 @@ pub async fn operate(pool: &PgPool, word: &OperatorWord) -> Result<bool> {
 async fn show_latest(tx: &mut PgConnection, order: OrderId) -> Result<()> {
     sqlx::query!(
         "update orders set concern = (
-           select reason from concerns where order_id = $1 and cleared_at is null order by raised_at desc limit 1)
+           select reason from concerns where order_id = $1 and cleared_at is null
+           order by raised_at desc, reason desc, subject desc limit 1)
          where id = $1",
         order.0
     )
     .execute(tx)
     .await?;
     Ok(())
-}
-
-/// Everything that is open, the oldest first.
-///
-/// # Errors
-/// When Postgres fails.
-pub async fn open(tx: &mut PgConnection, order: OrderId) -> Result<Vec<Concern>> {
-    let rows = sqlx::query!(
-        "select reason, subject, detail from concerns where order_id = $1 and cleared_at is null order by raised_at",
-        order.0
-    )
-    .fetch_all(tx)
-    .await?;
-    rows.into_iter()
-        .map(|r| {
-            let reason = parse("an attention reason", r.reason.parse())?;
-            Ok(Concern { reason, subject: r.subject, detail: r.detail })
-        })
-        .collect()
 }

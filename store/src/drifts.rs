@@ -113,12 +113,12 @@ pub async fn of_stock(pool: &PgPool) -> Result<Vec<Drift>> {
     let rows = sqlx::query!(
         r#"select s.merchant_id, s.sku, s.location,
              (s.reserved - coalesce(sum(r.quantity) filter (where r.state = 'held'), 0))::bigint as "held!",
-             (s.sold - coalesce(sum(r.quantity) filter (where r.state = 'sold'), 0))::bigint as "sold!"
+             (s.sold - coalesce(sum(r.quantity - r.missing - r.returned) filter (where r.state = 'sold'), 0))::bigint as "sold!"
            from stock s left join reservations r
              on r.merchant_id = s.merchant_id and r.sku = s.sku and r.location = s.location
            group by s.merchant_id, s.sku, s.location
            having s.reserved <> coalesce(sum(r.quantity) filter (where r.state = 'held'), 0)
-             or s.sold <> coalesce(sum(r.quantity) filter (where r.state = 'sold'), 0)
+             or s.sold <> coalesce(sum(r.quantity - r.missing - r.returned) filter (where r.state = 'sold'), 0)
            order by s.merchant_id, s.sku, s.location limit $1"#,
         STOCK_MAX
     )

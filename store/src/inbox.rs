@@ -1,13 +1,8 @@
 //! Webhooks that were verified: kept first, so that the sender may forget them, then handed to the order's workflow.
 
-use crate::{
-    Result,
-    concerns::{self, Concern},
-    parse,
-};
-use serde_json::json;
-use sqlx::{PgConnection, PgPool};
-use waybill_domain::{ids::OrderId, state::AttentionReason};
+use crate::{Result, parse};
+use sqlx::{PgExecutor, PgPool};
+use waybill_domain::ids::OrderId;
 
 /// Messages of one order that are read again: an order has some tens of shipments at most, with a few each.
 const SAID_MAX: i64 = 500;
@@ -91,13 +86,12 @@ pub async fn said(pool: &PgPool, order: OrderId, signal: &str) -> Result<Vec<ser
     Ok(payloads)
 }
 
-/// A message has reached its end: `signalled`, or `closed` when the workflow had ended before it. What the carrier did
-/// with goods of which the ended order says that they never left has nobody else to call somebody.
+/// A message has reached its end: `signalled`; or, when the workflow had ended before it, `late` if it was news all the
+/// same (see [`crate::late`]), else `closed`. Says whether this is how it ended: the first ending stays.
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn settle(pool: &PgPool, message: &Message, how: &str) -> Result<()> {
-    let mut tx = pool.begin().await?;
+pub async fn settle(executor: impl PgExecutor<'_>, message: &Message, how: &str) -> Result<bool> {
     let settled = sqlx::query!(
         "update inbox set settled_at = now(), settled_as = $3
          where source = $1 and event_id = $2 and settled_at is null",
@@ -105,38 +99,9 @@ pub async fn settle(pool: &PgPool, message: &Message, how: &str) -> Result<()> {
         message.event_id,
         how
     )
-    .execute(&mut *tx)
+    .execute(executor)
     .await?;
-    if settled.rows_affected() == 1 && how == "closed" && message.signal == "shipment_event" {
-        call_somebody(&mut tx, message).await?;
-    }
-    tx.commit().await?;
-    Ok(())
-}
-
-/// An order that was ended from outside is not meant: its heir hears the message again.
-async fn call_somebody(tx: &mut PgConnection, message: &Message) -> Result<()> {
-    let word = |name: &str| message.payload.get(name).and_then(|value| value.as_str()).unwrap_or_default();
-    let (shipment, kind) = (word("shipment_id"), word("kind"));
-    if kind == "cancelled" {
-        return Ok(());
-    }
-    let unexpected = sqlx::query_scalar!(
-        r#"select exists (
-             select from orders o, jsonb_array_elements(o.shipments) s
-             where o.id = $1 and o.status in ('completed', 'cancelled', 'rejected', 'expired')
-               and s ->> 'id' = $2 and s ->> 'status' = 'cancelled') as "unexpected!""#,
-        message.order_id.0,
-        shipment
-    )
-    .fetch_one(&mut *tx)
-    .await?;
-    if unexpected {
-        let reason = AttentionReason::UnexpectedShipment;
-        let concern = Concern { reason, subject: shipment.to_owned(), detail: json!({"carrier": kind}) };
-        concerns::raise(tx, message.order_id, &concern).await?;
-    }
-    Ok(())
+    Ok(settled.rows_affected() == 1)
 }
 
 /// How many messages no workflow has yet.

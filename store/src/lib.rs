@@ -12,6 +12,7 @@ pub mod housekeeping;
 pub mod idempotency;
 pub mod inbox;
 pub mod keys;
+pub mod late;
 pub mod notify;
 pub mod operations;
 pub mod orders;

@@ -1,6 +1,6 @@
 //! Orders: accepting, reading, listing.
 
-use crate::{Result, StoreError, idempotency::RequestKey, parse};
+use crate::{Result, StoreError, concerns::Concern, idempotency::RequestKey, parse};
 use jiff::Timestamp;
 use sqlx::{PgPool, types::Json};
 use std::collections::BTreeMap;
@@ -29,8 +29,8 @@ pub struct OrderRecord {
     pub total: Amount,
     /// As its workflow last wrote it.
     pub state: OrderState,
-    /// Why somebody is needed, where it is not its workflow that says so (see [`crate::concerns`]).
-    pub concern: Option<AttentionReason>,
+    /// What somebody is needed for, where it is not its workflow that says so: the oldest first.
+    pub concerns: Vec<Concern>,
     /// The number of its last event.
     pub version: i64,
     /// When it was accepted.
@@ -135,7 +135,7 @@ struct Row {
     shipments: Option<Json<Vec<ShipmentState>>>,
     needs: Option<Json<Vec<Need>>>,
     payment_action: bool,
-    concern: Option<String>,
+    concerns: Option<Json<Vec<Concern>>>,
     returned: Option<Json<Vec<u32>>>,
     discount: i64,
     version: i64,
@@ -167,7 +167,7 @@ impl TryFrom<Row> for OrderRecord {
         let received = OrderState::received(&placed.lines);
         let mut lines = row.line_states.map_or(received.lines, |l| l.0);
         for (line, returned) in lines.iter_mut().zip(row.returned.map_or_else(Vec::new, |r| r.0)) {
-            line.returned += returned;
+            line.returned = returned;
         }
         let state = OrderState {
             status: parse("a status", row.status.parse::<OrderStatus>())?,
@@ -192,10 +192,7 @@ impl TryFrom<Row> for OrderRecord {
             subtotal: amount(row.subtotal)?,
             total: amount(row.total)?,
             state,
-            concern: row
-                .concern
-                .map(|c| parse("an attention reason", c.parse::<AttentionReason>()))
-                .transpose()?,
+            concerns: row.concerns.map_or_else(Vec::new, |c| c.0),
             version: row.version,
             created_at: row.created_at.to_jiff(),
             updated_at: row.updated_at.to_jiff(),
@@ -225,7 +222,11 @@ async fn select(pool: &PgPool, id: OrderId, merchant: Option<MerchantId>) -> Res
         r#"select id, merchant_id, customer_id, reference, currency, lines as "lines: _", subtotal, shipping_fee, tax,
              total, payment_method, shipping_address as "shipping_address: _", shortage_policy,
              metadata as "metadata: _", status, outcome, payment_status, attention, authorized, captured, refunded,
-             line_states as "line_states: _", shipments as "shipments: _", needs as "needs: _", payment_action, concern,
+             line_states as "line_states: _", shipments as "shipments: _", needs as "needs: _", payment_action,
+             case when concern is not null then (
+               select jsonb_agg(jsonb_build_object('reason', c.reason, 'subject', c.subject, 'detail', c.detail)
+                 order by c.raised_at, c.reason, c.subject)
+               from concerns c where c.order_id = orders.id and c.cleared_at is null) end as "concerns: _",
              returned as "returned: _", discount, version,
              created_at as "created_at: _", updated_at as "updated_at: _"
            from orders where id = $1 and ($2::uuid is null or merchant_id = $2)"#,
@@ -270,7 +271,11 @@ pub async fn list(
         r#"select id, merchant_id, customer_id, reference, currency, lines as "lines: _", subtotal, shipping_fee, tax,
              total, payment_method, shipping_address as "shipping_address: _", shortage_policy,
              metadata as "metadata: _", status, outcome, payment_status, attention, authorized, captured, refunded,
-             line_states as "line_states: _", shipments as "shipments: _", needs as "needs: _", payment_action, concern,
+             line_states as "line_states: _", shipments as "shipments: _", needs as "needs: _", payment_action,
+             case when concern is not null then (
+               select jsonb_agg(jsonb_build_object('reason', c.reason, 'subject', c.subject, 'detail', c.detail)
+                 order by c.raised_at, c.reason, c.subject)
+               from concerns c where c.order_id = orders.id and c.cleared_at is null) end as "concerns: _",
              returned as "returned: _", discount, version,
              created_at as "created_at: _", updated_at as "updated_at: _"
            from orders where merchant_id = $1

@@ -119,6 +119,23 @@ pub async fn append(tx: &mut PgConnection, id: OrderId, writer: &str, events: &[
     Ok(version)
 }
 
+/// Whether this was told of the order before, by anybody.
+///
+/// # Errors
+/// When Postgres fails.
+pub(crate) async fn is_told(tx: &mut PgConnection, id: OrderId, event: &OrderEvent) -> Result<bool> {
+    let value = parse("an event", serde_json::to_value(event))?;
+    Ok(sqlx::query_scalar!(
+        r#"select exists (select from order_events
+             where order_id = $1 and type = $2 and data = $3) as "told!""#,
+        id.0,
+        value["type"].as_str(),
+        value["data"]
+    )
+    .fetch_one(tx)
+    .await?)
+}
+
 struct Row {
     kind: String,
     status: String,

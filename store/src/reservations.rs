@@ -6,6 +6,7 @@ use sqlx::{PgConnection, PgPool, types::Json};
 use uuid::Uuid;
 use waybill_domain::{
     allocation::{Allocation, Available, Charges, allocate},
+    event::Pieces,
     ids::{OrderId, ShipmentId},
     order::ShortagePolicy,
 };
@@ -172,9 +173,15 @@ pub async fn release(pool: &PgPool, order: OrderId, shipments: Option<&[Shipment
 /// When Postgres fails.
 pub async fn hand_over(pool: &PgPool, order: OrderId, shipment: ShipmentId) -> Result<()> {
     let mut tx = pool.begin().await?;
-    let only = [shipment.0];
-    lock_stock(&mut tx, order, Some(&only)).await?;
-    sqlx::query!(
+    lock_stock(&mut tx, order, Some(&[shipment.0])).await?;
+    sell_held(&mut tx, order, shipment).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+/// Says whether anything was held.
+async fn sell_held(tx: &mut PgConnection, order: OrderId, shipment: ShipmentId) -> Result<bool> {
+    let sold = sqlx::query!(
         "with sold as (
            update reservations set state = 'sold' where order_id = $1 and state = 'held' and shipment_id = $2
            returning merchant_id, sku, location, quantity
@@ -185,10 +192,51 @@ pub async fn hand_over(pool: &PgPool, order: OrderId, shipment: ShipmentId) -> R
         order.0,
         shipment.0
     )
-    .execute(&mut *tx)
+    .execute(tx)
     .await?;
-    tx.commit().await?;
-    Ok(())
+    Ok(sold.rows_affected() > 0)
+}
+
+/// The goods of a shipment left the house although they may have been given free: whatever became of them here, they
+/// are sold. What is free is taken from there; what other orders were promised meanwhile stays theirs in the books, and
+/// is missing on the shelf. Gives the missing pieces by line; none if all were sold before, as when it is repeated. Within the transaction that records it, which has locked the order's row.
+///
+/// # Errors
+/// When Postgres fails.
+pub(crate) async fn gone(
+    tx: &mut PgConnection,
+    order: OrderId,
+    shipment: ShipmentId,
+) -> Result<Option<Vec<Pieces>>> {
+    lock_stock(tx, order, Some(&[shipment.0])).await?;
+    let held = sell_held(tx, order, shipment).await?;
+    // Of several lines of one SKU the first takes what is free first.
+    let gone = sqlx::query!(
+        r#"with gone as (
+             select r.merchant_id, r.sku, r.location, r.line, r.quantity,
+               greatest(0, least(r.quantity, s.available + r.quantity
+                 - sum(r.quantity) over (partition by r.sku, r.location order by r.line)))::int as free
+             from reservations r join stock s
+               on s.merchant_id = r.merchant_id and s.sku = r.sku and s.location = r.location
+             where r.order_id = $1 and r.shipment_id = $2 and r.state = 'released'
+           ), sold as (
+             update reservations r set state = 'sold', missing = g.quantity - g.free from gone g
+             where r.order_id = $1 and r.shipment_id = $2 and r.line = g.line
+           ), moved as (
+             update stock s set available = s.available - f.pieces, sold = s.sold + f.pieces, updated_at = now()
+             from (select merchant_id, sku, location, sum(free)::int as pieces from gone group by 1, 2, 3) f
+             where s.merchant_id = f.merchant_id and s.sku = f.sku and s.location = f.location
+           )
+           select line, quantity - free as "missing!" from gone order by line"#,
+        order.0,
+        shipment.0
+    )
+    .fetch_all(tx)
+    .await?;
+    let short = gone.iter().filter(|row| row.missing > 0);
+    let short =
+        short.map(|row| Pieces { line: row.line.unsigned_abs(), quantity: row.missing.unsigned_abs() });
+    Ok((held || !gone.is_empty()).then(|| short.collect()))
 }
 
 /// Locks the stock rows of an order's reservations in the order that [`reserve`] locks them in.

@@ -2,9 +2,11 @@
 //! order's timeline, and takes the order's row first.
 
 mod goods;
+mod open;
 mod read;
 
 pub use goods::restock;
+pub(crate) use open::open;
 pub use read::{due, find, get, mark_started};
 
 use crate::{
@@ -21,7 +23,6 @@ use waybill_domain::{
     money::Amount,
     returns::{Condition, Place, ReturnState, TooFew, share, take},
     state::{AttentionReason, ShipmentState},
-    status::FulfilmentStatus,
 };
 
 /// The writer of returns' entries in the timeline.
@@ -76,8 +77,8 @@ pub struct NewReturn {
     pub reason: String,
     /// What is to come back.
     pub pieces: Vec<Pieces>,
-    /// The client's key; the same one again gives the first return.
-    pub request_key: String,
+    /// The client's key, if a client asks: the same one again gives the first return.
+    pub request_key: Option<String>,
 }
 
 /// The answer to a receipt.
@@ -111,11 +112,18 @@ pub async fn request(
     if let Some(known) = known {
         return Ok(Ok(Box::new(read::one(&mut tx, ReturnId(known)).await?)));
     }
-    let mut free = free(&mut tx, new.order_id, &shipments).await?;
+    let mut free = open::free(&mut tx, new.order_id, &shipments).await?;
     let taken = match take(&mut free, &new.pieces) {
         Ok(taken) => taken,
         Err(too_few) => return Ok(Err(too_few)),
     };
+    insert(&mut tx, new, &taken).await?;
+    let record = read::one(&mut tx, new.id).await?;
+    tx.commit().await?;
+    Ok(Ok(Box::new(record)))
+}
+
+async fn insert(tx: &mut PgConnection, new: &NewReturn, taken: &BTreeMap<Place, u32>) -> Result<()> {
     sqlx::query!(
         "insert into returns (id, order_id, merchant_id, reason, state, request_key)
          values ($1, $2, $3, $4, 'awaiting', $5)",
@@ -144,10 +152,8 @@ pub async fn request(
         lines: new.pieces.clone(),
         reason: new.reason.clone(),
     };
-    projection::append(&mut tx, new.order_id, WRITER, &[event]).await?;
-    let record = read::one(&mut tx, new.id).await?;
-    tx.commit().await?;
-    Ok(Ok(Box::new(record)))
+    projection::append(tx, new.order_id, WRITER, &[event]).await?;
+    Ok(())
 }
 
 /// Takes the order's row, and gives its shipments.
@@ -159,37 +165,6 @@ async fn lock_order(tx: &mut PgConnection, order: OrderId) -> Result<Vec<Shipmen
     .fetch_one(tx)
     .await?;
     Ok(row.shipments.map_or_else(Vec::new, |s| s.0))
-}
-
-/// The pieces that were delivered and neither came back nor are to.
-async fn free(
-    tx: &mut PgConnection,
-    order: OrderId,
-    shipments: &[ShipmentState],
-) -> Result<BTreeMap<Place, u32>> {
-    let mut free = BTreeMap::new();
-    for shipment in shipments.iter().filter(|s| s.status == FulfilmentStatus::Delivered) {
-        for line in &shipment.lines {
-            free.insert(Place { line: line.line, shipment_id: shipment.id }, line.quantity);
-        }
-    }
-    // Of a return whose goods are here, what did not come may still.
-    let rows = sqlx::query!(
-        r#"select l.shipment_id, l.line,
-             sum(case when r.state = 'awaiting' then l.quantity else l.restocked + l.written_off end)::int as "pieces!"
-           from return_lines l join returns r on r.id = l.return_id
-           where l.order_id = $1 group by l.shipment_id, l.line"#,
-        order.0
-    )
-    .fetch_all(tx)
-    .await?;
-    for row in rows {
-        let place = Place { line: row.line.unsigned_abs(), shipment_id: row.shipment_id.into() };
-        if let Some(pieces) = free.get_mut(&place) {
-            *pieces = pieces.saturating_sub(row.pieces.unsigned_abs());
-        }
-    }
-    Ok(free)
 }
 
 /// The goods are here: what came of each line and what becomes of it, at most what was asked for. Once per return; the

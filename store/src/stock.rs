@@ -215,7 +215,7 @@ pub async fn books(pool: &PgPool) -> Result<Vec<Books>> {
         Books,
         r#"select s.sku, s.location, (s.available + s.reserved + s.sold)::bigint as "pieces!",
              (s.reserved - coalesce(sum(r.quantity) filter (where r.state = 'held'), 0))::bigint as "held_difference!",
-             (s.sold - coalesce(sum(r.quantity - r.returned) filter (where r.state = 'sold'), 0))::bigint as "sold_difference!"
+             (s.sold - coalesce(sum(r.quantity - r.missing - r.returned) filter (where r.state = 'sold'), 0))::bigint as "sold_difference!"
            from stock s left join reservations r
              on r.merchant_id = s.merchant_id and r.sku = s.sku and r.location = s.location
            group by s.merchant_id, s.sku, s.location order by s.sku, s.location"#

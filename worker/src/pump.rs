@@ -11,7 +11,10 @@ use prometheus::{
 use std::{collections::BTreeSet, time::Duration};
 use tokio_util::sync::CancellationToken;
 use waybill_domain::status::OrderStatus;
-use waybill_service::engine::{Engine, EngineError, Start};
+use waybill_service::{
+    engine::{Engine, Start},
+    webhooks,
+};
 use waybill_store::{
     PgPool,
     inbox::{self, Message},
@@ -168,24 +171,20 @@ async fn deliver_due(pool: &PgPool, engine: &Engine, metrics: &PumpMetrics) -> b
     found > 0 && delivered == found
 }
 
-/// Hands one webhook to its order's workflow. Says whether it is settled.
+/// Brings one webhook to whom it concerns. Says whether it is settled.
 async fn deliver(pool: &PgPool, engine: &Engine, metrics: &PumpMetrics, message: &Message) -> bool {
-    let order_id = message.order_id;
-    let how = match engine.signal(message).await {
-        Ok(()) => "signalled",
-        Err(EngineError::NoWorkflow) => "closed",
+    match webhooks::deliver(pool, engine, message).await {
+        Ok(how) => {
+            metrics.pumped.with_label_values(&["webhook", how]).inc();
+            true
+        }
         Err(error) => {
+            let order_id = message.order_id;
             metrics.pumped.with_label_values(&["webhook", "failed"]).inc();
             tracing::warn!(%order_id, %error, "a webhook could not be delivered; it will be tried again");
-            return false;
+            false
         }
-    };
-    metrics.pumped.with_label_values(&["webhook", how]).inc();
-    if let Err(error) = inbox::settle(pool, message, how).await {
-        tracing::warn!(%order_id, %error, "a delivered webhook could not be marked; it will count once all the same");
-        return false;
     }
-    true
 }
 
 async fn read_gauges(pool: PgPool, metrics: PumpMetrics, shutdown: CancellationToken) {

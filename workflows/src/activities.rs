@@ -55,6 +55,11 @@ impl OrderActivities {
         unimplemented!()
     }
 
+    #[activity(name = "expect_back")]
+    pub fn expect_back(input: ShipmentRef) -> Result<(), ActivityError> {
+        unimplemented!()
+    }
+
     #[activity(name = "record_operation")]
     pub fn record_operation(input: OperationRecord) -> Result<(), ActivityError> {
         unimplemented!()

@@ -263,12 +263,13 @@ impl PaymentProvider for Stripe {
             Err(failure) => failure,
         };
         let Some(intent) = self.after(&failure, &request.provider_ref).await? else { return Err(failure) };
-        let amount = |name: &str| intent[name].as_i64().unwrap_or(0);
-        if amount("amount_received") >= request.captured_before.minor() + request.amount.minor() {
+        // What does not say what was taken says nothing.
+        let Some(received) = intent["amount_received"].as_i64() else { return Err(failure) };
+        if received >= request.captured_before.minor() + request.amount.minor() {
             return Ok(());
         }
         let ended = matches!(intent["status"].as_str(), Some("canceled" | "succeeded"));
-        Err(if ended && amount("amount_capturable") == 0 { ProviderError::Lapsed } else { failure })
+        Err(if ended && intent["amount_capturable"] == 0 { ProviderError::Lapsed } else { failure })
     }
 
     async fn void(&self, key: &str, provider_ref: &str) -> Result<(), ProviderError> {

@@ -1,8 +1,8 @@
-//! Goods that are set aside, given back or gone.
+//! Goods that are set aside, given back or gone, and those that ought to come back.
 
 use super::order;
 use crate::{OrderSteps, retry::StepFailure};
-use waybill_store::reservations;
+use waybill_store::{late, reservations};
 use waybill_workflows::wire::{Beginning, ReleaseInput, Reservation, ShipmentRef};
 
 pub(crate) async fn reserve(steps: &OrderSteps, input: &Beginning) -> Result<Reservation, StepFailure> {
@@ -23,4 +23,11 @@ pub(crate) async fn release(steps: &OrderSteps, input: &ReleaseInput) -> Result<
 
 pub(crate) async fn hand_over(steps: &OrderSteps, input: &ShipmentRef) -> Result<(), StepFailure> {
     Ok(reservations::hand_over(&steps.pool, input.order_id, input.shipment_id).await?)
+}
+
+/// The return that this opens gets its workflow from the pump.
+pub(crate) async fn expect_back(steps: &OrderSteps, input: &ShipmentRef) -> Result<(), StepFailure> {
+    late::expect_back(&steps.pool, input.order_id, input.shipment_id).await?;
+    steps.notifier.changed(input.order_id);
+    Ok(())
 }

@@ -20,6 +20,7 @@ use waybill_domain::{
     operator::{OperatorAction, safe_actions},
     state::{AttentionReason, Need},
 };
+use waybill_service::engine::EngineError;
 use waybill_store::{concerns, keys::Scope, operations::OperatorWord, orders::OrderRecord};
 use waybill_workflows::wire::Operation;
 
@@ -87,21 +88,20 @@ pub(crate) async fn handler(
         actor: caller.key_id.to_string(),
     };
     let task_app = app.clone();
-    // What is not the workflow's to settle is settled here; it may have ended long ago.
-    let concern = match (operation.attention, order.state.attention) {
-        (None, None) => order.concern,
-        (Some(named), _) if !order.state.needs.iter().any(|need| need.reason == named) => Some(named),
-        _ => None,
-    };
     let task = async move {
         let app = task_app;
-        if let Some(attention) = concern {
-            settle(&app, id, attention, &order, operation).await?;
-            let order = super::find(&app, caller.merchant_id, id).await?;
-            return Ok((StatusCode::ACCEPTED, view::value(&order)));
-        }
-        if let Err(error) = app.engine.operate(id, update_id, operation).await {
-            return Err(super::refusal(&app, caller.merchant_id, id, error).await);
+        if order.state.needs.iter().any(|need| fits(&operation, need.reason, need.about.as_deref())) {
+            match app.engine.operate(id, update_id, operation.clone()).await {
+                // It took this to its end, and nobody but us can settle it now.
+                Err(EngineError::NoWorkflow) if order.state.status.is_terminal() => {
+                    settle(&app, &order, operation).await?;
+                }
+                Err(error) => return Err(super::refusal(&app, caller.merchant_id, id, error).await),
+                Ok(()) => {}
+            }
+        } else {
+            // What is not the workflow's to settle is settled here; it may have ended long ago.
+            settle(&app, &order, operation).await?;
         }
         let order = super::find(&app, caller.merchant_id, id).await?;
         Ok((StatusCode::ACCEPTED, view::value(&order)))
@@ -109,15 +109,25 @@ pub(crate) async fn handler(
     Ok(once(&app, request, task).await)
 }
 
-async fn settle(
-    app: &App,
-    order_id: OrderId,
-    attention: AttentionReason,
-    order: &OrderRecord,
-    operation: Operation,
-) -> Result<(), Problem> {
+/// Whether the operation may be about this: what it does not name may be anything.
+fn fits(operation: &Operation, reason: AttentionReason, about: Option<&str>) -> bool {
+    operation.attention.is_none_or(|named| named == reason)
+        && operation.about.as_deref().is_none_or(|named| Some(named) == about)
+}
+
+/// The latest thing that the operation may be about.
+fn meant(operation: &Operation, order: &OrderRecord) -> Option<AttentionReason> {
+    let own = order.state.needs.iter().map(|need| (need.reason, need.about.as_deref()));
+    let others = order.concerns.iter().map(|concern| (concern.reason, Some(concern.subject.as_str())));
+    let mut all = others.chain(own).rev();
+    all.find(|(reason, about)| fits(operation, *reason, *about)).map(|(reason, _)| reason)
+}
+
+async fn settle(app: &App, order: &OrderRecord, operation: Operation) -> Result<(), Problem> {
+    let (order_id, status) = (order.id, order.state.status);
+    let nobody = || Problem::wrong_state(order_id, status, "the order does not need anybody for this");
+    let attention = meant(&operation, order).ok_or_else(nobody)?;
     let need = Need { reason: attention, step: String::new(), about: None };
-    let status = order.state.status;
     if operation.action == OperatorAction::Retry || !safe_actions(&need).contains(&operation.action) {
         return Err(Problem::wrong_state(order_id, status, "there is no step of the order's to try again"));
     }
@@ -131,8 +141,6 @@ async fn settle(
         reason: operation.reason,
         ends: None,
     };
-    if concerns::operate(&app.pool, &word).await? {
-        return Ok(());
-    }
-    Err(Problem::wrong_state(order_id, status, "the order does not need anybody for this"))
+    let settled = concerns::operate(&app.pool, &word, operation.about.as_deref()).await?;
+    if settled { Ok(()) } else { Err(nobody()) }
 }

@@ -49,7 +49,7 @@ pub(crate) async fn handler(
         subtotal: placed.subtotal().map_err(|_| Problem::internal())?,
         total: placed.total().map_err(|_| Problem::internal())?,
         state: OrderState::received(&placed.lines),
-        concern: None,
+        concerns: Vec::new(),
         version: 1,
         created_at: now,
         updated_at: now,

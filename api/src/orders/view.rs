@@ -36,7 +36,7 @@ pub(crate) struct OrderView<'a> {
     tax: Amount,
     total: Amount,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    needs: Vec<NeedView>,
+    needs: Vec<NeedView<'a>>,
     amounts_held: AmountsHeld,
     payment: Payment<'a>,
     shipping_address: &'a Address,
@@ -63,10 +63,13 @@ struct Payment<'a> {
 
 /// One thing that somebody is needed for: what is known, and what is safe to do, over HTTP and from a terminal.
 #[derive(Debug, Serialize)]
-struct NeedView {
+struct NeedView<'a> {
     attention: AttentionReason,
     step: String,
     about: Option<String>,
+    /// What else is known, where it is not the order's workflow that needs somebody.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<&'a serde_json::Value>,
     actions: Vec<NeedAction>,
     runbook: String,
 }
@@ -79,22 +82,29 @@ struct NeedAction {
     command: Option<String>,
 }
 
-impl NeedView {
-    fn new(order: &OrderRecord, need: &Need) -> Self {
+impl<'a> NeedView<'a> {
+    fn new(order: &OrderRecord, need: &Need, detail: Option<&'a serde_json::Value>) -> Self {
         let actions = safe_actions(need).iter().map(|action| NeedAction::new(order, need, *action)).collect();
         Self {
             attention: need.reason,
             step: need.step.clone(),
             about: need.about.clone(),
+            detail: detail.filter(|detail| !detail.is_null()),
             actions,
             runbook: format!("docs/runbook/{}.md", need.reason),
         }
     }
 }
 
-fn needs(order: &OrderRecord) -> Vec<NeedView> {
-    let concern = order.concern.map(|reason| Need { reason, step: String::new(), about: None });
-    order.state.needs.iter().chain(&concern).map(|need| NeedView::new(order, need)).collect()
+/// First what the order's workflow says, then what others do.
+fn needs(order: &OrderRecord) -> Vec<NeedView<'_>> {
+    let own = order.state.needs.iter().map(|need| NeedView::new(order, need, None));
+    let others = order.concerns.iter().map(|concern| {
+        let about = Some(concern.subject.clone());
+        let need = Need { reason: concern.reason, step: String::new(), about };
+        NeedView::new(order, &need, Some(&concern.detail))
+    });
+    own.chain(others).collect()
 }
 
 impl NeedAction {
@@ -150,7 +160,7 @@ impl<'a> From<&'a OrderRecord> for OrderView<'a> {
             version: order.version,
             payment_status: state.payment_status.after_refunds(state.captured, state.refunded),
             payment_action_required: state.payment_action,
-            attention: state.attention.or(order.concern),
+            attention: state.attention.or(order.concerns.last().map(|concern| concern.reason)),
             customer_id: placed.customer_id.as_str(),
             currency: placed.currency.code(),
             reference: placed.reference.as_deref(),

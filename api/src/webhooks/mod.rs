@@ -7,7 +7,7 @@ pub(crate) mod payments;
 use crate::{problem::Problem, state::App};
 use axum::{Json, http::StatusCode};
 use serde_json::{Value, json};
-use waybill_service::engine::EngineError;
+use waybill_service::webhooks;
 use waybill_store::inbox::{self, Message};
 
 /// Keeps a message and hands it on at once if Temporal is there; else the worker's pump does it.
@@ -16,19 +16,13 @@ pub(crate) async fn take_in(app: &App, message: Message) -> Result<(StatusCode, 
     if !inbox::keep(&app.pool, &message).await? {
         return Ok(accepted("duplicate"));
     }
-    let how = match app.engine.signal(&message).await {
-        Ok(()) => "signalled",
-        Err(EngineError::NoWorkflow) => "closed",
+    match webhooks::deliver(&app.pool, &app.engine, &message).await {
+        Ok(_) => Ok(accepted("delivered")),
         Err(error) => {
             tracing::warn!(order_id = %message.order_id, %error, "a webhook is kept for the worker's pump");
-            return Ok(accepted("kept"));
+            Ok(accepted("kept"))
         }
-    };
-    // It is the sender's no longer; that it is settled may be written late.
-    if let Err(error) = inbox::settle(&app.pool, &message, how).await {
-        tracing::warn!(order_id = %message.order_id, %error, "a delivered webhook could not be marked");
     }
-    Ok(accepted("delivered"))
 }
 
 fn accepted(what: &str) -> (StatusCode, Json<Value>) {

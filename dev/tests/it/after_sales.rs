@@ -36,7 +36,7 @@ async fn refund(stack: &Stack, order: &str, amount: i64) -> Reply {
 }
 
 /// Asks for a refund that is taken on, and gives its id.
-async fn refunded(stack: &Stack, order: &str, amount: i64) -> String {
+pub async fn refunded(stack: &Stack, order: &str, amount: i64) -> String {
     let reply = refund(stack, order, amount).await;
     assert_eq!(reply.status.as_u16(), 201, "{}", reply.body);
     assert_eq!((&reply.body["order_id"], &reply.body["amount"]), (&json!(order), &json!(amount)));
@@ -49,7 +49,7 @@ async fn refunds(stack: &Stack, order: &str) -> Vec<Value> {
 }
 
 /// Waits until the refund has the status, and gives its order.
-async fn settles(stack: &Stack, order: &str, refund: &str, status: &str) -> Value {
+pub async fn settles(stack: &Stack, order: &str, refund: &str, status: &str) -> Value {
     until(&format!("refund {refund} is {status}"), || async {
         refunds(stack, order).await.into_iter().find(|r| r["id"] == refund && r["status"] == status)
     })
@@ -64,7 +64,7 @@ fn at_the_provider(stack: &Stack, refund: &str) -> String {
     found.unwrap()["id"].as_str().unwrap().to_owned()
 }
 
-fn events_of(timeline: &[String], kind: &str) -> usize {
+pub fn events_of(timeline: &[String], kind: &str) -> usize {
     timeline.iter().filter(|k| *k == kind).count()
 }
 
@@ -275,18 +275,18 @@ async fn ask_return(stack: &Stack, order: &str, lines: Value) -> Reply {
     stack.client.post(&format!("/v1/orders/{order}/returns"), &body).await.unwrap()
 }
 
-async fn returning(stack: &Stack, order: &str, lines: Value) -> String {
+pub async fn returning(stack: &Stack, order: &str, lines: Value) -> String {
     let reply = ask_return(stack, order, lines).await;
     assert_eq!((reply.status.as_u16(), reply.text("/status")), (201, "awaiting"), "{}", reply.body);
     reply.text("/id").to_owned()
 }
 
-async fn receipt(stack: &Stack, id: &str, lines: Value) -> Reply {
+pub async fn receipt(stack: &Stack, id: &str, lines: Value) -> Reply {
     stack.client.post(&format!("/v1/returns/{id}/receipt"), &json!({"lines": lines})).await.unwrap()
 }
 
 /// Waits until the return is closed and its refund done, and gives the return.
-async fn closed(stack: &Stack, id: &str) -> Value {
+pub async fn closed(stack: &Stack, id: &str) -> Value {
     until(&format!("return {id} is closed"), || async {
         let request = stack.client.request(reqwest::Method::GET, &format!("/v1/returns/{id}"));
         let found = stack.client.send(request).await.unwrap().body;

@@ -3,7 +3,10 @@
 use crate::{books::*, support::*};
 use serde_json::{Value, json};
 use std::time::Duration;
-use waybill_dev::stack::Stack;
+use waybill_dev::{
+    sim::{Fault, Route, Rule},
+    stack::Stack,
+};
 
 /// Between two rounds that a test asks for: Temporal shows an end to those who search a moment later.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -192,6 +195,9 @@ async fn what_differs_is_told_once_and_money_of_ended_orders_is_given_free() {
     reconcile(&stack).await;
     assert_eq!(drifts(&stack).await, [], "the books agree");
 
+    // Its webhooks would have each payment looked at at once.
+    let lost = Rule { route: Route::Webhook, fault: Fault::Suppress, times: None, matching: None };
+    stack.payments.set_faults(vec![lost]);
     hold_by_hand(&stack, &ended).await;
     hold_by_hand(&stack, &open).await;
     let held = at_provider(&stack, &open).0;

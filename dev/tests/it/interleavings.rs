@@ -319,7 +319,10 @@ impl<'a> Case<'a> {
             }
             StallMoney(route) => self.add_fault(route, Fault::Stall, &self.id),
             StallLabel(route, number) => self.add_fault(route, Fault::Stall, &self.shipments[number]),
-            LoseMoney(route) => self.add_fault(route, Fault::DropReply, &self.id),
+            LoseMoney(route) => {
+                self.add_fault(route, Fault::DropReply, &self.id);
+                self.add_fault(Route::Lookup, Fault::Status { status: 503 }, &self.id);
+            }
             LoseLabel(route, number) => self.add_fault(route, Fault::DropReply, &self.shipments[number]),
             Stalled => {
                 until(&format!("a request is held up: {}", self.what), || async {

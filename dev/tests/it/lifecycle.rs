@@ -351,31 +351,3 @@ async fn a_shipment_that_the_carrier_cancels_is_given_back() {
     check_goods(&stack, &before).await;
     stack.stop().await;
 }
-
-#[tokio::test]
-async fn goods_that_are_lost_or_leave_after_all_call_somebody() {
-    let stack = stack().await;
-    let lost = place(&stack.client, &order_with(|_| {})).await;
-    let ids = shipments(&reach(&stack.client, &lost, "fulfilling").await);
-    carrier_says(&stack, &ids[0], "hand_over").await;
-    reach(&stack.client, &lost, "shipped").await;
-    carrier_says(&stack, &ids[0], "lose").await;
-    let raised = event(&stack.client, &lost, "attention.raised").await;
-    assert_eq!(raised["data"]["reason"], "shipment_lost");
-    let now = stack.client.get(&lost).await.unwrap().body;
-    assert_eq!(now["status"], "shipped", "never completed with nothing delivered: {now:#}");
-
-    // The carrier took one of two shipments although its label was cancelled: a fact, told while the order lives.
-    put_stock(&stack.client, "SPLIT", &[("AMS", 2), ("RTM", 1)]).await;
-    let after_all = place(&stack.client, &order(&[("SPLIT", 3)])).await;
-    let ids = shipments(&reach(&stack.client, &after_all, "fulfilling").await);
-    carrier_says(&stack, &ids[0], "hand_over").await;
-    reach(&stack.client, &after_all, "partially_shipped").await;
-    stack.client.cancel(&after_all, "the rest", false).await.unwrap().success().unwrap();
-    reach(&stack.client, &after_all, "shipped").await;
-    carrier_says(&stack, &ids[1], "hand_over").await;
-    let raised = event(&stack.client, &after_all, "attention.raised").await;
-    assert_eq!(raised["data"]["reason"], "unexpected_shipment");
-    assert_eq!(at_provider(&stack, &after_all).1, 2000, "what was cancelled is not charged");
-    stack.stop().await;
-}

@@ -6,6 +6,7 @@
 mod after_sales;
 mod api;
 mod books;
+mod carrier;
 mod contradictions;
 mod holds;
 mod housekeeping;

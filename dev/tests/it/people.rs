@@ -16,11 +16,11 @@ fn always(route: Route, fault: Fault) -> Vec<Rule> {
     vec![Rule { route, fault, times: None, matching: None }]
 }
 
-async fn operate(client: &Client, id: &str, action: &str, body: Value) -> Reply {
+pub async fn operate(client: &Client, id: &str, action: &str, body: Value) -> Reply {
     client.post(&format!("/v1/admin/orders/{id}/{action}"), &body).await.unwrap()
 }
 
-async fn needs(stack: &Stack, id: &str, attention: &str) -> Value {
+pub async fn needs(stack: &Stack, id: &str, attention: &str) -> Value {
     until(&format!("{id} needs somebody: {attention}"), || async {
         let order = stack.client.get(id).await.unwrap().body;
         (order["attention"] == attention).then_some(order)

@@ -21,7 +21,7 @@ const KEPT: &str = "select count(*) from inbox where event_id like $1";
 
 /// A webhook on its way: what is sent, and what was signed.
 #[derive(Clone)]
-struct Webhook {
+pub struct Webhook {
     path: String,
     id: String,
     seconds: i64,
@@ -37,7 +37,7 @@ impl Webhook {
     }
 
     /// The carrier's, about a shipment.
-    fn carrier(stack: &Stack, shipment: &str, kind: &str) -> Self {
+    pub fn carrier(stack: &Stack, shipment: &str, kind: &str) -> Self {
         let body = json!({"type": kind, "reference": shipment, "carrier_adds": {"fields": true}});
         let path = format!("/v1/shipments/{shipment}/events");
         Self::new(&stack.secrets.carrier_webhook, path, body.to_string().into_bytes())
@@ -66,7 +66,7 @@ impl Webhook {
         ]
     }
 
-    async fn send(&self, stack: &Stack) -> Reply {
+    pub async fn send(&self, stack: &Stack) -> Reply {
         self.send_with(stack, self.headers()).await
     }
 

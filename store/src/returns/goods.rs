@@ -3,8 +3,8 @@
 use super::{ReturnRecord, ReturnState, lock_order, read, share};
 use crate::{Result, parse};
 use sqlx::{PgConnection, PgPool, types::Json};
-use std::collections::BTreeMap;
-use waybill_domain::{money::Amount, returns::Place, state::ShipmentState};
+use std::collections::{BTreeMap, BTreeSet};
+use waybill_domain::{ids::ShipmentId, money::Amount, returns::Place, state::ShipmentState};
 
 /// Writes down what came of each line, and gives what it is worth: its share of what was captured for the line.
 pub(super) async fn receive(
@@ -14,6 +14,7 @@ pub(super) async fn receive(
     shelf: &BTreeMap<Place, u32>,
     lost: &BTreeMap<Place, u32>,
 ) -> Result<Amount> {
+    let paid = paid(tx, of).await?;
     let mut worth = Amount::ZERO;
     for line in &of.lines {
         let place = line.place;
@@ -39,7 +40,7 @@ pub(super) async fn receive(
         )
         .execute(&mut *tx)
         .await?;
-        let shipped = shipments.iter().find(|s| s.id == place.shipment_id);
+        let shipped = shipments.iter().find(|s| s.id == place.shipment_id && paid.contains(&s.id));
         let shipped = shipped.and_then(|s| s.lines.iter().find(|l| l.line == place.line));
         if let Some(shipped) = shipped {
             let now = restocked + written_off;
@@ -49,6 +50,16 @@ pub(super) async fn receive(
     }
     show(tx, of).await?;
     Ok(worth)
+}
+
+/// Shipments that were paid for, as the ledger has it. What left although it was cancelled was not.
+async fn paid(tx: &mut PgConnection, of: &ReturnRecord) -> Result<BTreeSet<ShipmentId>> {
+    let paid = sqlx::query_scalar!(
+        r#"select shipment_id as "id!" from payment_operations
+           where order_id = $1 and kind = 'capture' and state = 'succeeded' and shipment_id is not null"#,
+        of.order_id.0
+    );
+    Ok(paid.fetch_all(tx).await?.into_iter().map(ShipmentId).collect())
 }
 
 /// Pieces by line that came back, where the order's readers find them.
@@ -90,16 +101,20 @@ pub async fn restock(pool: &PgPool, of: &ReturnRecord) -> Result<()> {
     )
     .fetch_all(&mut *tx)
     .await?;
+    // Pieces that other orders were promised and that were not there come first: those orders have them now.
     sqlx::query!(
         "with back as (
-           update reservations r set returned = r.returned + l.restocked
-           from return_lines l
+           select r.order_id, r.shipment_id, r.line, r.merchant_id, r.sku, r.location, l.restocked,
+             least(r.missing, l.restocked) as promised
+           from return_lines l join reservations r
+             on r.order_id = l.order_id and r.shipment_id = l.shipment_id and r.line = l.line
            where l.return_id = $1 and l.restocked > 0 and r.state = 'sold'
-             and r.order_id = l.order_id and r.shipment_id = l.shipment_id and r.line = l.line
-           returning r.merchant_id, r.sku, r.location, l.restocked
+         ), counted as (
+           update reservations r set returned = r.returned + b.restocked, missing = r.missing - b.promised from back b
+           where r.order_id = b.order_id and r.shipment_id = b.shipment_id and r.line = b.line
          )
          update stock s set available = s.available + b.pieces, sold = s.sold - b.pieces, updated_at = now()
-         from (select merchant_id, sku, location, sum(restocked)::int as pieces from back group by 1, 2, 3) b
+         from (select merchant_id, sku, location, sum(restocked - promised)::int as pieces from back group by 1, 2, 3) b
          where s.merchant_id = b.merchant_id and s.sku = b.sku and s.location = b.location",
         of.id.0
     )

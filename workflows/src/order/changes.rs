@@ -26,6 +26,10 @@ pub(crate) const HOLDS_ARE_RENEWED: Change = Change { name: "holds-are-renewed",
 /// That labels were stopped is in the history before money and goods are given back.
 pub(crate) const STOPPED_IS_RECORDED: Change = Change { name: "stopped-is-recorded", since: 1 };
 
+/// What the carrier says late is acted on: goods that left although they were cancelled, or that it brings back, have a
+/// return opened; what was lost may turn up, and be lost or come back before its hand-over was told.
+pub(crate) const LATE_NEWS: Change = Change { name: "late-news", since: 1 };
+
 /// Whether this order goes the new way.
 pub(crate) fn has(ctx: &Ctx, change: Change) -> bool {
     ctx.state(|s| s.edition >= change.since) || ctx.patched(change.name)

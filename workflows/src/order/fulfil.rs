@@ -1,7 +1,7 @@
 //! After the promise: labels, hand-overs with their captures, deliveries, and stopping what has not left.
 
 use super::{
-    Ctx, OrderWorkflow, capture, changes, go, hold, note, operator,
+    Ctx, OrderWorkflow, capture, carrier, changes, go, hold, note, operator,
     step::{self, Mode, Step, StepError},
     unwind::{self, Stop},
     waiting::{fold_engine_cancel, wait},
@@ -11,7 +11,7 @@ use waybill_domain::{
     event::OrderEvent,
     ids::ShipmentId,
     operator::OperatorAction,
-    state::{AttentionReason, Need},
+    state::AttentionReason,
     status::{FulfilmentStatus, OrderStatus},
 };
 
@@ -85,7 +85,7 @@ pub(crate) async fn ship(ctx: &Ctx) -> Result<(), Stop> {
 async fn follow<'a>(ctx: &'a Ctx, watch: &mut hold::Watch<'a>) -> Result<(), Stop> {
     loop {
         while let Some(event) = ctx.state_mut(|s| s.inbox.pop_front()) {
-            apply(ctx, event).await;
+            carrier::hear(ctx, event).await;
         }
         operator::settle(ctx).await;
         roll_up(ctx);
@@ -134,68 +134,12 @@ fn roll_up(ctx: &Ctx) {
     }
 }
 
-async fn apply(ctx: &Ctx, event: ShipmentEvent) {
-    let id = event.shipment_id;
-    let Some(shipment) = ctx.state(|s| s.state.shipment(id).cloned()) else {
-        return ctx.state_mut(|s| s.ignore("shipment_event", format!("this order has no shipment {id}")));
-    };
-    use FulfilmentStatus as F;
-    use ShipmentEventKind as K;
-    match (event.kind, shipment.status) {
-        (K::HandedOver | K::Delivered | K::Lost | K::Returned, F::Cancelled) => {
-            unexpected(ctx, id, event.kind)
-        }
-        (K::HandedOver, F::Pending | F::Booked) => hand_over(ctx, id).await,
-        (K::Delivered, F::Pending | F::Booked) => {
-            hand_over(ctx, id).await;
-            settle(ctx, id, F::Delivered, OrderEvent::Delivered { shipment_id: id });
-        }
-        (K::Delivered, F::HandedOver) => {
-            settle(ctx, id, F::Delivered, OrderEvent::Delivered { shipment_id: id })
-        }
-        (K::Lost, F::HandedOver) => {
-            settle(ctx, id, F::Lost, OrderEvent::Lost { shipment_id: id });
-            step::call_somebody(ctx, brought_up(AttentionReason::ShipmentLost, id));
-        }
-        (K::Returned, F::HandedOver | F::Delivered) => {
-            settle(ctx, id, F::Returned, OrderEvent::Returned { shipment_id: id });
-        }
-        (K::Cancelled, F::Pending | F::Booked) => {
-            settle(ctx, id, F::Cancelled, OrderEvent::ShipmentCancelled { shipment_id: id });
-            unwind::release_stock(ctx, Some(vec![id])).await;
-        }
-        // Late or repeated news that changes nothing.
-        _ => {}
-    }
-}
-
-fn settle(ctx: &Ctx, id: ShipmentId, status: FulfilmentStatus, event: OrderEvent) {
+/// A shipment has come to where it stands now.
+pub(super) fn settle(ctx: &Ctx, id: ShipmentId, status: FulfilmentStatus, event: OrderEvent) {
     ctx.state_mut(|s| {
         s.state.set_shipment(id, status);
         s.note(event);
     });
-}
-
-/// What the carrier says happened has happened, also to goods that were cancelled: a person has to look.
-fn unexpected(ctx: &Ctx, id: ShipmentId, kind: ShipmentEventKind) {
-    let event = match kind {
-        ShipmentEventKind::Delivered => OrderEvent::Delivered { shipment_id: id },
-        ShipmentEventKind::Lost => OrderEvent::Lost { shipment_id: id },
-        ShipmentEventKind::Returned => OrderEvent::Returned { shipment_id: id },
-        ShipmentEventKind::HandedOver | ShipmentEventKind::Cancelled => {
-            OrderEvent::HandedOver { shipment_id: id }
-        }
-    };
-    note(ctx, event);
-    step::call_somebody(ctx, brought_up(AttentionReason::UnexpectedShipment, id));
-}
-
-/// In the place of a step, where it is the carrier that brought something up.
-pub(super) const BROUGHT_UP: &str = "shipment_event";
-
-/// A person is needed for what the carrier says of a shipment.
-fn brought_up(reason: AttentionReason, shipment: ShipmentId) -> Need {
-    Need { reason, step: BROUGHT_UP.into(), about: Some(shipment.to_string()) }
 }
 
 /// The pivot: the goods are gone, so their money is taken. From here on this shipment only goes forward.
@@ -273,7 +217,7 @@ pub(crate) async fn complete(ctx: &Ctx) {
 pub(crate) async fn drain(ctx: &Ctx) {
     loop {
         while let Some(event) = ctx.state_mut(|s| s.inbox.pop_front()) {
-            apply(ctx, event).await;
+            carrier::hear(ctx, event).await;
         }
         operator::settle(ctx).await;
         fold_engine_cancel(ctx);

@@ -5,7 +5,7 @@
 //! undo runs, for all labels, and the carrier's news is heard again. All of it is repeatable.
 
 use super::{
-    Ctx, changes, fulfil, go, note,
+    Ctx, carrier, changes, fulfil, go, note,
     step::{self, Mode, Step},
     unwind::{self, Stop, Undo},
 };
@@ -48,7 +48,7 @@ async fn take_over(ctx: &Ctx) {
         (s.state, s.version) = (state, version);
         (s.hold, s.edition) = (hold, edition);
         // What a step needed somebody for ended with that step; what the carrier brought up did not.
-        s.state.needs.retain(|need| need.step == fulfil::BROUGHT_UP);
+        s.state.needs.retain(|need| need.step == carrier::BROUGHT_UP);
         s.state.attention = s.state.needs.last().map(|need| need.reason);
         s.state.payment_action = false;
         let status = s.state.status;

@@ -1,6 +1,7 @@
 //! One order's life, as `lifecycle.md` tells it: `run` is the story, the modules are its chapters.
 
 mod capture;
+mod carrier;
 mod changes;
 mod forward;
 mod fulfil;

@@ -1,0 +1,54 @@
+//! Bringing a kept webhook to whom it concerns: the workflow it is for or, when that has ended, the books.
+
+use crate::engine::{Engine, EngineError};
+use waybill_domain::status::FulfilmentStatus;
+use waybill_store::{
+    PgPool, StoreError,
+    inbox::{self, Message},
+    late,
+};
+use waybill_workflows::wire::{ShipmentEvent, ShipmentEventKind};
+
+/// Why a message is still to be delivered: it can be tried again at any time.
+#[derive(Debug, thiserror::Error)]
+pub enum Undelivered {
+    /// Temporal did not take it.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// It could not be written down that it was taken.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Hands a message to its workflow and settles it. What the carrier says when the order's workflow has ended is taken
+/// by Postgres. Says how it was settled: see [`inbox::settle`].
+///
+/// # Errors
+/// When Temporal or Postgres is away.
+pub async fn deliver(pool: &PgPool, engine: &Engine, message: &Message) -> Result<&'static str, Undelivered> {
+    let how = match engine.signal(message).await {
+        Ok(()) => "signalled",
+        Err(EngineError::NoWorkflow) => match shipment_event(message) {
+            Some(event) => return Ok(late::hear(pool, message, event.shipment_id, said(event.kind)).await?),
+            None => "closed",
+        },
+        Err(error) => return Err(error.into()),
+    };
+    inbox::settle(pool, message, how).await?;
+    Ok(how)
+}
+
+fn shipment_event(message: &Message) -> Option<ShipmentEvent> {
+    // What this release can't read was ignored by workflows, too.
+    (message.signal == "shipment_event").then(|| serde_json::from_value(message.payload.clone()).ok())?
+}
+
+fn said(kind: ShipmentEventKind) -> FulfilmentStatus {
+    match kind {
+        ShipmentEventKind::HandedOver => FulfilmentStatus::HandedOver,
+        ShipmentEventKind::Delivered => FulfilmentStatus::Delivered,
+        ShipmentEventKind::Lost => FulfilmentStatus::Lost,
+        ShipmentEventKind::Cancelled => FulfilmentStatus::Cancelled,
+        ShipmentEventKind::Returned => FulfilmentStatus::Returned,
+    }
+}

@@ -1,0 +1,165 @@
+//! What the carrier says against what was believed: goods of a cancelled shipment that left after all, goods that it
+//! brings back, and whatever it says when the order's workflow has ended. It is a fact, so it is recorded; each record
+//! is one transaction that takes the order's row first.
+//!
+//! Not here: status and shipments of the order. They are its workflow's, and stay as it left them.
+
+use crate::{
+    Result,
+    concerns::{self, Concern},
+    inbox::{self, Message},
+    parse, projection, reservations, returns,
+};
+use serde_json::json;
+use sqlx::{PgConnection, PgPool, types::Json};
+use waybill_domain::{
+    event::{OrderEvent, Pieces},
+    ids::{OrderId, ShipmentId},
+    state::{AttentionReason, ShipmentState},
+    status::{FulfilmentStatus, OrderStatus},
+};
+
+/// The writer of these entries in the timeline.
+const WRITER: &str = "carrier";
+
+/// Goods of a shipment are out of the house and ought to come back: those that had been given free count as sold, and a
+/// return of them is opened. Repeating it changes nothing.
+///
+/// # Errors
+/// When Postgres fails, or there is no such order.
+pub async fn expect_back(pool: &PgPool, order: OrderId, shipment: ShipmentId) -> Result<()> {
+    let mut tx = pool.begin().await?;
+    let (_, shipments) = lock(&mut tx, order).await?;
+    let shown = shipments.iter().find(|s| s.id == shipment).map(|s| s.status);
+    expect(&mut tx, order, shipment, shown).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+/// Says which pieces are missing on the shelf, if it is news that the goods left.
+async fn expect(
+    tx: &mut PgConnection,
+    order: OrderId,
+    shipment: ShipmentId,
+    shown: Option<FulfilmentStatus>,
+) -> Result<Option<Vec<Pieces>>> {
+    let gone = reservations::gone(tx, order, shipment).await?;
+    if let Some(missing) = &gone {
+        let event = OrderEvent::Gone { shipment_id: shipment, missing: missing.clone() };
+        projection::append(tx, order, WRITER, &[event]).await?;
+    }
+    let reason = match shown {
+        Some(FulfilmentStatus::Cancelled) => "it left although it was cancelled",
+        _ => "the carrier brings it back",
+    };
+    returns::open(tx, order, shipment, reason).await?;
+    Ok(gone)
+}
+
+/// Takes a message of the carrier that found no workflow: `said` is where it puts the shipment. Records what is news,
+/// and settles the message, together. Says how it was settled.
+///
+/// # Errors
+/// When Postgres fails, or there is no such order.
+pub async fn hear(
+    pool: &PgPool,
+    message: &Message,
+    shipment: ShipmentId,
+    said: FulfilmentStatus,
+) -> Result<&'static str> {
+    let (mut tx, order) = (pool.begin().await?, message.order_id);
+    let (status, shipments) = lock(&mut tx, order).await?;
+    // Of an order that has not ended the workflow was ended from outside: its heir hears this message again.
+    let shown = shipments.iter().find(|s| s.id == shipment && status.is_terminal()).map(|s| s.status);
+    let mut event = shown.and_then(|shown| news(shown, said, shipment));
+    if let Some(told) = &event
+        && projection::is_told(&mut tx, order, told).await?
+    {
+        event = None;
+    }
+    let how = if event.is_some() { "late" } else { "closed" };
+    if !inbox::settle(&mut *tx, message, how).await? {
+        return Ok(how);
+    }
+    if let (Some(shown), Some(event)) = (shown, event) {
+        projection::append(&mut tx, order, WRITER, &[event]).await?;
+        record(&mut tx, order, shipment, shown, said).await?;
+    }
+    tx.commit().await?;
+    Ok(how)
+}
+
+/// What is to be told of a shipment that an ended order shows as `shown`, if that changes anything.
+fn news(shown: FulfilmentStatus, said: FulfilmentStatus, shipment_id: ShipmentId) -> Option<OrderEvent> {
+    use FulfilmentStatus::{Booked, Cancelled, Delivered, HandedOver, Lost, Pending, Returned};
+    match said {
+        Pending | Booked | Cancelled => None,
+        said if said == shown => None,
+        HandedOver => (shown == Cancelled).then_some(OrderEvent::HandedOver { shipment_id }),
+        Delivered => Some(OrderEvent::Delivered { shipment_id }),
+        Lost => Some(OrderEvent::Lost { shipment_id }),
+        Returned => Some(OrderEvent::Returned { shipment_id }),
+    }
+}
+
+async fn record(
+    tx: &mut PgConnection,
+    order: OrderId,
+    shipment: ShipmentId,
+    shown: FulfilmentStatus,
+    said: FulfilmentStatus,
+) -> Result<()> {
+    use FulfilmentStatus::{Cancelled, Delivered, Lost, Returned};
+    let subject = shipment.to_string();
+    match (shown, said) {
+        (Cancelled, _) => {
+            // Once the goods are known to be gone, more of the same needs nobody more.
+            if let Some(missing) = expect(tx, order, shipment, Some(shown)).await? {
+                let detail = json!({"said": said, "missing": missing});
+                let concern = Concern { reason: AttentionReason::UnexpectedShipment, subject, detail };
+                concerns::raise(tx, order, &concern).await?;
+            }
+        }
+        (_, Returned) => {
+            expect(tx, order, shipment, Some(shown)).await?;
+        }
+        (Lost, Delivered) => {
+            let lost = AttentionReason::ShipmentLost;
+            concerns::settle_left_behind(tx, order, lost, Some(&subject)).await?;
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Takes the order's row, and gives its status and its shipments.
+async fn lock(tx: &mut PgConnection, order: OrderId) -> Result<(OrderStatus, Vec<ShipmentState>)> {
+    let row = sqlx::query!(
+        r#"select status, shipments as "shipments: Json<Vec<ShipmentState>>" from orders where id = $1 for update"#,
+        order.0
+    )
+    .fetch_one(tx)
+    .await?;
+    Ok((parse("a status", row.status.parse())?, row.shipments.map_or_else(Vec::new, |s| s.0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use FulfilmentStatus as F;
+
+    #[test]
+    fn whatever_moves_what_was_cancelled_is_news_and_what_is_known_is_not() {
+        let shipment = ShipmentId(uuid::Uuid::nil());
+        for said in [F::HandedOver, F::Delivered, F::Lost, F::Returned] {
+            assert!(news(F::Cancelled, said, shipment).is_some(), "{said} after a cancellation");
+            assert!(news(said, said, shipment).is_none(), "{said} twice");
+            assert!(news(said, F::Cancelled, shipment).is_none(), "cancelled after {said}");
+        }
+        for shown in [F::Delivered, F::Lost, F::Returned] {
+            assert!(news(shown, F::HandedOver, shipment).is_none(), "it must have been handed over: {shown}");
+        }
+        assert!(news(F::Delivered, F::Returned, shipment).is_some());
+        assert!(news(F::Lost, F::Delivered, shipment).is_some());
+    }
+}

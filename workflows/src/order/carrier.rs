@@ -1,0 +1,112 @@
+//! What the carrier says of a shipment. It has happened, whatever was believed here: also to goods that were cancelled,
+//! before their hand-over was told, or when they were given up.
+
+use super::{
+    Ctx,
+    changes::{self, LATE_NEWS},
+    fulfil::{hand_over, settle},
+    note, step, unwind,
+};
+use crate::{activities::OrderActivities, wire::*};
+use waybill_domain::{
+    event::OrderEvent,
+    ids::ShipmentId,
+    state::{AttentionReason, Need},
+    status::FulfilmentStatus,
+};
+
+/// Takes in one event. What changes nothing, because it is late or repeated, is left alone.
+pub(super) async fn hear(ctx: &Ctx, event: ShipmentEvent) {
+    use FulfilmentStatus as F;
+    use ShipmentEventKind as K;
+    let id = event.shipment_id;
+    let Some(shipment) = ctx.state(|s| s.state.shipment(id).cloned()) else {
+        return ctx.state_mut(|s| s.ignore("shipment_event", format!("this order has no shipment {id}")));
+    };
+    match (event.kind, shipment.status) {
+        (K::HandedOver | K::Delivered | K::Lost | K::Returned, F::Cancelled) => {
+            unexpected(ctx, id, event.kind).await;
+        }
+        (K::HandedOver, F::Pending | F::Booked) => hand_over(ctx, id).await,
+        (K::Delivered, F::Pending | F::Booked) => {
+            hand_over(ctx, id).await;
+            settle(ctx, id, F::Delivered, OrderEvent::Delivered { shipment_id: id });
+        }
+        (K::Delivered, F::HandedOver) => {
+            settle(ctx, id, F::Delivered, OrderEvent::Delivered { shipment_id: id })
+        }
+        (K::Delivered, F::Lost) if changes::has(ctx, LATE_NEWS) => {
+            settle(ctx, id, F::Delivered, OrderEvent::Delivered { shipment_id: id });
+            turned_up(ctx, id);
+        }
+        (K::Lost, F::HandedOver) => lost(ctx, id),
+        (K::Lost, F::Pending | F::Booked) if changes::has(ctx, LATE_NEWS) => {
+            hand_over(ctx, id).await;
+            lost(ctx, id);
+        }
+        (K::Returned, F::HandedOver | F::Delivered) => returned(ctx, id).await,
+        (K::Returned, F::Pending | F::Booked) if changes::has(ctx, LATE_NEWS) => {
+            hand_over(ctx, id).await;
+            returned(ctx, id).await;
+        }
+        (K::Returned, F::Lost) if changes::has(ctx, LATE_NEWS) => {
+            turned_up(ctx, id);
+            returned(ctx, id).await;
+        }
+        (K::Cancelled, F::Pending | F::Booked) => {
+            settle(ctx, id, F::Cancelled, OrderEvent::ShipmentCancelled { shipment_id: id });
+            unwind::release_stock(ctx, Some(vec![id])).await;
+        }
+        _ => {}
+    }
+}
+
+fn lost(ctx: &Ctx, id: ShipmentId) {
+    settle(ctx, id, FulfilmentStatus::Lost, OrderEvent::Lost { shipment_id: id });
+    step::call_somebody(ctx, brought_up(AttentionReason::ShipmentLost, id));
+}
+
+/// What was lost is there again, here or with the customer.
+fn turned_up(ctx: &Ctx, id: ShipmentId) {
+    step::nobody_needed(ctx, AttentionReason::ShipmentLost, Some(&id.to_string()));
+}
+
+async fn returned(ctx: &Ctx, id: ShipmentId) {
+    settle(ctx, id, FulfilmentStatus::Returned, OrderEvent::Returned { shipment_id: id });
+    if changes::has(ctx, LATE_NEWS) {
+        expect_back(ctx, id).await;
+    }
+}
+
+/// Goods that were cancelled are moving: a person has to look, and they ought to come back.
+async fn unexpected(ctx: &Ctx, id: ShipmentId, kind: ShipmentEventKind) {
+    let event = match kind {
+        ShipmentEventKind::Delivered => OrderEvent::Delivered { shipment_id: id },
+        ShipmentEventKind::Lost => OrderEvent::Lost { shipment_id: id },
+        ShipmentEventKind::Returned => OrderEvent::Returned { shipment_id: id },
+        ShipmentEventKind::HandedOver | ShipmentEventKind::Cancelled => {
+            OrderEvent::HandedOver { shipment_id: id }
+        }
+    };
+    note(ctx, event);
+    step::call_somebody(ctx, brought_up(AttentionReason::UnexpectedShipment, id));
+    if changes::has(ctx, LATE_NEWS) {
+        expect_back(ctx, id).await;
+    }
+}
+
+/// Has a return opened of the goods of a shipment; they count as sold, whatever was believed of them.
+async fn expect_back(ctx: &Ctx, id: ShipmentId) {
+    // What the carrier said is told before what follows from it.
+    step::flush(ctx).await;
+    let input = ctx.state(|s| s.shipment_ref(id));
+    step::must(ctx, || OrderActivities::expect_back, input, "expect_back").await;
+}
+
+/// In the place of a step, where it is the carrier that brought something up.
+pub(super) const BROUGHT_UP: &str = "shipment_event";
+
+/// A person is needed for what the carrier says of a shipment.
+fn brought_up(reason: AttentionReason, shipment: ShipmentId) -> Need {
+    Need { reason, step: BROUGHT_UP.into(), about: Some(shipment.to_string()) }
+}
