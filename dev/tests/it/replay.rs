@@ -13,10 +13,13 @@ use temporalio_macros::{workflow, workflow_methods};
 use temporalio_sdk::workflow_replayer::{WorkflowReplayer, WorkflowReplayerOptions};
 use temporalio_workflow::{WorkflowContext, WorkflowResult};
 use waybill_dev::{
+    client::Reply,
     servers::Servers,
     sim::{Fault, Route, Rule},
+    stack::Stack,
 };
-use waybill_workflows::{OrderWorkflow, wire::OrderInput};
+use waybill_domain::ids::{RefundId, ReturnId};
+use waybill_workflows::{OrderWorkflow, RefundWorkflow, ReturnWorkflow, wire::OrderInput};
 
 fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/histories")
@@ -40,7 +43,10 @@ fn history(json: &[u8]) -> WorkflowHistory {
 
 #[tokio::test]
 async fn recorded_histories_replay() {
-    let options = WorkflowReplayerOptions::new().register_workflow::<OrderWorkflow>().unwrap().build();
+    let options = WorkflowReplayerOptions::new();
+    let options = options.register_workflow::<OrderWorkflow>().unwrap();
+    let options = options.register_workflow::<RefundWorkflow>().unwrap();
+    let options = options.register_workflow::<ReturnWorkflow>().unwrap().build();
     let replayer = WorkflowReplayer::new(options).unwrap();
     for (name, json) in recorded() {
         let replayed = replayer.replay_workflow(history(&json)).await;
@@ -78,14 +84,49 @@ async fn record() {
     if std::env::var_os("WAYBILL_RECORD").is_none() {
         return;
     }
-    let stack = stack().await;
-    put_stock(&stack.client, "SPLIT", &[("AMS", 2), ("RTM", 1)]).await;
+    let sweeping = [("WAYBILL_SWEEP_AGE_SECONDS", 0), ("WAYBILL_SWEEP_SECONDS", 1)];
+    let builder = sweeping.iter().fold(builder().await, |builder, (name, value)| builder.env(name, value));
+    let stack = builder.start().await.unwrap();
+    let mut recorded = forward(&stack).await;
+    recorded.extend(trouble(&stack).await);
+    recorded.extend(late(&stack).await);
 
-    let completed = place(&stack.client, &order(&[("SPLIT", 3)])).await;
-    let order = reach(&stack.client, &completed, "fulfilling").await;
-    for shipment in shipments(&order) {
-        carrier_says(&stack, &shipment, "hand_over").await;
-        carrier_says(&stack, &shipment, "deliver").await;
+    let servers = Servers::for_tests().await.unwrap();
+    let options = ConnectionOptions::new(servers.temporal.url().parse::<url::Url>().unwrap()).build();
+    let connection = Connection::connect(options).await.unwrap();
+    let client = Client::new(connection, ClientOptions::new("default").build()).unwrap();
+    std::fs::create_dir_all(folder()).unwrap();
+    for (name, workflow) in recorded {
+        let handle = client.get_workflow_handle::<OrderWorkflow>(workflow);
+        let json = handle.fetch_history(WorkflowFetchHistoryOptions::default()).to_json().await.unwrap();
+        std::fs::write(folder().join(format!("{}-{name}.json", env!("CARGO_PKG_VERSION"))), json).unwrap();
+    }
+    stack.stop().await;
+}
+
+/// A history's name, and the id of its workflow.
+type Recorded = (&'static str, String);
+
+fn of(name: &'static str, order: &str) -> Recorded {
+    (name, format!("order:{order}"))
+}
+
+/// Two shipments.
+async fn split(stack: &Stack, sku: &str, method: &str) -> (String, Vec<String>) {
+    put_stock(&stack.client, sku, &[("AMS", 2), ("RTM", 1)]).await;
+    let mut order = order(&[(sku, 3)]);
+    order["payment"]["method"] = json!(method);
+    let id = place(&stack.client, &order).await;
+    let shipments = shipments(&reach(&stack.client, &id, "fulfilling").await);
+    (id, shipments)
+}
+
+/// The ways that an order goes by itself.
+async fn forward(stack: &Stack) -> Vec<Recorded> {
+    let (completed, parcels) = split(stack, "ONE", "pm_card_visa").await;
+    for parcel in &parcels {
+        carrier_says(stack, parcel, "hand_over").await;
+        carrier_says(stack, parcel, "deliver").await;
     }
     reach(&stack.client, &completed, "completed").await;
 
@@ -98,38 +139,101 @@ async fn record() {
     stack.client.decide(&approved, "approve", "fine").await.unwrap().success().unwrap();
     reach(&stack.client, &approved, "fulfilling").await;
 
-    let cancelled = place(&stack.client, &order_with(|_| {})).await;
-    reach(&stack.client, &cancelled, "fulfilling").await;
-    temporal(&["workflow", "cancel", "-w", &format!("order:{cancelled}")]).await;
-    reach(&stack.client, &cancelled, "cancelled").await;
-
     let mut short = order_with(|o| o["lines"][0]["quantity"] = json!(1));
-    short["lines"].as_array_mut().unwrap().push(json!({"sku": "SPLIT", "quantity": 1, "unit_price": 1000}));
+    short["lines"].as_array_mut().unwrap().push(json!({"sku": "NONE", "quantity": 1, "unit_price": 1000}));
     short["shortage_policy"] = json!("ask_customer");
     let asked = place(&stack.client, &short).await;
     reach(&stack.client, &asked, "awaiting_customer").await;
 
+    let proving = order_with(|o| o["payment"]["method"] = json!("pm_card_authenticationRequired"));
+    let proving = place(&stack.client, &proving).await;
+    event(&stack.client, &proving, "payment.action_required").await;
+
+    let refunds = format!("/v1/orders/{completed}/refunds");
+    let refund = json!({"amount": 100, "reason": "a scratch"});
+    let refund = stack.client.post(&refunds, &refund).await.unwrap().success().unwrap();
+    event(&stack.client, &completed, "payment.refunded").await;
+    let returns = format!("/v1/orders/{completed}/returns");
+    let back = json!({"lines": [{"line": 0, "quantity": 1}], "reason": "too small"});
+    let back = stack.client.post(&returns, &back).await.unwrap().success().unwrap();
+    let id = |reply: &Reply| reply.text("/id").parse::<uuid::Uuid>().unwrap();
+    vec![
+        of("completed-two-shipments", &completed),
+        of("rejected-declined", &declined),
+        of("open-approved-in-review", &approved),
+        of("open-awaiting-customer", &asked),
+        of("open-payment-action", &proving),
+        ("refund", RefundId(id(&refund)).workflow_id()),
+        ("open-return", ReturnId(id(&back)).workflow_id()),
+    ]
+}
+
+/// Steps that fail, holds that end, people and sweepers that step in.
+async fn trouble(stack: &Stack) -> Vec<Recorded> {
     let fault = Fault::Status { status: 503 };
     stack.payments.set_faults(vec![Rule { route: Route::Authorize, fault, times: Some(2), matching: None }]);
     let retried = place(&stack.client, &order_with(|_| {})).await;
     reach(&stack.client, &retried, "fulfilling").await;
 
-    let servers = Servers::for_tests().await.unwrap();
-    let options = ConnectionOptions::new(servers.temporal.url().parse::<url::Url>().unwrap()).build();
-    let connection = Connection::connect(options).await.unwrap();
-    let client = Client::new(connection, ClientOptions::new("default").build()).unwrap();
-    for (name, id) in [
-        ("completed-two-shipments", completed),
-        ("rejected-declined", declined),
-        ("open-approved-in-review", approved),
-        ("cancelled-by-engine", cancelled),
-        ("open-awaiting-customer", asked),
-        ("open-authorize-retried", retried),
-    ] {
-        let handle = client.get_workflow_handle::<OrderWorkflow>(format!("order:{id}"));
-        let json = handle.fetch_history(WorkflowFetchHistoryOptions::default()).to_json().await.unwrap();
-        std::fs::create_dir_all(folder()).unwrap();
-        std::fs::write(folder().join(format!("{}-{name}.json", env!("CARGO_PKG_VERSION"))), json).unwrap();
+    let (once, parcels) = split(stack, "TWO", "pm_card_noMulticapture").await;
+    carrier_says(stack, &parcels[0], "hand_over").await;
+    event(&stack.client, &once, "payment.reauthorized").await;
+
+    stack.payments.set_hold(6);
+    let renewed = place(&stack.client, &order_with(|_| {})).await;
+    reach(&stack.client, &renewed, "fulfilling").await;
+    stack.payments.set_hold(7 * 24 * 3_600);
+    event(&stack.client, &renewed, "payment.reauthorized").await;
+
+    let refuse = |matching: &str| Rule {
+        route: Route::Capture,
+        fault: Fault::Refuse,
+        times: None,
+        matching: Some(matching.to_owned()),
+    };
+    let skipped = place(&stack.client, &order_with(|_| {})).await;
+    let parcel = shipments(&reach(&stack.client, &skipped, "fulfilling").await).remove(0);
+    stack.payments.set_faults(vec![refuse(&skipped)]);
+    carrier_says(stack, &parcel, "hand_over").await;
+    event(&stack.client, &skipped, "attention.raised").await;
+    let skip = json!({"reason": "written off"});
+    stack.client.post(&format!("/v1/admin/orders/{skipped}/skip"), &skip).await.unwrap().success().unwrap();
+    event(&stack.client, &skipped, "operator.acted").await;
+
+    let cancelled = place(&stack.client, &order_with(|_| {})).await;
+    reach(&stack.client, &cancelled, "fulfilling").await;
+    temporal(&["workflow", "cancel", "-w", &format!("order:{cancelled}")]).await;
+    reach(&stack.client, &cancelled, "cancelled").await;
+
+    let inherited = place(&stack.client, &order_with(|_| {})).await;
+    reach(&stack.client, &inherited, "fulfilling").await;
+    temporal(&["workflow", "terminate", "-w", &format!("order:{inherited}")]).await;
+    reach(&stack.client, &inherited, "cancelled").await;
+    vec![
+        of("open-authorize-retried", &retried),
+        of("open-captured-once", &once),
+        of("open-hold-renewed", &renewed),
+        of("open-capture-skipped", &skipped),
+        of("cancelled-by-engine", &cancelled),
+        of("cancelled-by-heir", &inherited),
+    ]
+}
+
+/// What the carrier says late.
+async fn late(stack: &Stack) -> Vec<Recorded> {
+    let (partly, parcels) = split(stack, "THREE", "pm_card_visa").await;
+    carrier_says(stack, &parcels[0], "hand_over").await;
+    event(&stack.client, &partly, "payment.captured").await;
+    stack.client.cancel(&partly, "the rest is not wanted", false).await.unwrap().success().unwrap();
+    event(&stack.client, &partly, "shipment.cancelled").await;
+    carrier_says(stack, &parcels[1], "hand_over").await;
+    event(&stack.client, &partly, "stock.gone").await;
+
+    let back = place(&stack.client, &order_with(|_| {})).await;
+    let parcel = shipments(&reach(&stack.client, &back, "fulfilling").await).remove(0);
+    for what in ["hand_over", "return"] {
+        carrier_says(stack, &parcel, what).await;
     }
-    stack.stop().await;
+    event(&stack.client, &back, "return.requested").await;
+    vec![of("open-late-hand-over", &partly), of("open-brought-back", &back)]
 }
