@@ -6,6 +6,7 @@
 mod after_sales;
 mod api;
 mod books;
+mod heirs;
 mod housekeeping;
 mod interleavings;
 mod lifecycle;
