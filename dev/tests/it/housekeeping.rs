@@ -12,13 +12,13 @@ use waybill_dev::{
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// A stack whose sweeper takes every order that was left, but only when it is told to.
-async fn sweeping() -> Stack {
+pub async fn sweeping() -> Stack {
     let builder = builder().await.env("WAYBILL_SWEEP_AGE_SECONDS", 0).env("WAYBILL_SWEEP_SECONDS", 86_400);
     builder.start().await.unwrap()
 }
 
 /// The stack's queue prefix: that of its database's name.
-fn prefix(stack: &Stack) -> String {
+pub fn prefix(stack: &Stack) -> String {
     let url: url::Url = stack.database_url.parse().unwrap();
     format!("{}-", url.path().trim_start_matches('/'))
 }
@@ -41,7 +41,7 @@ async fn round(stack: &Stack, workflow: &str, schedule: &str) {
     until(workflow, || async { (rounds(stack, workflow).await > before).then_some(()) }).await;
 }
 
-async fn sweep(stack: &Stack) {
+pub async fn sweep(stack: &Stack) {
     round(stack, "SweepWorkflow", "waybill-sweep").await;
 }
 
@@ -50,7 +50,7 @@ async fn reconcile(stack: &Stack) {
 }
 
 /// Sweeps until the order's timeline says that it has an heir.
-async fn inherited(stack: &Stack, id: &str) {
+pub async fn inherited(stack: &Stack, id: &str) {
     until(&format!("an heir of {id}"), || async {
         sweep(stack).await;
         tokio::time::sleep(AGAIN).await;
@@ -59,7 +59,7 @@ async fn inherited(stack: &Stack, id: &str) {
     .await;
 }
 
-async fn terminate(id: &str) {
+pub async fn terminate(id: &str) {
     let workflow = format!("order:{id}");
     temporal(&["workflow", "terminate", "-w", &workflow, "--reason", "an operator's mistake"]).await;
 }

@@ -1,0 +1,254 @@
+//! Heirs: wherever an order's workflow is terminated, its successor lets go of what can be stopped, and follows what left.
+
+use crate::{
+    books::*,
+    housekeeping::{inherited, prefix, sweep, sweeping, terminate},
+    support::*,
+};
+use futures::future::join_all;
+use serde_json::{Value, json};
+use waybill_dev::{
+    servers::Servers,
+    sim::{Fault, Route, Rule},
+    stack::Stack,
+};
+
+fn rule(route: Route, fault: Fault, about: &str) -> Rule {
+    Rule { route, fault, times: None, matching: Some(about.to_owned()) }
+}
+
+fn times(kinds: &[String], kind: &str) -> usize {
+    kinds.iter().filter(|told| *told == kind).count()
+}
+
+/// The carrier's word for a shipment's label, if it has one.
+fn label(stack: &Stack, shipment: &str) -> Option<Value> {
+    let ledger = stack.carrier.snapshot();
+    let labels = values(&ledger["labels"]);
+    labels.into_iter().find(|label| label["reference"] == shipment).map(|label| label["status"].clone())
+}
+
+/// An order in review, and the id of its shipment.
+async fn in_review(stack: &Stack) -> (String, String) {
+    let id = place(&stack.client, &dear_order()).await;
+    let order = reach(&stack.client, &id, "in_review").await;
+    (id, shipments(&order).remove(0))
+}
+
+async fn approve(stack: &Stack, id: &str) {
+    stack.client.decide(id, "approve", "known").await.unwrap().success().unwrap();
+}
+
+async fn cancelled_by_heir(stack: &Stack, id: &str, payment: &str) {
+    inherited(stack, id).await;
+    let order = reach(&stack.client, id, "cancelled").await;
+    assert_eq!(order["payment_status"], payment, "{order:#}");
+    check_closed(stack, id).await;
+}
+
+#[tokio::test]
+async fn an_heir_carries_out_the_cancel_that_was_under_way() {
+    let stack = sweeping().await;
+    let before = pieces(&stack).await;
+    let (with_label, shipment) = in_review(&stack).await;
+    approve(&stack, &with_label).await;
+    reach(&stack.client, &with_label, "fulfilling").await;
+    let (without, _) = in_review(&stack).await;
+    let (at_carrier, other) = in_review(&stack).await;
+    approve(&stack, &at_carrier).await;
+    reach(&stack.client, &at_carrier, "fulfilling").await;
+    let all = [&with_label, &without, &at_carrier];
+    stack.payments.set_faults(all.map(|id| rule(Route::Void, Fault::Stall, id)).into());
+    stack.carrier.set_faults(vec![rule(Route::Cancel, Fault::Status { status: 503 }, &other)]);
+    for id in all {
+        stack.client.cancel(id, "changed my mind", false).await.unwrap().success().unwrap();
+        event(&stack.client, id, "step.retrying").await;
+        reach(&stack.client, id, "cancelling").await;
+        terminate(id).await;
+    }
+    stack.payments.set_faults(Vec::new());
+    stack.carrier.set_faults(Vec::new());
+    for id in all {
+        cancelled_by_heir(&stack, id, "voided").await;
+    }
+    for shipment in [&shipment, &other] {
+        assert_eq!(label(&stack, shipment), Some(json!("cancelled")));
+    }
+    check_goods(&stack, &before).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn an_heir_stops_labels_that_nobody_knows_of() {
+    let stack = sweeping().await;
+    let before = pieces(&stack).await;
+    let (booked, first) = in_review(&stack).await;
+    let (late, second) = in_review(&stack).await;
+    let rules = [rule(Route::Book, Fault::DropReply, &first), rule(Route::Book, Fault::Stall, &second)];
+    stack.carrier.set_faults(rules.into());
+    for id in [&booked, &late] {
+        approve(&stack, id).await;
+        event(&stack.client, id, "step.retrying").await;
+        reach(&stack.client, id, "confirmed").await;
+        terminate(id).await;
+    }
+    assert_eq!(label(&stack, &first), Some(json!("booked")), "the carrier has what Waybill does not know of");
+    for id in [&booked, &late] {
+        cancelled_by_heir(&stack, id, "voided").await;
+    }
+    // What the ended workflow asked for is asked for to the end.
+    stack.carrier.set_faults(Vec::new());
+    until("nothing is held up", || async { stack.carrier.stalled().is_empty().then_some(()) }).await;
+    for shipment in [&first, &second] {
+        assert_eq!(label(&stack, shipment), Some(json!("cancelled")));
+    }
+    check_goods(&stack, &before).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn an_heir_follows_what_left_and_takes_its_money_once() {
+    let stack = sweeping().await;
+    let before = pieces(&stack).await;
+    let captured = place(&stack.client, &order_with(|_| {})).await;
+    let unpaid = place(&stack.client, &order_with(|_| {})).await;
+    stack.payments.set_faults(vec![rule(Route::Capture, Fault::Stall, &unpaid)]);
+    for id in [&captured, &unpaid] {
+        let order = reach(&stack.client, id, "fulfilling").await;
+        carrier_says(&stack, &shipments(&order)[0], "hand_over").await;
+        reach(&stack.client, id, "shipped").await;
+    }
+    event(&stack.client, &captured, "payment.captured").await;
+    event(&stack.client, &unpaid, "step.retrying").await;
+    for id in [&captured, &unpaid] {
+        terminate(id).await;
+        inherited(&stack, id).await;
+    }
+    stack.payments.set_faults(Vec::new());
+    for id in [&captured, &unpaid] {
+        event(&stack.client, id, "payment.captured").await;
+        let refused = stack.client.cancel(id, "too late", false).await.unwrap();
+        assert_eq!(refused.status.as_u16(), 409, "{}", refused.body);
+        let order = reach(&stack.client, id, "shipped").await;
+        carrier_says(&stack, &shipments(&order)[0], "deliver").await;
+        let order = reach(&stack.client, id, "completed").await;
+        assert_eq!(order["outcome"], "full", "{order:#}");
+        check_closed(&stack, id).await;
+        assert_eq!(at_provider(&stack, id), (0, 1000, 0, 1));
+        let told = kinds(&stack.client, id).await;
+        assert_eq!(times(&told, "payment.captured"), 1, "{told:?}");
+        assert!(!told.contains(&"cancellation.requested".to_owned()), "{told:?}");
+    }
+    check_goods(&stack, &before).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn an_heir_waits_for_no_customer() {
+    let stack = sweeping().await;
+    put_stock(&stack.client, "FEW", &[("AMS", 1)]).await;
+    let before = pieces(&stack).await;
+    let mut short = order(&[("FEW", 2)]);
+    short["shortage_policy"] = json!("ask_customer");
+    let short = place(&stack.client, &short).await;
+    reach(&stack.client, &short, "awaiting_customer").await;
+    let proof = order_with(|o| o["payment"]["method"] = json!("pm_card_authenticationRequired"));
+    let proof = place(&stack.client, &proof).await;
+    event(&stack.client, &proof, "payment.action_required").await;
+    for id in [&short, &proof] {
+        terminate(id).await;
+    }
+    cancelled_by_heir(&stack, &short, "none").await;
+    cancelled_by_heir(&stack, &proof, "voided").await;
+    let order = stack.client.get(&proof).await.unwrap().body;
+    assert_eq!(order["payment_action_required"], json!(false), "{order:#}");
+    // The customer comes back from their bank: there is nothing to be held any more.
+    let ledger = stack.payments.snapshot();
+    let intents = values(&ledger["intents"]);
+    let intent = intents.iter().find(|intent| intent["metadata"]["order_id"] == proof).unwrap();
+    assert_eq!(intent["status"], "canceled", "{intent:#}");
+    check_goods(&stack, &before).await;
+    stack.stop().await;
+}
+
+/// How many workflows the order has had.
+async fn runs(id: &str) -> u64 {
+    let query = format!("WorkflowId = 'order:{id}'");
+    let told = temporal(&["workflow", "count", "--query", &query, "-o", "json"]).await;
+    let told: Value = serde_json::from_str(&told).unwrap();
+    told["count"].as_str().map_or(0, |count| count.parse().unwrap())
+}
+
+#[tokio::test]
+async fn sweeps_at_the_same_time_start_one_heir() {
+    let stack = sweeping().await;
+    let before = pieces(&stack).await;
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        ids.push(in_review(&stack).await.0);
+    }
+    for id in &ids {
+        terminate(id).await;
+    }
+    let ended = "ExecutionStatus = 'Terminated'";
+    for id in &ids {
+        let query = format!("WorkflowId = 'order:{id}' AND {ended}");
+        until("its end is found", || async {
+            let found = temporal(&["workflow", "count", "--query", &query, "-o", "json"]).await;
+            found.contains("\"1\"").then_some(())
+        })
+        .await;
+    }
+    let server = &Servers::for_tests().await.unwrap().temporal;
+    let queue = format!("{}orders", prefix(&stack));
+    let sweeps = (0..4).map(|number| {
+        let workflow = format!("{queue}-sweep-{number}");
+        let queue = queue.clone();
+        async move {
+            let words = ["workflow", "execute", "--type", "SweepWorkflow", "--task-queue", &queue];
+            server
+                .cli(&[&words[..], &["-w", &workflow, "--input", "{}", "-o", "json"]].concat())
+                .await
+                .unwrap()
+        }
+    });
+    let told = join_all(sweeps).await;
+    let heirs = |told: &String| -> u64 {
+        let told: Value = serde_json::from_str(told).unwrap();
+        told["result"]["heirs"].as_u64().unwrap()
+    };
+    assert_eq!(told.iter().map(heirs).sum::<u64>(), 3, "{told:#?}");
+    for id in &ids {
+        cancelled_by_heir(&stack, id, "voided").await;
+        until("both runs are found", || async { (runs(id).await == 2).then_some(()) }).await;
+        assert_eq!(times(&kinds(&stack.client, id).await, "order.inherited"), 1);
+    }
+    check_goods(&stack, &before).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn an_order_of_which_temporal_knows_nothing_has_an_heir_when_its_hold_is_overdue() {
+    let stack = sweeping().await;
+    let before = pieces(&stack).await;
+    let (forgotten, _) = in_review(&stack).await;
+    let (in_time, _) = in_review(&stack).await;
+    let server = &Servers::for_tests().await.unwrap().temporal;
+    for id in [&forgotten, &in_time] {
+        let workflow = format!("order:{id}");
+        temporal(&["workflow", "delete", "--yes", "-w", &workflow]).await;
+        until("Temporal has forgotten it", || async {
+            server.cli(&["workflow", "describe", "-w", &workflow]).await.err()
+        })
+        .await;
+    }
+    let pool = waybill_store::connect(&stack.database_url, 2).unwrap();
+    let overdue = "update stock_holds set expires_at = now() - interval '1 hour' where order_id = $1::uuid";
+    sqlx::query(overdue).bind(&forgotten).execute(&pool).await.unwrap();
+    cancelled_by_heir(&stack, &forgotten, "voided").await;
+    sweep(&stack).await;
+    reach(&stack.client, &in_time, "in_review").await;
+    assert!(waybill_held(&stack, &in_time).await > 0, "its time is not over");
+    check_goods(&stack, &before).await;
+    stack.stop().await;
+}
