@@ -404,3 +404,33 @@ async fn what_contradicts_an_ended_order_is_told_once_and_what_it_left_behind_is
     check_books(&stack, &before).await;
     stack.stop().await;
 }
+
+#[tokio::test]
+async fn money_for_a_last_shipment_that_the_carrier_cancels_is_given_free() {
+    let stack = stack().await;
+    let (id, parcels) = in_two_parts(&stack, "SPLIT").await;
+    let before = pieces(&stack).await;
+    carrier_says(&stack, &parcels[0], "hand_over").await;
+    event(&stack.client, &id, "payment.captured").await;
+    carrier_says(&stack, &parcels[1], "cancel").await;
+    let order = reach(&stack.client, &id, "shipped").await;
+    until("nothing is held", || async {
+        let held = (at_provider(&stack, &id).0, waybill_held(&stack, &id).await);
+        (held == (0, 0)).then_some(())
+    })
+    .await;
+    let shipped =
+        order["shipments"].as_array().unwrap().iter().find(|s| s["id"] == parcels[0].as_str()).unwrap();
+    event(&stack.client, &id, "stock.released").await;
+    let order = stack.client.get(&id).await.unwrap().body;
+    assert_eq!(
+        (&order["payment_status"], &order["amounts_held"]["authorized"]),
+        (&json!("captured"), &shipped["amount"])
+    );
+    carrier_says(&stack, &parcels[0], "deliver").await;
+    let order = reach(&stack.client, &id, "completed").await;
+    assert_eq!(order["outcome"], "partial");
+    check_closed(&stack, &id).await;
+    check_goods(&stack, &before).await;
+    stack.stop().await;
+}

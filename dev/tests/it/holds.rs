@@ -2,11 +2,11 @@
 
 use crate::{
     books::{at_provider, check_closed, check_goods, pieces, values},
+    people::operate,
     support::*,
 };
 use serde_json::{Value, json};
 use waybill_dev::{
-    client::Reply,
     sim::{Fault, Route, Rule},
     stack::Stack,
 };
@@ -35,10 +35,6 @@ async fn renewals(stack: &Stack, id: &str) -> Vec<String> {
     let events = timeline(&stack.client, id).await;
     let renewals = events.iter().filter(|e| e["type"] == "payment.renewing");
     renewals.map(|e| e["data"]["why"].as_str().unwrap().to_owned()).collect()
-}
-
-async fn operate(stack: &Stack, id: &str, action: &str, body: Value) -> Reply {
-    stack.client.post(&format!("/v1/admin/orders/{id}/{action}"), &body).await.unwrap()
 }
 
 async fn needs(stack: &Stack, id: &str, attention: Value) -> Value {
@@ -139,12 +135,15 @@ async fn a_renewal_that_is_refused_ends_what_is_not_promised_and_calls_somebody_
     assert_eq!(order["needs"][0]["step"], "authorize", "{order:#}");
     assert_eq!(at_provider(&stack, &shipping).0, 1_000, "the hold there is stays until it lapses");
     // Asked again and refused again: each is an authorization of its own, and only a person asks.
-    operate(&stack, &shipping, "retry", json!({"reason": "try"})).await.success().unwrap();
+    operate(&stack.client, &shipping, "retry", json!({"reason": "try"})).await.success().unwrap();
     until("the second refusal", || async { (renewals(&stack, &shipping).await.len() == 2).then_some(()) })
         .await;
     needs(&stack, &shipping, json!("authorization_lapsed")).await;
     stack.payments.set_faults(Vec::new());
-    operate(&stack, &shipping, "retry", json!({"reason": "the card is good again"})).await.success().unwrap();
+    operate(&stack.client, &shipping, "retry", json!({"reason": "the card is good again"}))
+        .await
+        .success()
+        .unwrap();
     event(&stack.client, &shipping, "payment.reauthorized").await;
     let order = needs(&stack, &shipping, json!(null)).await;
     assert_eq!(order["payment_status"], "authorized");
@@ -205,10 +204,10 @@ async fn goods_that_left_and_whose_money_is_refused_are_settled_by_a_person() {
     }
     stack.payments.set_faults(Vec::new());
     let [(retried, _), (resolved, _), (skipped, _)] = &ids[..] else { panic!("three") };
-    operate(&stack, retried, "retry", json!({"reason": "again"})).await.success().unwrap();
+    operate(&stack.client, retried, "retry", json!({"reason": "again"})).await.success().unwrap();
     let by_hand = json!({"reason": "paid by transfer", "reference": "tr_7"});
-    operate(&stack, resolved, "resolve", by_hand).await.success().unwrap();
-    operate(&stack, skipped, "skip", json!({"reason": "written off"})).await.success().unwrap();
+    operate(&stack.client, resolved, "resolve", by_hand).await.success().unwrap();
+    operate(&stack.client, skipped, "skip", json!({"reason": "written off"})).await.success().unwrap();
     for ((id, shipment), captured) in ids.iter().zip([1_000, 1_000, 0]) {
         carrier_says(&stack, shipment, "deliver").await;
         let order = reach(&stack.client, id, "completed").await;

@@ -55,9 +55,21 @@ pub(super) async fn hear(ctx: &Ctx, event: ShipmentEvent) {
         }
         (K::Cancelled, F::Pending | F::Booked) => {
             settle(ctx, id, F::Cancelled, OrderEvent::ShipmentCancelled { shipment_id: id });
+            void_rest(ctx).await;
             unwind::release_stock(ctx, Some(vec![id])).await;
         }
         _ => {}
+    }
+}
+
+/// The last shipment that would have left does not, so no capture comes that would give the rest of the money free.
+async fn void_rest(ctx: &Ctx) {
+    let (open, left) = ctx.state(|s| {
+        let shipments = &s.state.shipments;
+        (shipments.iter().any(|sh| sh.is_open()), shipments.iter().any(|sh| sh.has_left()))
+    });
+    if !open && left && changes::has(ctx, changes::REST_IS_VOIDED) {
+        unwind::void_authorization(ctx).await;
     }
 }
 

@@ -30,6 +30,9 @@ pub(crate) const STOPPED_IS_RECORDED: Change = Change { name: "stopped-is-record
 /// return opened; what was lost may turn up, and be lost or come back before its hand-over was told.
 pub(crate) const LATE_NEWS: Change = Change { name: "late-news", since: 1 };
 
+/// What is held for a last shipment that the carrier cancels is given free at once.
+pub(crate) const REST_IS_VOIDED: Change = Change { name: "rest-is-voided", since: 1 };
+
 /// Whether this order goes the new way.
 pub(crate) fn has(ctx: &Ctx, change: Change) -> bool {
     ctx.state(|s| s.edition >= change.since) || ctx.patched(change.name)
