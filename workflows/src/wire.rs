@@ -139,6 +139,21 @@ pub enum LabelCancellation {
     Refused,
 }
 
+/// Input of `replace_shipment`: what is left of a shipment that was stopped for the sake of some of its lines.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplaceInput {
+    /// The order.
+    pub order_id: OrderId,
+    /// The shipment that was stopped.
+    pub shipment_id: ShipmentId,
+    /// The one that takes over.
+    pub successor: ShipmentId,
+    /// Which lines it takes over, from 0.
+    pub lines: Vec<u32>,
+    /// What they are worth.
+    pub amount: Amount,
+}
+
 /// Input of `capture`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CaptureInput {
