@@ -203,7 +203,7 @@ pub struct Projected {
     pub version: i64,
 }
 
-/// Who asks to cancel, and why.
+/// Who asks to cancel what, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CancelRequest {
     /// In the requester's words; at most 500 characters reach the timeline.
@@ -212,6 +212,16 @@ pub struct CancelRequest {
     /// `api`, `signal`, `engine` (the CLI's `workflow cancel`) or `system`.
     #[serde(default)]
     pub source: String,
+    /// Numbers of lines, from 0; without them, everything that can still be stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lines: Option<Vec<u32>>,
+}
+
+impl CancelRequest {
+    /// A request for the whole order.
+    pub fn whole(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), source: String::new(), lines: None }
+    }
 }
 
 /// The answer to a cancel: what will be undone.
