@@ -9,7 +9,7 @@ use waybill_dev::stack::Stack;
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// A stack whose sweeper takes every order that was left, but only when it is told to.
-async fn sweeping() -> Stack {
+pub async fn sweeping() -> Stack {
     let builder = builder().await.env("WAYBILL_SWEEP_AGE_SECONDS", 0).env("WAYBILL_SWEEP_SECONDS", 86_400);
     builder.start().await.unwrap()
 }
@@ -47,7 +47,7 @@ async fn reconcile(stack: &Stack) {
 }
 
 /// Sweeps until the order's timeline says that it has an heir.
-async fn inherited(stack: &Stack, id: &str) {
+pub async fn inherited(stack: &Stack, id: &str) {
     until(&format!("an heir of {id}"), || async {
         sweep(stack).await;
         tokio::time::sleep(AGAIN).await;
@@ -56,7 +56,7 @@ async fn inherited(stack: &Stack, id: &str) {
     .await;
 }
 
-async fn terminate(id: &str) {
+pub async fn terminate(id: &str) {
     let workflow = format!("order:{id}");
     temporal(&["workflow", "terminate", "-w", &workflow, "--reason", "an operator's mistake"]).await;
 }

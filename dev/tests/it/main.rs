@@ -8,6 +8,7 @@ mod api;
 mod books;
 mod housekeeping;
 mod lifecycle;
+mod lines;
 mod localstripe;
 mod payment;
 mod people;

@@ -109,6 +109,22 @@ async fn record() {
     let asked = place(&stack.client, &short).await;
     reach(&stack.client, &asked, "awaiting_customer").await;
 
+    let two_lines = crate::support::order(&[("SHOE-42-BLK", 1), ("SHOE-42-BLK", 1)]);
+    let reduced = place(&stack.client, &two_lines).await;
+    reach(&stack.client, &reduced, "fulfilling").await;
+    let one_line = json!({"reason": "changed my mind", "lines": [0]});
+    stack
+        .client
+        .post(&format!("/v1/orders/{reduced}/cancellation"), &one_line)
+        .await
+        .unwrap()
+        .success()
+        .unwrap();
+    until("what is left has another label", || async {
+        (kinds(&stack.client, &reduced).await.last()? == "shipment.booked").then_some(())
+    })
+    .await;
+
     let fault = Fault::Status { status: 503 };
     stack.payments.set_faults(vec![Rule { route: Route::Authorize, fault, times: Some(2), matching: None }]);
     let retried = place(&stack.client, &order_with(|_| {})).await;
@@ -125,6 +141,7 @@ async fn record() {
         ("cancelled-by-engine", cancelled),
         ("open-awaiting-customer", asked),
         ("open-authorize-retried", retried),
+        ("open-line-cancelled", reduced),
     ] {
         let handle = client.get_workflow_handle::<OrderWorkflow>(format!("order:{id}"));
         let json = handle.fetch_history(WorkflowFetchHistoryOptions::default()).to_json().await.unwrap();
