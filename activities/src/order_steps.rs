@@ -91,6 +91,15 @@ impl OrderSteps {
         self.attempt("release_stock", input.order_id, &ctx, || steps::stock::release(&self, &input)).await
     }
 
+    #[activity(definition = definitions::ReplaceShipment)]
+    pub async fn replace_shipment(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        input: ReplaceInput,
+    ) -> Result<(), ActivityError> {
+        self.attempt("replace_shipment", input.order_id, &ctx, || steps::stock::replace(&self, &input)).await
+    }
+
     #[activity(definition = definitions::HandOver)]
     pub async fn hand_over(
         self: Arc<Self>,

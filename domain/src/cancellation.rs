@@ -1,6 +1,7 @@
 //! What a cancellation would do, and what else a user may do with an order.
 
 use crate::{
+    allocation::ShipmentLine,
     ids::{ShipmentId, Sku},
     money::Amount,
     state::OrderState,
@@ -36,6 +37,9 @@ pub struct CancellationPlan {
     pub answer: CancelAnswer,
     /// Shipments that would not leave; of those that have a label the carrier is asked, and may refuse.
     pub cancel_shipments: Vec<ShipmentId>,
+    /// Shipments of which only a part would leave: each is cancelled too, and another takes over what is left of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reduce_shipments: Vec<ShipmentId>,
     /// Whether the carrier has a say.
     pub asks_carrier: bool,
     /// Authorized money that would be given free.
@@ -44,10 +48,42 @@ pub struct CancellationPlan {
     pub refund: Amount,
     /// Goods that would be free again.
     pub release: Vec<Release>,
+    /// Of a request for single lines: those it is refused for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused_lines: Vec<u32>,
 }
 
-/// Plans the cancellation of everything that can still be stopped. The API's `dry_run` and the workflow's answer
-/// both come from here.
+impl CancellationPlan {
+    /// Why it would be refused, if it would, in words for whoever asks.
+    pub fn refusal(&self, status: OrderStatus) -> Option<String> {
+        let lines: Vec<String> = self.refused_lines.iter().map(u32::to_string).collect();
+        match (self.answer, &lines[..]) {
+            (CancelAnswer::Accepted | CancelAnswer::Deferred, _) => None,
+            (CancelAnswer::Refused, []) => Some(format!("the order is {status} and can't be cancelled")),
+            (CancelAnswer::Refused, [line]) => {
+                Some(format!("of line {line} nothing can be cancelled by itself any more"))
+            }
+            (CancelAnswer::Refused, lines) => {
+                Some(format!("of lines {} nothing can be cancelled by itself any more", lines.join(", ")))
+            }
+        }
+    }
+}
+
+/// Goods by SKU.
+pub(crate) fn release<'a>(lines: impl IntoIterator<Item = &'a ShipmentLine>) -> Vec<Release> {
+    let mut release: Vec<Release> = Vec::new();
+    for line in lines {
+        match release.iter_mut().find(|r| r.sku == line.sku) {
+            Some(known) => known.quantity += line.quantity,
+            None => release.push(Release { sku: line.sku.clone(), quantity: line.quantity }),
+        }
+    }
+    release
+}
+
+/// Plans the cancellation of everything that can still be stopped; of single lines, see [`crate::lines`]. The API's
+/// `dry_run` and the workflow's answer both come from here.
 pub fn plan_cancellation(state: &OrderState) -> CancellationPlan {
     use OrderStatus::*;
     let answer = match state.status {
@@ -61,20 +97,15 @@ pub fn plan_cancellation(state: &OrderState) -> CancellationPlan {
     // What left is paid for, also where its capture is still under way.
     let due = state.shipments.iter().filter(|s| s.has_left() && !s.captured).map(|s| s.amount);
     let taken = Amount::sum(due.chain([state.captured])).unwrap_or(state.authorized);
-    let mut release: Vec<Release> = Vec::new();
-    for line in open.iter().flat_map(|s| &s.lines) {
-        match release.iter_mut().find(|r| r.sku == line.sku) {
-            Some(known) => known.quantity += line.quantity,
-            None => release.push(Release { sku: line.sku.clone(), quantity: line.quantity }),
-        }
-    }
     CancellationPlan {
         answer,
         asks_carrier: open.iter().any(|s| s.tracking_number.is_some()),
         cancel_shipments: open.iter().map(|s| s.id).collect(),
         void: if done { Amount::ZERO } else { state.authorized.minus_or_zero(taken) },
         refund: Amount::ZERO,
-        release,
+        release: release(open.iter().flat_map(|s| &s.lines)),
+        reduce_shipments: Vec::new(),
+        refused_lines: Vec::new(),
     }
 }
 

@@ -62,9 +62,20 @@ pub enum OrderEvent {
     #[serde(rename = "order.completed")]
     Completed { outcome: Outcome },
     #[serde(rename = "cancellation.requested")]
-    CancelRequested { reason: String, source: String },
+    CancelRequested {
+        reason: String,
+        source: String,
+        /// Numbers of lines, from 0; without them, the whole order.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lines: Option<Vec<u32>>,
+    },
     #[serde(rename = "cancellation.refused")]
-    CancelRefused { status: OrderStatus },
+    CancelRefused {
+        status: OrderStatus,
+        /// Numbers of lines, from 0; without them, the whole order.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lines: Option<Vec<u32>>,
+    },
     #[serde(rename = "signal.ignored")]
     SignalIgnored { signal: String, problem: String },
     #[serde(rename = "step.failed")]

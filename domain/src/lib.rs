@@ -6,6 +6,7 @@ pub mod allocation;
 pub mod cancellation;
 pub mod event;
 pub mod ids;
+pub mod lines;
 pub mod money;
 pub mod operator;
 pub mod order;

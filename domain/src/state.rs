@@ -219,6 +219,11 @@ impl OrderState {
         }
     }
 
+    /// Whether pieces are missing that nobody has given up.
+    pub fn is_short(&self) -> bool {
+        self.lines.iter().any(|line| line.allocated + line.cancelled < line.quantity)
+    }
+
     /// Moves one shipment on and counts the lines anew. Unknown shipments are ignored.
     pub fn set_shipment(&mut self, id: ShipmentId, status: FulfilmentStatus) {
         if let Some(shipment) = self.shipments.iter_mut().find(|s| s.id == id) {
@@ -232,7 +237,7 @@ impl OrderState {
         self.shipments.iter().find(|s| s.id == id)
     }
 
-    fn recount(&mut self) {
+    pub(crate) fn recount(&mut self) {
         use FulfilmentStatus::*;
         for (number, line) in (0u32..).zip(&mut self.lines) {
             let pieces = |want: &[FulfilmentStatus]| -> u32 {

@@ -2,7 +2,10 @@
 
 use crate::{Result, parse};
 use sqlx::PgPool;
-use waybill_domain::ids::{Location, MerchantId, OrderId, ShipmentId};
+use waybill_domain::{
+    ids::{Location, MerchantId, OrderId, ShipmentId},
+    money::Amount,
+};
 
 /// A shipment.
 #[derive(Debug, Clone)]
@@ -41,6 +44,55 @@ pub async fn find(pool: &PgPool, id: ShipmentId) -> Result<Option<ShipmentRecord
         location: parse("a location", row.location.try_into())?,
         goods: goods.into_iter().map(|g| (g.sku, g.quantity)).collect(),
     }))
+}
+
+/// What is left of a shipment is another's: `successor` takes over what is set aside for these lines. Stock stays as
+/// it is. Repeating it changes nothing.
+///
+/// # Errors
+/// When Postgres fails, or the shipment has not all of these lines.
+pub async fn replace(
+    pool: &PgPool,
+    order: OrderId,
+    shipment: ShipmentId,
+    successor: ShipmentId,
+    lines: &[u32],
+    amount: Amount,
+) -> Result<()> {
+    let lines: Vec<i32> = lines.iter().map(|line| line.cast_signed()).collect();
+    let mut tx = pool.begin().await?;
+    sqlx::query!(
+        "insert into shipments (id, order_id, merchant_id, location, amount)
+         select $2, order_id, merchant_id, location, $3 from shipments where id = $1 on conflict (id) do nothing",
+        shipment.0,
+        successor.0,
+        amount.minor()
+    )
+    .execute(&mut *tx)
+    .await?;
+    sqlx::query!(
+        "update reservations set shipment_id = $3 where order_id = $1 and shipment_id = $2 and line = any($4)",
+        order.0,
+        shipment.0,
+        successor.0,
+        &lines
+    )
+    .execute(&mut *tx)
+    .await?;
+    let there = sqlx::query_scalar!(
+        r#"select count(*) as "there!" from reservations
+           where order_id = $1 and shipment_id = $2 and line = any($3)"#,
+        order.0,
+        successor.0,
+        &lines
+    )
+    .fetch_one(&mut *tx)
+    .await?;
+    if usize::try_from(there) != Ok(lines.len()) {
+        return Err(sqlx::Error::RowNotFound.into());
+    }
+    tx.commit().await?;
+    Ok(())
 }
 
 /// Writes down what the carrier calls a shipment.

@@ -45,6 +45,11 @@ impl OrderActivities {
         unimplemented!()
     }
 
+    #[activity(name = "replace_shipment")]
+    pub fn replace_shipment(input: ReplaceInput) -> Result<(), ActivityError> {
+        unimplemented!()
+    }
+
     #[activity(name = "hand_over")]
     pub fn hand_over(input: ShipmentRef) -> Result<(), ActivityError> {
         unimplemented!()

@@ -178,6 +178,21 @@ pub enum LabelCancellation {
     Refused,
 }
 
+/// Input of `replace_shipment`: what is left of a shipment that was stopped for the sake of some of its lines.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplaceInput {
+    /// The order.
+    pub order_id: OrderId,
+    /// The shipment that was stopped.
+    pub shipment_id: ShipmentId,
+    /// The one that takes over.
+    pub successor: ShipmentId,
+    /// Which lines it takes over, from 0.
+    pub lines: Vec<u32>,
+    /// What they are worth.
+    pub amount: Amount,
+}
+
 /// Input of `capture`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CaptureInput {
@@ -227,7 +242,7 @@ pub struct Projected {
     pub version: i64,
 }
 
-/// Who asks to cancel, and why.
+/// Who asks to cancel what, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CancelRequest {
     /// In the requester's words; at most 500 characters reach the timeline.
@@ -236,6 +251,16 @@ pub struct CancelRequest {
     /// `api`, `signal`, `engine` (the CLI's `workflow cancel`) or `system`.
     #[serde(default)]
     pub source: String,
+    /// Numbers of lines, from 0; without them, everything that can still be stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lines: Option<Vec<u32>>,
+}
+
+impl CancelRequest {
+    /// A request for the whole order.
+    pub fn whole(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), source: String::new(), lines: None }
+    }
 }
 
 /// The answer to a cancel: what will be undone.

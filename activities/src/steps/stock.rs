@@ -2,8 +2,8 @@
 
 use super::order;
 use crate::{OrderSteps, retry::StepFailure};
-use waybill_store::{late, reservations};
-use waybill_workflows::wire::{Beginning, ReleaseInput, Reservation, ShipmentRef};
+use waybill_store::{late, reservations, shipments};
+use waybill_workflows::wire::{Beginning, ReleaseInput, ReplaceInput, Reservation, ShipmentRef};
 
 pub(crate) async fn reserve(steps: &OrderSteps, input: &Beginning) -> Result<Reservation, StepFailure> {
     let order = order(steps, input.order_id).await?;
@@ -19,6 +19,11 @@ pub(crate) async fn reserve(steps: &OrderSteps, input: &Beginning) -> Result<Res
 
 pub(crate) async fn release(steps: &OrderSteps, input: &ReleaseInput) -> Result<(), StepFailure> {
     Ok(reservations::release(&steps.pool, input.order_id, input.shipments.as_deref()).await?)
+}
+
+pub(crate) async fn replace(steps: &OrderSteps, input: &ReplaceInput) -> Result<(), StepFailure> {
+    let ReplaceInput { order_id, shipment_id, successor, lines, amount } = input;
+    Ok(shipments::replace(&steps.pool, *order_id, *shipment_id, *successor, lines, *amount).await?)
 }
 
 pub(crate) async fn hand_over(steps: &OrderSteps, input: &ShipmentRef) -> Result<(), StepFailure> {

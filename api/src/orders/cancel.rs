@@ -19,8 +19,10 @@ use serde::Deserialize;
 use serde_json::json;
 use std::{collections::BTreeSet, time::Duration};
 use waybill_domain::{
-    cancellation::{CancelAnswer, CancellationPlan, plan_cancellation},
-    ids::{MerchantId, OrderId},
+    cancellation::{CancellationPlan, plan_cancellation},
+    ids::OrderId,
+    lines::{BadLines, plan_lines},
+    order::LINES_MAX,
     state::OrderState,
     status::OrderStatus,
 };
@@ -29,12 +31,14 @@ use waybill_store::{idempotency::RequestKey, keys::Scope, orders::OrderRecord};
 use waybill_workflows::wire::CancelRequest;
 
 const ROUTE: &str = "cancellation";
+/// One more than an order may have.
+const LINES_TOO_MANY: usize = LINES_MAX + 1;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Body {
     reason: String,
-    /// Numbers of the lines, from 0. All of them, for now.
+    /// Numbers of the lines, from 0; without them, the whole order.
     #[serde(default)]
     lines: Option<Vec<u32>>,
     #[serde(default)]
@@ -58,27 +62,50 @@ pub(crate) async fn handler(
         return Err(Problem::invalid(vec![wrong]));
     }
     let order = super::find(&app, caller.merchant_id, id).await?;
-    check_lines(&body, &order)?;
+    let lines = lines(body.lines.as_deref(), &order)?;
     if body.dry_run {
         // It changes nothing, so it needs no key.
-        return Ok(Json(answer(plan_cancellation(&order.state), &order)).into_response());
+        return Ok(Json(answer(plan(&order, lines.as_ref())?, &order)).into_response());
     }
     let key = super::request_key(caller.merchant_id, ROUTE, key?.0, id, &fingerprint);
     let limit = wait::preference(&headers).unwrap_or_default();
-    let task = cancel(app.clone(), caller.merchant_id, order, key.clone(), body.reason, limit);
+    let request = CancelRequest {
+        reason: body.reason,
+        source: String::new(),
+        lines: lines.map(|lines| lines.into_iter().collect()),
+    };
+    let task = cancel(app.clone(), order, key.clone(), request, limit);
     Ok(once(&app, key, task).await)
 }
 
-/// Single lines can't be cancelled yet: a list of lines has to name all of them, and none that is not there.
-fn check_lines(body: &Body, order: &OrderRecord) -> Result<(), Problem> {
-    let Some(lines) = &body.lines else { return Ok(()) };
-    let named: BTreeSet<u32> = lines.iter().copied().collect();
-    if named.into_iter().eq((0u32..).zip(&order.placed.lines).map(|(number, _)| number)) {
-        return Ok(());
+/// The lines that are to be cancelled, once each; nothing if that is the whole order.
+fn lines(named: Option<&[u32]>, order: &OrderRecord) -> Result<Option<BTreeSet<u32>>, Problem> {
+    let Some(named) = named else { return Ok(None) };
+    let there = order.placed.lines.len();
+    let wrong = |pointer: String, detail: String| FieldError { pointer, detail };
+    let errors: Vec<FieldError> = match named.len() {
+        0 => vec![wrong("/lines".into(), BadLines::None.to_string())],
+        LINES_TOO_MANY.. => vec![wrong("/lines".into(), format!("must have at most {LINES_MAX} entries"))],
+        _ => named
+            .iter()
+            .enumerate()
+            .filter(|(_, line)| **line as usize >= there)
+            .map(|(index, _)| {
+                wrong(format!("/lines/{index}"), format!("must be a line's number, 0 to {}", there - 1))
+            })
+            .collect(),
+    };
+    if !errors.is_empty() {
+        return Err(Problem::invalid(errors));
     }
-    let detail =
-        "single lines can't be cancelled in this release; leave the field out to cancel the whole order";
-    Err(Problem::invalid(vec![FieldError { pointer: "/lines".into(), detail: detail.into() }]))
+    let lines: BTreeSet<u32> = named.iter().copied().collect();
+    Ok((lines.len() < there).then_some(lines))
+}
+
+fn plan(order: &OrderRecord, lines: Option<&BTreeSet<u32>>) -> Result<CancellationPlan, Problem> {
+    let Some(lines) = lines else { return Ok(plan_cancellation(&order.state)) };
+    let bad = |bad: BadLines| FieldError { pointer: "/lines".into(), detail: bad.to_string() };
+    plan_lines(&order.state, lines).map_err(|e| Problem::invalid(vec![bad(e)]))
 }
 
 fn answer(plan: CancellationPlan, order: &OrderRecord) -> serde_json::Value {
@@ -87,23 +114,18 @@ fn answer(plan: CancellationPlan, order: &OrderRecord) -> serde_json::Value {
 
 async fn cancel(
     app: App,
-    merchant: MerchantId,
     order: OrderRecord,
     key: RequestKey,
-    reason: String,
+    request: CancelRequest,
     limit: Duration,
 ) -> Result<Answer, Problem> {
-    let plan = plan_cancellation(&order.state);
-    if order.state.status == OrderStatus::Cancelled {
+    let lines: Option<BTreeSet<u32>> = request.lines.as_ref().map(|lines| lines.iter().copied().collect());
+    let plan = plan(&order, lines.as_ref())?;
+    if order.state.status == OrderStatus::Cancelled && lines.is_none() {
         return Ok((StatusCode::OK, answer(plan, &order)));
     }
-    if plan.answer == CancelAnswer::Refused && order.state.status.is_terminal() {
-        let status = order.state.status;
-        return Err(Problem::wrong_state(
-            order.id,
-            status,
-            format!("the order is {status} and can't be cancelled"),
-        ));
+    if let Some(words) = plan.refusal(order.state.status).filter(|_| order.state.status.is_terminal()) {
+        return Err(Problem::wrong_state(order.id, order.state.status, words));
     }
     let start = Start {
         order_id: order.id,
@@ -111,24 +133,34 @@ async fn cancel(
         customer_id: order.placed.customer_id.clone(),
     };
     let changes = app.changes.subscribe();
-    let request = CancelRequest { reason, source: String::new() };
     let reply = match app.engine.cancel(&start, super::update_id(&key), request).await {
         Ok(reply) => reply,
         Err(error) => {
             // It may have been cancelled in the meantime, and its workflow be gone: then it is as was asked.
-            let now = super::find(&app, merchant, order.id).await?;
+            let now = super::find(&app, order.merchant_id, order.id).await?;
             if now.state.status == OrderStatus::Cancelled {
                 return Ok((StatusCode::OK, answer(plan, &now)));
             }
-            return Err(super::refusal(&app, merchant, order.id, error).await);
+            return Err(super::refusal(&app, order.merchant_id, order.id, error).await);
         }
     };
     let settled = |state: &OrderState| {
-        !matches!(state.status, OrderStatus::Cancelling)
-            && (state.status.is_terminal() || state.attention.is_some())
+        is_done(state, lines.as_ref())
+            || !matches!(state.status, OrderStatus::Cancelling)
+                && (state.status.is_terminal() || state.attention.is_some())
     };
     let order = wait::for_order(&app, order.id, limit, changes, settled).await?;
-    let done = order.state.status == OrderStatus::Cancelled;
-    let status = if done { StatusCode::OK } else { StatusCode::ACCEPTED };
+    let status = if is_done(&order.state, lines.as_ref()) { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok((status, answer(reply.plan, &order)))
+}
+
+/// Whether what was asked for is so.
+fn is_done(state: &OrderState, lines: Option<&BTreeSet<u32>>) -> bool {
+    match lines {
+        None => state.status == OrderStatus::Cancelled,
+        Some(lines) => lines.iter().all(|line| {
+            let cancelled = state.lines.get(*line as usize).is_some_and(|line| line.cancelled > 0);
+            cancelled && state.open_pieces(*line) == 0
+        }),
+    }
 }

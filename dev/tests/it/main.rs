@@ -14,6 +14,7 @@ mod housekeeping;
 mod interleavings;
 mod last_words;
 mod lifecycle;
+mod lines;
 mod localstripe;
 mod payment;
 mod people;

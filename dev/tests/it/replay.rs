@@ -149,6 +149,22 @@ async fn forward(stack: &Stack) -> Vec<Recorded> {
     let proving = place(&stack.client, &proving).await;
     event(&stack.client, &proving, "payment.action_required").await;
 
+    let two_lines = crate::support::order(&[("SHOE-42-BLK", 1), ("SHOE-42-BLK", 1)]);
+    let reduced = place(&stack.client, &two_lines).await;
+    reach(&stack.client, &reduced, "fulfilling").await;
+    let one_line = json!({"reason": "changed my mind", "lines": [0]});
+    stack
+        .client
+        .post(&format!("/v1/orders/{reduced}/cancellation"), &one_line)
+        .await
+        .unwrap()
+        .success()
+        .unwrap();
+    until("what is left has another label", || async {
+        (kinds(&stack.client, &reduced).await.last()? == "shipment.booked").then_some(())
+    })
+    .await;
+
     let refunds = format!("/v1/orders/{completed}/refunds");
     let refund = json!({"amount": 100, "reason": "a scratch"});
     let refund = stack.client.post(&refunds, &refund).await.unwrap().success().unwrap();
@@ -163,6 +179,7 @@ async fn forward(stack: &Stack) -> Vec<Recorded> {
         of("open-approved-in-review", &approved),
         of("open-awaiting-customer", &asked),
         of("open-payment-action", &proving),
+        of("open-line-cancelled", &reduced),
         ("refund", RefundId(id(&refund)).workflow_id()),
         ("open-return", ReturnId(id(&back)).workflow_id()),
     ]

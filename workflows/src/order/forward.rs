@@ -86,8 +86,12 @@ async fn ask_customer(ctx: &Ctx, wait_seconds: u64) -> Result<(), Stop> {
     step::publish_status(ctx);
     step::flush(ctx).await;
     let limit = Some((Duration::from_secs(wait_seconds), "the customer's answer"));
-    let woken = wait(ctx, |s| s.amendment.is_some(), limit).await;
+    let woken = wait(ctx, |s| s.amendment.is_some() || !s.state.is_short(), limit).await;
     check_cancel(ctx)?;
+    if !ctx.state(|s| s.state.is_short()) {
+        // The lines that were short have been cancelled: there is nothing to ask any more.
+        return Ok(());
+    }
     match (woken, ctx.state_mut(|s| s.amendment.take())) {
         (_, Some(Amendment { accept: Acceptance::ShipAvailable })) => {
             note(ctx, OrderEvent::Amended { accept: "ship_available".into() });

@@ -1,7 +1,7 @@
 //! After the promise: labels, hand-overs with their captures, deliveries, and stopping what has not left.
 
 use super::{
-    Ctx, OrderWorkflow, capture, carrier, changes, go, hold, note, operator,
+    Ctx, OrderWorkflow, capture, carrier, changes, go, hold, lines, note, operator,
     step::{self, Mode, Step, StepError},
     unwind::{self, Stop},
     waiting::{fold_engine_cancel, wait},
@@ -17,43 +17,62 @@ use waybill_domain::{
 
 /// Books a label for each shipment.
 pub(crate) async fn book(ctx: &Ctx) -> Result<(), Stop> {
-    let step = Step {
-        name: "book",
-        queue: names::QUEUE_SHIPPING,
-        mode: Mode::Interruptible,
-        attention: AttentionReason::StepFailing,
-        shipment: None,
-    };
-    let shipments: Vec<ShipmentId> = ctx.state(|s| s.state.shipments.iter().map(|sh| sh.id).collect());
-    for id in shipments {
-        let input = ctx.state_mut(|s| {
-            // The undo of a label comes first of all (see `stop_open`), so it has a list of its own.
-            s.booking.insert(id);
-            s.shipment_ref(id)
-        });
-        let step = Step { shipment: Some(id), ..step };
-        let by_hand = |operation: &Operation| match (&operation.action, &operation.reference) {
-            (OperatorAction::Resolve, Some(number)) => Ok(Label { tracking_number: number.clone() }),
-            _ => Err(step::skipped()),
-        };
-        match step::run(ctx, || OrderActivities::book, input, step, by_hand).await {
-            Ok(label) => ctx.state_mut(|s| booked(s, id, label)),
-            Err(StepError::Refused { code }) => {
-                note(ctx, OrderEvent::StepFailed { step: step.name.into(), code });
-                let request = CancelRequest { reason: "book_failed".into(), source: String::new() };
-                ctx.state_mut(|s| s.accept_cancel(request, "system"));
-            }
-            Err(StepError::Interrupted) => {}
-        }
-        fold_engine_cancel(ctx);
-        if ctx.state(|s| s.cancel.is_some()) {
-            return stop_open(ctx).await;
-        }
+    if !book_unlabelled(ctx).await {
+        return stop_open(ctx).await;
     }
     go(ctx, OrderStatus::Fulfilling);
     restamp(ctx);
     step::flush(ctx).await;
     Ok(())
+}
+
+/// Books a label for each open shipment that never had one, and cancels the lines that are due in between. Says whether
+/// the order is to go on.
+async fn book_unlabelled(ctx: &Ctx) -> bool {
+    loop {
+        fold_engine_cancel(ctx);
+        let reduced = lines::cancel_due(ctx).await;
+        if ctx.state(|s| s.cancel.is_some()) {
+            return false;
+        }
+        let unlabelled = |s: &OrderWorkflow| {
+            s.state.shipments.iter().find(|sh| sh.is_open() && !s.booking.contains(&sh.id)).map(|sh| sh.id)
+        };
+        let Some(id) = ctx.state(unlabelled) else { return true };
+        if reduced {
+            // The read model knows of a shipment that took over from another before the carrier does: an heir must
+            // know whose label to cancel.
+            step::flush(ctx).await;
+        }
+        book_one(ctx, id).await;
+    }
+}
+
+async fn book_one(ctx: &Ctx, id: ShipmentId) {
+    let step = Step {
+        name: "book",
+        queue: names::QUEUE_SHIPPING,
+        mode: Mode::Interruptible,
+        attention: AttentionReason::StepFailing,
+        shipment: Some(id),
+    };
+    let input = ctx.state_mut(|s| {
+        // The undo of a label comes first of all (see `stop_open`), so it has a list of its own.
+        s.booking.insert(id);
+        s.shipment_ref(id)
+    });
+    let by_hand = |operation: &Operation| match (&operation.action, &operation.reference) {
+        (OperatorAction::Resolve, Some(number)) => Ok(Label { tracking_number: number.clone() }),
+        _ => Err(step::skipped()),
+    };
+    match step::run(ctx, || OrderActivities::book, input, step, by_hand).await {
+        Ok(label) => ctx.state_mut(|s| booked(s, id, label)),
+        Err(StepError::Refused { code }) => {
+            note(ctx, OrderEvent::StepFailed { step: step.name.into(), code });
+            ctx.state_mut(|s| s.accept_cancel(CancelRequest::whole("book_failed"), "system"));
+        }
+        Err(StepError::Interrupted) => {}
+    }
 }
 
 fn booked(s: &mut OrderWorkflow, id: ShipmentId, label: Label) {
@@ -89,8 +108,7 @@ async fn follow<'a>(ctx: &'a Ctx, watch: &mut hold::Watch<'a>) -> Result<(), Sto
         }
         operator::settle(ctx).await;
         roll_up(ctx);
-        fold_engine_cancel(ctx);
-        if ctx.state(|s| s.cancel.is_some()) {
+        if !book_unlabelled(ctx).await {
             if ctx.state(|s| s.state.shipments.iter().any(|sh| sh.is_open())) {
                 stop_open(ctx).await?;
             } else {
@@ -98,7 +116,7 @@ async fn follow<'a>(ctx: &'a Ctx, watch: &mut hold::Watch<'a>) -> Result<(), Sto
                     s.cancel = None;
                     s.state.status
                 });
-                note(ctx, OrderEvent::CancelRefused { status });
+                note(ctx, OrderEvent::CancelRefused { status, lines: None });
             }
             continue;
         }
@@ -109,8 +127,10 @@ async fn follow<'a>(ctx: &'a Ctx, watch: &mut hold::Watch<'a>) -> Result<(), Sto
         }
         hold::renew_or_call(ctx).await;
         step::flush(ctx).await;
-        let news =
-            |s: &OrderWorkflow| !s.inbox.is_empty() || !s.operations.is_empty() || s.renewal_due.is_some();
+        let news = |s: &OrderWorkflow| {
+            let word = !s.inbox.is_empty() || !s.operations.is_empty() || !s.line_requests.is_empty();
+            word || s.renewal_due.is_some()
+        };
         watch.during(ctx, wait(ctx, news, None)).await;
     }
 }
@@ -162,7 +182,13 @@ pub(super) async fn hand_over(ctx: &Ctx, id: ShipmentId) {
 /// Stops every shipment that has not left. Ends the order if none is left to go on with; else the order goes on
 /// with what the carrier would not stop or already has.
 async fn stop_open(ctx: &Ctx) -> Result<(), Stop> {
-    let Some(request) = ctx.state_mut(|s| s.cancel.take()) else { return Ok(()) };
+    let Some(request) = ctx.state_mut(|s| {
+        // Single lines are cancelled along.
+        s.line_requests.clear();
+        s.cancel.take()
+    }) else {
+        return Ok(());
+    };
     go(ctx, OrderStatus::Cancelling);
     step::flush(ctx).await;
     let open: Vec<ShipmentId> =
@@ -192,7 +218,9 @@ async fn stop_open(ctx: &Ctx) -> Result<(), Stop> {
         unwind::void_authorization(ctx).await;
     }
     if !stopped.is_empty() {
-        unwind::release_stock(ctx, Some(stopped)).await;
+        // An heir may not know of every shipment that took over what was left of another.
+        let everything = !open && ctx.state(|s| s.input.inherits);
+        unwind::release_stock(ctx, (!everything).then_some(stopped)).await;
     }
     go(ctx, if left { OrderStatus::PartiallyShipped } else { OrderStatus::Fulfilling });
     roll_up(ctx);
@@ -221,6 +249,7 @@ pub(crate) async fn drain(ctx: &Ctx) {
         }
         operator::settle(ctx).await;
         fold_engine_cancel(ctx);
+        ctx.state_mut(OrderWorkflow::refuse_late_lines);
         if ctx.state(|s| s.pending.is_empty()) {
             return;
         }

@@ -95,7 +95,7 @@ async fn go_on(ctx: &Ctx) -> Result<(), Stop> {
 }
 
 fn ask_to_cancel(ctx: &Ctx) {
-    let request = CancelRequest { reason: REASON.into(), source: String::new() };
+    let request = CancelRequest::whole(REASON);
     ctx.state_mut(|s| {
         if s.state.status == OrderStatus::Cancelling {
             s.cancel.get_or_insert(CancelRequest { source: "system".into(), ..request });

@@ -7,6 +7,7 @@ mod forward;
 mod fulfil;
 mod hold;
 mod inherit;
+mod lines;
 mod messages;
 mod operator;
 mod step;
@@ -43,6 +44,8 @@ pub struct OrderWorkflow {
     undo: Vec<Undo>,
     /// A request to cancel that was accepted and not yet carried out.
     cancel: Option<CancelRequest>,
+    /// Requests to cancel single lines that were accepted and not yet carried out; each line is in one of them.
+    line_requests: VecDeque<CancelRequest>,
     /// Whether `temporal workflow cancel` was already taken into `cancel`.
     engine_cancel_seen: bool,
     decision: Option<Decision>,
@@ -78,6 +81,7 @@ impl OrderWorkflow {
             pending: Vec::new(),
             undo: Vec::new(),
             cancel: None,
+            line_requests: VecDeque::new(),
             engine_cancel_seen: false,
             decision: None,
             amendment: None,
@@ -112,7 +116,9 @@ impl OrderWorkflow {
     async fn go_through(ctx: &Ctx) -> Result<(), Stop> {
         forward::reserve(ctx).await?;
         forward::settle_shortage(ctx).await?;
+        lines::settle(ctx).await?;
         forward::authorize(ctx).await?;
+        lines::settle(ctx).await?;
         forward::screen(ctx).await?;
         forward::confirm(ctx).await?;
         fulfil::book(ctx).await?;
@@ -126,10 +132,14 @@ impl OrderWorkflow {
             Ok(request) => request,
             Err(problem) => return self.ignore("cancel", problem),
         };
-        if plan_cancellation(&self.state).answer == CancelAnswer::Refused {
-            return self.note(OrderEvent::CancelRefused { status: self.state.status });
+        match self.plan(&request) {
+            Err(problem) => self.ignore("cancel", problem.to_string()),
+            Ok(plan) if plan.answer == CancelAnswer::Refused => {
+                let lines = request.lines.map(|_| plan.refused_lines);
+                self.note(OrderEvent::CancelRefused { status: self.state.status, lines });
+            }
+            Ok(_) => self.accept_cancel(request, "signal"),
         }
-        self.accept_cancel(request, "signal");
     }
 
     /// Decide on an order in review. Payload: [`Decision`].
@@ -205,13 +215,8 @@ impl OrderWorkflow {
     }
 
     #[update_validator(cancel_update)]
-    fn validate_cancel(&self, _ctx: &WorkflowContextView, _request: &CancelRequest) -> Result<(), Refusal> {
-        match plan_cancellation(&self.state).answer {
-            CancelAnswer::Refused => {
-                Err(format!("the order is {} and can't be cancelled", self.state.status).into())
-            }
-            CancelAnswer::Accepted | CancelAnswer::Deferred => Ok(()),
-        }
+    fn validate_cancel(&self, _ctx: &WorkflowContextView, request: &CancelRequest) -> Result<(), Refusal> {
+        self.plan(request)?.refusal(self.state.status).map_or(Ok(()), |words| Err(words.into()))
     }
 
     /// Cancel what can still be stopped; answers at once with the plan.
@@ -221,7 +226,8 @@ impl OrderWorkflow {
         _ctx: &mut SyncWorkflowContext<Self>,
         request: CancelRequest,
     ) -> CancelReply {
-        let plan = plan_cancellation(&self.state);
+        // The validator has seen that the lines are there.
+        let plan = self.plan(&request).unwrap_or_else(|_| plan_cancellation(&self.state));
         self.accept_cancel(request, "api");
         CancelReply { plan }
     }
@@ -265,12 +271,28 @@ impl OrderWorkflow {
         {
             return;
         }
-        let request = CancelRequest { reason: messages::shorten(&request.reason), source: source.to_owned() };
+        let (lines, all) = match &request.lines {
+            None => (None, true),
+            Some(lines) => {
+                let (news, all) = self.news(lines);
+                if news.is_empty() {
+                    return;
+                }
+                (Some(news), all)
+            }
+        };
+        let reason = messages::shorten(&request.reason);
+        let source = source.to_owned();
         self.note(OrderEvent::CancelRequested {
-            reason: request.reason.clone(),
-            source: request.source.clone(),
+            reason: reason.clone(),
+            source: source.clone(),
+            lines: lines.clone(),
         });
-        self.cancel = Some(request);
+        if all {
+            self.cancel = Some(CancelRequest { reason, source, lines: None });
+        } else {
+            self.line_requests.push_back(CancelRequest { reason, source, lines });
+        }
     }
 
     fn may_decide(&self) -> Result<(), Refusal> {

@@ -1,6 +1,6 @@
 //! Waiting for people, carriers and cancellation.
 
-use super::{Ctx, OrderWorkflow, step, unwind::Stop};
+use super::{Ctx, OrderWorkflow, lines, step, unwind::Stop};
 use crate::wire::CancelRequest;
 use futures::FutureExt;
 use std::{pin::pin, time::Duration};
@@ -25,9 +25,9 @@ pub(crate) fn fold_engine_cancel(ctx: &Ctx) {
             s.engine_cancel_seen = true;
             if plan_cancellation(&s.state).answer == CancelAnswer::Refused {
                 let status = s.state.status;
-                s.note(OrderEvent::CancelRefused { status });
+                s.note(OrderEvent::CancelRefused { status, lines: None });
             } else {
-                s.accept_cancel(CancelRequest { reason, source: String::new() }, "engine");
+                s.accept_cancel(CancelRequest::whole(reason), "engine");
             }
         });
     }
@@ -42,7 +42,8 @@ pub(crate) fn check_cancel(ctx: &Ctx) -> Result<(), Stop> {
     }
 }
 
-/// Waits until `ready` holds, a request to cancel comes, or `limit` is over. The timer is durable.
+/// Waits until `ready` holds, a request to cancel comes, or `limit` is over. The timer is durable, and goes on while
+/// single lines are cancelled.
 pub(crate) async fn wait(
     ctx: &Ctx,
     ready: impl Fn(&OrderWorkflow) -> bool,
@@ -60,10 +61,17 @@ pub(crate) async fn wait(
                 .cancellation_token(timer_token.clone())
                 .summary(summary.to_owned());
             let mut timer = pin!(ctx.timer(options.build()));
-            let mut condition = pin!(told(ctx, &ready).fuse());
-            select! {
-                () = condition => Woken::Ready,
-                _ = timer => Woken::TimedOut,
+            let word = |s: &OrderWorkflow| ready(s) || s.has_lines_due();
+            loop {
+                let mut condition = pin!(told(ctx, &word).fuse());
+                select! {
+                    () = condition => {}
+                    _ = timer => break Woken::TimedOut,
+                }
+                if ctx.state(|s| s.cancel.is_some() || ready(s)) {
+                    break Woken::Ready;
+                }
+                lines::cancel_due(ctx).await;
             }
         }
     };

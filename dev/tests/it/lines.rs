@@ -1,0 +1,550 @@
+//! Single lines are cancelled while the others ship, wherever the order stands and however it is asked.
+
+use crate::{
+    books::*,
+    housekeeping::{inherited, sweeping, terminate},
+    support::*,
+};
+use reqwest::Method;
+use serde_json::{Value, json};
+use waybill_dev::{
+    client::{Reply, new_key},
+    sim::{Fault, Route, Rule},
+    stack::Stack,
+};
+
+const SKUS: [&str; 3] = ["LINE-0", "LINE-1", "LINE-2"];
+
+/// Three lines of three pieces each, whose tax and fee divide by nothing, all at one place.
+async fn three_lines(stack: &Stack) -> Value {
+    for sku in SKUS {
+        put_stock(&stack.client, sku, &[("AMS", 100)]).await;
+    }
+    let mut order = order(&SKUS.map(|sku| (sku, 3)));
+    (order["tax"], order["shipping_fee"]) = (json!(101), json!(500));
+    order
+}
+
+/// The same, dear enough for a person to decide.
+async fn dear_lines(stack: &Stack) -> Value {
+    let mut order = three_lines(stack).await;
+    order["lines"][2]["unit_price"] = json!(40_000);
+    order
+}
+
+/// Two shipments: line 0 is at one place, the other two at another.
+async fn two_places(stack: &Stack) -> Value {
+    let order = three_lines(stack).await;
+    put_stock(&stack.client, SKUS[0], &[("AMS", 0), ("RTM", 100)]).await;
+    order
+}
+
+async fn ask(stack: &Stack, id: &str, body: Value) -> Reply {
+    stack.client.post(&format!("/v1/orders/{id}/cancellation"), &body).await.unwrap()
+}
+
+async fn cancel(stack: &Stack, id: &str, lines: &[u32]) -> Reply {
+    ask(stack, id, json!({"reason": "changed my mind", "lines": lines})).await
+}
+
+/// Asks what would happen, has it happen, and checks that the answer is the same. Gives the plan.
+async fn cancel_as_planned(stack: &Stack, id: &str, lines: &[u32]) -> Value {
+    let planned = ask(stack, id, json!({"reason": "what if", "lines": lines, "dry_run": true})).await;
+    assert_eq!(planned.status.as_u16(), 200, "{}", planned.body);
+    let done = cancel(stack, id, lines).await;
+    assert!([200, 202].contains(&done.status.as_u16()), "{}", done.body);
+    assert_eq!((&done.body["answer"], &done.body["plan"]), (&planned.body["answer"], &planned.body["plan"]));
+    done.body["plan"].clone()
+}
+
+async fn signal(id: &str, input: &str) {
+    let workflow = format!("order:{id}");
+    temporal(&["workflow", "signal", "-w", &workflow, "--name", "cancel", "--input", input]).await;
+}
+
+/// Waits until so many pieces of each line are cancelled.
+async fn cancelled(stack: &Stack, id: &str, pieces: [u64; 3]) -> Value {
+    until(&format!("{pieces:?} of {id} are cancelled"), || async {
+        let order = stack.client.get(id).await.unwrap().body;
+        let now: Vec<u64> =
+            values(&order["lines"]).iter().map(|l| l["cancelled"].as_u64().unwrap()).collect();
+        (now == pieces).then_some(order)
+    })
+    .await
+}
+
+fn open(order: &Value) -> Vec<Value> {
+    let open = |s: &&Value| ["pending", "booked"].contains(&s["status"].as_str().unwrap());
+    values(&order["shipments"]).into_iter().filter(open).cloned().collect()
+}
+
+fn amounts(shipments: &[Value]) -> i64 {
+    shipments.iter().map(|s| s["amount"].as_i64().unwrap()).sum()
+}
+
+/// Waits until the order is in this status and every open shipment has a label.
+async fn labelled(stack: &Stack, id: &str, status: &str) -> Value {
+    reach(&stack.client, id, status).await;
+    until(&format!("all that is open of {id} is booked"), || async {
+        let order = stack.client.get(id).await.unwrap().body;
+        open(&order).iter().all(|s| s["status"] == "booked").then_some(order)
+    })
+    .await
+}
+
+/// Delivers what is open, and checks that exactly that was captured, besides what was before.
+async fn deliver(stack: &Stack, id: &str) -> Value {
+    let order = stack.client.get(id).await.unwrap().body;
+    let before = order["amounts_held"]["captured"].as_i64().unwrap();
+    let open = open(&order);
+    for shipment in &open {
+        let shipment = shipment["id"].as_str().unwrap();
+        carrier_says(stack, shipment, "hand_over").await;
+    }
+    for shipment in values(&order["shipments"]).iter().filter(|s| s["status"] != "cancelled") {
+        carrier_says(stack, shipment["id"].as_str().unwrap(), "deliver").await;
+    }
+    reach(&stack.client, id, "completed").await;
+    let order = check_closed(stack, id).await;
+    assert_eq!(order["amounts_held"]["captured"], before + amounts(&open), "{order:#}");
+    order
+}
+
+fn label<'a>(ledger: &'a Value, shipment: &str) -> &'a Value {
+    values(&ledger["labels"]).into_iter().find(|l| l["reference"] == shipment).unwrap()
+}
+
+fn of<'a>(events: &'a [Value], kind: &str) -> Vec<&'a Value> {
+    events.iter().filter(|e| e["type"] == kind).map(|e| &e["data"]).collect()
+}
+
+fn always(route: Route, fault: Fault) -> Vec<Rule> {
+    vec![Rule { route, fault, times: None, matching: None }]
+}
+
+#[tokio::test]
+async fn before_stock_is_set_aside_less_is_authorized() {
+    let stack = builder().await.env("WAYBILL_CHAOS", "lose:reserve:4").start().await.unwrap();
+    let order = three_lines(&stack).await;
+    let before = pieces(&stack).await;
+    for way in ["api", "signal"] {
+        let id = place(&stack.client, &order).await;
+        event(&stack.client, &id, "step.retrying").await;
+        if way == "api" {
+            cancel_as_planned(&stack, &id, &[1]).await;
+        } else {
+            signal(&id, r#"{"reason": "changed my mind", "lines": [1, 1, 7]}"#).await;
+        }
+        cancelled(&stack, &id, [0, 3, 0]).await;
+        let order = labelled(&stack, &id, "fulfilling").await;
+        let left = amounts(&open(&order));
+        assert_eq!(at_provider(&stack, &id).0, left, "no more is held than will be captured");
+        assert!((6400..6410).contains(&left), "two thirds of 9601: {left}");
+        let told = timeline(&stack.client, &id).await;
+        assert_eq!(of(&told, "lines.cancelled")[0]["lines"], json!([{"line": 1, "quantity": 3}]));
+        if way == "signal" {
+            let refused = json!({"status": "reserving", "lines": [7]});
+            assert_eq!(of(&told, "cancellation.refused"), [&refused], "that there is none turns out");
+        }
+        assert_eq!(deliver(&stack, &id).await["outcome"], "partial");
+    }
+
+    // One by one they come to the whole order, which turns out when it is known what the order is.
+    let id = place(&stack.client, &order).await;
+    event(&stack.client, &id, "step.retrying").await;
+    for line in 0..3 {
+        cancel_as_planned(&stack, &id, &[line]).await;
+    }
+    let order = reach(&stack.client, &id, "cancelled").await;
+    assert_eq!(order["payment_status"], "none");
+    check_closed(&stack, &id).await;
+    check_goods(&stack, &before).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn a_customer_who_cancels_what_is_short_need_not_answer_any_more() {
+    let stack = stack().await;
+    let mut order = three_lines(&stack).await;
+    put_stock(&stack.client, SKUS[0], &[("AMS", 2)]).await;
+    order["shortage_policy"] = json!("ask_customer");
+    let before = pieces(&stack).await;
+    let some = place(&stack.client, &order).await;
+    reach(&stack.client, &some, "awaiting_customer").await;
+    let none = place(&stack.client, &order).await;
+    reach(&stack.client, &none, "awaiting_customer").await;
+
+    let plan = cancel_as_planned(&stack, &some, &[2]).await;
+    assert_eq!((&plan["void"], &plan["release"]), (&json!(0), &json!([{"sku": SKUS[2], "quantity": 3}])));
+    let asked = cancelled(&stack, &some, [0, 0, 3]).await;
+    assert_eq!((&asked["status"], waybill_held(&stack, &some).await), (&json!("awaiting_customer"), 5));
+    signal(&some, r#"{"reason": "not without the rest", "lines": [0]}"#).await;
+    let order = labelled(&stack, &some, "fulfilling").await;
+    assert_eq!(order["lines"][0]["cancelled"], 3, "the piece that was short, too: {order:#}");
+    assert_eq!(at_provider(&stack, &some).0, amounts(&open(&order)));
+    let told = timeline(&stack.client, &some).await;
+    assert_eq!(of(&told, "lines.cancelled")[1]["lines"], json!([{"line": 0, "quantity": 3}]));
+    assert!(of(&told, "order.amended").is_empty(), "nobody had to answer: {told:#?}");
+    deliver(&stack, &some).await;
+
+    // What would be left of the other is nowhere: that is the whole order's cancel.
+    cancel_as_planned(&stack, &none, &[1, 2]).await;
+    reach(&stack.client, &none, "cancelled").await;
+    check_closed(&stack, &none).await;
+    check_goods(&stack, &before).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn a_review_goes_on_with_what_is_left() {
+    let stack = stack().await;
+    let basket = dear_lines(&stack).await;
+    let before = pieces(&stack).await;
+    let id = place(&stack.client, &basket).await;
+    let held = reach(&stack.client, &id, "in_review").await["amounts_held"]["authorized"].as_i64().unwrap();
+    let plan = cancel_as_planned(&stack, &id, &[0]).await;
+    assert_eq!(plan["asks_carrier"], false);
+    cancelled(&stack, &id, [3, 0, 0]).await;
+    signal(&id, r#"{"reason": "this too", "lines": [1]}"#).await;
+    let order = cancelled(&stack, &id, [3, 3, 0]).await;
+    assert_eq!((&order["status"], waybill_held(&stack, &id).await), (&json!("in_review"), 3));
+    assert_eq!(of(&timeline(&stack.client, &id).await, "stock.released").len(), 2, "each is free at once");
+    assert!(amounts(&open(&order)) < held - plan["void"].as_i64().unwrap());
+    let history = temporal(&["workflow", "show", "-w", &format!("order:{id}")]).await;
+    assert_eq!(history.matches("TimerStarted").count(), 1, "the deadline stays: {history}");
+    assert_eq!(history.matches("TimerCanceled").count(), 0, "{history}");
+
+    stack.client.decide(&id, "approve", "fine").await.unwrap().success().unwrap();
+    labelled(&stack, &id, "fulfilling").await;
+    assert_eq!(at_provider(&stack, &id).0, held, "what is not captured is given free with the last capture");
+    deliver(&stack, &id).await;
+
+    // The last of them is the whole order.
+    let id = place(&stack.client, &basket).await;
+    reach(&stack.client, &id, "in_review").await;
+    cancel_as_planned(&stack, &id, &[2]).await;
+    cancelled(&stack, &id, [0, 0, 3]).await;
+    cancel_as_planned(&stack, &id, &[0, 1]).await;
+    let order = reach(&stack.client, &id, "cancelled").await;
+    assert_eq!(order["payment_status"], "voided");
+    check_closed(&stack, &id).await;
+    check_goods(&stack, &before).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn while_the_payment_is_unknown_lines_wait_for_its_outcome() {
+    let stack = stack().await;
+    let order = three_lines(&stack).await;
+    let before = pieces(&stack).await;
+    let (approved, declined, nothing) = ("approved", "declined", "nothing is left");
+    for case in [approved, declined, nothing] {
+        stack.payments.set_faults(always(Route::Authorize, Fault::Status { status: 503 }));
+        let id = place(&stack.client, &order).await;
+        event(&stack.client, &id, "step.retrying").await;
+        assert_eq!(cancel_as_planned(&stack, &id, &[0]).await["cancel_shipments"], json!([]));
+        let again = cancel(&stack, &id, &[0, 0]).await;
+        assert_eq!((again.status.as_u16(), again.text("/answer")), (202, "deferred"), "{}", again.body);
+        if case == nothing {
+            cancel(&stack, &id, &[1]).await.success().unwrap();
+            signal(&id, r#"{"lines": [2]}"#).await;
+        }
+        let code = "insufficient_funds".to_owned();
+        let outcome =
+            if case == declined { always(Route::Authorize, Fault::Decline { code }) } else { Vec::new() };
+        stack.payments.set_faults(outcome);
+        match case {
+            "approved" => {
+                let order = cancelled(&stack, &id, [3, 0, 0]).await;
+                let total = order["total"].as_i64().unwrap();
+                labelled(&stack, &id, "fulfilling").await;
+                assert_eq!(at_provider(&stack, &id).0, total, "the whole order was asked for");
+                let order = deliver(&stack, &id).await;
+                assert!(order["amounts_held"]["captured"].as_i64().unwrap() < total);
+            }
+            "declined" => {
+                reach(&stack.client, &id, "rejected").await;
+                check_closed(&stack, &id).await;
+                let told = event(&stack.client, &id, "cancellation.refused").await;
+                assert_eq!(told["data"], json!({"status": "rejected", "lines": [0]}));
+            }
+            _ => {
+                reach(&stack.client, &id, "cancelled").await;
+                check_closed(&stack, &id).await;
+            }
+        }
+        let told = timeline(&stack.client, &id).await;
+        let asked = of(&told, "cancellation.requested");
+        assert_eq!(asked.len(), if case == nothing { 3 } else { 1 }, "asked twice is asked once: {told:#?}");
+        assert_eq!(asked[0], &json!({"reason": "changed my mind", "source": "api", "lines": [0]}));
+    }
+    check_goods(&stack, &before).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_left_of_a_shipment_gets_another_label_and_is_charged_exactly() {
+    let stack = builder().await.env("WAYBILL_CHAOS", "repeat").start().await.unwrap();
+    let order = three_lines(&stack).await;
+    let before = pieces(&stack).await;
+    for way in ["api", "signal"] {
+        let id = place(&stack.client, &order).await;
+        let order = labelled(&stack, &id, "fulfilling").await;
+        let (first, total) = (shipments(&order)[0].clone(), order["total"].as_i64().unwrap());
+        let own = order["shipments"][0]["lines"][1]["amount"].as_i64().unwrap();
+        if way == "api" {
+            let plan = cancel_as_planned(&stack, &id, &[1]).await;
+            assert_eq!((&plan["reduce_shipments"], &plan["void"]), (&json!([first]), &json!(own)));
+            assert_eq!((&plan["asks_carrier"], &plan["cancel_shipments"]), (&json!(true), &json!([])));
+        } else {
+            signal(&id, r#"{"reason": "x", "lines": [1]}"#).await;
+        }
+        cancelled(&stack, &id, [0, 3, 0]).await;
+        let order = labelled(&stack, &id, "fulfilling").await;
+        assert_eq!(waybill_held(&stack, &id).await, 6);
+        let [second] = &open(&order)[..] else { panic!("{order:#}") };
+        let ledger = stack.carrier.snapshot();
+        assert_eq!(label(&ledger, &first)["status"], "cancelled");
+        let parcels = json!([{"sku": SKUS[0], "quantity": 3}, {"sku": SKUS[2], "quantity": 3}]);
+        assert_eq!(label(&ledger, second["id"].as_str().unwrap())["parcels"], parcels);
+        assert_eq!(second["amount"], total - own);
+        let told = kinds(&stack.client, &id).await;
+        let since = told.iter().position(|kind| kind == "cancellation.requested").unwrap();
+        let then = ["shipment.cancelled", "lines.cancelled", "stock.released", "shipment.booked"];
+        assert_eq!(told[since + 1..], then);
+
+        // And once more: of what is left.
+        cancel(&stack, &id, &[0]).await.success().unwrap();
+        cancelled(&stack, &id, [3, 3, 0]).await;
+        labelled(&stack, &id, "fulfilling").await;
+        let gone = cancel(&stack, &id, &[0, 2]).await;
+        refused(&gone, 409, "wrong_state", "line 0 is cancelled already");
+        assert!(gone.text("/detail").contains("line 0 "), "{}", gone.body);
+        assert_eq!(gone.body["allowed_actions"], json!(["cancel"]));
+        let order = deliver(&stack, &id).await;
+        assert_eq!((&order["outcome"], &order["payment_status"]), (&json!("partial"), &json!("captured")));
+        let told = timeline(&stack.client, &id).await;
+        assert!(of(&told, "step.failed").is_empty(), "a repetition answered differently: {told:#?}");
+    }
+    check_goods(&stack, &before).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn a_label_that_the_carrier_will_not_cancel_keeps_its_lines() {
+    let stack = stack().await;
+    let basket = two_places(&stack).await;
+    let before = pieces(&stack).await;
+    let id = place(&stack.client, &basket).await;
+    labelled(&stack, &id, "fulfilling").await;
+    stack.carrier.set_faults(always(Route::Cancel, Fault::Refuse));
+    let reply = cancel(&stack, &id, &[1]).await;
+    assert_eq!(reply.status.as_u16(), 202, "{}", reply.body);
+    let told = event(&stack.client, &id, "cancellation.refused").await;
+    assert_eq!(told["data"], json!({"status": "fulfilling", "lines": [1]}));
+    let told = timeline(&stack.client, &id).await;
+    assert_eq!(of(&told, "shipment.cancel_refused").len(), 1);
+    assert!(of(&told, "lines.cancelled").is_empty());
+    let order = stack.client.get(&id).await.unwrap().body;
+    assert_eq!((open(&order).len(), waybill_held(&stack, &id).await), (2, 9));
+    let order = deliver(&stack, &id).await;
+    assert_eq!((&order["outcome"], &order["amounts_held"]["captured"]), (&json!("full"), &json!(9601)));
+
+    // What the carrier took although its label was cancelled is a fact, and not charged.
+    stack.carrier.set_faults(Vec::new());
+    let id = place(&stack.client, &basket).await;
+    let first = shipments(&labelled(&stack, &id, "fulfilling").await)[0].clone();
+    cancel(&stack, &id, &[1]).await.success().unwrap();
+    cancelled(&stack, &id, [0, 3, 0]).await;
+    labelled(&stack, &id, "fulfilling").await;
+    carrier_says(&stack, &first, "hand_over").await;
+    let raised = event(&stack.client, &id, "attention.raised").await;
+    assert_eq!(raised["data"]["reason"], "unexpected_shipment");
+    assert_eq!(at_provider(&stack, &id).1, 0);
+    deliver(&stack, &id).await;
+    check_goods(&stack, &before).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn between_bookings_lines_are_cancelled_before_the_next_label() {
+    let stack = stack().await;
+    let basket = two_places(&stack).await;
+    let before = pieces(&stack).await;
+    stack.carrier.set_faults(always(Route::Book, Fault::Status { status: 503 }));
+    let id = place(&stack.client, &basket).await;
+    event(&stack.client, &id, "step.retrying").await;
+    let confirmed = reach(&stack.client, &id, "confirmed").await;
+    let goods =
+        |s: &Value| values(&s["lines"]).iter().map(|l| l["line"].as_u64().unwrap()).collect::<Vec<_>>();
+    // The first of the two is being booked. A line of the second is dropped before the carrier hears of it.
+    let second = open(&confirmed)[1].clone();
+    let line = u32::try_from(goods(&second)[0]).unwrap();
+    cancel_as_planned(&stack, &id, &[line]).await;
+    stack.carrier.set_faults(Vec::new());
+    event(&stack.client, &id, "lines.cancelled").await;
+    let order = labelled(&stack, &id, "fulfilling").await;
+    let ledger = stack.carrier.snapshot();
+    let known = values(&ledger["labels"]).iter().any(|l| l["reference"] == second["id"]);
+    assert!(!known, "the carrier was not asked about the second: {ledger:#}");
+    assert!(open(&order).iter().all(|s| !goods(s).contains(&u64::from(line))), "{order:#}");
+    deliver(&stack, &id).await;
+
+    // A carrier that will not have what is left ends the order, as it does with any label.
+    let id = place(&stack.client, &basket).await;
+    labelled(&stack, &id, "fulfilling").await;
+    let code = "too_small".to_owned();
+    stack.carrier.set_faults(always(Route::Book, Fault::Decline { code }));
+    cancel(&stack, &id, &[2]).await.success().unwrap();
+    reach(&stack.client, &id, "cancelled").await;
+    check_closed(&stack, &id).await;
+    check_goods(&stack, &before).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn while_others_are_on_their_way_lines_that_are_here_are_cancelled() {
+    let stack = stack().await;
+    let order = two_places(&stack).await;
+    let before = pieces(&stack).await;
+    for way in ["api", "signal"] {
+        let id = place(&stack.client, &order).await;
+        let order = labelled(&stack, &id, "fulfilling").await;
+        let left = open(&order).into_iter().find(|s| s["lines"][0]["line"] == 0).unwrap();
+        carrier_says(&stack, left["id"].as_str().unwrap(), "hand_over").await;
+        reach(&stack.client, &id, "partially_shipped").await;
+        event(&stack.client, &id, "payment.captured").await;
+        let gone = cancel(&stack, &id, &[0, 1]).await;
+        refused(&gone, 409, "wrong_state", "line 0 has left");
+        assert!(gone.text("/detail").contains("line 0 "), "{}", gone.body);
+        signal(&id, r#"{"lines": [0]}"#).await;
+        let told = event(&stack.client, &id, "cancellation.refused").await;
+        assert_eq!(told["data"], json!({"status": "partially_shipped", "lines": [0]}));
+
+        cancel_as_planned(&stack, &id, &[2]).await;
+        cancelled(&stack, &id, [0, 0, 3]).await;
+        let order = labelled(&stack, &id, "partially_shipped").await;
+        assert_eq!(at_provider(&stack, &id).0, 9601 - left["amount"].as_i64().unwrap());
+        if way == "api" {
+            assert_eq!(open(&order).len(), 1);
+        } else {
+            // The last of what is here: what is left of the authorization is given free.
+            signal(&id, r#"{"reason": "enough", "lines": [1]}"#).await;
+            let order = reach(&stack.client, &id, "shipped").await;
+            assert_eq!((at_provider(&stack, &id).0, waybill_held(&stack, &id).await), (0, 0), "{order:#}");
+            event(&stack.client, &id, "payment.voided").await;
+        }
+        let order = deliver(&stack, &id).await;
+        let lines: Vec<&Value> = values(&order["lines"]).iter().map(|l| &l["cancelled"]).collect();
+        assert_eq!(lines, if way == "api" { [0, 0, 3] } else { [0, 3, 3] });
+        assert_eq!(order["outcome"], "partial");
+    }
+    check_goods(&stack, &before).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn lines_are_named_by_their_numbers_and_a_request_counts_once() {
+    let stack = stack().await;
+    let order = three_lines(&stack).await;
+    let before = pieces(&stack).await;
+    let id = place(&stack.client, &order).await;
+    labelled(&stack, &id, "fulfilling").await;
+    for (lines, pointers) in [
+        (json!([]), vec!["/lines"]),
+        (json!([0, 3]), vec!["/lines/1"]),
+        (json!([9, 1, 3]), vec!["/lines/0", "/lines/2"]),
+    ] {
+        for dry_run in [true, false] {
+            let reply = ask(&stack, &id, json!({"reason": "x", "lines": lines, "dry_run": dry_run})).await;
+            assert_eq!(refused(&reply, 422, "invalid", "lines that are not there"), pointers);
+        }
+    }
+    for input in [r#"{"lines": []}"#, r#"{"lines": [3]}"#, r#"{"lines": [-1]}"#, r#"{"lines": "1"}"#] {
+        signal(&id, input).await;
+    }
+    until("the signals are ignored", || async {
+        let told = timeline(&stack.client, &id).await;
+        (of(&told, "signal.ignored").len() == 4).then_some(())
+    })
+    .await;
+
+    let key = new_key();
+    let send = || {
+        let request = stack.client.request(Method::POST, &format!("/v1/orders/{id}/cancellation"));
+        let body = json!({"reason": "x", "lines": [2, 2]});
+        let request = request.header("Idempotency-Key", &key).header("Prefer", "wait=30");
+        stack.client.send(request.json(&body))
+    };
+    let once = send().await.unwrap();
+    assert_eq!((once.status.as_u16(), &once.body["order"]["lines"][2]["cancelled"]), (200, &json!(3)));
+    let twice = send().await.unwrap();
+    assert_eq!((twice.header("idempotent-replayed"), &twice.body), (Some("true"), &once.body));
+    labelled(&stack, &id, "fulfilling").await;
+    let told = timeline(&stack.client, &id).await;
+    assert_eq!((of(&told, "cancellation.requested").len(), of(&told, "lines.cancelled").len()), (1, 1));
+
+    // All of them, left or not, are the whole order.
+    cancel_as_planned(&stack, &id, &[0, 1, 2]).await;
+    reach(&stack.client, &id, "cancelled").await;
+    check_closed(&stack, &id).await;
+    assert_eq!(cancel(&stack, &id, &[0, 1, 2]).await.status.as_u16(), 200, "as it is");
+    refused(&cancel(&stack, &id, &[0]).await, 409, "wrong_state", "nothing of it is left");
+    check_goods(&stack, &before).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn an_heir_stops_what_took_over_from_others() {
+    let stack = sweeping().await;
+    let order = two_places(&stack).await;
+    let before = pieces(&stack).await;
+    let (gone, partly) = (place(&stack.client, &order).await, place(&stack.client, &order).await);
+    for id in [&gone, &partly] {
+        let order = labelled(&stack, id, "fulfilling").await;
+        if id == &partly {
+            let left = open(&order).into_iter().find(|s| s["lines"][0]["line"] == 0).unwrap();
+            carrier_says(&stack, left["id"].as_str().unwrap(), "hand_over").await;
+            reach(&stack.client, id, "partially_shipped").await;
+            event(&stack.client, id, "payment.captured").await;
+        }
+        cancel(&stack, id, &[1]).await.success().unwrap();
+        cancelled(&stack, id, [0, 3, 0]).await;
+        labelled(&stack, id, if id == &partly { "partially_shipped" } else { "fulfilling" }).await;
+        terminate(id).await;
+    }
+    inherited(&stack, &gone).await;
+    inherited(&stack, &partly).await;
+    reach(&stack.client, &gone, "cancelled").await;
+    check_closed(&stack, &gone).await;
+    reach(&stack.client, &partly, "shipped").await;
+    assert_eq!((at_provider(&stack, &partly).0, waybill_held(&stack, &partly).await), (0, 0));
+    let labels = stack.carrier.snapshot();
+    assert!(!labels.to_string().contains("\"booked\""), "a label was left: {labels:#}");
+    deliver(&stack, &partly).await;
+    check_goods(&stack, &before).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn an_heir_frees_what_a_successor_had_that_nobody_was_told_of() {
+    let chaos = ("WAYBILL_CHAOS", "lose:replace_shipment:1000");
+    let sweep = builder().await.env("WAYBILL_SWEEP_AGE_SECONDS", 0).env("WAYBILL_SWEEP_SECONDS", 86_400);
+    let stack = sweep.env(chaos.0, chaos.1).start().await.unwrap();
+    let order = two_places(&stack).await;
+    let before = pieces(&stack).await;
+    let id = place(&stack.client, &order).await;
+    let order = labelled(&stack, &id, "fulfilling").await;
+    let left = open(&order).into_iter().find(|s| s["lines"][0]["line"] == 0).unwrap();
+    carrier_says(&stack, left["id"].as_str().unwrap(), "hand_over").await;
+    event(&stack.client, &id, "payment.captured").await;
+    cancel(&stack, &id, &[1]).await.success().unwrap();
+    event(&stack.client, &id, "step.retrying").await;
+    terminate(&id).await;
+    inherited(&stack, &id).await;
+    reach(&stack.client, &id, "shipped").await;
+    assert_eq!((at_provider(&stack, &id).0, waybill_held(&stack, &id).await), (0, 0));
+    deliver(&stack, &id).await;
+    check_goods(&stack, &before).await;
+    stack.stop().await;
+}
