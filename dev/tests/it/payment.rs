@@ -59,16 +59,10 @@ async fn a_key_that_the_provider_may_have_forgotten_is_not_used_again() {
     event(&stack.client, &id, "attention.raised").await;
     assert_eq!(at_provider(&stack, &id).3, 1, "not asked for again");
     stack.payments.set_faults(Vec::new());
-    stack
-        .client
-        .post(
-            &format!("/v1/admin/orders/{id}/retry"),
-            &json!({"reason": "the provider can be searched again"}),
-        )
-        .await
-        .unwrap()
-        .success()
-        .unwrap();
+    let retry = json!({"reason": "the provider can be searched again"});
+    let retried = stack.client.post(&format!("/v1/admin/orders/{id}/retry"), &retry).await.unwrap();
+    // Its own next attempt may have been the faster one.
+    assert!([202, 409].contains(&retried.status.as_u16()), "{}", retried.body);
     reach(&stack.client, &id, "fulfilling").await;
     assert_eq!(at_provider(&stack, &id), (1000, 0, 0, 1));
     stack.stop().await;
