@@ -11,6 +11,7 @@ mod housekeeping;
 mod interleavings;
 mod lifecycle;
 mod localstripe;
+mod lost_tasks;
 mod payment;
 mod people;
 mod refunds;

@@ -13,6 +13,9 @@ pub const EDITION: u32 = 1;
 /// That labels were stopped is in the history before money and goods are given back.
 pub(crate) const STOPPED_IS_RECORDED: Change = Change { name: "stopped-is-recorded", since: 1 };
 
+/// A cancel undoes what a lost workflow task may have done, too.
+pub(crate) const LOST_TASKS_ARE_UNDONE: Change = Change { name: "lost-tasks-are-undone", since: 1 };
+
 /// One change.
 #[derive(Clone, Copy)]
 pub(crate) struct Change {

@@ -251,7 +251,9 @@ async fn stop_open(ctx: &Ctx) -> Result<(), Stop> {
         ctx.state(|s| s.state.shipments.iter().filter(|sh| sh.is_open()).map(|sh| sh.id).collect());
     let mut stopped = Vec::new();
     for id in open {
-        let asked = ctx.state(|s| s.booking.contains(&id));
+        // A workflow task that was lost may have asked for labels that this one has not come to.
+        let asked =
+            ctx.state(|s| s.booking.contains(&id)) || changes::has(ctx, changes::LOST_TASKS_ARE_UNDONE);
         if !asked || unwind::cancel_label(ctx, id).await == LabelCancellation::Cancelled {
             settle(ctx, id, FulfilmentStatus::Cancelled, OrderEvent::ShipmentCancelled { shipment_id: id });
             stopped.push(id);
