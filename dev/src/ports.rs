@@ -1,6 +1,8 @@
-//! Which port is whose: blocks of ten, so that stacks on one machine do not collide.
+//! Which port is whose: blocks of ten, so that stacks on one machine do not collide, and ports for tests, of which many
+//! run at once.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Result, bail};
 
@@ -121,9 +123,59 @@ impl Block {
     }
 }
 
-/// A free port of the system's choice, for tests.
+/// The first port for tests.
+const TESTS_FIRST: u16 = 10_000;
+/// Ports that a process claims at once.
+const CLAIM: u16 = 100;
+/// Where Linux begins with the ports that it chooses itself, unless it is told otherwise.
+const SYSTEM_FIRST: u16 = 32_768;
+
+/// What this process has claimed. The first port of each claim is held for as long as the process lives, and keeps
+/// other processes off the rest, whether or not anybody listens there yet.
+struct Claims {
+    held: Vec<TcpListener>,
+    next: u16,
+    end: u16,
+}
+
+static CLAIMS: Mutex<Claims> = Mutex::new(Claims { held: Vec::new(), next: 0, end: 0 });
+
+/// A port for a test, given out once. Not one of the system's choice: the system would give it to anybody between our
+/// asking for it and the start of whoever is to listen there.
 pub fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+    // What a holder that panicked has left is whole.
+    let mut claims = CLAIMS.lock().unwrap_or_else(PoisonError::into_inner);
+    loop {
+        if claims.next == claims.end {
+            claims.extend()?;
+        }
+        let port = claims.next;
+        claims.next += 1;
+        // Somebody who knows of no claims may be there, or a process of an earlier run that is just going.
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return Ok(port);
+        }
+    }
+}
+
+impl Claims {
+    fn extend(&mut self) -> Result<()> {
+        let end = system_first();
+        for first in (TESTS_FIRST..end.saturating_sub(CLAIM)).step_by(CLAIM.into()) {
+            if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, first)) {
+                self.held.push(listener);
+                (self.next, self.end) = (first + 1, first + CLAIM);
+                return Ok(());
+            }
+        }
+        bail!("no {CLAIM} ports are free between {TESTS_FIRST} and {end}, where the system's own begin")
+    }
+}
+
+/// The first of the ports that the system gives to whoever asks for any, outgoing connections included.
+fn system_first() -> u16 {
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    range.split_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or(SYSTEM_FIRST)
 }
 
 /// An address on this machine alone.
@@ -134,6 +186,9 @@ pub fn loopback(port: u16) -> SocketAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
+    use std::io::{BufRead, BufReader, Write};
+    use std::process::{Command, Stdio};
 
     #[test]
     fn roles_keep_their_places() {
@@ -154,6 +209,48 @@ mod tests {
         let err = Block::hold(base).unwrap_err().to_string();
         assert!(err.contains(&format!("port {port} (Postgres) is taken")), "{err}");
         assert!(err.contains("--ports"), "{err}");
+    }
+
+    /// Says which ports it got, and listens on them until it is told to end: a process of the test below.
+    #[test]
+    fn takes_ports() {
+        if std::env::var_os(TAKES_PORTS).is_none() {
+            return;
+        }
+        let ports: Vec<u16> = (0..TAKEN).map(|_| free_port().unwrap()).collect();
+        let _held: Vec<_> =
+            ports.iter().map(|port| TcpListener::bind(("127.0.0.1", *port)).unwrap()).collect();
+        let words: Vec<String> = ports.iter().map(u16::to_string).collect();
+        writeln!(std::io::stdout(), "ports: {}", words.join(" ")).unwrap();
+        std::io::stdin().read_line(&mut String::new()).unwrap();
+    }
+
+    const TAKES_PORTS: &str = "WAYBILL_TEST_TAKES_PORTS";
+    /// More than one claim has.
+    const TAKEN: usize = 130;
+
+    #[test]
+    fn processes_that_start_at_once_get_ports_of_their_own() {
+        let start = |_| {
+            let mut command = Command::new(std::env::current_exe().unwrap());
+            command.args(["--exact", "ports::tests::takes_ports", "--nocapture"]).env(TAKES_PORTS, "1");
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
+        };
+        let mut children: Vec<_> = (0..6).map(start).collect();
+        let mut all: Vec<u16> = Vec::new();
+        for child in &mut children {
+            let mut lines = BufReader::new(child.stdout.as_mut().unwrap()).lines().map(Result::unwrap);
+            let line = lines.find_map(|line| line.split_once("ports: ").map(|(_, ports)| ports.to_owned()));
+            all.extend(line.expect("it got its ports").split(' ').map(|port| port.parse::<u16>().unwrap()));
+        }
+        all.extend((0..TAKEN).map(|_| free_port().unwrap()));
+        for child in &mut children {
+            drop(child.stdin.take());
+            assert!(child.wait().unwrap().success());
+        }
+        assert!(all.iter().all(|port| *port < system_first()), "the system gives none of them away");
+        let different: BTreeSet<u16> = all.iter().copied().collect();
+        assert_eq!((all.len(), different.len()), (7 * TAKEN, 7 * TAKEN));
     }
 
     #[test]

@@ -74,7 +74,7 @@ pub struct Charges {
 /// What is free, by SKU and location, in pieces.
 pub type Available = BTreeMap<Sku, BTreeMap<Location, u32>>;
 
-/// Chooses locations for the lines of an order, as few of them as serve all that is there (see [`places`]), and at most
+/// Chooses locations for the lines of an order, as few of them as serve all that is there (module `places`), and at most
 /// [`SHIPMENTS_MAX`]. Each gives the lines, the first one first, what they still want and it has, so two lines of one
 /// SKU can't be given the same piece.
 pub fn allocate(order: OrderId, lines: &[OrderLine], available: &Available) -> Allocation {

@@ -118,8 +118,8 @@ impl Servers {
         let config = TemporalConfig {
             port: free_port()?,
             ui_port: None,
-            http_port: None,
-            metrics_port: None,
+            http_port: Some(free_port()?),
+            metrics_port: Some(free_port()?),
             database: on_disk.then(|| dir.join("temporal.db")),
             // Both servers get these: whichever ends last leaves nothing.
             remove: vec![dir.clone(), outside.path().to_owned()],

@@ -45,7 +45,7 @@ pub enum Fault {
         ms: u64,
     },
     /// Waits before the work until the rule is removed; for requests only. The work is then done even if the caller
-    /// has hung up. [`Faults::stalled`] tells who waits.
+    /// has hung up. `stalled` of a simulator tells who waits.
     Stall,
     /// Answers with this HTTP status and does nothing.
     Status {

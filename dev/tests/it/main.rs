@@ -16,6 +16,7 @@ mod last_words;
 mod lifecycle;
 mod lines;
 mod localstripe;
+mod lost_tasks;
 mod payment;
 mod people;
 mod refunds;

@@ -11,6 +11,9 @@ use super::Ctx;
 /// The edition that orders begin in now. 0 is release 0.1.0; it rises by one with a release that has changes.
 pub(crate) const EDITION: u32 = 1;
 
+/// A cancel undoes what a lost workflow task may have done, too.
+pub(crate) const LOST_TASKS_ARE_UNDONE: Change = Change { name: "lost-tasks-are-undone", since: 1 };
+
 /// One change.
 #[derive(Clone, Copy)]
 pub(crate) struct Change {

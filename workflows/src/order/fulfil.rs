@@ -179,6 +179,14 @@ pub(super) async fn hand_over(ctx: &Ctx, id: ShipmentId) {
     capture::take(ctx, id).await;
 }
 
+/// Once the order was promised, a workflow task that was lost may have asked for labels that this one has not come to.
+pub(super) fn may_have_label(ctx: &Ctx, id: ShipmentId) -> bool {
+    use OrderStatus::{Cancelling, Confirmed, Fulfilling, PartiallyShipped};
+    let promised =
+        ctx.state(|s| matches!(s.state.status, Confirmed | Fulfilling | PartiallyShipped | Cancelling));
+    ctx.state(|s| s.booking.contains(&id)) || promised && changes::has(ctx, changes::LOST_TASKS_ARE_UNDONE)
+}
+
 /// Stops every shipment that has not left. Ends the order if none is left to go on with; else the order goes on
 /// with what the carrier would not stop or already has.
 async fn stop_open(ctx: &Ctx) -> Result<(), Stop> {
@@ -195,8 +203,7 @@ async fn stop_open(ctx: &Ctx) -> Result<(), Stop> {
         ctx.state(|s| s.state.shipments.iter().filter(|sh| sh.is_open()).map(|sh| sh.id).collect());
     let mut stopped = Vec::new();
     for id in open {
-        let asked = ctx.state(|s| s.booking.contains(&id));
-        if !asked || unwind::cancel_label(ctx, id).await == LabelCancellation::Cancelled {
+        if !may_have_label(ctx, id) || unwind::cancel_label(ctx, id).await == LabelCancellation::Cancelled {
             settle(ctx, id, FulfilmentStatus::Cancelled, OrderEvent::ShipmentCancelled { shipment_id: id });
             stopped.push(id);
         } else {

@@ -5,7 +5,7 @@
 //! undo runs, for all labels, and the carrier's news is heard again. All of it is repeatable.
 
 use super::{
-    Ctx, carrier, changes, fulfil, go, note,
+    Ctx, OrderWorkflow, carrier, changes, fulfil, go, note,
     step::{self, Mode, Step},
     unwind::{self, Stop, Undo},
 };
@@ -14,7 +14,7 @@ use waybill_domain::{
     event::OrderEvent,
     ids::ShipmentId,
     money::Amount,
-    state::AttentionReason,
+    state::{AttentionReason, OrderState},
     status::{FulfilmentStatus, OrderStatus, PaymentStatus},
 };
 
@@ -34,27 +34,55 @@ pub(crate) async fn run(ctx: &Ctx) {
     }
 }
 
-async fn take_over(ctx: &Ctx) {
+/// A workflow task that is lost with its worker runs again, and hears first what came in meanwhile: if that is a request
+/// to cancel, the order stops before it has come to what the lost one did, labels included. They are booked after the
+/// promise is in the read model, which tells; what comes before the promise is undone on suspicion.
+pub(crate) async fn look_ahead(ctx: &Ctx, stop: Stop) -> Result<(), Stop> {
+    let Stop::Cancelled { reason } = stop else { return Err(stop) };
+    if !changes::has(ctx, changes::LOST_TASKS_ARE_UNDONE) {
+        return Err(Stop::Cancelled { reason });
+    }
+    ctx.state_mut(|s| s.cancel = Some(CancelRequest::whole(&reason)));
+    let read = read_model(ctx).await;
+    ctx.state_mut(|s| {
+        use OrderStatus as O;
+        let promised = [O::Confirmed, O::Fulfilling, O::PartiallyShipped, O::Shipped, O::Cancelling];
+        if let Some(read) = read.filter(|read| promised.contains(&read.state.status)) {
+            s.adopt(read.state, read.hold);
+        }
+        s.undo = vec![Undo::ReleaseStock, Undo::VoidAuthorization];
+    });
+    go_on(ctx).await
+}
+
+/// What the read model has of the order, and what the carrier has said.
+async fn read_model(ctx: &Ctx) -> Option<Inheritance> {
     let step = persistent("inherit", names::QUEUE_ORDERS, AttentionReason::StepFailing);
     let input = ctx.state(|s| Beginning { order_id: s.input.order_id, edition: changes::EDITION });
     // A persistent step ends in success alone.
-    let Ok(Inheritance { state, version, events, hold, edition }) =
-        step::run(ctx, || OrderActivities::inherit, input, step, step::not_by_hand).await
-    else {
-        return;
-    };
-    ctx.state_mut(|s| {
-        s.booking = state.shipments.iter().map(|shipment| shipment.id).collect();
-        (s.state, s.version) = (state, version);
-        (s.hold, s.edition) = (hold, edition);
+    step::run(ctx, || OrderActivities::inherit, input, step, step::not_by_hand).await.ok()
+}
+
+impl OrderWorkflow {
+    fn adopt(&mut self, state: OrderState, hold: Option<Hold>) {
+        self.hold = hold;
+        self.booking = state.shipments.iter().map(|shipment| shipment.id).collect();
+        self.state = state;
         // What a step needed somebody for ended with that step; what the carrier brought up did not.
-        s.state.needs.retain(|need| need.step == carrier::BROUGHT_UP);
-        s.state.attention = s.state.needs.last().map(|need| need.reason);
-        s.state.payment_action = false;
-        let status = s.state.status;
-        for entry in &mut s.pending {
-            entry.status = status;
+        self.state.needs.retain(|need| need.step == carrier::BROUGHT_UP);
+        self.state.attention = self.state.needs.last().map(|need| need.reason);
+        self.state.payment_action = false;
+        for entry in &mut self.pending {
+            entry.status = self.state.status;
         }
+    }
+}
+
+async fn take_over(ctx: &Ctx) {
+    let Some(Inheritance { state, version, events, hold, edition }) = read_model(ctx).await else { return };
+    ctx.state_mut(|s| {
+        (s.version, s.edition) = (version, edition);
+        s.adopt(state, hold);
         // Before what has come since the heir was started.
         for event in events.into_iter().rev() {
             if s.seen_events.insert(event.event_id.clone()) {

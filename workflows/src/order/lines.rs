@@ -2,7 +2,9 @@
 //! change: between its steps, and while it waits for a person or a carrier.
 
 use super::{
-    Ctx, OrderWorkflow, note,
+    Ctx, OrderWorkflow,
+    fulfil::may_have_label,
+    note,
     step::{self, Mode, Step},
     unwind::{self, Stop},
     waiting::check_cancel,
@@ -112,8 +114,7 @@ async fn cancel(ctx: &Ctx, Due { lines, reason }: Due) {
     let mut stopped = Vec::new();
     for shipment in before.shipments.iter().filter(|shipment| shipment.would_lose(&lines)) {
         let id = shipment.id;
-        let asked = ctx.state(|s| s.booking.contains(&id));
-        if asked && unwind::cancel_label(ctx, id).await != LabelCancellation::Cancelled {
+        if may_have_label(ctx, id) && unwind::cancel_label(ctx, id).await != LabelCancellation::Cancelled {
             note(ctx, OrderEvent::ShipmentCancelRefused { shipment_id: id });
             continue;
         }

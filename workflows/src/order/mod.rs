@@ -114,15 +114,21 @@ impl OrderWorkflow {
     }
 
     async fn go_through(ctx: &Ctx) -> Result<(), Stop> {
+        if let Err(stop) = Self::promise(ctx).await {
+            return inherit::look_ahead(ctx, stop).await;
+        }
+        fulfil::book(ctx).await?;
+        fulfil::ship(ctx).await
+    }
+
+    async fn promise(ctx: &Ctx) -> Result<(), Stop> {
         forward::reserve(ctx).await?;
         forward::settle_shortage(ctx).await?;
         lines::settle(ctx).await?;
         forward::authorize(ctx).await?;
         lines::settle(ctx).await?;
         forward::screen(ctx).await?;
-        forward::confirm(ctx).await?;
-        fulfil::book(ctx).await?;
-        fulfil::ship(ctx).await
+        forward::confirm(ctx).await
     }
 
     /// Cancel what can still be stopped. Payload: [`CancelRequest`], or nothing.

@@ -1,0 +1,157 @@
+//! A workflow task that is lost with its worker has done what it did: money may be held, a label may be booked, and no
+//! history says so. The task runs again, and a cancel that came in meanwhile is heard before any of it.
+
+use crate::{books::*, support::*};
+use futures::future::join_all;
+use serde_json::{Value, json};
+use waybill_dev::{
+    sim::{Fault, Route, Rule},
+    stack::Stack,
+};
+
+/// As many orders as there are ways to cancel.
+type Three = [String; 3];
+
+async fn signal(id: &str, name: &str, input: &str) {
+    let workflow = format!("order:{id}");
+    temporal(&["workflow", "signal", "-w", &workflow, "--name", name, "--input", input]).await;
+}
+
+async fn three(stack: &Stack, order: impl Fn() -> Value) -> Three {
+    let mut ids = Three::default();
+    for id in &mut ids {
+        *id = place(&stack.client, &order()).await;
+    }
+    ids
+}
+
+fn rule(route: Route, fault: Fault, about: Option<&str>) -> Rule {
+    Rule { route, fault, times: None, matching: about.map(str::to_owned) }
+}
+
+async fn approve(ids: &Three) {
+    for id in ids {
+        signal(id, "decide", r#"{"decision": "approve", "reason": "known"}"#).await;
+    }
+}
+
+/// Waits until so many requests are held up, then kills the worker and lets them go: what was asked for is done all the
+/// same. Then all orders are cancelled, each of three in another way, and another worker hears of it.
+async fn cancel_after_the_worker_died(stack: &mut Stack, at_work: usize, orders: &[&Three]) {
+    let held_up = |stack: &Stack| stack.carrier.stalled().len() + stack.payments.stalled().len();
+    until("all are at work", || async { (held_up(stack) == at_work).then_some(()) }).await;
+    stack.workers[0].kill_hard().await.unwrap();
+    stack.carrier.set_faults(Vec::new());
+    stack.payments.set_faults(Vec::new());
+    until("what was asked for is done", || async { (held_up(stack) == 0).then_some(()) }).await;
+    for [by_signal, by_engine, _] in orders {
+        signal(by_signal, "cancel", r#"{"reason": "changed my mind"}"#).await;
+        temporal(&["workflow", "cancel", "-w", &format!("order:{by_engine}")]).await;
+    }
+    let client = stack.client.clone();
+    let by_http = join_all(orders.iter().map(|[.., id]| client.cancel(id, "changed my mind", false)));
+    let (replies, started) = tokio::join!(by_http, stack.add_worker());
+    started.unwrap();
+    for reply in replies.into_iter().map(Result::unwrap) {
+        assert!([200, 202].contains(&reply.status.as_u16()), "{}", reply.body);
+    }
+    for [by_signal, by_engine, by_http] in orders {
+        for (id, source) in [(by_signal, "signal"), (by_engine, "engine"), (by_http, "api")] {
+            reach(&stack.client, id, "cancelled").await;
+            check_closed(stack, id).await;
+            let asked = event(&stack.client, id, "cancellation.requested").await;
+            assert_eq!(asked["data"]["source"], source);
+            let last = timeline(&stack.client, id).await.pop().unwrap();
+            assert_eq!(last["data"]["reason"], asked["data"]["reason"]);
+        }
+    }
+}
+
+/// The carrier carries nothing of these orders.
+async fn check_labels(stack: &Stack, ids: &Three) {
+    let ledger = stack.carrier.snapshot();
+    for id in ids {
+        let order = stack.client.get(id).await.unwrap().body;
+        assert!(!shipments(&order).is_empty(), "what was begun is known: {order:#}");
+        for shipment in shipments(&order) {
+            let label = values(&ledger["labels"]).into_iter().find(|label| label["reference"] == shipment);
+            assert_eq!(label.map(|label| &label["status"]), Some(&json!("cancelled")), "{order:#}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_cancel_undoes_the_label_that_a_lost_task_booked() {
+    let mut stack = stack().await;
+    let before = pieces(&stack).await;
+    let approved = three(&stack, dear_order).await;
+    for id in &approved {
+        reach(&stack.client, id, "in_review").await;
+    }
+    // All of them get as far as their label, in one task each.
+    stack.carrier.set_faults(vec![rule(Route::Book, Fault::Stall, None)]);
+    approve(&approved).await;
+    let new = three(&stack, || order_with(|_| {})).await;
+    cancel_after_the_worker_died(&mut stack, 6, &[&approved, &new]).await;
+    check_labels(&stack, &approved).await;
+    check_labels(&stack, &new).await;
+    check_goods(&stack, &before).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn a_cancel_undoes_the_second_label_that_a_lost_task_booked() {
+    let mut stack = stack().await;
+    for (sku, location) in [("HERE", "AMS"), ("THERE", "RTM")] {
+        put_stock(&stack.client, sku, &[(location, 1000)]).await;
+    }
+    let before = pieces(&stack).await;
+    let split = three(&stack, || order(&[("HERE", 51), ("THERE", 51)])).await;
+    let (mut away, mut stalled) = (Vec::new(), Vec::new());
+    for id in &split {
+        let order = reach(&stack.client, id, "in_review").await;
+        let [first, second] = &shipments(&order)[..] else { panic!("two shipments: {order:#}") };
+        away.push(rule(Route::Book, Fault::Status { status: 503 }, Some(first)));
+        stalled.push(rule(Route::Book, Fault::Stall, Some(second)));
+    }
+    // The first label takes more than one task; the second is booked in the task that hears of the first.
+    stack.carrier.set_faults([away, stalled.clone()].concat());
+    approve(&split).await;
+    for id in &split {
+        event(&stack.client, id, "step.retrying").await;
+    }
+    stack.carrier.set_faults(stalled);
+    cancel_after_the_worker_died(&mut stack, 3, &[&split]).await;
+    check_labels(&stack, &split).await;
+    check_goods(&stack, &before).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn a_cancel_undoes_the_authorization_that_a_lost_task_made() {
+    let mut stack = stack().await;
+    let few = ["FEW-1", "FEW-2", "FEW-3"];
+    for sku in few {
+        put_stock(&stack.client, sku, &[("AMS", 1)]).await;
+    }
+    let before = pieces(&stack).await;
+    let mut amended = Three::default();
+    for (id, sku) in amended.iter_mut().zip(few) {
+        let mut short = order(&[(sku, 2)]);
+        short["shortage_policy"] = json!("ask_customer");
+        *id = place(&stack.client, &short).await;
+        reach(&stack.client, id, "awaiting_customer").await;
+    }
+    stack.payments.set_faults(vec![rule(Route::Authorize, Fault::Stall, None)]);
+    for id in &amended {
+        signal(id, "amend", r#"{"accept": "ship_available"}"#).await;
+    }
+    let new = three(&stack, || order_with(|_| {})).await;
+    cancel_after_the_worker_died(&mut stack, 6, &[&amended, &new]).await;
+    for id in amended.iter().chain(&new) {
+        let order = stack.client.get(id).await.unwrap().body;
+        assert_eq!((&order["payment_status"], at_provider(&stack, id)), (&json!("voided"), (0, 0, 0, 1)));
+    }
+    check_goods(&stack, &before).await;
+    stack.stop().await;
+}
