@@ -386,8 +386,9 @@ async fn between_bookings_lines_are_cancelled_before_the_next_label() {
     event(&stack.client, &id, "lines.cancelled").await;
     let order = labelled(&stack, &id, "fulfilling").await;
     let ledger = stack.carrier.snapshot();
-    let known = values(&ledger["labels"]).iter().any(|l| l["reference"] == second["id"]);
-    assert!(!known, "the carrier was not asked about the second: {ledger:#}");
+    // A task that was lost may have asked for its label, so the carrier is told that there shall be none.
+    let booked = |l: &Value| l["reference"] == second["id"] && l["status"] != "cancelled";
+    assert!(!values(&ledger["labels"]).iter().any(|l| booked(l)), "no label for the second: {ledger:#}");
     assert!(open(&order).iter().all(|s| !goods(s).contains(&u64::from(line))), "{order:#}");
     deliver(&stack, &id).await;
 
