@@ -238,6 +238,8 @@ mod tests {
         assert_eq!((again.answer, &again.refused_lines), (CancelAnswer::Refused, &vec![1]));
         assert!(again.refusal(state.status).unwrap().contains("line 1 "));
         assert_eq!(plan_lines(&state, &set(&[0, 2])), Ok(plan_cancellation(&state)), "nothing would be left");
+        carry_out(&mut state, &set(&[0]));
+        assert_eq!(plan_lines(&state, &set(&[1, 2])).unwrap().refused_lines, [1]);
     }
 
     #[test]
@@ -259,6 +261,16 @@ mod tests {
         assert_eq!(plan_lines(&state, &set(&[1])).unwrap().answer, CancelAnswer::Accepted);
         assert_eq!(carry_out(&mut state, &set(&[0])), [Pieces { line: 0, quantity: 3 }]);
         assert!(!state.is_short());
+
+        // One that is nowhere is given up just so.
+        let mut state = order(&[2, 1], Charges::default());
+        state.shipments[0].lines.retain(|l| l.line == 1);
+        state.shipments.truncate(1);
+        state.recount();
+        state.status = OrderStatus::AwaitingCustomer;
+        assert_eq!((state.lines[0].allocated, state.is_short()), (0, true), "{state:?}");
+        assert_eq!(carry_out(&mut state, &set(&[0])), [Pieces { line: 0, quantity: 2 }]);
+        assert!(!state.is_short() && state.open_amount() > Amount::ZERO);
     }
 
     #[test]
@@ -288,6 +300,7 @@ mod tests {
                         let (id, amount) = (open.id, open.amount);
                         state.set_shipment(id, FulfilmentStatus::HandedOver);
                         state.captured = state.captured.plus(amount).unwrap();
+                        state.status = state.shipping_status();
                     }
                     continue;
                 }

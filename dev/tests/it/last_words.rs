@@ -44,3 +44,34 @@ async fn what_comes_while_an_order_ends_is_taken_in() {
     check_closed(&stack, &id).await;
     stack.stop().await;
 }
+
+#[tokio::test]
+async fn what_was_being_written_down_when_a_wait_ended_is_told() {
+    let stack = builder().await.env("WAYBILL_REVIEW_WAIT_SECONDS", 3).start().await.unwrap();
+    let id = place(&stack.client, &dear_order()).await;
+    reach(&stack.client, &id, "in_review").await;
+    let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
+    let mut tx = pool.begin().await.unwrap();
+    let lock = sqlx::query("select 1 from orders where id = $1::uuid for update").bind(&id);
+    lock.execute(&mut *tx).await.unwrap();
+    // Noted, and being written down when the time for the review is over; that write comes to nothing.
+    let workflow = format!("order:{id}");
+    let signal =
+        ["workflow", "signal", "-w", &workflow, "--name", "decide", "--input", r#"{"decision": "perhaps"}"#];
+    temporal(&signal).await;
+    until("the end is being written down", || async {
+        let told = temporal(&["workflow", "describe", "-w", &workflow, "-o", "json"]).await;
+        let told: Value = serde_json::from_str(&told).unwrap();
+        let pending = told["pendingActivities"].as_array()?;
+        pending.iter().any(|activity| activity["activityType"]["name"] == "project").then_some(())
+    })
+    .await;
+    let state = temporal(&["workflow", "query", "-w", &workflow, "--type", "state"]).await;
+    assert!(state.contains("expired"), "{state}");
+    tx.rollback().await.unwrap();
+    reach(&stack.client, &id, "expired").await;
+    let told = kinds(&stack.client, &id).await;
+    assert_eq!(told.iter().filter(|kind| *kind == "signal.ignored").count(), 1, "{told:?}");
+    check_closed(&stack, &id).await;
+    stack.stop().await;
+}

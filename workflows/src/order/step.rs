@@ -328,18 +328,25 @@ pub(crate) fn publish_status(ctx: &Ctx) {
 
 /// Brings the read model up to date: one idempotent statement for all that happened since the last time.
 /// It is called before anybody is waited for, before a step is tried again, and at the end.
+///
+/// What is pending stays so until it is written: the waiting that this is part of may be given up, as when its time is
+/// over. Then it is written again, which changes nothing.
 pub(crate) async fn flush(ctx: &Ctx) {
-    let projection = ctx.state_mut(|s| {
+    let projection = ctx.state(|s| {
         (!s.pending.is_empty()).then(|| Projection {
             order_id: s.input.order_id,
             base_version: s.version,
-            entries: std::mem::take(&mut s.pending),
+            entries: s.pending.clone(),
             state: s.state.clone(),
         })
     });
     let Some(projection) = projection else { return };
+    let entries = projection.entries.len();
     let projected = must(ctx, || OrderActivities::project, projection, "project").await;
-    ctx.state_mut(|s| s.version = projected.version);
+    ctx.state_mut(|s| {
+        s.version = projected.version;
+        s.pending.drain(..entries.min(s.pending.len()));
+    });
     tell_ui(ctx);
 }
 
