@@ -189,6 +189,7 @@ mod tests {
     use std::collections::BTreeSet;
     use std::io::{BufRead, BufReader, Write};
     use std::process::{Command, Stdio};
+    use std::time::{Duration, Instant};
 
     #[test]
     fn roles_keep_their_places() {
@@ -203,7 +204,14 @@ mod tests {
         assert_ne!(one.base(), two.base());
 
         let port = one.release(Role::Postgres);
-        let _other = TcpListener::bind(("127.0.0.1", port)).unwrap();
+        // A process that another test starts has our sockets too, until it becomes what it is to run.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let _other = loop {
+            match TcpListener::bind(("127.0.0.1", port)) {
+                Ok(listener) => break listener,
+                Err(error) => assert!(Instant::now() < deadline, "{error}"),
+            }
+        };
         let base = one.base();
         drop(one);
         let err = Block::hold(base).unwrap_err().to_string();

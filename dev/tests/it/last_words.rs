@@ -45,33 +45,44 @@ async fn what_comes_while_an_order_ends_is_taken_in() {
     stack.stop().await;
 }
 
+/// Whether a signal came before the time of the review was over.
+async fn came_in_time(workflow: &str) -> bool {
+    let history = temporal(&["workflow", "show", "-w", workflow]).await;
+    history.find("WorkflowExecutionSignaled") < history.find("TimerFired")
+}
+
 #[tokio::test]
 async fn what_was_being_written_down_when_a_wait_ended_is_told() {
-    let stack = builder().await.env("WAYBILL_REVIEW_WAIT_SECONDS", 3).start().await.unwrap();
-    let id = place(&stack.client, &dear_order()).await;
-    reach(&stack.client, &id, "in_review").await;
+    let stack = builder().await.env("WAYBILL_REVIEW_WAIT_SECONDS", 4).start().await.unwrap();
     let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
-    let mut tx = pool.begin().await.unwrap();
-    let lock = sqlx::query("select 1 from orders where id = $1::uuid for update").bind(&id);
-    lock.execute(&mut *tx).await.unwrap();
-    // Noted, and being written down when the time for the review is over; that write comes to nothing.
-    let workflow = format!("order:{id}");
-    let signal =
-        ["workflow", "signal", "-w", &workflow, "--name", "decide", "--input", r#"{"decision": "perhaps"}"#];
-    temporal(&signal).await;
-    until("the end is being written down", || async {
-        let told = temporal(&["workflow", "describe", "-w", &workflow, "-o", "json"]).await;
-        let told: Value = serde_json::from_str(&told).unwrap();
-        let pending = told["pendingActivities"].as_array()?;
-        pending.iter().any(|activity| activity["activityType"]["name"] == "project").then_some(())
-    })
-    .await;
-    let state = temporal(&["workflow", "query", "-w", &workflow, "--type", "state"]).await;
-    assert!(state.contains("expired"), "{state}");
-    tx.rollback().await.unwrap();
-    reach(&stack.client, &id, "expired").await;
-    let told = kinds(&stack.client, &id).await;
-    assert_eq!(told.iter().filter(|kind| *kind == "signal.ignored").count(), 1, "{told:?}");
-    check_closed(&stack, &id).await;
+    loop {
+        let id = place(&stack.client, &dear_order()).await;
+        reach(&stack.client, &id, "in_review").await;
+        let mut tx = pool.begin().await.unwrap();
+        let lock = sqlx::query("select 1 from orders where id = $1::uuid for update").bind(&id);
+        lock.execute(&mut *tx).await.unwrap();
+        // Noted, and being written down when the time for the review is over; that write comes to nothing.
+        let workflow = format!("order:{id}");
+        let input = r#"{"decision": "perhaps"}"#;
+        temporal(&["workflow", "signal", "-w", &workflow, "--name", "decide", "--input", input]).await;
+        until("the end is being written down", || async {
+            let told = temporal(&["workflow", "describe", "-w", &workflow, "-o", "json"]).await;
+            let told: Value = serde_json::from_str(&told).unwrap();
+            let pending = told["pendingActivities"].as_array()?;
+            let writing = pending.iter().any(|activity| activity["activityType"]["name"] == "project");
+            let state = temporal(&["workflow", "query", "-w", &workflow, "--type", "state"]).await;
+            (writing && state.contains("expired")).then_some(())
+        })
+        .await;
+        tx.rollback().await.unwrap();
+        reach(&stack.client, &id, "expired").await;
+        let told = kinds(&stack.client, &id).await;
+        assert_eq!(told.iter().filter(|kind| *kind == "signal.ignored").count(), 1, "{told:?}");
+        check_closed(&stack, &id).await;
+        // On a busy machine the signal may be too late to be in the way: then once more.
+        if came_in_time(&workflow).await {
+            break;
+        }
+    }
     stack.stop().await;
 }

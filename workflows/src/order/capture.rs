@@ -1,7 +1,7 @@
 //! A shipment has left, so its money is taken; held anew first, where it is not held any more.
 
 use super::{
-    Ctx, hold, note, operator,
+    Ctx, attention, hold, note, operator,
     step::{self, Mode, Step, StepError},
     unwind,
 };
@@ -51,7 +51,7 @@ pub(crate) async fn take(ctx: &Ctx, id: ShipmentId) {
         note(ctx, OrderEvent::StepFailed { step: step.name.into(), code: step::SKIPPED.into() });
     }
     if input.is_final {
-        step::nobody_needed(ctx, AttentionReason::AuthorizationLapsed, None);
+        attention::nobody_needed(ctx, AttentionReason::AuthorizationLapsed, None);
         // The provider's own last capture gives the rest free; one that it did not make does not.
         if operated.get() {
             unwind::void_authorization(ctx).await;
@@ -84,11 +84,11 @@ async fn hold_anew(ctx: &Ctx, input: &CaptureInput) -> Result<(), hold::Refused>
 /// The goods are gone and their money is not to be had: a person says what is done about it. A card that was declined is
 /// not asked again by itself: card networks limit that.
 async fn operation_on(ctx: &Ctx, step: Step) -> Operation {
-    step::raise_attention(ctx, step).await;
+    attention::raise_attention(ctx, step).await;
     loop {
         step::word(ctx, step).await;
         if let Some(operation) = operator::take(ctx, step).await {
-            step::clear_attention(ctx, step);
+            attention::clear_attention(ctx, step);
             return operation;
         }
     }

@@ -2,10 +2,10 @@
 //! before their hand-over was told, or when they were given up.
 
 use super::{
-    Ctx,
+    Ctx, attention,
     changes::{self, LATE_NEWS},
     fulfil::{hand_over, settle},
-    note, step, unwind,
+    note, read_model, step, unwind,
 };
 use crate::{activities::OrderActivities, wire::*};
 use waybill_domain::{
@@ -75,12 +75,12 @@ async fn void_rest(ctx: &Ctx) {
 
 fn lost(ctx: &Ctx, id: ShipmentId) {
     settle(ctx, id, FulfilmentStatus::Lost, OrderEvent::Lost { shipment_id: id });
-    step::call_somebody(ctx, brought_up(AttentionReason::ShipmentLost, id));
+    attention::call_somebody(ctx, brought_up(AttentionReason::ShipmentLost, id));
 }
 
 /// What was lost is there again, here or with the customer.
 fn turned_up(ctx: &Ctx, id: ShipmentId) {
-    step::nobody_needed(ctx, AttentionReason::ShipmentLost, Some(&id.to_string()));
+    attention::nobody_needed(ctx, AttentionReason::ShipmentLost, Some(&id.to_string()));
 }
 
 async fn returned(ctx: &Ctx, id: ShipmentId) {
@@ -101,7 +101,7 @@ async fn unexpected(ctx: &Ctx, id: ShipmentId, kind: ShipmentEventKind) {
         }
     };
     note(ctx, event);
-    step::call_somebody(ctx, brought_up(AttentionReason::UnexpectedShipment, id));
+    attention::call_somebody(ctx, brought_up(AttentionReason::UnexpectedShipment, id));
     if changes::has(ctx, LATE_NEWS) {
         expect_back(ctx, id).await;
     }
@@ -110,7 +110,7 @@ async fn unexpected(ctx: &Ctx, id: ShipmentId, kind: ShipmentEventKind) {
 /// Has a return opened of the goods of a shipment; they count as sold, whatever was believed of them.
 async fn expect_back(ctx: &Ctx, id: ShipmentId) {
     // What the carrier said is told before what follows from it.
-    step::flush(ctx).await;
+    read_model::flush(ctx).await;
     let input = ctx.state(|s| s.shipment_ref(id));
     step::must(ctx, || OrderActivities::expect_back, input, "expect_back").await;
 }

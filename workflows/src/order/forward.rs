@@ -1,7 +1,7 @@
 //! The way to the promise: reserve, settle a shortage, authorize, screen, confirm.
 
 use super::{
-    Ctx, changes, go, hold, note,
+    Ctx, changes, go, hold, note, read_model,
     step::{self, Mode, Step, StepError},
     unwind::{Stop, Undo},
     waiting::{Woken, check_cancel, wait},
@@ -83,8 +83,8 @@ pub(crate) async fn settle_shortage(ctx: &Ctx) -> Result<(), Stop> {
 async fn ask_customer(ctx: &Ctx, wait_seconds: u64) -> Result<(), Stop> {
     go(ctx, OrderStatus::AwaitingCustomer);
     note(ctx, OrderEvent::AwaitingCustomer { wait_seconds });
-    step::publish_status(ctx);
-    step::flush(ctx).await;
+    read_model::publish_status(ctx);
+    read_model::flush(ctx).await;
     let limit = Some((Duration::from_secs(wait_seconds), "the customer's answer"));
     let woken = wait(ctx, |s| s.amendment.is_some() || !s.state.is_short(), limit).await;
     check_cancel(ctx)?;
@@ -160,7 +160,7 @@ async fn await_customer(ctx: &Ctx, wait_seconds: u64) -> Result<(), Stop> {
         s.set_payment(PaymentStatus::Pending);
         s.note(OrderEvent::ActionRequired {});
     });
-    step::flush(ctx).await;
+    read_model::flush(ctx).await;
     let limit = Duration::from_secs(wait_seconds);
     let deadline = ctx.workflow_time().map(|now| now + limit);
     let woken = wait(ctx, |s| s.payment_news, Some((limit, "the customer's authentication"))).await;
@@ -205,8 +205,8 @@ pub(crate) async fn screen(ctx: &Ctx) -> Result<(), Stop> {
 async fn review(ctx: &Ctx, wait_seconds: u64) -> Result<(), Stop> {
     go(ctx, OrderStatus::InReview);
     note(ctx, OrderEvent::InReview { wait_seconds });
-    step::publish_status(ctx);
-    step::flush(ctx).await;
+    read_model::publish_status(ctx);
+    read_model::flush(ctx).await;
     let deadline = ctx.workflow_time().map(|now| now + Duration::from_secs(wait_seconds));
     let mut watch = hold::Watch::new();
     let woken = loop {
@@ -248,8 +248,8 @@ pub(crate) async fn confirm(ctx: &Ctx) -> Result<(), Stop> {
     go(ctx, OrderStatus::Confirmed);
     note(ctx, OrderEvent::Confirmed {});
     if from_review {
-        step::publish_status(ctx);
+        read_model::publish_status(ctx);
     }
-    step::flush(ctx).await;
+    read_model::flush(ctx).await;
     check_cancel(ctx)
 }

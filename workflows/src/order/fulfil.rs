@@ -1,7 +1,7 @@
 //! After the promise: labels, hand-overs with their captures, deliveries, and stopping what has not left.
 
 use super::{
-    Ctx, OrderWorkflow, capture, carrier, changes, go, hold, lines, note, operator,
+    Ctx, OrderWorkflow, capture, carrier, changes, go, hold, lines, note, operator, read_model,
     step::{self, Mode, Step, StepError},
     unwind::{self, Stop},
     waiting::{fold_engine_cancel, wait},
@@ -22,7 +22,7 @@ pub(crate) async fn book(ctx: &Ctx) -> Result<(), Stop> {
     }
     go(ctx, OrderStatus::Fulfilling);
     restamp(ctx);
-    step::flush(ctx).await;
+    read_model::flush(ctx).await;
     Ok(())
 }
 
@@ -42,7 +42,7 @@ async fn book_unlabelled(ctx: &Ctx) -> bool {
         if reduced {
             // The read model knows of a shipment that took over from another before the carrier does: an heir must
             // know whose label to cancel.
-            step::flush(ctx).await;
+            read_model::flush(ctx).await;
         }
         book_one(ctx, id).await;
     }
@@ -126,7 +126,7 @@ async fn follow<'a>(ctx: &'a Ctx, watch: &mut hold::Watch<'a>) -> Result<(), Sto
             _ => {}
         }
         hold::renew_or_call(ctx).await;
-        step::flush(ctx).await;
+        read_model::flush(ctx).await;
         let news = |s: &OrderWorkflow| {
             let word = !s.inbox.is_empty() || !s.operations.is_empty() || !s.line_requests.is_empty();
             word || s.renewal_due.is_some()
@@ -198,7 +198,7 @@ async fn stop_open(ctx: &Ctx) -> Result<(), Stop> {
         return Ok(());
     };
     go(ctx, OrderStatus::Cancelling);
-    step::flush(ctx).await;
+    read_model::flush(ctx).await;
     let open: Vec<ShipmentId> =
         ctx.state(|s| s.state.shipments.iter().filter(|sh| sh.is_open()).map(|sh| sh.id).collect());
     let mut stopped = Vec::new();
@@ -244,8 +244,8 @@ pub(crate) async fn complete(ctx: &Ctx) {
         outcome
     });
     note(ctx, OrderEvent::Completed { outcome });
-    step::publish_status(ctx);
-    step::flush(ctx).await;
+    read_model::publish_status(ctx);
+    read_model::flush(ctx).await;
 }
 
 /// Takes in what came while the order was ending: nothing that was accepted is lost.
@@ -260,6 +260,6 @@ pub(crate) async fn drain(ctx: &Ctx) {
         if ctx.state(|s| s.pending.is_empty()) {
             return;
         }
-        step::flush(ctx).await;
+        read_model::flush(ctx).await;
     }
 }

@@ -2,7 +2,7 @@
 //! of its own, with a generation of its own, and is asked for only when it is known how the one before stands.
 
 use super::{
-    Ctx, OrderWorkflow, changes, note,
+    Ctx, OrderWorkflow, attention, changes, note,
     step::{self, Mode, Step, StepError},
 };
 use crate::{activities::OrderActivities, names, wire::*};
@@ -104,7 +104,7 @@ pub(crate) async fn renew_if_due(ctx: &Ctx) -> Result<(), Refused> {
 pub(crate) async fn renew_or_call(ctx: &Ctx) {
     if renew_if_due(ctx).await.is_err() {
         let reason = AttentionReason::AuthorizationLapsed;
-        step::call_somebody(ctx, Need { reason, step: STEP.name.into(), about: None });
+        attention::call_somebody(ctx, Need { reason, step: STEP.name.into(), about: None });
     }
 }
 
@@ -164,5 +164,5 @@ fn held(ctx: &Ctx, amount: Amount, hold: Option<Hold>) {
         });
         s.note(OrderEvent::Reauthorized { amount });
     });
-    step::nobody_needed(ctx, AttentionReason::AuthorizationLapsed, None);
+    attention::nobody_needed(ctx, AttentionReason::AuthorizationLapsed, None);
 }

@@ -5,7 +5,7 @@
 //! undo runs, for all labels, and the carrier's news is heard again. All of it is repeatable.
 
 use super::{
-    Ctx, OrderWorkflow, carrier, changes, fulfil, go, note,
+    Ctx, OrderWorkflow, carrier, changes, fulfil, go, note, read_model,
     step::{self, Mode, Step},
     unwind::{self, Stop, Undo},
 };
@@ -27,7 +27,7 @@ pub(crate) async fn run(ctx: &Ctx) {
     if ctx.state(|s| s.state.status.is_terminal()) {
         return let_go(ctx).await;
     }
-    step::publish_status(ctx);
+    read_model::publish_status(ctx);
     match go_on(ctx).await {
         Ok(()) => fulfil::complete(ctx).await,
         Err(stop) => unwind::unwind(ctx, stop).await,
@@ -43,7 +43,7 @@ pub(crate) async fn look_ahead(ctx: &Ctx, stop: Stop) -> Result<(), Stop> {
         return Err(Stop::Cancelled { reason });
     }
     ctx.state_mut(|s| s.cancel = Some(CancelRequest::whole(&reason)));
-    let read = read_model(ctx).await;
+    let read = as_read(ctx).await;
     ctx.state_mut(|s| {
         use OrderStatus as O;
         let promised = [O::Confirmed, O::Fulfilling, O::PartiallyShipped, O::Shipped, O::Cancelling];
@@ -56,7 +56,7 @@ pub(crate) async fn look_ahead(ctx: &Ctx, stop: Stop) -> Result<(), Stop> {
 }
 
 /// What the read model has of the order, and what the carrier has said.
-async fn read_model(ctx: &Ctx) -> Option<Inheritance> {
+async fn as_read(ctx: &Ctx) -> Option<Inheritance> {
     let step = persistent("inherit", names::QUEUE_ORDERS, AttentionReason::StepFailing);
     let input = ctx.state(|s| Beginning { order_id: s.input.order_id, edition: changes::EDITION });
     // A persistent step ends in success alone.
@@ -79,7 +79,7 @@ impl OrderWorkflow {
 }
 
 async fn take_over(ctx: &Ctx) {
-    let Some(Inheritance { state, version, events, hold, edition }) = read_model(ctx).await else { return };
+    let Some(Inheritance { state, version, events, hold, edition }) = as_read(ctx).await else { return };
     ctx.state_mut(|s| {
         (s.version, s.edition) = (version, edition);
         s.adopt(state, hold);
@@ -167,8 +167,8 @@ async fn let_go(ctx: &Ctx) {
     let input = ctx.state(|s| ReleaseInput { order_id: s.input.order_id, shipments: None });
     let step = persistent("release_stock", names::QUEUE_ORDERS, AttentionReason::UndoFailing);
     let _ = step::run(ctx, || OrderActivities::release_stock, input, step, |_| Ok(())).await;
-    step::publish_status(ctx);
-    step::flush(ctx).await;
+    read_model::publish_status(ctx);
+    read_model::flush(ctx).await;
 }
 
 /// Gives money free without a word on the timeline.

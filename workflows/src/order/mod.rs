@@ -1,5 +1,6 @@
 //! One order's life, as `lifecycle.md` tells it: `run` is the story, the modules are its chapters.
 
+mod attention;
 mod capture;
 mod carrier;
 mod changes;
@@ -10,6 +11,7 @@ mod inherit;
 mod lines;
 mod messages;
 mod operator;
+mod read_model;
 mod step;
 mod unwind;
 mod waiting;

@@ -1,6 +1,6 @@
 //! People who step in: what an operator says of a step that does not succeed, or of what the carrier brought up.
 
-use super::{Ctx, OrderWorkflow, Refusal, hold, messages, note, step};
+use super::{Ctx, OrderWorkflow, Refusal, attention, hold, messages, note, step};
 use crate::{activities::OrderActivities, wire::*};
 use waybill_domain::{
     event::OrderEvent,
@@ -66,7 +66,7 @@ pub(crate) async fn settle(ctx: &Ctx) {
     while let Some(operation) = ctx.state_mut(|s| s.operations.pop_front()) {
         let Some(reason) = operation.attention else { continue };
         record(ctx, &operation, "").await;
-        step::nobody_needed(ctx, reason, operation.about.as_deref());
+        attention::nobody_needed(ctx, reason, operation.about.as_deref());
         if (reason, operation.action) == (AttentionReason::AuthorizationLapsed, OperatorAction::Retry) {
             ctx.state_mut(|s| s.renewal_due = Some(hold::ASKED_FOR));
         }

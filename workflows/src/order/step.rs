@@ -1,8 +1,8 @@
 //! One step: tried as a local activity first, which costs the engine next to nothing; a failure that may pass
 //! falls over to a remote activity with the whole retry policy, where people see its attempts.
 
-use super::{Ctx, changes, note, operator, waiting};
-use crate::{activities::OrderActivities, names, wire::*};
+use super::{Ctx, attention, changes, note, operator, read_model, waiting};
+use crate::{names, wire::*};
 use futures::FutureExt;
 use std::{pin::pin, time::Duration};
 use temporalio_common::ActivityDefinition;
@@ -137,7 +137,7 @@ where
                     if !told {
                         told = true;
                         fell_over(ctx, step, unknown);
-                        flush(ctx).await;
+                        read_model::flush(ctx).await;
                     }
                     at_once_useless
                 }
@@ -145,7 +145,7 @@ where
         };
         loop {
             let result = if useless {
-                raise_attention(ctx, step).await;
+                attention::raise_attention(ctx, step).await;
                 pause(ctx, step).await
             } else {
                 remote(ctx, activity(), input.clone(), step, attempts).await
@@ -158,7 +158,7 @@ where
                     Judgement::Ended(_) => {}
                     Judgement::Again { at_once_useless, .. } => {
                         useless = at_once_useless;
-                        raise_attention(ctx, step).await;
+                        attention::raise_attention(ctx, step).await;
                         attempts = 0; // for ever
                         continue;
                     }
@@ -192,7 +192,7 @@ fn wanted(s: &super::OrderWorkflow, step: Step) -> bool {
 
 /// Nobody needs to be told any more.
 fn settled<T>(ctx: &Ctx, step: Step, output: T) -> T {
-    clear_attention(ctx, step);
+    attention::clear_attention(ctx, step);
     output
 }
 
@@ -292,64 +292,6 @@ fn fell_over(ctx: &Ctx, step: Step, unknown: bool) {
     }
 }
 
-pub(crate) async fn raise_attention(ctx: &Ctx, step: Step) {
-    call_somebody(ctx, step.need());
-    flush(ctx).await;
-}
-
-/// Flags the order for a person, once per reason and what it is about.
-pub(crate) fn call_somebody(ctx: &Ctx, need: Need) {
-    let (reason, step) = (need.reason, need.step.clone());
-    if ctx.state_mut(|s| s.state.raise(need)) {
-        note(ctx, OrderEvent::AttentionRaised { reason, step });
-        ctx.upsert_search_attributes([names::ATTENTION.value_set(reason.as_str().to_owned())]);
-    }
-}
-
-/// What a person was needed for is settled.
-pub(crate) fn nobody_needed(ctx: &Ctx, reason: AttentionReason, about: Option<&str>) {
-    if ctx.state_mut(|s| s.state.settle_need(reason, about)) {
-        note(ctx, OrderEvent::AttentionCleared { reason });
-        let left = ctx.state(|s| s.state.attention.map_or(names::NOBODY, AttentionReason::as_str));
-        ctx.upsert_search_attributes([names::ATTENTION.value_set(left.to_owned())]);
-    }
-}
-
-pub(crate) fn clear_attention(ctx: &Ctx, step: Step) {
-    let need = step.need();
-    nobody_needed(ctx, need.reason, need.about.as_deref());
-}
-
-/// Shows the order's status to those who search in Temporal.
-pub(crate) fn publish_status(ctx: &Ctx) {
-    let status = ctx.state(|s| s.state.status);
-    ctx.upsert_search_attributes([names::STATUS.value_set(status.as_str().to_owned())]);
-}
-
-/// Brings the read model up to date: one idempotent statement for all that happened since the last time.
-/// It is called before anybody is waited for, before a step is tried again, and at the end.
-///
-/// What is pending stays so until it is written: the waiting that this is part of may be given up, as when its time is
-/// over. Then it is written again, which changes nothing.
-pub(crate) async fn flush(ctx: &Ctx) {
-    let projection = ctx.state(|s| {
-        (!s.pending.is_empty()).then(|| Projection {
-            order_id: s.input.order_id,
-            base_version: s.version,
-            entries: s.pending.clone(),
-            state: s.state.clone(),
-        })
-    });
-    let Some(projection) = projection else { return };
-    let entries = projection.entries.len();
-    let projected = must(ctx, || OrderActivities::project, projection, "project").await;
-    ctx.state_mut(|s| {
-        s.version = projected.version;
-        s.pending.drain(..entries.min(s.pending.len()));
-    });
-    tell_ui(ctx);
-}
-
 /// Runs what has to succeed before anything else is done, and about which nobody can do anything but wait: writing
 /// to our own Postgres.
 pub(crate) async fn must<AD>(
@@ -376,18 +318,4 @@ where
             Ok(None) | Err(_) => result = remote(ctx, activity(), input.clone(), step, 0).await,
         }
     }
-}
-
-fn tell_ui(ctx: &Ctx) {
-    let details = ctx.state(|s| {
-        let mut text = format!("**{}**, payment {}", s.state.status, s.state.payment_status);
-        for shipment in &s.state.shipments {
-            text += &format!("\n- shipment {} from {}: {}", shipment.id, shipment.location, shipment.status);
-        }
-        if let Some(reason) = s.state.attention {
-            text += &format!("\n\n**needs attention**: {reason}");
-        }
-        text
-    });
-    ctx.set_current_details(details);
 }

@@ -2,7 +2,7 @@
 //! until it succeeds. The goods are stopped before money goes back (see [`super::fulfil`]), and stock is freed last.
 
 use super::{
-    Ctx, go, note,
+    Ctx, go, note, read_model,
     step::{self, Mode, Step},
 };
 use crate::{activities::OrderActivities, names, wire::*};
@@ -58,8 +58,8 @@ pub(crate) async fn unwind(ctx: &Ctx, why: Stop) {
     };
     go(ctx, status);
     note(ctx, event);
-    step::publish_status(ctx);
-    step::flush(ctx).await;
+    read_model::publish_status(ctx);
+    read_model::flush(ctx).await;
 }
 
 /// An undo is never given up and never interrupted.

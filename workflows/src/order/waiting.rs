@@ -1,6 +1,6 @@
 //! Waiting for people, carriers and cancellation.
 
-use super::{Ctx, OrderWorkflow, lines, step, unwind::Stop};
+use super::{Ctx, OrderWorkflow, lines, read_model, unwind::Stop};
 use crate::wire::CancelRequest;
 use futures::FutureExt;
 use std::{pin::pin, time::Duration};
@@ -86,7 +86,7 @@ async fn told(ctx: &Ctx, ready: &impl Fn(&OrderWorkflow) -> bool) {
         if ctx.state(|s| s.cancel.is_some() || ready(s)) {
             return;
         }
-        step::flush(ctx).await;
+        read_model::flush(ctx).await;
     }
 }
 

@@ -1,0 +1,38 @@
+//! What a person is needed for: kept in the order's state, told in its timeline, and shown to those who search in
+//! Temporal.
+
+use super::{Ctx, note, read_model, step::Step};
+use crate::names;
+use waybill_domain::{
+    event::OrderEvent,
+    state::{AttentionReason, Need},
+};
+
+/// A step needs a person; those who read the order are told at once.
+pub(crate) async fn raise_attention(ctx: &Ctx, step: Step) {
+    call_somebody(ctx, step.need());
+    read_model::flush(ctx).await;
+}
+
+/// Flags the order for a person, once per reason and what it is about.
+pub(crate) fn call_somebody(ctx: &Ctx, need: Need) {
+    let (reason, step) = (need.reason, need.step.clone());
+    if ctx.state_mut(|s| s.state.raise(need)) {
+        note(ctx, OrderEvent::AttentionRaised { reason, step });
+        ctx.upsert_search_attributes([names::ATTENTION.value_set(reason.as_str().to_owned())]);
+    }
+}
+
+/// What a person was needed for is settled.
+pub(crate) fn nobody_needed(ctx: &Ctx, reason: AttentionReason, about: Option<&str>) {
+    if ctx.state_mut(|s| s.state.settle_need(reason, about)) {
+        note(ctx, OrderEvent::AttentionCleared { reason });
+        let left = ctx.state(|s| s.state.attention.map_or(names::NOBODY, AttentionReason::as_str));
+        ctx.upsert_search_attributes([names::ATTENTION.value_set(left.to_owned())]);
+    }
+}
+
+pub(crate) fn clear_attention(ctx: &Ctx, step: Step) {
+    let need = step.need();
+    nobody_needed(ctx, need.reason, need.about.as_deref());
+}

@@ -1,0 +1,48 @@
+//! What those who look at an order see: the read model in Postgres, and Temporal's search attribute and details.
+
+use super::{Ctx, step};
+use crate::{activities::OrderActivities, names, wire::*};
+
+/// Shows the order's status to those who search in Temporal.
+pub(crate) fn publish_status(ctx: &Ctx) {
+    let status = ctx.state(|s| s.state.status);
+    ctx.upsert_search_attributes([names::STATUS.value_set(status.as_str().to_owned())]);
+}
+
+/// Brings the read model up to date: one idempotent statement for all that happened since the last time.
+/// It is called before anybody is waited for, before a step is tried again, and at the end.
+///
+/// What is pending stays so until it is written: the waiting that this is part of may be given up, as when its time is
+/// over. Then it is written again, which changes nothing.
+pub(crate) async fn flush(ctx: &Ctx) {
+    let projection = ctx.state(|s| {
+        (!s.pending.is_empty()).then(|| Projection {
+            order_id: s.input.order_id,
+            base_version: s.version,
+            entries: s.pending.clone(),
+            state: s.state.clone(),
+        })
+    });
+    let Some(projection) = projection else { return };
+    let entries = projection.entries.len();
+    let projected = step::must(ctx, || OrderActivities::project, projection, "project").await;
+    ctx.state_mut(|s| {
+        s.version = projected.version;
+        s.pending.drain(..entries.min(s.pending.len()));
+    });
+    tell_ui(ctx);
+}
+
+fn tell_ui(ctx: &Ctx) {
+    let details = ctx.state(|s| {
+        let mut text = format!("**{}**, payment {}", s.state.status, s.state.payment_status);
+        for shipment in &s.state.shipments {
+            text += &format!("\n- shipment {} from {}: {}", shipment.id, shipment.location, shipment.status);
+        }
+        if let Some(reason) = s.state.attention {
+            text += &format!("\n\n**needs attention**: {reason}");
+        }
+        text
+    });
+    ctx.set_current_details(details);
+}
