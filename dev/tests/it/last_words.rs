@@ -74,6 +74,9 @@ async fn what_was_being_written_down_when_a_wait_ended_is_told() {
             (writing && state.contains("expired")).then_some(())
         })
         .await;
+        let lost = "select pg_terminate_backend(pid) from pg_stat_activity
+            where datname = current_database() and wait_event_type = 'Lock'";
+        sqlx::query(lost).execute(&mut *tx).await.unwrap();
         tx.rollback().await.unwrap();
         reach(&stack.client, &id, "expired").await;
         let told = kinds(&stack.client, &id).await;
