@@ -204,19 +204,26 @@ mod tests {
         assert_ne!(one.base(), two.base());
 
         let port = one.release(Role::Postgres);
-        // A process that another test starts has our sockets too, until it becomes what it is to run.
-        let deadline = Instant::now() + Duration::from_secs(10);
-        let _other = loop {
-            match TcpListener::bind(("127.0.0.1", port)) {
-                Ok(listener) => break listener,
-                Err(error) => assert!(Instant::now() < deadline, "{error}"),
-            }
-        };
+        let _other = soon(|| TcpListener::bind(("127.0.0.1", port)).map_err(|error| error.to_string()));
         let base = one.base();
         drop(one);
-        let err = Block::hold(base).unwrap_err().to_string();
-        assert!(err.contains(&format!("port {port} (Postgres) is taken")), "{err}");
+        let err = soon(|| {
+            let err = Block::hold(base).unwrap_err().to_string();
+            if err.contains(&format!("port {port} (Postgres) is taken")) { Ok(err) } else { Err(err) }
+        });
         assert!(err.contains("--ports"), "{err}");
+    }
+
+    /// What a port that we let go of allows: a process that another test starts has our sockets, too, until it becomes
+    /// what it is to run.
+    fn soon<T>(mut attempt: impl FnMut() -> Result<T, String>) -> T {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            match attempt() {
+                Ok(done) => return done,
+                Err(error) => assert!(Instant::now() < deadline, "{error}"),
+            }
+        }
     }
 
     /// Says which ports it got, and listens on them until it is told to end: a process of the test below.
