@@ -7,6 +7,7 @@ pub mod belief;
 pub mod concerns;
 pub mod disputes;
 pub mod drifts;
+pub mod group;
 pub mod held;
 pub mod housekeeping;
 pub mod idempotency;
@@ -55,6 +56,9 @@ pub enum StoreError {
     /// The migrations could not be applied.
     #[error("the database could not be migrated")]
     Migrate(#[from] sqlx::migrate::MigrateError),
+    /// What befell a whole group befell each of its items.
+    #[error(transparent)]
+    Shared(std::sync::Arc<StoreError>),
 }
 
 impl StoreError {
@@ -64,7 +68,24 @@ impl StoreError {
 
     /// Whether trying again later may help.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Database(_))
+        match self {
+            Self::Database(_) => true,
+            Self::Shared(error) => error.is_transient(),
+            Self::Corrupt { .. } | Self::Migrate(_) => false,
+        }
+    }
+
+    /// Whether it is about what was to be written or read, and not about Postgres as a whole: the SQLSTATE classes 21
+    /// to 23 (cardinality, data, integrity), or a row that can't be read.
+    pub(crate) fn is_of_an_item(&self) -> bool {
+        match self {
+            Self::Corrupt { .. } => true,
+            Self::Database(error) => error
+                .as_database_error()
+                .and_then(|error| error.code())
+                .is_some_and(|code| ["21", "22", "23"].iter().any(|class| code.starts_with(class))),
+            Self::Shared(_) | Self::Migrate(_) => false,
+        }
     }
 }
 

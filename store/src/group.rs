@@ -1,0 +1,245 @@
+//! Statements that many wait for, written together: while a group is being written, whoever comes next gathers for the
+//! one after it. An idle group is written at once, so a single caller waits for nobody; a busy one shares each commit's
+//! flush and each round trip among all that it holds.
+
+use crate::{Result, StoreError};
+use std::{collections::HashSet, future::Future, hash::Hash, sync::Arc};
+use tokio::sync::{Mutex, mpsc, oneshot};
+
+/// Callers that may wait for a place; further ones wait for the queue itself.
+const QUEUE_MAX: usize = 4_096;
+
+/// How a group is written.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Items in one group: enough that a commit's flush hardly counts, few enough that one group's locks are short.
+    pub items_max: usize,
+    /// Groups under way at a time: with two, one is gathered and written while the other's commit is flushed.
+    pub lanes: usize,
+}
+
+type Waiting<I, O> = (I, oneshot::Sender<Result<O>>);
+
+/// Hands items to a writer that takes many at a time.
+#[derive(Debug)]
+pub struct Group<I, O>(mpsc::Sender<Waiting<I, O>>);
+
+impl<I, O> Clone for Group<I, O> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<I, O> Group<I, O>
+where
+    I: Clone + Send + Sync + 'static,
+    O: Send + 'static,
+{
+    /// Starts the tasks that write; they end when the last clone is dropped. `write` answers each item, in their order.
+    /// No two items of one group have the same `key`. What one item is to blame for befalls no other: when Postgres
+    /// refuses a group for what is in it, each item is written alone.
+    pub fn start<K, W, F>(limits: Limits, key: fn(&I) -> K, write: W) -> Self
+    where
+        K: Eq + Hash + Send + 'static,
+        W: Fn(Vec<I>) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Result<Vec<O>>> + Send,
+    {
+        let (sender, queue) = mpsc::channel::<Waiting<I, O>>(QUEUE_MAX);
+        let queue = Arc::new(Mutex::new(queue));
+        for _ in 0..limits.lanes.max(1) {
+            let (queue, write) = (queue.clone(), write.clone());
+            tokio::spawn(async move {
+                let mut gathered = Vec::with_capacity(limits.items_max);
+                loop {
+                    if gathered.is_empty()
+                        && queue.lock().await.recv_many(&mut gathered, limits.items_max).await == 0
+                    {
+                        return;
+                    }
+                    let group = take_distinct(&mut gathered, key);
+                    write_group(group, &write).await;
+                }
+            });
+        }
+        Self(sender)
+    }
+
+    /// Has an item written, and waits for the answer. A caller that gives up before its turn is left out.
+    ///
+    /// # Errors
+    /// When Postgres fails.
+    pub async fn write(&self, item: I) -> Result<O> {
+        let (answer, answered) = oneshot::channel();
+        // The tasks end only with the last sender, and a panic in one drops the answer.
+        self.0.send((item, answer)).await.map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())?
+    }
+}
+
+fn gone() -> StoreError {
+    sqlx::Error::WorkerCrashed.into()
+}
+
+/// The first of each key, of those who still wait; the others stay for the next group.
+fn take_distinct<I, O, K: Eq + Hash>(
+    gathered: &mut Vec<Waiting<I, O>>,
+    key: fn(&I) -> K,
+) -> Vec<Waiting<I, O>> {
+    let mut seen = HashSet::with_capacity(gathered.len());
+    let waiting = std::mem::take(gathered).into_iter().filter(|(_, answer)| !answer.is_closed());
+    let (group, rest) = waiting.partition(|(item, _)| seen.insert(key(item)));
+    *gathered = rest;
+    group
+}
+
+async fn write_group<I, O, W, F>(group: Vec<Waiting<I, O>>, write: &W)
+where
+    I: Clone,
+    W: Fn(Vec<I>) -> F,
+    F: Future<Output = Result<Vec<O>>>,
+{
+    let (items, answers): (Vec<I>, Vec<_>) = group.into_iter().unzip();
+    if items.is_empty() {
+        return;
+    }
+    match write(items.clone()).await {
+        // A caller that has given up meanwhile does not hear it.
+        Ok(written) => {
+            debug_assert_eq!(written.len(), answers.len(), "each item is answered");
+            for (answer, written) in answers.into_iter().zip(written) {
+                let _ = answer.send(Ok(written));
+            }
+        }
+        Err(error) if answers.len() > 1 && error.is_of_an_item() => {
+            for (item, answer) in items.into_iter().zip(answers) {
+                let alone = write(vec![item]).await;
+                let _ = answer.send(alone.and_then(|mut written| written.pop().ok_or_else(gone)));
+            }
+        }
+        Err(error) => {
+            let shared = Arc::new(error);
+            for answer in answers {
+                let _ = answer.send(Err(StoreError::Shared(shared.clone())));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{sync::Mutex as StdMutex, time::Duration};
+    use tokio::sync::Notify;
+
+    const LIMITS: Limits = Limits { items_max: 8, lanes: 1 };
+
+    /// A group whose writer waits for a word, notes each group, and answers each item with itself.
+    fn noting() -> (Group<u32, u32>, Arc<Notify>, Arc<StdMutex<Vec<Vec<u32>>>>) {
+        let (word, noted) = (Arc::new(Notify::new()), Arc::new(StdMutex::new(Vec::new())));
+        let (heard, notes) = (word.clone(), noted.clone());
+        let group = Group::start(
+            LIMITS,
+            |item: &u32| item % 10,
+            move |items: Vec<u32>| {
+                let (heard, notes) = (heard.clone(), notes.clone());
+                async move {
+                    notes.lock().unwrap().push(items.clone());
+                    heard.notified().await;
+                    if items.contains(&13) {
+                        return Err(StoreError::corrupt("thirteen")("bad luck".into()));
+                    }
+                    Ok(items)
+                }
+            },
+        );
+        (group, word, noted)
+    }
+
+    async fn until(mut holds: impl FnMut() -> bool) {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    fn send(group: &Group<u32, u32>, items: &[u32]) -> Vec<tokio::task::JoinHandle<Result<u32>>> {
+        let spawn = |item: &u32| {
+            let (group, item) = (group.clone(), *item);
+            tokio::spawn(async move { group.write(item).await })
+        };
+        items.iter().map(spawn).collect()
+    }
+
+    #[tokio::test]
+    async fn one_alone_is_written_at_once_and_those_who_come_meanwhile_together() {
+        let (group, word, noted) = noting();
+        let mut sent = send(&group, &[1]);
+        until(|| noted.lock().unwrap().len() == 1).await;
+        sent.extend(send(&group, &[2, 3, 4]));
+        until(|| group.0.capacity() == QUEUE_MAX - 3).await;
+        word.notify_one();
+        until(|| noted.lock().unwrap().len() == 2).await;
+        word.notify_one();
+        for (n, answer) in (1_u32..).zip(sent) {
+            assert_eq!(answer.await.unwrap().unwrap(), n, "everybody gets the answer to their own item");
+        }
+        let mut second = noted.lock().unwrap()[1].clone();
+        second.sort_unstable();
+        assert_eq!(second, [2, 3, 4]);
+    }
+
+    #[tokio::test]
+    async fn two_of_one_key_are_in_two_groups() {
+        let (group, word, noted) = noting();
+        let mut sent = send(&group, &[1]);
+        until(|| noted.lock().unwrap().len() == 1).await;
+        sent.extend(send(&group, &[2, 12]));
+        until(|| group.0.capacity() == QUEUE_MAX - 2).await;
+        for groups in 2..=3 {
+            word.notify_one();
+            until(|| noted.lock().unwrap().len() == groups).await;
+        }
+        word.notify_one();
+        for answer in sent {
+            answer.await.unwrap().unwrap();
+        }
+        assert!(noted.lock().unwrap().iter().all(|group| group.len() == 1));
+    }
+
+    #[tokio::test]
+    async fn what_one_item_is_to_blame_for_befalls_no_other() {
+        let (group, word, noted) = noting();
+        let first = send(&group, &[1]);
+        until(|| noted.lock().unwrap().len() == 1).await;
+        let sent = send(&group, &[2, 13, 4]);
+        until(|| group.0.capacity() == QUEUE_MAX - 3).await;
+        // The first; the three together; then each alone.
+        for groups in 2..=5 {
+            word.notify_one();
+            until(|| noted.lock().unwrap().len() == groups).await;
+        }
+        word.notify_one();
+        let mut failed = Vec::new();
+        for answer in first.into_iter().chain(sent) {
+            failed.push(answer.await.unwrap().is_err());
+        }
+        assert_eq!(failed, [false, false, true, false]);
+    }
+
+    #[tokio::test]
+    async fn who_has_given_up_is_left_out() {
+        let (group, word, noted) = noting();
+        let first = send(&group, &[1]);
+        until(|| noted.lock().unwrap().len() == 1).await;
+        let sent = send(&group, &[2, 3]);
+        until(|| group.0.capacity() == QUEUE_MAX - 2).await;
+        sent[0].abort();
+        until(|| sent[0].is_finished()).await;
+        word.notify_one();
+        until(|| noted.lock().unwrap().len() == 2).await;
+        word.notify_one();
+        for answer in first.into_iter().chain(sent.into_iter().skip(1)) {
+            answer.await.unwrap().unwrap();
+        }
+        assert_eq!(noted.lock().unwrap()[1], [3]);
+    }
+}
