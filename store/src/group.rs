@@ -133,8 +133,10 @@ mod tests {
 
     const LIMITS: Limits = Limits { items_max: 8, lanes: 1 };
 
+    type Noted = Arc<StdMutex<Vec<Vec<u32>>>>;
+
     /// A group whose writer waits for a word, notes each group, and answers each item with itself.
-    fn noting() -> (Group<u32, u32>, Arc<Notify>, Arc<StdMutex<Vec<Vec<u32>>>>) {
+    fn noting() -> (Group<u32, u32>, Arc<Notify>, Noted) {
         let (word, noted) = (Arc::new(Notify::new()), Arc::new(StdMutex::new(Vec::new())));
         let (heard, notes) = (word.clone(), noted.clone());
         let group = Group::start(

@@ -17,7 +17,7 @@ const WORKFLOW: &str = "order";
 /// What a projection did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Applied {
-    /// The order's version now.
+    /// The number of the last of the entries: what the next ones are told behind.
     pub version: i64,
     /// The statuses that the order entered; none at all if it was a repetition, and nothing was written.
     pub entered: Option<Vec<OrderStatus>>,
@@ -47,9 +47,14 @@ pub async fn apply(
         .await?
         .ok_or(StoreError::Database(sqlx::Error::RowNotFound))?;
     let (version, status_before) = (before.version, before.status);
-    let told = if version > base_version { told(&mut tx, id, base_version, &rows).await? } else { 0 };
+    let (told, last) = if version > base_version {
+        told(&mut tx, id, base_version, &rows).await?
+    } else {
+        (0, base_version)
+    };
     if told == rows.len() {
-        return Ok(Applied { version, entered: None });
+        // Not the order's version: what a lost task told after this has to be found again behind it.
+        return Ok(Applied { version: last, entered: None });
     }
     let mut entered: Vec<OrderStatus> = entries.iter().skip(told).map(|entry| entry.status).collect();
     entered.dedup();
@@ -160,10 +165,10 @@ fn length(entries: usize) -> i64 {
     i64::try_from(entries).unwrap_or(i64::MAX)
 }
 
-/// How many of the entries, from the first on, are there already.
-async fn told(tx: &mut PgConnection, id: OrderId, base_version: i64, rows: &[Row]) -> Result<usize> {
+/// How many of the entries, from the first on, are there already, and the number of the last of them.
+async fn told(tx: &mut PgConnection, id: OrderId, base_version: i64, rows: &[Row]) -> Result<(usize, i64)> {
     let there = sqlx::query!(
-        "select type as kind, data from order_events where order_id = $1 and seq > $2 and writer = $3
+        "select seq, type as kind, data from order_events where order_id = $1 and seq > $2 and writer = $3
          order by seq limit $4",
         id.0,
         base_version,
@@ -172,11 +177,10 @@ async fn told(tx: &mut PgConnection, id: OrderId, base_version: i64, rows: &[Row
     )
     .fetch_all(tx)
     .await?;
-    Ok(there
-        .iter()
-        .zip(rows)
-        .take_while(|(there, row)| there.kind == row.kind && there.data == row.data)
-        .count())
+    let same =
+        there.iter().zip(rows).take_while(|(there, row)| there.kind == row.kind && there.data == row.data);
+    let told = same.count();
+    Ok((told, told.checked_sub(1).map_or(base_version, |last| there[last].seq)))
 }
 
 async fn update(tx: &mut PgConnection, id: OrderId, version: i64, state: &OrderState) -> Result<()> {

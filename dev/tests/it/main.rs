@@ -19,6 +19,7 @@ mod localstripe;
 mod lost_tasks;
 mod payment;
 mod people;
+mod projection;
 mod refunds;
 mod replay;
 mod support;
