@@ -268,6 +268,23 @@ impl Engine {
         })
     }
 
+    /// Tells an order's workflow what the carrier says of a shipment, if a worker is there to take it up: then it costs
+    /// Temporal a third of a signal. The message's id makes it count once.
+    ///
+    /// # Errors
+    /// When the workflow has ended, does not take updates of this kind (it is on a worker of an earlier release), or
+    /// nobody takes it up in time; it may be taken up all the same.
+    pub async fn tell(&self, message: &Message, event: ShipmentEvent) -> Result<(), EngineError> {
+        let handle =
+            self.client().await?.get_workflow_handle::<OrderWorkflow>(message.order_id.workflow_id());
+        let options = WorkflowExecuteUpdateOptions::builder()
+            .update_id(format!("{}:{}", message.source, message.event_id))
+            .rpc_options(no_retries(CALL_MAX))
+            .build();
+        let update = handle.execute_update(OrderWorkflow::shipment_event_update, event, options);
+        timeout(CALL_MAX, update).await.map_err(EngineError::unavailable)?.map_err(refusal)
+    }
+
     /// Asks the order to cancel itself; an order that has no workflow yet gets one, so that the request is not lost.
     /// The same `update_id` counts once.
     ///

@@ -16,7 +16,7 @@ pub(crate) async fn take_in(app: &App, message: Message) -> Result<(StatusCode, 
     if !inbox::keep(&app.pool, &message).await? {
         return Ok(accepted("duplicate"));
     }
-    match webhooks::deliver(&app.pool, &app.engine, &message).await {
+    match webhooks::deliver_now(&app.pool, &app.engine, &message).await {
         Ok(_) => Ok(accepted("delivered")),
         Err(error) => {
             tracing::warn!(order_id = %message.order_id, %error, "a webhook is kept for the worker's pump");

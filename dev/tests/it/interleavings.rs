@@ -516,7 +516,8 @@ async fn a_cancel_and_a_hand_over_are_heard_in_one_breath() {
     }
     // Nobody listens until both have spoken, whoever is the first.
     stage.stack.workers[0].suspend(true).unwrap();
-    for (case, (way, cancel_first)) in cases.iter().zip(ways) {
+    // All at once: what the carrier says is first told as an update, which nobody takes up.
+    join_all(cases.iter().zip(ways).map(|(case, (way, cancel_first))| async move {
         if cancel_first {
             case.cancel(way, moment.answer).await;
         }
@@ -524,7 +525,8 @@ async fn a_cancel_and_a_hand_over_are_heard_in_one_breath() {
         if !cancel_first {
             case.cancel(way, moment.answer).await;
         }
-    }
+    }))
+    .await;
     stage.stack.workers[0].suspend(false).unwrap();
     for (case, (way, _)) in cases.iter().zip(ways) {
         case.check(&moment, way).await;
