@@ -15,6 +15,7 @@ ALLOWED = {
     "worker": {"domain", "store", "workflows", "activities", "service"},
     "api": {"domain", "store", "workflows", "service"},
     "dev": {"domain", "store", "workflows"},
+    "bench": {"dev", "domain", "store"},
 }
 # Crates that a layer must not even name: the reason is the layer's own sentence in ARCHITECTURE.md.
 FORBIDDEN = {

@@ -27,7 +27,8 @@ impl Binaries {
         BUILT.get_or_try_init(find_or_build).await
     }
 
-    fn in_dir(dir: &Path) -> Result<Self> {
+    /// Those in a directory.
+    pub fn in_dir(dir: &Path) -> Result<Self> {
         let found = Self { api: dir.join("waybill-api"), worker: dir.join("waybill-worker") };
         for binary in [&found.api, &found.worker] {
             if !binary.exists() {

@@ -63,6 +63,13 @@ pub enum Verb {
         #[arg(long)]
         check: bool,
     },
+    /// Measure Waybill against what it stands on, in a release build: `cargo dev bench --help`
+    #[command(disable_help_flag = true)]
+    Bench {
+        /// Arguments for the benchmarks.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
     /// Watches one process of the stack.
     #[command(hide = true)]
     Guard(GuardArgs),

@@ -75,6 +75,11 @@ impl Client {
         &self.base
     }
 
+    /// The key.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
     /// `POST /v1/orders`; `wait` is how many seconds the answer may take to be interesting.
     pub async fn place(&self, order: &Value, idempotency_key: &str, wait: Option<u32>) -> Result<Reply> {
         let mut request =

@@ -6,6 +6,7 @@
 //!
 //! Every process runs under a [guard], which stops it however its starter ends.
 
+pub mod bench;
 pub mod binaries;
 pub mod cli;
 pub mod client;

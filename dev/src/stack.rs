@@ -58,6 +58,7 @@ pub struct StackBuilder<'a> {
     auto: Option<AutoProgress>,
     secrets: Secrets,
     key: Option<String>,
+    binaries: Option<Binaries>,
 }
 
 impl<'a> StackBuilder<'a> {
@@ -72,6 +73,13 @@ impl<'a> StackBuilder<'a> {
     #[must_use]
     pub fn worker(mut self, start: bool) -> Self {
         self.worker = start;
+        self
+    }
+
+    /// Runs other binaries than this workspace's, such as those of another commit.
+    #[must_use]
+    pub fn binaries(mut self, binaries: Binaries) -> Self {
+        self.binaries = Some(binaries);
         self
     }
 
@@ -103,7 +111,10 @@ impl<'a> StackBuilder<'a> {
 
     /// Starts everything: database and migrations, a key, simulators, API, worker, stock.
     pub async fn start(self) -> Result<Stack> {
-        let binaries = Binaries::get().await?;
+        let binaries = match &self.binaries {
+            Some(binaries) => binaries.clone(),
+            None => Binaries::get().await?.clone(),
+        };
         let dirs = ProcessDirs::below(&self.dir)?;
         let ports = self.ports.map_or_else(StackPorts::free, Ok)?;
         let database_url = self.servers.postgres.create_database(&self.database).await?;
@@ -204,7 +215,7 @@ pub struct Stack {
     pub api: Child,
     /// The workers' processes.
     pub workers: Vec<Child>,
-    binaries: &'static Binaries,
+    binaries: Binaries,
     dirs: ProcessDirs,
     env: Vec<(String, String)>,
 }
@@ -224,6 +235,7 @@ impl Stack {
             auto: None,
             secrets: Secrets::generate(),
             key: None,
+            binaries: None,
         }
     }
 

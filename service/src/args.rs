@@ -24,4 +24,17 @@ pub struct CommonArgs {
     /// `human` or `json`.
     #[arg(long, env = "WAYBILL_LOG_FORMAT", default_value = "human")]
     pub log_format: LogFormat,
+    /// How an order's steps are run: `local-first`, or each as a remote activity (`remote`), which costs several times
+    /// as much and is for measuring and debugging. Orders keep what they were started with.
+    #[arg(long, env = "WAYBILL_STEPS", default_value = "local-first")]
+    pub steps: Steps,
+}
+
+/// How an order's steps are run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Steps {
+    /// As a local activity, and as a remote one when that fails.
+    LocalFirst,
+    /// As a remote activity.
+    Remote,
 }

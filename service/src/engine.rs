@@ -1,6 +1,7 @@
 //! The client's side of Temporal: starting an order's workflow and sending it word. No call here retries by itself;
 //! callers have the outbox, the inbox or their user to come back to.
 
+use crate::args::Steps;
 use std::{sync::Arc, time::Duration};
 use temporalio_client::{
     Client, ClientOptions, Connection, ConnectionOptions, RetryOptions, RpcOptions,
@@ -79,6 +80,7 @@ struct Inner {
     address: Url,
     namespace: String,
     queue_prefix: String,
+    steps: Steps,
     meter: Option<TemporalMeter>,
     client: OnceCell<Client>,
 }
@@ -90,6 +92,7 @@ impl Engine {
             address: args.temporal_address.clone(),
             namespace: args.temporal_namespace.clone(),
             queue_prefix: args.task_queue_prefix.clone(),
+            steps: args.steps,
             meter,
             client: OnceCell::new(),
         }))
@@ -133,6 +136,7 @@ impl Engine {
             merchant_id: start.merchant_id,
             queue_prefix: self.0.queue_prefix.clone(),
             inherits: false,
+            remote_steps: self.0.steps == Steps::Remote,
         }
     }
 

@@ -28,6 +28,9 @@ pub struct OrderInput {
     /// stands and stops what can be stopped.
     #[serde(default)]
     pub inherits: bool,
+    /// Whether every step is a remote activity at once, none tried locally first: for measuring and debugging.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub remote_steps: bool,
 }
 
 /// Output of `inherit`: the order as it is known outside its workflow.

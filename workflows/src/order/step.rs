@@ -130,8 +130,9 @@ where
     let (mut told, mut attempts) = (false, ATTEMPTS_BEFORE_ATTENTION);
     'at_once: loop {
         let mut useless = match local(ctx, activity(), input.clone(), step.name).await {
-            Ok(output) => return Ok(settled(ctx, step, output)),
-            Err(error) => match judge(ctx, &error, step) {
+            None => false,
+            Some(Ok(output)) => return Ok(settled(ctx, step, output)),
+            Some(Err(error)) => match judge(ctx, &error, step) {
                 Judgement::Ended(end) => return Err(settled(ctx, step, end)),
                 Judgement::Again { unknown, at_once_useless } => {
                     if !told {
@@ -225,12 +226,16 @@ pub(crate) async fn word(ctx: &Ctx, step: Step) {
     let _ = ctx.wait_condition_with_options(|s| wanted(s, step), options).await;
 }
 
+/// The one local attempt; none where the order was started to have none.
 async fn local<AD: ActivityDefinition + 'static>(
     ctx: &Ctx,
     activity: AD,
     input: AD::Input,
     name: &str,
-) -> Result<AD::Output, ActivityExecutionError> {
+) -> Option<Result<AD::Output, ActivityExecutionError>> {
+    if ctx.state(|s| s.input.remote_steps) {
+        return None;
+    }
     let options = LocalActivityOptions::builder()
         .start_to_close_timeout(LOCAL_ATTEMPT_MAX)
         .schedule_to_close_timeout(LOCAL_ATTEMPT_MAX)
@@ -239,7 +244,7 @@ async fn local<AD: ActivityDefinition + 'static>(
         .cancellation_token(WorkflowCancellationToken::new())
         .summary(name.to_owned())
         .build();
-    ctx.execute_local_activity(activity, input, options).await
+    Some(ctx.execute_local_activity(activity, input, options).await)
 }
 
 async fn remote<AD: ActivityDefinition + 'static>(
@@ -311,7 +316,7 @@ where
         attention: AttentionReason::StepFailing,
         shipment: None,
     };
-    let mut result = local(ctx, activity(), input.clone(), name).await.map(Some);
+    let mut result = local(ctx, activity(), input.clone(), name).await.transpose();
     loop {
         match result {
             Ok(Some(output)) => return output,

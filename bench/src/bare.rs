@@ -1,0 +1,63 @@
+//! The bare route that reads are held against: axum, a JSON of a given size, nothing else.
+
+use anyhow::{Context, Result};
+use axum::{Router, http::header::CONTENT_TYPE, response::IntoResponse, routing::get};
+use hyper::body::Bytes;
+use std::{process::Stdio, time::Duration};
+use tokio::{
+    net::TcpListener,
+    process::{Child, Command},
+};
+use waybill_dev::ports::{free_port, loopback};
+
+/// It binds at once; a busy machine may take a moment to start a process.
+const READY_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// Serves it on a port of loopback until the process is ended.
+pub async fn serve(port: u16, bytes: usize) -> Result<()> {
+    let empty = r#"{"filler":""}"#;
+    let body = Bytes::from(format!(r#"{{"filler":"{}"}}"#, "x".repeat(bytes.saturating_sub(empty.len()))));
+    let route = get(move || {
+        let body = body.clone();
+        async move { ([(CONTENT_TYPE, "application/json")], body).into_response() }
+    });
+    let listener = TcpListener::bind(loopback(port)).await?;
+    Ok(axum::serve(listener, Router::new().route("/", route)).await?)
+}
+
+/// The process that serves it; dropping it ends it.
+pub struct BareServer {
+    child: Child,
+    port: u16,
+}
+
+impl BareServer {
+    /// Starts it, waits until it listens.
+    pub async fn start(bytes: usize) -> Result<Self> {
+        let port = free_port()?;
+        let child = Command::new(std::env::current_exe()?)
+            .args(["bare", &port.to_string(), &bytes.to_string()])
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .context("cannot start the bare server")?;
+        let server = Self { child, port };
+        let listens = async {
+            while tokio::net::TcpStream::connect(server.address()).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(READY_WAIT_MAX, listens).await.context("the bare server does not listen")?;
+        Ok(server)
+    }
+
+    /// `host:port`.
+    pub fn address(&self) -> String {
+        loopback(self.port).to_string()
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id().unwrap_or_default()
+    }
+}

@@ -1,0 +1,157 @@
+//! What Waybill is held against: Temporal's own SDK at work on workflows that do nothing.
+
+use anyhow::{Context, Result};
+use futures::{StreamExt, TryStreamExt, stream};
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
+use temporalio_client::{
+    Client, ClientOptions, Connection, ConnectionOptions, WorkflowGetResultOptions, WorkflowStartOptions,
+};
+use temporalio_macros::{activities, workflow, workflow_methods};
+use temporalio_sdk::{
+    ActivityOptions, Runtime, Worker, WorkerOptions, WorkflowContext, WorkflowResult,
+    activities::{ActivityContext, ActivityError},
+};
+use tokio::task::LocalSet;
+use url::Url;
+
+/// How long an activity that does nothing may take.
+const ACTIVITY_MAX: Duration = Duration::from_secs(30);
+/// Workflows kept in memory, as Waybill's worker keeps orders.
+const CACHED_MAX: usize = 2_000;
+
+/// Ends at once.
+#[workflow]
+#[derive(Default)]
+pub struct Empty;
+
+#[workflow_methods]
+impl Empty {
+    /// Does nothing.
+    #[run]
+    pub async fn run(_ctx: &mut WorkflowContext<Self>) -> WorkflowResult<()> {
+        Ok(())
+    }
+}
+
+/// Three remote activities, one after the other: what a saga of reserve, charge, ship is in its plainest form.
+#[workflow]
+#[derive(Default)]
+pub struct ThreeActivities;
+
+#[workflow_methods]
+impl ThreeActivities {
+    /// Waits for one after the other.
+    #[run]
+    pub async fn run(ctx: &mut WorkflowContext<Self>) -> WorkflowResult<()> {
+        for step in 0..3_u32 {
+            ctx.execute_activity(
+                Nothing::nothing,
+                step,
+                ActivityOptions::start_to_close_timeout(ACTIVITY_MAX),
+            )
+            .await?;
+        }
+        Ok(())
+    }
+}
+
+/// Does nothing, remotely.
+pub struct Nothing;
+
+#[activities]
+impl Nothing {
+    /// Answers what it was given.
+    #[activity]
+    pub async fn nothing(_ctx: ActivityContext, step: u32) -> Result<u32, ActivityError> {
+        Ok(step)
+    }
+}
+
+/// Which of them.
+#[derive(Debug, Clone, Copy)]
+pub enum Kind {
+    /// [`Empty`].
+    Empty,
+    /// [`ThreeActivities`].
+    ThreeActivities,
+}
+
+/// A worker of the SDK with a client, in this process.
+pub struct Baseline {
+    client: Client,
+    queue: String,
+    started: AtomicU64,
+    shutdown: Box<dyn Fn() + Send + Sync>,
+}
+
+impl Baseline {
+    /// Starts the worker on a thread of its own, as Waybill's runs in a process of its own.
+    pub async fn start(temporal_url: &str) -> Result<Self> {
+        let queue = format!("baseline-{}", uuid::Uuid::now_v7().simple());
+        let (ready, is_ready) = tokio::sync::oneshot::channel();
+        let (url, name) = (Url::parse(temporal_url)?, queue.clone());
+        let client = connect(url.clone()).await?;
+        std::thread::Builder::new().name("baseline".to_owned()).spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            LocalSet::new().block_on(&runtime, async move {
+                // A worker needs a connection of its own.
+                let client = connect(url).await?;
+                let core = Runtime::from_current_tokio(temporalio_sdk::runtime::RuntimeOptions::default())?;
+                let options = WorkerOptions::new(name)
+                    .max_cached_workflows(CACHED_MAX)
+                    .register_workflow::<Empty>()?
+                    .register_workflow::<ThreeActivities>()?
+                    .register_activities(Nothing)
+                    .build();
+                let mut worker = Worker::new(&core, client, options).map_err(|e| anyhow::anyhow!("{e}"))?;
+                let stop: Box<dyn Fn() + Send + Sync> = Box::new(worker.shutdown_handle());
+                // Who started it may have given up.
+                let _ = ready.send(stop);
+                worker.run().await.map_err(|e| anyhow::anyhow!("{e}"))
+            })
+        })?;
+        let shutdown = is_ready.await.context("the baseline's worker did not start")?;
+        Ok(Self { client, queue, started: AtomicU64::new(0), shutdown })
+    }
+
+    /// Starts `count` workflows, waits for the result of each, with `in_flight` under way at a time. In how long.
+    pub async fn run(&self, kind: Kind, count: u64, in_flight: usize) -> Result<Duration> {
+        let start = Instant::now();
+        stream::iter(0..count)
+            .map(|_| self.one(kind))
+            .buffer_unordered(in_flight)
+            .try_collect::<Vec<()>>()
+            .await?;
+        Ok(start.elapsed())
+    }
+
+    async fn one(&self, kind: Kind) -> Result<()> {
+        let n = self.started.fetch_add(1, Ordering::Relaxed);
+        let options = WorkflowStartOptions::new(self.queue.clone(), format!("{}-{n}", self.queue)).build();
+        let wait = WorkflowGetResultOptions::default();
+        match kind {
+            Kind::Empty => {
+                self.client.start_workflow(Empty::run, (), options).await?.get_result(wait).await?
+            }
+            Kind::ThreeActivities => {
+                self.client.start_workflow(ThreeActivities::run, (), options).await?.get_result(wait).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Baseline {
+    fn drop(&mut self) {
+        (self.shutdown)();
+    }
+}
+
+async fn connect(url: Url) -> Result<Client> {
+    let connection =
+        Connection::connect(ConnectionOptions::new(url).identity("waybill-bench").build()).await?;
+    Client::new(connection, ClientOptions::new("default").build()).map_err(|e| anyhow::anyhow!("{e:?}"))
+}

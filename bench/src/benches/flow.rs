@@ -1,0 +1,128 @@
+//! Orders on their way: placed over HTTP, counted where they arrive.
+
+use crate::{
+    cpu::Processes,
+    http::{self, Connection},
+    sample::Sample,
+    world::{self, World, order},
+};
+use anyhow::{Context, Result, bail};
+use hyper::body::Bytes;
+use sqlx::PgPool;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use tokio::{sync::Semaphore, task::JoinSet};
+use uuid::Uuid;
+use waybill_dev::stack::Stack;
+
+/// Orders, or workflows, that are under way at a time, on both sides.
+pub const IN_FLIGHT: usize = 128;
+/// Connections that place them.
+const CLIENTS: usize = 16;
+/// How often arrivals are counted.
+const COUNT_EVERY: Duration = Duration::from_millis(100);
+/// Without an arrival for this long something is wrong.
+const STALL_MAX: Duration = Duration::from_secs(60);
+
+/// Where an order has arrived.
+#[derive(Debug, Clone, Copy)]
+pub enum Goal {
+    /// Promised, and each of its shipments has a label.
+    Booked,
+    /// Delivered and paid.
+    Completed,
+}
+
+/// A stack whose orders are counted.
+pub struct Flow {
+    /// The stack.
+    pub stack: Stack,
+    /// What is watched while orders flow.
+    pub processes: Processes,
+    look: PgPool,
+    placed: AtomicU64,
+}
+
+impl Flow {
+    /// Of a stack that has started. Fills its shelves.
+    pub async fn of(world: &World, stack: Stack) -> Result<Self> {
+        world::stock(&stack, world::SKUS).await?;
+        let (look, processes) = (world::look(&stack).await?, world.processes(&stack));
+        Ok(Self { stack, processes, look, placed: AtomicU64::new(0) })
+    }
+
+    /// Places `count` orders, [`IN_FLIGHT`] under way at a time, until all have arrived.
+    pub async fn run(&self, count: u64, goal: Goal) -> Result<Sample> {
+        let connections = world::connections(&http::address(&self.stack.client), CLIENTS).await?;
+        let (since, before, start) = (Uuid::now_v7(), self.processes.used(), Instant::now());
+        let room = Arc::new(Semaphore::new(IN_FLIGHT));
+        let first = self.placed.fetch_add(count, Ordering::Relaxed);
+        let next = Arc::new(AtomicU64::new(first));
+        let mut tasks = JoinSet::new();
+        for connection in connections {
+            let (room, next, client) = (room.clone(), next.clone(), self.stack.client.clone());
+            tasks.spawn(place(client, connection, room, next, first + count));
+        }
+        let (mut arrived, mut moved) = (0, Instant::now());
+        while arrived < count {
+            tokio::time::sleep(COUNT_EVERY).await;
+            while let Some(ended) = tasks.try_join_next() {
+                ended??;
+            }
+            let now = self.arrived(since, goal).await?;
+            if now > arrived {
+                room.add_permits(usize::try_from(now - arrived)?);
+                (arrived, moved) = (now, Instant::now());
+            }
+            if moved.elapsed() > STALL_MAX {
+                bail!("{arrived} of {count} orders have arrived, and for {STALL_MAX:?} no further one has");
+            }
+        }
+        let took = start.elapsed();
+        let cpu = self.processes.used().since(&before);
+        Ok(Sample { done: count, took, cpu, extra: [].into() })
+    }
+
+    /// How many of the orders that were accepted since an id have arrived.
+    pub async fn arrived(&self, since: Uuid, goal: Goal) -> Result<u64> {
+        let statuses: &[&str] = match goal {
+            Goal::Booked => &["fulfilling", "partially_shipped", "shipped", "completed"],
+            Goal::Completed => &["completed"],
+        };
+        let counted: i64 =
+            sqlx::query_scalar("select count(*) from orders where id > $1 and status = any($2)")
+                .bind(since)
+                .bind(statuses)
+                .fetch_one(&self.look)
+                .await
+                .context("orders can't be counted")?;
+        Ok(u64::try_from(counted)?)
+    }
+}
+
+async fn place(
+    client: waybill_dev::client::Client,
+    mut connection: Connection,
+    room: Arc<Semaphore>,
+    next: Arc<AtomicU64>,
+    end: u64,
+) -> Result<()> {
+    loop {
+        let n = next.fetch_add(1, Ordering::Relaxed);
+        if n >= end {
+            return Ok(());
+        }
+        // It comes back when an order arrives.
+        room.acquire().await?.forget();
+        let body = Bytes::from(serde_json::to_vec(&order(n))?);
+        let (status, said) = connection.send(http::place(&client, &format!("bench-{n}"), body)?).await?;
+        if status.as_u16() != 201 {
+            bail!("{status} was answered: {}", String::from_utf8_lossy(&said));
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! The benchmarks, one file each: what A and B are, and how they are driven.
+
+mod accept;
+mod again;
+mod flow;
+
+mod lifecycle;
+mod naive;
+mod orders;
+mod read;
+
+mod transitions;
+
+use crate::{report::Report, world::World};
+use anyhow::Result;
+use clap::ValueEnum;
+
+/// A benchmark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Bench {
+    /// Orders to labels booked, against empty workflows
+    Orders,
+    /// Orders to completed, against three remote activities
+    Lifecycle,
+    /// Local-first steps and grouped statements, against remote steps and single ones
+    Naive,
+    /// Accepting orders with Temporal paused, against pgbench
+    Accept,
+    /// Reading an order, against a bare route
+    Read,
+    /// Repeating a request, against making it
+    Again,
+    /// What one order costs the engine
+    Transitions,
+}
+
+impl Bench {
+    /// All of them.
+    pub fn all() -> &'static [Self] {
+        Self::value_variants()
+    }
+
+    /// Runs it.
+    pub async fn run(self, world: &World) -> Result<Report> {
+        match self {
+            Self::Orders => orders::run(world).await,
+            Self::Lifecycle => lifecycle::run(world).await,
+            Self::Naive => naive::run(world).await,
+            Self::Accept => accept::run(world).await,
+            Self::Read => read::run(world).await,
+            Self::Again => again::run(world).await,
+            Self::Transitions => transitions::run(world).await,
+        }
+    }
+}

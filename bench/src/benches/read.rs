@@ -1,0 +1,90 @@
+//! `GET /v1/orders/{id}`, of orders that are under way and of orders that have ended, against a bare axum route in a
+//! process of its own that answers a JSON of the same size.
+
+use super::flow::{Flow, Goal};
+use crate::{
+    bare::BareServer,
+    http,
+    report::{Comparison, Report},
+    sample::Sample,
+    world::World,
+};
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+use std::{sync::Arc, time::Duration};
+use waybill_dev::{sim::AutoProgress, stack::Stack};
+
+/// Clients that read.
+const CLIENTS: usize = 32;
+/// Different orders that are read.
+const ORDERS: u64 = 400;
+
+pub async fn run(world: &World) -> Result<Report> {
+    let limit = world.size.pick(Duration::from_secs(1), Duration::from_secs(5));
+    let orders = world.size.pick(10, ORDERS);
+    let pause = Duration::from_millis(100);
+    let ended = world.stack().auto(AutoProgress { hand_over_after: pause, deliver_after: pause });
+    let ended = Flow::of(world, ended.start().await?).await?;
+    ended.run(orders, Goal::Completed).await?;
+    let open = Flow::of(world, world.stack().start().await?).await?;
+    open.run(orders, Goal::Booked).await?;
+    let (open, of_open) = idle(open).await?;
+    let (ended, of_ended) = idle(ended).await?;
+    let bytes = of_open.bytes;
+    let bare = BareServer::start(bytes).await?;
+    let watched = world.processes(&open).with("bare", bare.pid());
+
+    let get = async |address: String, paths: Arc<Vec<String>>, stack: &Stack| {
+        let (before, client) = (watched.used(), stack.client.clone());
+        let make = move |n: u64| http::get(&client, &paths[usize::try_from(n)? % paths.len()]);
+        let looped = http::closed_loop(&address, CLIENTS, limit, make).await?;
+        let cpu = watched.used().since(&before);
+        Ok(Sample { done: looped.done, took: looped.took, cpu, extra: http::percentiles(&looped.latency) })
+    };
+    let plain = Arc::new(vec!["/".to_owned()]);
+    let rounds = world
+        .rounds(
+            "read",
+            async |_| get(http::address(&open.client), of_open.paths.clone(), &open).await,
+            async |_| get(bare.address(), plain.clone(), &open).await,
+        )
+        .await?;
+    let rounds_ended = world
+        .rounds(
+            "read ended",
+            async |_| get(http::address(&ended.client), of_ended.paths.clone(), &ended).await,
+            async |_| get(bare.address(), plain.clone(), &open).await,
+        )
+        .await?;
+    open.stop().await;
+    ended.stop().await;
+    let bare = "a bare axum route with a JSON of the same size";
+    let settings =
+        json!({ "clients": CLIENTS, "seconds_per_round": limit.as_secs(), "orders": orders, "bytes": bytes });
+    let main = Comparison::of_rates(["GET /v1/orders/{id}, orders under way", bare], &rounds);
+    let mut report = world.report("read", main, settings);
+    let terminal = Comparison::of_rates(["GET /v1/orders/{id}, orders that have ended", bare], &rounds_ended);
+    report.also.insert("terminal".to_owned(), terminal);
+    Ok(report)
+}
+
+struct Reads {
+    paths: Arc<Vec<String>>,
+    bytes: usize,
+}
+
+/// A stack without its worker, so that nothing but reading goes on, and what there is to read.
+async fn idle(flow: Flow) -> Result<(Stack, Reads)> {
+    let mut stack = flow.stack;
+    for worker in &mut stack.workers {
+        worker.stop().await;
+    }
+    let listed = stack.client.list(&[("limit", "200")]).await?.success()?;
+    let ids = listed.items().context("no list was answered")?.iter().filter_map(|order| order["id"].as_str());
+    let paths: Vec<String> = ids.map(|id| format!("/v1/orders/{id}")).collect();
+    ensure!(!paths.is_empty(), "there is no order to be read");
+    let mut connection = http::Connection::open(&http::address(&stack.client)).await?;
+    let (_, body) = connection.send(http::get(&stack.client, &paths[0])?).await?;
+    let bytes = body.len();
+    Ok((stack, Reads { paths: Arc::new(paths), bytes }))
+}

@@ -1,0 +1,132 @@
+//! A lean HTTP/1.1 client: one connection per simulated client, so that what is measured is the server and not this.
+
+use anyhow::{Context, Result, bail};
+use hdrhistogram::Histogram;
+use http_body_util::{BodyExt, Full};
+use hyper::{
+    Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    client::conn::http1::{self, SendRequest},
+};
+use hyper_util::rt::TokioIo;
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use tokio::{net::TcpStream, task::JoinSet};
+use waybill_dev::client::Client;
+
+/// A request, ready to be sent.
+pub type Ready = Request<Full<Bytes>>;
+
+/// What a closed loop did.
+#[derive(Debug)]
+pub struct Looped {
+    /// Answers that were waited for.
+    pub done: u64,
+    /// From the first request to the last answer.
+    pub took: Duration,
+    /// Latencies in microseconds.
+    pub latency: Histogram<u64>,
+}
+
+/// One client's connection.
+pub struct Connection(SendRequest<Full<Bytes>>);
+
+impl Connection {
+    /// Opens it.
+    pub async fn open(address: &str) -> Result<Self> {
+        let stream =
+            TcpStream::connect(address).await.with_context(|| format!("{address} does not answer"))?;
+        stream.set_nodelay(true)?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        Ok(Self(sender))
+    }
+
+    /// Sends a request, reads all of the answer.
+    pub async fn send(&mut self, request: Ready) -> Result<(StatusCode, Bytes)> {
+        self.0.ready().await?;
+        let response: Response<Incoming> = self.0.send_request(request).await?;
+        let status = response.status();
+        Ok((status, response.into_body().collect().await?.to_bytes()))
+    }
+}
+
+/// A `GET`.
+pub fn get(client: &Client, path: &str) -> Result<Ready> {
+    Ok(request(client, "GET", path).body(Full::default())?)
+}
+
+/// `POST /v1/orders`.
+pub fn place(client: &Client, key: &str, body: Bytes) -> Result<Ready> {
+    let request = request(client, "POST", "/v1/orders").header("idempotency-key", key);
+    Ok(request.header("content-type", "application/json").body(Full::new(body))?)
+}
+
+fn request(client: &Client, method: &str, path: &str) -> hyper::http::request::Builder {
+    Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", address(client))
+        .header("authorization", format!("Bearer {}", client.key()))
+}
+
+/// `host:port` of a client's API.
+pub fn address(client: &Client) -> String {
+    client.base().trim_start_matches("http://").to_owned()
+}
+
+/// Has `clients` send one request after the other, each as soon as its last was answered, for so long.
+///
+/// # Errors
+/// When anything but a success is answered: a rate of refusals is no rate.
+pub async fn closed_loop(
+    address: &str,
+    clients: usize,
+    limit: Duration,
+    make: impl Fn(u64) -> Result<Ready> + Clone + Send + 'static,
+) -> Result<Looped> {
+    let next = Arc::new(AtomicU64::new(0));
+    let mut connections = Vec::new();
+    for _ in 0..clients {
+        connections.push(Connection::open(address).await?);
+    }
+    let (start, mut tasks) = (Instant::now(), JoinSet::new());
+    for mut connection in connections {
+        let (make, next) = (make.clone(), next.clone());
+        tasks.spawn(async move {
+            let mut latency = histogram()?;
+            while start.elapsed() < limit {
+                let request = make(next.fetch_add(1, Ordering::Relaxed))?;
+                let sent = Instant::now();
+                let (status, body) = connection.send(request).await?;
+                if !status.is_success() {
+                    bail!("{status} was answered: {}", String::from_utf8_lossy(&body));
+                }
+                latency.saturating_record(u64::try_from(sent.elapsed().as_micros())?);
+            }
+            Ok(latency)
+        });
+    }
+    let mut latency = histogram()?;
+    while let Some(ended) = tasks.join_next().await {
+        latency.add(ended??)?;
+    }
+    Ok(Looped { done: latency.len(), took: start.elapsed(), latency })
+}
+
+/// For microseconds, three digits.
+pub fn histogram() -> Result<Histogram<u64>> {
+    Ok(Histogram::new_with_bounds(1, 120_000_000, 3)?)
+}
+
+/// The usual percentiles, in milliseconds.
+pub fn percentiles(latency: &Histogram<u64>) -> BTreeMap<&'static str, f64> {
+    let at = |quantile: f64| latency.value_at_quantile(quantile) as f64 / 1_000.0;
+    [("p50_ms", at(0.5)), ("p99_ms", at(0.99))].into()
+}

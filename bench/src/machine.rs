@@ -1,0 +1,77 @@
+//! Where and with what it was measured: without that a figure says nothing.
+
+use serde::Serialize;
+use std::fs;
+use waybill_dev::servers::Servers;
+
+/// The machine.
+#[derive(Debug, Clone, Serialize)]
+pub struct Machine {
+    /// The processor's name.
+    pub cpu: String,
+    /// How many of them the system has.
+    pub cores: usize,
+    /// Memory in GiB.
+    pub memory_gib: u64,
+    /// The system.
+    pub system: String,
+}
+
+impl Machine {
+    /// This one.
+    pub fn this() -> Self {
+        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        let field = |text: &str, name: &str| {
+            let line = text.lines().find(|line| line.starts_with(name));
+            line.and_then(|line| line.split_once(':')).map(|(_, value)| value.trim().to_owned())
+        };
+        let memory_kib = field(&read("/proc/meminfo"), "MemTotal")
+            .and_then(|kib| kib.trim_end_matches("kB").trim().parse::<u64>().ok());
+        Self {
+            cpu: field(&read("/proc/cpuinfo"), "model name").unwrap_or_else(|| "unknown".to_owned()),
+            cores: std::thread::available_parallelism().map_or(0, usize::from),
+            memory_gib: memory_kib.map_or(0, |kib| kib.div_ceil(1_024 * 1_024)),
+            system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+        }
+    }
+}
+
+/// The versions of what was measured.
+#[derive(Debug, Clone, Serialize)]
+pub struct Versions {
+    /// Waybill's.
+    pub waybill: String,
+    /// The commit, with `+` if there were changes on top.
+    pub commit: String,
+    /// Whether it was built with optimisations.
+    pub optimized: bool,
+    /// The Temporal CLI with its server.
+    pub temporal: String,
+    /// Postgres.
+    pub postgres: String,
+}
+
+impl Versions {
+    /// Of this build and these servers.
+    pub fn of(servers: &Servers) -> Self {
+        Self {
+            waybill: env!("CARGO_PKG_VERSION").to_owned(),
+            commit: commit().unwrap_or_else(|| "unknown".to_owned()),
+            optimized: !cfg!(debug_assertions),
+            temporal: servers.temporal.installation.version.to_string(),
+            postgres: servers.postgres.installation.version.to_string(),
+        }
+    }
+}
+
+fn commit() -> Option<String> {
+    let root = waybill_dev::home::workspace_root().ok()?;
+    let git = |args: &[&str]| {
+        let out = std::process::Command::new("git").args(args).current_dir(&root).output().ok()?;
+        out.status.success().then(|| String::from_utf8_lossy(&out.stdout).trim().to_owned())
+    };
+    let commit = git(&["rev-parse", "--short=12", "HEAD"])?;
+    // What a benchmark itself writes is no change to what it measures.
+    let changed = !git(&["status", "--porcelain", "--", ":!bench/results", ":!docs"])?.is_empty();
+    Some(if changed { format!("{commit}+") } else { commit })
+}

@@ -1,0 +1,91 @@
+//! `cargo dev bench`: Waybill against what it stands on, in the same run on the same machine.
+
+mod bare;
+mod baseline;
+mod benches;
+mod cpu;
+mod http;
+mod machine;
+mod picture;
+mod report;
+mod sample;
+mod world;
+
+use anyhow::{Context, Result};
+use benches::Bench;
+use clap::{Parser, Subcommand};
+use std::{path::PathBuf, process::ExitCode};
+use waybill_dev::{home::workspace_root, term};
+use world::{Size, World};
+
+/// Rounds unless told otherwise: few enough to wait for, enough for a median and a spread.
+const ROUNDS: usize = 5;
+
+/// Measures Waybill against what it stands on.
+#[derive(Debug, Parser)]
+#[command(name = "cargo dev bench", bin_name = "cargo dev bench", args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+    /// Which; all of them by default.
+    names: Vec<Bench>,
+    /// How often A and B take turns.
+    #[arg(long, default_value_t = ROUNDS)]
+    rounds: usize,
+    /// Just so much that everything has run once; nothing is kept unless `--out` says where.
+    #[arg(long)]
+    toy: bool,
+    /// Where results are kept; `bench/results` by default.
+    #[arg(long)]
+    out: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Serve the bare route.
+    #[command(hide = true)]
+    Bare {
+        /// On loopback.
+        port: u16,
+        /// Of the answer.
+        bytes: usize,
+    },
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    // A second call would be refused, which changes nothing.
+    rustls::crypto::ring::default_provider().install_default().ok();
+    match run(Cli::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            term::error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(cli: Cli) -> Result<()> {
+    if let Some(Verb::Bare { port, bytes }) = cli.verb {
+        return bare::serve(port, bytes).await;
+    }
+    let size = Size { toy: cli.toy, rounds: if cli.toy { 1 } else { cli.rounds.max(1) } };
+    let out = match (cli.out, cli.toy) {
+        (Some(out), _) => Some(out),
+        (None, true) => None,
+        (None, false) => Some(workspace_root()?.join("bench/results")),
+    };
+    let names = if cli.names.is_empty() { Bench::all() } else { &cli.names };
+    for bench in names {
+        // Servers of its own: what one benchmark leaves in the tables is no burden on the next.
+        let mut world = World::start(size).await?;
+        let report = bench.run(&world).await.with_context(|| format!("the benchmark {bench:?} failed"));
+        world.servers.stop().await;
+        let report = report?;
+        report.tell();
+        if let Some(out) = &out {
+            report.keep(out)?;
+        }
+    }
+    Ok(())
+}

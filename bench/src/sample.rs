@@ -1,0 +1,146 @@
+//! What one phase of one round gave.
+
+use crate::cpu::Use;
+use serde::Serialize;
+use std::{collections::BTreeMap, time::Duration};
+
+/// What was done in one phase.
+#[derive(Debug, Clone, Default)]
+pub struct Sample {
+    /// How many of the things that are counted.
+    pub done: u64,
+    /// In how long.
+    pub took: Duration,
+    /// CPU time by process, while it was done.
+    pub cpu: Use,
+    /// What else is worth keeping, by name with its unit, such as `p99_ms`.
+    pub extra: BTreeMap<&'static str, f64>,
+}
+
+impl Sample {
+    /// Things per second.
+    pub fn per_s(&self) -> f64 {
+        self.done as f64 / self.took.as_secs_f64().max(f64::EPSILON)
+    }
+
+    /// CPU per thing, in milliseconds, by process.
+    fn cpu_ms(&self) -> BTreeMap<String, f64> {
+        let each = |spent: &Duration| spent.as_secs_f64() * 1_000.0 / self.done.max(1) as f64;
+        self.cpu.0.iter().map(|(name, spent)| (name.clone(), round(each(spent)))).collect()
+    }
+}
+
+/// One side of a comparison: the median of its rounds.
+#[derive(Debug, Clone, Serialize)]
+pub struct Side {
+    /// What it is.
+    pub what: String,
+    /// Things per second.
+    pub per_s: f64,
+    /// The lowest and the highest round.
+    pub per_s_spread: [f64; 2],
+    /// CPU in milliseconds per thing, by process.
+    pub cpu_ms: BTreeMap<String, f64>,
+    /// Medians of what else was kept.
+    #[serde(flatten)]
+    pub extra: BTreeMap<String, f64>,
+}
+
+impl Side {
+    /// Of the rounds' samples.
+    pub fn of(what: &str, samples: &[Sample]) -> Self {
+        let rates: Vec<f64> = samples.iter().map(Sample::per_s).collect();
+        let names: std::collections::BTreeSet<_> = samples.iter().flat_map(|s| s.extra.keys()).collect();
+        let of = |name: &str| samples.iter().filter_map(|s| s.extra.get(name).copied()).collect::<Vec<_>>();
+        let cpu: Vec<_> = samples.iter().map(Sample::cpu_ms).collect();
+        let processes: std::collections::BTreeSet<_> = cpu.iter().flat_map(BTreeMap::keys).collect();
+        let cpu_of = |name: &String| cpu.iter().filter_map(|c| c.get(name).copied()).collect::<Vec<_>>();
+        Self {
+            what: what.to_owned(),
+            per_s: round(median(&rates)),
+            per_s_spread: [round(lowest(&rates)), round(highest(&rates))],
+            cpu_ms: processes.iter().map(|name| ((*name).clone(), round(median(&cpu_of(name))))).collect(),
+            extra: names.iter().map(|name| ((**name).to_owned(), round(median(&of(name))))).collect(),
+        }
+    }
+}
+
+/// How A stands to B, round by round.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Ratio {
+    /// The middle round's.
+    pub median: f64,
+    /// The lowest.
+    pub min: f64,
+    /// The highest.
+    pub max: f64,
+}
+
+impl Ratio {
+    /// Of one ratio per round.
+    pub fn of(ratios: &[f64]) -> Self {
+        Self { median: round(median(ratios)), min: round(lowest(ratios)), max: round(highest(ratios)) }
+    }
+
+    /// How far the rounds lie apart, as a share of the median.
+    pub fn spread(&self) -> f64 {
+        (self.max - self.min) / self.median.max(f64::EPSILON)
+    }
+}
+
+fn median(of: &[f64]) -> f64 {
+    let mut sorted = of.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    match sorted.len() {
+        0 => 0.0,
+        odd if odd % 2 == 1 => sorted[middle],
+        _ => f64::midpoint(sorted[middle - 1], sorted[middle]),
+    }
+}
+
+fn lowest(of: &[f64]) -> f64 {
+    of.iter().copied().reduce(f64::min).unwrap_or_default()
+}
+
+fn highest(of: &[f64]) -> f64 {
+    of.iter().copied().reduce(f64::max).unwrap_or_default()
+}
+
+/// Four significant digits: more would be noise.
+pub fn round(value: f64) -> f64 {
+    if value == 0.0 || !value.is_finite() {
+        return 0.0;
+    }
+    let scale = 10_f64.powi(3 - value.abs().log10().floor() as i32);
+    (value * scale).round() / scale
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_middle_round_counts_and_the_spread_is_told() {
+        let ratio = Ratio::of(&[0.5, 0.9, 0.6, 0.62, 0.58]);
+        assert_eq!((ratio.median, ratio.min, ratio.max), (0.6, 0.5, 0.9));
+        assert!((ratio.spread() - 0.667).abs() < 0.001);
+        assert_eq!(Ratio::of(&[1.0, 3.0]).median, 2.0);
+    }
+
+    #[test]
+    fn a_sample_is_told_per_thing() {
+        let cpu = Use([("worker".to_owned(), Duration::from_secs(1))].into());
+        let sample = Sample { done: 500, took: Duration::from_secs(5), cpu, ..Sample::default() };
+        let side = Side::of("orders", &[sample]);
+        assert_eq!((side.per_s, side.cpu_ms["worker"]), (100.0, 2.0));
+    }
+
+    #[test]
+    fn four_digits_are_kept() {
+        assert_eq!(
+            [round(1_234.56), round(0.012_345), round(0.0), round(9.999_96)],
+            [1_235.0, 0.012_35, 0.0, 10.0]
+        );
+    }
+}

@@ -1,0 +1,39 @@
+//! Hands over to the benchmarks, which are a crate of their own: what they need, nobody else has to build.
+
+use std::convert::Infallible;
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::process::Stdio;
+
+use anyhow::{Context, Result, bail};
+
+use crate::binaries::cargo;
+use crate::home::workspace_root;
+use crate::supervise::binary_dir;
+use crate::term;
+
+/// Builds everything that is measured with optimisations, and becomes the benchmarks' program. At toy size nothing is
+/// measured, and this program's own profile will do.
+pub async fn exec(args: &[OsString]) -> Result<Infallible> {
+    let own = binary_dir()?;
+    let target = own.parent().context("this program lies nowhere")?;
+    let toy = args.iter().any(|arg| arg == "--toy");
+    let dir = if toy { own.clone() } else { target.join("release") };
+    let mut command = cargo();
+    command.current_dir(workspace_root()?).args(["build", "--locked"]);
+    for binary in ["waybill-api", "waybill-worker", "waybill-dev", "waybill-bench"] {
+        command.args(["--bin", binary]);
+    }
+    if dir.ends_with("release") {
+        command.arg("--release");
+        term::line("Building with optimisations; the first time this takes some minutes");
+    }
+    command.arg("--target-dir").arg(target).stdin(Stdio::null()).kill_on_drop(true);
+    if !command.status().await.context("cannot run cargo")?.success() {
+        bail!("the benchmarks do not build");
+    }
+    let mut bench = std::process::Command::new(dir.join("waybill-bench"));
+    // They are built: no stack has to see to that once more.
+    let error = bench.args(args).env("WAYBILL_BIN_DIR", &dir).exec();
+    Err(error).context("cannot run waybill-bench")
+}
