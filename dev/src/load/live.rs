@@ -21,6 +21,7 @@ struct State {
     sent: Sent,
     tallies: BTreeMap<Op, Tally>,
     lately: Latencies,
+    ended: bool,
 }
 
 /// The counts of a load that runs.
@@ -35,6 +36,11 @@ impl Board {
     /// Notes how far the plan has got.
     pub fn sent(&self, sent: Sent) {
         self.with(|state| state.sent = sent);
+    }
+
+    /// Notes that the plan is carried out and all is answered.
+    pub fn end(&self) {
+        self.with(|state| state.ended = true);
     }
 
     /// Notes a request that ended.
@@ -72,11 +78,14 @@ impl Board {
         )
     }
 
-    /// Shows the live line until it is dropped.
+    /// Shows the live line until the sending has ended or this is dropped.
     pub async fn show(&self, rate_per_s: f64) {
         let step = term::Step::begin("sending");
         for seconds in 1_u32.. {
             tokio::time::sleep(LINE_EVERY).await;
+            if self.with(|state| state.ended) {
+                return;
+            }
             let line = self.line(rate_per_s);
             if term::interactive() {
                 step.say(line);

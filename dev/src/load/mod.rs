@@ -62,6 +62,7 @@ pub async fn run(
         async move { shop.perform(op, nth).await }
     };
     let sent = run_until(&load.plan, stop, op, |done| board.done(&done), |sent| board.sent(sent)).await;
+    board.end();
     let books = settle(&shop, before.as_ref(), load.settle_max, on_look).await;
     Ok(Report { rate_per_s: load.plan.rate_per_s, sent, tallies: board.tallies(), books })
 }
@@ -87,13 +88,20 @@ pub async fn load(client: Client, args: LoadArgs) -> Result<ExitCode> {
         }
     };
     let board = Board::default();
-    let books = Step::begin("books");
-    let on_look = |rest, of| books.say(format_args!("{rest} of {of} orders rest"));
-    let report = tokio::select! {
-        report = run(&load, client, stop, &board, on_look) => report?,
-        () = board.show(load.plan.rate_per_s) => return Ok(ExitCode::FAILURE),
+    let mut looking = None;
+    let on_look = |rest, of| {
+        let step = looking.get_or_insert_with(|| Step::begin("looking at the orders"));
+        step.say(format_args!("{rest} of {of} orders rest"));
     };
-    drop(books);
+    let report = {
+        let running = run(&load, client, stop, &board, on_look);
+        tokio::pin!(running);
+        tokio::select! {
+            report = &mut running => report,
+            () = board.show(load.plan.rate_per_s) => running.await,
+        }
+    }?;
+    drop(looking);
     report.lines().into_iter().for_each(term::line);
     if let Some(path) = args.json {
         let text = serde_json::to_string_pretty(&report.to_json())?;

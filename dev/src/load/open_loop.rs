@@ -253,7 +253,9 @@ mod tests {
                 async move { open.wait_for(|open| *open).await.is_ok() }
             },
             |_| done += 1,
-            |sent| drop(open.send_replace(sent.scheduled == 50)),
+            |sent| {
+                open.send_replace(sent.scheduled == 50);
+            },
         )
         .await;
         assert_eq!((sent.scheduled, sent.started, sent.unsent, done), (50, 3, 47, 3));
