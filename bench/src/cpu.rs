@@ -34,6 +34,12 @@ impl Processes {
         }
         Use(by_name)
     }
+
+    /// Resident memory of a process alone, in MiB; 0 where there is no such process.
+    pub fn resident_mib(&self, name: &str) -> f64 {
+        let of_it = self.0.iter().filter(|(known, _)| known == name);
+        of_it.filter_map(|(_, pid)| resident_mib(*pid)).sum()
+    }
 }
 
 impl Use {
@@ -71,6 +77,13 @@ fn parse(pid: u32, stat: &str) -> Option<Stat> {
         cpu: time(number(14)? + number(15)?),
         ended_children: time(number(16)? + number(17)?),
     })
+}
+
+fn resident_mib(pid: u32) -> Option<f64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: f64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
+    Some(kib / 1_024.0)
 }
 
 #[cfg(test)]

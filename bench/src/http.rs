@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -54,6 +54,38 @@ impl Connection {
         let response: Response<Incoming> = self.0.send_request(request).await?;
         let status = response.status();
         Ok((status, response.into_body().collect().await?.to_bytes()))
+    }
+}
+
+/// Connections for requests that do not wait for each other: as many as are needed at a time.
+#[derive(Clone)]
+pub struct Pool {
+    client: Client,
+    idle: Arc<Mutex<Vec<Connection>>>,
+}
+
+impl Pool {
+    /// To a client's API.
+    pub fn of(client: &Client) -> Self {
+        Self { client: client.clone(), idle: Arc::default() }
+    }
+
+    /// Whose API it is.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Sends a request on an idle connection, or on a new one.
+    pub async fn send(&self, request: Ready) -> Result<(StatusCode, Bytes)> {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut connection = match idle {
+            Some(connection) => connection,
+            None => Connection::open(&address(&self.client)).await?,
+        };
+        let answer = connection.send(request).await?;
+        // One that failed is not used again.
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+        Ok(answer)
     }
 }
 

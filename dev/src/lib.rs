@@ -13,6 +13,7 @@ pub mod client;
 pub mod follow;
 pub mod guard;
 pub mod home;
+pub mod load;
 pub mod orders;
 pub mod ports;
 pub mod processes;

@@ -36,6 +36,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Guard(args) => return Ok(guard::run(args).await.into()),
         Verb::Up(args) => up::up(dir, args).await?,
         Verb::Order(args) => verbs::order(dir, args).await?,
+        Verb::Load(args) => return verbs::load(dir, args).await,
         Verb::Status => return verbs::status(dir).await,
         Verb::Down => verbs::down(dir).await?,
         Verb::Reset => verbs::reset(dir).await?,

@@ -101,6 +101,13 @@ impl Step {
         line(format_args!("{} {what} {}", green("✓"), dim(time)));
     }
 
+    /// Shows what the step is at.
+    pub fn say(&self, what: impl Display) {
+        if let Some(bar) = &self.bar {
+            bar.set_message(what.to_string());
+        }
+    }
+
     /// Shows how much of the step is done: a bar when the whole is known.
     pub fn progress(&self, done: u64, of: u64) {
         let Some(bar) = &self.bar else { return };

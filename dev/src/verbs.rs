@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
-use crate::cli::{LogOf, OrderArgs};
+use crate::cli::{LoadArgs, LogOf, OrderArgs};
 use crate::client::Client;
 use crate::follow;
 use crate::home::{StackDir, StackFile};
@@ -38,6 +38,15 @@ pub async fn order(dir: Option<PathBuf>, args: OrderArgs) -> Result<()> {
         follow::follow(&client, &id).await?;
     }
     Ok(())
+}
+
+/// Puts a load on the running stack, or on any other API.
+pub async fn load(dir: Option<PathBuf>, args: LoadArgs) -> Result<ExitCode> {
+    let client = match (&args.url, &args.key) {
+        (Some(url), Some(key)) => Client::new(url, key)?,
+        _ => client(&up_and_running(dir)?.1)?,
+    };
+    crate::load::load(client, args).await
 }
 
 /// Shows what runs; fails if something that should does not.

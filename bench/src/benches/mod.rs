@@ -3,11 +3,14 @@
 mod accept;
 mod again;
 mod flow;
+mod growth;
 
 mod lifecycle;
+mod memory;
 mod naive;
 mod orders;
 mod read;
+mod spike;
 
 mod transitions;
 
@@ -30,8 +33,14 @@ pub enum Bench {
     Read,
     /// Repeating a request, against making it
     Again,
+    /// Ten times the sustainable rate, against the sustainable rate
+    Spike,
+    /// Millions of orders in the tables, against a few thousand
+    Growth,
     /// What one order costs the engine
     Transitions,
+    /// Resident memory under load, and with many orders waiting
+    Memory,
 }
 
 impl Bench {
@@ -49,7 +58,10 @@ impl Bench {
             Self::Accept => accept::run(world).await,
             Self::Read => read::run(world).await,
             Self::Again => again::run(world).await,
+            Self::Spike => spike::run(world).await,
+            Self::Growth => growth::run(world).await,
             Self::Transitions => transitions::run(world).await,
+            Self::Memory => memory::run(world).await,
         }
     }
 }

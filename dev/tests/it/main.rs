@@ -15,6 +15,7 @@ mod interleavings;
 mod last_words;
 mod lifecycle;
 mod lines;
+mod load;
 mod localstripe;
 mod lost_tasks;
 mod payment;

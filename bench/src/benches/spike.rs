@@ -1,0 +1,119 @@
+//! Orders that arrive at ten times the rate that can be sustained, against orders that arrive at that rate: how many get
+//! their labels meanwhile, and how long those who were accepted waited for their answer.
+//!
+//! Requests start on schedule, and latency counts from when each was due: a server that answers late is not spared those
+//! that would have come meanwhile.
+
+use super::flow::{Flow, Goal};
+use crate::{
+    http::{self, Pool},
+    report::{Comparison, Report},
+    sample::Sample,
+    world::{World, order},
+};
+use anyhow::{Result, ensure};
+use hyper::body::Bytes;
+use serde_json::json;
+use std::time::Duration;
+use uuid::Uuid;
+use waybill_dev::load::open_loop::{self, Arrivals, Plan};
+
+/// How many times more arrive.
+const SPIKE: f64 = 10.0;
+/// Of the most that got through when nobody paced them: at that rate no backlog grows.
+const SUSTAINED: f64 = 0.9;
+/// Requests without an answer that the generator holds: more than the API takes at a time.
+const UNANSWERED_MAX: usize = 2_000;
+/// A shop that promises its customers a label within the minute sheds beyond that much.
+const BACKLOG_MAX: u64 = 500;
+/// How long what was accepted may take to get through when the spike is over.
+const DRAIN_MAX: Duration = Duration::from_secs(240);
+
+pub async fn run(world: &World) -> Result<Report> {
+    let (count, limit) = world.size.pick((20, Duration::from_secs(2)), (1_000, Duration::from_secs(12)));
+    let stack = world.stack().env("WAYBILL_BACKLOG_MAX", BACKLOG_MAX).start().await?;
+    let flow = Flow::of(world, stack).await?;
+    flow.run(count / 4, Goal::Booked).await?;
+    let sustainable = flow.run(count, Goal::Booked).await?.per_s() * SUSTAINED;
+    let rounds = world
+        .rounds(
+            "spike",
+            async |round| offer(&flow, sustainable * SPIKE, limit, 2 * round).await,
+            async |round| offer(&flow, sustainable, limit, 2 * round + 1).await,
+        )
+        .await?;
+    flow.stack.stop().await;
+    let what =
+        ["labels booked while ten times as many orders arrive", "labels booked at the sustainable rate"];
+    let settings = json!({ "sustainable_per_s": crate::sample::round(sustainable), "times": SPIKE,
+        "seconds_per_round": limit.as_secs(), "backlog_max": BACKLOG_MAX, "arrivals": "poisson" });
+    let mut report = world.report("spike", Comparison::of_rates(what, &rounds), settings);
+    let p99 = |sample: &Sample| sample.extra.get("p99_ms").copied().unwrap_or_default();
+    let what = ["p99 of accepted orders in the spike (ratio: B's to A's)", "p99 at the sustainable rate"];
+    let latency = Comparison::of(what, &rounds, |a, b| p99(b) / p99(a).max(f64::EPSILON));
+    report.also.insert("latency".to_owned(), latency);
+    Ok(report)
+}
+
+/// Has orders arrive at a rate for so long; then waits until all that were accepted have got through.
+async fn offer(flow: &Flow, rate_per_s: f64, limit: Duration, nth: usize) -> Result<Sample> {
+    let plan = Plan {
+        rate_per_s,
+        duration: limit,
+        in_flight_max: UNANSWERED_MAX,
+        arrivals: Arrivals::Poisson,
+        seed: u64::try_from(nth)?,
+    };
+    let (since, before, pool) = (Uuid::now_v7(), flow.processes.used(), Pool::of(&flow.stack.client));
+    let first = 1_000_000 * (1 + u64::try_from(nth)?);
+    let (mut latency, mut accepted, mut shed, mut failed) = (http::histogram()?, 0_u64, 0_u64, 0_u64);
+    let sending = open_loop::run(
+        &plan,
+        |n| {
+            let pool = pool.clone();
+            async move {
+                let n = first + n;
+                let body = Bytes::from(serde_json::to_vec(&order(n))?);
+                let (status, _) = pool.send(http::place(pool.client(), &format!("spike-{n}"), body)?).await?;
+                anyhow::Ok(status.as_u16())
+            }
+        },
+        |done| match done.value {
+            Ok(201) => {
+                accepted += 1;
+                latency.saturating_record(u64::try_from(done.latency.as_micros()).unwrap_or(u64::MAX));
+            }
+            Ok(429 | 503) => shed += 1,
+            Ok(_) | Err(_) => failed += 1,
+        },
+    );
+    let counting = async {
+        tokio::time::sleep(limit).await;
+        anyhow::Ok((flow.arrived(since, Goal::Booked).await?, flow.processes.used().since(&before)))
+    };
+    let (sent, counted) = tokio::join!(sending, counting);
+    let (booked, cpu) = counted?;
+    ensure!(
+        failed == 0,
+        "{failed} of {} requests were answered otherwise than with 201, 429 or 503",
+        sent.started
+    );
+    let drained = async {
+        while flow.arrived(since, Goal::Booked).await? < accepted {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        anyhow::Ok(())
+    };
+    let drain = std::time::Instant::now();
+    tokio::time::timeout(DRAIN_MAX, drained).await??;
+    let per_s = |count: u64| count as f64 / limit.as_secs_f64();
+    let mut extra = http::percentiles(&latency);
+    extra.extend([
+        ("offered_per_s", per_s(sent.scheduled)),
+        ("accepted_per_s", per_s(accepted)),
+        ("shed_per_s", per_s(shed)),
+        ("unsent_per_s", per_s(sent.unsent)),
+        ("drained_in_s", drain.elapsed().as_secs_f64()),
+    ]);
+    Ok(Sample { done: booked, took: limit, cpu, extra })
+}

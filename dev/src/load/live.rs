@@ -1,0 +1,97 @@
+//! What is known while a load runs, and how it is shown.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use super::mix::Op;
+use super::open_loop::{Done, Sent};
+use super::report::{millis, statuses};
+use super::shop::Outcome;
+use super::stats::{Latencies, Tally, per_second};
+use crate::term;
+
+/// How often the live line is drawn, and what "now" means in it.
+const LINE_EVERY: Duration = Duration::from_secs(1);
+/// Where nobody watches, one in so many lines is printed.
+const PRINTED_ONE_IN: u32 = 5;
+
+#[derive(Debug, Default)]
+struct State {
+    sent: Sent,
+    tallies: BTreeMap<Op, Tally>,
+    lately: Latencies,
+    ended: bool,
+}
+
+/// The counts of a load that runs.
+#[derive(Debug, Default)]
+pub struct Board(Mutex<State>);
+
+impl Board {
+    fn with<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {
+        look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Notes how far the plan has got.
+    pub fn sent(&self, sent: Sent) {
+        self.with(|state| state.sent = sent);
+    }
+
+    /// Notes that the plan is carried out and all is answered.
+    pub fn end(&self) {
+        self.with(|state| state.ended = true);
+    }
+
+    /// Notes a request that ended.
+    pub fn done(&self, done: &Done<Outcome>) {
+        let Done { latency, value, .. } = done;
+        self.with(|state| {
+            let tally = state.tallies.entry(value.op).or_default();
+            tally.record(*latency, value.status, value.code.as_deref());
+            state.lately.record(*latency);
+        });
+    }
+
+    /// The counts by operation.
+    pub fn tallies(&self) -> BTreeMap<Op, Tally> {
+        self.with(|state| state.tallies.clone())
+    }
+
+    /// The live line; begins a new second.
+    fn line(&self, rate_per_s: f64) -> String {
+        let (sent, tallies, lately) =
+            self.with(|state| (state.sent, state.tallies.clone(), std::mem::take(&mut state.lately)));
+        let mut all = Tally::default();
+        tallies.values().for_each(|tally| all.merge(tally));
+        let total = &all.latencies;
+        format!(
+            "{:.1} of {rate_per_s:.1}/s, p50 {} p99 {} (last second {} {}), {}, {} unsent, {} in flight",
+            per_second(sent.started, sent.took),
+            millis(total.at(0.5)),
+            millis(total.at(0.99)),
+            millis(lately.at(0.5)),
+            millis(lately.at(0.99)),
+            statuses(&all),
+            sent.unsent,
+            sent.started.saturating_sub(total.count()),
+        )
+    }
+
+    /// Shows the live line until the sending has ended or this is dropped.
+    pub async fn show(&self, rate_per_s: f64) {
+        let step = term::Step::begin("sending");
+        for seconds in 1_u32.. {
+            tokio::time::sleep(LINE_EVERY).await;
+            if self.with(|state| state.ended) {
+                return;
+            }
+            let line = self.line(rate_per_s);
+            if term::interactive() {
+                step.say(line);
+            } else if seconds.is_multiple_of(PRINTED_ONE_IN) {
+                term::line(format_args!("{seconds:>4} s  {line}"));
+            }
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! `cargo dev load`: customers who order, read, repeat and cancel at a given rate, and books that have to add up
+//! afterwards.
+//!
+//! [`open_loop`] and [`stats`] know nothing of Waybill.
+
+pub mod books;
+pub mod live;
+pub mod mix;
+pub mod open_loop;
+pub mod report;
+pub mod settle;
+pub mod shop;
+pub mod stats;
+
+use std::future::Future;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use self::live::Board;
+use self::mix::Mix;
+use self::open_loop::{Plan, run_until};
+use self::report::Report;
+use self::settle::settle;
+use self::shop::Shop;
+use crate::cli::LoadArgs;
+use crate::client::Client;
+use crate::term::{self, Step};
+
+/// The most requests without an answer: each has a connection, and a process may open about a thousand files.
+const IN_FLIGHT_MAX: usize = 800;
+
+/// A load to be run.
+#[derive(Clone, Debug)]
+pub struct Load {
+    /// When requests are sent.
+    pub plan: Plan,
+    /// What they do.
+    pub mix: Mix,
+    /// How many SKUs there are to be ordered.
+    pub skus: u64,
+    /// How long orders may take to come to rest after the sending.
+    pub settle_max: Duration,
+}
+
+/// Runs a load until its plan or `stop` ends, then checks the books. Fails if the goods can't be put on the shelves;
+/// what goes wrong later is in the report.
+pub async fn run(
+    load: &Load,
+    client: Client,
+    stop: impl Future<Output = ()>,
+    board: &Board,
+    on_look: impl FnMut(u64, u64),
+) -> Result<Report> {
+    let shop = Arc::new(Shop::new(client, load.skus, load.plan.seed));
+    let orders = open_loop::schedule(&load.plan).count() as u64;
+    let before = shop.fill(orders).await.context("the goods for the load can't be put on the shelves")?;
+    let op = |nth| {
+        let (shop, op) = (Arc::clone(&shop), load.mix.draw(&mut shop.random(nth)));
+        async move { shop.perform(op, nth).await }
+    };
+    let sent = run_until(&load.plan, stop, op, |done| board.done(&done), |sent| board.sent(sent)).await;
+    board.end();
+    let books = settle(&shop, before.as_ref(), load.settle_max, on_look).await;
+    Ok(Report { rate_per_s: load.plan.rate_per_s, sent, tallies: board.tallies(), books })
+}
+
+/// The verb: shows the load while it runs, prints the report. Fails when nothing was answered or books do not add up.
+pub async fn load(client: Client, args: LoadArgs) -> Result<ExitCode> {
+    let load = Load {
+        plan: Plan {
+            rate_per_s: args.rate,
+            duration: args.duration,
+            in_flight_max: IN_FLIGHT_MAX,
+            arrivals: args.arrivals,
+            seed: args.seed,
+        },
+        mix: args.mix,
+        skus: if args.hot { 1 } else { args.skus },
+        settle_max: args.settle,
+    };
+    let stop = async {
+        // Where Ctrl-C can't be heard, it ends the process as ever.
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    let board = Board::default();
+    let mut looking = None;
+    let on_look = |rest, of| {
+        let step = looking.get_or_insert_with(|| Step::begin("looking at the orders"));
+        step.say(format_args!("{rest} of {of} orders rest"));
+    };
+    let report = {
+        let running = run(&load, client, stop, &board, on_look);
+        tokio::pin!(running);
+        tokio::select! {
+            report = &mut running => report,
+            () = board.show(load.plan.rate_per_s) => running.await,
+        }
+    }?;
+    drop(looking);
+    report.lines().into_iter().for_each(term::line);
+    if let Some(path) = args.json {
+        let text = serde_json::to_string_pretty(&report.to_json())?;
+        std::fs::write(&path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

@@ -1,0 +1,133 @@
+//! The report at a load's end.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::mix::Op;
+use super::open_loop::Sent;
+use super::settle::Books;
+use super::stats::{Class, Tally, per_second};
+
+/// What came of a load.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Requests per second that were asked for.
+    pub rate_per_s: f64,
+    /// How much of the plan was sent.
+    pub sent: Sent,
+    /// What was answered, by operation.
+    pub tallies: BTreeMap<Op, Tally>,
+    /// Whether everything adds up.
+    pub books: Books,
+}
+
+/// Sent less than this share of what was asked for counts as not keeping the rate.
+const RATE_KEPT_MIN: f64 = 0.99;
+
+impl Report {
+    /// All operations together.
+    pub fn all(&self) -> Tally {
+        let mut all = Tally::default();
+        self.tallies.values().for_each(|tally| all.merge(tally));
+        all
+    }
+
+    /// Whether something was answered and nothing is wrong in the books.
+    pub fn is_good(&self) -> bool {
+        self.all().answered() > 0 && self.books.wrong.is_empty()
+    }
+
+    /// Everything, latencies in microseconds.
+    pub fn to_json(&self) -> Value {
+        let took = self.sent.took;
+        let by_op: BTreeMap<_, _> =
+            self.tallies.iter().map(|(op, tally)| (op.name(), tally.to_json(took))).collect();
+        json!({
+            "rate_asked_per_s": self.rate_per_s, "scheduled": self.sent.scheduled, "started": self.sent.started,
+            "unsent": self.sent.unsent, "took_s": took.as_secs_f64(), "all": self.all().to_json(took),
+            "operations": by_op, "books": self.books.to_json(), "good": self.is_good(),
+        })
+    }
+
+    /// Everything, for people.
+    pub fn lines(&self) -> Vec<String> {
+        let (sent, all) = (self.sent, self.all());
+        let mut lines = vec![format!(
+            "{:<8}{:>8}{:>9}{:>10}{:>10}{:>10}{:>10}{:>10}",
+            "", "count", "per s", "p50", "p90", "p99", "p99.9", "max"
+        )];
+        let by_op = self.tallies.iter().map(|(op, tally)| (op.name(), tally));
+        let rows: Vec<_> = by_op.chain([("all", &all)]).collect();
+        lines.extend(rows.iter().map(|(name, tally)| latency_row(name, tally, sent.took)));
+        lines.push(String::new());
+        lines.extend(rows.iter().map(|(name, tally)| format!("{name:<8}{}", statuses(tally))));
+        lines.push(String::new());
+        lines.push(format!(
+            "{} requests were due in {:.1} s, {} were sent, {} unsent as too many were unanswered",
+            sent.scheduled,
+            sent.took.as_secs_f64(),
+            sent.started,
+            sent.unsent
+        ));
+        let achieved = per_second(sent.started, sent.took);
+        if achieved < self.rate_per_s * RATE_KEPT_MIN {
+            lines.push(format!("The rate was not kept: {achieved:.1} per s of {:.1}", self.rate_per_s));
+        }
+        lines.extend(self.book_lines());
+        lines
+    }
+
+    fn book_lines(&self) -> Vec<String> {
+        let books = &self.books;
+        let rest: Vec<_> = books.statuses.iter().map(|(status, n)| format!("{n} {status}")).collect();
+        let mut lines = vec![format!("{} orders accepted: {}", books.accepted, rest.join(", "))];
+        lines.push(format!("{} repetitions answered with their order", books.repeated));
+        if books.cleared_up > 0 {
+            lines.push(format!(
+                "{} without a clear answer were repeated until they had one",
+                books.cleared_up
+            ));
+        }
+        lines.extend(books.unchecked.iter().map(|what| format!("Not checked: {what}")));
+        lines.extend(books.wrong.iter().map(|what| format!("WRONG: {what}")));
+        lines.push(match (self.all().answered(), books.wrong.is_empty(), books.unchecked.is_empty()) {
+            (0, ..) => "Nothing was answered.".to_owned(),
+            (_, false, _) => "The books do not add up.".to_owned(),
+            (_, true, false) => "The books add up, as far as they could be checked.".to_owned(),
+            (_, true, true) => "The books add up.".to_owned(),
+        });
+        lines
+    }
+}
+
+fn latency_row(name: &str, tally: &Tally, took: Duration) -> String {
+    let at = |share| millis(tally.latencies.at(share));
+    format!(
+        "{name:<8}{:>8}{:>9.1}{:>10}{:>10}{:>10}{:>10}{:>10}",
+        tally.latencies.count(),
+        per_second(tally.latencies.count(), took),
+        at(0.5),
+        at(0.9),
+        at(0.99),
+        at(0.999),
+        millis(tally.latencies.max()),
+    )
+}
+
+/// Statuses and problem codes that were seen.
+pub fn statuses(tally: &Tally) -> String {
+    let seen = Class::ALL.iter().filter(|class| tally.of(**class) > 0);
+    let seen: Vec<_> = seen.map(|class| format!("{} {}", tally.of(*class), class.name())).collect();
+    let codes: Vec<_> = tally.codes().iter().map(|(code, n)| format!("{n} {code}")).collect();
+    match codes.is_empty() {
+        true => seen.join(", "),
+        false => format!("{} ({})", seen.join(", "), codes.join(", ")),
+    }
+}
+
+/// Milliseconds with one decimal.
+pub fn millis(latency: Duration) -> String {
+    format!("{:.1} ms", latency.as_secs_f64() * 1_000.0)
+}

@@ -1,0 +1,70 @@
+//! The load generator: what it sends, and whether it notices that books do not add up.
+
+use crate::support::*;
+use std::time::Duration;
+use waybill_dev::{
+    load::{
+        Load,
+        live::Board,
+        mix::Op,
+        open_loop::{Arrivals, Plan},
+        run,
+    },
+    sim::AutoProgress,
+    stack::Stack,
+};
+
+fn load() -> Load {
+    let duration = Duration::from_secs(4);
+    let arrivals = Arrivals::Poisson;
+    Load {
+        plan: Plan { rate_per_s: 20.0, duration, in_flight_max: 100, arrivals, seed: 3 },
+        mix: "place=3,wait=1,read=3,list=1,again=2,cancel=2".parse().unwrap(),
+        skus: 4,
+        settle_max: LIMIT,
+    }
+}
+
+/// A stack whose carrier takes some of the orders away while others are cancelled.
+async fn busy_stack() -> Stack {
+    let soon = Duration::from_secs(1);
+    builder().await.auto(AutoProgress { hand_over_after: soon, deliver_after: soon }).start().await.unwrap()
+}
+
+#[tokio::test]
+async fn a_small_load_does_everything_and_its_books_add_up() {
+    let stack = busy_stack().await;
+    let board = Board::default();
+    let report = run(&load(), stack.client.clone(), std::future::pending(), &board, |_, _| {}).await.unwrap();
+    let said = report.lines().join("\n");
+    assert!(report.is_good(), "{said}");
+    assert_eq!(report.books.unchecked, [""; 0], "{said}");
+    assert_eq!(report.tallies.keys().copied().collect::<Vec<_>>(), Op::ALL, "{said}");
+    assert_eq!(report.all().latencies.count() + report.sent.unsent, report.sent.scheduled, "{said}");
+    let again = &report.tallies[&Op::Again];
+    assert_eq!(report.books.repeated, again.latencies.count(), "{said}");
+    assert!(report.books.statuses.contains_key("cancelled"), "{said}");
+    let placed = [Op::Place, Op::Wait].map(|op| report.tallies[&op].latencies.count());
+    assert_eq!(report.books.accepted, placed.iter().sum::<u64>(), "{said}");
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn a_load_notices_that_books_do_not_add_up() {
+    let stack = busy_stack().await;
+    let (load, board) = (load(), Board::default());
+    let running = run(&load, stack.client.clone(), std::future::pending(), &board, |_, _| {});
+    let spoil = async {
+        until("something was answered", || async { (!board.tallies().is_empty()).then_some(()) }).await;
+        let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
+        let more = "update stock set available = available + 1 where sku = 'LOAD-1'";
+        assert_eq!(sqlx::query(more).execute(&pool).await.unwrap().rows_affected(), 1);
+    };
+    let (report, ()) = tokio::join!(running, spoil);
+    let report = report.unwrap();
+    let said = report.lines().join("\n");
+    assert!(!report.is_good() && said.contains("The books do not add up."), "{said}");
+    assert_eq!(report.books.wrong.len(), 1, "{said}");
+    assert!(report.books.wrong[0].starts_with("LOAD-1: available + reserved + sold was"), "{said}");
+    stack.stop().await;
+}
