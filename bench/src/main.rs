@@ -35,7 +35,10 @@ struct Cli {
     /// Just so much that everything has run once; nothing is kept unless `--out` says where.
     #[arg(long)]
     toy: bool,
-    /// Where results are kept; `bench/results` by default.
+    /// Measure this build against the `waybill-api` and `waybill-worker` in a directory, not against the usual.
+    #[arg(long, value_name = "DIR")]
+    against: Option<PathBuf>,
+    /// Where results are kept; `bench/results` by default, nowhere for a toy or for other binaries.
     #[arg(long)]
     out: Option<PathBuf>,
 }
@@ -73,13 +76,18 @@ async fn run(cli: Cli) -> Result<()> {
     let out = match (cli.out, cli.toy) {
         (Some(out), _) => Some(out),
         (None, true) => None,
+        (None, false) if cli.against.is_some() => None,
         (None, false) => Some(workspace_root()?.join("bench/results")),
     };
     let names = if cli.names.is_empty() { Bench::all() } else { &cli.names };
     for bench in names {
         // Servers of its own: what one benchmark leaves in the tables is no burden on the next.
         let mut world = World::start(size).await?;
-        let report = bench.run(&world).await.with_context(|| format!("the benchmark {bench:?} failed"));
+        let report = match &cli.against {
+            Some(dir) => benches::against::run(&world, *bench, dir).await,
+            None => bench.run(&world).await,
+        };
+        let report = report.with_context(|| format!("the benchmark {bench:?} failed"));
         world.servers.stop().await;
         let report = report?;
         report.tell();

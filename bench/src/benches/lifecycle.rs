@@ -14,7 +14,7 @@ use std::time::Duration;
 use waybill_dev::sim::AutoProgress;
 
 /// Long enough that an order is at rest before the carrier speaks.
-const CARRIER_PAUSE: Duration = Duration::from_millis(300);
+pub const CARRIER_PAUSE: Duration = Duration::from_millis(300);
 
 pub async fn run(world: &World) -> Result<Report> {
     let (count, three) = world.size.pick((20, 20), (800, 1_000));

@@ -2,6 +2,7 @@
 
 mod accept;
 mod again;
+pub mod against;
 mod flow;
 mod growth;
 
