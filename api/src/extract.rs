@@ -17,7 +17,7 @@ use std::{error::Error, str::FromStr};
 /// The largest body: 200 lines of the longest SKUs fit three times.
 pub(crate) const BODY_BYTES_MAX: usize = 64 * 1024;
 /// The longest idempotency key.
-const KEY_CHARS_MAX: usize = 255;
+pub(crate) const KEY_CHARS_MAX: usize = 255;
 
 /// The body as it came, at most [`BODY_BYTES_MAX`] long.
 pub(crate) struct Raw(pub(crate) Bytes);

@@ -2,19 +2,23 @@
 
 use crate::{problem::Problem, state::App};
 use axum::{
-    http::{HeaderValue, StatusCode, header::CONTENT_TYPE},
+    http::{HeaderName, HeaderValue, StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
 };
 use std::future::Future;
+use waybill_domain::ids::OrderId;
 use waybill_store::idempotency::{self, Known, RequestKey};
+
+/// Says that an answer is the first one again.
+pub(crate) const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// What a handler answers when it did not refuse.
 pub(crate) type Answer = (StatusCode, serde_json::Value);
 
-/// Runs a handler once per key. Its answer is kept unless it is a 5xx; a repetition gets it again.
+/// Runs a handler that changes an order once per key. Its answer is kept unless it is a 5xx; a repetition gets it again.
 ///
 /// The handler runs in a task of its own, to its end: a client that hangs up does not leave a key under way.
-pub(crate) async fn once<F>(app: &App, request: RequestKey, handler: F) -> Response
+pub(crate) async fn once<F>(app: &App, order: OrderId, request: RequestKey, handler: F) -> Response
 where
     F: Future<Output = Result<Answer, Problem>> + Send + 'static,
 {
@@ -23,10 +27,12 @@ where
         Ok(known) => return replay(known),
         Err(error) => return Problem::from(error).into_response(),
     }
-    let pool = app.pool.clone();
+    let (pool, handled) = (app.pool.clone(), app.clone());
     let trace_id = crate::problem::TRACE_ID.try_with(Clone::clone).unwrap_or_default();
     let task = app.tasks.spawn(crate::problem::TRACE_ID.scope(trace_id, async move {
         let answer = handler.await;
+        // Who reads after this answer reads what it did.
+        handled.answers.forget(&order);
         // A refusal is not kept: it says how things were, and may be mended under the same key.
         let kept = match &answer {
             Ok((status, body)) => {
@@ -53,7 +59,7 @@ pub(crate) fn replay(known: Known) -> Response {
         Known::Answered { status, body } => {
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
             let mut response = (status, [(CONTENT_TYPE, "application/json")], body).into_response();
-            response.headers_mut().insert("idempotent-replayed", HeaderValue::from_static("true"));
+            response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
             response
         }
     }

@@ -3,6 +3,7 @@
 
 pub mod admin;
 mod auth;
+mod cache;
 pub mod config;
 mod extract;
 mod held;
@@ -42,6 +43,7 @@ pub async fn serve(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Resu
         .with_context(|| format!("{} (WAYBILL_LISTEN) can't be listened on", args.listen))?;
     let app: App = Arc::new(AppState::new(&args, pool.clone(), engine.clone(), shutdown.clone()));
     let watch = tokio::spawn(state::watch_backlog(app.clone()));
+    let forget = tokio::spawn(state::forget_changed(app.clone()));
     let health = ops::routes(ops::Ops { pool: pool.clone(), engine, metrics, needs_temporal: false });
     let router = routes(app.clone(), http_metrics).merge(health);
     tracing::info!(address = %args.listen, "the API is ready");
@@ -49,6 +51,7 @@ pub async fn serve(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Resu
     app.tasks.close();
     app.tasks.wait().await;
     watch.abort();
+    forget.abort();
     pool.close().await;
     tracing::info!("the API has ended in order");
     Ok(())

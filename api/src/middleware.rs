@@ -63,12 +63,8 @@ pub(crate) async fn observe(State(metrics): State<HttpMetrics>, request: Request
     response
 }
 
-/// Refuses at once what could not be done in time. New orders also when Temporal is far behind.
+/// Refuses at once what could not be done in time.
 pub(crate) async fn shed(State(app): State<App>, request: Request, next: Next) -> Response {
-    let places = request.method() == axum::http::Method::POST && request.uri().path() == "/v1/orders";
     let Ok(_permit) = app.in_flight.try_acquire() else { return Problem::overloaded().into_response() };
-    if places && app.overloaded() {
-        return Problem::overloaded().into_response();
-    }
     next.run(request).await
 }

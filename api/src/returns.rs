@@ -121,7 +121,7 @@ pub(crate) async fn request(
         app.start_return_soon(record.id, record.order_id, record.merchant_id);
         Ok((StatusCode::CREATED, view(&app, &record).await?))
     };
-    Ok(once(&app, request, task).await)
+    Ok(once(&app, id, request, task).await)
 }
 
 pub(crate) async fn read(
@@ -154,8 +154,9 @@ pub(crate) async fn receive(
         .into_iter()
         .map(|l| (Pieces { line: l.line, quantity: l.quantity }, l.condition))
         .collect();
+    let order = record.order_id;
     let task = take_receipt(app.clone(), record, request.clone(), came);
-    Ok(once(&app, request, task).await)
+    Ok(once(&app, order, request, task).await)
 }
 
 async fn take_receipt(

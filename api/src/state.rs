@@ -1,6 +1,10 @@
 //! What the handlers share.
 
-use crate::config::ServeArgs;
+use crate::{
+    cache::Cache,
+    config::ServeArgs,
+    orders::{place::FirstAnswer, read::Answer},
+};
 use secrecy::SecretString;
 use std::{
     sync::{
@@ -9,16 +13,40 @@ use std::{
     },
     time::Duration,
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, broadcast::error::RecvError};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use waybill_domain::ids::{MerchantId, OrderId, RefundId, ReturnId};
-use waybill_service::engine::{Engine, Start};
-use waybill_store::{PgPool, notify::Changes, starts};
+use waybill_service::{
+    args::Grouping,
+    engine::{Engine, Start},
+};
+use waybill_store::{
+    PgPool,
+    acceptance::Acceptance,
+    keys::Caller,
+    notify::{Change, Changes},
+    starts,
+};
 
 /// Workflows being started at a time; what comes on top is left to the worker's starter.
 const STARTS_MAX: usize = 64;
 /// Requests that wait for an order's fate at a time; further ones are answered with what is known.
 const WAITERS_MAX: usize = 4_096;
+/// How long it is remembered who holds a key, at most: how long a revoked key may still work if Postgres' word of it is
+/// lost. Otherwise it ends at once.
+const CALLER_AGE_MAX: Duration = Duration::from_secs(5);
+/// Keys that are remembered at a time.
+const CALLERS_MAX: u64 = 10_000;
+/// How long the answer about an order that has ended is remembered, at most: how old it may be if word of a change is
+/// lost. Otherwise a change is read milliseconds after it was made, and by whoever made it at once.
+const ANSWER_AGE_MAX: Duration = Duration::from_secs(5);
+/// Memory for such answers, in bytes.
+const ANSWERS_BYTES_MAX: u64 = 64 * 1_024 * 1_024;
+/// How long a first answer is remembered: clients that repeat themselves do so soon. Later repetitions are answered by
+/// Postgres.
+const REPLAY_AGE_MAX: Duration = Duration::from_secs(60);
+/// Memory for first answers, in bytes.
+const REPLAYS_BYTES_MAX: u64 = 32 * 1_024 * 1_024;
 /// How often the backlog is measured.
 const BACKLOG_EVERY: Duration = Duration::from_secs(2);
 
@@ -27,7 +55,14 @@ pub(crate) type App = Arc<AppState>;
 pub(crate) struct AppState {
     pub(crate) pool: PgPool,
     pub(crate) engine: Engine,
+    pub(crate) acceptance: Acceptance,
     pub(crate) changes: Changes,
+    /// Who holds a key, by its hash.
+    pub(crate) callers: Cache<[u8; 32], Caller>,
+    /// Orders that have ended.
+    pub(crate) answers: Cache<OrderId, Answer>,
+    /// First answers to `POST /v1/orders`. They never change, so they are never forgotten.
+    pub(crate) replays: Cache<(MerchantId, String), FirstAnswer>,
     pub(crate) carrier_webhook_secret: SecretString,
     pub(crate) payment_webhook_secret: SecretString,
     /// What has to end before the process does.
@@ -43,7 +78,11 @@ pub(crate) struct AppState {
 impl AppState {
     pub(crate) fn new(args: &ServeArgs, pool: PgPool, engine: Engine, shutdown: CancellationToken) -> Self {
         Self {
+            acceptance: Acceptance::start(pool.clone(), args.common.grouping == Grouping::On),
             changes: Changes::listen(pool.clone()),
+            callers: Cache::new(CALLERS_MAX, CALLER_AGE_MAX, |_, _| 1),
+            answers: Cache::new(ANSWERS_BYTES_MAX, ANSWER_AGE_MAX, |_, answer| answer.weight()),
+            replays: Cache::new(REPLAYS_BYTES_MAX, REPLAY_AGE_MAX, |_, first| first.weight()),
             pool,
             engine,
             carrier_webhook_secret: args.carrier_webhook_secret.clone(),
@@ -98,6 +137,22 @@ impl AppState {
             }
             drop(permit);
         });
+    }
+}
+
+/// Forgets what has changed, for as long as the process lives.
+pub(crate) async fn forget_changed(app: App) {
+    let mut changes = app.changes.subscribe();
+    loop {
+        match changes.recv().await {
+            Ok(Change::Order(id)) => app.answers.forget(&id),
+            Ok(Change::Keys) => app.callers.forget_all(),
+            Ok(Change::Anything) | Err(RecvError::Lagged(_)) => {
+                app.answers.forget_all();
+                app.callers.forget_all();
+            }
+            Err(RecvError::Closed) => return,
+        }
     }
 }
 

@@ -8,7 +8,10 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 use waybill_domain::{ids::OrderId, state::OrderState};
-use waybill_store::orders::{self, OrderRecord};
+use waybill_store::{
+    notify::Change,
+    orders::{self, OrderRecord},
+};
 
 /// The longest wait: below what proxies and clients usually allow a request.
 const WAIT_MAX: Duration = Duration::from_secs(30);
@@ -30,7 +33,7 @@ pub(crate) async fn for_order(
     app: &App,
     id: OrderId,
     limit: Duration,
-    mut changes: Receiver<OrderId>,
+    mut changes: Receiver<Change>,
     enough: impl Fn(&OrderState) -> bool,
 ) -> Result<OrderRecord, Problem> {
     let deadline = Instant::now() + limit;
@@ -47,7 +50,8 @@ pub(crate) async fn for_order(
                 () = app.shutdown.cancelled() => break true,
             };
             match changed {
-                Ok(Ok(changed)) if changed == id => break false,
+                Ok(Ok(Change::Order(changed))) if changed == id => break false,
+                Ok(Ok(Change::Anything)) => break false,
                 Ok(Ok(_)) => {}
                 // Too much happened to be told of it all: look.
                 Ok(Err(RecvError::Lagged(_))) => break false,

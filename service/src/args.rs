@@ -28,6 +28,19 @@ pub struct CommonArgs {
     /// as much and is for measuring and debugging. Orders keep what they were started with.
     #[arg(long, env = "WAYBILL_STEPS", default_value = "local-first")]
     pub steps: Steps,
+    /// Whether what many orders need of Postgres at the same time is written together; `off` is for measuring, and for
+    /// finding out whether it is to blame.
+    #[arg(long, env = "WAYBILL_GROUPING", value_enum, default_value_t = Grouping::On)]
+    pub grouping: Grouping,
+}
+
+/// Whether statements that many wait for are written together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Grouping {
+    /// A busy process' are.
+    On,
+    /// Each alone.
+    Off,
 }
 
 /// How an order's steps are run.

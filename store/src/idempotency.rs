@@ -40,6 +40,22 @@ pub enum Known {
     },
 }
 
+impl Known {
+    /// What a key's row says to a request.
+    pub(crate) fn of(
+        request: &RequestKey,
+        fingerprint: &[u8],
+        status: Option<i16>,
+        body: Option<String>,
+    ) -> Self {
+        match (status, body) {
+            _ if fingerprint != request.fingerprint => Self::OtherBody,
+            (Some(status), Some(body)) => Self::Answered { status: status.unsigned_abs(), body },
+            _ => Self::UnderWay,
+        }
+    }
+}
+
 /// Claims a key, or says what is known of it.
 ///
 /// # Errors
@@ -75,14 +91,9 @@ pub async fn look_up(pool: &PgPool, request: &RequestKey) -> Result<Known> {
     )
     .fetch_optional(pool)
     .await?;
-    Ok(match row {
-        None => Known::New,
-        Some(row) if row.fingerprint != request.fingerprint => Known::OtherBody,
-        Some(row) => match (row.response_status, row.response_body) {
-            (Some(status), Some(body)) => Known::Answered { status: status.unsigned_abs(), body },
-            _ => Known::UnderWay,
-        },
-    })
+    Ok(row.map_or(Known::New, |row| {
+        Known::of(request, &row.fingerprint, row.response_status, row.response_body)
+    }))
 }
 
 /// Keeps the answer to a claimed request.

@@ -1,6 +1,6 @@
 //! Merchants and their API keys.
 
-use crate::{Result, parse};
+use crate::{Result, notify, parse};
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use sqlx::PgPool;
@@ -135,12 +135,11 @@ pub async fn create(
     Ok(())
 }
 
-/// Who holds this key, unless it was revoked or never made.
+/// Who holds the key of this [`hash`], unless it was revoked or never made.
 ///
 /// # Errors
 /// When Postgres fails or holds an unknown scope.
-pub async fn find(pool: &PgPool, key: &str) -> Result<Option<Caller>> {
-    let wanted = hash(key);
+pub async fn find(pool: &PgPool, wanted: &[u8; 32]) -> Result<Option<Caller>> {
     let row = sqlx::query!(
         "select id, merchant_id, key_hash, scopes from api_keys where key_hash = $1 and revoked_at is null",
         &wanted[..]
@@ -148,7 +147,7 @@ pub async fn find(pool: &PgPool, key: &str) -> Result<Option<Caller>> {
     .fetch_optional(pool)
     .await?;
     // The index found it by hash; the comparison that lets somebody in takes the same time for every hash.
-    let Some(row) = row.filter(|r| bool::from(r.key_hash.as_slice().ct_eq(&wanted))) else { return Ok(None) };
+    let Some(row) = row.filter(|r| bool::from(r.key_hash.as_slice().ct_eq(wanted))) else { return Ok(None) };
     let scopes = row.scopes.iter().map(|s| parse("a key's scope", s.parse())).collect::<Result<_>>()?;
     Ok(Some(Caller { key_id: row.id, merchant_id: MerchantId(row.merchant_id), scopes }))
 }
@@ -178,14 +177,17 @@ pub async fn list(pool: &PgPool) -> Result<Vec<KeyInfo>> {
         .collect())
 }
 
-/// Ends a key. Says whether there was one to end.
+/// Ends a key, and has every process forget it. Says whether there was one to end.
 ///
 /// # Errors
 /// When Postgres fails.
 pub async fn revoke(pool: &PgPool, id: Uuid) -> Result<bool> {
+    let mut tx = pool.begin().await?;
     let done =
         sqlx::query!("update api_keys set revoked_at = now() where id = $1 and revoked_at is null", id)
-            .execute(pool)
+            .execute(&mut *tx)
             .await?;
+    notify::keys_changed(&mut tx).await?;
+    tx.commit().await?;
     Ok(done.rows_affected() == 1)
 }

@@ -3,6 +3,7 @@
 //! "Not found" is `Ok(None)`; row counts are checked; a violated constraint that a caller can cause is an error of
 //! its own, never a bare database error.
 
+pub mod acceptance;
 pub mod belief;
 pub mod concerns;
 pub mod disputes;

@@ -1,16 +1,17 @@
-//! Waking those who wait for an order: Postgres' `LISTEN` and `NOTIFY`.
+//! Waking those who wait for an order, and those who remember how one was: Postgres' `LISTEN` and `NOTIFY`.
 //!
-//! `NOTIFY` takes a lock on the whole server at commit, so it is never part of an order's transaction: changes are
+//! `NOTIFY` takes a lock on the whole server at commit, so it is never part of a workflow's transaction: changes are
 //! gathered for a moment and told in one notification. It is only ever a hint: who waits reads the order again, and
-//! at its deadline reads it once more whether it was woken or not.
+//! at its deadline reads it once more whether it was woken or not; who remembers does so for some seconds at most.
 
 use crate::Result;
-use sqlx::{PgPool, postgres::PgListener};
+use sqlx::{PgConnection, PgPool, postgres::PgListener};
 use std::time::Duration;
 use tokio::sync::{broadcast, mpsc};
 use waybill_domain::ids::OrderId;
 
 const CHANNEL: &str = "waybill_orders";
+const KEYS_CHANNEL: &str = "waybill_keys";
 /// A notification's payload may have 8,000 bytes (Postgres' manual, NOTIFY); an id takes 37.
 const IDS_MAX: usize = 200;
 /// Changes that wait to be told. When it is full, further ones are dropped: waiters still have their deadlines.
@@ -48,9 +49,33 @@ impl Notifier {
     }
 }
 
-/// Hears of changed orders: one connection per process, however many wait.
+/// Tells that keys were revoked, when the transaction commits: keys are revoked rarely.
+pub(crate) async fn keys_changed(tx: &mut PgConnection) -> Result<()> {
+    sqlx::query!("select pg_notify($1, '')", KEYS_CHANNEL).execute(tx).await?;
+    Ok(())
+}
+
+/// Tells that an order changed, when the transaction commits: for what is recorded of orders now and then, beside their
+/// workflows.
+pub(crate) async fn order_changed(tx: &mut PgConnection, order: OrderId) -> Result<()> {
+    sqlx::query!("select pg_notify($1, $2)", CHANNEL, order.to_string()).execute(tx).await?;
+    Ok(())
+}
+
+/// What is heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// Something new is told of an order.
+    Order(OrderId),
+    /// An API key was revoked.
+    Keys,
+    /// Nobody listened for a while: anything may have changed.
+    Anything,
+}
+
+/// Hears of changes: one connection per process, however many wait.
 #[derive(Debug, Clone)]
-pub struct Changes(broadcast::Sender<OrderId>);
+pub struct Changes(broadcast::Sender<Change>);
 
 impl Changes {
     /// Starts the task that listens. It connects again for as long as the process lives.
@@ -60,7 +85,7 @@ impl Changes {
         tokio::spawn(async move {
             loop {
                 if let Err(error) = relay(&pool, &sender).await {
-                    tracing::warn!(%error, "listening for changed orders was interrupted");
+                    tracing::warn!(%error, "listening for changes was interrupted");
                 }
                 tokio::time::sleep(RECONNECT_PAUSE).await;
             }
@@ -69,19 +94,25 @@ impl Changes {
     }
 
     /// Changes from now on.
-    pub fn subscribe(&self) -> broadcast::Receiver<OrderId> {
+    pub fn subscribe(&self) -> broadcast::Receiver<Change> {
         self.0.subscribe()
     }
 }
 
-async fn relay(pool: &PgPool, sender: &broadcast::Sender<OrderId>) -> Result<()> {
+async fn relay(pool: &PgPool, sender: &broadcast::Sender<Change>) -> Result<()> {
     let mut listener = PgListener::connect_with(pool).await?;
-    listener.listen(CHANNEL).await?;
-    loop {
-        let notification = listener.recv().await?;
+    listener.listen_all([CHANNEL, KEYS_CHANNEL]).await?;
+    // Nobody may be waiting just now.
+    let _ = sender.send(Change::Anything);
+    // It would connect again by itself, and say nothing of what was missed.
+    while let Some(notification) = listener.try_recv().await? {
+        if notification.channel() == KEYS_CHANNEL {
+            let _ = sender.send(Change::Keys);
+            continue;
+        }
         for id in notification.payload().split(' ').filter_map(|id| id.parse().ok()) {
-            // Nobody may be waiting just now.
-            let _ = sender.send(id);
+            let _ = sender.send(Change::Order(id));
         }
     }
+    Ok(())
 }

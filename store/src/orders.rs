@@ -1,6 +1,6 @@
-//! Orders: accepting, reading, listing.
+//! Orders: reading, listing. They are accepted in [`crate::acceptance`].
 
-use crate::{Result, StoreError, concerns::Concern, idempotency::RequestKey, parse};
+use crate::{Result, StoreError, concerns::Concern, parse};
 use jiff::Timestamp;
 use sqlx::{PgPool, types::Json};
 use std::collections::BTreeMap;
@@ -52,61 +52,6 @@ pub struct EventRecord {
     pub data: serde_json::Value,
     /// When it was written.
     pub at: Timestamp,
-}
-
-/// Accepts an order: order, first event and idempotency key in one statement, and so all or nothing. `response` is
-/// the answer that a repetition gets. Says whether the key was new; if not, nothing was written.
-///
-/// # Errors
-/// When Postgres fails.
-pub async fn accept(
-    pool: &PgPool,
-    order: &OrderRecord,
-    request: &RequestKey,
-    response: &str,
-) -> Result<bool> {
-    use jiff_sqlx::ToSqlx;
-    let (subtotal, total, created_at, id) = (order.subtotal, order.total, order.created_at, order.id);
-    let order = &order.placed;
-    let accepted = sqlx::query_scalar!(
-        r#"with key as (
-             insert into idempotency_keys (merchant_id, route, key, fingerprint, response_status, response_body)
-             values ($1, $2, $3, $4, 201, $5) on conflict do nothing returning 1
-           ), event as (
-             insert into order_events (order_id, seq, type, status, data)
-             select $6, 1, 'order.received', 'received', '{}' from key
-           ), accepted as (
-             insert into orders (id, merchant_id, customer_id, reference, currency, lines, subtotal, shipping_fee, tax,
-               total, payment_method, shipping_address, shortage_policy, metadata, status, payment_status, version,
-               created_at, updated_at, discount)
-             select $6, $1, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, 'received', 'none', 1, $19, $19, $20
-             from key
-           )
-           select count(*) as "count!" from key"#,
-        request.merchant_id.0,
-        request.route,
-        request.key,
-        &request.fingerprint[..],
-        response,
-        id.0,
-        order.customer_id.as_str(),
-        order.reference,
-        order.currency.code(),
-        Json(&order.lines) as _,
-        subtotal.minor(),
-        order.shipping_fee.minor(),
-        order.tax.minor(),
-        total.minor(),
-        order.payment_method,
-        Json(&order.shipping_address) as _,
-        order.shortage_policy.as_str(),
-        Json(&order.metadata) as _,
-        created_at.to_sqlx() as _,
-        order.discount.minor(),
-    )
-    .fetch_one(pool)
-    .await?;
-    Ok(accepted == 1)
 }
 
 struct Row {

@@ -2,7 +2,7 @@
 //! idempotent transaction. What it does not decide (refunds, returns, disputes, drift, an operator's word) is appended
 //! to the timeline by whoever records it, in the transaction that records it ([`append`]).
 
-use crate::{Result, StoreError, parse};
+use crate::{Result, StoreError, notify, parse};
 use sqlx::{PgConnection, PgPool, types::Json};
 use waybill_domain::{
     event::{Entry, OrderEvent},
@@ -119,8 +119,9 @@ pub async fn append(tx: &mut PgConnection, id: OrderId, writer: &str, events: &[
     .await?;
     let version = order.version + length(kinds.len());
     sqlx::query!("update orders set version = $2, updated_at = now() where id = $1", id.0, version)
-        .execute(tx)
+        .execute(&mut *tx)
         .await?;
+    notify::order_changed(tx, id).await?;
     Ok(version)
 }
 

@@ -54,5 +54,5 @@ pub(crate) async fn handler(
         let order = super::find(&app, caller.merchant_id, id).await?;
         Ok((StatusCode::ACCEPTED, view::value(&order)))
     };
-    Ok(once(&app, request, task).await)
+    Ok(once(&app, id, request, task).await)
 }

@@ -75,7 +75,7 @@ pub(crate) async fn handler(
         lines: lines.map(|lines| lines.into_iter().collect()),
     };
     let task = cancel(app.clone(), order, key.clone(), request, limit);
-    Ok(once(&app, key, task).await)
+    Ok(once(&app, id, key, task).await)
 }
 
 /// The lines that are to be cancelled, once each; nothing if that is the whole order.

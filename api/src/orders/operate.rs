@@ -106,7 +106,7 @@ pub(crate) async fn handler(
         let order = super::find(&app, caller.merchant_id, id).await?;
         Ok((StatusCode::ACCEPTED, view::value(&order)))
     };
-    Ok(once(&app, request, task).await)
+    Ok(once(&app, id, request, task).await)
 }
 
 /// Whether the operation may be about this: what it does not name may be anything.

@@ -6,13 +6,14 @@ use super::{
 };
 use crate::{
     auth::Authenticated,
-    extract::{IdempotencyKey, JsonBody},
-    idempotency::replay,
+    extract::{IdempotencyKey, JsonBody, KEY_CHARS_MAX},
+    idempotency::{REPLAYED, replay},
     problem::Problem,
     state::App,
     wait,
 };
 use axum::{
+    body::Bytes,
     extract::State,
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
@@ -20,12 +21,17 @@ use axum::{
 use jiff::Timestamp;
 use serde::Deserialize;
 use uuid::Uuid;
-use waybill_domain::{ids::OrderId, state::OrderState};
+use waybill_domain::{
+    ids::{MerchantId, OrderId},
+    order::NewOrder,
+    state::OrderState,
+};
 use waybill_service::engine::Start;
 use waybill_store::{
+    acceptance::NewAcceptance,
     idempotency::{self, Known, RequestKey},
     keys::Scope,
-    orders::{self, OrderRecord},
+    orders::OrderRecord,
 };
 
 pub(crate) const ROUTE: &str = "POST /v1/orders";
@@ -39,13 +45,51 @@ pub(crate) async fn handler(
     JsonBody { value, fingerprint }: JsonBody<RawOrder>,
 ) -> Result<Response, Problem> {
     let caller = caller.with(Scope::OrdersWrite)?;
-    let placed = validate(value)?;
+    let remembered = (caller.merchant_id, key.clone());
+    if let Some(first) = app.replays.get(&remembered).filter(|first| first.fingerprint == fingerprint) {
+        return Ok(first.replayed());
+    }
+    // After that, so that who is told to come back later and was accepted before does get the answer.
+    if app.overloaded() {
+        return Err(Problem::overloaded());
+    }
+    let order = record(validate(value)?, caller.merchant_id)?;
+    let (id, customer_id) = (order.id, order.placed.customer_id.clone());
+    tracing::Span::current().record("order_id", tracing::field::display(id));
+    let request = RequestKey { merchant_id: caller.merchant_id, route: ROUTE, key, fingerprint };
+    let response = serde_json::to_string(&OrderView::from(&order)).map_err(|_| Problem::internal())?;
+    // Before the order is there, so that no change of it is missed.
+    let changes = app.changes.subscribe();
+    let new = NewAcceptance { order, request: request.clone(), response: response.clone() };
+    match app.acceptance.accept(new).await? {
+        Known::New => {}
+        known => return Ok(replayed(known)),
+    }
+    app.start_soon(Start { order_id: id, merchant_id: caller.merchant_id, customer_id });
+    let accepted = FirstAnswer { id, version: 1, body: response.into(), fingerprint };
+    let Some(limit) = wait::preference(&headers) else {
+        app.replays.keep(app.replays.epoch(), remembered, accepted.clone());
+        return Ok(accepted.created());
+    };
+    // The order is accepted: from here on nothing may turn the answer into a failure.
+    let answer = match wait::for_order(&app, id, limit, changes, wait::is_settled).await {
+        Ok(order) => waited(&app, &request, &order, accepted).await,
+        Err(_) => accepted,
+    };
+    let mut response = answer.created();
+    if let Ok(applied) = HeaderValue::from_str(&format!("wait={}", limit.as_secs())) {
+        response.headers_mut().insert("preference-applied", applied);
+    }
+    Ok(response)
+}
+
+fn record(placed: NewOrder, merchant_id: MerchantId) -> Result<OrderRecord, Problem> {
     // As Postgres keeps it, so that what is answered now is what is read later.
     let now =
         Timestamp::from_microsecond(Timestamp::now().as_microsecond()).map_err(|_| Problem::internal())?;
-    let record = OrderRecord {
+    Ok(OrderRecord {
         id: OrderId(Uuid::now_v7()),
-        merchant_id: caller.merchant_id,
+        merchant_id,
         subtotal: placed.subtotal().map_err(|_| Problem::internal())?,
         total: placed.total().map_err(|_| Problem::internal())?,
         state: OrderState::received(&placed.lines),
@@ -54,48 +98,63 @@ pub(crate) async fn handler(
         created_at: now,
         updated_at: now,
         placed,
-    };
-    tracing::Span::current().record("order_id", tracing::field::display(record.id));
-    let request = RequestKey { merchant_id: caller.merchant_id, route: ROUTE, key, fingerprint };
-    let body = serde_json::to_string(&OrderView::from(&record)).map_err(|_| Problem::internal())?;
-    // Before the order is there, so that no change of it is missed.
-    let changes = app.changes.subscribe();
-    if !orders::accept(&app.pool, &record, &request, &body).await? {
-        return Ok(replayed(idempotency::look_up(&app.pool, &request).await?));
-    }
-    let id = record.id;
-    app.start_soon(Start {
-        order_id: id,
-        merchant_id: caller.merchant_id,
-        customer_id: record.placed.customer_id.clone(),
-    });
-    let Some(limit) = wait::preference(&headers) else { return Ok(created(id, 1, body)) };
-    // The order is accepted: from here on nothing may turn the answer into a failure.
-    let mut response = match wait::for_order(&app, id, limit, changes, wait::is_settled).await {
-        Ok(order) => {
-            let body = serde_json::to_string(&OrderView::from(&order)).unwrap_or(body);
-            // A repetition gets what the first request got. If this fails it gets the order as it was accepted.
-            if let Err(error) = idempotency::answer(&app.pool, &request, 201, &body).await {
-                tracing::warn!(order_id = %id, %error, "the waited-for answer could not be kept");
-            }
-            created(id, order.version, body)
-        }
-        Err(_) => created(id, 1, body),
-    };
-    if let Ok(applied) = HeaderValue::from_str(&format!("wait={}", limit.as_secs())) {
-        response.headers_mut().insert("preference-applied", applied);
-    }
-    Ok(response)
+    })
 }
 
-/// The first answer again, with the headers that go with its body.
+/// The answer to who has waited, which is what a repetition gets from now on. If that can't be kept a repetition gets the
+/// order as it was accepted.
+async fn waited(app: &App, request: &RequestKey, order: &OrderRecord, accepted: FirstAnswer) -> FirstAnswer {
+    let Ok(body) = serde_json::to_string(&OrderView::from(order)) else { return accepted };
+    let answer = FirstAnswer { version: order.version, body: Bytes::from(body.clone()), ..accepted };
+    match idempotency::answer(&app.pool, request, 201, &body).await {
+        Ok(()) => {
+            let key = (request.merchant_id, request.key.clone());
+            app.replays.keep(app.replays.epoch(), key, answer.clone());
+        }
+        Err(error) => {
+            tracing::warn!(order_id = %order.id, %error, "the waited-for answer could not be kept");
+        }
+    }
+    answer
+}
+
+/// What the first request got.
+#[derive(Clone)]
+pub(crate) struct FirstAnswer {
+    id: OrderId,
+    version: i64,
+    body: Bytes,
+    fingerprint: [u8; 32],
+}
+
+impl FirstAnswer {
+    /// What it takes in memory with its key, about, in bytes.
+    pub(crate) fn weight(&self) -> u32 {
+        u32::try_from(size_of::<Self>() + KEY_CHARS_MAX + self.body.len()).unwrap_or(u32::MAX)
+    }
+
+    fn created(self) -> Response {
+        let mut response =
+            (StatusCode::CREATED, [(header::CONTENT_TYPE, "application/json")], self.body).into_response();
+        response.headers_mut().extend(about(self.id, self.version));
+        response
+    }
+
+    fn replayed(self) -> Response {
+        let mut response = self.created();
+        response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+        response
+    }
+}
+
+/// The first answer again as Postgres has it, with the headers that go with its body.
 fn replayed(known: Known) -> Response {
     let first = match &known {
-        Known::Answered { body, .. } => serde_json::from_str::<FirstAnswer>(body).ok(),
+        Known::Answered { body, .. } => serde_json::from_str::<Headline>(body).ok(),
         _ => None,
     };
     let mut response = replay(known);
-    if let Some(FirstAnswer { id, version }) = first {
+    if let Some(Headline { id, version }) = first {
         response.headers_mut().extend(about(id, version));
     }
     response
@@ -103,7 +162,7 @@ fn replayed(known: Known) -> Response {
 
 /// Of a kept answer, what its headers repeat.
 #[derive(Deserialize)]
-struct FirstAnswer {
+struct Headline {
     id: OrderId,
     version: i64,
 }
@@ -113,11 +172,4 @@ fn about(id: OrderId, version: i64) -> impl IntoIterator<Item = (HeaderName, Hea
     [(header::LOCATION, format!("/v1/orders/{id}")), (header::ETAG, etag(version))]
         .into_iter()
         .filter_map(|(name, value)| Some((name, HeaderValue::from_str(&value).ok()?)))
-}
-
-fn created(id: OrderId, version: i64, body: String) -> Response {
-    let mut response =
-        (StatusCode::CREATED, [(header::CONTENT_TYPE, "application/json")], body).into_response();
-    response.headers_mut().extend(about(id, version));
-    response
 }

@@ -1,4 +1,5 @@
-//! `GET /v1/orders/{id}`: from Postgres alone, so it works with every worker and Temporal down.
+//! `GET /v1/orders/{id}`: from Postgres alone, so it works with every worker and Temporal down. What has ended hardly ever
+//! changes: it is remembered for a moment, and forgotten when it does.
 
 use super::view::{OrderView, etag};
 use crate::{
@@ -8,13 +9,46 @@ use crate::{
     state::App,
 };
 use axum::{
-    Json,
+    body::Bytes,
     extract::State,
-    http::{HeaderMap, StatusCode, header::ETAG},
+    http::{
+        HeaderMap, StatusCode,
+        header::{CONTENT_TYPE, ETAG},
+    },
     response::{IntoResponse, Response},
 };
-use waybill_domain::ids::OrderId;
-use waybill_store::keys::Scope;
+use waybill_domain::ids::{MerchantId, OrderId};
+use waybill_store::{keys::Scope, orders::OrderRecord};
+
+/// An order, ready to be sent.
+#[derive(Clone)]
+pub(crate) struct Answer {
+    merchant_id: MerchantId,
+    tag: String,
+    body: Bytes,
+}
+
+impl Answer {
+    fn of(order: &OrderRecord) -> Result<Self, Problem> {
+        let body = serde_json::to_vec(&OrderView::from(order)).map_err(|_| Problem::internal())?.into();
+        Ok(Self { merchant_id: order.merchant_id, tag: etag(order.version), body })
+    }
+
+    /// What it takes in memory, about, in bytes.
+    pub(crate) fn weight(&self) -> u32 {
+        u32::try_from(size_of::<Self>() + self.tag.len() + self.body.len()).unwrap_or(u32::MAX)
+    }
+
+    fn send(self, headers: &HeaderMap) -> Response {
+        let known = header(headers, "if-none-match").is_some_and(|tags| {
+            tags.split(',').any(|t| t.trim().trim_start_matches("W/") == self.tag || t.trim() == "*")
+        });
+        if known {
+            return (StatusCode::NOT_MODIFIED, [(ETAG, self.tag)]).into_response();
+        }
+        ([(CONTENT_TYPE, "application/json".to_owned()), (ETAG, self.tag)], self.body).into_response()
+    }
+}
 
 pub(crate) async fn handler(
     State(app): State<App>,
@@ -23,13 +57,15 @@ pub(crate) async fn handler(
     PathOf(id): PathOf<OrderId>,
 ) -> Result<Response, Problem> {
     let caller = caller.with(Scope::OrdersRead)?;
-    let order = super::find(&app, caller.merchant_id, id).await?;
-    let tag = etag(order.version);
-    let known = header(&headers, "if-none-match").is_some_and(|tags| {
-        tags.split(',').any(|t| t.trim().trim_start_matches("W/") == tag || t.trim() == "*")
-    });
-    if known {
-        return Ok((StatusCode::NOT_MODIFIED, [(ETAG, tag)]).into_response());
+    // Another merchant's is looked for, and not found.
+    if let Some(answer) = app.answers.get(&id).filter(|answer| answer.merchant_id == caller.merchant_id) {
+        return Ok(answer.send(&headers));
     }
-    Ok(([(ETAG, tag)], Json(OrderView::from(&order))).into_response())
+    let epoch = app.answers.epoch();
+    let order = super::find(&app, caller.merchant_id, id).await?;
+    let answer = Answer::of(&order)?;
+    if order.state.status.is_terminal() {
+        app.answers.keep(epoch, id, answer.clone());
+    }
+    Ok(answer.send(&headers))
 }

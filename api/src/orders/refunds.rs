@@ -94,7 +94,7 @@ pub(crate) async fn post(
         request_key: Some(request.key.clone()),
     };
     let task = refund(app.clone(), new);
-    Ok(once(&app, request, task).await)
+    Ok(once(&app, id, request, task).await)
 }
 
 async fn refund(app: App, new: NewRefund) -> Result<Answer, Problem> {

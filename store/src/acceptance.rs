@@ -1,0 +1,196 @@
+//! Accepting orders: many in one statement, each of them all or nothing.
+
+use crate::{
+    Result,
+    group::{Group, Limits},
+    idempotency::{self, Known, RequestKey},
+    orders::OrderRecord,
+};
+use sqlx::PgPool;
+use std::{collections::HashMap, sync::Arc};
+use uuid::Uuid;
+
+/// Orders of one statement, and statements at a time: see [`crate::group`]. Above fifty a commit's flush hardly counts.
+const LIMITS: Limits = Limits { items_max: 64, lanes: 2 };
+
+/// An order to be accepted, under the key of its request.
+#[derive(Debug)]
+pub struct NewAcceptance {
+    /// As it is read at once.
+    pub order: OrderRecord,
+    /// What names the request.
+    pub request: RequestKey,
+    /// The answer that a repetition gets.
+    pub response: String,
+}
+
+/// Accepts orders.
+#[derive(Debug, Clone)]
+pub struct Acceptance {
+    pool: PgPool,
+    group: Group<Arc<NewAcceptance>, Option<Known>>,
+}
+
+impl Acceptance {
+    /// Starts the tasks that write. `grouped` is whether orders share a statement; without, each has its own,
+    /// and as many are written at a time as the pool has connections.
+    pub fn start(pool: PgPool, grouped: bool) -> Self {
+        let lanes = pool.options().get_max_connections() as usize;
+        let limits = if grouped { LIMITS } else { Limits { items_max: 1, lanes } };
+        let key = |item: &Arc<NewAcceptance>| (item.request.merchant_id, item.request.key.clone());
+        let writer = pool.clone();
+        let group = Group::start(limits, key, move |items| {
+            let pool = writer.clone();
+            async move { insert(&pool, &items).await }
+        });
+        Self { pool, group }
+    }
+
+    /// Accepts an order: order, first event and idempotency key in one statement, and so all or nothing. Says what was
+    /// known of the key; only if that is [`Known::New`] was anything written.
+    ///
+    /// # Errors
+    /// When Postgres fails.
+    pub async fn accept(&self, new: NewAcceptance) -> Result<Known> {
+        let new = Arc::new(new);
+        match self.group.write(new.clone()).await? {
+            Some(known) => Ok(known),
+            // Somebody was faster, after the statement began: it could not see what they had written.
+            None => Ok(match idempotency::look_up(&self.pool, &new.request).await? {
+                Known::New => Known::UnderWay,
+                known => known,
+            }),
+        }
+    }
+}
+
+/// What the statement takes, a column a list.
+#[derive(Default)]
+struct Columns {
+    ids: Vec<Uuid>,
+    merchants: Vec<Uuid>,
+    keys: Vec<String>,
+    fingerprints: Vec<Vec<u8>>,
+    responses: Vec<String>,
+    customers: Vec<String>,
+    references: Vec<Option<String>>,
+    currencies: Vec<String>,
+    lines: Vec<serde_json::Value>,
+    subtotals: Vec<i64>,
+    discounts: Vec<i64>,
+    fees: Vec<i64>,
+    taxes: Vec<i64>,
+    totals: Vec<i64>,
+    methods: Vec<String>,
+    addresses: Vec<serde_json::Value>,
+    policies: Vec<String>,
+    metadata: Vec<serde_json::Value>,
+    /// Microseconds since the epoch.
+    created: Vec<i64>,
+}
+
+impl Columns {
+    fn add(&mut self, new: &NewAcceptance) -> Result<()> {
+        let (order, placed) = (&new.order, &new.order.placed);
+        self.ids.push(order.id.0);
+        self.merchants.push(new.request.merchant_id.0);
+        self.keys.push(new.request.key.clone());
+        self.fingerprints.push(new.request.fingerprint.to_vec());
+        self.responses.push(new.response.clone());
+        self.customers.push(placed.customer_id.as_str().to_owned());
+        self.references.push(placed.reference.clone());
+        self.currencies.push(placed.currency.code().to_owned());
+        self.lines.push(json("an order's lines", &placed.lines)?);
+        self.subtotals.push(order.subtotal.minor());
+        self.discounts.push(placed.discount.minor());
+        self.fees.push(placed.shipping_fee.minor());
+        self.taxes.push(placed.tax.minor());
+        self.totals.push(order.total.minor());
+        self.methods.push(placed.payment_method.clone());
+        self.addresses.push(json("an address", &placed.shipping_address)?);
+        self.policies.push(placed.shortage_policy.as_str().to_owned());
+        self.metadata.push(json("an order's metadata", &placed.metadata)?);
+        self.created.push(order.created_at.as_microsecond());
+        Ok(())
+    }
+}
+
+fn json(what: &'static str, value: &impl serde::Serialize) -> Result<serde_json::Value> {
+    crate::parse(what, serde_json::to_value(value))
+}
+
+/// For each order what was known of its key; none where a statement that ran at the same time has used it.
+///
+/// Keys are inserted in one order everywhere, so that of two statements with the same keys one waits for the other, and
+/// never each for the other.
+async fn insert(pool: &PgPool, items: &[Arc<NewAcceptance>]) -> Result<Vec<Option<Known>>> {
+    let mut columns = Columns::default();
+    for item in items {
+        columns.add(item)?;
+    }
+    let Some(route) = items.first().map(|item| item.request.route) else { return Ok(Vec::new()) };
+    debug_assert!(items.iter().all(|item| item.request.route == route), "one route places orders");
+    let rows = sqlx::query!(
+        r#"with input as materialized (
+             select * from unnest($2::uuid[], $3::uuid[], $4::text[], $5::bytea[], $6::text[], $7::text[], $8::text[],
+               $9::text[], $10::jsonb[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[],
+               $16::text[], $17::jsonb[], $18::text[], $19::jsonb[], $20::bigint[])
+               as i (id, merchant_id, key, fingerprint, response, customer_id, reference, currency, lines, subtotal,
+                 discount, shipping_fee, tax, total, payment_method, shipping_address, shortage_policy, metadata, created)
+           ), key as (
+             insert into idempotency_keys (merchant_id, route, key, fingerprint, response_status, response_body)
+             select merchant_id, $1, key, fingerprint, 201, response from input order by merchant_id, key
+             on conflict do nothing returning merchant_id, key
+           ), new as materialized (
+             select i.*, timestamptz 'epoch' + i.created * interval '1 microsecond' as created_at
+             from input i join key k on k.merchant_id = i.merchant_id and k.key = i.key
+           ), event as (
+             insert into order_events (order_id, seq, type, status, data)
+             select id, 1, 'order.received', 'received', '{}' from new
+           ), accepted as (
+             insert into orders (id, merchant_id, customer_id, reference, currency, lines, subtotal, shipping_fee, tax,
+               total, payment_method, shipping_address, shortage_policy, metadata, status, payment_status, version,
+               created_at, updated_at, discount)
+             select id, merchant_id, customer_id, reference, currency, lines, subtotal, shipping_fee, tax, total,
+               payment_method, shipping_address, shortage_policy, metadata, 'received', 'none', 1, created_at,
+               created_at, discount
+             from new
+           )
+           select i.id as "id!", n.id is not null as "is_new!", k.fingerprint as "fingerprint?", k.response_status,
+             k.response_body
+           from input i left join new n on n.id = i.id
+             left join idempotency_keys k
+               on n.id is null and k.merchant_id = i.merchant_id and k.route = $1 and k.key = i.key"#,
+        route,
+        &columns.ids,
+        &columns.merchants,
+        &columns.keys,
+        &columns.fingerprints,
+        &columns.responses,
+        &columns.customers,
+        &columns.references as &[Option<String>],
+        &columns.currencies,
+        &columns.lines,
+        &columns.subtotals,
+        &columns.discounts,
+        &columns.fees,
+        &columns.taxes,
+        &columns.totals,
+        &columns.methods,
+        &columns.addresses,
+        &columns.policies,
+        &columns.metadata,
+        &columns.created,
+    )
+    .fetch_all(pool)
+    .await?;
+    let mut rows: HashMap<Uuid, _> = rows.into_iter().map(|row| (row.id, row)).collect();
+    let known = items.iter().map(|item| {
+        let row = rows.remove(&item.order.id.0)?;
+        if row.is_new {
+            return Some(Known::New);
+        }
+        Some(Known::of(&item.request, &row.fingerprint?, row.response_status, row.response_body))
+    });
+    Ok(known.collect())
+}
