@@ -32,15 +32,9 @@ use waybill_store::{
 const STARTS_MAX: usize = 64;
 /// Requests that wait for an order's fate at a time; further ones are answered with what is known.
 const WAITERS_MAX: usize = 4_096;
-/// How long it is remembered who holds a key, at most: how long a revoked key may still work if Postgres' word of it is
-/// lost. Otherwise it ends at once.
-const CALLER_AGE_MAX: Duration = Duration::from_secs(5);
 /// Keys that are remembered at a time.
 const CALLERS_MAX: u64 = 10_000;
-/// How long the answer about an order that has ended is remembered, at most: how old it may be if word of a change is
-/// lost. Otherwise a change is read milliseconds after it was made, and by whoever made it at once.
-const ANSWER_AGE_MAX: Duration = Duration::from_secs(5);
-/// Memory for such answers, in bytes.
+/// Memory for orders that have ended, in bytes.
 const ANSWERS_BYTES_MAX: u64 = 64 * 1_024 * 1_024;
 /// How long a first answer is remembered: clients that repeat themselves do so soon. Later repetitions are answered by
 /// Postgres.
@@ -77,11 +71,12 @@ pub(crate) struct AppState {
 
 impl AppState {
     pub(crate) fn new(args: &ServeArgs, pool: PgPool, engine: Engine, shutdown: CancellationToken) -> Self {
+        let age_max = Duration::from_secs(args.cache_seconds);
         Self {
             acceptance: Acceptance::start(pool.clone(), args.common.grouping == Grouping::On),
             changes: Changes::listen(pool.clone()),
-            callers: Cache::new(CALLERS_MAX, CALLER_AGE_MAX, |_, _| 1),
-            answers: Cache::new(ANSWERS_BYTES_MAX, ANSWER_AGE_MAX, |_, answer| answer.weight()),
+            callers: Cache::new(CALLERS_MAX, age_max, |_, _| 1),
+            answers: Cache::new(ANSWERS_BYTES_MAX, age_max, |_, answer| answer.weight()),
             replays: Cache::new(REPLAYS_BYTES_MAX, REPLAY_AGE_MAX, |_, first| first.weight()),
             pool,
             engine,

@@ -126,7 +126,11 @@ async fn revoked_keys(stack: &Stack) {
     assert!(!listed.contains("wb_") && !listed.contains(&stack.key), "no key is shown twice: {listed}");
     let id = line.split_whitespace().next().unwrap();
     stack.api_tool(&["keys", "revoke", id]).await.unwrap();
-    refused(&client.list(&[]).await.unwrap(), 401, "unauthorized", "a revoked key");
+    let reply = until("the key is refused", || async {
+        Some(client.list(&[]).await.unwrap()).filter(|reply| reply.status.as_u16() != 200)
+    })
+    .await;
+    refused(&reply, 401, "unauthorized", "a revoked key");
     let listed = stack.api_tool(&["keys", "list"]).await.unwrap();
     assert!(listed.lines().any(|line| line.starts_with(id) && line.contains("revoked")), "{listed}");
     stack.api_tool(&["keys", "revoke", id]).await.unwrap_err();

@@ -1,6 +1,7 @@
 //! The HTTP contract, as `api.md` has it.
 
 mod bad_input;
+mod caches;
 mod keys;
 mod mutations;
 mod operations;

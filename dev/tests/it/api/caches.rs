@@ -1,0 +1,177 @@
+//! What the API remembers is forgotten when it changes: with memories that last for an hour, nothing else would end
+//! them during a test.
+
+use crate::support::*;
+use futures::future::join_all;
+use serde_json::{Value, json};
+use std::time::Duration;
+use uuid::Uuid;
+use waybill_dev::{client::new_key, sim::AutoProgress, stack::Stack};
+use waybill_domain::{
+    ids::{MerchantId, OrderId},
+    order::{Address, NewOrder, OrderLine, ShortagePolicy},
+    state::OrderState,
+};
+use waybill_store::{
+    acceptance::{Acceptance, NewAcceptance},
+    idempotency::{Known, RequestKey},
+    orders::OrderRecord,
+};
+
+const AT_ONCE: AutoProgress = AutoProgress { hand_over_after: Duration::ZERO, deliver_after: Duration::ZERO };
+
+#[tokio::test]
+async fn what_is_remembered_is_forgotten_when_it_changes() {
+    let stack = builder().await.auto(AT_ONCE).env("WAYBILL_CACHE_SECONDS", 3_600).start().await.unwrap();
+    a_revoked_key(&stack).await;
+    an_order_that_has_ended(&stack).await;
+    the_answer_to_who_has_waited(&stack).await;
+    stack.stop().await;
+}
+
+async fn a_revoked_key(stack: &Stack) {
+    let args = ["keys", "create", "--merchant", "demo", "--name", "remembered", "--scopes", "orders:read"];
+    let printed = stack.api_tool(&args).await.unwrap();
+    let client = stack.client.with_key(printed.lines().last().unwrap().trim());
+    for _ in 0..2 {
+        assert_eq!(client.list(&[]).await.unwrap().status.as_u16(), 200);
+    }
+    let listed = stack.api_tool(&["keys", "list"]).await.unwrap();
+    let line = listed.lines().find(|line| line.contains("remembered")).unwrap();
+    stack.api_tool(&["keys", "revoke", line.split_whitespace().next().unwrap()]).await.unwrap();
+    until("the key is refused", || async {
+        (client.list(&[]).await.unwrap().status.as_u16() == 401).then_some(())
+    })
+    .await;
+    assert_eq!(stack.client.list(&[]).await.unwrap().status.as_u16(), 200, "other keys go on");
+}
+
+async fn an_order_that_has_ended(stack: &Stack) {
+    let id = place(&stack.client, &order_with(|_| {})).await;
+    reach(&stack.client, &id, "completed").await;
+    let version = |order: &Value| order["version"].as_i64().unwrap();
+    let before = stack.client.get(&id).await.unwrap();
+    let again = stack.client.get(&id).await.unwrap();
+    assert_eq!((&again.body, again.header("etag")), (&before.body, before.header("etag")));
+
+    let other = stack.client.with_key(&stack.create_key("another").await.unwrap());
+    refused(&other.get(&id).await.unwrap(), 404, "not_found", "another merchant's, remembered");
+
+    let refund = json!({"amount": 100, "reason": "a present"});
+    let asked = stack.client.post(&format!("/v1/orders/{id}/refunds"), &refund).await.unwrap();
+    assert_eq!(asked.status.as_u16(), 201, "{}", asked.body);
+    let after = stack.client.get(&id).await.unwrap().body;
+    assert!(version(&after) > version(&before.body), "who asked reads at once that it was asked");
+    // What follows is the worker's, which tells this process.
+    until("the refund is read", || async {
+        let order = stack.client.get(&id).await.unwrap().body;
+        (order["amounts_held"]["refunded"] == 100).then_some(())
+    })
+    .await;
+}
+
+async fn the_answer_to_who_has_waited(stack: &Stack) {
+    let (order, key) = (order_with(|_| {}), new_key());
+    let first = stack.client.place(&order, &key, Some(20)).await.unwrap();
+    assert_ne!(first.text("/status"), "received", "{}", first.body);
+    let again = stack.client.place(&order, &key, None).await.unwrap();
+    assert_eq!((again.status, &again.body), (first.status, &first.body));
+    assert_eq!(again.header("idempotent-replayed"), Some("true"));
+}
+
+fn acceptance(merchant: MerchantId, key: &str, reference: &str) -> NewAcceptance {
+    let placed = NewOrder {
+        customer_id: "cus_1".to_owned().try_into().unwrap(),
+        currency: waybill_domain::order::currency("EUR").unwrap(),
+        reference: Some(reference.to_owned()),
+        lines: vec![OrderLine {
+            sku: "SHOE".to_owned().try_into().unwrap(),
+            quantity: 1,
+            unit_price: waybill_domain::money::Amount::new(1_000).unwrap(),
+        }],
+        discount: waybill_domain::money::Amount::ZERO,
+        shipping_fee: waybill_domain::money::Amount::ZERO,
+        tax: waybill_domain::money::Amount::ZERO,
+        payment_method: "pm_card_visa".to_owned(),
+        shipping_address: serde_json::from_value::<Address>(json!({
+            "name": "A. Customer", "line1": "Main Street 1", "city": "Utrecht", "postal_code": "3511", "country": "NL",
+        }))
+        .unwrap(),
+        shortage_policy: ShortagePolicy::Reject,
+        metadata: [].into(),
+    };
+    let now = jiff::Timestamp::from_microsecond(1_700_000_000_123_456).unwrap();
+    let order = OrderRecord {
+        id: OrderId(Uuid::now_v7()),
+        merchant_id: merchant,
+        subtotal: placed.subtotal().unwrap(),
+        total: placed.total().unwrap(),
+        state: OrderState::received(&placed.lines),
+        concerns: Vec::new(),
+        version: 1,
+        created_at: now,
+        updated_at: now,
+        placed,
+    };
+    let request = RequestKey {
+        merchant_id: merchant,
+        route: "POST /v1/orders",
+        key: key.to_owned(),
+        fingerprint: [key.len() as u8; 32],
+    };
+    NewAcceptance { response: format!("{{\"id\":\"{}\"}}", order.id), order, request }
+}
+
+#[tokio::test]
+async fn orders_that_are_accepted_together_are_accepted_each_by_itself() {
+    let stack = builder().await.worker(false).start().await.unwrap();
+    let pool = waybill_store::connect(&stack.database_url, 4).unwrap();
+    let merchant = MerchantId(Uuid::now_v7());
+    // Two processes, each with its groups; half of the keys are used in both, in other orders.
+    let processes = [Acceptance::start(pool.clone(), true), Acceptance::start(pool.clone(), true)];
+    let keys: Vec<String> = (0..40).map(|n| format!("key-{n:02}")).collect();
+    let placing = processes.iter().enumerate().flat_map(|(process, acceptance_)| {
+        let keys: Vec<_> = if process == 0 { keys.iter().collect() } else { keys.iter().rev().collect() };
+        keys.into_iter()
+            .map(move |key| {
+                let shared = key.as_str() < "key-20";
+                let key = if shared { key.clone() } else { format!("{key}-{process}") };
+                // Postgres can't keep a NUL: that order is refused, and none of its neighbours.
+                let reference = if key.starts_with("key-33") { "\0" } else { "r" };
+                let new = acceptance(merchant, &key, reference);
+                async move { (key, acceptance_.accept(new).await) }
+            })
+            .collect::<Vec<_>>()
+    });
+    let answers = join_all(placing).await;
+    for key in &keys[..20] {
+        let of_it: Vec<_> =
+            answers.iter().filter(|(k, _)| k == key).map(|(_, a)| a.as_ref().unwrap()).collect();
+        let new = of_it.iter().filter(|known| ***known == Known::New).count();
+        let replayed =
+            of_it.iter().filter(|known| matches!(known, Known::Answered { status: 201, .. })).count();
+        assert_eq!((new, replayed), (1, 1), "{key}: {of_it:?}");
+    }
+    let (mut bad, mut good) = (0, 0);
+    for (key, answer) in answers.iter().filter(|(key, _)| key.as_str() >= "key-20") {
+        match answer {
+            Err(_) if key.starts_with("key-33") => bad += 1,
+            Ok(Known::New) if !key.starts_with("key-33") => good += 1,
+            other => panic!("{key}: {other:?}"),
+        }
+    }
+    assert_eq!((bad, good), (2, 38));
+    for (sql, rows) in [
+        ("select count(*) from orders where merchant_id = $1::uuid", 58),
+        ("select count(*) from idempotency_keys where merchant_id = $1::uuid", 58),
+        (
+            "select count(*) from order_events e join orders o on o.id = e.order_id
+             where o.merchant_id = $1::uuid and e.seq = 1
+               and o.created_at = timestamptz 'epoch' + 1700000000123456 * interval '1 microsecond'",
+            58,
+        ),
+    ] {
+        assert_eq!(count(&stack, sql, &merchant.to_string()).await, rows, "{sql}");
+    }
+    stack.stop().await;
+}
