@@ -110,8 +110,8 @@ pub async fn apply_all(pool: &PgPool, changes: &[Change<'_>]) -> Result<Vec<Opti
 
 /// Writes the changes whose base is their order's version, and gives those orders with their status before.
 ///
-/// The rows are locked one by one in the order of their ids, so that two groups never wait for each other; whoever else
-/// locks orders has one at a time. What is compared is the version of the locked row: Postgres checks the condition anew
+/// The rows are locked one by one in the order of their ids, as by all who take several, so
+/// that no two wait for each other. What is compared is the version of the locked row: Postgres checks the condition anew
 /// when it had to wait for it. The lateral join also looks each order up by its key whatever the table's statistics say.
 async fn write(executor: impl PgExecutor<'_>, changes: &[Change<'_>]) -> Result<BTreeMap<OrderId, String>> {
     let told: Vec<Told<'_>> = changes.iter().map(Told::new).collect::<Result<_>>()?;

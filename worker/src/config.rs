@@ -60,7 +60,20 @@ pub struct WorkerArgs {
     /// that lasts less than two days is renewed when half of its time is over.
     #[arg(long, env = "WAYBILL_HOLD_RENEW_SECONDS", default_value_t = 24 * 3_600)]
     pub hold_renew_seconds: u64,
+    /// Whether what many orders need of Postgres at the same time is written together; `off` is for measuring, and for
+    /// finding out whether it is to blame.
+    #[arg(long, env = "WAYBILL_GROUPING", value_enum, default_value_t = Grouping::On)]
+    pub grouping: Grouping,
     /// Faults on purpose, for staging: see `activities::chaos`.
     #[arg(long, env = "WAYBILL_CHAOS", default_value = "")]
     pub chaos: String,
+}
+
+/// Whether statements that many wait for are written together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Grouping {
+    /// A busy worker's are.
+    On,
+    /// Each alone.
+    Off,
 }
