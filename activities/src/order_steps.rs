@@ -7,7 +7,7 @@ use temporalio_macros::activities;
 use temporalio_sdk::activities::{ActivityContext, ActivityError};
 use tracing::Instrument;
 use waybill_domain::ids::OrderId;
-use waybill_store::{PgPool, notify::Notifier};
+use waybill_store::{PgPool, notify::Notifier, writers::Writers};
 use waybill_workflows::{activities as definitions, wire::*};
 
 /// How long people may take.
@@ -30,6 +30,8 @@ pub struct Waits {
 pub struct OrderSteps {
     /// Postgres.
     pub pool: PgPool,
+    /// Writes to it what every order needs, for many orders at a time.
+    pub writers: Writers,
     /// Tells waiting API processes of changes.
     pub notifier: Notifier,
     /// Holds and takes money.

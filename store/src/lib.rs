@@ -27,6 +27,7 @@ pub mod risk;
 pub mod shipments;
 pub mod starts;
 pub mod stock;
+pub mod writers;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use std::{str::FromStr, time::Duration};

@@ -3,11 +3,13 @@
 //! to the timeline by whoever records it, in the transaction that records it ([`append`]).
 
 use crate::{Result, StoreError, notify, parse};
-use sqlx::{PgConnection, PgPool, types::Json};
+use serde::Serialize;
+use sqlx::{PgConnection, PgExecutor, PgPool, types::Json};
+use std::collections::BTreeMap;
 use waybill_domain::{
     event::{Entry, OrderEvent},
     ids::OrderId,
-    state::OrderState,
+    state::{LineState, Need, OrderState, ShipmentState},
     status::OrderStatus,
 };
 
@@ -56,33 +58,92 @@ pub async fn apply(
         // Not the order's version: what a lost task told after this has to be found again behind it.
         return Ok(Applied { version: last, entered: None });
     }
-    let mut entered: Vec<OrderStatus> = entries.iter().skip(told).map(|entry| entry.status).collect();
-    entered.dedup();
-    if entered.first().is_some_and(|first| first.as_str() == status_before) {
-        entered.remove(0);
+    let rest = Change { base_version: version, entries: &entries[told..], id, state };
+    if write(&mut *tx, &[rest]).await?.is_empty() {
+        // Its row is locked, and its version was just read.
+        return Err(StoreError::Database(sqlx::Error::RowNotFound));
     }
-    let (mut kinds, mut statuses, mut data) = (Vec::new(), Vec::new(), Vec::new());
-    for row in rows.into_iter().skip(told) {
-        kinds.push(row.kind);
-        statuses.push(row.status);
-        data.push(row.data);
-    }
-    sqlx::query!(
-        "insert into order_events (order_id, seq, type, status, data)
-         select $1, $2 + n, kind, status, data
-         from unnest($3::text[], $4::text[], $5::jsonb[]) with ordinality as e (kind, status, data, n)",
-        id.0,
-        version,
-        &kinds,
-        &statuses,
-        &data
-    )
-    .execute(&mut *tx)
-    .await?;
-    let version = version + length(kinds.len());
-    update(&mut tx, id, version, state).await?;
     tx.commit().await?;
-    Ok(Applied { version, entered: Some(entered) })
+    Ok(rest.applied(&status_before))
+}
+
+/// What is told of one order.
+#[derive(Debug, Clone, Copy)]
+pub struct Change<'a> {
+    /// Which.
+    pub id: OrderId,
+    /// The order's version that the entries follow on.
+    pub base_version: i64,
+    /// What happened.
+    pub entries: &'a [Entry],
+    /// The order after it.
+    pub state: &'a OrderState,
+}
+
+impl Change<'_> {
+    fn version(&self) -> i64 {
+        self.base_version + length(self.entries.len())
+    }
+
+    fn applied(&self, status_before: &str) -> Applied {
+        let mut entered: Vec<OrderStatus> = self.entries.iter().map(|entry| entry.status).collect();
+        entered.dedup();
+        if entered.first().is_some_and(|first| first.as_str() == status_before) {
+            entered.remove(0);
+        }
+        Applied { version: self.version(), entered: Some(entered) }
+    }
+}
+
+/// Does in one statement what [`apply`] does, for each of these orders whose version is the base of its change, and
+/// answers each in their order. `None` is for [`apply`] to judge, and nothing of it was written: the order has been
+/// written to since (as by this very change), there is no such order, or there is nothing to tell. No order may be
+/// there twice.
+///
+/// # Errors
+/// When Postgres fails; then nothing was written.
+pub async fn apply_all(pool: &PgPool, changes: &[Change<'_>]) -> Result<Vec<Option<Applied>>> {
+    let to_tell: Vec<Change<'_>> = changes.iter().filter(|c| !c.entries.is_empty()).copied().collect();
+    let written = write(pool, &to_tell).await?;
+    Ok(changes.iter().map(|c| written.get(&c.id).map(|status_before| c.applied(status_before))).collect())
+}
+
+/// Writes the changes whose base is their order's version, and gives those orders with their status before.
+///
+/// The rows are locked one by one in the order of their ids, as by all who take several, so
+/// that no two wait for each other. What is compared is the version of the locked row: Postgres checks the condition anew
+/// when it had to wait for it. The lateral join also looks each order up by its key whatever the table's statistics say.
+async fn write(executor: impl PgExecutor<'_>, changes: &[Change<'_>]) -> Result<BTreeMap<OrderId, String>> {
+    let told: Vec<Told<'_>> = changes.iter().map(Told::new).collect::<Result<_>>()?;
+    let written = sqlx::query!(
+        r#"with change as (
+             select * from jsonb_to_recordset($1) as c (id uuid, base_version bigint, version bigint, status text,
+               outcome text, payment_status text, attention text, authorized bigint, captured bigint,
+               line_states jsonb, shipments jsonb, needs jsonb, payment_action boolean, entries jsonb)
+             order by id
+           ), locked as (
+             select c.*, o.status_before from change c cross join lateral (
+               select status as status_before from orders
+               where orders.id = c.id and orders.version = c.base_version for update
+             ) o
+           ), told as (
+             insert into order_events (order_id, seq, type, status, data)
+             select l.id, l.base_version + e.n, e.entry ->> 'kind', e.entry ->> 'status', e.entry -> 'data'
+             from locked l cross join lateral jsonb_array_elements(l.entries) with ordinality as e (entry, n)
+           ), shown as (
+             update orders o set status = l.status, outcome = l.outcome, payment_status = l.payment_status,
+               attention = l.attention, authorized = l.authorized, captured = l.captured,
+               line_states = l.line_states, shipments = l.shipments, version = l.version, needs = l.needs,
+               payment_action = l.payment_action,
+               workflow_started_at = coalesce(o.workflow_started_at, now()), updated_at = now()
+             from locked l where o.id = l.id
+           )
+           select id as "id!", status_before as "status_before!" from locked"#,
+        Json(&told) as _
+    )
+    .fetch_all(executor)
+    .await?;
+    Ok(written.into_iter().map(|row| (OrderId(row.id), row.status_before)).collect())
 }
 
 /// Appends what `writer` records about an order to its timeline, within the transaction that records it. The order's
@@ -142,6 +203,7 @@ pub(crate) async fn is_told(tx: &mut PgConnection, id: OrderId, event: &OrderEve
     .await?)
 }
 
+#[derive(Serialize)]
 struct Row {
     kind: String,
     status: String,
@@ -184,26 +246,43 @@ async fn told(tx: &mut PgConnection, id: OrderId, base_version: i64, rows: &[Row
     Ok((told, told.checked_sub(1).map_or(base_version, |last| there[last].seq)))
 }
 
-async fn update(tx: &mut PgConnection, id: OrderId, version: i64, state: &OrderState) -> Result<()> {
-    sqlx::query!(
-        "update orders set status = $2, outcome = $3, payment_status = $4, attention = $5, authorized = $6,
-           captured = $7, line_states = $8, shipments = $9, version = $10, needs = $11, payment_action = $12,
-           workflow_started_at = coalesce(workflow_started_at, now()), updated_at = now()
-         where id = $1",
-        id.0,
-        state.status.as_str(),
-        state.outcome.map(|o| o.as_str()),
-        state.payment_status.as_str(),
-        state.attention.map(|a| a.as_str()),
-        state.authorized.minor(),
-        state.captured.minor(),
-        (!state.lines.is_empty()).then_some(Json(&state.lines)) as _,
-        Json(&state.shipments) as _,
-        version,
-        (!state.needs.is_empty()).then_some(Json(&state.needs)) as _,
-        state.payment_action
-    )
-    .execute(tx)
-    .await?;
-    Ok(())
+/// A change as the statement takes it. Empty lists are null, as they are in the order's row.
+#[derive(Serialize)]
+struct Told<'a> {
+    id: OrderId,
+    base_version: i64,
+    version: i64,
+    status: &'static str,
+    outcome: Option<&'static str>,
+    payment_status: &'static str,
+    attention: Option<&'static str>,
+    authorized: i64,
+    captured: i64,
+    line_states: Option<&'a [LineState]>,
+    shipments: &'a [ShipmentState],
+    needs: Option<&'a [Need]>,
+    payment_action: bool,
+    entries: Vec<Row>,
+}
+
+impl<'a> Told<'a> {
+    fn new(change: &Change<'a>) -> Result<Self> {
+        let state = change.state;
+        Ok(Self {
+            id: change.id,
+            base_version: change.base_version,
+            version: change.version(),
+            status: state.status.as_str(),
+            outcome: state.outcome.map(|o| o.as_str()),
+            payment_status: state.payment_status.as_str(),
+            attention: state.attention.map(|a| a.as_str()),
+            authorized: state.authorized.minor(),
+            captured: state.captured.minor(),
+            line_states: (!state.lines.is_empty()).then_some(&state.lines),
+            shipments: &state.shipments,
+            needs: (!state.needs.is_empty()).then_some(&state.needs),
+            payment_action: state.payment_action,
+            entries: rows(change.entries)?,
+        })
+    }
 }

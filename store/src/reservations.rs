@@ -1,132 +1,19 @@
 //! Stock that is set aside for orders. Reserving, releasing and handing over move pieces between the columns of
 //! `stock` and the states of `reservations` in one transaction, so the two can't disagree.
 
-use crate::{Result, StoreError, orders::OrderRecord, parse};
-use sqlx::{PgConnection, PgPool, types::Json};
+mod reserve;
+
+pub use reserve::{Reserved, reserve};
+
+use crate::{Result, StoreError};
+use sqlx::{PgConnection, PgExecutor, PgPool, types::Json};
+use std::collections::BTreeSet;
 use uuid::Uuid;
 use waybill_domain::{
-    allocation::{Allocation, Available, Charges, allocate},
+    allocation::Allocation,
     event::Pieces,
     ids::{OrderId, ShipmentId},
-    order::ShortagePolicy,
 };
-
-/// How long stock stays set aside for an order that no workflow cares for, in hours. Open orders are never touched
-/// by it: it is for what an operator's `terminate` leaves behind.
-const HOLD_HOURS: f64 = 7.0 * 24.0;
-
-/// Sets stock aside for an order, by its shortage policy: with `reject`, all of it or none. The answer is kept, and
-/// given again to a repetition; an order whose stock was released gets nothing.
-///
-/// # Errors
-/// When Postgres fails.
-pub async fn reserve(pool: &PgPool, order: &OrderRecord) -> Result<Allocation> {
-    let mut tx = pool.begin().await?;
-    // Two attempts at one order take turns, whichever process they are in.
-    let key = i64::from_be_bytes(order.id.0.as_bytes()[8..].try_into().unwrap_or_default());
-    sqlx::query!("select pg_advisory_xact_lock($1)", key).execute(&mut *tx).await?;
-    let known = sqlx::query!(
-        r#"select state, allocation as "allocation: Json<Allocation>" from stock_holds where order_id = $1"#,
-        order.id.0
-    )
-    .fetch_optional(&mut *tx)
-    .await?;
-    if let Some(known) = known {
-        return Ok(known.allocation.0);
-    }
-    let available = lock_available(&mut tx, order).await?;
-    let placed = &order.placed;
-    let mut allocation = allocate(order.id, &placed.lines, &available);
-    if !allocation.short.is_empty() && placed.shortage_policy == ShortagePolicy::Reject {
-        allocation.shipments.clear();
-    }
-    let charges = Charges { discount: placed.discount, shipping_fee: placed.shipping_fee, tax: placed.tax };
-    parse("an order's amounts", allocation.price(&placed.lines, charges))?;
-    hold(&mut tx, order, &allocation).await?;
-    tx.commit().await?;
-    Ok(allocation)
-}
-
-/// The free pieces of the order's SKUs, their rows locked in one order everywhere: no two orders wait for each other.
-async fn lock_available(tx: &mut PgConnection, order: &OrderRecord) -> Result<Available> {
-    let skus: Vec<String> = order.placed.lines.iter().map(|l| l.sku.as_str().to_owned()).collect();
-    let rows = sqlx::query!(
-        "select sku, location, available from stock where merchant_id = $1 and sku = any($2)
-         order by sku, location for update",
-        order.merchant_id.0,
-        &skus
-    )
-    .fetch_all(tx)
-    .await?;
-    let mut available = Available::new();
-    for row in rows {
-        available
-            .entry(parse("a SKU", row.sku.try_into())?)
-            .or_default()
-            .insert(parse("a location", row.location.try_into())?, row.available.unsigned_abs());
-    }
-    Ok(available)
-}
-
-async fn hold(tx: &mut PgConnection, order: &OrderRecord, allocation: &Allocation) -> Result<()> {
-    sqlx::query!(
-        "insert into stock_holds (order_id, state, allocation, expires_at)
-         values ($1, 'held', $2, now() + make_interval(hours => $3::float8::int))",
-        order.id.0,
-        Json(allocation) as _,
-        HOLD_HOURS
-    )
-    .execute(&mut *tx)
-    .await?;
-    let (mut ids, mut places, mut amounts) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut of, mut lines, mut skus, mut at, mut quantities) =
-        (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for shipment in &allocation.shipments {
-        ids.push(shipment.id.0);
-        places.push(shipment.location.as_str().to_owned());
-        amounts.push(shipment.amount.minor());
-        for line in &shipment.lines {
-            of.push(shipment.id.0);
-            lines.push(line.line.cast_signed());
-            skus.push(line.sku.as_str().to_owned());
-            at.push(shipment.location.as_str().to_owned());
-            quantities.push(line.quantity.cast_signed());
-        }
-    }
-    sqlx::query!(
-        "insert into shipments (id, order_id, merchant_id, location, amount)
-         select id, $1, $2, location, amount from unnest($3::uuid[], $4::text[], $5::bigint[]) as s (id, location, amount)",
-        order.id.0,
-        order.merchant_id.0,
-        &ids,
-        &places,
-        &amounts
-    )
-    .execute(&mut *tx)
-    .await?;
-    sqlx::query!(
-        "with held as (
-           insert into reservations (order_id, merchant_id, shipment_id, line, sku, location, quantity, state)
-           select $1, $2, shipment_id, line, sku, location, quantity, 'held'
-           from unnest($3::uuid[], $4::int[], $5::text[], $6::text[], $7::int[])
-             as r (shipment_id, line, sku, location, quantity)
-           returning sku, location, quantity
-         )
-         update stock s set available = s.available - h.quantity, reserved = s.reserved + h.quantity, updated_at = now()
-         from (select sku, location, sum(quantity)::int as quantity from held group by sku, location) h
-         where s.merchant_id = $2 and s.sku = h.sku and s.location = h.location",
-        order.id.0,
-        order.merchant_id.0,
-        &of,
-        &lines,
-        &skus,
-        &at,
-        &quantities
-    )
-    .execute(tx)
-    .await?;
-    Ok(())
-}
 
 /// Gives back what is still held: of these shipments, or all of it. Giving back everything also keeps a late
 /// repetition of [`reserve`] from holding anything. Repeating it changes nothing.
@@ -135,8 +22,7 @@ async fn hold(tx: &mut PgConnection, order: &OrderRecord, allocation: &Allocatio
 /// When Postgres fails.
 pub async fn release(pool: &PgPool, order: OrderId, shipments: Option<&[ShipmentId]>) -> Result<()> {
     let mut tx = pool.begin().await?;
-    let key = i64::from_be_bytes(order.0.as_bytes()[8..].try_into().unwrap_or_default());
-    sqlx::query!("select pg_advisory_xact_lock($1)", key).execute(&mut *tx).await?;
+    take_turns(&mut tx, &[order]).await?;
     if shipments.is_none() {
         sqlx::query!(
             "insert into stock_holds (order_id, state, allocation, expires_at) values ($1, 'released', $2, now())
@@ -167,32 +53,42 @@ pub async fn release(pool: &PgPool, order: OrderId, shipments: Option<&[Shipment
     Ok(())
 }
 
-/// The goods of a shipment left the house: what was held is sold. Repeating it changes nothing.
+/// The goods of these shipments left the house: what was held is sold. Repeating it changes nothing.
 ///
 /// # Errors
-/// When Postgres fails.
-pub async fn hand_over(pool: &PgPool, order: OrderId, shipment: ShipmentId) -> Result<()> {
-    let mut tx = pool.begin().await?;
-    lock_stock(&mut tx, order, Some(&[shipment.0])).await?;
-    sell_held(&mut tx, order, shipment).await?;
-    tx.commit().await?;
-    Ok(())
+/// When Postgres fails; then nothing was sold.
+pub async fn hand_over(pool: &PgPool, shipments: &[(OrderId, ShipmentId)]) -> Result<()> {
+    sell_held(pool, shipments).await.map(|_| ())
 }
 
-/// Says whether anything was held.
-async fn sell_held(tx: &mut PgConnection, order: OrderId, shipment: ShipmentId) -> Result<bool> {
+/// Says whether anything was held. One statement: it counts the stock rows that it locks before it touches another row,
+/// and Postgres looks anew at a row that it had to wait for.
+async fn sell_held(executor: impl PgExecutor<'_>, shipments: &[(OrderId, ShipmentId)]) -> Result<bool> {
+    let (orders, shipments): (Vec<Uuid>, Vec<Uuid>) =
+        shipments.iter().map(|(order, shipment)| (order.0, shipment.0)).unzip();
     let sold = sqlx::query!(
-        "with sold as (
-           update reservations set state = 'sold' where order_id = $1 and state = 'held' and shipment_id = $2
-           returning merchant_id, sku, location, quantity
-         )
-         update stock s set reserved = s.reserved - f.quantity, sold = s.sold + f.quantity, updated_at = now()
-         from (select merchant_id, sku, location, sum(quantity)::int as quantity from sold group by 1, 2, 3) f
-         where s.merchant_id = f.merchant_id and s.sku = f.sku and s.location = f.location",
-        order.0,
-        shipment.0
+        r#"with gone as (
+             select * from unnest($1::uuid[], $2::uuid[]) as g (order_id, shipment_id)
+           ), locked as (
+             select 1 from stock s join (
+               select distinct r.merchant_id, r.sku, r.location from gone g
+               join reservations r on r.order_id = g.order_id and r.shipment_id = g.shipment_id
+               where r.state = 'held'
+             ) h on h.merchant_id = s.merchant_id and h.sku = s.sku and h.location = s.location
+             order by s.sku collate "C", s.location collate "C", s.merchant_id for update of s
+           ), sold as (
+             update reservations r set state = 'sold' from gone g
+             where r.order_id = g.order_id and r.shipment_id = g.shipment_id and r.state = 'held'
+               and (select count(*) from locked) > 0
+             returning r.merchant_id, r.sku, r.location, r.quantity
+           )
+           update stock s set reserved = s.reserved - f.quantity, sold = s.sold + f.quantity, updated_at = now()
+           from (select merchant_id, sku, location, sum(quantity)::int as quantity from sold group by 1, 2, 3) f
+           where s.merchant_id = f.merchant_id and s.sku = f.sku and s.location = f.location"#,
+        &orders,
+        &shipments
     )
-    .execute(tx)
+    .execute(executor)
     .await?;
     Ok(sold.rows_affected() > 0)
 }
@@ -209,7 +105,7 @@ pub(crate) async fn gone(
     shipment: ShipmentId,
 ) -> Result<Option<Vec<Pieces>>> {
     lock_stock(tx, order, Some(&[shipment.0])).await?;
-    let held = sell_held(tx, order, shipment).await?;
+    let held = sell_held(&mut *tx, &[(order, shipment)]).await?;
     // Of several lines of one SKU the first takes what is free first.
     let gone = sqlx::query!(
         r#"with gone as (
@@ -239,20 +135,32 @@ pub(crate) async fn gone(
     Ok((held || !gone.is_empty()).then(|| short.collect()))
 }
 
-/// Locks the stock rows of an order's reservations in the order that [`reserve`] locks them in.
+/// Locks the stock rows of an order's reservations in the order that all lock them in: by SKU, location and merchant, as
+/// bytes, which is how Rust sorts them too.
 async fn lock_stock(tx: &mut PgConnection, order: OrderId, shipments: Option<&[Uuid]>) -> Result<()> {
     sqlx::query!(
-        "select 1 as one from stock s where exists (
-           select from reservations r where r.order_id = $1 and r.merchant_id = s.merchant_id and r.sku = s.sku
-             and r.location = s.location and ($2::uuid[] is null or r.shipment_id = any($2)))
-           and s.merchant_id in (select merchant_id from reservations where order_id = $1)
-           and s.sku in (select sku from reservations where order_id = $1)
-         order by s.sku, s.location for update of s",
+        r#"select 1 as one from stock s where exists (
+             select from reservations r where r.order_id = $1 and r.merchant_id = s.merchant_id and r.sku = s.sku
+               and r.location = s.location and ($2::uuid[] is null or r.shipment_id = any($2)))
+             and s.merchant_id in (select merchant_id from reservations where order_id = $1)
+             and s.sku in (select sku from reservations where order_id = $1)
+           order by s.sku collate "C", s.location collate "C", s.merchant_id for update of s"#,
         order.0,
         shipments
     )
     .fetch_all(tx)
     .await
     .map_err(StoreError::Database)?;
+    Ok(())
+}
+
+/// Two attempts at one order take turns, whichever process they are in; those at several in one order everywhere.
+async fn take_turns(tx: &mut PgConnection, orders: &[OrderId]) -> Result<()> {
+    let key = |id: &OrderId| i64::from_be_bytes(id.0.as_bytes()[8..].try_into().unwrap_or_default());
+    let keys: BTreeSet<i64> = orders.iter().map(key).collect();
+    let keys: Vec<i64> = keys.into_iter().collect();
+    sqlx::query!("select pg_advisory_xact_lock(key) from unnest($1::bigint[]) as k (key)", &keys)
+        .execute(tx)
+        .await?;
     Ok(())
 }

@@ -41,14 +41,17 @@ pub async fn due(pool: &PgPool, age: Duration, limit: u16) -> Result<Vec<Unstart
         .collect()
 }
 
-/// These orders have a workflow.
+/// These orders have a workflow. Their rows are taken in the order of their ids, as by all who take several.
 ///
 /// # Errors
 /// When Postgres fails.
 pub async fn mark_started(pool: &PgPool, orders: &[OrderId]) -> Result<()> {
     let ids: Vec<_> = orders.iter().map(|o| o.0).collect();
     sqlx::query!(
-        "update orders set workflow_started_at = now() where id = any($1) and workflow_started_at is null",
+        "with unstarted as (
+           select id from orders where id = any($1) and workflow_started_at is null order by id for update
+         )
+         update orders o set workflow_started_at = now() from unstarted u where o.id = u.id",
         &ids
     )
     .execute(pool)

@@ -22,8 +22,8 @@ use std::{str::FromStr, sync::Arc, time::Duration};
 use temporalio_sdk::{Runtime, runtime::RuntimeOptions};
 use tokio_util::sync::CancellationToken;
 use waybill_activities as activities;
-use waybill_service::{engine::Engine, metrics::Metrics, ops};
-use waybill_store::notify::Notifier;
+use waybill_service::{args::Grouping, engine::Engine, metrics::Metrics, ops};
+use waybill_store::{notify::Notifier, writers::Writers};
 
 /// Runs until `shutdown`, then finishes what is under way.
 ///
@@ -40,6 +40,7 @@ pub async fn run(args: WorkerArgs, shutdown: CancellationToken) -> anyhow::Resul
     let (_telemetry, meter) = metrics.client_meter()?;
     let engine = Engine::new(&args.common, meter);
     let steps = OrderSteps {
+        writers: Writers::start(&pool, args.common.grouping == Grouping::On),
         notifier: Notifier::start(pool.clone()),
         provider: Arc::new(Stripe::new(
             args.stripe_base_url,

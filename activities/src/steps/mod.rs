@@ -15,5 +15,9 @@ use waybill_store::orders::{self, OrderRecord};
 
 /// The order a step is about. Its workflow was started for it, so it is there.
 async fn order(steps: &OrderSteps, id: OrderId) -> Result<OrderRecord, StepFailure> {
-    orders::get(&steps.pool, id).await?.ok_or_else(|| StepFailure::Refused("order_not_found".into()))
+    orders::get(&steps.pool, id).await?.ok_or_else(order_not_found)
+}
+
+fn order_not_found() -> StepFailure {
+    StepFailure::Refused("order_not_found".into())
 }

@@ -3,7 +3,7 @@
 use super::{hold, order};
 use crate::{OrderSteps, retry::StepFailure};
 use waybill_domain::risk::{self, RiskInput};
-use waybill_store::{inbox, payments, projection, risk as decisions};
+use waybill_store::{inbox, payments, risk as decisions};
 use waybill_workflows::wire::{Beginning, Inheritance, OrderRef, Projected, Projection, Screening};
 
 pub(crate) async fn screen(steps: &OrderSteps, input: &OrderRef) -> Result<Screening, StepFailure> {
@@ -16,7 +16,7 @@ pub(crate) async fn screen(steps: &OrderSteps, input: &OrderRef) -> Result<Scree
 
 pub(crate) async fn project(steps: &OrderSteps, input: &Projection) -> Result<Projected, StepFailure> {
     let Projection { order_id, base_version, entries, state } = input;
-    let applied = projection::apply(&steps.pool, *order_id, *base_version, entries, state).await?;
+    let applied = steps.writers.project(*order_id, *base_version, entries, state).await?;
     if let Some(entered) = applied.entered {
         steps.metrics.projected(&entered, entries);
         steps.notifier.changed(*order_id);

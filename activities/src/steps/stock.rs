@@ -1,17 +1,16 @@
 //! Goods that are set aside, given back or gone, and those that ought to come back.
 
-use super::order;
+use super::order_not_found;
 use crate::{OrderSteps, retry::StepFailure};
 use waybill_store::{late, reservations, shipments};
 use waybill_workflows::wire::{Beginning, ReleaseInput, ReplaceInput, Reservation, ShipmentRef};
 
 pub(crate) async fn reserve(steps: &OrderSteps, input: &Beginning) -> Result<Reservation, StepFailure> {
-    let order = order(steps, input.order_id).await?;
-    let allocation = reservations::reserve(&steps.pool, &order).await?;
+    let reserved = steps.writers.reserve(input.order_id).await?.ok_or_else(order_not_found)?;
     Ok(Reservation {
-        lines: order.placed.lines,
-        shortage_policy: order.placed.shortage_policy,
-        allocation,
+        lines: reserved.lines,
+        shortage_policy: reserved.shortage_policy,
+        allocation: reserved.allocation,
         customer_wait_seconds: steps.waits.customer_seconds,
         edition: input.edition,
     })
@@ -27,7 +26,7 @@ pub(crate) async fn replace(steps: &OrderSteps, input: &ReplaceInput) -> Result<
 }
 
 pub(crate) async fn hand_over(steps: &OrderSteps, input: &ShipmentRef) -> Result<(), StepFailure> {
-    Ok(reservations::hand_over(&steps.pool, input.order_id, input.shipment_id).await?)
+    Ok(steps.writers.hand_over(input.order_id, input.shipment_id).await?)
 }
 
 /// The return that this opens gets its workflow from the pump.

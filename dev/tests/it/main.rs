@@ -8,6 +8,7 @@ mod api;
 mod books;
 mod carrier;
 mod contradictions;
+mod groups;
 mod heirs;
 mod holds;
 mod housekeeping;

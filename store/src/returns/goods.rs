@@ -92,11 +92,11 @@ pub async fn restock(pool: &PgPool, of: &ReturnRecord) -> Result<()> {
     }
     // In the order in which reservations lock them.
     sqlx::query!(
-        "select 1 as one from stock s where exists (
-           select from return_lines l join reservations r
-             on r.order_id = l.order_id and r.shipment_id = l.shipment_id and r.line = l.line
-           where l.return_id = $1 and r.merchant_id = s.merchant_id and r.sku = s.sku and r.location = s.location)
-         order by s.sku, s.location for update of s",
+        r#"select 1 as one from stock s where exists (
+             select from return_lines l join reservations r
+               on r.order_id = l.order_id and r.shipment_id = l.shipment_id and r.line = l.line
+             where l.return_id = $1 and r.merchant_id = s.merchant_id and r.sku = s.sku and r.location = s.location)
+           order by s.sku collate "C", s.location collate "C", s.merchant_id for update of s"#,
         of.id.0
     )
     .fetch_all(&mut *tx)

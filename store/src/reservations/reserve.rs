@@ -1,0 +1,195 @@
+//! Setting stock aside, for many orders at a time.
+
+use super::take_turns;
+use crate::{Result, parse};
+use serde::Serialize;
+use sqlx::{PgConnection, PgPool, types::Json};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use uuid::Uuid;
+use waybill_domain::{
+    allocation::{Allocation, Available, Charges, allocate},
+    ids::{MerchantId, OrderId},
+    money::Amount,
+    order::{OrderLine, ShortagePolicy},
+};
+
+/// How long stock stays set aside for an order that no workflow cares for, in hours. Open orders are never touched
+/// by it: it is for what an operator's `terminate` leaves behind.
+const HOLD_HOURS: f64 = 7.0 * 24.0;
+
+/// What an order asked for and what it gets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reserved {
+    /// As placed.
+    pub lines: Vec<OrderLine>,
+    /// What to do about what is short.
+    pub shortage_policy: ShortagePolicy,
+    /// What is set aside.
+    pub allocation: Allocation,
+}
+
+/// Sets stock aside for orders, one after the other, by their shortage policies: with `reject`, all of it or none. All
+/// of them in one transaction, so orders of one SKU change its row once. The answers are kept, and given again to a
+/// repetition; an order whose stock was released gets nothing. `None` where there is no such order. No order may be
+/// there twice.
+///
+/// # Errors
+/// When Postgres fails, or an order can't be read or priced; then nothing was set aside for any.
+pub async fn reserve(pool: &PgPool, orders: &[OrderId]) -> Result<Vec<Option<Reserved>>> {
+    let mut tx = pool.begin().await?;
+    take_turns(&mut tx, orders).await?;
+    let mut asked = read(&mut tx, orders).await?;
+    let unknown: Vec<&Asked> = asked.values().filter(|order| order.kept.is_none()).collect();
+    if !unknown.is_empty() {
+        let mut free = lock_available(&mut tx, &unknown).await?;
+        let mut planned = Vec::with_capacity(unknown.len());
+        for id in orders {
+            let Some(order) = asked.get_mut(id).filter(|order| order.kept.is_none()) else { continue };
+            let allocation = plan(*id, order, free.entry(order.merchant_id).or_default())?;
+            planned.push(Planned {
+                order_id: *id,
+                merchant_id: order.merchant_id,
+                allocation: allocation.clone(),
+            });
+            order.kept = Some(allocation);
+        }
+        hold(&mut tx, &planned).await?;
+        tx.commit().await?;
+    }
+    let answer = |order: Asked| {
+        let Asked { lines, shortage_policy, kept, .. } = order;
+        Reserved { lines, shortage_policy, allocation: kept.unwrap_or_default() }
+    };
+    Ok(orders.iter().map(|id| asked.remove(id).map(answer)).collect())
+}
+
+/// What a reservation has to know of an order.
+struct Asked {
+    merchant_id: MerchantId,
+    lines: Vec<OrderLine>,
+    shortage_policy: ShortagePolicy,
+    charges: Charges,
+    /// The answer, if there is one already.
+    kept: Option<Allocation>,
+}
+
+/// Those of the orders that there are. `offset 0` keeps the planner from any other way than a look-up of each by its key.
+async fn read(tx: &mut PgConnection, orders: &[OrderId]) -> Result<HashMap<OrderId, Asked>> {
+    let ids: Vec<Uuid> = orders.iter().map(|id| id.0).collect();
+    let rows = sqlx::query!(
+        r#"select o.id as "id!", o.merchant_id as "merchant_id!", o.lines as "lines!: Json<Vec<OrderLine>>",
+             o.shortage_policy as "shortage_policy!", o.discount as "discount!", o.shipping_fee as "shipping_fee!",
+             o.tax as "tax!",
+             (select allocation from stock_holds where order_id = o.id) as "kept: Json<Allocation>"
+           from unnest($1::uuid[]) as w (id) cross join lateral (
+             select id, merchant_id, lines, shortage_policy, discount, shipping_fee, tax
+             from orders where id = w.id offset 0
+           ) o"#,
+        &ids
+    )
+    .fetch_all(tx)
+    .await?;
+    let amount = |minor: i64| parse("an amount", Amount::new(minor));
+    rows.into_iter()
+        .map(|row| {
+            let asked = Asked {
+                merchant_id: MerchantId(row.merchant_id),
+                lines: row.lines.0,
+                shortage_policy: parse("a shortage policy", row.shortage_policy.parse())?,
+                charges: Charges {
+                    discount: amount(row.discount)?,
+                    shipping_fee: amount(row.shipping_fee)?,
+                    tax: amount(row.tax)?,
+                },
+                kept: row.kept.map(|kept| kept.0),
+            };
+            Ok((OrderId(row.id), asked))
+        })
+        .collect()
+}
+
+/// The free pieces of the orders' SKUs, by merchant, their rows locked in the order that all lock them in.
+async fn lock_available(tx: &mut PgConnection, orders: &[&Asked]) -> Result<BTreeMap<MerchantId, Available>> {
+    let wanted: BTreeSet<(MerchantId, &str)> =
+        orders.iter().flat_map(|o| o.lines.iter().map(|l| (o.merchant_id, l.sku.as_str()))).collect();
+    let (merchants, skus): (Vec<Uuid>, Vec<String>) =
+        wanted.into_iter().map(|(merchant, sku)| (merchant.0, sku.to_owned())).unzip();
+    let rows = sqlx::query!(
+        r#"select s.merchant_id, s.sku, s.location, s.available
+           from stock s join unnest($1::uuid[], $2::text[]) as w (merchant_id, sku)
+             on s.merchant_id = w.merchant_id and s.sku = w.sku
+           order by s.sku collate "C", s.location collate "C", s.merchant_id for update of s"#,
+        &merchants,
+        &skus
+    )
+    .fetch_all(tx)
+    .await?;
+    let mut free: BTreeMap<MerchantId, Available> = BTreeMap::new();
+    for row in rows {
+        free.entry(MerchantId(row.merchant_id))
+            .or_default()
+            .entry(parse("a SKU", row.sku.try_into())?)
+            .or_default()
+            .insert(parse("a location", row.location.try_into())?, row.available.unsigned_abs());
+    }
+    Ok(free)
+}
+
+/// What an order gets of its merchant's free pieces, and takes from there.
+fn plan(id: OrderId, order: &Asked, free: &mut Available) -> Result<Allocation> {
+    // Of its own SKUs alone: what others ask for has no say in where it leaves from.
+    let own = |line: &OrderLine| free.get(&line.sku).map(|at| (line.sku.clone(), at.clone()));
+    let available: Available = order.lines.iter().filter_map(own).collect();
+    let mut allocation = allocate(id, &order.lines, &available);
+    if !allocation.short.is_empty() && order.shortage_policy == ShortagePolicy::Reject {
+        allocation.shipments.clear();
+    }
+    parse("an order's amounts", allocation.price(&order.lines, order.charges))?;
+    for shipment in &allocation.shipments {
+        for line in &shipment.lines {
+            if let Some(left) = free.get_mut(&line.sku).and_then(|at| at.get_mut(&shipment.location)) {
+                *left -= line.quantity;
+            }
+        }
+    }
+    Ok(allocation)
+}
+
+/// What is set aside, as the statement takes it.
+#[derive(Serialize)]
+struct Planned {
+    order_id: OrderId,
+    merchant_id: MerchantId,
+    allocation: Allocation,
+}
+
+/// Keeps the answers, and moves what they promise.
+async fn hold(tx: &mut PgConnection, planned: &[Planned]) -> Result<()> {
+    sqlx::query!(
+        "with kept as (
+           select * from jsonb_to_recordset($1) as k (order_id uuid, merchant_id uuid, allocation jsonb)
+         ), answered as (
+           insert into stock_holds (order_id, state, allocation, expires_at)
+           select order_id, 'held', allocation, now() + make_interval(hours => $2::float8::int) from kept
+         ), planned as (
+           select k.order_id, k.merchant_id, s.* from kept k cross join lateral
+             jsonb_to_recordset(k.allocation -> 'shipments') as s (id uuid, location text, amount bigint, lines jsonb)
+         ), shipped as (
+           insert into shipments (id, order_id, merchant_id, location, amount)
+           select id, order_id, merchant_id, location, amount from planned
+         ), held as (
+           insert into reservations (order_id, merchant_id, shipment_id, line, sku, location, quantity, state)
+           select p.order_id, p.merchant_id, p.id, l.line, l.sku, p.location, l.quantity, 'held'
+           from planned p cross join lateral jsonb_to_recordset(p.lines) as l (line int, sku text, quantity int)
+           returning merchant_id, sku, location, quantity
+         )
+         update stock s set available = s.available - h.quantity, reserved = s.reserved + h.quantity, updated_at = now()
+         from (select merchant_id, sku, location, sum(quantity)::int as quantity from held group by 1, 2, 3) h
+         where s.merchant_id = h.merchant_id and s.sku = h.sku and s.location = h.location",
+        Json(planned) as _,
+        HOLD_HOURS
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}

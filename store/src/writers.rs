@@ -1,0 +1,129 @@
+//! What every order needs of the worker, written for many orders at a time
+//! ([ADR 13](../../docs/adr/0013-grouped-statements.md)).
+
+use crate::{
+    Result,
+    group::{Group, Limits},
+    projection::{self, Applied, Change},
+    reservations::{self, Reserved},
+};
+use sqlx::PgPool;
+use std::sync::Arc;
+use waybill_domain::{
+    event::Entry,
+    ids::{OrderId, ShipmentId},
+    state::OrderState,
+};
+
+/// Items in one group: enough that a commit's flush hardly counts, few enough that the locks of one are short and that
+/// not too many share the fate of its connection.
+const ITEMS_MAX: usize = 50;
+/// Orders' rows are hardly ever wanted by two groups: one is gathered and written while the other's commit is flushed.
+const PROJECTION_LANES: usize = 2;
+/// Two groups that want the same SKUs would only wait for each other's locks, each with a connection of its own.
+const STOCK_LANES: usize = 1;
+
+/// Takes what callers have to write, each for one order, and writes it together with what others have.
+#[derive(Debug, Clone)]
+pub struct Writers {
+    pool: PgPool,
+    projections: Group<Arc<Telling>, Option<Applied>>,
+    reservations: Group<OrderId, Option<Reserved>>,
+    hand_overs: Group<(OrderId, ShipmentId), ()>,
+}
+
+/// A [`Change`] that waits for its turn.
+#[derive(Debug)]
+struct Telling {
+    order: OrderId,
+    base_version: i64,
+    entries: Vec<Entry>,
+    state: OrderState,
+}
+
+impl Telling {
+    fn change(&self) -> Change<'_> {
+        let Self { order, base_version, entries, state } = self;
+        Change { id: *order, base_version: *base_version, entries, state }
+    }
+}
+
+impl Writers {
+    /// Starts the tasks that write, once per process. Not `grouped`, each caller's item is written alone, and as many
+    /// at a time as the pool has connections: for measuring, and for finding out whether grouping is to blame.
+    pub fn start(pool: &PgPool, grouped: bool) -> Self {
+        let connections = pool.options().get_max_connections() as usize;
+        let limits = |lanes| match grouped {
+            true => Limits { items_max: ITEMS_MAX, lanes },
+            false => Limits { items_max: 1, lanes: connections },
+        };
+        let (projecting, reserving, selling) = (pool.clone(), pool.clone(), pool.clone());
+        Self {
+            pool: pool.clone(),
+            projections: Group::start(
+                limits(PROJECTION_LANES),
+                |telling: &Arc<Telling>| telling.order,
+                move |tellings| {
+                    let pool = projecting.clone();
+                    async move {
+                        let changes: Vec<Change<'_>> = tellings.iter().map(|t| t.change()).collect();
+                        projection::apply_all(&pool, &changes).await
+                    }
+                },
+            ),
+            reservations: Group::start(
+                limits(STOCK_LANES),
+                |order| *order,
+                move |orders| {
+                    let pool = reserving.clone();
+                    async move { reservations::reserve(&pool, &orders).await }
+                },
+            ),
+            hand_overs: Group::start(
+                limits(STOCK_LANES),
+                |pair| *pair,
+                move |pairs| {
+                    let pool = selling.clone();
+                    async move {
+                        reservations::hand_over(&pool, &pairs).await?;
+                        Ok(vec![(); pairs.len()])
+                    }
+                },
+            ),
+        }
+    }
+
+    /// [`projection::apply`]: in a group if nothing was told of the order since `base_version`, else alone.
+    ///
+    /// # Errors
+    /// When Postgres fails, or there is no such order.
+    pub async fn project(
+        &self,
+        order: OrderId,
+        base_version: i64,
+        entries: &[Entry],
+        state: &OrderState,
+    ) -> Result<Applied> {
+        let telling = Telling { order, base_version, entries: entries.to_vec(), state: state.clone() };
+        match self.projections.write(Arc::new(telling)).await? {
+            Some(applied) => Ok(applied),
+            None => projection::apply(&self.pool, order, base_version, entries, state).await,
+        }
+    }
+
+    /// [`reservations::reserve`]: `None` if there is no such order.
+    ///
+    /// # Errors
+    /// When Postgres fails, or the order can't be read or priced.
+    pub async fn reserve(&self, order: OrderId) -> Result<Option<Reserved>> {
+        self.reservations.write(order).await
+    }
+
+    /// [`reservations::hand_over`].
+    ///
+    /// # Errors
+    /// When Postgres fails.
+    pub async fn hand_over(&self, order: OrderId, shipment: ShipmentId) -> Result<()> {
+        self.hand_overs.write((order, shipment)).await
+    }
+}
