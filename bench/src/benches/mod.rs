@@ -5,6 +5,7 @@ mod again;
 pub mod against;
 mod flow;
 mod growth;
+mod hot;
 
 mod lifecycle;
 mod memory;
@@ -30,6 +31,8 @@ pub enum Bench {
     Naive,
     /// Accepting orders with Temporal paused, against pgbench
     Accept,
+    /// Reservations of one SKU, against ten thousand
+    Hot,
     /// Reading an order, against a bare route
     Read,
     /// Repeating a request, against making it
@@ -57,6 +60,7 @@ impl Bench {
             Self::Lifecycle => lifecycle::run(world).await,
             Self::Naive => naive::run(world).await,
             Self::Accept => accept::run(world).await,
+            Self::Hot => hot::run(world).await,
             Self::Read => read::run(world).await,
             Self::Again => again::run(world).await,
             Self::Spike => spike::run(world).await,
