@@ -214,7 +214,7 @@ async fn from_the_provider(stack: &Stack, id: &str) {
         assert_eq!((reply.status.as_u16(), reply.text("/status")), (202, "recorded"), "{}", reply.body);
     }
     assert_eq!(count(stack, KEPT, "evt_twice").await, 1);
-    let recorded = "select count(*) from inbox where event_id = $1 and settled_as = 'recorded'";
+    let recorded = "select count(*) from inbox where event_id = $1 and settled_at is not null and settled_as = 'recorded'";
     assert_eq!(
         count(stack, recorded, "evt_twice").await,
         1,
