@@ -9,6 +9,8 @@ use waybill_domain::{ids::OrderId, status::OrderStatus};
 pub struct Belief {
     /// Where its order stands.
     pub status: OrderStatus,
+    /// The order waits for word of its payment: the outcome is unknown, or the customer has to do something first.
+    pub is_awaited: bool,
     /// An operation on the order's money is under way, so that the ledger is behind: nothing can be concluded.
     pub under_way: bool,
     /// Whether the ledger knows the payment at all.
@@ -28,7 +30,7 @@ pub struct Belief {
 pub async fn of_payment(pool: &PgPool, order: OrderId, payment: &str) -> Result<Option<Belief>> {
     // A hold is over when it has a `void` of its own, or when the order is undone.
     let row = sqlx::query!(
-        r#"select o.status,
+        r#"select o.status, o.payment_status = 'unknown' or o.payment_action as "is_awaited!",
              coalesce(bool_or(p.state = 'pending' and p.kind <> 'refund'), false) as "under_way!",
              coalesce(bool_or(p.provider_ref = $2), false) as "is_known!",
              coalesce(sum(p.amount) filter (where p.provider_ref = $2 and p.kind = 'authorize' and p.state = 'succeeded'), 0)
@@ -50,6 +52,7 @@ pub async fn of_payment(pool: &PgPool, order: OrderId, payment: &str) -> Result<
         let held = if row.over { 0 } else { (row.authorized - row.captured).max(0) };
         Ok(Belief {
             status: parse("a status", row.status.parse())?,
+            is_awaited: row.is_awaited,
             under_way: row.under_way,
             is_known: row.is_known,
             held,

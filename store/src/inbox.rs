@@ -2,7 +2,7 @@
 
 use crate::{Result, parse};
 use sqlx::{PgExecutor, PgPool};
-use waybill_domain::ids::OrderId;
+use waybill_domain::ids::{OrderId, ShipmentId};
 
 /// Messages of one order that are read again: an order has some tens of shipments at most, with a few each.
 const SAID_MAX: i64 = 500;
@@ -39,6 +39,63 @@ pub async fn keep(pool: &PgPool, message: &Message) -> Result<bool> {
     .execute(pool)
     .await?;
     Ok(new.rows_affected() == 1)
+}
+
+/// Keeps a message that is for no workflow, as one that has reached its end already.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn record(pool: &PgPool, message: &Message) -> Result<()> {
+    sqlx::query!(
+        "insert into inbox (source, event_id, order_id, signal, payload, settled_at, settled_as)
+         values ($1, $2, $3, $4, $5, now(), 'recorded') on conflict (source, event_id) do nothing",
+        message.source,
+        message.event_id,
+        message.order_id.0,
+        message.signal,
+        message.payload
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// What became of a message of the carrier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kept {
+    /// Whose shipment it is about.
+    pub order_id: OrderId,
+    /// Whether it was not there before.
+    pub is_new: bool,
+}
+
+/// Keeps a message of the carrier for the order that the shipment is of. None, and nothing is kept, if there is no such
+/// shipment.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn keep_of_shipment(
+    pool: &PgPool,
+    shipment: ShipmentId,
+    event_id: &str,
+    signal: &str,
+    payload: &serde_json::Value,
+) -> Result<Option<Kept>> {
+    let row = sqlx::query!(
+        r#"with kept as (
+             insert into inbox (source, event_id, order_id, signal, payload)
+             select 'carrier', $2, order_id, $3, $4 from shipments where id = $1
+             on conflict (source, event_id) do nothing returning 1
+           )
+           select order_id, exists (select from kept) as "is_new!" from shipments where id = $1"#,
+        shipment.0,
+        event_id,
+        signal,
+        payload
+    )
+    .fetch_optional(pool)
+    .await?;
+    Ok(row.map(|row| Kept { order_id: OrderId(row.order_id), is_new: row.is_new }))
 }
 
 /// Up to `limit` messages that no workflow has yet, oldest first, kept at least `age_seconds` ago.
@@ -87,7 +144,7 @@ pub async fn said(pool: &PgPool, order: OrderId, signal: &str) -> Result<Vec<ser
 }
 
 /// A message has reached its end: `signalled`; or, when the workflow had ended before it, `late` if it was news all the
-/// same (see [`crate::late`]), else `closed`. Says whether this is how it ended: the first ending stays.
+/// same (see [`crate::late`]), else `closed`. (What is for no workflow is `recorded`: see [`record`].) Says whether this is how it ended: the first ending stays.
 ///
 /// # Errors
 /// When Postgres fails.

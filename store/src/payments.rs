@@ -1,5 +1,9 @@
 //! The ledger of what was asked of the payment provider, written before and after each call.
 
+mod begin;
+
+pub use begin::{CaptureAsk, HoldAsk, Standing, Terms, begin, begin_capture, begin_hold};
+
 use crate::{Result, StoreError, parse};
 use jiff::Timestamp;
 use sqlx::PgPool;
@@ -45,6 +49,14 @@ impl Kind {
         }
     }
 
+    /// Which shipment it is for, where it is for one.
+    fn shipment(self) -> Option<ShipmentId> {
+        match self {
+            Self::Capture(shipment) => Some(shipment),
+            Self::Authorize(_) | Self::Void | Self::Rest(_) | Self::Refund(_) => None,
+        }
+    }
+
     /// Which of the order's holds it is about, where it is about one.
     fn generation(self) -> i32 {
         match self {
@@ -63,6 +75,16 @@ pub enum State {
     Succeeded,
     /// The provider refused, with this code.
     Declined(String),
+}
+
+impl State {
+    fn of(name: &str, code: Option<String>) -> Self {
+        match name {
+            "succeeded" => Self::Succeeded,
+            "declined" => Self::Declined(code.unwrap_or_default()),
+            _ => Self::Pending,
+        }
+    }
 }
 
 /// An operation as the ledger has it.
@@ -127,11 +149,7 @@ impl TryFrom<Row> for Operation {
 
     fn try_from(row: Row) -> Result<Self> {
         Ok(Self {
-            state: match row.state.as_str() {
-                "succeeded" => State::Succeeded,
-                "declined" => State::Declined(row.code.unwrap_or_default()),
-                _ => State::Pending,
-            },
+            state: State::of(&row.state, row.code),
             amount: parse("an amount", Amount::new(row.amount))?,
             provider_ref: row.provider_ref,
             age_hours: row.age_hours,
@@ -142,38 +160,6 @@ impl TryFrom<Row> for Operation {
             is_over: row.is_over,
         })
     }
-}
-
-/// Writes down that an operation is about to be asked for, of which payment where that is known, or says what became of
-/// it before.
-///
-/// # Errors
-/// When Postgres fails.
-pub async fn begin(
-    pool: &PgPool,
-    order: OrderId,
-    kind: Kind,
-    amount: Amount,
-    provider_ref: Option<&str>,
-) -> Result<Operation> {
-    let shipment = match kind {
-        Kind::Capture(id) => Some(id.0),
-        Kind::Authorize(_) | Kind::Void | Kind::Rest(_) | Kind::Refund(_) => None,
-    };
-    sqlx::query!(
-        "insert into payment_operations (key, order_id, kind, shipment_id, amount, state, generation, provider_ref)
-         values ($1, $2, $3, $4, $5, 'pending', $6, $7) on conflict (key) do nothing",
-        kind.key(order),
-        order.0,
-        kind.as_str(),
-        shipment,
-        amount.minor(),
-        kind.generation(),
-        provider_ref
-    )
-    .execute(pool)
-    .await?;
-    find(pool, order, kind).await?.ok_or_else(|| sqlx::Error::RowNotFound.into())
 }
 
 /// What the ledger has of an operation.
@@ -214,21 +200,26 @@ pub async fn holds(pool: &PgPool, order: OrderId) -> Result<Vec<Operation>> {
     rows.into_iter().map(Operation::try_from).collect()
 }
 
-/// Writes down how an operation ended. The first ending stays.
+/// Writes down how an operation ended, and gives it as it stands then: the first ending stays.
 ///
 /// # Errors
-/// When Postgres fails.
-pub async fn finish(pool: &PgPool, order: OrderId, kind: Kind, ending: Ending<'_>) -> Result<()> {
+/// When Postgres fails, or the operation was never begun.
+pub async fn finish(pool: &PgPool, order: OrderId, kind: Kind, ending: Ending<'_>) -> Result<Operation> {
     use jiff_sqlx::ToSqlx;
     let (name, code) = match ending.state {
         State::Pending => ("pending", None),
         State::Succeeded => ("succeeded", None),
         State::Declined(code) => ("declined", Some(code.as_str())),
     };
-    sqlx::query!(
-        "update payment_operations set state = $2, code = $3, provider_ref = coalesce($4, provider_ref),
-           capture_before = coalesce($5, capture_before), multicapture = coalesce($6, multicapture), updated_at = now()
-         where key = $1 and state = 'pending'",
+    let row = sqlx::query_as!(
+        Row,
+        r#"update payment_operations p set state = $2, code = $3, provider_ref = coalesce($4, provider_ref),
+             capture_before = coalesce($5, capture_before), multicapture = coalesce($6, multicapture), updated_at = now()
+           where key = $1 and state = 'pending'
+           returning state, amount, provider_ref, code, generation, multicapture, created_at as "begun_at: _",
+             capture_before as "capture_before: _", (extract(epoch from now() - created_at) / 3600)::float8 as "age_hours!",
+             exists (select from payment_operations rest where rest.state = 'succeeded'
+               and rest.key = concat('order:', p.order_id, ':void:', p.generation)) as "is_over!""#,
         kind.key(order),
         name,
         code,
@@ -236,9 +227,12 @@ pub async fn finish(pool: &PgPool, order: OrderId, kind: Kind, ending: Ending<'_
         ending.capture_before.map(|at| at.to_sqlx()) as _,
         ending.in_parts
     )
-    .execute(pool)
+    .fetch_optional(pool)
     .await?;
-    Ok(())
+    match row {
+        Some(row) => row.try_into(),
+        None => find(pool, order, kind).await?.ok_or_else(|| sqlx::Error::RowNotFound.into()),
+    }
 }
 
 /// Writes down that the customer has to do something before an operation can go on, and where.
@@ -292,22 +286,6 @@ pub async fn captured(pool: &PgPool, order: OrderId, provider_ref: &str) -> Resu
     .fetch_one(pool)
     .await?;
     parse("an amount", Amount::new(sum))
-}
-
-/// Writes down which payment a capture is asked of, before it is asked.
-///
-/// # Errors
-/// When Postgres fails.
-pub async fn ask_of(pool: &PgPool, order: OrderId, kind: Kind, provider_ref: &str) -> Result<()> {
-    sqlx::query!(
-        "update payment_operations set provider_ref = $2, updated_at = now()
-         where key = $1 and state = 'pending' and provider_ref is distinct from $2",
-        kind.key(order),
-        provider_ref
-    )
-    .execute(pool)
-    .await?;
-    Ok(())
 }
 
 /// The order whose payment has this id at the provider.

@@ -1,30 +1,49 @@
 //! Risk decisions: taken once per order, and kept.
 
-use crate::{Result, orders::OrderRecord, parse};
+use crate::{Result, parse};
 use sqlx::{PgPool, types::Json};
 use waybill_domain::{
     ids::OrderId,
-    risk::{RiskDecision, VELOCITY_MAX, VELOCITY_WINDOW_SECONDS, Verdict},
+    money::Amount,
+    risk::{RiskDecision, RiskInput, VELOCITY_MAX, VELOCITY_WINDOW_SECONDS, Verdict},
 };
 
-/// How many orders the customer placed within the window, this one included; counted up to one more than the rules
-/// care for.
+/// What is known of an order's risk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// What the rules look at. Orders are counted up to one more than the rules care for.
+    pub input: RiskInput,
+    /// What was decided before.
+    pub decision: Option<RiskDecision>,
+}
+
+/// What there is to decide on. None if there is no such order.
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn recent_orders(pool: &PgPool, order: &OrderRecord) -> Result<u32> {
-    let count = sqlx::query_scalar!(
-        r#"select count(*) as "count!" from (
-             select from orders where merchant_id = $1 and customer_id = $2
-               and created_at > now() - make_interval(secs => $3) order by id desc limit $4) recent"#,
-        order.merchant_id.0,
-        order.placed.customer_id.as_str(),
+pub async fn known(pool: &PgPool, order: OrderId) -> Result<Option<Known>> {
+    let row = sqlx::query!(
+        r#"select o.total, d.verdict as "verdict?", d.reasons as "reasons?: Json<Vec<String>>",
+             (select count(*) from (
+               select from orders where merchant_id = o.merchant_id and customer_id = o.customer_id
+                 and created_at > now() - make_interval(secs => $2) order by id desc limit $3) recent) as "recent_orders!"
+           from orders o left join risk_decisions d on d.order_id = o.id where o.id = $1"#,
+        order.0,
         f64::from(VELOCITY_WINDOW_SECONDS),
         i64::from(VELOCITY_MAX) + 1
     )
-    .fetch_one(pool)
+    .fetch_optional(pool)
     .await?;
-    Ok(u32::try_from(count).unwrap_or(u32::MAX))
+    let Some(row) = row else { return Ok(None) };
+    let decision = match (row.verdict, row.reasons) {
+        (Some(verdict), Some(reasons)) => Some(read(&verdict, reasons)?),
+        _ => None,
+    };
+    let input = RiskInput {
+        total: parse("an amount", Amount::new(row.total))?,
+        recent_orders: u32::try_from(row.recent_orders).unwrap_or(u32::MAX),
+    };
+    Ok(Some(Known { input, decision }))
 }
 
 /// Keeps a decision, unless there is one: the one that holds is given back.
@@ -42,5 +61,9 @@ pub async fn decide_once(pool: &PgPool, order: OrderId, decision: &RiskDecision)
     )
     .fetch_one(pool)
     .await?;
-    Ok(RiskDecision { verdict: parse("a verdict", row.verdict.parse::<Verdict>())?, reasons: row.reasons.0 })
+    read(&row.verdict, row.reasons)
+}
+
+fn read(verdict: &str, reasons: Json<Vec<String>>) -> Result<RiskDecision> {
+    Ok(RiskDecision { verdict: parse("a verdict", verdict.parse::<Verdict>())?, reasons: reasons.0 })
 }

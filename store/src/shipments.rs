@@ -1,49 +1,43 @@
-//! Shipments: whose they are and what the carrier calls them.
+//! Shipments: what is in them, where they go, and what the carrier calls them.
 
 use crate::{Result, parse};
-use sqlx::PgPool;
+use sqlx::{PgPool, types::Json};
 use waybill_domain::{
-    ids::{Location, MerchantId, OrderId, ShipmentId},
+    ids::{Location, OrderId, ShipmentId},
     money::Amount,
+    order::Address,
 };
 
-/// A shipment.
+/// What the carrier has to know of a shipment.
 #[derive(Debug, Clone)]
-pub struct ShipmentRecord {
-    /// Its order.
-    pub order_id: OrderId,
-    /// Whose it is.
-    pub merchant_id: MerchantId,
+pub struct Parcel {
     /// Where it leaves from.
-    pub location: Location,
+    pub from: Location,
+    /// Where to.
+    pub to: Address,
     /// SKU and pieces.
     pub goods: Vec<(String, i32)>,
 }
 
-/// The shipment of that id.
+/// What the carrier has to know of the shipment of that id.
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn find(pool: &PgPool, id: ShipmentId) -> Result<Option<ShipmentRecord>> {
-    let Some(row) = sqlx::query!("select order_id, merchant_id, location from shipments where id = $1", id.0)
-        .fetch_optional(pool)
-        .await?
-    else {
-        return Ok(None);
-    };
-    let goods = sqlx::query!(
-        "select sku, quantity from reservations where order_id = $1 and shipment_id = $2 order by line",
-        row.order_id,
+pub async fn parcel(pool: &PgPool, id: ShipmentId) -> Result<Option<Parcel>> {
+    let row = sqlx::query!(
+        r#"select s.location, o.shipping_address as "to: Json<Address>",
+             (select coalesce(jsonb_agg(jsonb_build_array(r.sku, r.quantity) order by r.line), '[]') from reservations r
+              where r.order_id = s.order_id and r.shipment_id = s.id) as "goods!: Json<Vec<(String, i32)>>"
+           from shipments s join orders o on o.id = s.order_id where s.id = $1"#,
         id.0
     )
-    .fetch_all(pool)
+    .fetch_optional(pool)
     .await?;
-    Ok(Some(ShipmentRecord {
-        order_id: OrderId(row.order_id),
-        merchant_id: MerchantId(row.merchant_id),
-        location: parse("a location", row.location.try_into())?,
-        goods: goods.into_iter().map(|g| (g.sku, g.quantity)).collect(),
-    }))
+    row.map(|row| {
+        let from = parse("a location", row.location.try_into())?;
+        Ok(Parcel { from, to: row.to.0, goods: row.goods.0 })
+    })
+    .transpose()
 }
 
 /// What is left of a shipment is another's: `successor` takes over what is set aside for these lines. Stock stays as

@@ -36,6 +36,9 @@ const FAILURES_MAX: usize = 5;
 const IDLE_PAUSE: Duration = Duration::from_millis(500);
 /// How often the gauges are read.
 const GAUGES_EVERY: Duration = Duration::from_secs(15);
+/// Open orders are counted with each of so many of these reads, once a minute: it reads every open order, and each worker
+/// does it.
+const ORDERS_EVERY_READS: u32 = 4;
 
 /// What the pump counts.
 #[derive(Clone)]
@@ -78,7 +81,7 @@ impl PumpMetrics {
                 registry
             )?,
             orders: register_int_gauge_vec_with_registry!(
-                Opts::new("waybill_orders", "Orders by status, read every 15 seconds"),
+                Opts::new("waybill_orders", "Orders that have not ended by status, counted once a minute"),
                 &["status"],
                 registry
             )?,
@@ -188,6 +191,7 @@ async fn deliver(pool: &PgPool, engine: &Engine, metrics: &PumpMetrics, message:
 }
 
 async fn read_gauges(pool: PgPool, metrics: PumpMetrics, shutdown: CancellationToken) {
+    let mut until_orders = 0;
     while !shutdown.is_cancelled() {
         if let Ok(count) = inbox::backlog(&pool).await {
             metrics.undelivered.set(count);
@@ -196,15 +200,24 @@ async fn read_gauges(pool: PgPool, metrics: PumpMetrics, shutdown: CancellationT
             metrics.backlog.set(f64::from(i32::try_from(count).unwrap_or(i32::MAX)));
             metrics.backlog_age.set(age);
         }
-        if let Ok(counts) = orders::count_by_status(&pool).await {
-            // A status that no order is in any more is not counted by the query: it starts from 0.
-            for status in OrderStatus::ALL {
-                metrics.orders.with_label_values(&[status.as_str()]).set(0);
-            }
-            for (status, count) in counts {
-                metrics.orders.with_label_values(&[&status]).set(count);
-            }
+        if until_orders == 0 {
+            count_orders(&pool, &metrics).await;
+            until_orders = ORDERS_EVERY_READS;
         }
+        until_orders -= 1;
         tokio::time::sleep(GAUGES_EVERY).await;
+    }
+}
+
+/// Orders that have ended are not counted: there are ever more of them. How many come to each end is counted by
+/// `waybill_order_status_entered_total`.
+async fn count_orders(pool: &PgPool, metrics: &PumpMetrics) {
+    let Ok(counts) = orders::count_open(pool).await else { return };
+    // A status that no order is in any more is not counted by the query: it starts from 0.
+    for status in OrderStatus::ALL.iter().filter(|status| !status.is_terminal()) {
+        metrics.orders.with_label_values(&[status.as_str()]).set(0);
+    }
+    for (status, count) in counts {
+        metrics.orders.with_label_values(&[&status]).set(count);
     }
 }

@@ -6,54 +6,45 @@ use crate::{
     payments::{CaptureRequest, ProviderError},
     retry::StepFailure,
 };
-use waybill_store::payments::{self, Ending, Kind, Operation, State};
+use waybill_store::payments::{self, Ending, Kind, Standing, State};
 use waybill_workflows::wire::CaptureInput;
 
 /// Takes a shipment's money, once. Refused with [`CODE_LAPSED`](waybill_workflows::names::CODE_LAPSED) where nothing is
 /// held any more of what was authorized.
 pub(crate) async fn capture(steps: &OrderSteps, input: &CaptureInput) -> Result<(), StepFailure> {
     let (pool, order_id, kind) = (&steps.pool, input.order_id, Kind::Capture(input.shipment_id));
-    let holds = payments::holds(pool, order_id).await?;
-    let held = |hold: &&Operation| hold.state == State::Succeeded && !hold.is_over;
-    let hold = holds.iter().rev().find(held);
-    let provider_ref = hold.and_then(|hold| hold.provider_ref.as_deref());
-    let operation = payments::begin(pool, order_id, kind, input.amount, provider_ref).await?;
-    if operation.state == State::Succeeded {
+    let ask = payments::begin_capture(pool, order_id, input.shipment_id, input.amount).await?;
+    if ask.state == State::Succeeded {
         return Ok(());
     }
-    let (Some(hold), Some(provider_ref)) = (hold, provider_ref) else {
-        let authorized = holds.iter().any(|hold| hold.state == State::Succeeded);
-        return Err(if authorized {
+    let Some(hold) = ask.standing else {
+        return Err(if ask.was_authorized {
             ProviderError::Lapsed.into()
         } else {
             StepFailure::Refused("nothing_authorized".into())
         });
     };
-    // It was asked of an earlier hold before, which lapsed without it.
-    if operation.provider_ref.as_deref() != Some(provider_ref) {
-        payments::ask_of(pool, order_id, kind, provider_ref).await?;
-    }
     // A hold that can't be captured in parts ends with this one, and the workflow holds the rest anew.
     let is_final = input.is_final || hold.in_parts == Some(false);
     let request = CaptureRequest {
-        key: key(kind.key(order_id), hold),
-        provider_ref: provider_ref.to_owned(),
-        amount: operation.amount,
-        captured_before: payments::captured(pool, order_id, provider_ref).await?,
+        key: key(kind.key(order_id), &hold),
+        provider_ref: hold.provider_ref.clone(),
+        amount: ask.amount,
+        captured_before: hold.captured,
         is_final,
     };
     let taken = steps.provider.capture(&request).await;
-    let ending = Ending::of(&State::Succeeded, Some(provider_ref));
+    let ending = Ending::of(&State::Succeeded, Some(&hold.provider_ref));
     match taken {
         Ok(()) => {
             payments::finish(pool, order_id, kind, ending).await?;
             if is_final && hold.amount > captured_in_all(&request)? {
-                hold::over(steps, order_id, hold, provider_ref).await?;
+                hold::over(steps, order_id, hold.generation, hold.amount, &hold.provider_ref).await?;
             }
             Ok(())
         }
         Err(ProviderError::Lapsed) => {
-            hold::over(steps, order_id, hold, provider_ref).await?;
+            hold::over(steps, order_id, hold.generation, hold.amount, &hold.provider_ref).await?;
             Err(ProviderError::Lapsed.into())
         }
         Err(error) => Err(error.into()),
@@ -62,7 +53,7 @@ pub(crate) async fn capture(steps: &OrderSteps, input: &CaptureInput) -> Result<
 
 /// The same shipment's capture of another hold is another request, and no provider takes that under one key. It is not
 /// the same money: that the earlier one was not taken is known by then.
-fn key(key: String, hold: &Operation) -> String {
+fn key(key: String, hold: &Standing) -> String {
     if hold.generation == 1 { key } else { format!("{key}:{}", hold.generation) }
 }
 

@@ -1,22 +1,16 @@
 //! Labels.
 
-use super::order;
 use crate::{OrderSteps, carrier::BookRequest, retry::StepFailure};
 use waybill_store::shipments;
 use waybill_workflows::wire::{Label, LabelCancellation, ShipmentRef};
 
 pub(crate) async fn book(steps: &OrderSteps, input: &ShipmentRef) -> Result<Label, StepFailure> {
     // The address is looked up here, so that it is in no history.
-    let order = order(steps, input.order_id).await?;
-    let shipment = shipments::find(&steps.pool, input.shipment_id)
+    let parcel = shipments::parcel(&steps.pool, input.shipment_id)
         .await?
         .ok_or_else(|| StepFailure::Refused("shipment_not_found".into()))?;
-    let request = BookRequest {
-        reference: input.shipment_id,
-        from: shipment.location,
-        to: order.placed.shipping_address,
-        goods: shipment.goods,
-    };
+    let request =
+        BookRequest { reference: input.shipment_id, from: parcel.from, to: parcel.to, goods: parcel.goods };
     let label = steps.carrier.book(&request).await?;
     shipments::set_label(&steps.pool, input.shipment_id, &label.id, &label.tracking_number).await?;
     Ok(Label { tracking_number: label.tracking_number })

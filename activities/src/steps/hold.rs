@@ -8,7 +8,7 @@ use crate::{
 };
 use jiff::Timestamp;
 use waybill_domain::{ids::OrderId, money::Amount};
-use waybill_store::payments::{self, Ending, Kind, Operation, State};
+use waybill_store::payments::{self, Ending, Kind, Operation, State, Terms};
 use waybill_workflows::wire::{self, Authorization, AuthorizeInput, OrderRef, VoidResult};
 
 /// For how long a key is trusted to name the same money, in hours: Stripe forgets keys after 24
@@ -23,25 +23,26 @@ pub(crate) async fn authorize(
     steps: &OrderSteps,
     input: &AuthorizeInput,
 ) -> Result<Authorization, StepFailure> {
-    let (pool, order_id, kind) = (&steps.pool, input.order_id, Kind::Authorize(input.generation));
-    if payments::find(pool, order_id, Kind::Void).await?.is_some() {
+    let (order_id, generation) = (input.order_id, input.generation);
+    let ask = payments::begin_hold(&steps.pool, order_id, generation, input.amount)
+        .await?
+        .ok_or_else(|| StepFailure::Refused("order_not_found".into()))?;
+    let Some(mut operation) = ask.operation else {
         // A late repetition of a step that has been undone.
         return Ok(Authorization::Declined { code: "order_undone".into() });
-    }
-    let mut operation = payments::begin(pool, order_id, kind, input.amount, None).await?;
+    };
     if operation.state == State::Pending {
-        let hold =
-            without_customer(steps, input.generation, learn(steps, order_id, &operation).await?).await?;
-        keep(steps, order_id, kind, &hold).await?;
-        if matches!(hold, Hold::ActionRequired { .. }) {
+        let hold = learn(steps, order_id, &operation, &ask.terms).await?;
+        let hold = without_customer(steps, generation, hold).await?;
+        let Some(kept) = keep(steps, order_id, Kind::Authorize(generation), &hold).await? else {
             return Ok(Authorization::ActionRequired { wait_seconds: steps.waits.action_seconds });
-        }
-        operation = payments::begin(pool, order_id, kind, input.amount, None).await?;
+        };
+        operation = kept;
     }
     match &operation.state {
         State::Declined(code) => Ok(Authorization::Declined { code: code.clone() }),
         State::Succeeded => {
-            free_earlier(steps, order_id, input.generation).await?;
+            free_earlier(steps, order_id, generation).await?;
             let hold = Some(describe(&operation, steps.waits.renew_before_seconds));
             Ok(Authorization::Authorized { amount: operation.amount, hold })
         }
@@ -79,19 +80,23 @@ async fn without_customer(steps: &OrderSteps, generation: u32, hold: Hold) -> Re
 
 /// What an authorization that was begun came to: the payment itself if we know which it is, else the same key again,
 /// else a search by our own references. An answer that stays away is never taken for a no.
-async fn learn(steps: &OrderSteps, order_id: OrderId, operation: &Operation) -> Result<Hold, StepFailure> {
+async fn learn(
+    steps: &OrderSteps,
+    order_id: OrderId,
+    operation: &Operation,
+    terms: &Terms,
+) -> Result<Hold, StepFailure> {
     if let Some(provider_ref) = &operation.provider_ref {
         return Ok(steps.provider.look_up(provider_ref).await?);
     }
     let key = Kind::Authorize(operation.generation).key(order_id);
     let asked = if operation.age_hours < KEY_TRUSTED_HOURS {
-        let order = order(steps, order_id).await?;
         let request = AuthorizeRequest {
             key: key.clone(),
             order_id,
             amount: operation.amount,
-            currency: order.placed.currency,
-            payment_method: order.placed.payment_method,
+            currency: terms.currency,
+            payment_method: terms.payment_method.clone(),
         };
         steps.provider.authorize(&request).await
     } else {
@@ -106,28 +111,32 @@ async fn learn(steps: &OrderSteps, order_id: OrderId, operation: &Operation) -> 
     }
 }
 
-/// Writes down what is known now.
-async fn keep(steps: &OrderSteps, order_id: OrderId, kind: Kind, hold: &Hold) -> Result<(), StepFailure> {
+/// Writes down what is known now, and gives the operation as it stands then; none while it waits for its customer.
+async fn keep(
+    steps: &OrderSteps,
+    order_id: OrderId,
+    kind: Kind,
+    hold: &Hold,
+) -> Result<Option<Operation>, StepFailure> {
     let pool = &steps.pool;
-    match hold {
-        Hold::Authorized(held) => {
-            let ending = Ending {
-                state: &State::Succeeded,
-                provider_ref: Some(&held.provider_ref),
-                capture_before: held.capture_before,
-                in_parts: held.in_parts,
-            };
-            payments::finish(pool, order_id, kind, ending).await?;
-        }
+    let declined;
+    let ending = match hold {
+        Hold::Authorized(held) => Ending {
+            state: &State::Succeeded,
+            provider_ref: Some(&held.provider_ref),
+            capture_before: held.capture_before,
+            in_parts: held.in_parts,
+        },
         Hold::ActionRequired { provider_ref, url } => {
             payments::await_customer(pool, order_id, kind, provider_ref, url.as_deref()).await?;
+            return Ok(None);
         }
         Hold::Declined { code } => {
-            let state = State::Declined(code.clone());
-            payments::finish(pool, order_id, kind, Ending::of(&state, None)).await?;
+            declined = State::Declined(code.clone());
+            Ending::of(&declined, None)
         }
-    }
-    Ok(())
+    };
+    Ok(Some(payments::finish(pool, order_id, kind, ending).await?))
 }
 
 /// Gives free what holds before this one still hold.
@@ -140,7 +149,7 @@ async fn free_earlier(steps: &OrderSteps, order_id: OrderId, generation: u32) ->
         if let (true, Some(provider_ref)) = (held, &hold.provider_ref) {
             let key = Kind::Rest(hold.generation).key(order_id);
             steps.provider.void(&key, provider_ref).await?;
-            over(steps, order_id, &hold, provider_ref).await?;
+            over(steps, order_id, hold.generation, hold.amount, provider_ref).await?;
         }
     }
     Ok(())
@@ -150,15 +159,17 @@ async fn free_earlier(steps: &OrderSteps, order_id: OrderId, generation: u32) ->
 pub(crate) async fn over(
     steps: &OrderSteps,
     order_id: OrderId,
-    hold: &Operation,
+    generation: u32,
+    held: Amount,
     provider_ref: &str,
 ) -> Result<(), StepFailure> {
-    let kind = Kind::Rest(hold.generation);
+    let kind = Kind::Rest(generation);
     let captured = payments::captured(&steps.pool, order_id, provider_ref).await?;
-    let rest = hold.amount.minus_or_zero(captured);
+    let rest = held.minus_or_zero(captured);
     payments::begin(&steps.pool, order_id, kind, rest, Some(provider_ref)).await?;
     let ending = Ending::of(&State::Succeeded, Some(provider_ref));
-    Ok(payments::finish(&steps.pool, order_id, kind, ending).await?)
+    payments::finish(&steps.pool, order_id, kind, ending).await?;
+    Ok(())
 }
 
 /// Gives free what is held and not captured. It answers the same however often it is asked: what was given free is
@@ -196,7 +207,7 @@ async fn standing(
         State::Declined(_) => None,
         State::Succeeded => hold.provider_ref.clone().map(|id| (id, hold.amount)),
         // Nobody knows whether it happened. Asking again tells, and then there is an id to void.
-        State::Pending => match learn(steps, order_id, hold).await? {
+        State::Pending => match learn(steps, order_id, hold, &terms(steps, order_id).await?).await? {
             Hold::Authorized(held) => {
                 let kind = Kind::Authorize(hold.generation);
                 keep(steps, order_id, kind, &Hold::Authorized(held.clone())).await?;
@@ -207,6 +218,11 @@ async fn standing(
             Hold::Declined { .. } => None,
         },
     })
+}
+
+async fn terms(steps: &OrderSteps, order_id: OrderId) -> Result<Terms, StepFailure> {
+    let placed = order(steps, order_id).await?.placed;
+    Ok(Terms { currency: placed.currency, payment_method: placed.payment_method })
 }
 
 #[cfg(test)]

@@ -2,15 +2,18 @@
 
 use super::{hold, order};
 use crate::{OrderSteps, retry::StepFailure};
-use waybill_domain::risk::{self, RiskInput};
+use waybill_domain::risk;
 use waybill_store::{inbox, payments, risk as decisions};
 use waybill_workflows::wire::{Beginning, Inheritance, OrderRef, Projected, Projection, Screening};
 
 pub(crate) async fn screen(steps: &OrderSteps, input: &OrderRef) -> Result<Screening, StepFailure> {
-    let order = order(steps, input.order_id).await?;
-    let recent_orders = decisions::recent_orders(&steps.pool, &order).await?;
-    let decision = risk::decide(RiskInput { total: order.total, recent_orders });
-    let decision = decisions::decide_once(&steps.pool, input.order_id, &decision).await?;
+    let known = decisions::known(&steps.pool, input.order_id)
+        .await?
+        .ok_or_else(|| StepFailure::Refused("order_not_found".into()))?;
+    let decision = match known.decision {
+        Some(decision) => decision,
+        None => decisions::decide_once(&steps.pool, input.order_id, &risk::decide(known.input)).await?,
+    };
     Ok(Screening { decision, review_wait_seconds: steps.waits.review_seconds })
 }
 

@@ -1,6 +1,6 @@
 //! `POST /v1/shipments/{id}/events`: the carrier's webhook, signed by Standard Webhooks.
 
-use super::{accepted, take_in};
+use super::{accepted, hand_on};
 use crate::{
     extract::{JsonBody, PathOf, Raw, header},
     problem::{FieldError, Problem},
@@ -16,8 +16,11 @@ use serde::Deserialize;
 use serde_json::Value;
 use standardwebhooks::Webhook;
 use waybill_domain::ids::ShipmentId;
-use waybill_store::{inbox::Message, shipments};
+use waybill_store::inbox::{self, Message};
 use waybill_workflows::wire::{ShipmentEvent, ShipmentEventKind};
+
+/// What it becomes at the order's workflow.
+const SIGNAL: &str = "shipment_event";
 
 /// What the carrier says. Carriers add fields; those that are not known here are left alone.
 #[derive(Debug, Deserialize)]
@@ -46,17 +49,20 @@ pub(crate) async fn handler(
         return Err(Problem::invalid(vec![FieldError { pointer: "/reference".into(), detail }]));
     }
     let Some(kind) = kind(&body.kind) else { return Ok(accepted("ignored")) };
-    let shipment = shipments::find(&app.pool, id).await?.ok_or_else(|| Problem::not_found("shipment"))?;
     let event_id = header(&headers, "webhook-id").unwrap_or_default().to_owned();
     let event = ShipmentEvent { shipment_id: id, kind, event_id: event_id.clone() };
+    let payload = serde_json::to_value(&event).map_err(|_| Problem::internal())?;
+    let kept = inbox::keep_of_shipment(&app.pool, id, &event_id, SIGNAL, &payload)
+        .await?
+        .ok_or_else(|| Problem::not_found("shipment"))?;
     let message = Message {
         source: "carrier".into(),
         event_id,
-        order_id: shipment.order_id,
-        signal: "shipment_event".into(),
-        payload: serde_json::to_value(&event).map_err(|_| Problem::internal())?,
+        order_id: kept.order_id,
+        signal: SIGNAL.into(),
+        payload,
     };
-    take_in(&app, message).await
+    hand_on(&app, message, kept.is_new).await
 }
 
 fn kind(name: &str) -> Option<ShipmentEventKind> {

@@ -18,11 +18,11 @@ use serde::Deserialize;
 use serde_json::Value;
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
-use waybill_domain::{ids::OrderId, status::PaymentStatus};
+use waybill_domain::ids::OrderId;
 use waybill_store::{
-    belief,
+    belief::{self, Belief},
     inbox::{self, Message},
-    orders, payments,
+    payments,
 };
 use waybill_workflows::{housekeeping::PaymentCheck, names, wire::PaymentEvent};
 
@@ -58,10 +58,15 @@ pub(crate) async fn handler(
         return Ok(answer);
     }
     let Some(order_id) = order_of(&app, &event.data.object).await? else { return Ok(accepted("ignored")) };
-    let Some(order) = orders::get(&app.pool, order_id).await? else { return Ok(accepted("ignored")) };
+    let object = &event.data.object;
+    let payment = payment(object);
+    let believed = belief::of_payment(&app.pool, order_id, payment.unwrap_or_default()).await?;
+    let Some(believed) = believed else { return Ok(accepted("ignored")) };
     // Most news confirms what the order knows. Waking its workflow for each would double what an order costs.
-    let waits = order.state.payment_status == PaymentStatus::Unknown || order.state.payment_action;
-    let contradicted = if waits { None } else { contradicted(&app, order_id, &event.data.object).await? };
+    let waits = believed.is_awaited;
+    let contradicted = payment
+        .filter(|_| !waits && contradicts(&believed, object))
+        .map(|payment| PaymentCheck { order_id, payment: payment.to_owned() });
     let news = PaymentEvent { kind: event.kind, event_id: event.id.clone() };
     let (signal, payload) = match &contradicted {
         Some(check) => (names::PAYMENT_CHECK, serde_json::to_value(check)),
@@ -75,32 +80,31 @@ pub(crate) async fn handler(
         payload: payload.map_err(|_| Problem::internal())?,
     };
     if !waits && contradicted.is_none() {
-        if inbox::keep(&app.pool, &message).await? {
-            inbox::settle(&app.pool, &message, "recorded").await?;
-        }
+        inbox::record(&app.pool, &message).await?;
         return Ok(accepted("recorded"));
     }
     take_in(&app, message).await
 }
 
-/// The payment to look at, if what is said of it contradicts our ledger. A hint: late news contradict, too, and then the
-/// look finds nothing.
-async fn contradicted(app: &App, order_id: OrderId, object: &Value) -> Result<Option<PaymentCheck>, Problem> {
-    let is_charge = object["object"] == "charge";
-    let payment = if is_charge { &object["payment_intent"] } else { &object["id"] };
-    let (Some(payment), true) = (payment.as_str(), is_charge || object["object"] == "payment_intent") else {
-        return Ok(None);
-    };
-    let Some(believed) = belief::of_payment(&app.pool, order_id, payment).await? else { return Ok(None) };
+/// The payment that a charge or a payment is about.
+fn payment(object: &Value) -> Option<&str> {
+    match object["object"].as_str() {
+        Some("charge") => object["payment_intent"].as_str(),
+        Some("payment_intent") => object["id"].as_str(),
+        _ => None,
+    }
+}
+
+/// Whether what is said of a payment contradicts our ledger, so that it has to be looked at. A hint: late news contradict,
+/// too, and then the look finds nothing.
+fn contradicts(believed: &Belief, object: &Value) -> bool {
     let amount = |name: &str| object[name].as_i64().unwrap_or(0);
-    let contradicts = if is_charge {
-        amount("amount_refunded") > believed.refunded
-    } else {
-        // While an operation is under way, news of it is ahead of the ledger.
-        let held = (amount("amount_capturable") > 0) != (believed.held > 0);
-        !believed.under_way && (held || amount("amount_received") != believed.captured)
-    };
-    Ok(contradicts.then(|| PaymentCheck { order_id, payment: payment.to_owned() }))
+    if object["object"] == "charge" {
+        return amount("amount_refunded") > believed.refunded;
+    }
+    // While an operation is under way, news of it is ahead of the ledger.
+    let held = (amount("amount_capturable") > 0) != (believed.held > 0);
+    !believed.under_way && (held || amount("amount_received") != believed.captured)
 }
 
 /// The order that a payment is for: by our own reference, else by the payment's id.

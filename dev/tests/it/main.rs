@@ -20,6 +20,7 @@ mod load;
 mod localstripe;
 mod lost_tasks;
 mod payment;
+mod payment_ledger;
 mod people;
 mod projection;
 mod refunds;

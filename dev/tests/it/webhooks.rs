@@ -211,9 +211,15 @@ async fn what_is_signed_and_wrong(stack: &Stack, id: &str, shipment: &str) {
 async fn from_the_provider(stack: &Stack, id: &str) {
     for _ in 0..2 {
         let reply = Webhook::payment(stack, id, "evt_twice").send(stack).await;
-        assert_eq!(reply.status.as_u16(), 202, "{}", reply.body);
+        assert_eq!((reply.status.as_u16(), reply.text("/status")), (202, "recorded"), "{}", reply.body);
     }
     assert_eq!(count(stack, KEPT, "evt_twice").await, 1);
+    let recorded = "select count(*) from inbox where event_id = $1 and settled_at is not null and settled_as = 'recorded'";
+    assert_eq!(
+        count(stack, recorded, "evt_twice").await,
+        1,
+        "it changes nothing, so that no workflow is to have it"
+    );
     let reply = Webhook::payment(stack, &new_key(), "evt_nobodys").send(stack).await;
     assert_eq!((reply.status.as_u16(), reply.text("/status")), (202, "ignored"), "{}", reply.body);
     let path = "/v1/payments/events".to_owned();

@@ -1,0 +1,250 @@
+//! What is written down before the provider is asked: one statement each, which also reads what the request needs.
+//!
+//! A statement does not see a row that another one wrote after it had begun, although it meets that row's key. Then it
+//! has no row to give, and a second look sees the other's: rows of the ledger are never deleted.
+
+use super::{Kind, Operation, Row, State, find};
+use crate::{Result, parse};
+use sqlx::PgPool;
+use waybill_domain::{
+    Currency,
+    ids::{OrderId, ShipmentId},
+    money::Amount,
+    order,
+};
+
+/// Writes down that an operation is about to be asked for, of which payment where that is known, or says what became of
+/// it before. Holds and captures have more to read: see [`begin_hold`] and [`begin_capture`].
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn begin(
+    pool: &PgPool,
+    order: OrderId,
+    kind: Kind,
+    amount: Amount,
+    provider_ref: Option<&str>,
+) -> Result<Operation> {
+    let row = sqlx::query_as!(
+        Row,
+        r#"with begun as (
+             insert into payment_operations (key, order_id, kind, shipment_id, amount, state, generation, provider_ref)
+             values ($1, $2, $3, $4, $5, 'pending', $6, $7) on conflict (key) do nothing returning *
+           )
+           select state as "state!", amount as "amount!", provider_ref, code, generation as "generation!", multicapture,
+             created_at as "begun_at!: _", capture_before as "capture_before: _",
+             (extract(epoch from now() - created_at) / 3600)::float8 as "age_hours!",
+             exists (select from payment_operations rest where rest.state = 'succeeded'
+               and rest.key = concat('order:', p.order_id, ':void:', p.generation)) as "is_over!"
+           from (select * from begun union all select * from payment_operations where key = $1) p"#,
+        kind.key(order),
+        order.0,
+        kind.as_str(),
+        kind.shipment().map(|shipment| shipment.0),
+        amount.minor(),
+        kind.generation(),
+        provider_ref
+    )
+    .fetch_optional(pool)
+    .await?;
+    match row {
+        Some(row) => row.try_into(),
+        None => find(pool, order, kind).await?.ok_or_else(|| sqlx::Error::RowNotFound.into()),
+    }
+}
+
+/// What the request for a hold says of its order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Terms {
+    /// Of the amount.
+    pub currency: Currency,
+    /// The provider's name for the means of payment.
+    pub payment_method: String,
+}
+
+/// A hold that is about to be asked for.
+#[derive(Debug, Clone)]
+pub struct HoldAsk {
+    /// As the ledger has it now. None if the order has been undone: then nothing was written.
+    pub operation: Option<Operation>,
+    /// What else to ask with.
+    pub terms: Terms,
+}
+
+/// Writes down that a hold is about to be asked for, or says what became of it before, unless the order has been undone.
+/// None if there is no such order.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn begin_hold(
+    pool: &PgPool,
+    order: OrderId,
+    generation: u32,
+    amount: Amount,
+) -> Result<Option<HoldAsk>> {
+    match look_at_hold(pool, order, generation, amount).await? {
+        None => look_at_hold(pool, order, generation, amount).await,
+        ask => Ok(ask),
+    }
+}
+
+async fn look_at_hold(
+    pool: &PgPool,
+    order: OrderId,
+    generation: u32,
+    amount: Amount,
+) -> Result<Option<HoldAsk>> {
+    let kind = Kind::Authorize(generation);
+    // Of the order's end and the hold the end counts: by its name it comes first.
+    let row = sqlx::query!(
+        r#"with known as (
+             select * from payment_operations where key in ($2, $3)
+           ), begun as (
+             insert into payment_operations (key, order_id, kind, amount, state, generation)
+             select $2, id, 'authorize', $4, 'pending', $5 from orders where id = $1 and not exists (select from known)
+             on conflict (key) do nothing returning *
+           )
+           select o.currency, o.payment_method, p.kind = 'void' as "is_undone!",
+             p.state as "state!", p.amount as "amount!", p.provider_ref, p.code, p.generation as "generation!",
+             p.multicapture, p.created_at as "begun_at!: jiff_sqlx::Timestamp",
+             p.capture_before as "capture_before: jiff_sqlx::Timestamp",
+             (extract(epoch from now() - p.created_at) / 3600)::float8 as "age_hours!",
+             exists (select from payment_operations rest where rest.state = 'succeeded'
+               and rest.key = concat('order:', p.order_id, ':void:', p.generation)) as "is_over!"
+           from orders o, (select * from known union all select * from begun) p
+           where o.id = $1 order by p.kind desc limit 1"#,
+        order.0,
+        kind.key(order),
+        Kind::Void.key(order),
+        amount.minor(),
+        kind.generation()
+    )
+    .fetch_optional(pool)
+    .await?;
+    row.map(|row| {
+        let terms = Terms {
+            currency: parse("a currency", order::currency(&row.currency))?,
+            payment_method: row.payment_method,
+        };
+        let operation = Row {
+            state: row.state,
+            amount: row.amount,
+            provider_ref: row.provider_ref,
+            code: row.code,
+            age_hours: row.age_hours,
+            begun_at: row.begun_at,
+            generation: row.generation,
+            capture_before: row.capture_before,
+            multicapture: row.multicapture,
+            is_over: row.is_over,
+        };
+        let operation = if row.is_undone { None } else { Some(operation.try_into()?) };
+        Ok(HoldAsk { operation, terms })
+    })
+    .transpose()
+}
+
+/// A hold of which money can be taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// Which of the order's, from 1.
+    pub generation: u32,
+    /// How much was held.
+    pub amount: Amount,
+    /// What was captured of it so far.
+    pub captured: Amount,
+    /// The provider's id of the payment.
+    pub provider_ref: String,
+    /// Whether it can be captured in parts, where that is known.
+    pub in_parts: Option<bool>,
+}
+
+/// A capture that is about to be asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CaptureAsk {
+    /// How far it is.
+    pub state: State,
+    /// How much to ask for: what was written down first.
+    pub amount: Amount,
+    /// The order's latest hold that still holds, which is the one to ask of.
+    pub standing: Option<Standing>,
+    /// Whether there ever was a hold.
+    pub was_authorized: bool,
+}
+
+/// Writes down that a shipment's capture is about to be asked for, and of which of the order's holds, or says what became
+/// of it before. One that was asked of an earlier hold, which lapsed without it, is asked of the one that stands now.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn begin_capture(
+    pool: &PgPool,
+    order: OrderId,
+    shipment: ShipmentId,
+    amount: Amount,
+) -> Result<CaptureAsk> {
+    let ask = match look_at_capture(pool, order, shipment, amount).await? {
+        None => look_at_capture(pool, order, shipment, amount).await?,
+        ask => ask,
+    };
+    ask.ok_or_else(|| sqlx::Error::RowNotFound.into())
+}
+
+async fn look_at_capture(
+    pool: &PgPool,
+    order: OrderId,
+    shipment: ShipmentId,
+    amount: Amount,
+) -> Result<Option<CaptureAsk>> {
+    let row = sqlx::query!(
+        r#"with holds as (
+             select p.*, exists (select from payment_operations rest where rest.state = 'succeeded'
+               and rest.key = concat('order:', p.order_id, ':void:', p.generation)) as is_over
+             from payment_operations p where order_id = $1 and kind = 'authorize' and state = 'succeeded'
+           ), standing as (
+             select * from holds where not is_over order by generation desc limit 1
+           ), begun as (
+             insert into payment_operations as known (key, order_id, kind, shipment_id, amount, state, provider_ref)
+             values ($2, $1, 'capture', $3, $4, 'pending', (select provider_ref from standing))
+             on conflict (key) do update set provider_ref = excluded.provider_ref, updated_at = now()
+             where known.state = 'pending' and known.provider_ref is distinct from excluded.provider_ref
+               and excluded.provider_ref is not null
+             returning known.state, known.amount, known.code
+           ), capture as (
+             select * from begun
+             union all
+             select state, amount, code from payment_operations where key = $2 and not exists (select from begun)
+           )
+           select c.state as "state!", c.amount as "amount!", c.code, h.generation as "generation?",
+             h.amount as "held?", h.provider_ref, h.multicapture, exists (select from holds) as "was_authorized!",
+             (select coalesce(sum(taken.amount), 0)::bigint from payment_operations taken where taken.order_id = $1
+               and taken.provider_ref = h.provider_ref and taken.kind = 'capture' and taken.state = 'succeeded')
+               as "captured!"
+           from capture c left join standing h on true"#,
+        order.0,
+        Kind::Capture(shipment).key(order),
+        shipment.0,
+        amount.minor()
+    )
+    .fetch_optional(pool)
+    .await?;
+    row.map(|row| {
+        let standing = match (row.generation, row.held, row.provider_ref) {
+            (Some(generation), Some(held), Some(provider_ref)) => Some(Standing {
+                generation: generation.unsigned_abs(),
+                amount: parse("an amount", Amount::new(held))?,
+                captured: parse("an amount", Amount::new(row.captured))?,
+                provider_ref,
+                in_parts: row.multicapture,
+            }),
+            _ => None,
+        };
+        Ok(CaptureAsk {
+            state: State::of(&row.state, row.code),
+            amount: parse("an amount", Amount::new(row.amount))?,
+            standing,
+            was_authorized: row.was_authorized,
+        })
+    })
+    .transpose()
+}
