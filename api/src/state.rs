@@ -7,13 +7,14 @@ use crate::{
 };
 use secrecy::SecretString;
 use std::{
+    collections::HashMap,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
-use tokio::sync::{Semaphore, broadcast::error::RecvError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast::error::RecvError};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use waybill_domain::ids::{MerchantId, OrderId, RefundId, ReturnId};
 use waybill_service::{
@@ -28,8 +29,12 @@ use waybill_store::{
     starts,
 };
 
-/// Workflows being started at a time; what comes on top is left to the worker's starter.
-const STARTS_MAX: usize = 64;
+/// Orders that this process has started and no worker is known to have taken up; what comes on top is left to the
+/// worker's starter. Temporal would take many more, and keep them in a queue of its own, where they cost it the power that
+/// it needs for those under way. At a tenth of a second each these are a thousand orders a second.
+const STARTS_MAX: usize = 128;
+/// After this long a start is no longer waited for: word of the order was lost, or there are no workers.
+const TAKEN_UP_MAX: Duration = Duration::from_secs(10);
 /// Requests that wait for an order's fate at a time; further ones are answered with what is known.
 const WAITERS_MAX: usize = 4_096;
 /// Keys that are remembered at a time.
@@ -65,8 +70,15 @@ pub(crate) struct AppState {
     pub(crate) waiters: Semaphore,
     pub(crate) shutdown: CancellationToken,
     starts: Arc<Semaphore>,
+    under_way: Mutex<HashMap<OrderId, UnderWay>>,
     backlog_max: i64,
     overloaded: AtomicBool,
+}
+
+/// An order that was started; it makes room when it is taken up.
+struct UnderWay {
+    since: Instant,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl AppState {
@@ -87,6 +99,7 @@ impl AppState {
             waiters: Semaphore::new(WAITERS_MAX),
             shutdown,
             starts: Arc::new(Semaphore::new(STARTS_MAX)),
+            under_way: Mutex::default(),
             backlog_max: args.backlog_max,
             overloaded: AtomicBool::new(false),
         }
@@ -97,17 +110,23 @@ impl AppState {
         self.overloaded.load(Ordering::Relaxed)
     }
 
-    /// Starts an accepted order's workflow in the background. Whatever goes wrong, the starter does it again.
-    pub(crate) fn start_soon(&self, start: Start) {
+    /// Starts an accepted order's workflow in the background, unless too many are under way. Whatever goes wrong, the
+    /// starter does it again.
+    pub(crate) fn start_soon(self: &Arc<Self>, start: Start) {
         let Ok(permit) = self.starts.clone().try_acquire_owned() else { return };
-        let engine = self.engine.clone();
+        let (app, order_id) = (self.clone(), start.order_id);
+        app.under_way().insert(order_id, UnderWay { since: Instant::now(), _permit: permit });
         self.tasks.spawn(async move {
-            let order_id: OrderId = start.order_id;
-            if let Err(error) = engine.start(&start).await {
+            if let Err(error) = app.engine.start(&start).await {
                 tracing::warn!(%order_id, %error, "the workflow was not started; the starter will do it");
+                app.under_way().remove(&order_id);
             }
-            drop(permit);
         });
+    }
+
+    fn under_way(&self) -> MutexGuard<'_, HashMap<OrderId, UnderWay>> {
+        // Each change of it is whole.
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Starts a return's workflow in the background; whatever goes wrong, the worker's pump does it again.
@@ -140,11 +159,15 @@ pub(crate) async fn forget_changed(app: App) {
     let mut changes = app.changes.subscribe();
     loop {
         match changes.recv().await {
-            Ok(Change::Order(id)) => app.answers.forget(&id),
+            Ok(Change::Order(id)) => {
+                app.answers.forget(&id);
+                app.under_way().remove(&id);
+            }
             Ok(Change::Keys) => app.callers.forget_all(),
             Ok(Change::Anything) | Err(RecvError::Lagged(_)) => {
                 app.answers.forget_all();
                 app.callers.forget_all();
+                app.under_way().clear();
             }
             Err(RecvError::Closed) => return,
         }
@@ -158,6 +181,7 @@ pub(crate) async fn watch_backlog(app: App) {
         if let Ok((waiting, _)) = starts::backlog(&app.pool).await {
             app.overloaded.store(waiting > app.backlog_max, Ordering::Relaxed);
         }
+        app.under_way().retain(|_, order| order.since.elapsed() < TAKEN_UP_MAX);
         tokio::time::sleep(BACKLOG_EVERY).await;
     }
 }

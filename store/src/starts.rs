@@ -16,18 +16,25 @@ pub struct Unstarted {
     pub customer_id: CustomerId,
 }
 
-/// Up to `limit` orders, oldest first, that were accepted at least `age` ago and are not known to have a workflow.
+/// How many times what one starter takes the oldest are that it picks from: with a long backlog, several starters mostly
+/// get different ones.
+const OLDEST: i64 = 10;
+
+/// Up to `limit` of the oldest orders that were accepted at least `age` ago and are not known to have a workflow.
 /// Several starters may get the same ones: an order's workflow has one id, so that only one start counts.
 ///
 /// # Errors
 /// When Postgres fails.
 pub async fn due(pool: &PgPool, age: Duration, limit: u16) -> Result<Vec<Unstarted>> {
     let rows = sqlx::query!(
-        "select id, merchant_id, customer_id from orders
-         where workflow_started_at is null and created_at < now() - make_interval(secs => $1)
-         order by created_at limit $2",
+        r#"select id as "id!", merchant_id as "merchant_id!", customer_id as "customer_id!" from (
+             select id, merchant_id, customer_id from orders
+             where workflow_started_at is null and created_at < now() - make_interval(secs => $1)
+             order by created_at limit $3
+           ) as oldest order by random() limit $2::bigint"#,
         age.as_secs_f64(),
-        i64::from(limit)
+        i64::from(limit),
+        i64::from(limit) * OLDEST
     )
     .fetch_all(pool)
     .await?;
@@ -58,6 +65,21 @@ pub async fn mark_started(pool: &PgPool, orders: &[OrderId]) -> Result<()> {
     .execute(pool)
     .await?;
     Ok(())
+}
+
+/// How many of these orders have been taken up: something was told of them after they were accepted.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn taken_up(pool: &PgPool, orders: &[OrderId]) -> Result<usize> {
+    let ids: Vec<_> = orders.iter().map(|o| o.0).collect();
+    let count = sqlx::query_scalar!(
+        r#"select count(*) as "count!" from orders where id = any($1) and version > 1"#,
+        &ids
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok(usize::try_from(count).unwrap_or_default())
 }
 
 /// How many orders wait for a workflow, and for how long the oldest has, in seconds.

@@ -8,9 +8,12 @@ use prometheus::{
     register_int_counter_vec_with_registry, register_int_gauge_vec_with_registry,
     register_int_gauge_with_registry,
 };
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 use tokio_util::sync::CancellationToken;
-use waybill_domain::status::OrderStatus;
+use waybill_domain::{ids::OrderId, status::OrderStatus};
 use waybill_service::{
     engine::{Engine, Start},
     webhooks,
@@ -32,6 +35,11 @@ const CONCURRENCY_MAX: usize = 10;
 /// Orders whose webhooks may fail before a batch is given up: then it is Temporal that is away, not an order's webhook
 /// that it will not take.
 const FAILURES_MAX: usize = 5;
+/// How long a batch of orders may take to be taken up, before the next one is started all the same: workers may be few, or
+/// busy with what a cancel or a time-out wants of them.
+const TAKEN_UP_MAX: Duration = Duration::from_secs(5);
+/// How often it is looked whether it was.
+const TAKEN_UP_LOOK: Duration = Duration::from_millis(50);
 /// Pause when there was nothing to do, or Temporal was away.
 const IDLE_PAUSE: Duration = Duration::from_millis(500);
 /// How often the gauges are read.
@@ -92,20 +100,37 @@ impl PumpMetrics {
 /// Pumps until `shutdown`.
 pub(crate) async fn run(pool: PgPool, engine: Engine, metrics: PumpMetrics, shutdown: CancellationToken) {
     let gauges = tokio::spawn(read_gauges(pool.clone(), metrics.clone(), shutdown.clone()));
+    // Each at its own pace: what holds up the orders holds up no webhook.
+    tokio::join!(
+        turn(&shutdown, || start_due(&pool, &engine, &metrics)),
+        turn(&shutdown, || after::start_due(&pool, &engine, &metrics)),
+        turn(&shutdown, || deliver_due(&pool, &engine, &metrics))
+    );
+    gauges.abort();
+}
+
+/// Does one thing again and again, with a pause when there is not more to do at once.
+async fn turn<F: Future<Output = bool>>(shutdown: &CancellationToken, mut once: impl FnMut() -> F) {
     while !shutdown.is_cancelled() {
-        let (started, after, delivered) = tokio::join!(
-            start_due(&pool, &engine, &metrics),
-            after::start_due(&pool, &engine, &metrics),
-            deliver_due(&pool, &engine, &metrics)
-        );
-        if !started && !after && !delivered {
+        if !once().await {
             tokio::select! {
                 () = shutdown.cancelled() => {}
                 () = tokio::time::sleep(IDLE_PAUSE) => {}
             }
         }
     }
-    gauges.abort();
+}
+
+/// Waits until most of a batch has been taken up by workers. Temporal would take many more orders than that, and keep
+/// them in a queue of its own: there they would cost it the power that it needs for those under way.
+async fn pace(pool: &PgPool, started: &[OrderId]) {
+    let deadline = Instant::now() + TAKEN_UP_MAX;
+    while Instant::now() < deadline {
+        match starts::taken_up(pool, started).await {
+            Ok(taken_up) if taken_up * 2 < started.len() => tokio::time::sleep(TAKEN_UP_LOOK).await,
+            Ok(_) | Err(_) => return,
+        }
+    }
 }
 
 /// Starts a batch of orders. Says whether there may be more to do at once.
@@ -143,7 +168,11 @@ async fn start_due(pool: &PgPool, engine: &Engine, metrics: &PumpMetrics) -> boo
         tracing::warn!(%error, "started orders could not be marked; they will be found started");
         return false;
     }
-    !started.is_empty() && started.len() == found
+    let more = !started.is_empty() && started.len() == found;
+    if found == usize::from(BATCH_MAX) {
+        pace(pool, &started).await;
+    }
+    more
 }
 
 /// Delivers a batch of webhooks. Says whether there may be more to do at once.
