@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::guard::GuardArgs;
 use crate::load::{mix::Mix, open_loop::Arrivals};
+use crate::simulate::SimulateArgs;
 
 /// Waybill on one machine: real Temporal, real Postgres, simulated payment provider and carrier.
 ///
@@ -67,6 +68,8 @@ pub enum Verb {
         #[arg(long)]
         check: bool,
     },
+    /// Follow a spike through admission, backlog and engine, in a model
+    Simulate(SimulateArgs),
     /// Measure Waybill against what it stands on, in a release build: `cargo dev bench --help`
     #[command(disable_help_flag = true)]
     Bench {

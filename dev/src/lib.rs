@@ -19,6 +19,7 @@ pub mod ports;
 pub mod processes;
 pub mod servers;
 pub mod sim;
+pub mod simulate;
 pub mod sqlx_data;
 pub mod stack;
 pub mod supervise;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use waybill_dev::cli::{Cli, Verb};
-use waybill_dev::{bench, guard, sqlx_data, term, up, verbs};
+use waybill_dev::{bench, guard, simulate, sqlx_data, term, up, verbs};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -43,6 +43,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Psql { args } => return verbs::psql(dir, args),
         Verb::Logs { process, follow } => verbs::logs(dir, process, follow).await?,
         Verb::Sqlx { check } => sqlx_data::prepare(check).await?,
+        Verb::Simulate(args) => simulate::run(&args)?,
         Verb::Bench { args } => match bench::exec(&args).await? {},
         Verb::Temporal { args } => return verbs::temporal(dir, args),
     }
