@@ -220,7 +220,7 @@ async fn deliver(pool: &PgPool, engine: &Engine, metrics: &PumpMetrics, message:
 }
 
 async fn read_gauges(pool: PgPool, metrics: PumpMetrics, shutdown: CancellationToken) {
-    let mut until_orders = 0;
+    let mut until_orders = 0_u32;
     while !shutdown.is_cancelled() {
         if let Ok(count) = inbox::backlog(&pool).await {
             metrics.undelivered.set(count);
@@ -229,19 +229,18 @@ async fn read_gauges(pool: PgPool, metrics: PumpMetrics, shutdown: CancellationT
             metrics.backlog.set(f64::from(i32::try_from(count).unwrap_or(i32::MAX)));
             metrics.backlog_age.set(age);
         }
-        if until_orders == 0 {
-            count_orders(&pool, &metrics).await;
+        if until_orders == 0 && count_orders(&pool, &metrics).await {
             until_orders = ORDERS_EVERY_READS;
         }
-        until_orders -= 1;
+        until_orders = until_orders.saturating_sub(1);
         tokio::time::sleep(GAUGES_EVERY).await;
     }
 }
 
 /// Orders that have ended are not counted: there are ever more of them. How many come to each end is counted by
-/// `waybill_order_status_entered_total`.
-async fn count_orders(pool: &PgPool, metrics: &PumpMetrics) {
-    let Ok(counts) = orders::count_open(pool).await else { return };
+/// `waybill_order_status_entered_total`. Says whether they could be counted.
+async fn count_orders(pool: &PgPool, metrics: &PumpMetrics) -> bool {
+    let Ok(counts) = orders::count_open(pool).await else { return false };
     // A status that no order is in any more is not counted by the query: it starts from 0.
     for status in OrderStatus::ALL.iter().filter(|status| !status.is_terminal()) {
         metrics.orders.with_label_values(&[status.as_str()]).set(0);
@@ -249,4 +248,5 @@ async fn count_orders(pool: &PgPool, metrics: &PumpMetrics) {
     for (status, count) in counts {
         metrics.orders.with_label_values(&[&status]).set(count);
     }
+    true
 }

@@ -50,16 +50,24 @@ async fn health_metrics_and_answers_that_were_waited_for() {
         "route=\"/v1/orders/{id}/events\"",
         "temporal_request",
     ];
-    let step = ["waybill_step_seconds_bucket", "waybill_starter_backlog", "temporal_workflow"];
-    for (client, names) in [(&stack.client, api), (&worker, step)] {
+    let step = [
+        "waybill_step_seconds_bucket",
+        "waybill_starter_backlog",
+        "temporal_workflow",
+        "waybill_orders{status=\"fulfilling\"}",
+    ];
+    for (client, names) in [(&stack.client, &api[..]), (&worker, &step[..])] {
         for name in names {
             until(&format!("{name} in the metrics of {}", client.base()), || async {
                 let reply = client.send(client.request(Method::GET, "/metrics")).await.unwrap();
-                reply.body.as_str().unwrap().contains(name).then_some(())
+                reply.body.as_str().unwrap().contains(*name).then_some(())
             })
             .await;
         }
     }
+    let text = worker.send(worker.request(Method::GET, "/metrics")).await.unwrap().body;
+    let ended = "waybill_orders{status=\"completed\"}";
+    assert!(!text.as_str().unwrap().contains(ended), "orders that have ended are not counted");
     let text = stack.client.send(stack.client.request(Method::GET, "/metrics")).await.unwrap().body;
     assert!(!text.as_str().unwrap().contains(&new_key()[..13]), "a route is a pattern, never an id");
     stack.stop().await;
