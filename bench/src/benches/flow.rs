@@ -59,6 +59,7 @@ impl Flow {
     /// Places `count` orders, [`IN_FLIGHT`] under way at a time, until all have arrived.
     pub async fn run(&self, count: u64, goal: Goal) -> Result<Sample> {
         let connections = world::connections(&http::address(&self.stack.client), CLIENTS).await?;
+        let written = self.written().await?;
         let (since, before, start) = (Uuid::now_v7(), self.processes.used(), Instant::now());
         let room = Arc::new(Semaphore::new(IN_FLIGHT));
         let first = self.placed.fetch_add(count, Ordering::Relaxed);
@@ -85,7 +86,20 @@ impl Flow {
         }
         let took = start.elapsed();
         let cpu = self.processes.used().since(&before);
-        Ok(Sample { done: count, took, cpu, extra: [].into() })
+        let [wal, data] = self.written().await?;
+        let each = |bytes: f64| bytes / count as f64;
+        let extra = [("wal_bytes", each(wal - written[0])), ("data_bytes", each(data - written[1]))];
+        Ok(Sample { done: count, took, cpu, extra: extra.into() })
+    }
+
+    /// Bytes of Postgres' write-ahead log until now, and of the stack's database.
+    async fn written(&self) -> Result<[f64; 2]> {
+        let (wal, data): (f64, f64) = sqlx::query_as(
+            "select pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::float8, pg_database_size(current_database())::float8",
+        )
+        .fetch_one(&self.look)
+        .await?;
+        Ok([wal, data])
     }
 
     /// How many of the orders that were accepted since an id have arrived.
