@@ -26,6 +26,7 @@ use waybill_store::{
     acceptance::Acceptance,
     keys::Caller,
     notify::{Change, Changes},
+    orders::Reader,
     starts,
 };
 
@@ -55,6 +56,7 @@ pub(crate) struct AppState {
     pub(crate) pool: PgPool,
     pub(crate) engine: Engine,
     pub(crate) acceptance: Acceptance,
+    pub(crate) reader: Reader,
     pub(crate) changes: Changes,
     /// Who holds a key, by its hash.
     pub(crate) callers: Cache<[u8; 32], Caller>,
@@ -83,9 +85,11 @@ struct UnderWay {
 
 impl AppState {
     pub(crate) fn new(args: &ServeArgs, pool: PgPool, engine: Engine, shutdown: CancellationToken) -> Self {
+        let grouped = args.common.grouping == Grouping::On;
         let age_max = Duration::from_secs(args.cache_seconds);
         Self {
-            acceptance: Acceptance::start(pool.clone(), args.common.grouping == Grouping::On),
+            acceptance: Acceptance::start(pool.clone(), grouped),
+            reader: Reader::start(pool.clone(), grouped),
             changes: Changes::listen(pool.clone()),
             callers: Cache::new(CALLERS_MAX, age_max, |_, _| 1),
             answers: Cache::new(ANSWERS_BYTES_MAX, age_max, |_, answer| answer.weight()),

@@ -159,8 +159,10 @@ async fn insert(pool: &PgPool, items: &[Arc<NewAcceptance>]) -> Result<Vec<Optio
            select i.id as "id!", n.id is not null as "is_new!", k.fingerprint as "fingerprint?", k.response_status,
              k.response_body
            from input i left join new n on n.id = i.id
-             left join idempotency_keys k
-               on n.id is null and k.merchant_id = i.merchant_id and k.route = $1 and k.key = i.key"#,
+             left join lateral (
+               select fingerprint, response_status, response_body from idempotency_keys k
+               where n.id is null and k.merchant_id = i.merchant_id and k.route = $1 and k.key = i.key limit 1
+             ) as k on true"#,
         route,
         &columns.ids,
         &columns.merchants,

@@ -107,9 +107,14 @@ where
 /// # Errors
 /// When the URL is not one of Postgres.
 pub fn connect(url: &str, connections_max: u32) -> Result<PgPool> {
-    let options = PgConnectOptions::from_str(url)?
-        .application_name("waybill")
-        .options([("statement_timeout", STATEMENT_MAX.as_millis().to_string())]);
+    let options = PgConnectOptions::from_str(url)?.application_name("waybill").options([
+        ("statement_timeout", STATEMENT_MAX.as_millis().to_string()),
+        // Everything here goes by key. A plan that was made when the tables were new and empty would read them whole,
+        // and be kept until Postgres next analyses them.
+        ("enable_seqscan", "off".to_owned()),
+        // No statement here is worth compiling, and with the above they look dear enough to.
+        ("jit", "off".to_owned()),
+    ]);
     Ok(PgPoolOptions::new()
         .max_connections(connections_max)
         .acquire_timeout(ACQUIRE_WAIT_MAX)

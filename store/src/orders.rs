@@ -1,9 +1,20 @@
 //! Orders: reading, listing. They are accepted in [`crate::acceptance`].
 
-use crate::{Result, StoreError, concerns::Concern, parse};
+use crate::{
+    Result, StoreError,
+    concerns::Concern,
+    group::{Group, Limits},
+    parse,
+};
 use jiff::Timestamp;
 use sqlx::{PgPool, types::Json};
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 use uuid::Uuid;
 use waybill_domain::{
     Currency,
@@ -150,7 +161,7 @@ impl TryFrom<Row> for OrderRecord {
 /// # Errors
 /// When Postgres fails.
 pub async fn get(pool: &PgPool, id: OrderId) -> Result<Option<OrderRecord>> {
-    select(pool, id, None).await
+    Ok(select(pool, &[id]).await?.pop().flatten())
 }
 
 /// The merchant's order of that id; another merchant's order is not found.
@@ -158,11 +169,54 @@ pub async fn get(pool: &PgPool, id: OrderId) -> Result<Option<OrderRecord>> {
 /// # Errors
 /// When Postgres fails.
 pub async fn find(pool: &PgPool, merchant: MerchantId, id: OrderId) -> Result<Option<OrderRecord>> {
-    select(pool, id, Some(merchant)).await
+    Ok(get(pool, id).await?.filter(|order| order.merchant_id == merchant))
 }
 
-async fn select(pool: &PgPool, id: OrderId, merchant: Option<MerchantId>) -> Result<Option<OrderRecord>> {
-    let row = sqlx::query_as!(
+/// Orders of one statement, and statements at a time: see [`crate::group`]. What they share is the round trip.
+const READ_LIMITS: Limits = Limits { items_max: 64, lanes: 2 };
+
+/// Reads orders as they are now, those that are asked for at the same time together.
+#[derive(Debug, Clone)]
+pub struct Reader {
+    group: Group<(u64, OrderId), Option<OrderRecord>>,
+    /// Each caller has an answer of their own, also of the same order: this tells them apart.
+    callers: Arc<AtomicU64>,
+}
+
+impl Reader {
+    /// Starts the tasks that read. Not `grouped`, each order is read alone, and as many at a time as the pool has
+    /// connections.
+    pub fn start(pool: PgPool, grouped: bool) -> Self {
+        let lanes = pool.options().get_max_connections() as usize;
+        let limits = if grouped { READ_LIMITS } else { Limits { items_max: 1, lanes } };
+        let group = Group::start(
+            limits,
+            |(caller, _): &(u64, OrderId)| *caller,
+            move |wanted| {
+                let pool = pool.clone();
+                async move {
+                    let ids: Vec<OrderId> = wanted.into_iter().map(|(_, id)| id).collect();
+                    select(&pool, &ids).await
+                }
+            },
+        );
+        Self { group, callers: Arc::default() }
+    }
+
+    /// The merchant's order of that id; another merchant's order is not found.
+    ///
+    /// # Errors
+    /// When Postgres fails.
+    pub async fn find(&self, merchant: MerchantId, id: OrderId) -> Result<Option<OrderRecord>> {
+        let caller = self.callers.fetch_add(1, Ordering::Relaxed);
+        let order = self.group.write((caller, id)).await?;
+        Ok(order.filter(|order| order.merchant_id == merchant))
+    }
+}
+
+async fn select(pool: &PgPool, wanted: &[OrderId]) -> Result<Vec<Option<OrderRecord>>> {
+    let ids: Vec<Uuid> = wanted.iter().map(|id| id.0).collect();
+    let rows = sqlx::query_as!(
         Row,
         r#"select id, merchant_id, customer_id, reference, currency, lines as "lines: _", subtotal, shipping_fee, tax,
              total, payment_method, shipping_address as "shipping_address: _", shortage_policy,
@@ -174,13 +228,15 @@ async fn select(pool: &PgPool, id: OrderId, merchant: Option<MerchantId>) -> Res
                from concerns c where c.order_id = orders.id and c.cleared_at is null) end as "concerns: _",
              returned as "returned: _", discount, version,
              created_at as "created_at: _", updated_at as "updated_at: _"
-           from orders where id = $1 and ($2::uuid is null or merchant_id = $2)"#,
-        id.0,
-        merchant.map(|m| m.0)
+           from orders where id = any($1)"#,
+        &ids
     )
-    .fetch_optional(pool)
+    .fetch_all(pool)
     .await?;
-    row.map(OrderRecord::try_from).transpose()
+    // What can't be read is to blame for it alone: a group of one says so (see `group`).
+    let orders: HashMap<OrderId, OrderRecord> =
+        rows.into_iter().map(|row| Ok((OrderId(row.id), row.try_into()?))).collect::<Result<_>>()?;
+    Ok(wanted.iter().map(|id| orders.get(id).cloned()).collect())
 }
 
 /// What a list may be narrowed to.

@@ -62,7 +62,8 @@ pub(crate) async fn handler(
         return Ok(answer.send(&headers));
     }
     let epoch = app.answers.epoch();
-    let order = super::find(&app, caller.merchant_id, id).await?;
+    tracing::Span::current().record("order_id", tracing::field::display(id));
+    let order = app.reader.find(caller.merchant_id, id).await?.ok_or_else(|| Problem::not_found("order"))?;
     let answer = Answer::of(&order)?;
     if order.state.status.is_terminal() {
         app.answers.keep(epoch, id, answer.clone());
