@@ -7,6 +7,10 @@ use waybill_api::{
 };
 use waybill_service::{shutdown, telemetry};
 
+/// Many small values are made and dropped on all threads; the system's allocator is slower at that.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     // Two TLS stacks meet in this process; both use this one provider of cryptography.

@@ -6,12 +6,16 @@ use crate::{
     idempotency::{self, Known, RequestKey},
     orders::OrderRecord,
 };
-use sqlx::PgPool;
-use std::{collections::HashMap, sync::Arc};
+use sqlx::{PgPool, types::Json};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 use uuid::Uuid;
+use waybill_domain::order::{Address, OrderLine};
 
 /// Orders of one statement, and statements at a time: see [`crate::group`]. Above fifty a commit's flush hardly counts.
-const LIMITS: Limits = Limits { items_max: 64, lanes: 2 };
+const LIMITS: Limits = Limits { items_max: 64, lanes: 3 };
 
 /// An order to be accepted, under the key of its request.
 #[derive(Debug)]
@@ -75,22 +79,22 @@ struct Columns {
     customers: Vec<String>,
     references: Vec<Option<String>>,
     currencies: Vec<String>,
-    lines: Vec<serde_json::Value>,
+    lines: Vec<Json<Vec<OrderLine>>>,
     subtotals: Vec<i64>,
     discounts: Vec<i64>,
     fees: Vec<i64>,
     taxes: Vec<i64>,
     totals: Vec<i64>,
     methods: Vec<String>,
-    addresses: Vec<serde_json::Value>,
+    addresses: Vec<Json<Address>>,
     policies: Vec<String>,
-    metadata: Vec<serde_json::Value>,
+    metadata: Vec<Json<BTreeMap<String, String>>>,
     /// Microseconds since the epoch.
     created: Vec<i64>,
 }
 
 impl Columns {
-    fn add(&mut self, new: &NewAcceptance) -> Result<()> {
+    fn add(&mut self, new: &NewAcceptance) {
         let (order, placed) = (&new.order, &new.order.placed);
         self.ids.push(order.id.0);
         self.merchants.push(new.request.merchant_id.0);
@@ -100,23 +104,18 @@ impl Columns {
         self.customers.push(placed.customer_id.as_str().to_owned());
         self.references.push(placed.reference.clone());
         self.currencies.push(placed.currency.code().to_owned());
-        self.lines.push(json("an order's lines", &placed.lines)?);
+        self.lines.push(Json(placed.lines.clone()));
         self.subtotals.push(order.subtotal.minor());
         self.discounts.push(placed.discount.minor());
         self.fees.push(placed.shipping_fee.minor());
         self.taxes.push(placed.tax.minor());
         self.totals.push(order.total.minor());
         self.methods.push(placed.payment_method.clone());
-        self.addresses.push(json("an address", &placed.shipping_address)?);
+        self.addresses.push(Json(placed.shipping_address.clone()));
         self.policies.push(placed.shortage_policy.as_str().to_owned());
-        self.metadata.push(json("an order's metadata", &placed.metadata)?);
+        self.metadata.push(Json(placed.metadata.clone()));
         self.created.push(order.created_at.as_microsecond());
-        Ok(())
     }
-}
-
-fn json(what: &'static str, value: &impl serde::Serialize) -> Result<serde_json::Value> {
-    crate::parse(what, serde_json::to_value(value))
 }
 
 /// For each order what was known of its key; none where a statement that ran at the same time has used it.
@@ -126,7 +125,7 @@ fn json(what: &'static str, value: &impl serde::Serialize) -> Result<serde_json:
 async fn insert(pool: &PgPool, items: &[Arc<NewAcceptance>]) -> Result<Vec<Option<Known>>> {
     let mut columns = Columns::default();
     for item in items {
-        columns.add(item)?;
+        columns.add(item);
     }
     let Some(route) = items.first().map(|item| item.request.route) else { return Ok(Vec::new()) };
     debug_assert!(items.iter().all(|item| item.request.route == route), "one route places orders");
@@ -172,16 +171,16 @@ async fn insert(pool: &PgPool, items: &[Arc<NewAcceptance>]) -> Result<Vec<Optio
         &columns.customers,
         &columns.references as &[Option<String>],
         &columns.currencies,
-        &columns.lines,
+        &columns.lines as _,
         &columns.subtotals,
         &columns.discounts,
         &columns.fees,
         &columns.taxes,
         &columns.totals,
         &columns.methods,
-        &columns.addresses,
+        &columns.addresses as _,
         &columns.policies,
-        &columns.metadata,
+        &columns.metadata as _,
         &columns.created,
     )
     .fetch_all(pool)

@@ -161,7 +161,7 @@ impl TryFrom<Row> for OrderRecord {
 /// # Errors
 /// When Postgres fails.
 pub async fn get(pool: &PgPool, id: OrderId) -> Result<Option<OrderRecord>> {
-    Ok(select(pool, &[id]).await?.pop().flatten())
+    Ok(select(pool, &[id]).await?.pop().flatten().map(Arc::unwrap_or_clone))
 }
 
 /// The merchant's order of that id; another merchant's order is not found.
@@ -178,7 +178,7 @@ const READ_LIMITS: Limits = Limits { items_max: 64, lanes: 2 };
 /// Reads orders as they are now, those that are asked for at the same time together.
 #[derive(Debug, Clone)]
 pub struct Reader {
-    group: Group<(u64, OrderId), Option<OrderRecord>>,
+    group: Group<(u64, OrderId), Option<Arc<OrderRecord>>>,
     /// Each caller has an answer of their own, also of the same order: this tells them apart.
     callers: Arc<AtomicU64>,
 }
@@ -207,14 +207,14 @@ impl Reader {
     ///
     /// # Errors
     /// When Postgres fails.
-    pub async fn find(&self, merchant: MerchantId, id: OrderId) -> Result<Option<OrderRecord>> {
+    pub async fn find(&self, merchant: MerchantId, id: OrderId) -> Result<Option<Arc<OrderRecord>>> {
         let caller = self.callers.fetch_add(1, Ordering::Relaxed);
         let order = self.group.write((caller, id)).await?;
         Ok(order.filter(|order| order.merchant_id == merchant))
     }
 }
 
-async fn select(pool: &PgPool, wanted: &[OrderId]) -> Result<Vec<Option<OrderRecord>>> {
+async fn select(pool: &PgPool, wanted: &[OrderId]) -> Result<Vec<Option<Arc<OrderRecord>>>> {
     let ids: Vec<Uuid> = wanted.iter().map(|id| id.0).collect();
     let rows = sqlx::query_as!(
         Row,
@@ -234,8 +234,10 @@ async fn select(pool: &PgPool, wanted: &[OrderId]) -> Result<Vec<Option<OrderRec
     .fetch_all(pool)
     .await?;
     // What can't be read is to blame for it alone: a group of one says so (see `group`).
-    let orders: HashMap<OrderId, OrderRecord> =
-        rows.into_iter().map(|row| Ok((OrderId(row.id), row.try_into()?))).collect::<Result<_>>()?;
+    let orders: HashMap<OrderId, Arc<OrderRecord>> = rows
+        .into_iter()
+        .map(|row| Ok((OrderId(row.id), Arc::new(row.try_into()?))))
+        .collect::<Result<_>>()?;
     Ok(wanted.iter().map(|id| orders.get(id).cloned()).collect())
 }
 

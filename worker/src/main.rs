@@ -4,6 +4,10 @@ use clap::Parser;
 use waybill_service::{shutdown, telemetry};
 use waybill_worker::config::WorkerArgs;
 
+/// Many small values are made and dropped on all threads; the system's allocator is slower at that.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let args = WorkerArgs::parse();
