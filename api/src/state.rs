@@ -128,6 +128,13 @@ impl AppState {
         });
     }
 
+    /// A client has been told of this version of an order, and is not told of an older one after it.
+    pub(crate) fn seen(&self, id: OrderId, version: i64) {
+        if self.answers.get(&id).is_some_and(|answer| answer.version < version) {
+            self.answers.forget(&id);
+        }
+    }
+
     fn under_way(&self) -> MutexGuard<'_, HashMap<OrderId, UnderWay>> {
         // Each change of it is whole.
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner)

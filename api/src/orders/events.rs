@@ -30,8 +30,9 @@ pub(crate) async fn handler(
 ) -> Result<Json<Value>, Problem> {
     let caller = caller.with(Scope::OrdersRead)?;
     let order = super::find(&app, caller.merchant_id, id).await?;
-    let events: Vec<Value> = orders::events(&app.pool, order.id, params.after_seq, EVENTS_MAX)
-        .await?
+    let events = orders::events(&app.pool, order.id, params.after_seq, EVENTS_MAX).await?;
+    app.seen(id, events.last().map_or(0, |last| last.seq));
+    let events: Vec<Value> = events
         .into_iter()
         .map(|e| json!({"seq": e.seq, "type": e.kind, "status": e.status, "at": e.at, "data": e.data}))
         .collect();

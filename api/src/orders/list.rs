@@ -78,6 +78,9 @@ pub(crate) async fn handler(
         return Err(Problem::invalid(wrong));
     }
     let mut page = orders::list(&app.pool, caller.merchant_id, &filter, limit + 1).await?;
+    for order in &page {
+        app.seen(order.id, order.version);
+    }
     let more = page.len() > usize::from(limit);
     page.truncate(usize::from(limit));
     let next = page.last().filter(|_| more).map(|order| URL_SAFE_NO_PAD.encode(order.id.0.as_bytes()));

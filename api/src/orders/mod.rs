@@ -29,7 +29,9 @@ use waybill_store::{
 /// The merchant's order, or 404: also for another merchant's.
 pub(crate) async fn find(app: &App, merchant: MerchantId, id: OrderId) -> Result<OrderRecord, Problem> {
     tracing::Span::current().record("order_id", tracing::field::display(id));
-    orders::find(&app.pool, merchant, id).await?.ok_or_else(|| Problem::not_found("order"))
+    let order = orders::find(&app.pool, merchant, id).await?.ok_or_else(|| Problem::not_found("order"))?;
+    app.seen(id, order.version);
+    Ok(order)
 }
 
 /// What a workflow's refusal means to a client: the order is read again, since it has moved on.

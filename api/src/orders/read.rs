@@ -24,6 +24,7 @@ use waybill_store::{keys::Scope, orders::OrderRecord};
 #[derive(Clone)]
 pub(crate) struct Answer {
     merchant_id: MerchantId,
+    pub(crate) version: i64,
     tag: String,
     body: Bytes,
 }
@@ -31,7 +32,7 @@ pub(crate) struct Answer {
 impl Answer {
     fn of(order: &OrderRecord) -> Result<Self, Problem> {
         let body = serde_json::to_vec(&OrderView::from(order)).map_err(|_| Problem::internal())?.into();
-        Ok(Self { merchant_id: order.merchant_id, tag: etag(order.version), body })
+        Ok(Self { merchant_id: order.merchant_id, version: order.version, tag: etag(order.version), body })
     }
 
     /// What it takes in memory, about, in bytes.

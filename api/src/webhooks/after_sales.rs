@@ -32,6 +32,7 @@ pub(super) async fn refund(app: &App, event_id: &str, kind: &str, object: &Value
     if let Some("failed" | "canceled") = object["status"].as_str() {
         let code = object["failure_reason"].as_str().or(object["status"].as_str());
         refunds::record(&app.pool, &refund, RefundState::Failed, object["id"].as_str(), code).await?;
+        app.answers.forget(&refund.order_id);
     }
     let event = RefundEvent { refund_id: id, kind: kind.to_owned(), event_id: event_id.to_owned() };
     let message = Message {
@@ -69,5 +70,6 @@ pub(super) async fn dispute(app: &App, kind: &str, object: &Value) -> Answer {
         closed: kind == "charge.dispute.closed",
     };
     let new = disputes::record(&app.pool, &news).await?;
+    app.answers.forget(&order_id);
     Ok(Some(accepted(if new { "recorded" } else { "duplicate" })))
 }

@@ -22,7 +22,10 @@ async fn hand_on(app: &App, message: Message, is_new: bool) -> Result<(StatusCod
     if !is_new {
         return Ok(accepted("duplicate"));
     }
-    match webhooks::deliver_now(&app.pool, &app.engine, &message).await {
+    let delivered = webhooks::deliver_now(&app.pool, &app.engine, &message).await;
+    // It may have been late news of an order that has ended.
+    app.answers.forget(&message.order_id);
+    match delivered {
         Ok(_) => Ok(accepted("delivered")),
         Err(error) => {
             tracing::warn!(order_id = %message.order_id, %error, "a webhook is kept for the worker's pump");
