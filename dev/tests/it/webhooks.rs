@@ -94,7 +94,8 @@ fn forgeries(good: &Webhook) -> Vec<(&'static str, Webhook)> {
     vec![
         ("another's secret", forged(|w| w.secret = format!("whsec_{}", STANDARD.encode("another's secret")))),
         ("too old", forged(|w| w.seconds -= AGE_MAX + 5)),
-        ("from the future", forged(|w| w.seconds += AGE_MAX + 5)),
+        // A busy machine takes its time until it is sent.
+        ("from the future", forged(|w| w.seconds += AGE_MAX + 60)),
         ("another body", forged(|w| w.body.push(b' '))),
         ("no body", forged(|w| w.body.clear())),
     ]
