@@ -42,7 +42,7 @@ where
     where
         K: Eq + Hash + Send + 'static,
         W: Fn(Vec<I>) -> F + Clone + Send + Sync + 'static,
-        F: Future<Output = Result<Vec<O>>> + Send,
+        F: Future<Output = Result<Vec<O>>> + Send + 'static,
     {
         let (sender, queue) = mpsc::channel::<Waiting<I, O>>(QUEUE_MAX);
         let queue = Arc::new(Mutex::new(queue));
@@ -70,7 +70,7 @@ where
     /// When Postgres fails.
     pub async fn write(&self, item: I) -> Result<O> {
         let (answer, answered) = oneshot::channel();
-        // The tasks end only with the last sender, and a panic in one drops the answer.
+        // The tasks end only with the last sender.
         self.0.send((item, answer)).await.map_err(|_| gone())?;
         answered.await.map_err(|_| gone())?
     }
@@ -94,15 +94,21 @@ fn take_distinct<I, O, K: Eq + Hash>(
 
 async fn write_group<I, O, W, F>(group: Vec<Waiting<I, O>>, write: &W)
 where
-    I: Clone,
+    I: Clone + Send + 'static,
+    O: Send + 'static,
     W: Fn(Vec<I>) -> F,
-    F: Future<Output = Result<Vec<O>>>,
+    F: Future<Output = Result<Vec<O>>> + Send + 'static,
 {
+    // In a task of its own: what panics is this group, and not the lane, without which nobody would be answered again.
+    let written = |items| {
+        let writing = tokio::spawn(write(items));
+        async { writing.await.unwrap_or_else(|_| Err(gone())) }
+    };
     let (items, answers): (Vec<I>, Vec<_>) = group.into_iter().unzip();
     if items.is_empty() {
         return;
     }
-    match write(items.clone()).await {
+    match written(items.clone()).await {
         // A caller that has given up meanwhile does not hear it.
         Ok(written) => {
             debug_assert_eq!(written.len(), answers.len(), "each item is answered");
@@ -112,7 +118,7 @@ where
         }
         Err(error) if answers.len() > 1 && error.is_of_an_item() => {
             for (item, answer) in items.into_iter().zip(answers) {
-                let alone = write(vec![item]).await;
+                let alone = written(vec![item]).await;
                 let _ = answer.send(alone.and_then(|mut written| written.pop().ok_or_else(gone)));
             }
         }
@@ -147,6 +153,7 @@ mod tests {
                 async move {
                     notes.lock().unwrap().push(items.clone());
                     heard.notified().await;
+                    assert!(!items.contains(&99), "a defect");
                     if items.contains(&13) {
                         return Err(StoreError::corrupt("thirteen")("bad luck".into()));
                     }
@@ -243,5 +250,17 @@ mod tests {
             answer.await.unwrap().unwrap();
         }
         assert_eq!(noted.lock().unwrap()[1], [3]);
+    }
+    #[tokio::test]
+    async fn a_group_that_panics_is_the_only_one_that_fails() {
+        let (group, word, noted) = noting();
+        let bad = send(&group, &[99]);
+        until(|| noted.lock().unwrap().len() == 1).await;
+        word.notify_one();
+        for answer in bad {
+            assert!(answer.await.unwrap().unwrap_err().is_transient());
+        }
+        word.notify_one();
+        assert_eq!(group.write(1).await.unwrap(), 1);
     }
 }

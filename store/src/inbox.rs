@@ -144,7 +144,8 @@ pub async fn said(pool: &PgPool, order: OrderId, signal: &str) -> Result<Vec<ser
 }
 
 /// A message has reached its end: `signalled`; or, when the workflow had ended before it, `late` if it was news all the
-/// same (see [`crate::late`]), else `closed`. (What is for no workflow is `recorded`: see [`record`].) Says whether this is how it ended: the first ending stays.
+/// same (see [`crate::late`]), else `closed`. (What is for no workflow is `recorded`: see [`record`].) Says whether this
+/// is how it ended: the first ending stays.
 ///
 /// # Errors
 /// When Postgres fails.

@@ -1,6 +1,7 @@
 //! Orders on their way: placed over HTTP, counted where they arrive.
 
 use crate::{
+    baseline::{Baseline, Kind},
     cpu::Processes,
     http::{self, Connection},
     sample::Sample,
@@ -117,6 +118,29 @@ impl Flow {
                 .context("orders can't be counted")?;
         Ok(u64::try_from(counted)?)
     }
+}
+
+/// Orders to their goal against the SDK's own workflows, as many of each in a round as `counts` says.
+pub async fn against_the_sdk(
+    world: &World,
+    name: &str,
+    flow: &Flow,
+    goal: Goal,
+    kind: Kind,
+    counts: (u64, u64),
+) -> Result<Vec<(Sample, Sample)>> {
+    let (orders, workflows) = counts;
+    let baseline = Baseline::start(&world.servers.temporal.url()).await?;
+    // Once each, unmeasured: connections, caches, plans.
+    flow.run(orders / 4, goal).await?;
+    baseline.run(kind, workflows / 4, IN_FLIGHT).await?;
+    let plain = async |_| {
+        let before = flow.processes.used();
+        let took = baseline.run(kind, workflows, IN_FLIGHT).await?;
+        let cpu = flow.processes.used().since(&before);
+        Ok(Sample { done: workflows, took, cpu, extra: [].into() })
+    };
+    world.rounds(name, async |_| flow.run(orders, goal).await, plain).await
 }
 
 async fn place(

@@ -91,6 +91,11 @@ async fn orders_are_refused_while_too_many_wait_and_taken_again_after() {
     assert!(refusal.header("retry-after").unwrap().parse::<u32>().unwrap() > 0);
     assert!(!refusal.text("/trace_id").is_empty());
 
+    // Who was accepted before, and did not hear it, is told.
+    let again = stack.client.place(&order, &key, None).await.unwrap();
+    assert_eq!((again.status, &again.body), (first.status, &first.body));
+    assert_eq!(again.header("idempotent-replayed"), Some("true"));
+
     // It is orders that are too many: everything else goes on.
     assert_eq!(stack.client.get(&id).await.unwrap().status.as_u16(), 200);
     assert!(stack.client.list(&[("status", "received")]).await.unwrap().status.is_success());
