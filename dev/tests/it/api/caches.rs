@@ -8,7 +8,8 @@ use std::time::Duration;
 use uuid::Uuid;
 use waybill_dev::{client::new_key, sim::AutoProgress, stack::Stack};
 use waybill_domain::{
-    ids::{MerchantId, OrderId},
+    ids::{MerchantId, OrderId, RefundId},
+    money::Amount,
     order::{Address, NewOrder, OrderLine, ShortagePolicy},
     state::OrderState,
 };
@@ -16,6 +17,7 @@ use waybill_store::{
     acceptance::{Acceptance, NewAcceptance},
     idempotency::{Known, RequestKey},
     orders::OrderRecord,
+    refunds::{self, NewRefund, Requested},
 };
 
 const AT_ONCE: AutoProgress = AutoProgress { hand_over_after: Duration::ZERO, deliver_after: Duration::ZERO };
@@ -62,12 +64,59 @@ async fn an_order_that_has_ended(stack: &Stack) {
     assert_eq!(asked.status.as_u16(), 201, "{}", asked.body);
     let after = stack.client.get(&id).await.unwrap().body;
     assert!(version(&after) > version(&before.body), "who asked reads at once that it was asked");
+    without_a_word_from_postgres(stack, &id).await;
+    what_another_process_records(stack, &id).await;
     // What follows is the worker's, which tells this process.
-    until("the refund is read", || async {
+    until("the refunds are read", || async {
         let order = stack.client.get(&id).await.unwrap().body;
-        (order["amounts_held"]["refunded"] == 100).then_some(())
+        (order["amounts_held"]["refunded"] == 210).then_some(())
     })
     .await;
+}
+
+/// The listener has just been cut off, and listens again after half a second: until then nobody tells this process.
+async fn without_a_word_from_postgres(stack: &Stack, id: &str) {
+    let refund = json!({"amount": 10, "reason": "a present"});
+    let before = stack.client.get(id).await.unwrap().body["version"].as_i64();
+    let cut = "select count(pg_terminate_backend(pid)) from pg_stat_activity
+               where datname = current_database() and query ilike $1";
+    assert!(count(stack, cut, "listen %").await > 0);
+    let asked = stack.client.post(&format!("/v1/orders/{id}/refunds"), &refund).await.unwrap();
+    assert_eq!(asked.status.as_u16(), 201, "{}", asked.body);
+    let after = stack.client.get(id).await.unwrap().body["version"].as_i64();
+    assert!(after > before, "who asked reads at once that it was asked");
+}
+
+/// As another API process would record it, whose only word to this one is what it writes.
+async fn what_another_process_records(stack: &Stack, id: &str) {
+    until("this process listens again", || async {
+        let listening = "select count(*) from pg_stat_activity
+                         where datname = current_database() and query ilike $1";
+        (count(stack, listening, "listen %").await > 0).then_some(())
+    })
+    .await;
+    let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
+    let order_id: OrderId = id.parse().unwrap();
+    let merchant_id = waybill_store::orders::get(&pool, order_id).await.unwrap().unwrap().merchant_id;
+    // The worker is away: it would tell, too.
+    stack.workers[0].suspend(true).unwrap();
+    let before = stack.client.get(id).await.unwrap().body["version"].as_i64();
+    let new = NewRefund {
+        id: RefundId(Uuid::now_v7()),
+        order_id,
+        merchant_id,
+        amount: Amount::new(100).unwrap(),
+        reason: "a present".into(),
+        return_id: None,
+        request_key: None,
+    };
+    let requested = refunds::request(&pool, &new).await.unwrap();
+    assert!(matches!(requested, Requested::Accepted(_)));
+    until("the other's refund is read", || async {
+        (stack.client.get(id).await.unwrap().body["version"].as_i64() > before).then_some(())
+    })
+    .await;
+    stack.workers[0].suspend(false).unwrap();
 }
 
 async fn the_answer_to_who_has_waited(stack: &Stack) {
@@ -87,11 +136,11 @@ fn acceptance(merchant: MerchantId, key: &str, reference: &str) -> NewAcceptance
         lines: vec![OrderLine {
             sku: "SHOE".to_owned().try_into().unwrap(),
             quantity: 1,
-            unit_price: waybill_domain::money::Amount::new(1_000).unwrap(),
+            unit_price: Amount::new(1_000).unwrap(),
         }],
-        discount: waybill_domain::money::Amount::ZERO,
-        shipping_fee: waybill_domain::money::Amount::ZERO,
-        tax: waybill_domain::money::Amount::ZERO,
+        discount: Amount::ZERO,
+        shipping_fee: Amount::ZERO,
+        tax: Amount::ZERO,
         payment_method: "pm_card_visa".to_owned(),
         shipping_address: serde_json::from_value::<Address>(json!({
             "name": "A. Customer", "line1": "Main Street 1", "city": "Utrecht", "postal_code": "3511", "country": "NL",
