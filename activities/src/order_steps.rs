@@ -153,7 +153,7 @@ impl OrderSteps {
         ctx: ActivityContext,
         input: ShipmentRef,
     ) -> Result<Label, ActivityError> {
-        self.attempt("book", input.order_id, &ctx, || steps::goods::book(&self, &input)).await
+        self.attempt("book", input.order_id, &ctx, || steps::labels::book(&self, &input)).await
     }
 
     #[activity(definition = definitions::CancelLabel)]
@@ -162,7 +162,8 @@ impl OrderSteps {
         ctx: ActivityContext,
         input: ShipmentRef,
     ) -> Result<LabelCancellation, ActivityError> {
-        self.attempt("cancel_label", input.order_id, &ctx, || steps::goods::cancel_label(&self, &input)).await
+        self.attempt("cancel_label", input.order_id, &ctx, || steps::labels::cancel_label(&self, &input))
+            .await
     }
 
     #[activity(definition = definitions::ExpectBack)]

@@ -1,8 +1,8 @@
 //! The steps themselves, by what they touch.
 
 pub(crate) mod capture;
-pub(crate) mod goods;
 pub(crate) mod hold;
+pub(crate) mod labels;
 pub(crate) mod people;
 pub(crate) mod read_model;
 pub(crate) mod refund;
