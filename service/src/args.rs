@@ -18,6 +18,10 @@ pub struct CommonArgs {
     /// Temporal's namespace. It must exist.
     #[arg(long, env = "WAYBILL_TEMPORAL_NAMESPACE", default_value = "default")]
     pub temporal_namespace: String,
+    /// Whether calls to Temporal are compressed. Within a data centre that costs Temporal and the worker more than it
+    /// saves; across a metered network it may not.
+    #[arg(long, env = "WAYBILL_TEMPORAL_COMPRESSION", value_enum, default_value_t = Compression::Off)]
+    pub temporal_compression: Compression,
     /// Put before the names of the task queues; for several stacks in one namespace.
     #[arg(long, env = "WAYBILL_TASK_QUEUE_PREFIX", default_value = "")]
     pub task_queue_prefix: String,
@@ -32,6 +36,15 @@ pub struct CommonArgs {
     /// finding out whether it is to blame.
     #[arg(long, env = "WAYBILL_GROUPING", value_enum, default_value_t = Grouping::On)]
     pub grouping: Grouping,
+}
+
+/// Whether calls to Temporal are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Compression {
+    /// They are not.
+    Off,
+    /// By gzip, as the SDK has it by itself.
+    Gzip,
 }
 
 /// Whether statements that many wait for are written together.

@@ -1,21 +1,15 @@
-//! The client's side of Temporal: starting an order's workflow and sending it word. No call here retries by itself;
-//! callers have the outbox, the inbox or their user to come back to.
+//! The client's side of Temporal: starting an order's workflow and sending it [word](words). No call here retries by
+//! itself; callers have the outbox, the inbox or their user to come back to.
 
-use crate::args::Steps;
+mod words;
+
+use crate::args::{Compression, Steps};
 use std::{sync::Arc, time::Duration};
 use temporalio_client::{
-    Client, ClientOptions, Connection, ConnectionOptions, RetryOptions, RpcOptions,
-    WorkflowExecuteUpdateOptions, WorkflowIdConflictPolicy, WorkflowSignalOptions, WorkflowStartOptions,
-    WorkflowUpdateWithStartOptions,
-    errors::{
-        WorkflowInteractionError, WorkflowStartError, WorkflowUpdateError, WorkflowUpdateWithStartError,
-    },
+    Client, ClientOptions, Connection, ConnectionOptions, GrpcCompression, RetryOptions, RpcOptions,
+    WorkflowStartOptions, errors::WorkflowStartError,
 };
-use temporalio_common::{
-    data_converters::{PayloadConverter, RawValue},
-    search_attributes::SearchAttributes,
-    telemetry::metrics::TemporalMeter,
-};
+use temporalio_common::{search_attributes::SearchAttributes, telemetry::metrics::TemporalMeter};
 use tokio::{sync::OnceCell, time::timeout};
 use url::Url;
 use waybill_domain::{
@@ -25,7 +19,7 @@ use waybill_domain::{
 use waybill_store::inbox::Message;
 use waybill_workflows::{
     OrderWorkflow, PaymentCheckWorkflow, RefundWorkflow, ReturnWorkflow,
-    after::wire::{RefundEvent, RefundInput, ReturnInput, ReturnReceipt},
+    after::wire::{RefundInput, ReturnInput},
     housekeeping::PaymentCheck,
     names,
     wire::*,
@@ -33,10 +27,6 @@ use waybill_workflows::{
 
 /// Connecting and starting take no longer: the caller has something better to do than to wait.
 pub(crate) const CALL_MAX: Duration = Duration::from_secs(2);
-/// An update waits for a worker to take it up: longer than a worker's crash is noticed (see `TASK_MAX`).
-const UPDATE_MAX: Duration = Duration::from_secs(10);
-/// How often an update is sent if the workflow task that took it up is lost.
-const UPDATE_TRIES: u32 = 3;
 /// How long Temporal waits for a workflow task before it gives it to another worker: how long an order stands still
 /// after its worker was killed.
 pub(crate) const TASK_MAX: Duration = Duration::from_secs(5);
@@ -81,6 +71,7 @@ struct Inner {
     namespace: String,
     queue_prefix: String,
     steps: Steps,
+    compression: GrpcCompression,
     meter: Option<TemporalMeter>,
     client: OnceCell<Client>,
 }
@@ -93,6 +84,10 @@ impl Engine {
             namespace: args.temporal_namespace.clone(),
             queue_prefix: args.task_queue_prefix.clone(),
             steps: args.steps,
+            compression: match args.temporal_compression {
+                Compression::Off => GrpcCompression::None,
+                Compression::Gzip => GrpcCompression::Gzip,
+            },
             meter,
             client: OnceCell::new(),
         }))
@@ -107,6 +102,7 @@ impl Engine {
             let options = ConnectionOptions::new(self.0.address.clone())
                 .identity(format!("waybill-{}", std::process::id()))
                 .connect_timeout(CALL_MAX)
+                .grpc_compression(self.0.compression)
                 .maybe_metrics_meter(self.0.meter.clone())
                 .retry_options(RetryOptions::no_retries())
                 .build();
@@ -152,22 +148,30 @@ impl Engine {
         ])
     }
 
+    /// A workflow that is started once, ever.
+    fn once(
+        &self,
+        id: String,
+        summary: String,
+        attributes: Option<SearchAttributes>,
+    ) -> WorkflowStartOptions {
+        WorkflowStartOptions::new(self.queue(), id)
+            .id_reuse_policy(temporalio_client::WorkflowIdReusePolicy::RejectDuplicate)
+            .task_timeout(TASK_MAX)
+            .maybe_search_attributes(attributes)
+            .static_summary(summary)
+            .rpc_options(no_retries(CALL_MAX))
+            .build()
+    }
+
     /// Starts the order's workflow. That it was started before is success.
     ///
     /// # Errors
     /// When Temporal does not take it in time.
     pub async fn start(&self, start: &Start) -> Result<(), EngineError> {
-        let options = WorkflowStartOptions::new(self.queue(), start.order_id.workflow_id())
-            .id_reuse_policy(temporalio_client::WorkflowIdReusePolicy::RejectDuplicate)
-            .task_timeout(TASK_MAX)
-            .search_attributes(Self::attributes(start))
-            .static_summary(format!("Order {}", start.order_id))
-            .rpc_options(no_retries(CALL_MAX))
-            .build();
-        match self.client().await?.start_workflow(OrderWorkflow::run, self.input(start), options).await {
-            Ok(_) | Err(WorkflowStartError::AlreadyStarted { .. }) => Ok(()),
-            Err(error) => Err(EngineError::unavailable(error)),
-        }
+        let (id, summary) = (start.order_id.workflow_id(), format!("Order {}", start.order_id));
+        let options = self.once(id, summary, Some(Self::attributes(start)));
+        started(self.client().await?.start_workflow(OrderWorkflow::run, self.input(start), options).await)
     }
 
     /// Starts a refund's workflow. That it was started before is success.
@@ -180,18 +184,10 @@ impl Engine {
         order_id: OrderId,
         merchant_id: MerchantId,
     ) -> Result<(), EngineError> {
-        let options = WorkflowStartOptions::new(self.queue(), refund_id.workflow_id())
-            .id_reuse_policy(temporalio_client::WorkflowIdReusePolicy::RejectDuplicate)
-            .task_timeout(TASK_MAX)
-            .search_attributes(SearchAttributes::new([names::MERCHANT.value_set(merchant_id.to_string())]))
-            .static_summary(format!("Refund {refund_id} of order {order_id}"))
-            .rpc_options(no_retries(CALL_MAX))
-            .build();
+        let summary = format!("Refund {refund_id} of order {order_id}");
+        let options = self.once(refund_id.workflow_id(), summary, Some(of_merchant(merchant_id)));
         let input = RefundInput { refund_id, order_id, queue_prefix: self.0.queue_prefix.clone() };
-        match self.client().await?.start_workflow(RefundWorkflow::run, input, options).await {
-            Ok(_) | Err(WorkflowStartError::AlreadyStarted { .. }) => Ok(()),
-            Err(error) => Err(EngineError::unavailable(error)),
-        }
+        started(self.client().await?.start_workflow(RefundWorkflow::run, input, options).await)
     }
 
     /// Starts a return's workflow. That it was started before is success.
@@ -204,18 +200,10 @@ impl Engine {
         order_id: OrderId,
         merchant_id: MerchantId,
     ) -> Result<(), EngineError> {
-        let options = WorkflowStartOptions::new(self.queue(), return_id.workflow_id())
-            .id_reuse_policy(temporalio_client::WorkflowIdReusePolicy::RejectDuplicate)
-            .task_timeout(TASK_MAX)
-            .search_attributes(SearchAttributes::new([names::MERCHANT.value_set(merchant_id.to_string())]))
-            .static_summary(format!("Return {return_id} of order {order_id}"))
-            .rpc_options(no_retries(CALL_MAX))
-            .build();
+        let summary = format!("Return {return_id} of order {order_id}");
+        let options = self.once(return_id.workflow_id(), summary, Some(of_merchant(merchant_id)));
         let input = ReturnInput { return_id, order_id, queue_prefix: self.0.queue_prefix.clone() };
-        match self.client().await?.start_workflow(ReturnWorkflow::run, input, options).await {
-            Ok(_) | Err(WorkflowStartError::AlreadyStarted { .. }) => Ok(()),
-            Err(error) => Err(EngineError::unavailable(error)),
-        }
+        started(self.client().await?.start_workflow(ReturnWorkflow::run, input, options).await)
     }
 
     /// Starts a look at a payment of which the provider has said what contradicts our ledger; once per message.
@@ -224,194 +212,19 @@ impl Engine {
         let check = serde_json::from_value::<PaymentCheck>(message.payload.clone());
         let check = check.map_err(|_| EngineError::NoWorkflow)?;
         let id = format!("payment-check:{}", message.event_id);
-        let options = WorkflowStartOptions::new(self.queue(), id)
-            .id_reuse_policy(temporalio_client::WorkflowIdReusePolicy::RejectDuplicate)
-            .task_timeout(TASK_MAX)
-            .static_summary(format!("Check of a payment of order {}", check.order_id))
-            .rpc_options(no_retries(CALL_MAX))
-            .build();
-        match self.client().await?.start_workflow(PaymentCheckWorkflow::run, check, options).await {
-            Ok(_) | Err(WorkflowStartError::AlreadyStarted { .. }) => Ok(()),
-            Err(error) => Err(EngineError::unavailable(error)),
-        }
-    }
-
-    /// Hands a webhook's message to the workflow it is for. The message's id makes it count once.
-    ///
-    /// # Errors
-    /// When the workflow has ended, or Temporal is away.
-    pub async fn signal(&self, message: &Message) -> Result<(), EngineError> {
-        let client = self.client().await?;
-        let handle = client.get_workflow_handle::<OrderWorkflow>(message.order_id.workflow_id());
-        let options = WorkflowSignalOptions::builder()
-            .request_id(format!("{}:{}", message.source, message.event_id))
-            .rpc_options(no_retries(CALL_MAX))
-            .build();
-        let payload = RawValue::from_value(&message.payload, &PayloadConverter::default());
-        let sent = match message.signal.as_str() {
-            "payment_event" => handle.signal(OrderWorkflow::payment_event, payload, options).await,
-            "refund_event" => {
-                let event = serde_json::from_value::<RefundEvent>(message.payload.clone());
-                // What this release can't read has no workflow here.
-                let refund = event.map_err(|_| EngineError::NoWorkflow)?.refund_id;
-                let handle = client.get_workflow_handle::<RefundWorkflow>(refund.workflow_id());
-                handle.signal(RefundWorkflow::refund_event, payload, options).await
-            }
-            names::PAYMENT_CHECK => return self.check_payment(message).await,
-            "receipt" => {
-                let receipt = serde_json::from_value::<ReturnReceipt>(message.payload.clone());
-                let id = receipt.map_err(|_| EngineError::NoWorkflow)?.return_id.workflow_id();
-                let handle = client.get_workflow_handle::<ReturnWorkflow>(id);
-                handle.signal(ReturnWorkflow::receipt, payload, options).await
-            }
-            _ => handle.signal(OrderWorkflow::shipment_event, payload, options).await,
-        };
-        sent.map_err(|error| match error {
-            WorkflowInteractionError::NotFound(_) => EngineError::NoWorkflow,
-            error => EngineError::unavailable(error),
-        })
-    }
-
-    /// Tells an order's workflow what the carrier says of a shipment, if a worker is there to take it up: then it costs
-    /// Temporal a third of a signal. The message's id makes it count once.
-    ///
-    /// # Errors
-    /// When the workflow has ended, does not take updates of this kind (it is on a worker of an earlier release), or
-    /// nobody takes it up in time; it may be taken up all the same.
-    pub async fn tell(&self, message: &Message, event: ShipmentEvent) -> Result<(), EngineError> {
-        let handle =
-            self.client().await?.get_workflow_handle::<OrderWorkflow>(message.order_id.workflow_id());
-        let options = WorkflowExecuteUpdateOptions::builder()
-            .update_id(format!("{}:{}", message.source, message.event_id))
-            .rpc_options(no_retries(CALL_MAX))
-            .build();
-        let update = handle.execute_update(OrderWorkflow::shipment_event_update, event, options);
-        timeout(CALL_MAX, update).await.map_err(EngineError::unavailable)?.map_err(refusal)
-    }
-
-    /// Asks the order to cancel itself; an order that has no workflow yet gets one, so that the request is not lost.
-    /// The same `update_id` counts once.
-    ///
-    /// # Errors
-    /// When the order refuses, has ended, or Temporal or the workers are away.
-    pub async fn cancel(
-        &self,
-        start: &Start,
-        update_id: String,
-        request: CancelRequest,
-    ) -> Result<CancelReply, EngineError> {
-        let update = async {
-            let mut tries = UPDATE_TRIES;
-            loop {
-                tries -= 1;
-                match self.try_cancel(start, update_id.clone(), request.clone()).await {
-                    Err(WorkflowUpdateWithStartError::Update(error)) if tries > 0 && is_lost(&error) => {}
-                    result => return result,
-                }
-            }
-        };
-        timeout(UPDATE_MAX, update).await.map_err(EngineError::unavailable)?.map_err(|error| match error {
-            WorkflowUpdateWithStartError::Start(WorkflowStartError::AlreadyStarted { .. }) => {
-                EngineError::NoWorkflow
-            }
-            WorkflowUpdateWithStartError::Update(error) => refusal(error),
-            error => EngineError::unavailable(error),
-        })
-    }
-
-    async fn try_cancel(
-        &self,
-        start: &Start,
-        update_id: String,
-        request: CancelRequest,
-    ) -> Result<CancelReply, WorkflowUpdateWithStartError> {
-        let options = WorkflowUpdateWithStartOptions::new(
-            self.queue(),
-            start.order_id.workflow_id(),
-            WorkflowIdConflictPolicy::UseExisting,
-        )
-        .id_reuse_policy(temporalio_client::WorkflowIdReusePolicy::RejectDuplicate)
-        .task_timeout(TASK_MAX)
-        .search_attributes(Self::attributes(start))
-        .static_summary(format!("Order {}", start.order_id))
-        .update_id(update_id)
-        .rpc_options(no_retries(UPDATE_MAX))
-        .build();
-        let client = self.client().await.map_err(|e| WorkflowUpdateWithStartError::Other(Box::new(e)))?;
-        client
-            .execute_update_with_start_workflow(
-                OrderWorkflow::run,
-                self.input(start),
-                OrderWorkflow::cancel_update,
-                request,
-                options,
-            )
-            .await
-    }
-
-    /// Decides on an order in review.
-    ///
-    /// # Errors
-    /// When the order refuses, has ended, or Temporal or the workers are away.
-    pub async fn decide(
-        &self,
-        order: OrderId,
-        update_id: String,
-        decision: Decision,
-    ) -> Result<(), EngineError> {
-        let handle = self.client().await?.get_workflow_handle::<OrderWorkflow>(order.workflow_id());
-        let update = handle.execute_update(OrderWorkflow::decide_update, decision, update_options(update_id));
-        timeout(UPDATE_MAX, update).await.map_err(EngineError::unavailable)?.map_err(refusal)
-    }
-
-    /// Answers a shortage for the customer.
-    ///
-    /// # Errors
-    /// When the order refuses, has ended, or Temporal or the workers are away.
-    pub async fn amend(
-        &self,
-        order: OrderId,
-        update_id: String,
-        amendment: Amendment,
-    ) -> Result<(), EngineError> {
-        let handle = self.client().await?.get_workflow_handle::<OrderWorkflow>(order.workflow_id());
-        let update = handle.execute_update(OrderWorkflow::amend_update, amendment, update_options(update_id));
-        timeout(UPDATE_MAX, update).await.map_err(EngineError::unavailable)?.map_err(refusal)
-    }
-
-    /// Does something about what an order needs somebody for.
-    ///
-    /// # Errors
-    /// When the order refuses, has ended, or Temporal or the workers are away.
-    pub async fn operate(
-        &self,
-        order: OrderId,
-        update_id: String,
-        operation: Operation,
-    ) -> Result<(), EngineError> {
-        let handle = self.client().await?.get_workflow_handle::<OrderWorkflow>(order.workflow_id());
-        let update =
-            handle.execute_update(OrderWorkflow::operate_update, operation, update_options(update_id));
-        timeout(UPDATE_MAX, update).await.map_err(EngineError::unavailable)?.map_err(refusal)
+        let options = self.once(id, format!("Check of a payment of order {}", check.order_id), None);
+        started(self.client().await?.start_workflow(PaymentCheckWorkflow::run, check, options).await)
     }
 }
 
-fn update_options(update_id: String) -> WorkflowExecuteUpdateOptions {
-    WorkflowExecuteUpdateOptions::builder().update_id(update_id).rpc_options(no_retries(UPDATE_MAX)).build()
+fn of_merchant(id: MerchantId) -> SearchAttributes {
+    SearchAttributes::new([names::MERCHANT.value_set(id.to_string())])
 }
 
-/// Whether the workflow task that took the update up was lost, as when a signal comes in just while the workflow ends:
-/// the update was not taken in, and may be sent again.
-fn is_lost(error: &WorkflowUpdateError) -> bool {
-    matches!(error, WorkflowUpdateError::Rpc(status)
-        if status.code() == temporalio_client::tonic::Code::FailedPrecondition)
-}
-
-fn refusal(error: WorkflowUpdateError) -> EngineError {
-    match error {
-        WorkflowUpdateError::NotFound(_) => EngineError::NoWorkflow,
-        WorkflowUpdateError::Failed(failure) => EngineError::Refused(failure.message.clone()),
-        error => EngineError::unavailable(error),
+fn started<T>(result: Result<T, WorkflowStartError>) -> Result<(), EngineError> {
+    match result {
+        Ok(_) | Err(WorkflowStartError::AlreadyStarted { .. }) => Ok(()),
+        Err(error) => Err(EngineError::unavailable(error)),
     }
 }
 
