@@ -11,7 +11,13 @@ use temporalio_common::{
     },
     worker::WorkerDeploymentOptions,
 };
-use temporalio_sdk::{Runtime, Worker, WorkerOptions};
+use temporalio_sdk::{
+    Runtime, Worker, WorkerOptions,
+    runtime::{
+        PollerBehavior,
+        worker_tuner::{FixedSizeSlotSupplier, TunerHolder},
+    },
+};
 use tokio_util::sync::CancellationToken;
 use waybill_activities::{AfterSteps, OrderSteps, housekeeping::HousekeepingSteps};
 use waybill_service::engine::Engine;
@@ -27,6 +33,17 @@ const CONNECT_PAUSE: Duration = Duration::from_secs(1);
 const STICKY_MAX: Duration = Duration::from_secs(5);
 /// Orders kept in memory between their workflow tasks. A cached order holds some tens of kilobytes.
 const CACHED_WORKFLOWS_MAX: usize = 2_000;
+/// Workflow tasks that are asked for at a time. A task for which nobody waits is written down by Temporal and read again:
+/// with the SDK's own 5 most were, with these few are. A poll that waits costs next to nothing.
+const WORKFLOW_POLLERS: usize = 60;
+/// Share of them that ask for new orders; the others ask for word to orders that are in memory.
+const NEW_ORDERS_SHARE: f32 = 0.5;
+/// Workflow tasks under way at a time, and local activities: a task lasts as long as its local activities, so with fewer
+/// than the orders that are started at a time new ones would queue behind them in Temporal.
+const TASKS_MAX: usize = 256;
+/// Remote activities under way at a time, by queue: what failed locally is tried again here, and providers in trouble are
+/// not helped by more.
+const ACTIVITIES_MAX: usize = 100;
 /// How long running activities may take to end after a shutdown began: above one attempt's limit.
 const GRACE: Duration = Duration::from_secs(35);
 
@@ -64,6 +81,9 @@ pub(crate) async fn run(
             .max_cached_workflows(CACHED_WORKFLOWS_MAX)
             .sticky_queue_schedule_to_start_timeout(STICKY_MAX)
             .graceful_shutdown_period(GRACE)
+            .tuner(slots())
+            .workflow_task_poller_behavior(PollerBehavior::SimpleMaximum(WORKFLOW_POLLERS))
+            .nonsticky_to_sticky_poll_ratio(NEW_ORDERS_SHARE)
             .register_activities(steps.clone())
             .register_activities(AfterSteps(steps.clone()));
         let options = match queue.as_str() {
@@ -98,6 +118,17 @@ pub(crate) async fn run(
     }
     tracing::info!("the worker has ended in order");
     Ok(())
+}
+
+/// How much is done at a time.
+fn slots() -> TunerHolder {
+    TunerHolder::builder()
+        .workflow_task_slot_supplier(FixedSizeSlotSupplier::new(TASKS_MAX))
+        .local_activity_task_slot_supplier(FixedSizeSlotSupplier::new(TASKS_MAX))
+        .activity_task_slot_supplier(FixedSizeSlotSupplier::new(ACTIVITIES_MAX))
+        // None are hosted; none is no number.
+        .nexus_task_slot_supplier(FixedSizeSlotSupplier::new(1))
+        .build()
 }
 
 /// Waits for Temporal, for as long as it takes, and makes sure that it knows our search attributes. `false`: the
