@@ -1,6 +1,7 @@
 //! Answers that are remembered for a moment, and forgotten as soon as this process hears that they have changed
 //! ([ADR 14](../../docs/adr/0014-caches-in-the-api.md)).
 
+use foldhash::fast::RandomState;
 use moka::sync;
 use std::{
     hash::Hash,
@@ -8,9 +9,10 @@ use std::{
     time::Duration,
 };
 
-/// A cache that never keeps what was read before it was told to forget.
+/// A cache that, but for what is [compared](Self::keep_to_compare), never keeps what was read before it was told to forget.
 pub(crate) struct Cache<K, V> {
-    entries: sync::Cache<K, V>,
+    /// Keys come from clients: the hasher is seeded, and quicker than the standard library's.
+    entries: sync::Cache<K, V, RandomState>,
     /// How often it was told to forget anything.
     epoch: AtomicU64,
 }
@@ -26,8 +28,8 @@ where
 {
     /// Of at most `weight_max`, as `weigh` weighs its entries, each for at most `age_max`.
     pub(crate) fn new(weight_max: u64, age_max: Duration, weigh: fn(&K, &V) -> u32) -> Self {
-        let entries =
-            sync::Cache::builder().max_capacity(weight_max).time_to_live(age_max).weigher(weigh).build();
+        let entries = sync::Cache::builder().max_capacity(weight_max).time_to_live(age_max).weigher(weigh);
+        let entries = entries.build_with_hasher(RandomState::default());
         Self { entries, epoch: AtomicU64::new(0) }
     }
 
@@ -47,6 +49,11 @@ where
         if self.epoch.load(Ordering::SeqCst) != epoch.0 {
             self.entries.invalidate(&key);
         }
+    }
+
+    /// Keeps what is compared with its source each time before it is used.
+    pub(crate) fn keep_to_compare(&self, key: K, value: V) {
+        self.entries.insert(key, value);
     }
 
     pub(crate) fn forget(&self, key: &K) {

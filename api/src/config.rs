@@ -46,8 +46,9 @@ pub struct ServeArgs {
     /// in some minutes.
     #[arg(long, env = "WAYBILL_BACKLOG_MAX", default_value_t = 100_000)]
     pub backlog_max: i64,
-    /// How long this process remembers, at most, who holds a key and how an order is that has ended, in seconds. It
-    /// forgets at once when Postgres tells of a change; this bounds what a lost word can do. 0 remembers neither.
+    /// How long this process believes, at most, without asking Postgres, who holds a key and how an order is that has
+    /// ended, in seconds. It forgets at once when Postgres tells of a change; this bounds what a lost word can do. 0
+    /// remembers nothing at all.
     #[arg(long, env = "WAYBILL_CACHE_SECONDS", default_value_t = 5)]
     pub cache_seconds: u64,
     /// Requests under way at a time; further ones are refused with 503.

@@ -54,7 +54,8 @@ where
 /// The answer to a key that is known.
 pub(crate) fn replay(known: Known) -> Response {
     match known {
-        Known::New | Known::UnderWay => Problem::key_under_way().into_response(),
+        // Who places orders answers that one.
+        Known::New | Known::UnderWay | Known::Placed { .. } => Problem::key_under_way().into_response(),
         Known::OtherBody => Problem::key_reused().into_response(),
         Known::Answered { status, body } => {
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);

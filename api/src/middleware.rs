@@ -45,12 +45,13 @@ fn trace_id(request: &Request) -> String {
 pub(crate) async fn observe(State(metrics): State<HttpMetrics>, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let method = request.method().clone();
-    let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let route = route.as_ref().map_or("none", MatchedPath::as_str);
     let trace_id = trace_id(&request);
     let span = tracing::info_span!("http", %method, route, trace_id, order_id = tracing::field::Empty);
     let mut response = TRACE_ID.scope(trace_id.clone(), next.run(request)).instrument(span.clone()).await;
     let (status, took) = (response.status(), started.elapsed());
-    metrics.0.with_label_values(&[method.as_str(), &route, status.as_str()]).observe(took.as_secs_f64());
+    metrics.0.with_label_values(&[method.as_str(), route, status.as_str()]).observe(took.as_secs_f64());
     let _entered = span.enter();
     if status.is_server_error() {
         tracing::warn!(status = status.as_u16(), took_ms = took.as_millis(), "answered");

@@ -40,11 +40,10 @@ const TAKEN_UP_MAX: Duration = Duration::from_secs(10);
 const WAITERS_MAX: usize = 4_096;
 /// Keys that are remembered at a time.
 const CALLERS_MAX: u64 = 10_000;
-/// Memory for orders that have ended, in bytes.
+/// Memory for orders as they were answered, in bytes.
 const ANSWERS_BYTES_MAX: u64 = 64 * 1_024 * 1_024;
-/// How long a first answer is remembered: clients that repeat themselves do so soon. Later repetitions are answered by
-/// Postgres.
-const REPLAY_AGE_MAX: Duration = Duration::from_secs(60);
+/// How long what never changes, or is compared before it is used, is remembered: who asks twice mostly does so soon.
+const REMEMBERED_MAX: Duration = Duration::from_secs(600);
 /// Memory for first answers, in bytes.
 const REPLAYS_BYTES_MAX: u64 = 32 * 1_024 * 1_024;
 /// How often the backlog is measured.
@@ -60,7 +59,9 @@ pub(crate) struct AppState {
     pub(crate) changes: Changes,
     /// Who holds a key, by its hash.
     pub(crate) callers: Cache<[u8; 32], Caller>,
-    /// Orders that have ended.
+    /// For how long at most what may have changed is taken for true without a look.
+    pub(crate) trusted_for: Duration,
+    /// Orders as they were answered.
     pub(crate) answers: Cache<OrderId, Answer>,
     /// First answers to `POST /v1/orders`. They never change, so they are never forgotten.
     pub(crate) replays: Cache<(MerchantId, String), FirstAnswer>,
@@ -80,20 +81,22 @@ pub(crate) struct AppState {
 /// An order that was started; it makes room when it is taken up.
 struct UnderWay {
     since: Instant,
-    _permit: OwnedSemaphorePermit,
+    _room: OwnedSemaphorePermit,
 }
 
 impl AppState {
     pub(crate) fn new(args: &ServeArgs, pool: PgPool, engine: Engine, shutdown: CancellationToken) -> Self {
         let grouped = args.common.grouping == Grouping::On;
-        let age_max = Duration::from_secs(args.cache_seconds);
+        let trusted_for = Duration::from_secs(args.cache_seconds);
+        let remembered = if trusted_for.is_zero() { trusted_for } else { REMEMBERED_MAX.max(trusted_for) };
         Self {
             acceptance: Acceptance::start(pool.clone(), grouped),
             reader: Reader::start(pool.clone(), grouped),
             changes: Changes::listen(pool.clone()),
-            callers: Cache::new(CALLERS_MAX, age_max, |_, _| 1),
-            answers: Cache::new(ANSWERS_BYTES_MAX, age_max, |_, answer| answer.weight()),
-            replays: Cache::new(REPLAYS_BYTES_MAX, REPLAY_AGE_MAX, |_, first| first.weight()),
+            callers: Cache::new(CALLERS_MAX, trusted_for, |_, _| 1),
+            answers: Cache::new(ANSWERS_BYTES_MAX, remembered, |_, answer| answer.weight()),
+            replays: Cache::new(REPLAYS_BYTES_MAX, remembered, |_, first| first.weight()),
+            trusted_for,
             pool,
             engine,
             carrier_webhook_secret: args.carrier_webhook_secret.clone(),
@@ -114,12 +117,15 @@ impl AppState {
         self.overloaded.load(Ordering::Relaxed)
     }
 
-    /// Starts an accepted order's workflow in the background, unless too many are under way. Whatever goes wrong, the
-    /// starter does it again.
-    pub(crate) fn start_soon(self: &Arc<Self>, start: Start) {
-        let Ok(permit) = self.starts.clone().try_acquire_owned() else { return };
+    /// Room to start one more order; none while too many are under way.
+    pub(crate) fn room_to_start(&self) -> Option<OwnedSemaphorePermit> {
+        self.starts.clone().try_acquire_owned().ok()
+    }
+
+    /// Starts an accepted order's workflow in the background. Whatever goes wrong, the starter does it again.
+    pub(crate) fn start_soon(self: &Arc<Self>, room: OwnedSemaphorePermit, start: Start) {
         let (app, order_id) = (self.clone(), start.order_id);
-        app.under_way().insert(order_id, UnderWay { since: Instant::now(), _permit: permit });
+        app.under_way().insert(order_id, UnderWay { since: Instant::now(), _room: room });
         self.tasks.spawn(async move {
             if let Err(error) = app.engine.start(&start).await {
                 tracing::warn!(%order_id, %error, "the workflow was not started; the starter will do it");
@@ -142,25 +148,25 @@ impl AppState {
 
     /// Starts a return's workflow in the background; whatever goes wrong, the worker's pump does it again.
     pub(crate) fn start_return_soon(&self, id: ReturnId, order_id: OrderId, merchant: MerchantId) {
-        let Ok(permit) = self.starts.clone().try_acquire_owned() else { return };
+        let Some(room) = self.room_to_start() else { return };
         let engine = self.engine.clone();
         self.tasks.spawn(async move {
             if let Err(error) = engine.start_return(id, order_id, merchant).await {
                 tracing::warn!(%order_id, %error, "a return's workflow was not started; the pump will do it");
             }
-            drop(permit);
+            drop(room);
         });
     }
 
     /// Starts a refund's workflow in the background; whatever goes wrong, the worker's pump does it again.
     pub(crate) fn start_refund_soon(&self, id: RefundId, order_id: OrderId, merchant: MerchantId) {
-        let Ok(permit) = self.starts.clone().try_acquire_owned() else { return };
+        let Some(room) = self.room_to_start() else { return };
         let engine = self.engine.clone();
         self.tasks.spawn(async move {
             if let Err(error) = engine.start_refund(id, order_id, merchant).await {
                 tracing::warn!(%order_id, %error, "a refund's workflow was not started; the pump will do it");
             }
-            drop(permit);
+            drop(room);
         });
     }
 }

@@ -7,12 +7,17 @@ use std::{
     time::{Duration, Instant},
 };
 use temporalio_client::{
-    Client, ClientOptions, Connection, ConnectionOptions, WorkflowGetResultOptions, WorkflowStartOptions,
+    Client, ClientOptions, Connection, ConnectionOptions, GrpcCompression, WorkflowGetResultOptions,
+    WorkflowStartOptions,
 };
 use temporalio_macros::{activities, workflow, workflow_methods};
 use temporalio_sdk::{
     ActivityOptions, Runtime, Worker, WorkerOptions, WorkflowContext, WorkflowResult,
     activities::{ActivityContext, ActivityError},
+    runtime::{
+        PollerBehavior,
+        worker_tuner::{FixedSizeSlotSupplier, TunerHolder},
+    },
 };
 use tokio::task::LocalSet;
 use url::Url;
@@ -21,6 +26,19 @@ use url::Url;
 const ACTIVITY_MAX: Duration = Duration::from_secs(30);
 /// Workflows kept in memory, as Waybill's worker keeps orders.
 const CACHED_MAX: usize = 2_000;
+/// Tasks asked for at a time, as by Waybill's worker.
+const POLLERS: usize = 60;
+/// Tasks under way at a time, as in Waybill's worker.
+const TASKS_MAX: usize = 256;
+
+/// How the SDK is set up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Setup {
+    /// As it comes.
+    Default,
+    /// As Waybill sets it up: more pollers and slots, and nothing compressed.
+    AsWaybill,
+}
 
 /// Ends at once.
 #[workflow]
@@ -89,19 +107,24 @@ pub struct Baseline {
 
 impl Baseline {
     /// Starts the worker on a thread of its own, as Waybill's runs in a process of its own.
-    pub async fn start(temporal_url: &str) -> Result<Self> {
+    pub async fn start(temporal_url: &str, setup: Setup) -> Result<Self> {
         let queue = format!("baseline-{}", uuid::Uuid::now_v7().simple());
         let (ready, is_ready) = tokio::sync::oneshot::channel();
         let (url, name) = (Url::parse(temporal_url)?, queue.clone());
-        let client = connect(url.clone()).await?;
+        let client = connect(url.clone(), setup).await?;
         std::thread::Builder::new().name("baseline".to_owned()).spawn(move || {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
             LocalSet::new().block_on(&runtime, async move {
                 // A worker needs a connection of its own.
-                let client = connect(url).await?;
+                let client = connect(url, setup).await?;
                 let core = Runtime::from_current_tokio(temporalio_sdk::runtime::RuntimeOptions::default())?;
+                let pollers = (setup == Setup::AsWaybill).then_some(PollerBehavior::SimpleMaximum(POLLERS));
                 let options = WorkerOptions::new(name)
                     .max_cached_workflows(CACHED_MAX)
+                    .maybe_workflow_task_poller_behavior(pollers)
+                    .maybe_activity_task_poller_behavior(pollers)
+                    .nonsticky_to_sticky_poll_ratio(if pollers.is_some() { 0.5 } else { 0.2 })
+                    .tuner(slots(if pollers.is_some() { TASKS_MAX } else { 100 }))
                     .register_workflow::<Empty>()?
                     .register_workflow::<ThreeActivities>()?
                     .register_activities(Nothing)
@@ -150,8 +173,21 @@ impl Drop for Baseline {
     }
 }
 
-async fn connect(url: Url) -> Result<Client> {
-    let connection =
-        Connection::connect(ConnectionOptions::new(url).identity("waybill-bench").build()).await?;
+fn slots(each: usize) -> TunerHolder {
+    TunerHolder::builder()
+        .workflow_task_slot_supplier(FixedSizeSlotSupplier::new(each))
+        .local_activity_task_slot_supplier(FixedSizeSlotSupplier::new(each))
+        .activity_task_slot_supplier(FixedSizeSlotSupplier::new(each))
+        .nexus_task_slot_supplier(FixedSizeSlotSupplier::new(1))
+        .build()
+}
+
+async fn connect(url: Url, setup: Setup) -> Result<Client> {
+    let compression = match setup {
+        Setup::Default => GrpcCompression::Gzip,
+        Setup::AsWaybill => GrpcCompression::None,
+    };
+    let options = ConnectionOptions::new(url).identity("waybill-bench").grpc_compression(compression);
+    let connection = Connection::connect(options.build()).await?;
     Client::new(connection, ClientOptions::new("default").build()).map_err(|e| anyhow::anyhow!("{e:?}"))
 }

@@ -62,7 +62,7 @@ async fn settle(
         },
         Err(error) => return Err(error.into()),
     };
-    inbox::settle(pool, message, how).await?;
+    inbox::note_settled(pool, message, how).await?;
     Ok(how)
 }
 

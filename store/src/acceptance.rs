@@ -17,6 +17,10 @@ use waybill_domain::order::{Address, OrderLine};
 /// Orders of one statement, and statements at a time: see [`crate::group`]. Above fifty a commit's flush hardly counts.
 const LIMITS: Limits = Limits { items_max: 64, lanes: 3 };
 
+/// How long a process has for starting the workflow of an order that it accepted, in seconds. What it does not manage the
+/// starter does; two starts would be one workflow, but cost Temporal two.
+const START_MAX_SECONDS: f64 = 5.0;
+
 /// An order to be accepted, under the key of its request.
 #[derive(Debug)]
 pub struct NewAcceptance {
@@ -24,8 +28,10 @@ pub struct NewAcceptance {
     pub order: OrderRecord,
     /// What names the request.
     pub request: RequestKey,
-    /// The answer that a repetition gets.
-    pub response: String,
+    /// Whether the caller starts its workflow: then the starter leaves it alone for [`START_MAX_SECONDS`].
+    pub starts: bool,
+    /// Whether the client waits to be told more, so that its answer is still to come.
+    pub waits: bool,
 }
 
 /// Accepts orders.
@@ -55,8 +61,7 @@ impl Acceptance {
     ///
     /// # Errors
     /// When Postgres fails.
-    pub async fn accept(&self, new: NewAcceptance) -> Result<Known> {
-        let new = Arc::new(new);
+    pub async fn accept(&self, new: Arc<NewAcceptance>) -> Result<Known> {
         match self.group.write(new.clone()).await? {
             Some(known) => Ok(known),
             // Somebody was faster, after the statement began: it could not see what they had written.
@@ -75,7 +80,6 @@ struct Columns {
     merchants: Vec<Uuid>,
     keys: Vec<String>,
     fingerprints: Vec<Vec<u8>>,
-    responses: Vec<String>,
     customers: Vec<String>,
     references: Vec<Option<String>>,
     currencies: Vec<String>,
@@ -91,6 +95,8 @@ struct Columns {
     metadata: Vec<Json<BTreeMap<String, String>>>,
     /// Microseconds since the epoch.
     created: Vec<i64>,
+    starts: Vec<bool>,
+    waits: Vec<bool>,
 }
 
 impl Columns {
@@ -100,7 +106,6 @@ impl Columns {
         self.merchants.push(new.request.merchant_id.0);
         self.keys.push(new.request.key.clone());
         self.fingerprints.push(new.request.fingerprint.to_vec());
-        self.responses.push(new.response.clone());
         self.customers.push(placed.customer_id.as_str().to_owned());
         self.references.push(placed.reference.clone());
         self.currencies.push(placed.currency.code().to_owned());
@@ -115,6 +120,8 @@ impl Columns {
         self.policies.push(placed.shortage_policy.as_str().to_owned());
         self.metadata.push(Json(placed.metadata.clone()));
         self.created.push(order.created_at.as_microsecond());
+        self.starts.push(new.starts);
+        self.waits.push(new.waits);
     }
 }
 
@@ -132,13 +139,14 @@ async fn insert(pool: &PgPool, items: &[Arc<NewAcceptance>]) -> Result<Vec<Optio
     let rows = sqlx::query!(
         r#"with input as materialized (
              select * from unnest($2::uuid[], $3::uuid[], $4::text[], $5::bytea[], $6::text[], $7::text[], $8::text[],
-               $9::text[], $10::jsonb[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[],
-               $16::text[], $17::jsonb[], $18::text[], $19::jsonb[], $20::bigint[])
-               as i (id, merchant_id, key, fingerprint, response, customer_id, reference, currency, lines, subtotal,
-                 discount, shipping_fee, tax, total, payment_method, shipping_address, shortage_policy, metadata, created)
+               $9::jsonb[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::text[],
+               $16::jsonb[], $17::text[], $18::jsonb[], $19::bigint[],
+               $20::boolean[], $21::boolean[])
+               as i (id, merchant_id, key, fingerprint, customer_id, reference, currency, lines, subtotal,
+                 discount, shipping_fee, tax, total, payment_method, shipping_address, shortage_policy, metadata, created, starts, waits)
            ), key as (
-             insert into idempotency_keys (merchant_id, route, key, fingerprint, response_status, response_body)
-             select merchant_id, $1, key, fingerprint, 201, response from input order by merchant_id, key
+             insert into idempotency_keys (merchant_id, route, key, fingerprint, response_status, order_id)
+             select merchant_id, $1, key, fingerprint, case when not waits then 201 end, id from input order by merchant_id, key
              on conflict do nothing returning merchant_id, key
            ), new as materialized (
              select i.*, timestamptz 'epoch' + i.created * interval '1 microsecond' as created_at
@@ -149,17 +157,18 @@ async fn insert(pool: &PgPool, items: &[Arc<NewAcceptance>]) -> Result<Vec<Optio
            ), accepted as (
              insert into orders (id, merchant_id, customer_id, reference, currency, lines, subtotal, shipping_fee, tax,
                total, payment_method, shipping_address, shortage_policy, metadata, status, payment_status, version,
-               created_at, updated_at, discount)
+               created_at, updated_at, discount, start_due_at)
              select id, merchant_id, customer_id, reference, currency, lines, subtotal, shipping_fee, tax, total,
                payment_method, shipping_address, shortage_policy, metadata, 'received', 'none', 1, created_at,
-               created_at, discount
+               created_at, discount, case when starts then now() + make_interval(secs => $22) end
              from new
            )
            select i.id as "id!", n.id is not null as "is_new!", k.fingerprint as "fingerprint?", k.response_status,
-             k.response_body
+             k.response_body, k.order_id as "order_id?", k.accepted_at as "accepted_at?: jiff_sqlx::Timestamp"
            from input i left join new n on n.id = i.id
              left join lateral (
-               select fingerprint, response_status, response_body from idempotency_keys k
+               select fingerprint, response_status, response_body, order_id, o.created_at as accepted_at
+               from idempotency_keys k left join orders o on o.id = k.order_id
                where n.id is null and k.merchant_id = i.merchant_id and k.route = $1 and k.key = i.key limit 1
              ) as k on true"#,
         route,
@@ -167,7 +176,6 @@ async fn insert(pool: &PgPool, items: &[Arc<NewAcceptance>]) -> Result<Vec<Optio
         &columns.merchants,
         &columns.keys,
         &columns.fingerprints,
-        &columns.responses,
         &columns.customers,
         &columns.references as &[Option<String>],
         &columns.currencies,
@@ -182,6 +190,9 @@ async fn insert(pool: &PgPool, items: &[Arc<NewAcceptance>]) -> Result<Vec<Optio
         &columns.policies,
         &columns.metadata as _,
         &columns.created,
+        &columns.starts,
+        &columns.waits,
+        START_MAX_SECONDS,
     )
     .fetch_all(pool)
     .await?;
@@ -191,7 +202,14 @@ async fn insert(pool: &PgPool, items: &[Arc<NewAcceptance>]) -> Result<Vec<Optio
         if row.is_new {
             return Some(Known::New);
         }
-        Some(Known::of(&item.request, &row.fingerprint?, row.response_status, row.response_body))
+        let row = idempotency::Row {
+            fingerprint: row.fingerprint?,
+            response_status: row.response_status,
+            response_body: row.response_body,
+            order_id: row.order_id,
+            accepted_at: row.accepted_at,
+        };
+        Some(Known::of(&item.request, row))
     });
     Ok(known.collect())
 }

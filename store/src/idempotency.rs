@@ -2,8 +2,10 @@
 //! are, so they outlive the workflow's retention.
 
 use crate::Result;
+use jiff::Timestamp;
 use sqlx::PgPool;
-use waybill_domain::ids::MerchantId;
+use uuid::Uuid;
+use waybill_domain::ids::{MerchantId, OrderId};
 
 /// A request that has not been answered after this many seconds is given up, and its key may be used again: above
 /// every time a handler may take.
@@ -38,19 +40,37 @@ pub enum Known {
         /// The body, as sent.
         body: String,
     },
+    /// It placed an order, which was answered as it was accepted: what else the answer says is in the request.
+    Placed {
+        /// Which.
+        id: OrderId,
+        /// When it was accepted.
+        at: Timestamp,
+        /// Whether that is the first answer for good: the client did not wait to be told more.
+        is_final: bool,
+    },
+}
+
+/// A key's row, and when its order was accepted if it placed one.
+pub(crate) struct Row {
+    pub(crate) fingerprint: Vec<u8>,
+    pub(crate) response_status: Option<i16>,
+    pub(crate) response_body: Option<String>,
+    pub(crate) order_id: Option<Uuid>,
+    pub(crate) accepted_at: Option<jiff_sqlx::Timestamp>,
 }
 
 impl Known {
     /// What a key's row says to a request.
-    pub(crate) fn of(
-        request: &RequestKey,
-        fingerprint: &[u8],
-        status: Option<i16>,
-        body: Option<String>,
-    ) -> Self {
-        match (status, body) {
-            _ if fingerprint != request.fingerprint => Self::OtherBody,
-            (Some(status), Some(body)) => Self::Answered { status: status.unsigned_abs(), body },
+    pub(crate) fn of(request: &RequestKey, row: Row) -> Self {
+        if row.fingerprint != request.fingerprint {
+            return Self::OtherBody;
+        }
+        match (row.response_status, row.response_body, row.order_id.zip(row.accepted_at)) {
+            (Some(status), Some(body), _) => Self::Answered { status: status.unsigned_abs(), body },
+            (status, None, Some((id, at))) => {
+                Self::Placed { id: OrderId(id), at: at.to_jiff(), is_final: status.is_some() }
+            }
             _ => Self::UnderWay,
         }
     }
@@ -82,18 +102,18 @@ pub async fn claim(pool: &PgPool, request: &RequestKey) -> Result<Known> {
 /// # Errors
 /// When Postgres fails.
 pub async fn look_up(pool: &PgPool, request: &RequestKey) -> Result<Known> {
-    let row = sqlx::query!(
-        "select fingerprint, response_status, response_body from idempotency_keys
-         where merchant_id = $1 and route = $2 and key = $3",
+    let row = sqlx::query_as!(
+        Row,
+        r#"select fingerprint, response_status, response_body, order_id, o.created_at as "accepted_at?: _"
+           from idempotency_keys k left join orders o on o.id = k.order_id
+           where k.merchant_id = $1 and k.route = $2 and k.key = $3"#,
         request.merchant_id.0,
         request.route,
         request.key
     )
     .fetch_optional(pool)
     .await?;
-    Ok(row.map_or(Known::New, |row| {
-        Known::of(request, &row.fingerprint, row.response_status, row.response_body)
-    }))
+    Ok(row.map_or(Known::New, |row| Known::of(request, row)))
 }
 
 /// Keeps the answer to a claimed request.

@@ -1,4 +1,7 @@
 //! Webhooks that were verified: kept first, so that the sender may forget them, then handed to the order's workflow.
+//!
+//! What is only noted of them waits for no flush (`synchronous_commit` is off for that statement): a Postgres that fails
+//! within the next half second may lose it. A message whose settling is lost is handed on again, which changes nothing.
 
 use crate::{Result, parse};
 use sqlx::{PgExecutor, PgPool};
@@ -41,14 +44,15 @@ pub async fn keep(pool: &PgPool, message: &Message) -> Result<bool> {
     Ok(new.rows_affected() == 1)
 }
 
-/// Keeps a message that is for no workflow, as one that has reached its end already.
+/// Keeps a message that is for no workflow, as one that has reached its end already: nothing follows from it.
 ///
 /// # Errors
 /// When Postgres fails.
 pub async fn record(pool: &PgPool, message: &Message) -> Result<()> {
     sqlx::query!(
         "insert into inbox (source, event_id, order_id, signal, payload, settled_at, settled_as)
-         values ($1, $2, $3, $4, $5, now(), 'recorded') on conflict (source, event_id) do nothing",
+         select $1, $2, $3, $4, $5, now(), 'recorded' where set_config('synchronous_commit', 'off', true) = 'off'
+         on conflict (source, event_id) do nothing",
         message.source,
         message.event_id,
         message.order_id.0,
@@ -160,6 +164,24 @@ pub async fn settle(executor: impl PgExecutor<'_>, message: &Message, how: &str)
     .execute(executor)
     .await?;
     Ok(settled.rows_affected() == 1)
+}
+
+/// As [`settle`], where a workflow has the message and nothing else follows: waits for no flush.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn note_settled(pool: &PgPool, message: &Message, how: &str) -> Result<()> {
+    sqlx::query!(
+        "update inbox set settled_at = now(), settled_as = $3
+         where source = $1 and event_id = $2 and settled_at is null
+           and set_config('synchronous_commit', 'off', true) = 'off'",
+        message.source,
+        message.event_id,
+        how
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
 }
 
 /// How many messages no workflow has yet.

@@ -14,6 +14,9 @@ const CHANNEL: &str = "waybill_orders";
 const KEYS_CHANNEL: &str = "waybill_keys";
 /// A notification's payload may have 8,000 bytes (Postgres' manual, NOTIFY); an id takes 37.
 const IDS_MAX: usize = 200;
+/// How long changes are gathered before they are told, so that a busy worker's share a notification: short against what
+/// the change itself took.
+const GATHER: Duration = Duration::from_millis(10);
 /// Changes that wait to be told. When it is full, further ones are dropped: waiters still have their deadlines.
 const QUEUE_MAX: usize = 10_000;
 /// Waiters' queue: one that lags this far behind is told so, and reads its order again.
@@ -32,6 +35,12 @@ impl Notifier {
         tokio::spawn(async move {
             let mut ids = Vec::with_capacity(IDS_MAX);
             while queue.recv_many(&mut ids, IDS_MAX).await > 0 {
+                tokio::time::sleep(GATHER).await;
+                while ids.len() < IDS_MAX
+                    && let Ok(id) = queue.try_recv()
+                {
+                    ids.push(id);
+                }
                 let payload = ids.drain(..).map(|id: OrderId| id.to_string()).collect::<Vec<_>>().join(" ");
                 let told = sqlx::query!("select pg_notify($1, $2)", CHANNEL, payload).execute(&pool).await;
                 if let Err(error) = told {

@@ -1,19 +1,17 @@
 //! Orders: reading, listing. They are accepted in [`crate::acceptance`].
 
-use crate::{
-    Result, StoreError,
-    concerns::Concern,
-    group::{Group, Limits},
-    parse,
-};
+mod list;
+mod reader;
+
+pub use list::{Filter, list};
+pub use reader::{Reader, Stamp};
+
+use crate::{Result, StoreError, concerns::Concern, parse};
 use jiff::Timestamp;
 use sqlx::{PgPool, types::Json};
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
 };
 use uuid::Uuid;
 use waybill_domain::{
@@ -48,6 +46,8 @@ pub struct OrderRecord {
     pub created_at: Timestamp,
     /// When it last changed.
     pub updated_at: Timestamp,
+    /// Which writing of it was read; none before it is written.
+    pub stamp: Option<Stamp>,
 }
 
 /// One entry of the timeline.
@@ -97,6 +97,7 @@ struct Row {
     version: i64,
     created_at: jiff_sqlx::Timestamp,
     updated_at: jiff_sqlx::Timestamp,
+    stamp: i64,
 }
 
 impl TryFrom<Row> for OrderRecord {
@@ -152,6 +153,7 @@ impl TryFrom<Row> for OrderRecord {
             version: row.version,
             created_at: row.created_at.to_jiff(),
             updated_at: row.updated_at.to_jiff(),
+            stamp: Some(row.stamp.into()),
         })
     }
 }
@@ -172,48 +174,6 @@ pub async fn find(pool: &PgPool, merchant: MerchantId, id: OrderId) -> Result<Op
     Ok(get(pool, id).await?.filter(|order| order.merchant_id == merchant))
 }
 
-/// Orders of one statement, and statements at a time: see [`crate::group`]. What they share is the round trip.
-const READ_LIMITS: Limits = Limits { items_max: 64, lanes: 2 };
-
-/// Reads orders as they are now, those that are asked for at the same time together.
-#[derive(Debug, Clone)]
-pub struct Reader {
-    group: Group<(u64, OrderId), Option<Arc<OrderRecord>>>,
-    /// Each caller has an answer of their own, also of the same order: this tells them apart.
-    callers: Arc<AtomicU64>,
-}
-
-impl Reader {
-    /// Starts the tasks that read. Not `grouped`, each order is read alone, and as many at a time as the pool has
-    /// connections.
-    pub fn start(pool: PgPool, grouped: bool) -> Self {
-        let lanes = pool.options().get_max_connections() as usize;
-        let limits = if grouped { READ_LIMITS } else { Limits { items_max: 1, lanes } };
-        let group = Group::start(
-            limits,
-            |(caller, _): &(u64, OrderId)| *caller,
-            move |wanted| {
-                let pool = pool.clone();
-                async move {
-                    let ids: Vec<OrderId> = wanted.into_iter().map(|(_, id)| id).collect();
-                    select(&pool, &ids).await
-                }
-            },
-        );
-        Self { group, callers: Arc::default() }
-    }
-
-    /// The merchant's order of that id; another merchant's order is not found.
-    ///
-    /// # Errors
-    /// When Postgres fails.
-    pub async fn find(&self, merchant: MerchantId, id: OrderId) -> Result<Option<Arc<OrderRecord>>> {
-        let caller = self.callers.fetch_add(1, Ordering::Relaxed);
-        let order = self.group.write((caller, id)).await?;
-        Ok(order.filter(|order| order.merchant_id == merchant))
-    }
-}
-
 async fn select(pool: &PgPool, wanted: &[OrderId]) -> Result<Vec<Option<Arc<OrderRecord>>>> {
     let ids: Vec<Uuid> = wanted.iter().map(|id| id.0).collect();
     let rows = sqlx::query_as!(
@@ -227,7 +187,8 @@ async fn select(pool: &PgPool, wanted: &[OrderId]) -> Result<Vec<Option<Arc<Orde
                  order by c.raised_at, c.reason, c.subject)
                from concerns c where c.order_id = orders.id and c.cleared_at is null) end as "concerns: _",
              returned as "returned: _", discount, version,
-             created_at as "created_at: _", updated_at as "updated_at: _"
+             created_at as "created_at: _", updated_at as "updated_at: _",
+             xmin::text::bigint as "stamp!"
            from orders where id = any($1)"#,
         &ids
     )
@@ -239,65 +200,6 @@ async fn select(pool: &PgPool, wanted: &[OrderId]) -> Result<Vec<Option<Arc<Orde
         .map(|row| Ok((OrderId(row.id), Arc::new(row.try_into()?))))
         .collect::<Result<_>>()?;
     Ok(wanted.iter().map(|id| orders.get(id).cloned()).collect())
-}
-
-/// What a list may be narrowed to.
-#[derive(Debug, Clone, Default)]
-pub struct Filter {
-    /// Orders in this status.
-    pub status: Option<OrderStatus>,
-    /// This customer's.
-    pub customer_id: Option<CustomerId>,
-    /// Orders that need somebody, or that don't.
-    pub attention: Option<bool>,
-    /// With this reference.
-    pub reference: Option<String>,
-    /// Accepted after this.
-    pub created_after: Option<Timestamp>,
-    /// Older than this order: where the last page ended.
-    pub before: Option<OrderId>,
-}
-
-/// The merchant's orders, newest first, at most `limit`.
-///
-/// # Errors
-/// When Postgres fails.
-pub async fn list(
-    pool: &PgPool,
-    merchant: MerchantId,
-    filter: &Filter,
-    limit: u16,
-) -> Result<Vec<OrderRecord>> {
-    use jiff_sqlx::ToSqlx;
-    let rows = sqlx::query_as!(
-        Row,
-        r#"select id, merchant_id, customer_id, reference, currency, lines as "lines: _", subtotal, shipping_fee, tax,
-             total, payment_method, shipping_address as "shipping_address: _", shortage_policy,
-             metadata as "metadata: _", status, outcome, payment_status, attention, authorized, captured, refunded,
-             line_states as "line_states: _", shipments as "shipments: _", needs as "needs: _", payment_action,
-             case when concern is not null then (
-               select jsonb_agg(jsonb_build_object('reason', c.reason, 'subject', c.subject, 'detail', c.detail)
-                 order by c.raised_at, c.reason, c.subject)
-               from concerns c where c.order_id = orders.id and c.cleared_at is null) end as "concerns: _",
-             returned as "returned: _", discount, version,
-             created_at as "created_at: _", updated_at as "updated_at: _"
-           from orders where merchant_id = $1
-             and ($2::text is null or status = $2) and ($3::text is null or customer_id = $3)
-             and ($4::bool is null or (attention is not null or concern is not null) = $4) and ($5::text is null or reference = $5)
-             and ($6::timestamptz is null or created_at > $6) and ($7::uuid is null or id < $7)
-           order by id desc limit $8"#,
-        merchant.0,
-        filter.status.map(OrderStatus::as_str),
-        filter.customer_id.as_ref().map(CustomerId::as_str),
-        filter.attention,
-        filter.reference,
-        filter.created_after.map(|at| at.to_sqlx()) as _,
-        filter.before.map(|id| id.0),
-        i64::from(limit)
-    )
-    .fetch_all(pool)
-    .await?;
-    rows.into_iter().map(OrderRecord::try_from).collect()
 }
 
 /// The order's timeline after `after_seq`, at most `limit` entries. Scoped by the caller's earlier [`find`].

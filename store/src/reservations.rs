@@ -69,16 +69,21 @@ async fn sell_held(executor: impl PgExecutor<'_>, shipments: &[(OrderId, Shipmen
     let sold = sqlx::query!(
         r#"with gone as (
              select * from unnest($1::uuid[], $2::uuid[]) as g (order_id, shipment_id)
+           ), held as (
+             select distinct r.merchant_id, r.sku, r.location from gone g cross join lateral (
+               select merchant_id, sku, location from reservations
+               where order_id = g.order_id and shipment_id = g.shipment_id and state = 'held' offset 0
+             ) r
            ), locked as (
-             select 1 from stock s join (
-               select distinct r.merchant_id, r.sku, r.location from gone g
-               join reservations r on r.order_id = g.order_id and r.shipment_id = g.shipment_id
-               where r.state = 'held'
-             ) h on h.merchant_id = s.merchant_id and h.sku = s.sku and h.location = s.location
-             order by s.sku collate "C", s.location collate "C", s.merchant_id for update of s
+             select 1 from (
+               select * from held order by sku collate "C", location collate "C", merchant_id
+             ) h cross join lateral (
+               select 1 from stock
+               where merchant_id = h.merchant_id and sku = h.sku and location = h.location offset 0 for update
+             ) s
            ), sold as (
              update reservations r set state = 'sold' from gone g
-             where r.order_id = g.order_id and r.shipment_id = g.shipment_id and r.state = 'held'
+             where r.order_id = any($1) and r.order_id = g.order_id and r.shipment_id = g.shipment_id and r.state = 'held'
                and (select count(*) from locked) > 0
              returning r.merchant_id, r.sku, r.location, r.quantity
            )

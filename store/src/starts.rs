@@ -2,7 +2,6 @@
 
 use crate::Result;
 use sqlx::PgPool;
-use std::time::Duration;
 use waybill_domain::ids::{CustomerId, MerchantId, OrderId};
 
 /// What starting an order's workflow takes.
@@ -20,19 +19,18 @@ pub struct Unstarted {
 /// get different ones.
 const OLDEST: i64 = 10;
 
-/// Up to `limit` of the oldest orders that were accepted at least `age` ago and are not known to have a workflow.
+/// Up to `limit` of the oldest orders that are not known to have a workflow, and that nobody else is about to start.
 /// Several starters may get the same ones: an order's workflow has one id, so that only one start counts.
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn due(pool: &PgPool, age: Duration, limit: u16) -> Result<Vec<Unstarted>> {
+pub async fn due(pool: &PgPool, limit: u16) -> Result<Vec<Unstarted>> {
     let rows = sqlx::query!(
         r#"select id as "id!", merchant_id as "merchant_id!", customer_id as "customer_id!" from (
              select id, merchant_id, customer_id from orders
-             where workflow_started_at is null and created_at < now() - make_interval(secs => $1)
-             order by created_at limit $3
-           ) as oldest order by random() limit $2::bigint"#,
-        age.as_secs_f64(),
+             where workflow_started_at is null and coalesce(start_due_at, created_at) <= now()
+             order by created_at limit $2
+           ) as oldest order by random() limit $1::bigint"#,
         i64::from(limit),
         i64::from(limit) * OLDEST
     )

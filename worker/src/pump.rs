@@ -24,7 +24,7 @@ use waybill_store::{
     orders, starts,
 };
 
-/// The API starts orders itself; the starter takes those that are still unstarted after this.
+/// The API starts refunds and returns itself; the starter takes those that are still unstarted after this.
 pub(crate) const START_AGE: Duration = Duration::from_secs(2);
 /// The same for webhooks, in seconds.
 const MESSAGE_AGE_SECONDS: f64 = 2.0;
@@ -135,7 +135,7 @@ async fn pace(pool: &PgPool, started: &[OrderId]) {
 
 /// Starts a batch of orders. Says whether there may be more to do at once.
 async fn start_due(pool: &PgPool, engine: &Engine, metrics: &PumpMetrics) -> bool {
-    let due = match starts::due(pool, START_AGE, BATCH_MAX).await {
+    let due = match starts::due(pool, BATCH_MAX).await {
         Ok(due) => due,
         Err(error) => {
             tracing::warn!(%error, "unstarted orders could not be read");

@@ -20,6 +20,7 @@ use axum::{
 };
 use jiff::Timestamp;
 use serde::Deserialize;
+use std::sync::Arc;
 use uuid::Uuid;
 use waybill_domain::{
     ids::{MerchantId, OrderId},
@@ -53,21 +54,36 @@ pub(crate) async fn handler(
     if app.overloaded() {
         return Err(Problem::overloaded());
     }
-    let order = record(validate(value)?, caller.merchant_id)?;
+    let placed = validate(value)?;
+    // As Postgres keeps it, so that what is answered now is what is read later.
+    let now = Timestamp::from_microsecond(Timestamp::now().as_microsecond());
+    let order =
+        record(placed, caller.merchant_id, OrderId(Uuid::now_v7()), now.map_err(|_| Problem::internal())?)?;
     let (id, customer_id) = (order.id, order.placed.customer_id.clone());
     tracing::Span::current().record("order_id", tracing::field::display(id));
     let request = RequestKey { merchant_id: caller.merchant_id, route: ROUTE, key, fingerprint };
-    let response = serde_json::to_string(&OrderView::from(&order)).map_err(|_| Problem::internal())?;
+    let accepted = FirstAnswer::of(&order, fingerprint)?;
     // Before the order is there, so that no change of it is missed.
     let changes = app.changes.subscribe();
-    let new = NewAcceptance { order, request: request.clone(), response: response.clone() };
-    match app.acceptance.accept(new).await? {
+    let (room, wait) = (app.room_to_start(), wait::preference(&headers));
+    let (starts, waits) = (room.is_some(), wait.is_some());
+    let new = Arc::new(NewAcceptance { order, request: request.clone(), starts, waits });
+    match app.acceptance.accept(new.clone()).await? {
         Known::New => {}
+        Known::Placed { id, at, is_final } => {
+            let first =
+                FirstAnswer::of(&record(new.order.placed.clone(), caller.merchant_id, id, at)?, fingerprint)?;
+            if is_final {
+                app.replays.keep(app.replays.epoch(), remembered, first.clone());
+            }
+            return Ok(first.replayed());
+        }
         known => return Ok(replayed(known)),
     }
-    app.start_soon(Start { order_id: id, merchant_id: caller.merchant_id, customer_id });
-    let accepted = FirstAnswer { id, version: 1, body: response.into(), fingerprint };
-    let Some(limit) = wait::preference(&headers) else {
+    if let Some(room) = room {
+        app.start_soon(room, Start { order_id: id, merchant_id: caller.merchant_id, customer_id });
+    }
+    let Some(limit) = wait else {
         app.replays.keep(app.replays.epoch(), remembered, accepted.clone());
         return Ok(accepted.created());
     };
@@ -83,20 +99,24 @@ pub(crate) async fn handler(
     Ok(response)
 }
 
-fn record(placed: NewOrder, merchant_id: MerchantId) -> Result<OrderRecord, Problem> {
-    // As Postgres keeps it, so that what is answered now is what is read later.
-    let now =
-        Timestamp::from_microsecond(Timestamp::now().as_microsecond()).map_err(|_| Problem::internal())?;
+/// An order as it is when it is accepted.
+fn record(
+    placed: NewOrder,
+    merchant_id: MerchantId,
+    id: OrderId,
+    at: Timestamp,
+) -> Result<OrderRecord, Problem> {
     Ok(OrderRecord {
-        id: OrderId(Uuid::now_v7()),
+        id,
         merchant_id,
         subtotal: placed.subtotal().map_err(|_| Problem::internal())?,
         total: placed.total().map_err(|_| Problem::internal())?,
         state: OrderState::received(&placed.lines),
         concerns: Vec::new(),
         version: 1,
-        created_at: now,
-        updated_at: now,
+        created_at: at,
+        updated_at: at,
+        stamp: None,
         placed,
     })
 }
@@ -128,6 +148,11 @@ pub(crate) struct FirstAnswer {
 }
 
 impl FirstAnswer {
+    fn of(order: &OrderRecord, fingerprint: [u8; 32]) -> Result<Self, Problem> {
+        let body = serde_json::to_vec(&OrderView::from(order)).map_err(|_| Problem::internal())?.into();
+        Ok(Self { id: order.id, version: order.version, body, fingerprint })
+    }
+
     /// What it takes in memory with its key, about, in bytes.
     pub(crate) fn weight(&self) -> u32 {
         u32::try_from(size_of::<Self>() + KEY_CHARS_MAX + self.body.len()).unwrap_or(u32::MAX)

@@ -1,9 +1,11 @@
-//! `GET /v1/orders/{id}`: from Postgres alone, so it works with every worker and Temporal down. What has ended hardly ever
-//! changes: it is remembered for a moment, and forgotten when it does.
+//! `GET /v1/orders/{id}`: from Postgres alone, so it works with every worker and Temporal down. The answer is remembered.
+//! What has ended hardly ever changes: its answer is given again for a moment, and forgotten when it does. Of an order
+//! under way Postgres is asked each time whether its row is still the one that was read.
 
 use super::view::{OrderView, etag};
 use crate::{
     auth::Authenticated,
+    cache::Epoch,
     extract::{PathOf, header},
     problem::Problem,
     state::App,
@@ -12,27 +14,50 @@ use axum::{
     body::Bytes,
     extract::State,
     http::{
-        HeaderMap, StatusCode,
+        HeaderMap, HeaderValue, StatusCode,
         header::{CONTENT_TYPE, ETAG},
     },
     response::{IntoResponse, Response},
 };
+use std::time::Instant;
 use waybill_domain::ids::{MerchantId, OrderId};
-use waybill_store::{keys::Scope, orders::OrderRecord};
+use waybill_store::{
+    keys::Scope,
+    orders::{OrderRecord, Stamp},
+};
 
 /// An order, ready to be sent.
 #[derive(Clone)]
 pub(crate) struct Answer {
     merchant_id: MerchantId,
     pub(crate) version: i64,
-    tag: String,
+    tag: HeaderValue,
     body: Bytes,
+    /// Which writing of the order it is of, if the answer follows from that alone.
+    stamp: Option<Stamp>,
+    /// Whether the order has ended, and hardly ever changes.
+    ended: bool,
+    /// When it was known to be true.
+    at: Instant,
 }
 
 impl Answer {
-    fn of(order: &OrderRecord) -> Result<Self, Problem> {
+    fn of(order: &OrderRecord, at: Instant) -> Result<Self, Problem> {
         let body = serde_json::to_vec(&OrderView::from(order)).map_err(|_| Problem::internal())?.into();
-        Ok(Self { merchant_id: order.merchant_id, version: order.version, tag: etag(order.version), body })
+        let (merchant_id, version) = (order.merchant_id, order.version);
+        let tag = HeaderValue::from_str(&etag(version)).map_err(|_| Problem::internal())?;
+        // Concerns are rows of their own, which the stamp says nothing of.
+        let stamp = order.stamp.filter(|_| order.concerns.is_empty());
+        Ok(Self { merchant_id, version, tag, body, stamp, ended: order.state.status.is_terminal(), at })
+    }
+
+    /// Keeps it: of what has ended unless it may have changed since `epoch`, of the rest to be compared each time.
+    fn keep(&self, app: &App, epoch: Epoch, id: OrderId) {
+        if self.ended {
+            app.answers.keep(epoch, id, self.clone());
+        } else if self.stamp.is_some() {
+            app.answers.keep_to_compare(id, self.clone());
+        }
     }
 
     /// What it takes in memory, about, in bytes.
@@ -42,12 +67,13 @@ impl Answer {
 
     fn send(self, headers: &HeaderMap) -> Response {
         let known = header(headers, "if-none-match").is_some_and(|tags| {
-            tags.split(',').any(|t| t.trim().trim_start_matches("W/") == self.tag || t.trim() == "*")
+            tags.split(',').any(|t| self.tag == t.trim().trim_start_matches("W/") || t.trim() == "*")
         });
         if known {
             return (StatusCode::NOT_MODIFIED, [(ETAG, self.tag)]).into_response();
         }
-        ([(CONTENT_TYPE, "application/json".to_owned()), (ETAG, self.tag)], self.body).into_response()
+        ([(CONTENT_TYPE, HeaderValue::from_static("application/json")), (ETAG, self.tag)], self.body)
+            .into_response()
     }
 }
 
@@ -58,16 +84,23 @@ pub(crate) async fn handler(
     PathOf(id): PathOf<OrderId>,
 ) -> Result<Response, Problem> {
     let caller = caller.with(Scope::OrdersRead)?;
+    let (epoch, now) = (app.answers.epoch(), Instant::now());
     // Another merchant's is looked for, and not found.
     if let Some(answer) = app.answers.get(&id).filter(|answer| answer.merchant_id == caller.merchant_id) {
-        return Ok(answer.send(&headers));
+        if answer.ended && answer.at.elapsed() < app.trusted_for {
+            return Ok(answer.send(&headers));
+        }
+        if answer.stamp.is_some() && app.reader.stamp(id).await? == answer.stamp {
+            let answer = Answer { at: now, ..answer };
+            if answer.ended {
+                answer.keep(&app, epoch, id);
+            }
+            return Ok(answer.send(&headers));
+        }
     }
-    let epoch = app.answers.epoch();
     tracing::Span::current().record("order_id", tracing::field::display(id));
     let order = app.reader.find(caller.merchant_id, id).await?.ok_or_else(|| Problem::not_found("order"))?;
-    let answer = Answer::of(&order)?;
-    if order.state.status.is_terminal() {
-        app.answers.keep(epoch, id, answer.clone());
-    }
+    let answer = Answer::of(&order, now)?;
+    answer.keep(&app, epoch, id);
     Ok(answer.send(&headers))
 }

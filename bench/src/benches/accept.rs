@@ -127,9 +127,8 @@ impl Pgbench {
 }
 
 /// What the script takes over from the real order, in the order in which it uses it.
-const COLUMNS: [(&str, &str); 15] = [
+const COLUMNS: [(&str, &str); 14] = [
     ("bench_key", "merchant_id"),
-    ("bench_key", "response_body"),
     ("bench_order", "customer_id"),
     ("bench_order", "currency"),
     ("bench_order", "lines"),
@@ -148,7 +147,6 @@ const COLUMNS: [(&str, &str); 15] = [
 fn write(script: &Path, values: &[String]) -> Result<()> {
     let [
         merchant,
-        body,
         customer,
         currency,
         lines,
@@ -173,8 +171,8 @@ fn write(script: &Path, values: &[String]) -> Result<()> {
              || '7' || substr(r::text, 16, 3) || substr(replace(r::text, '-', ''), 17, 16))::uuid as id, r::text as key
            from (select gen_random_uuid() as r) as random
          ), key as (
-           insert into idempotency_keys (merchant_id, route, key, fingerprint, response_status, response_body)
-           select {merchant}, 'POST /v1/orders', key, decode({fingerprint}, 'hex'), 201, {body} from new
+           insert into idempotency_keys (merchant_id, route, key, fingerprint, response_status, order_id)
+           select {merchant}, 'POST /v1/orders', key, decode({fingerprint}, 'hex'), 201, id from new
            on conflict do nothing returning 1
          ), event as (
            insert into order_events (order_id, seq, type, status, data)

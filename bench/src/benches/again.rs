@@ -11,6 +11,7 @@ use anyhow::Result;
 use hyper::body::Bytes;
 use serde_json::json;
 use std::{sync::atomic::AtomicU64, time::Duration};
+use waybill_dev::stack::Stack;
 
 /// Clients that repeat themselves.
 const CLIENTS: usize = 32;
@@ -19,9 +20,26 @@ const KNOWN: u64 = 1_000;
 
 pub async fn run(world: &World) -> Result<Report> {
     let limit = world.size.pick(Duration::from_secs(1), Duration::from_secs(6));
-    let stack = world.stack().worker(false).env("WAYBILL_BACKLOG_MAX", 1_000_000_000).start().await?;
-    let processes = world.processes(&stack);
+    let remembering = world.stack().worker(false).env("WAYBILL_BACKLOG_MAX", 1_000_000_000).start().await?;
+    let forgetful = world.stack().worker(false).env("WAYBILL_BACKLOG_MAX", 1_000_000_000);
+    let forgetful = forgetful.env("WAYBILL_CACHE_SECONDS", 0).start().await?;
     world.servers.temporal.child.suspend(true)?;
+    let rounds = compare(world, "again", &remembering, limit).await;
+    let rounds_forgetful = compare(world, "again anew", &forgetful, limit).await;
+    world.servers.temporal.child.suspend(false)?;
+    remembering.stop().await;
+    forgetful.stop().await;
+    let new = "POST /v1/orders with a new key";
+    let settings = json!({ "clients": CLIENTS, "seconds_per_round": limit.as_secs(), "known_keys": KNOWN });
+    let main = Comparison::of_rates(["POST /v1/orders with a known key", new], &rounds?);
+    let mut report = world.report("again", main, settings);
+    let what = ["POST /v1/orders with a known key, nothing remembered", new];
+    report.also.insert("not remembered".to_owned(), Comparison::of_rates(what, &rounds_forgetful?));
+    Ok(report)
+}
+
+async fn compare(world: &World, name: &str, stack: &Stack, limit: Duration) -> Result<Vec<(Sample, Sample)>> {
+    let processes = world.processes(stack);
     for n in 0..KNOWN {
         stack.client.place(&order(n), &format!("known-{n}"), None).await?.success()?;
     }
@@ -32,9 +50,9 @@ pub async fn run(world: &World) -> Result<Report> {
         cpu,
         extra: http::percentiles(&looped.latency),
     };
-    let rounds = world
+    world
         .rounds(
-            "again",
+            name,
             async |_| {
                 let (before, client, address) = (processes.used(), client.clone(), http::address(&client));
                 let looped = http::closed_loop(&address, CLIENTS, limit, move |n| {
@@ -45,14 +63,9 @@ pub async fn run(world: &World) -> Result<Report> {
             },
             async |_| {
                 let before = processes.used();
-                let looped = place_new(&stack, &placed, limit).await?;
+                let looped = place_new(stack, &placed, limit).await?;
                 Ok(sample(looped, processes.used().since(&before)))
             },
         )
-        .await;
-    world.servers.temporal.child.suspend(false)?;
-    stack.stop().await;
-    let what = ["POST /v1/orders with a known key", "POST /v1/orders with a new key"];
-    let settings = json!({ "clients": CLIENTS, "seconds_per_round": limit.as_secs(), "known_keys": KNOWN });
-    Ok(world.report("again", Comparison::of_rates(what, &rounds?), settings))
+        .await
 }

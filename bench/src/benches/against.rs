@@ -47,8 +47,10 @@ pub async fn run(world: &World, bench: Bench, dir: &Path) -> Result<Report> {
         }
     };
     for flow in [&ours, &theirs] {
-        let warm: Result<Sample> = sample(flow).await;
-        warm?;
+        match goal {
+            Some(goal) => flow.warm_up(count, goal).await?,
+            None => drop(sample(flow).await?),
+        }
     }
     let name = format!("{bench:?}-against").to_lowercase();
     let rounds = world.rounds(&name, async |_| sample(&ours).await, async |_| sample(&theirs).await).await?;

@@ -1,9 +1,10 @@
 //! Orders on their way: placed over HTTP, counted where they arrive.
 
 use crate::{
-    baseline::{Baseline, Kind},
+    baseline::{Baseline, Kind, Setup},
     cpu::Processes,
     http::{self, Connection},
+    report::{Comparison, Report},
     sample::Sample,
     world::{self, World, order},
 };
@@ -55,6 +56,14 @@ impl Flow {
         world::stock(&stack, world::SKUS).await?;
         let (look, processes) = (world::look(&stack).await?, world.processes(&stack));
         Ok(Self { stack, processes, look, placed: AtomicU64::new(0) })
+    }
+
+    /// Places orders unmeasured: for connections, caches and plans. Postgres plans as if tables were empty until they are
+    /// analysed, which autovacuum does within a minute of the first orders.
+    pub async fn warm_up(&self, count: u64, goal: Goal) -> Result<()> {
+        self.run(count, goal).await?;
+        sqlx::query("vacuum analyze").execute(&self.look).await.context("the tables can't be analysed")?;
+        Ok(())
     }
 
     /// Places `count` orders, [`IN_FLIGHT`] under way at a time, until all have arrived.
@@ -120,27 +129,49 @@ impl Flow {
     }
 }
 
-/// Orders to their goal against the SDK's own workflows, as many of each in a round as `counts` says.
-pub async fn against_the_sdk(
-    world: &World,
-    name: &str,
-    flow: &Flow,
-    goal: Goal,
-    kind: Kind,
-    counts: (u64, u64),
-) -> Result<Vec<(Sample, Sample)>> {
-    let (orders, workflows) = counts;
-    let baseline = Baseline::start(&world.servers.temporal.url()).await?;
-    // Once each, unmeasured: connections, caches, plans.
-    flow.run(orders / 4, goal).await?;
-    baseline.run(kind, workflows / 4, IN_FLIGHT).await?;
-    let plain = async |_| {
-        let before = flow.processes.used();
-        let took = baseline.run(kind, workflows, IN_FLIGHT).await?;
-        let cpu = flow.processes.used().since(&before);
-        Ok(Sample { done: workflows, took, cpu, extra: [].into() })
-    };
-    world.rounds(name, async |_| flow.run(orders, goal).await, plain).await
+/// Orders on their way to a goal, against the SDK's own workflows.
+pub struct AgainstTheSdk<'w> {
+    /// The servers.
+    pub world: &'w World,
+    /// The benchmark.
+    pub name: &'w str,
+    /// Where orders go.
+    pub goal: Goal,
+    /// What they are held against.
+    pub kind: Kind,
+    /// Orders and workflows of one round.
+    pub counts: (u64, u64),
+    /// What both are, in words.
+    pub what: [&'w str; 2],
+}
+
+impl AgainstTheSdk<'_> {
+    /// Compares with the SDK as it comes, and with the SDK set up as Waybill sets it up.
+    pub async fn run(&self, flow: Flow, settings: serde_json::Value) -> Result<Report> {
+        flow.warm_up(self.counts.0 / 4, self.goal).await?;
+        let [ours, theirs] = self.what;
+        let rounds = self.rounds(self.name, &flow, Setup::Default).await?;
+        let main = Comparison::of_rates([ours, theirs], &rounds);
+        let mut report = self.world.report(self.name, main, settings);
+        let rounds = self.rounds(&format!("{} tuned", self.name), &flow, Setup::AsWaybill).await?;
+        let tuned = format!("{theirs}, with Waybill's pollers and transport");
+        report.also.insert("tuned".to_owned(), Comparison::of_rates([ours, &tuned], &rounds));
+        flow.stack.stop().await;
+        Ok(report)
+    }
+
+    async fn rounds(&self, name: &str, flow: &Flow, setup: Setup) -> Result<Vec<(Sample, Sample)>> {
+        let (orders, workflows) = self.counts;
+        let baseline = Baseline::start(&self.world.servers.temporal.url(), setup).await?;
+        baseline.run(self.kind, workflows / 4, IN_FLIGHT).await?;
+        let plain = async |_| {
+            let before = flow.processes.used();
+            let took = baseline.run(self.kind, workflows, IN_FLIGHT).await?;
+            let cpu = flow.processes.used().since(&before);
+            Ok(Sample { done: workflows, took, cpu, extra: [].into() })
+        };
+        self.world.rounds(name, async |_| flow.run(orders, self.goal).await, plain).await
+    }
 }
 
 async fn place(

@@ -145,8 +145,8 @@ async fn fill(pool: &PgPool, orders: u64) -> Result<()> {
            insert into order_events (order_id, seq, type, status, data, at)
            select id, 1, 'order.received', 'received', '{{}}', at from new
          ), keys as (
-           insert into idempotency_keys (merchant_id, route, key, fingerprint, response_status, response_body, created_at)
-           select k.merchant_id, k.route, 'fill-' || n, k.fingerprint, 201, k.response_body, at
+           insert into idempotency_keys (merchant_id, route, key, fingerprint, response_status, order_id, created_at)
+           select k.merchant_id, k.route, 'fill-' || n, k.fingerprint, 201, new.id, at
            from new, (select * from idempotency_keys limit 1) as k
          )
          insert into orders ({columns}) select {values} from new, model"

@@ -1,12 +1,8 @@
 //! Orders per second, from HTTP to `completed` with the carrier's events and a capture, against a workflow with three
 //! remote activities that do nothing.
 
-use super::flow::{Flow, Goal, IN_FLIGHT, against_the_sdk};
-use crate::{
-    baseline::Kind,
-    report::{Comparison, Report},
-    world::World,
-};
+use super::flow::{AgainstTheSdk, Flow, Goal, IN_FLIGHT};
+use crate::{baseline::Kind, report::Report, world::World};
 use anyhow::Result;
 use serde_json::json;
 use std::time::Duration;
@@ -19,14 +15,12 @@ pub async fn run(world: &World) -> Result<Report> {
     let counts = world.size.pick((20, 20), (800, 1_000));
     let auto = AutoProgress { hand_over_after: CARRIER_PAUSE, deliver_after: CARRIER_PAUSE };
     let flow = Flow::of(world, world.stack().auto(auto).start().await?).await?;
-    let rounds =
-        against_the_sdk(world, "lifecycle", &flow, Goal::Completed, Kind::ThreeActivities, counts).await?;
-    flow.stack.stop().await;
+    let settings = json!({ "in_flight": IN_FLIGHT, "orders_per_round": counts.0, "workflows_per_round": counts.1,
+        "carrier_pause_ms": CARRIER_PAUSE.as_millis(), "temporal": "one dev server, SQLite with WAL" });
     let what = [
         "orders placed over HTTP until they are completed",
         "workflows with three remote activities that do nothing",
     ];
-    let settings = json!({ "in_flight": IN_FLIGHT, "orders_per_round": counts.0, "workflows_per_round": counts.1,
-        "carrier_pause_ms": CARRIER_PAUSE.as_millis(), "temporal": "one dev server, SQLite with WAL" });
-    Ok(world.report("lifecycle", Comparison::of_rates(what, &rounds), settings))
+    let (goal, kind) = (Goal::Completed, Kind::ThreeActivities);
+    AgainstTheSdk { world, name: "lifecycle", goal, kind, counts, what }.run(flow, settings).await
 }

@@ -14,8 +14,8 @@ pub async fn run(world: &World) -> Result<Report> {
     let ours = Flow::of(world, world.stack().start().await?).await?;
     let plain = world.stack().env("WAYBILL_STEPS", "remote").env("WAYBILL_GROUPING", "off");
     let plain = Flow::of(world, plain.start().await?).await?;
-    ours.run(count / 4, Goal::Booked).await?;
-    plain.run(naive / 4, Goal::Booked).await?;
+    ours.warm_up(count / 4, Goal::Booked).await?;
+    plain.warm_up(naive / 4, Goal::Booked).await?;
     let rounds = world
         .rounds(
             "naive",

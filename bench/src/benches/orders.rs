@@ -1,24 +1,19 @@
 //! Orders per second, from HTTP to `confirmed` with labels booked, against empty workflows that the SDK's client starts.
 
-use super::flow::{Flow, Goal, IN_FLIGHT, against_the_sdk};
-use crate::{
-    baseline::Kind,
-    report::{Comparison, Report},
-    world::World,
-};
+use super::flow::{AgainstTheSdk, Flow, Goal, IN_FLIGHT};
+use crate::{baseline::Kind, report::Report, world::World};
 use anyhow::Result;
 use serde_json::json;
 
 pub async fn run(world: &World) -> Result<Report> {
     let counts = world.size.pick((20, 20), (1_200, 2_000));
     let flow = Flow::of(world, world.stack().start().await?).await?;
-    let rounds = against_the_sdk(world, "orders", &flow, Goal::Booked, Kind::Empty, counts).await?;
-    flow.stack.stop().await;
+    let settings = json!({ "in_flight": IN_FLIGHT, "orders_per_round": counts.0, "workflows_per_round": counts.1,
+        "temporal": "one dev server, SQLite with WAL" });
     let what = [
         "orders placed over HTTP until their labels are booked",
         "empty workflows, started by the SDK's client",
     ];
-    let settings = json!({ "in_flight": IN_FLIGHT, "orders_per_round": counts.0, "workflows_per_round": counts.1,
-        "temporal": "one dev server, SQLite with WAL" });
-    Ok(world.report("orders", Comparison::of_rates(what, &rounds), settings))
+    let (goal, kind) = (Goal::Booked, Kind::Empty);
+    AgainstTheSdk { world, name: "orders", goal, kind, counts, what }.run(flow, settings).await
 }

@@ -1,5 +1,6 @@
-//! `GET /v1/orders/{id}`, of orders that are under way and of orders that have ended, against a bare axum route in a
-//! process of its own that answers a JSON of the same size.
+//! `GET /v1/orders/{id}`, of orders that are under way (Postgres is asked each time whether what is remembered still
+//! holds), of orders that have ended, and by a process that remembers nothing (key and order are read each time), against
+//! a bare axum route in a process of its own that answers a JSON of the same size.
 
 use super::flow::{Flow, Goal};
 use crate::{
@@ -28,11 +29,16 @@ pub async fn run(world: &World) -> Result<Report> {
     ended.run(orders, Goal::Completed).await?;
     let open = Flow::of(world, world.stack().start().await?).await?;
     open.run(orders, Goal::Booked).await?;
+    let forgetful = world.stack().env("WAYBILL_CACHE_SECONDS", 0).start().await?;
+    let forgetful = Flow::of(world, forgetful).await?;
+    forgetful.run(orders, Goal::Booked).await?;
+    let (forgetful, of_forgetful) = idle(forgetful).await?;
     let (open, of_open) = idle(open).await?;
     let (ended, of_ended) = idle(ended).await?;
     let bytes = of_open.bytes;
     let bare = BareServer::start(bytes).await?;
     let watched = world.processes(&open).with("bare", bare.pid());
+    let watched = watched.with("api", ended.api.pid()).with("api", forgetful.api.pid());
 
     let get = async |address: String, paths: Arc<Vec<String>>, stack: &Stack| {
         let (before, client) = (watched.used(), stack.client.clone());
@@ -56,8 +62,16 @@ pub async fn run(world: &World) -> Result<Report> {
             async |_| get(bare.address(), plain.clone(), &open).await,
         )
         .await?;
-    open.stop().await;
-    ended.stop().await;
+    let rounds_forgetful = world
+        .rounds(
+            "read anew",
+            async |_| get(http::address(&forgetful.client), of_forgetful.paths.clone(), &forgetful).await,
+            async |_| get(bare.address(), plain.clone(), &open).await,
+        )
+        .await?;
+    for stack in [open, ended, forgetful] {
+        stack.stop().await;
+    }
     let bare = "a bare axum route with a JSON of the same size";
     let settings =
         json!({ "clients": CLIENTS, "seconds_per_round": limit.as_secs(), "orders": orders, "bytes": bytes });
@@ -65,6 +79,8 @@ pub async fn run(world: &World) -> Result<Report> {
     let mut report = world.report("read", main, settings);
     let terminal = Comparison::of_rates(["GET /v1/orders/{id}, orders that have ended", bare], &rounds_ended);
     report.also.insert("terminal".to_owned(), terminal);
+    let what = ["GET /v1/orders/{id}, nothing remembered", bare];
+    report.also.insert("not remembered".to_owned(), Comparison::of_rates(what, &rounds_forgetful));
     Ok(report)
 }
 

@@ -33,7 +33,7 @@ pub async fn run(world: &World) -> Result<Report> {
     let (count, limit) = world.size.pick((20, Duration::from_secs(2)), (1_000, Duration::from_secs(12)));
     let stack = world.stack().env("WAYBILL_BACKLOG_MAX", BACKLOG_MAX).start().await?;
     let flow = Flow::of(world, stack).await?;
-    flow.run(count / 4, Goal::Booked).await?;
+    flow.warm_up(count / 4, Goal::Booked).await?;
     let sustainable = flow.run(count, Goal::Booked).await?.per_s() * SUSTAINED;
     let rounds = world
         .rounds(

@@ -108,17 +108,27 @@ async fn read(tx: &mut PgConnection, orders: &[OrderId]) -> Result<HashMap<Order
         .collect()
 }
 
-/// The free pieces of the orders' SKUs, by merchant, their rows locked in the order that all lock them in.
+/// The free pieces of the orders' SKUs, by merchant, their rows locked one by one in the order that all lock them in.
+/// `offset 0` keeps each look-up one by key: a join would read the whole index of `stock` where it seems small.
 async fn lock_available(tx: &mut PgConnection, orders: &[&Asked]) -> Result<BTreeMap<MerchantId, Available>> {
     let wanted: BTreeSet<(MerchantId, &str)> =
         orders.iter().flat_map(|o| o.lines.iter().map(|l| (o.merchant_id, l.sku.as_str()))).collect();
     let (merchants, skus): (Vec<Uuid>, Vec<String>) =
         wanted.into_iter().map(|(merchant, sku)| (merchant.0, sku.to_owned())).unzip();
     let rows = sqlx::query!(
-        r#"select s.merchant_id, s.sku, s.location, s.available
-           from stock s join unnest($1::uuid[], $2::text[]) as w (merchant_id, sku)
-             on s.merchant_id = w.merchant_id and s.sku = w.sku
-           order by s.sku collate "C", s.location collate "C", s.merchant_id for update of s"#,
+        r#"with wanted as (
+             select s.merchant_id, s.sku, s.location
+             from unnest($1::uuid[], $2::text[]) as w (merchant_id, sku) cross join lateral (
+               select merchant_id, sku, location from stock where merchant_id = w.merchant_id and sku = w.sku offset 0
+             ) s
+             order by s.sku collate "C", s.location collate "C", s.merchant_id
+           )
+           select w.merchant_id as "merchant_id!", w.sku as "sku!", w.location as "location!",
+             s.available as "available!"
+           from wanted w cross join lateral (
+             select available from stock
+             where merchant_id = w.merchant_id and sku = w.sku and location = w.location offset 0 for update
+           ) s"#,
         &merchants,
         &skus
     )
@@ -163,8 +173,25 @@ struct Planned {
     allocation: Allocation,
 }
 
-/// Keeps the answers, and moves what they promise.
+/// Keeps the answers, and moves what they promise. How much of each SKU that is, is told apart: from so few rows Postgres
+/// finds its way to `stock` by key, while it takes what it unfolds from JSON for a million.
 async fn hold(tx: &mut PgConnection, planned: &[Planned]) -> Result<()> {
+    let mut moved: BTreeMap<(Uuid, &str, &str), i32> = BTreeMap::new();
+    for Planned { merchant_id, allocation, .. } in planned {
+        for shipment in &allocation.shipments {
+            for line in &shipment.lines {
+                let key = (merchant_id.0, line.sku.as_str(), shipment.location.as_str());
+                *moved.entry(key).or_default() += line.quantity.cast_signed();
+            }
+        }
+    }
+    let (mut merchants, mut skus, mut locations, mut quantities) = (vec![], vec![], vec![], vec![]);
+    for ((merchant, sku, location), quantity) in moved {
+        merchants.push(merchant);
+        skus.push(sku.to_owned());
+        locations.push(location.to_owned());
+        quantities.push(quantity);
+    }
     sqlx::query!(
         "with kept as (
            select * from jsonb_to_recordset($1) as k (order_id uuid, merchant_id uuid, allocation jsonb)
@@ -181,13 +208,16 @@ async fn hold(tx: &mut PgConnection, planned: &[Planned]) -> Result<()> {
            insert into reservations (order_id, merchant_id, shipment_id, line, sku, location, quantity, state)
            select p.order_id, p.merchant_id, p.id, l.line, l.sku, p.location, l.quantity, 'held'
            from planned p cross join lateral jsonb_to_recordset(p.lines) as l (line int, sku text, quantity int)
-           returning merchant_id, sku, location, quantity
          )
-         update stock s set available = s.available - h.quantity, reserved = s.reserved + h.quantity, updated_at = now()
-         from (select merchant_id, sku, location, sum(quantity)::int as quantity from held group by 1, 2, 3) h
-         where s.merchant_id = h.merchant_id and s.sku = h.sku and s.location = h.location",
+         update stock s set available = s.available - m.quantity, reserved = s.reserved + m.quantity, updated_at = now()
+         from unnest($3::uuid[], $4::text[], $5::text[], $6::int[]) as m (merchant_id, sku, location, quantity)
+         where s.merchant_id = m.merchant_id and s.sku = m.sku and s.location = m.location",
         Json(planned) as _,
-        HOLD_HOURS
+        HOLD_HOURS,
+        &merchants,
+        &skus,
+        &locations,
+        &quantities
     )
     .execute(tx)
     .await?;

@@ -4,7 +4,7 @@
 use crate::support::*;
 use futures::future::join_all;
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 use uuid::Uuid;
 use waybill_dev::{client::new_key, sim::AutoProgress, stack::Stack};
 use waybill_domain::{
@@ -128,7 +128,38 @@ async fn the_answer_to_who_has_waited(stack: &Stack) {
     assert_eq!(again.header("idempotent-replayed"), Some("true"));
 }
 
-fn acceptance(merchant: MerchantId, key: &str, reference: &str) -> NewAcceptance {
+#[tokio::test]
+async fn an_order_under_way_is_read_as_it_is() {
+    // No worker: nobody changes the orders, and nobody tells of it.
+    let stack = builder().await.worker(false).env("WAYBILL_CACHE_SECONDS", 3_600).start().await.unwrap();
+    let pool = waybill_store::connect(&stack.database_url, 2).unwrap();
+    let id = place(&stack.client, &order_with(|_| {})).await;
+    let changed = |sql: &'static str| sqlx::query(sql).bind(&id).execute(&pool);
+    let read = async || stack.client.get(&id).await.unwrap();
+    let first = read().await;
+    assert_eq!((&read().await.body, read().await.header("etag")), (&first.body, first.header("etag")));
+    changed("update orders set reference = 'changed' where id = $1::uuid").await.unwrap();
+    assert_eq!(read().await.body["reference"], "changed", "its row was written to");
+
+    for concern in [
+        "with raised as (insert into concerns (order_id, reason, subject, detail) values ($1::uuid, 'drift', 's', '{}'))
+         update orders set concern = 'drift' where id = $1::uuid",
+        "update concerns set detail = '{\"seen\": 1}' where order_id = $1::uuid",
+    ] {
+        read().await;
+        changed(concern).await.unwrap();
+    }
+    assert_eq!(read().await.body["needs"][0]["detail"]["seen"], 1, "its concern is a row of its own");
+    changed("delete from orders where id = $1::uuid").await.unwrap();
+    refused(&read().await, 404, "not_found", "it is gone");
+    stack.stop().await;
+}
+
+fn accepted_at() -> jiff::Timestamp {
+    jiff::Timestamp::from_microsecond(1_700_000_000_123_456).unwrap()
+}
+
+fn acceptance(merchant: MerchantId, key: &str, reference: &str) -> Arc<NewAcceptance> {
     let placed = NewOrder {
         customer_id: "cus_1".to_owned().try_into().unwrap(),
         currency: waybill_domain::order::currency("EUR").unwrap(),
@@ -149,7 +180,7 @@ fn acceptance(merchant: MerchantId, key: &str, reference: &str) -> NewAcceptance
         shortage_policy: ShortagePolicy::Reject,
         metadata: [].into(),
     };
-    let now = jiff::Timestamp::from_microsecond(1_700_000_000_123_456).unwrap();
+    let now = accepted_at();
     let order = OrderRecord {
         id: OrderId(Uuid::now_v7()),
         merchant_id: merchant,
@@ -160,6 +191,7 @@ fn acceptance(merchant: MerchantId, key: &str, reference: &str) -> NewAcceptance
         version: 1,
         created_at: now,
         updated_at: now,
+        stamp: None,
         placed,
     };
     let request = RequestKey {
@@ -168,7 +200,7 @@ fn acceptance(merchant: MerchantId, key: &str, reference: &str) -> NewAcceptance
         key: key.to_owned(),
         fingerprint: [key.len() as u8; 32],
     };
-    NewAcceptance { response: format!("{{\"id\":\"{}\"}}", order.id), order, request }
+    Arc::new(NewAcceptance { order, request, starts: false, waits: false })
 }
 
 #[tokio::test]
@@ -197,8 +229,8 @@ async fn orders_that_are_accepted_together_are_accepted_each_by_itself() {
         let of_it: Vec<_> =
             answers.iter().filter(|(k, _)| k == key).map(|(_, a)| a.as_ref().unwrap()).collect();
         let new = of_it.iter().filter(|known| ***known == Known::New).count();
-        let replayed =
-            of_it.iter().filter(|known| matches!(known, Known::Answered { status: 201, .. })).count();
+        let again = |known: &&&Known| matches!(known, Known::Placed { at, is_final: true, .. } if *at == accepted_at());
+        let replayed = of_it.iter().filter(again).count();
         assert_eq!((new, replayed), (1, 1), "{key}: {of_it:?}");
     }
     let (mut bad, mut good) = (0, 0);

@@ -1,0 +1,108 @@
+//! Reading one order, for many callers at a time.
+
+use super::{OrderRecord, select};
+use crate::{
+    Result,
+    group::{Group, Limits},
+};
+use sqlx::PgPool;
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+use uuid::Uuid;
+use waybill_domain::ids::{MerchantId, OrderId};
+
+/// Orders of one statement, and statements at a time: see [`crate::group`]. What they share is the round trip.
+const LIMITS: Limits = Limits { items_max: 64, lanes: 2 };
+
+/// Which writing of an order's row one has read: each later one has another. It is the number of the transaction that
+/// wrote it (Postgres' `xmin`), which comes again after four billion; so nobody should keep it for days.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp(i64);
+
+impl From<i64> for Stamp {
+    fn from(xmin: i64) -> Self {
+        Self(xmin)
+    }
+}
+
+/// Each caller has an answer of their own, also of the same order: a number tells them apart.
+type Lookup<O> = Group<(u64, OrderId), Option<O>>;
+
+/// Reads orders as they are now, those that are asked for at the same time together.
+#[derive(Debug, Clone)]
+pub struct Reader {
+    orders: Lookup<Arc<OrderRecord>>,
+    stamps: Lookup<Stamp>,
+    callers: Arc<AtomicU64>,
+}
+
+impl Reader {
+    /// Starts the tasks that read. Not `grouped`, each order is read alone, and as many at a time as the pool has
+    /// connections.
+    pub fn start(pool: PgPool, grouped: bool) -> Self {
+        let lanes = pool.options().get_max_connections() as usize;
+        let limits = if grouped { LIMITS } else { Limits { items_max: 1, lanes } };
+        let stamping = pool.clone();
+        Self {
+            orders: start(limits, move |wanted| {
+                let pool = pool.clone();
+                async move { select(&pool, &wanted).await }
+            }),
+            stamps: start(limits, move |wanted| {
+                let pool = stamping.clone();
+                async move { stamps(&pool, &wanted).await }
+            }),
+            callers: Arc::default(),
+        }
+    }
+
+    /// The merchant's order of that id; another merchant's order is not found.
+    ///
+    /// # Errors
+    /// When Postgres fails.
+    pub async fn find(&self, merchant: MerchantId, id: OrderId) -> Result<Option<Arc<OrderRecord>>> {
+        let order = self.orders.write((self.caller(), id)).await?;
+        Ok(order.filter(|order| order.merchant_id == merchant))
+    }
+
+    /// How the order's row stands now. What was read of it before is still true if it had the same stamp, and a tenth as
+    /// dear as to read it again.
+    ///
+    /// # Errors
+    /// When Postgres fails.
+    pub async fn stamp(&self, id: OrderId) -> Result<Option<Stamp>> {
+        self.stamps.write((self.caller(), id)).await
+    }
+
+    fn caller(&self) -> u64 {
+        self.callers.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+fn start<O, R, F>(limits: Limits, read: R) -> Lookup<O>
+where
+    O: Send + 'static,
+    R: Fn(Vec<OrderId>) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Result<Vec<Option<O>>>> + Send + 'static,
+{
+    Group::start(
+        limits,
+        |(caller, _): &(u64, OrderId)| *caller,
+        move |wanted| read(wanted.into_iter().map(|(_, id)| id).collect()),
+    )
+}
+
+async fn stamps(pool: &PgPool, wanted: &[OrderId]) -> Result<Vec<Option<Stamp>>> {
+    let ids: Vec<Uuid> = wanted.iter().map(|id| id.0).collect();
+    let rows =
+        sqlx::query!(r#"select id, xmin::text::bigint as "stamp!" from orders where id = any($1)"#, &ids)
+            .fetch_all(pool)
+            .await?;
+    let stamps: HashMap<Uuid, Stamp> = rows.into_iter().map(|row| (row.id, Stamp(row.stamp))).collect();
+    Ok(wanted.iter().map(|id| stamps.get(&id.0).copied()).collect())
+}
