@@ -10,12 +10,14 @@ use sqlx::{PgPool, types::Json};
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
+    time::Duration,
 };
 use uuid::Uuid;
 use waybill_domain::order::{Address, OrderLine};
 
-/// Orders of one statement, and statements at a time: see [`crate::group`]. Above fifty a commit's flush hardly counts.
-const LIMITS: Limits = Limits { items_max: 64, lanes: 3 };
+/// Orders of one statement, and statements at a time: see [`crate::group`]. A statement costs Postgres as much as ten of
+/// its orders, so one large one at a time is better than several small ones.
+const LIMITS: Limits = Limits { items_max: 128, lanes: 1, pause: Duration::from_micros(200) };
 
 /// How long a process has for starting the workflow of an order that it accepted, in seconds. What it does not manage the
 /// starter does; two starts would be one workflow, but cost Temporal two.
@@ -46,7 +48,7 @@ impl Acceptance {
     /// and as many are written at a time as the pool has connections.
     pub fn start(pool: PgPool, grouped: bool) -> Self {
         let lanes = pool.options().get_max_connections() as usize;
-        let limits = if grouped { LIMITS } else { Limits { items_max: 1, lanes } };
+        let limits = if grouped { LIMITS } else { Limits { items_max: 1, lanes, pause: Duration::ZERO } };
         let key = |item: &Arc<NewAcceptance>| (item.request.merchant_id, item.request.key.clone());
         let writer = pool.clone();
         let group = Group::start(limits, key, move |items| {

@@ -3,7 +3,7 @@
 //! flush and each round trip among all that it holds.
 
 use crate::{Result, StoreError};
-use std::{collections::HashSet, future::Future, hash::Hash, sync::Arc};
+use std::{collections::HashSet, future::Future, hash::Hash, sync::Arc, time::Duration};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 /// Callers that may wait for a place; further ones wait for the queue itself.
@@ -16,7 +16,14 @@ pub struct Limits {
     pub items_max: usize,
     /// Groups under way at a time: with two, one is gathered and written while the other's commit is flushed.
     pub lanes: usize,
+    /// How long a group that is much smaller than the one before waits for more. Those who were answered together come
+    /// back together: without a pause the first of them would be written alone, and all others after it. A service that
+    /// is not busy has small groups, and waits for nobody.
+    pub pause: Duration,
 }
+
+/// Items of a group from which on a service is busy.
+const BUSY_ITEMS: usize = 8;
 
 type Waiting<I, O> = (I, oneshot::Sender<Result<O>>);
 
@@ -50,13 +57,24 @@ where
             let (queue, write) = (queue.clone(), write.clone());
             tokio::spawn(async move {
                 let mut gathered = Vec::with_capacity(limits.items_max);
+                let mut before = 0;
                 loop {
                     if gathered.is_empty()
                         && queue.lock().await.recv_many(&mut gathered, limits.items_max).await == 0
                     {
                         return;
                     }
+                    if before >= BUSY_ITEMS && gathered.len() * 2 < before && !limits.pause.is_zero() {
+                        pause(limits.pause).await;
+                        let mut queue = queue.lock().await;
+                        while gathered.len() < limits.items_max
+                            && let Ok(more) = queue.try_recv()
+                        {
+                            gathered.push(more);
+                        }
+                    }
                     let group = take_distinct(&mut gathered, key);
+                    before = group.len();
                     write_group(group, &write).await;
                 }
             });
@@ -74,6 +92,12 @@ where
         self.0.send((item, answer)).await.map_err(|_| gone())?;
         answered.await.map_err(|_| gone())?
     }
+}
+
+/// Fractions of a millisecond, which the runtime's own clock does not count.
+async fn pause(duration: Duration) {
+    // Whether it slept or the runtime is ending makes no difference.
+    let _ = tokio::task::spawn_blocking(move || std::thread::sleep(duration)).await;
 }
 
 fn gone() -> StoreError {
@@ -134,19 +158,23 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{sync::Mutex as StdMutex, time::Duration};
+    use std::sync::Mutex as StdMutex;
     use tokio::sync::Notify;
 
-    const LIMITS: Limits = Limits { items_max: 8, lanes: 1 };
+    const LIMITS: Limits = Limits { items_max: 8, lanes: 1, pause: Duration::ZERO };
 
     type Noted = Arc<StdMutex<Vec<Vec<u32>>>>;
 
     /// A group whose writer waits for a word, notes each group, and answers each item with itself.
     fn noting() -> (Group<u32, u32>, Arc<Notify>, Noted) {
+        noting_with(LIMITS)
+    }
+
+    fn noting_with(limits: Limits) -> (Group<u32, u32>, Arc<Notify>, Noted) {
         let (word, noted) = (Arc::new(Notify::new()), Arc::new(StdMutex::new(Vec::new())));
         let (heard, notes) = (word.clone(), noted.clone());
         let group = Group::start(
-            LIMITS,
+            limits,
             |item: &u32| item % 10,
             move |items: Vec<u32>| {
                 let (heard, notes) = (heard.clone(), notes.clone());
@@ -251,6 +279,36 @@ mod tests {
         }
         assert_eq!(noted.lock().unwrap()[1], [3]);
     }
+
+    #[tokio::test]
+    async fn those_who_were_answered_together_are_written_together_again() {
+        let (group, word, noted) = noting_with(Limits { pause: Duration::from_millis(500), ..LIMITS });
+        let first = send(&group, &[1]);
+        until(|| noted.lock().unwrap().len() == 1).await;
+        let together = send(&group, &[2, 3, 4, 5, 6, 7, 8, 9]);
+        until(|| group.0.capacity() == QUEUE_MAX - 8).await;
+        word.notify_one();
+        until(|| noted.lock().unwrap().len() == 2).await;
+        word.notify_one();
+        for answer in first.into_iter().chain(together) {
+            answer.await.unwrap().unwrap();
+        }
+        // One is taken before the others are there, which is well before the pause is over.
+        let (answer, answered) = oneshot::channel();
+        group.0.send((11, answer)).await.unwrap();
+        until(|| group.0.capacity() == QUEUE_MAX).await;
+        let again = send(&group, &[12, 14, 15]);
+        until(|| noted.lock().unwrap().len() == 3).await;
+        let mut third = noted.lock().unwrap()[2].clone();
+        third.sort_unstable();
+        assert_eq!(third, [11, 12, 14, 15]);
+        word.notify_one();
+        for answer in again {
+            answer.await.unwrap().unwrap();
+        }
+        answered.await.unwrap().unwrap();
+    }
+
     #[tokio::test]
     async fn a_group_that_panics_is_the_only_one_that_fails() {
         let (group, word, noted) = noting();

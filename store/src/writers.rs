@@ -8,7 +8,7 @@ use crate::{
     reservations::{self, Reserved},
 };
 use sqlx::PgPool;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use waybill_domain::{
     event::Entry,
     ids::{OrderId, ShipmentId},
@@ -54,8 +54,8 @@ impl Writers {
     pub fn start(pool: &PgPool, grouped: bool) -> Self {
         let connections = pool.options().get_max_connections() as usize;
         let limits = |lanes| match grouped {
-            true => Limits { items_max: ITEMS_MAX, lanes },
-            false => Limits { items_max: 1, lanes: connections },
+            true => Limits { items_max: ITEMS_MAX, lanes, pause: Duration::ZERO },
+            false => Limits { items_max: 1, lanes: connections, pause: Duration::ZERO },
         };
         let (projecting, reserving, selling) = (pool.clone(), pool.clone(), pool.clone());
         Self {

@@ -12,12 +12,13 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 use uuid::Uuid;
 use waybill_domain::ids::{MerchantId, OrderId};
 
 /// Orders of one statement, and statements at a time: see [`crate::group`]. What they share is the round trip.
-const LIMITS: Limits = Limits { items_max: 64, lanes: 2 };
+const LIMITS: Limits = Limits { items_max: 64, lanes: 2, pause: Duration::ZERO };
 
 /// Which writing of an order's row one has read: each later one has another. It is the number of the transaction that
 /// wrote it (Postgres' `xmin`), which comes again after four billion; so nobody should keep it for days.
@@ -46,7 +47,7 @@ impl Reader {
     /// connections.
     pub fn start(pool: PgPool, grouped: bool) -> Self {
         let lanes = pool.options().get_max_connections() as usize;
-        let limits = if grouped { LIMITS } else { Limits { items_max: 1, lanes } };
+        let limits = if grouped { LIMITS } else { Limits { items_max: 1, lanes, pause: Duration::ZERO } };
         let stamping = pool.clone();
         Self {
             orders: start(limits, move |wanted| {
@@ -70,8 +71,8 @@ impl Reader {
         Ok(order.filter(|order| order.merchant_id == merchant))
     }
 
-    /// How the order's row stands now. What was read of it before is still true if it had the same stamp, and a tenth as
-    /// dear as to read it again.
+    /// How the order's row stands now. What was read of it before is still true if it had the same stamp, and it is
+    /// much cheaper to learn than to read it again.
     ///
     /// # Errors
     /// When Postgres fails.

@@ -155,6 +155,33 @@ async fn an_order_under_way_is_read_as_it_is() {
     stack.stop().await;
 }
 
+#[tokio::test]
+async fn the_starter_leaves_alone_what_is_about_to_be_started() {
+    let stack = builder().await.worker(false).start().await.unwrap();
+    let pool = waybill_store::connect(&stack.database_url, 2).unwrap();
+    let merchant = MerchantId(Uuid::now_v7());
+    let accepting = Acceptance::start(pool.clone(), true);
+    let [mine, yours] = [true, false].map(|starts| {
+        let new = Arc::into_inner(acceptance(merchant, &format!("starts-{starts}"), "r")).unwrap();
+        Arc::new(NewAcceptance { starts, ..new })
+    });
+    for new in [&mine, &yours] {
+        assert_eq!(accepting.accept(new.clone()).await.unwrap(), Known::New);
+    }
+    let due = async || {
+        let due = waybill_store::starts::due(&pool, 100).await.unwrap();
+        due.into_iter().map(|order| order.order_id).collect::<Vec<_>>()
+    };
+    assert_eq!(due().await, [yours.order.id], "nobody else is about to start that one");
+    sqlx::query("update orders set start_due_at = now() where merchant_id = $1 and start_due_at is not null")
+        .bind(merchant.0)
+        .execute(&pool)
+        .await
+        .unwrap();
+    assert_eq!(due().await.len(), 2, "whoever was to start it did not come to it");
+    stack.stop().await;
+}
+
 fn accepted_at() -> jiff::Timestamp {
     jiff::Timestamp::from_microsecond(1_700_000_000_123_456).unwrap()
 }
