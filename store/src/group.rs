@@ -66,11 +66,13 @@ where
                     }
                     if before >= BUSY_ITEMS && gathered.len() * 2 < before && !limits.pause.is_zero() {
                         pause(limits.pause).await;
-                        let mut queue = queue.lock().await;
-                        while gathered.len() < limits.items_max
-                            && let Ok(more) = queue.try_recv()
-                        {
-                            gathered.push(more);
+                        // Another lane that waits for the queue takes what comes.
+                        if let Ok(mut queue) = queue.try_lock() {
+                            while gathered.len() < limits.items_max
+                                && let Ok(more) = queue.try_recv()
+                            {
+                                gathered.push(more);
+                            }
                         }
                     }
                     let group = take_distinct(&mut gathered, key);
@@ -307,6 +309,20 @@ mod tests {
             answer.await.unwrap().unwrap();
         }
         answered.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_lane_that_pauses_does_not_wait_for_one_that_has_nothing_to_do() {
+        let limits = Limits { lanes: 2, pause: Duration::from_millis(1), ..LIMITS };
+        let group = Group::start(limits, |item: &u32| *item, |items: Vec<u32>| async { Ok(items) });
+        for answer in send(&group, &[1, 2, 3, 4, 5, 6, 7, 8]) {
+            answer.await.unwrap().unwrap();
+        }
+        // Sooner or later the lane that was busy gets one, while the other holds the queue.
+        for n in 0..20 {
+            let answered = tokio::time::timeout(Duration::from_secs(10), group.write(n)).await;
+            assert_eq!(answered.unwrap().unwrap(), n);
+        }
     }
 
     #[tokio::test]
