@@ -1,0 +1,126 @@
+//! What became of a refund: in the ledger, in the order, in its timeline, and for whoever is needed.
+
+use super::{RefundRecord, WRITER, lock_order, read};
+use crate::{
+    Result,
+    concerns::{self, Concern},
+    payments::Kind,
+    projection,
+};
+use serde_json::json;
+use sqlx::{PgConnection, PgPool};
+use waybill_domain::{
+    after::RefundState,
+    event::OrderEvent,
+    ids::{OrderId, RefundId},
+    state::AttentionReason,
+};
+
+/// Writes down where a refund has come to, once, and gives it as it is now. What is no news is not written: see
+/// [`RefundState::may_become`].
+///
+/// # Errors
+/// When Postgres fails, or there is no such refund.
+pub async fn record(
+    pool: &PgPool,
+    refund: &RefundRecord,
+    to: RefundState,
+    provider_ref: Option<&str>,
+    code: Option<&str>,
+) -> Result<RefundRecord> {
+    let mut tx = pool.begin().await?;
+    lock_order(&mut tx, refund.order_id).await?;
+    let before = read(&mut tx, refund.id).await?;
+    if !before.state.may_become(to) {
+        return Ok(before);
+    }
+    sqlx::query!(
+        "update refunds set state = $2, provider_ref = coalesce($3, provider_ref), code = $4, updated_at = now()
+         where id = $1",
+        refund.id.0,
+        to.as_str(),
+        provider_ref,
+        code
+    )
+    .execute(&mut *tx)
+    .await?;
+    book(&mut tx, &before, to, code).await?;
+    tell(&mut tx, &before, to, code).await?;
+    let after = read(&mut tx, refund.id).await?;
+    tx.commit().await?;
+    Ok(after)
+}
+
+/// The ledger, and what the order shows as refunded.
+async fn book(
+    tx: &mut PgConnection,
+    before: &RefundRecord,
+    to: RefundState,
+    code: Option<&str>,
+) -> Result<()> {
+    let ledger = match to {
+        RefundState::Requested | RefundState::Pending => return Ok(()),
+        RefundState::Succeeded => "succeeded",
+        RefundState::Failed => "declined",
+    };
+    sqlx::query!(
+        "update payment_operations set state = $2, code = $3, updated_at = now() where key = $1",
+        Kind::Refund(before.id).key(before.order_id),
+        ledger,
+        code
+    )
+    .execute(&mut *tx)
+    .await?;
+    let change = match (before.state, to) {
+        (_, RefundState::Succeeded) => before.amount.minor(),
+        (RefundState::Succeeded, _) => -before.amount.minor(),
+        _ => return Ok(()),
+    };
+    sqlx::query!("update orders set refunded = refunded + $2 where id = $1", before.order_id.0, change)
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
+/// The timeline, and whether somebody is needed.
+async fn tell(
+    tx: &mut PgConnection,
+    before: &RefundRecord,
+    to: RefundState,
+    code: Option<&str>,
+) -> Result<()> {
+    let (refund_id, order) = (before.id, before.order_id);
+    let code = code.unwrap_or_default().to_owned();
+    let event = match to {
+        RefundState::Requested => return Ok(()),
+        RefundState::Pending => OrderEvent::RefundPending { refund_id },
+        RefundState::Succeeded => OrderEvent::Refunded { refund_id, amount: before.amount },
+        RefundState::Failed => OrderEvent::RefundFailed { refund_id, code: code.clone() },
+    };
+    projection::append(tx, order, WRITER, &[event]).await?;
+    let subject = refund_id.to_string();
+    // It has an answer, whichever.
+    concerns::clear(tx, order, AttentionReason::RefundFailing, Some(&subject)).await?;
+    if to == RefundState::Failed {
+        let detail = json!({"amount": before.amount, "code": code});
+        let concern = Concern { reason: AttentionReason::RefundFailed, subject, detail };
+        concerns::raise(tx, order, &concern).await?;
+    }
+    Ok(())
+}
+
+/// A refund has been tried often and has no answer: somebody is told, once.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn call_somebody(pool: &PgPool, order: OrderId, refund: RefundId) -> Result<()> {
+    let mut tx = pool.begin().await?;
+    let concern = Concern {
+        reason: AttentionReason::RefundFailing,
+        subject: refund.to_string(),
+        detail: serde_json::Value::Null,
+    };
+    concerns::raise(&mut tx, order, &concern).await?;
+    tx.commit().await?;
+    Ok(())
+}
