@@ -51,14 +51,6 @@ async fn cancelled(stack: &Stack, order: &Value) -> (String, Vec<String>) {
     (id, ids)
 }
 
-/// Available, reserved and sold of one SKU, at all its places together.
-async fn stock_of(stack: &Stack, sku: &str) -> (i64, i64, i64) {
-    let levels = stack.client.get_stock(sku).await.unwrap().body;
-    let levels = levels["locations"].as_array().unwrap().clone();
-    let sum = |of: &str| levels.iter().map(|l| l[of].as_i64().unwrap()).sum();
-    (sum("available"), sum("reserved"), sum("sold"))
-}
-
 /// The id of the return that was opened for a shipment, and what of.
 async fn opened(stack: &Stack, id: &str) -> Vec<(String, Value)> {
     let told = timeline(&stack.client, id).await;

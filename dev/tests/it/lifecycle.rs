@@ -67,6 +67,7 @@ async fn each_shipment_is_captured_at_its_own_hand_over() {
     assert_eq!(order["payment_status"], "partially_captured");
     let (capturable, captured, ..) = at_provider(&stack, &id);
     assert_eq!((capturable, captured), (1033, 2067), "the fee is split to the last cent");
+    assert_eq!(stock_of(&stack, "SPLIT").await, (0, 1, 2), "what has not left is still set aside");
 
     carrier_says(&stack, &ids[1], "hand_over").await;
     let order = reach(&stack.client, &id, "shipped").await;

@@ -195,6 +195,14 @@ pub fn check_problem(reply: &Reply, what: &str) -> Vec<String> {
         .collect()
 }
 
+/// Available, reserved and sold of one SKU, at all its places together.
+pub async fn stock_of(stack: &Stack, sku: &str) -> (i64, i64, i64) {
+    let levels = stack.client.get_stock(sku).await.unwrap().body;
+    let levels = levels["locations"].as_array().unwrap().clone();
+    let sum = |of: &str| levels.iter().map(|l| l[of].as_i64().unwrap()).sum();
+    (sum("available"), sum("reserved"), sum("sold"))
+}
+
 /// A number from the stack's database.
 pub async fn count(stack: &Stack, sql: &'static str, value: &str) -> i64 {
     let pool = waybill_store::connect(&stack.database_url, 2).unwrap();
