@@ -11,7 +11,7 @@ use crate::{
     sample::Sample,
     world::World,
 };
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use serde_json::json;
 use std::{path::Path, sync::atomic::AtomicU64, time::Duration};
 use waybill_dev::{binaries::Binaries, sim::AutoProgress};
@@ -28,8 +28,10 @@ pub async fn run(world: &World, bench: Bench, dir: &Path) -> Result<Report> {
         Bench::Accept => (None, stack().worker(false), stack().worker(false)),
         _ => bail!("only orders, lifecycle and accept are measured against other binaries"),
     };
+    let binaries = Binaries::in_dir(dir)
+        .map_err(|_| anyhow!("--against {}: there is no waybill-api and waybill-worker", dir.display()))?;
     let ours = Flow::of(world, ours.start().await?).await?;
-    let theirs = Flow::of(world, theirs.binaries(Binaries::in_dir(dir)?).start().await?).await?;
+    let theirs = Flow::of(world, theirs.binaries(binaries).start().await?).await?;
     let (count, limit) = world.size.pick((20, Duration::from_secs(1)), (800, Duration::from_secs(6)));
     let placed = AtomicU64::new(100_000_000);
     let sample = async |flow: &Flow| match goal {

@@ -78,6 +78,7 @@ pub async fn list(
     let rows = match filter {
         Filter { reference: Some(_), .. } => found_by!("reference = $5", pool, merchant, filter, limit),
         Filter { customer_id: Some(_), .. } => found_by!("customer_id = $3", pool, merchant, filter, limit),
+        // The index `orders_needing_attention` has this condition, word for word.
         Filter { attention: Some(true), .. } => {
             found_by!("(attention is not null or concern is not null)", pool, merchant, filter, limit)
         }
