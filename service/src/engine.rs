@@ -1,4 +1,4 @@
-//! The client's side of Temporal: starting an order's workflow and sending it [word](words). No call here retries by
+//! The client's side of Temporal: starting an order's workflow and sending it word. No call here retries by
 //! itself; callers have the outbox, the inbox or their user to come back to.
 
 mod words;

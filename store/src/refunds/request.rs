@@ -54,7 +54,8 @@ pub async fn request(pool: &PgPool, new: &NewRefund) -> Result<Requested> {
     let mut tx = pool.begin().await?;
     lock_order(&mut tx, new.order_id).await?;
     let known = sqlx::query_scalar!(
-        "select id from refunds where id = $1 or (order_id = $2 and request_key = $3)",
+        r#"select id as "id!" from refunds where id = $1
+           union all select id from refunds where order_id = $2 and request_key = $3 limit 1"#,
         new.id.0,
         new.order_id.0,
         new.request_key
