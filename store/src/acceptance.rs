@@ -30,7 +30,7 @@ pub struct NewAcceptance {
     pub order: OrderRecord,
     /// What names the request.
     pub request: RequestKey,
-    /// Whether the caller starts its workflow: then the starter leaves it alone for [`START_MAX_SECONDS`].
+    /// Whether the caller starts its workflow: then the starter leaves it alone for some seconds.
     pub starts: bool,
     /// Whether the client waits to be told more, so that its answer is still to come.
     pub waits: bool,
