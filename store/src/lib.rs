@@ -115,6 +115,9 @@ pub fn connect(url: &str, connections_max: u32) -> Result<PgPool> {
         // Lists are read in the order of an index and end with their page. A bitmap reads all that could be on any page
         // first: with millions of orders that is seconds.
         ("enable_bitmapscan", "off".to_owned()),
+        // Nor is any worth several processes: to start them takes longer than a page, and they look cheap for an index that
+        // has more than the page in it.
+        ("max_parallel_workers_per_gather", "0".to_owned()),
         // So one plan does for whatever values. Left alone Postgres plans anew each time a list is given, which for
         // short statements costs as much as to run them.
         ("plan_cache_mode", "force_generic_plan".to_owned()),
