@@ -26,44 +26,10 @@ pub struct Filter {
     pub before: Option<OrderId>,
 }
 
-/// Rows of the merchant's orders, found by `$first`: Postgres is to know which index leads to few of them, whatever values
-/// it is asked for.
-macro_rules! found_by {
-    ($first:literal, $pool:expr, $merchant:expr, $filter:expr, $limit:expr) => {
-        sqlx::query_as!(
-            Row,
-            r#"select id, merchant_id, customer_id, reference, currency, lines as "lines: _", subtotal, shipping_fee, tax,
-                 total, payment_method, shipping_address as "shipping_address: _", shortage_policy,
-                 metadata as "metadata: _", status, outcome, payment_status, attention, authorized, captured, refunded,
-                 line_states as "line_states: _", shipments as "shipments: _", needs as "needs: _", payment_action,
-                 case when concern is not null then (
-                   select jsonb_agg(jsonb_build_object('reason', c.reason, 'subject', c.subject, 'detail', c.detail)
-                     order by c.raised_at, c.reason, c.subject)
-                   from concerns c where c.order_id = orders.id and c.cleared_at is null) end as "concerns: _",
-                 returned as "returned: _", discount, version,
-                 created_at as "created_at: _", updated_at as "updated_at: _",
-                 xmin::text::bigint as "stamp!"
-               from orders where merchant_id = $1 and "# + $first + r#"
-                 and id < coalesce($7::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
-                 and ($2::text is null or status = $2) and ($3::text is null or customer_id = $3)
-                 and ($4::bool is null or (attention is not null or concern is not null) = $4)
-                 and ($5::text is null or reference = $5) and ($6::timestamptz is null or created_at > $6)
-               order by id desc limit $8"#,
-            $merchant.0,
-            $filter.status.map(OrderStatus::as_str),
-            $filter.customer_id.as_ref().map(CustomerId::as_str),
-            $filter.attention,
-            $filter.reference,
-            $filter.created_after.map(|at| at.to_sqlx()) as _,
-            $filter.before.map(|id| id.0),
-            i64::from($limit)
-        )
-        .fetch_all($pool)
-        .await
-    };
-}
-
 /// The merchant's orders, newest first, at most `limit`.
+///
+/// Planned anew for each page, other than everything else here: which index leads to the page soonest depends on what is
+/// asked for, and on how many orders there are of it.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -74,16 +40,40 @@ pub async fn list(
     limit: u16,
 ) -> Result<Vec<OrderRecord>> {
     use jiff_sqlx::ToSqlx;
-    // By what is likely to be met by the fewest.
-    let rows = match filter {
-        Filter { reference: Some(_), .. } => found_by!("reference = $5", pool, merchant, filter, limit),
-        Filter { customer_id: Some(_), .. } => found_by!("customer_id = $3", pool, merchant, filter, limit),
-        // The index `orders_needing_attention` has this condition, word for word.
-        Filter { attention: Some(true), .. } => {
-            found_by!("(attention is not null or concern is not null)", pool, merchant, filter, limit)
-        }
-        Filter { status: Some(_), .. } => found_by!("status = $2", pool, merchant, filter, limit),
-        _ => found_by!("true", pool, merchant, filter, limit),
-    };
-    rows?.into_iter().map(OrderRecord::try_from).collect()
+    let mut tx = pool.begin().await?;
+    sqlx::query!("select set_config('plan_cache_mode', 'force_custom_plan', true)")
+        .fetch_one(&mut *tx)
+        .await?;
+    let rows = sqlx::query_as!(
+        Row,
+        r#"select id, merchant_id, customer_id, reference, currency, lines as "lines: _", subtotal, shipping_fee, tax,
+             total, payment_method, shipping_address as "shipping_address: _", shortage_policy,
+             metadata as "metadata: _", status, outcome, payment_status, attention, authorized, captured, refunded,
+             line_states as "line_states: _", shipments as "shipments: _", needs as "needs: _", payment_action,
+             case when concern is not null then (
+               select jsonb_agg(jsonb_build_object('reason', c.reason, 'subject', c.subject, 'detail', c.detail)
+                 order by c.raised_at, c.reason, c.subject)
+               from concerns c where c.order_id = orders.id and c.cleared_at is null) end as "concerns: _",
+             returned as "returned: _", discount, version,
+             created_at as "created_at: _", updated_at as "updated_at: _",
+             xmin::text::bigint as "stamp!"
+           from orders where merchant_id = $1
+             and ($2::text is null or status = $2) and ($3::text is null or customer_id = $3)
+             and ($4::bool is null or (attention is not null or concern is not null) = $4)
+             and ($5::text is null or reference = $5)
+             and ($6::timestamptz is null or created_at > $6) and ($7::uuid is null or id < $7)
+           order by id desc limit $8"#,
+        merchant.0,
+        filter.status.map(OrderStatus::as_str),
+        filter.customer_id.as_ref().map(CustomerId::as_str),
+        filter.attention,
+        filter.reference,
+        filter.created_after.map(|at| at.to_sqlx()) as _,
+        filter.before.map(|id| id.0),
+        i64::from(limit)
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    tx.commit().await?;
+    rows.into_iter().map(OrderRecord::try_from).collect()
 }
