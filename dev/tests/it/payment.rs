@@ -44,11 +44,15 @@ async fn an_authorization_that_nobody_answered_is_looked_up_and_never_made_twice
 async fn a_key_that_the_provider_may_have_forgotten_is_not_used_again() {
     let stack = stack().await;
     let away = Fault::Status { status: 503 };
-    stack
-        .payments
-        .set_faults(vec![always(Route::Authorize, Fault::DropReply), always(Route::Lookup, away.clone())]);
+    let lost = always(Route::Authorize, Fault::DropReply);
+    stack.payments.set_faults(vec![lost.clone(), always(Route::Lookup, away.clone())]);
     let id = place(&stack.client, &order_with(|_| {})).await;
     event(&stack.client, &id, "payment.unknown").await;
+    // An attempt that has read how old its key is has asked with it before the provider forgets it.
+    let held_up = always(Route::Lookup, Fault::Stall);
+    stack.payments.set_faults(vec![lost, held_up, always(Route::Lookup, away.clone())]);
+    until("an attempt that searches", || async { (!stack.payments.stalled().is_empty()).then_some(()) })
+        .await;
     let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
     let age =
         "update payment_operations set created_at = now() - interval '25 hours' where order_id = $1::uuid";

@@ -101,11 +101,15 @@ pub async fn reach(client: &Client, id: &str, status: &str) -> Value {
 
 /// Waits until an event of the type is in the timeline, and gives it.
 pub async fn event(client: &Client, id: &str, kind: &str) -> Value {
-    until(&format!("{kind} of {id}"), || async {
+    let deadline = tokio::time::Instant::now() + LIMIT;
+    loop {
         let events = timeline(client, id).await;
-        events.into_iter().find(|e| e["type"] == kind)
-    })
-    .await
+        if let Some(found) = events.iter().find(|e| e["type"] == kind) {
+            return found.clone();
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{id} was never told of {kind}: {events:#?}");
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
 }
 
 /// The whole timeline, its sequence checked.
