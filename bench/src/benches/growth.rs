@@ -9,7 +9,7 @@ use crate::{
     world::{self, World, order},
 };
 use anyhow::{Context, Result, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, PgPool};
 use std::{
     sync::{Arc, atomic::AtomicU64},
@@ -23,8 +23,23 @@ const CLIENTS: usize = 32;
 const CHUNK: u64 = 100_000;
 /// Orders that are read, spread over all there are.
 const READS: u64 = 5_000;
+/// Orders of one customer: more orders mean more customers. With this and the next, every list fills its page on both
+/// sides.
+const ORDERS_PER_CUSTOMER: u64 = 50;
+/// One order of so many waits for its review, and another one needs somebody.
+const ORDERS_PER_EXCEPTION: u64 = 200;
 /// Orders lie this far back at most, evenly.
 const HISTORY_DAYS: u32 = 90;
+
+/// The lists that are asked for, one after the other.
+const LISTS: [&str; 6] = [
+    "/v1/orders?limit=20",
+    "/v1/orders?limit=20&status=completed",
+    "/v1/orders?limit=20&status=in_review",
+    "/v1/orders?limit=20&customer_id=cus_fill_1",
+    "/v1/orders?limit=20&reference=fill-17",
+    "/v1/orders?limit=20&attention=true",
+];
 
 struct Side {
     stack: Stack,
@@ -67,13 +82,14 @@ pub async fn run(world: &World) -> Result<Report> {
         world.rounds("growth place", async |_| place(&many).await, async |_| place(&few).await).await?;
     world.servers.temporal.child.suspend(false)?;
     let (bytes, orders) = sizes(&many).await?;
+    let listed = [listed(&many).await?, listed(&few).await?];
     many.stack.stop().await;
     few.stack.stop().await;
     let (a, b) = world.size.pick(("2,000", "200"), ("5 M", "5 K"));
     let compare = |what: &str, rounds: &[(Sample, Sample)]| {
         Comparison::of_rates([&format!("{what} with {a} orders"), &format!("{what} with {b} orders")], rounds)
     };
-    let settings = json!({ "clients": CLIENTS, "seconds_per_round": limit.as_secs(),
+    let settings = json!({ "orders_on_each_list": listed, "clients": CLIENTS, "seconds_per_round": limit.as_secs(),
         "bytes_per_order_as_filled": bytes / orders.max(1), "history_days": HISTORY_DAYS });
     let mut report = world.report("growth", compare("placing", &placing), settings);
     report.also.insert("reading".to_owned(), compare("reading", &reading));
@@ -84,6 +100,19 @@ pub async fn run(world: &World) -> Result<Report> {
 fn sample(looped: http::Looped) -> Sample {
     let extra = http::percentiles(&looped.latency);
     Sample { done: looped.done, took: looped.took, extra, ..Sample::default() }
+}
+
+/// How many orders each of the lists gives: the more there are, the dearer it is.
+async fn listed(side: &Side) -> Result<Vec<usize>> {
+    let mut connection = http::Connection::open(&http::address(&side.stack.client)).await?;
+    let mut listed = Vec::new();
+    for path in LISTS {
+        let (status, body) = connection.send(http::get(&side.stack.client, path)?).await?;
+        ensure!(status.is_success(), "{path} was answered {status}");
+        let page: Value = serde_json::from_slice(&body)?;
+        listed.push(page["orders"].as_array().context("a list without orders")?.len());
+    }
+    Ok(listed)
 }
 
 /// A stack without a worker with so many orders.
@@ -102,19 +131,11 @@ async fn side(world: &World, orders: u64) -> Result<Side> {
     .await?;
     ensure!(!ids.is_empty(), "no order was found to be read");
     let reads = Arc::new(ids.iter().map(|id| format!("/v1/orders/{id}")).collect());
-    let lists = [
-        "/v1/orders?limit=20".to_owned(),
-        "/v1/orders?limit=20&status=completed".to_owned(),
-        "/v1/orders?limit=20&status=in_review".to_owned(),
-        "/v1/orders?limit=20&customer_id=cus_fill_3".to_owned(),
-        "/v1/orders?limit=20&reference=fill-17".to_owned(),
-        "/v1/orders?limit=20&attention=true".to_owned(),
-    ];
-    Ok(Side { stack, placed: AtomicU64::new(1), reads, lists: Arc::new(lists.to_vec()) })
+    let lists = Arc::new(LISTS.map(str::to_owned).to_vec());
+    Ok(Side { stack, placed: AtomicU64::new(1), reads, lists })
 }
 
-/// Fills the tables with orders that are like the one that was placed: most have ended, ids are in the order of time,
-/// a customer has some tens.
+/// Fills the tables with orders that are like the one that was placed: most have ended, ids are in the order of time.
 async fn fill(pool: &PgPool, orders: u64) -> Result<()> {
     let columns: Vec<String> = sqlx::query_scalar(
         "select column_name::text from information_schema.columns
@@ -124,11 +145,10 @@ async fn fill(pool: &PgPool, orders: u64) -> Result<()> {
     .await?;
     let value = |column: &String| match column.as_str() {
         "id" => "new.id".to_owned(),
-        "customer_id" => "'cus_fill_' || (n % 100000)".to_owned(),
+        "customer_id" => format!("'cus_fill_' || (n % {})", (orders / ORDERS_PER_CUSTOMER).max(1)),
         "reference" => "'fill-' || n".to_owned(),
-        // Every two-thousandth waits for a person.
-        "status" => "case when n % 2000 = 0 then 'in_review' else 'completed' end".to_owned(),
-        "attention" => "case when n % 5000 = 0 then 'step_failing' end".to_owned(),
+        "status" => format!("case when n % {ORDERS_PER_EXCEPTION} = 0 then 'in_review' else 'completed' end"),
+        "attention" => format!("case when n % {ORDERS_PER_EXCEPTION} = 1 then 'step_failing' end"),
         "created_at" | "updated_at" | "workflow_started_at" => "new.at".to_owned(),
         "version" => "1".to_owned(),
         other => format!("model.{other}"),
