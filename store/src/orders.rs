@@ -2,25 +2,22 @@
 
 mod list;
 mod reader;
+mod row;
 
 pub use list::{Filter, list};
 pub use reader::{Reader, Stamp};
 
-use crate::{Result, StoreError, concerns::Concern, parse};
+use crate::{Result, concerns::Concern};
 use jiff::Timestamp;
-use sqlx::{PgPool, types::Json};
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use row::{Row, select_orders};
+use sqlx::PgPool;
+use std::{collections::HashMap, sync::Arc};
 use uuid::Uuid;
 use waybill_domain::{
-    Currency,
-    ids::{CustomerId, MerchantId, OrderId},
+    ids::{MerchantId, OrderId},
     money::Amount,
-    order::{Address, NewOrder, OrderLine, ShortagePolicy},
-    state::{AttentionReason, LineState, Need, OrderState, ShipmentState},
-    status::{OrderStatus, PaymentStatus},
+    order::NewOrder,
+    state::OrderState,
 };
 
 /// An order as Postgres has it.
@@ -65,99 +62,6 @@ pub struct EventRecord {
     pub at: Timestamp,
 }
 
-struct Row {
-    id: Uuid,
-    merchant_id: Uuid,
-    customer_id: String,
-    reference: Option<String>,
-    currency: String,
-    lines: Json<Vec<OrderLine>>,
-    subtotal: i64,
-    shipping_fee: i64,
-    tax: i64,
-    total: i64,
-    payment_method: String,
-    shipping_address: Json<Address>,
-    shortage_policy: String,
-    metadata: Json<BTreeMap<String, String>>,
-    status: String,
-    outcome: Option<String>,
-    payment_status: String,
-    attention: Option<String>,
-    authorized: i64,
-    captured: i64,
-    refunded: i64,
-    line_states: Option<Json<Vec<LineState>>>,
-    shipments: Option<Json<Vec<ShipmentState>>>,
-    needs: Option<Json<Vec<Need>>>,
-    payment_action: bool,
-    concerns: Option<Json<Vec<Concern>>>,
-    returned: Option<Json<Vec<u32>>>,
-    discount: i64,
-    version: i64,
-    created_at: jiff_sqlx::Timestamp,
-    updated_at: jiff_sqlx::Timestamp,
-    stamp: i64,
-}
-
-impl TryFrom<Row> for OrderRecord {
-    type Error = StoreError;
-
-    fn try_from(row: Row) -> Result<Self> {
-        let amount = |minor: i64| parse("an amount", Amount::new(minor));
-        let placed = NewOrder {
-            customer_id: parse(
-                "a customer's id",
-                row.customer_id.try_into() as std::result::Result<CustomerId, _>,
-            )?,
-            currency: parse("a currency", waybill_domain::order::currency(&row.currency))? as Currency,
-            reference: row.reference,
-            lines: row.lines.0,
-            shipping_fee: amount(row.shipping_fee)?,
-            discount: amount(row.discount)?,
-            tax: amount(row.tax)?,
-            payment_method: row.payment_method,
-            shipping_address: row.shipping_address.0,
-            shortage_policy: parse("a shortage policy", row.shortage_policy.parse::<ShortagePolicy>())?,
-            metadata: row.metadata.0,
-        };
-        let received = OrderState::received(&placed.lines);
-        let mut lines = row.line_states.map_or(received.lines, |l| l.0);
-        for (line, returned) in lines.iter_mut().zip(row.returned.map_or_else(Vec::new, |r| r.0)) {
-            line.returned = returned;
-        }
-        let state = OrderState {
-            status: parse("a status", row.status.parse::<OrderStatus>())?,
-            outcome: row.outcome.map(|o| parse("an outcome", o.parse())).transpose()?,
-            payment_status: parse("a payment status", row.payment_status.parse::<PaymentStatus>())?,
-            attention: row
-                .attention
-                .map(|a| parse("an attention reason", a.parse::<AttentionReason>()))
-                .transpose()?,
-            authorized: amount(row.authorized)?,
-            captured: amount(row.captured)?,
-            refunded: amount(row.refunded)?,
-            lines,
-            shipments: row.shipments.map_or_else(Vec::new, |s| s.0),
-            needs: row.needs.map_or_else(Vec::new, |n| n.0),
-            payment_action: row.payment_action,
-        };
-        Ok(Self {
-            id: OrderId(row.id),
-            merchant_id: MerchantId(row.merchant_id),
-            placed,
-            subtotal: amount(row.subtotal)?,
-            total: amount(row.total)?,
-            state,
-            concerns: row.concerns.map_or_else(Vec::new, |c| c.0),
-            version: row.version,
-            created_at: row.created_at.to_jiff(),
-            updated_at: row.updated_at.to_jiff(),
-            stamp: Some(row.stamp.into()),
-        })
-    }
-}
-
 /// The order of that id, whoever owns it. For the worker; the API asks with [`find`].
 ///
 /// # Errors
@@ -176,24 +80,7 @@ pub async fn find(pool: &PgPool, merchant: MerchantId, id: OrderId) -> Result<Op
 
 async fn select(pool: &PgPool, wanted: &[OrderId]) -> Result<Vec<Option<Arc<OrderRecord>>>> {
     let ids: Vec<Uuid> = wanted.iter().map(|id| id.0).collect();
-    let rows = sqlx::query_as!(
-        Row,
-        r#"select id, merchant_id, customer_id, reference, currency, lines as "lines: _", subtotal, shipping_fee, tax,
-             total, payment_method, shipping_address as "shipping_address: _", shortage_policy,
-             metadata as "metadata: _", status, outcome, payment_status, attention, authorized, captured, refunded,
-             line_states as "line_states: _", shipments as "shipments: _", needs as "needs: _", payment_action,
-             case when concern is not null then (
-               select jsonb_agg(jsonb_build_object('reason', c.reason, 'subject', c.subject, 'detail', c.detail)
-                 order by c.raised_at, c.reason, c.subject)
-               from concerns c where c.order_id = orders.id and c.cleared_at is null) end as "concerns: _",
-             returned as "returned: _", discount, version,
-             created_at as "created_at: _", updated_at as "updated_at: _",
-             xmin::text::bigint as "stamp!"
-           from orders where id = any($1)"#,
-        &ids
-    )
-    .fetch_all(pool)
-    .await?;
+    let rows = select_orders!("where id = any($1)", &ids).fetch_all(pool).await?;
     // What can't be read is to blame for it alone: a group of one says so (see `group`).
     let orders: HashMap<OrderId, Arc<OrderRecord>> = rows
         .into_iter()

@@ -7,11 +7,14 @@ use crate::{
     problem::{FieldError, Problem},
     state::App,
 };
-use axum::{Json, extract::State};
+use axum::{
+    Json,
+    extract::State,
+    response::{IntoResponse, Response},
+};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use jiff::Timestamp;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use waybill_domain::ids::OrderId;
 use waybill_store::{keys::Scope, orders};
@@ -33,6 +36,12 @@ pub(crate) struct Params {
     cursor: Option<String>,
 }
 
+#[derive(Debug, Serialize)]
+struct Page<'a> {
+    orders: Vec<OrderView<'a>>,
+    next_cursor: Option<String>,
+}
+
 /// Reads one parameter, or says what is wrong with it.
 fn read<T, E: ToString>(
     name: &str,
@@ -51,7 +60,7 @@ pub(crate) async fn handler(
     State(app): State<App>,
     caller: Authenticated,
     QueryOf(params): QueryOf<Params>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Response, Problem> {
     let caller = caller.with(Scope::OrdersRead)?;
     let mut wrong = Vec::new();
     let limit = params.limit.unwrap_or(LIMIT_DEFAULT);
@@ -84,8 +93,7 @@ pub(crate) async fn handler(
     let more = page.len() > usize::from(limit);
     page.truncate(usize::from(limit));
     let next = page.last().filter(|_| more).map(|order| URL_SAFE_NO_PAD.encode(order.id.0.as_bytes()));
-    let orders: Vec<OrderView> = page.iter().map(OrderView::from).collect();
-    Ok(Json(json!({"orders": orders, "next_cursor": next})))
+    Ok(Json(Page { orders: page.iter().map(OrderView::from).collect(), next_cursor: next }).into_response())
 }
 
 fn parse_cursor(cursor: &str) -> Result<OrderId, &'static str> {

@@ -1,13 +1,23 @@
 //! Lists of a merchant's orders.
+//!
+//! A page costs what is on it, whatever else there is: it is read backwards from its end, in an index that begins with
+//! what was asked for and goes on with the id. For that each way to ask has a statement of its own, which no other index
+//! serves: it compares the index's columns as a row, and asks for their order. Left to choose by what it knows of the
+//! values, Postgres reads the orders newest first until enough of them happen to be completed, and those are the oldest.
 
-use super::{OrderRecord, Row};
+use super::{OrderRecord, Row, select_orders};
 use crate::Result;
-use jiff::Timestamp;
-use sqlx::PgPool;
+use jiff::{SignedDuration, Timestamp};
+use sqlx::PgExecutor;
+use uuid::Uuid;
 use waybill_domain::{
     ids::{CustomerId, MerchantId, OrderId},
     status::OrderStatus,
 };
+
+/// An order's id is made right after its time was read, from the same clock, which may be set back in between: by not
+/// more than this.
+const CLOCK_SET_BACK_MAX: SignedDuration = SignedDuration::from_secs(1);
 
 /// What a list may be narrowed to.
 #[derive(Debug, Clone, Default)]
@@ -28,52 +38,76 @@ pub struct Filter {
 
 /// The merchant's orders, newest first, at most `limit`.
 ///
-/// Planned anew for each page, other than everything else here: which index leads to the page soonest depends on what is
-/// asked for, and on how many orders there are of it.
+/// Of what is asked for, what is likely to leave the fewest orders leads to the index; each order found is checked for the
+/// rest.
 ///
 /// # Errors
 /// When Postgres fails.
 pub async fn list(
-    pool: &PgPool,
+    db: impl PgExecutor<'_>,
     merchant: MerchantId,
     filter: &Filter,
     limit: u16,
 ) -> Result<Vec<OrderRecord>> {
     use jiff_sqlx::ToSqlx;
-    let mut tx = pool.begin().await?;
-    sqlx::query!("select set_config('plan_cache_mode', 'force_custom_plan', true)")
-        .fetch_one(&mut *tx)
-        .await?;
-    let rows = sqlx::query_as!(
-        Row,
-        r#"select id, merchant_id, customer_id, reference, currency, lines as "lines: _", subtotal, shipping_fee, tax,
-             total, payment_method, shipping_address as "shipping_address: _", shortage_policy,
-             metadata as "metadata: _", status, outcome, payment_status, attention, authorized, captured, refunded,
-             line_states as "line_states: _", shipments as "shipments: _", needs as "needs: _", payment_action,
-             case when concern is not null then (
-               select jsonb_agg(jsonb_build_object('reason', c.reason, 'subject', c.subject, 'detail', c.detail)
-                 order by c.raised_at, c.reason, c.subject)
-               from concerns c where c.order_id = orders.id and c.cleared_at is null) end as "concerns: _",
-             returned as "returned: _", discount, version,
-             created_at as "created_at: _", updated_at as "updated_at: _",
-             xmin::text::bigint as "stamp!"
-           from orders where merchant_id = $1
-             and ($2::text is null or status = $2) and ($3::text is null or customer_id = $3)
-             and ($4::bool is null or (attention is not null or concern is not null) = $4)
-             and ($5::text is null or reference = $5)
-             and ($6::timestamptz is null or created_at > $6) and ($7::uuid is null or id < $7)
-           order by id desc limit $8"#,
-        merchant.0,
-        filter.status.map(OrderStatus::as_str),
-        filter.customer_id.as_ref().map(CustomerId::as_str),
-        filter.attention,
-        filter.reference,
-        filter.created_after.map(|at| at.to_sqlx()) as _,
-        filter.before.map(|id| id.0),
-        i64::from(limit)
-    )
-    .fetch_all(&mut *tx)
-    .await?;
-    tx.commit().await?;
+    let before = filter.before.map_or(Uuid::max(), |id| id.0);
+    let since = filter.created_after.map_or(Uuid::nil(), first_id_after);
+    macro_rules! page {
+        ($from:literal, $order:literal) => {
+            select_orders!(
+                "where " $from " and ($4::text is null or status = $4)
+                   and ($5::text is null or customer_id = $5)
+                   and ($6::bool is null or (attention is not null or concern is not null) = $6)
+                   and ($7::text is null or reference = $7)
+                   and ($8::timestamptz is null or created_at > $8)
+                 order by " $order " limit $9",
+                merchant.0,
+                before,
+                since,
+                filter.status.map(OrderStatus::as_str),
+                filter.customer_id.as_ref().map(CustomerId::as_str),
+                filter.attention,
+                filter.reference,
+                filter.created_after.map(|at| at.to_sqlx()) as _,
+                i64::from(limit)
+            )
+            .fetch_all(db)
+            .await?
+        };
+    }
+    // Where the order begins with a column that is also said to equal something, Postgres takes that for no order at all,
+    // and any index with the ids for one.
+    let rows = if filter.reference.is_some() {
+        page!(
+            "merchant_id = $1 and reference is not null
+             and (reference, id) < ($7, $2) and (reference, id) >= ($7, $3)",
+            "reference desc, id desc"
+        )
+    } else if filter.customer_id.is_some() {
+        page!(
+            "merchant_id = $1 and (customer_id, id) < ($5, $2) and (customer_id, id) >= ($5, $3)",
+            "customer_id desc, id desc"
+        )
+    } else if filter.attention == Some(true) {
+        page!(
+            "(attention is not null or concern is not null)
+             and (merchant_id, id) < ($1, $2) and (merchant_id, id) >= ($1, $3)",
+            "merchant_id desc, id desc"
+        )
+    } else if filter.status.is_some() {
+        page!(
+            "merchant_id = $1 and (status, id) < ($4, $2) and (status, id) >= ($4, $3)",
+            "status desc, id desc"
+        )
+    } else {
+        page!("(merchant_id, id) < ($1, $2) and (merchant_id, id) >= ($1, $3)", "merchant_id desc, id desc")
+    };
     rows.into_iter().map(OrderRecord::try_from).collect()
+}
+
+/// No order that was accepted after this has an id below it: an id begins with its time (UUIDv7, RFC 9562).
+fn first_id_after(at: Timestamp) -> Uuid {
+    let since = at.saturating_sub(CLOCK_SET_BACK_MAX).unwrap_or(Timestamp::UNIX_EPOCH);
+    let ms = u64::try_from(since.as_millisecond()).unwrap_or_default();
+    Uuid::from_u128(u128::from(ms) << 80)
 }

@@ -3,6 +3,7 @@
 mod bad_input;
 mod caches;
 mod keys;
+mod lists;
 mod mutations;
 mod operations;
 mod reads;
