@@ -4,9 +4,10 @@ use crate::{
     Result,
     group::{Group, Limits},
     idempotency::{self, Known, RequestKey},
+    kept::Kept,
     orders::OrderRecord,
 };
-use sqlx::{PgPool, types::Json};
+use sqlx::{PgConnection, PgPool, types::Json};
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
@@ -50,10 +51,10 @@ impl Acceptance {
         let lanes = pool.options().get_max_connections() as usize;
         let limits = if grouped { LIMITS } else { Limits { items_max: 1, lanes, pause: Duration::ZERO } };
         let key = |item: &Arc<NewAcceptance>| (item.request.merchant_id, item.request.key.clone());
-        let writer = pool.clone();
+        let kept = Kept::of(&pool, limits.lanes);
         let group = Group::start(limits, key, move |items| {
-            let pool = writer.clone();
-            async move { insert(&pool, &items).await }
+            let kept = kept.clone();
+            async move { kept.run(|db| Box::pin(async move { insert(db, &items).await })).await }
         });
         Self { pool, group }
     }
@@ -131,7 +132,7 @@ impl Columns {
 ///
 /// Keys are inserted in one order everywhere, so that of two statements with the same keys one waits for the other, and
 /// never each for the other.
-async fn insert(pool: &PgPool, items: &[Arc<NewAcceptance>]) -> Result<Vec<Option<Known>>> {
+async fn insert(db: &mut PgConnection, items: &[Arc<NewAcceptance>]) -> Result<Vec<Option<Known>>> {
     let mut columns = Columns::default();
     for item in items {
         columns.add(item);
@@ -196,7 +197,7 @@ async fn insert(pool: &PgPool, items: &[Arc<NewAcceptance>]) -> Result<Vec<Optio
         &columns.waits,
         START_MAX_SECONDS,
     )
-    .fetch_all(pool)
+    .fetch_all(db)
     .await?;
     let mut rows: HashMap<Uuid, _> = rows.into_iter().map(|row| (row.id, row)).collect();
     let known = items.iter().map(|item| {

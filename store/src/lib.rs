@@ -13,6 +13,7 @@ pub mod held;
 pub mod housekeeping;
 pub mod idempotency;
 pub mod inbox;
+mod kept;
 pub mod keys;
 pub mod late;
 pub mod notify;
@@ -29,7 +30,10 @@ pub mod starts;
 pub mod stock;
 pub mod writers;
 
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{
+    Connection as _,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
 use std::{str::FromStr, time::Duration};
 
 pub use sqlx::PgPool;
@@ -37,6 +41,9 @@ pub use sqlx::PgPool;
 /// How long a caller waits for a free connection before it is told that Postgres is busy: long enough for a burst,
 /// short enough for an HTTP client.
 const ACQUIRE_WAIT_MAX: Duration = Duration::from_secs(3);
+/// A connection that rested longer is asked whether it is still there before it is used. Asking each time would be a round
+/// trip more for every statement.
+const TRUSTED_MAX: Duration = Duration::from_secs(1);
 /// A statement that takes longer is ended by Postgres: nothing here is meant to take a tenth of it.
 const STATEMENT_MAX: Duration = Duration::from_secs(10);
 
@@ -127,6 +134,15 @@ pub fn connect(url: &str, connections_max: u32) -> Result<PgPool> {
     Ok(PgPoolOptions::new()
         .max_connections(connections_max)
         .acquire_timeout(ACQUIRE_WAIT_MAX)
+        .test_before_acquire(false)
+        .before_acquire(|connection, metadata| {
+            Box::pin(async move {
+                if metadata.idle_for >= TRUSTED_MAX {
+                    connection.ping().await?;
+                }
+                Ok(true)
+            })
+        })
         .connect_lazy_with(options))
 }
 

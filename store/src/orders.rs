@@ -10,7 +10,7 @@ pub use reader::{Reader, Stamp};
 use crate::{Result, concerns::Concern};
 use jiff::Timestamp;
 use row::{Row, select_orders};
-use sqlx::PgPool;
+use sqlx::{PgExecutor, PgPool};
 use std::{collections::HashMap, sync::Arc};
 use uuid::Uuid;
 use waybill_domain::{
@@ -78,9 +78,9 @@ pub async fn find(pool: &PgPool, merchant: MerchantId, id: OrderId) -> Result<Op
     Ok(get(pool, id).await?.filter(|order| order.merchant_id == merchant))
 }
 
-async fn select(pool: &PgPool, wanted: &[OrderId]) -> Result<Vec<Option<Arc<OrderRecord>>>> {
+async fn select(db: impl PgExecutor<'_>, wanted: &[OrderId]) -> Result<Vec<Option<Arc<OrderRecord>>>> {
     let ids: Vec<Uuid> = wanted.iter().map(|id| id.0).collect();
-    let rows = select_orders!("where id = any($1)", &ids).fetch_all(pool).await?;
+    let rows = select_orders!("where id = any($1)", &ids).fetch_all(db).await?;
     // What can't be read is to blame for it alone: a group of one says so (see `group`).
     let orders: HashMap<OrderId, Arc<OrderRecord>> = rows
         .into_iter()

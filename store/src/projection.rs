@@ -102,9 +102,9 @@ impl Change<'_> {
 ///
 /// # Errors
 /// When Postgres fails; then nothing was written.
-pub async fn apply_all(pool: &PgPool, changes: &[Change<'_>]) -> Result<Vec<Option<Applied>>> {
+pub async fn apply_all(db: impl PgExecutor<'_>, changes: &[Change<'_>]) -> Result<Vec<Option<Applied>>> {
     let to_tell: Vec<Change<'_>> = changes.iter().filter(|c| !c.entries.is_empty()).copied().collect();
-    let written = write(pool, &to_tell).await?;
+    let written = write(db, &to_tell).await?;
     Ok(changes.iter().map(|c| written.get(&c.id).map(|status_before| c.applied(status_before))).collect())
 }
 

@@ -57,8 +57,8 @@ pub async fn release(pool: &PgPool, order: OrderId, shipments: Option<&[Shipment
 ///
 /// # Errors
 /// When Postgres fails; then nothing was sold.
-pub async fn hand_over(pool: &PgPool, shipments: &[(OrderId, ShipmentId)]) -> Result<()> {
-    sell_held(pool, shipments).await.map(|_| ())
+pub async fn hand_over(db: impl PgExecutor<'_>, shipments: &[(OrderId, ShipmentId)]) -> Result<()> {
+    sell_held(db, shipments).await.map(|_| ())
 }
 
 /// Says whether anything was held. One statement: it counts the stock rows that it locks before it touches another row,

@@ -4,10 +4,11 @@
 use crate::{
     Result,
     group::{Group, Limits},
+    kept::Kept,
     projection::{self, Applied, Change},
     reservations::{self, Reserved},
 };
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 use std::{sync::Arc, time::Duration};
 use waybill_domain::{
     event::Entry,
@@ -57,37 +58,34 @@ impl Writers {
             true => Limits { items_max: ITEMS_MAX, lanes, pause: Duration::ZERO },
             false => Limits { items_max: 1, lanes: connections, pause: Duration::ZERO },
         };
-        let (projecting, reserving, selling) = (pool.clone(), pool.clone(), pool.clone());
+        let kept = |lanes| Kept::of(pool, limits(lanes).lanes);
+        let (projecting, reserving, selling) = (kept(PROJECTION_LANES), kept(STOCK_LANES), kept(STOCK_LANES));
         Self {
             pool: pool.clone(),
             projections: Group::start(
                 limits(PROJECTION_LANES),
                 |telling: &Arc<Telling>| telling.order,
                 move |tellings| {
-                    let pool = projecting.clone();
-                    async move {
-                        let changes: Vec<Change<'_>> = tellings.iter().map(|t| t.change()).collect();
-                        projection::apply_all(&pool, &changes).await
-                    }
+                    let kept = projecting.clone();
+                    async move { kept.run(|db| Box::pin(project_all(db, tellings))).await }
                 },
             ),
             reservations: Group::start(
                 limits(STOCK_LANES),
                 |order| *order,
                 move |orders| {
-                    let pool = reserving.clone();
-                    async move { reservations::reserve(&pool, &orders).await }
+                    let kept = reserving.clone();
+                    async move {
+                        kept.run(|db| Box::pin(async move { reservations::reserve(db, &orders).await })).await
+                    }
                 },
             ),
             hand_overs: Group::start(
                 limits(STOCK_LANES),
                 |pair| *pair,
                 move |pairs| {
-                    let pool = selling.clone();
-                    async move {
-                        reservations::hand_over(&pool, &pairs).await?;
-                        Ok(vec![(); pairs.len()])
-                    }
+                    let kept = selling.clone();
+                    async move { kept.run(|db| Box::pin(hand_over_all(db, pairs))).await }
                 },
             ),
         }
@@ -126,4 +124,14 @@ impl Writers {
     pub async fn hand_over(&self, order: OrderId, shipment: ShipmentId) -> Result<()> {
         self.hand_overs.write((order, shipment)).await
     }
+}
+
+async fn project_all(db: &mut PgConnection, tellings: Vec<Arc<Telling>>) -> Result<Vec<Option<Applied>>> {
+    let changes: Vec<Change<'_>> = tellings.iter().map(|telling| telling.change()).collect();
+    projection::apply_all(db, &changes).await
+}
+
+async fn hand_over_all(db: &mut PgConnection, pairs: Vec<(OrderId, ShipmentId)>) -> Result<Vec<()>> {
+    reservations::hand_over(db, &pairs).await?;
+    Ok(vec![(); pairs.len()])
 }

@@ -116,7 +116,6 @@ pub(crate) async fn run(
     for result in futures::future::join_all(runs).await {
         result.map_err(|e| anyhow::anyhow!("{e}")).context("a worker ended")?;
     }
-    tracing::info!("the worker has ended in order");
     Ok(())
 }
 

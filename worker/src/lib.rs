@@ -94,5 +94,7 @@ pub async fn run(args: WorkerArgs, shutdown: CancellationToken) -> anyhow::Resul
     pump.await?;
     served.abort();
     pool.close().await;
-    hosted
+    hosted?;
+    tracing::info!("the worker has ended in order");
+    Ok(())
 }

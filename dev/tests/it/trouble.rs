@@ -200,6 +200,8 @@ async fn both_binaries_finish_what_is_under_way() {
     })
     .await;
     stack.api.stop().await;
+    let log = std::fs::read_to_string(stack.api.log()).unwrap();
+    assert!(log.contains("ended in order"), "{log}");
     let reply = waits.await.unwrap().unwrap();
     assert_eq!((reply.status.as_u16(), reply.text("/status")), (201, "received"));
 

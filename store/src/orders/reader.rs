@@ -4,8 +4,9 @@ use super::{OrderRecord, select};
 use crate::{
     Result,
     group::{Group, Limits},
+    kept::Kept,
 };
-use sqlx::PgPool;
+use sqlx::{PgExecutor, PgPool};
 use std::{
     collections::HashMap,
     sync::{
@@ -48,15 +49,15 @@ impl Reader {
     pub fn start(pool: PgPool, grouped: bool) -> Self {
         let lanes = pool.options().get_max_connections() as usize;
         let limits = if grouped { LIMITS } else { Limits { items_max: 1, lanes, pause: Duration::ZERO } };
-        let stamping = pool.clone();
+        let (reading, stamping) = (Kept::of(&pool, limits.lanes), Kept::of(&pool, limits.lanes));
         Self {
             orders: start(limits, move |wanted| {
-                let pool = pool.clone();
-                async move { select(&pool, &wanted).await }
+                let kept = reading.clone();
+                async move { kept.run(|db| Box::pin(async move { select(db, &wanted).await })).await }
             }),
             stamps: start(limits, move |wanted| {
-                let pool = stamping.clone();
-                async move { stamps(&pool, &wanted).await }
+                let kept = stamping.clone();
+                async move { kept.run(|db| Box::pin(async move { stamps(db, &wanted).await })).await }
             }),
             callers: Arc::default(),
         }
@@ -98,11 +99,11 @@ where
     )
 }
 
-async fn stamps(pool: &PgPool, wanted: &[OrderId]) -> Result<Vec<Option<Stamp>>> {
+async fn stamps(db: impl PgExecutor<'_>, wanted: &[OrderId]) -> Result<Vec<Option<Stamp>>> {
     let ids: Vec<Uuid> = wanted.iter().map(|id| id.0).collect();
     let rows =
         sqlx::query!(r#"select id, xmin::text::bigint as "stamp!" from orders where id = any($1)"#, &ids)
-            .fetch_all(pool)
+            .fetch_all(db)
             .await?;
     let stamps: HashMap<Uuid, Stamp> = rows.into_iter().map(|row| (row.id, Stamp(row.stamp))).collect();
     Ok(wanted.iter().map(|id| stamps.get(&id.0).copied()).collect())

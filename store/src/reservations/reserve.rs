@@ -3,7 +3,7 @@
 use super::take_turns;
 use crate::{Result, parse};
 use serde::Serialize;
-use sqlx::{PgConnection, PgPool, types::Json};
+use sqlx::{Acquire, PgConnection, Postgres, types::Json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use uuid::Uuid;
 use waybill_domain::{
@@ -35,8 +35,11 @@ pub struct Reserved {
 ///
 /// # Errors
 /// When Postgres fails, or an order can't be read or priced; then nothing was set aside for any.
-pub async fn reserve(pool: &PgPool, orders: &[OrderId]) -> Result<Vec<Option<Reserved>>> {
-    let mut tx = pool.begin().await?;
+pub async fn reserve(
+    db: impl Acquire<'_, Database = Postgres>,
+    orders: &[OrderId],
+) -> Result<Vec<Option<Reserved>>> {
+    let mut tx = db.begin().await?;
     take_turns(&mut tx, orders).await?;
     let mut asked = read(&mut tx, orders).await?;
     let unknown: Vec<&Asked> = asked.values().filter(|order| order.kept.is_none()).collect();
@@ -54,8 +57,8 @@ pub async fn reserve(pool: &PgPool, orders: &[OrderId]) -> Result<Vec<Option<Res
             order.kept = Some(allocation);
         }
         hold(&mut tx, &planned).await?;
-        tx.commit().await?;
     }
+    tx.commit().await?;
     let answer = |order: Asked| {
         let Asked { lines, shortage_policy, kept, .. } = order;
         Reserved { lines, shortage_policy, allocation: kept.unwrap_or_default() }

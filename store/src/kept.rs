@@ -1,0 +1,75 @@
+//! Connections that a group keeps between its statements.
+//!
+//! A pool asks a connection whether it is still there when it is taken and again when it is given back, and gives out the
+//! one that rested longest. For a statement that is repeated a thousand times a second that is two more round trips each,
+//! and a server process that has nothing of it in its caches.
+
+use crate::{Result, TRUSTED_MAX};
+use sqlx::{PgConnection, PgPool, Postgres, pool::PoolConnection};
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+/// At most one in so many of a pool's connections is kept by one group: the others are for everybody.
+const SHARE: usize = 8;
+
+/// What is done on a connection. It leaves no transaction open.
+pub(crate) type Work<'c, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'c>>;
+
+/// A connection, and since when it rests.
+type Idle = (PoolConnection<Postgres>, Instant);
+
+/// A group's connections. Clones share them.
+#[derive(Debug, Clone)]
+pub(crate) struct Kept {
+    pool: PgPool,
+    /// The one that was used last comes last, and is taken first.
+    idle: Arc<Mutex<Vec<Idle>>>,
+    max: usize,
+}
+
+impl Kept {
+    /// For a group that has so many statements under way; none are kept if the pool is too small for that. A pool that is
+    /// closed waits for its connections, so they are given back then. Call it within a runtime.
+    pub(crate) fn of(pool: &PgPool, lanes: usize) -> Self {
+        let connections = pool.options().get_max_connections() as usize;
+        let max = if lanes * SHARE <= connections { lanes } else { 0 };
+        let kept = Self { pool: pool.clone(), idle: Arc::default(), max };
+        let (closed, idle) = (pool.close_event(), Arc::downgrade(&kept.idle));
+        tokio::spawn(async move {
+            closed.await;
+            if let Some(idle) = idle.upgrade() {
+                idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            }
+        });
+        kept
+    }
+
+    /// Does work on a connection. One that the work failed on, or was given up on, is not kept: the pool looks after it.
+    ///
+    /// # Errors
+    /// Those of the work, and when there is no connection.
+    pub(crate) async fn run<T>(
+        &self,
+        work: impl for<'c> FnOnce(&'c mut PgConnection) -> Work<'c, T>,
+    ) -> Result<T> {
+        let kept = self.idle().pop();
+        let mut connection = match kept {
+            Some((connection, used)) if used.elapsed() < TRUSTED_MAX => connection,
+            _ => self.pool.acquire().await?,
+        };
+        let done = work(&mut connection).await?;
+        let mut idle = self.idle();
+        if idle.len() < self.max && !self.pool.is_closed() {
+            idle.push((connection, Instant::now()));
+        }
+        Ok(done)
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
