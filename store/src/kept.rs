@@ -56,10 +56,11 @@ impl Kept {
         &self,
         work: impl for<'c> FnOnce(&'c mut PgConnection) -> Work<'c, T>,
     ) -> Result<T> {
-        let kept = self.idle().pop();
+        // One that rested too long goes back before another is asked for: it may be the last that the pool has.
+        let kept = self.idle().pop().filter(|(_, used)| used.elapsed() < TRUSTED_MAX);
         let mut connection = match kept {
-            Some((connection, used)) if used.elapsed() < TRUSTED_MAX => connection,
-            _ => self.pool.acquire().await?,
+            Some((connection, _)) => connection,
+            None => self.pool.acquire().await?,
         };
         let done = work(&mut connection).await?;
         let mut idle = self.idle();
