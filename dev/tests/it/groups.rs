@@ -24,8 +24,8 @@ use waybill_store::{
 
 /// Enough that groups of both workers are under way at once.
 const ORDERS: usize = 60;
-/// Of a worker. Both together leave Postgres enough for the API and for those who look.
-const CONNECTIONS: u32 = 6;
+/// Of a worker: enough that its groups keep theirs. Both together leave Postgres enough for the API and for those who look.
+const CONNECTIONS: u32 = 16;
 
 async fn without_worker() -> Stack {
     builder().await.worker(false).start().await.unwrap()

@@ -7,6 +7,7 @@ mod after_sales;
 mod api;
 mod books;
 mod carrier;
+mod connections;
 mod contradictions;
 mod groups;
 mod heirs;
