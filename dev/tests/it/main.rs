@@ -20,6 +20,7 @@ mod lines;
 mod load;
 mod localstripe;
 mod lost_tasks;
+mod memory;
 mod payment;
 mod payment_ledger;
 mod people;

@@ -815,7 +815,39 @@ struct WorkflowFutureHandle<F: Future> {
 struct ActivityHalf {
     /// Maps activity type to the function for executing activities of that type
     activities: ActivityDefinitions,
-    task_tokens_to_cancels: HashMap<TaskToken, CancellationToken>,
+    running: RunningActivities,
+}
+
+/// WAYBILL: the cancellation tokens of the activities that run. In 1.1.1 they were never taken out again, so a
+/// worker's memory grew with every activity.
+#[derive(Clone, Debug, Default)]
+struct RunningActivities(Arc<parking_lot::Mutex<HashMap<TaskToken, CancellationToken>>>);
+
+/// WAYBILL: takes its activity out of those that run when dropped, so also when the activity panics.
+struct RunningActivity {
+    running: RunningActivities,
+    task_token: TaskToken,
+}
+
+impl RunningActivities {
+    fn insert(&self, task_token: TaskToken, cancel: CancellationToken) -> RunningActivity {
+        self.0.lock().insert(task_token.clone(), cancel);
+        RunningActivity { running: self.clone(), task_token }
+    }
+
+    fn cancel(&self, task_token: &[u8]) {
+        if let Some(cancel) = self.0.lock().get(task_token) {
+            cancel.cancel();
+        }
+    }
+}
+
+impl Drop for RunningActivity {
+    fn drop(&mut self) {
+        let mut running = self.running.0.lock();
+        running.remove(&self.task_token);
+        trace!(running = running.len(), "an activity ended");
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -1513,8 +1545,7 @@ impl ActivityHalf {
                 );
                 let ct = CancellationToken::new();
                 let task_token = activity.task_token;
-                self.task_tokens_to_cancels
-                    .insert(task_token.clone().into(), ct.clone());
+                let running = self.running.insert(task_token.clone().into(), ct.clone());
 
                 let (ctx, args) = ActivityContext::new(
                     worker.clone(),
@@ -1539,6 +1570,8 @@ impl ActivityHalf {
                     }
                     .instrument(span);
                     let result = act_fut.await;
+                    // WAYBILL: before it is completed: afterwards its token may be given to another attempt.
+                    drop(running);
                     let result = match result {
                         Ok(output) => {
                             // Codec application happens at the SDK/Core boundary, so activity
@@ -1567,12 +1600,7 @@ impl ActivityHalf {
                 });
             }
             Some(activity_task::Variant::Cancel(_)) => {
-                if let Some(ct) = self
-                    .task_tokens_to_cancels
-                    .get(activity.task_token.as_slice())
-                {
-                    ct.cancel();
-                }
+                self.running.cancel(activity.task_token.as_slice());
             }
             None => {
                 return Err(anyhow!("Undefined activity task variant").into());
