@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::mix::Op;
 use super::open_loop::Sent;
-use super::settle::Books;
+use super::settle::{Books, some};
 use super::stats::{Class, Tally, per_second};
 
 /// What came of a load.
@@ -34,9 +34,9 @@ impl Report {
         all
     }
 
-    /// Whether something was answered and nothing is wrong in the books.
+    /// Whether something was answered, every order came to rest, and nothing is wrong in the books.
     pub fn is_good(&self) -> bool {
-        self.all().answered() > 0 && self.books.wrong.is_empty()
+        self.all().answered() > 0 && self.books.wrong.is_empty() && self.books.late.is_empty()
     }
 
     /// Everything, latencies in microseconds.
@@ -92,13 +92,27 @@ impl Report {
         }
         lines.extend(books.unchecked.iter().map(|what| format!("Not checked: {what}")));
         lines.extend(books.wrong.iter().map(|what| format!("WRONG: {what}")));
-        lines.push(match (self.all().answered(), books.wrong.is_empty(), books.unchecked.is_empty()) {
-            (0, ..) => "Nothing was answered.".to_owned(),
-            (_, false, _) => "The books do not add up.".to_owned(),
-            (_, true, false) => "The books add up, as far as they could be checked.".to_owned(),
-            (_, true, true) => "The books add up.".to_owned(),
-        });
+        if !books.late.is_empty() {
+            let (n, ids) = (books.late.len(), some(&books.late));
+            lines.push(format!("LATE: {n} orders are still under way: {ids}"));
+            lines.push(
+                "More than the workers finish may have been sent: try a lower --rate, or a longer --settle."
+                    .to_owned(),
+            );
+        }
+        lines.push(self.verdict().to_owned());
         lines
+    }
+
+    fn verdict(&self) -> &'static str {
+        let books = &self.books;
+        match (books.wrong.is_empty(), books.late.is_empty(), books.unchecked.is_empty()) {
+            _ if self.all().answered() == 0 => "Nothing was answered.",
+            (false, ..) => "The books do not add up.",
+            (true, false, _) => "The books could not be closed: not every order came to rest.",
+            (true, true, false) => "The books add up, as far as they could be checked.",
+            (true, true, true) => "The books add up.",
+        }
     }
 }
 

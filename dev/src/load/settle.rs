@@ -30,6 +30,8 @@ pub struct Books {
     pub statuses: BTreeMap<String, u64>,
     /// What does not add up.
     pub wrong: Vec<String>,
+    /// Ids of the orders that did not come to rest in time.
+    pub late: Vec<String>,
     /// What could not be checked, and why.
     pub unchecked: Vec<String>,
 }
@@ -38,7 +40,8 @@ impl Books {
     /// As in the report.
     pub fn to_json(&self) -> Value {
         json!({"accepted": self.accepted, "cleared_up": self.cleared_up, "repeated": self.repeated,
-            "statuses": self.statuses, "wrong": self.wrong, "unchecked": self.unchecked})
+            "statuses": self.statuses, "wrong": self.wrong, "late": self.late,
+            "unchecked": self.unchecked})
     }
 }
 
@@ -106,9 +109,7 @@ pub async fn settle(
         books.wrong.push(format!("{} acknowledged orders are unknown: {}", unknown.len(), some(&unknown)));
     }
     if !open.is_empty() {
-        let ids: Vec<String> = open.into_iter().map(|order| order.id).collect();
-        let seconds = wait_max.as_secs();
-        books.wrong.push(format!("{} orders do not rest after {seconds} s: {}", ids.len(), some(&ids)));
+        books.late = open.into_iter().map(|order| order.id).collect();
         books.unchecked.push("reserved + sold against the orders: not all of them rest".to_owned());
     } else if forbidden {
         books.unchecked.push("orders and stock: the key lacks the scope orders:read".to_owned());
@@ -152,7 +153,7 @@ async fn look(shop: &Shop, order: &Placed, ask_again: bool) -> Look {
         return Look::Rests { status: status.to_owned(), pieces };
     }
     if ask_again && order.cancelling {
-        // Should this not be answered either, the order is reported as one that does not rest.
+        // Should this not be answered either, the order is reported as late.
         shop.cancel(order).await.ok();
     }
     Look::Moves
@@ -179,7 +180,7 @@ async fn compare(
 }
 
 /// The first few, to be looked up.
-fn some(ids: &[String]) -> String {
+pub fn some(ids: &[String]) -> String {
     let more = if ids.len() > NAMED_MAX { ", …" } else { "" };
     format!("{}{more}", ids.iter().take(NAMED_MAX).cloned().collect::<Vec<_>>().join(", "))
 }

@@ -68,3 +68,20 @@ async fn a_load_notices_that_books_do_not_add_up() {
     assert!(report.books.wrong[0].starts_with("LOAD-1: available + reserved + sold was"), "{said}");
     stack.stop().await;
 }
+
+#[tokio::test]
+async fn orders_under_way_are_late_and_not_wrong() {
+    let stack = builder().await.worker(false).start().await.unwrap();
+    let load = Load { mix: "place=1".parse().unwrap(), settle_max: Duration::ZERO, ..load() };
+    let board = Board::default();
+    let report = run(&load, stack.client.clone(), std::future::pending(), &board, |_, _| {}).await.unwrap();
+    let said = report.lines().join("\n");
+    assert!(!report.is_good() && report.books.accepted > 0, "{said}");
+    assert_eq!(
+        (report.books.late.len() as u64, report.books.wrong.len()),
+        (report.books.accepted, 0),
+        "{said}"
+    );
+    assert!(said.contains("The books could not be closed"), "{said}");
+    stack.stop().await;
+}
