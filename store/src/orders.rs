@@ -123,3 +123,18 @@ pub async fn count_open(pool: &PgPool) -> Result<Vec<(String, i64)>> {
     .await?;
     Ok(rows.into_iter().map(|r| (r.status, r.count)).collect())
 }
+
+/// How many orders need somebody, by the latest reason, of all merchants. It reads those alone, by the index
+/// `orders_needing_attention`, whose condition this has to repeat word for word.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn count_needing_attention(pool: &PgPool) -> Result<Vec<(String, i64)>> {
+    let rows = sqlx::query!(
+        r#"select coalesce(attention, concern) as "reason!", count(*) as "count!" from orders
+           where attention is not null or concern is not null group by 1"#
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(rows.into_iter().map(|r| (r.reason, r.count)).collect())
+}

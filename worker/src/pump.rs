@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio_util::sync::CancellationToken;
-use waybill_domain::{ids::OrderId, status::OrderStatus};
+use waybill_domain::{ids::OrderId, state::AttentionReason, status::OrderStatus};
 use waybill_service::{
     engine::{Engine, Start},
     webhooks,
@@ -56,6 +56,7 @@ pub struct PumpMetrics {
     backlog_age: Gauge,
     undelivered: IntGauge,
     orders: IntGaugeVec,
+    needing_attention: IntGaugeVec,
 }
 
 impl PumpMetrics {
@@ -91,6 +92,14 @@ impl PumpMetrics {
             orders: register_int_gauge_vec_with_registry!(
                 Opts::new("waybill_orders", "Orders that have not ended by status, counted once a minute"),
                 &["status"],
+                registry
+            )?,
+            needing_attention: register_int_gauge_vec_with_registry!(
+                Opts::new(
+                    "waybill_orders_needing_attention",
+                    "Orders that need somebody now, whoever says so, by the latest reason"
+                ),
+                &["reason"],
                 registry
             )?,
         })
@@ -229,6 +238,7 @@ async fn read_gauges(pool: PgPool, metrics: PumpMetrics, shutdown: CancellationT
             metrics.backlog.set(f64::from(i32::try_from(count).unwrap_or(i32::MAX)));
             metrics.backlog_age.set(age);
         }
+        count_needing_attention(&pool, &metrics).await;
         if until_orders == 0 && count_orders(&pool, &metrics).await {
             until_orders = ORDERS_EVERY_READS;
         }
@@ -249,4 +259,14 @@ async fn count_orders(pool: &PgPool, metrics: &PumpMetrics) -> bool {
         metrics.orders.with_label_values(&[&status]).set(count);
     }
     true
+}
+
+async fn count_needing_attention(pool: &PgPool, metrics: &PumpMetrics) {
+    let Ok(counts) = orders::count_needing_attention(pool).await else { return };
+    for reason in AttentionReason::ALL {
+        metrics.needing_attention.with_label_values(&[reason.as_str()]).set(0);
+    }
+    for (reason, count) in counts {
+        metrics.needing_attention.with_label_values(&[&reason]).set(count);
+    }
 }

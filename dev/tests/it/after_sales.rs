@@ -8,9 +8,10 @@ use futures::future::join_all;
 use serde_json::{Value, json};
 use std::time::Duration;
 use waybill_dev::{
-    client::{Reply, new_key},
+    client::{Client, Reply, new_key},
+    ports::free_port,
     sim::{AutoProgress, Fault, Route, Rule},
-    stack::Stack,
+    stack::{Stack, StackPorts},
 };
 
 const AT_ONCE: AutoProgress = AutoProgress { hand_over_after: Duration::ZERO, deliver_after: Duration::ZERO };
@@ -233,7 +234,9 @@ async fn a_refund_that_was_accepted_without_temporal_is_made_when_it_is_back() {
 
 #[tokio::test]
 async fn a_dispute_is_flagged_until_it_is_closed() {
-    let stack = delivering_stack().await;
+    let port = || free_port().unwrap();
+    let ports = StackPorts { api: port(), worker: port(), payments: port(), carrier: port() };
+    let stack = builder().await.auto(AT_ONCE).ports(ports).start().await.unwrap();
     let id = completed(&stack, &order_with(|_| {})).await;
     let ledger = stack.payments.snapshot();
     let intent = values(&ledger["intents"]).into_iter().find(|i| i["metadata"]["order_id"] == id.as_str());
@@ -242,6 +245,14 @@ async fn a_dispute_is_flagged_until_it_is_closed() {
     event(&stack.client, &id, "dispute.opened").await;
     let order = stack.client.get(&id).await.unwrap().body;
     assert_eq!((&order["attention"], &order["status"]), (&json!("disputed"), &json!("completed")));
+    let worker = Client::new(&format!("http://127.0.0.1:{}", ports.worker), "no key is needed").unwrap();
+    let metrics = || worker.send(worker.request(reqwest::Method::GET, "/metrics"));
+    until("the workers' metrics say that somebody is needed", || async {
+        let said = metrics().await.unwrap().body;
+        let one = "waybill_orders_needing_attention{reason=\"disputed\"} 1";
+        said.as_str().unwrap().contains(one).then_some(())
+    })
+    .await;
     dispute["evidence_details"] = json!({"due_by": 1_900_000_000});
     for status in ["duplicate", "duplicate"] {
         let again = provider_says(&stack, "evt_again", "charge.dispute.created", dispute.clone()).await;
