@@ -15,40 +15,48 @@ pub(crate) const REPLAYED: HeaderName = HeaderName::from_static("idempotent-repl
 /// What a handler answers when it did not refuse.
 pub(crate) type Answer = (StatusCode, serde_json::Value);
 
-/// Runs a handler that changes an order once per key. Its answer is kept unless it is a 5xx; a repetition gets it again.
+/// Runs a handler that changes an order once per key. Its answer is kept unless it is a refusal or a 5xx; a repetition gets
+/// it again.
 ///
-/// The handler runs in a task of its own, to its end: a client that hangs up does not leave a key under way.
+/// All of it runs in a task of its own, to its end: a client that hangs up does not leave a key under way.
 pub(crate) async fn once<F>(app: &App, order: OrderId, request: RequestKey, handler: F) -> Response
 where
     F: Future<Output = Result<Answer, Problem>> + Send + 'static,
+{
+    let trace_id = crate::problem::TRACE_ID.try_with(Clone::clone).unwrap_or_default();
+    let task = run(app.clone(), order, request, handler);
+    let task = app.tasks.spawn(crate::problem::TRACE_ID.scope(trace_id, task));
+    task.await.unwrap_or_else(|_| Problem::internal().into_response())
+}
+
+async fn run<F>(app: App, order: OrderId, request: RequestKey, handler: F) -> Response
+where
+    F: Future<Output = Result<Answer, Problem>> + Send,
 {
     match idempotency::claim(&app.pool, &request).await {
         Ok(Known::New) => {}
         Ok(known) => return replay(known),
         Err(error) => return Problem::from(error).into_response(),
     }
-    let (pool, handled) = (app.pool.clone(), app.clone());
-    let trace_id = crate::problem::TRACE_ID.try_with(Clone::clone).unwrap_or_default();
-    let task = app.tasks.spawn(crate::problem::TRACE_ID.scope(trace_id, async move {
-        let answer = handler.await;
-        // Who reads after this answer reads what it did.
-        handled.answers.forget(&order);
+    let answer = handler.await;
+    // Who reads after this answer reads what it did.
+    app.answers.forget(&order);
+    let kept = match &answer {
+        Ok((status, body)) => {
+            idempotency::answer(&app.pool, &request, status.as_u16(), &body.to_string()).await
+        }
+        // It may have been done, or be done yet: the key goes on standing for this very request.
+        Err(problem) if problem.is_of_the_server() => idempotency::set_free(&app.pool, &request).await,
         // A refusal is not kept: it says how things were, and may be mended under the same key.
-        let kept = match &answer {
-            Ok((status, body)) => {
-                idempotency::answer(&pool, &request, status.as_u16(), &body.to_string()).await
-            }
-            Err(_) => idempotency::abandon(&pool, &request).await,
-        };
-        if let Err(error) = kept {
-            tracing::warn!(%error, "an answer could not be kept; the key will be free again in some minutes");
-        }
-        match answer {
-            Ok((status, body)) => (status, axum::Json(body)).into_response(),
-            Err(problem) => problem.into_response(),
-        }
-    }));
-    task.await.unwrap_or_else(|_| Problem::internal().into_response())
+        Err(_) => idempotency::forget(&app.pool, &request).await,
+    };
+    if let Err(error) = kept {
+        tracing::warn!(%error, "an answer could not be kept; the key will be free again in some minutes");
+    }
+    match answer {
+        Ok((status, body)) => (status, axum::Json(body)).into_response(),
+        Err(problem) => problem.into_response(),
+    }
 }
 
 /// The answer to a key that is known.

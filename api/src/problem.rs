@@ -55,6 +55,11 @@ pub(crate) struct Problem {
 }
 
 impl Problem {
+    /// Whether it says nothing of the request, and that may have been done nevertheless.
+    pub(crate) fn is_of_the_server(&self) -> bool {
+        self.status >= 500
+    }
+
     fn new(status: StatusCode, code: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
         Self {
             kind: format!("urn:waybill:problem:{code}"),

@@ -36,8 +36,9 @@ use waybill_store::{
 const STARTS_MAX: usize = 128;
 /// After this long a start is no longer waited for: word of the order was lost, or there are no workers.
 const TAKEN_UP_MAX: Duration = Duration::from_secs(10);
-/// Requests that wait for an order's fate at a time; further ones are answered with what is known.
-const WAITERS_MAX: usize = 4_096;
+/// Of the requests under way at most one in so many waits for an order's fate; further ones are answered with what is
+/// known. While workers are away they wait for as long as they may, and the others have to get through.
+const WAITERS_SHARE: usize = 2;
 /// Keys that are remembered at a time.
 const CALLERS_MAX: u64 = 10_000;
 /// Memory for orders as they were answered, in bytes.
@@ -103,7 +104,7 @@ impl AppState {
             payment_webhook_secret: args.payment_webhook_secret.clone(),
             tasks: TaskTracker::new(),
             in_flight: Semaphore::new(args.in_flight_max),
-            waiters: Semaphore::new(WAITERS_MAX),
+            waiters: Semaphore::new(args.in_flight_max / WAITERS_SHARE),
             shutdown,
             starts: Arc::new(Semaphore::new(STARTS_MAX)),
             under_way: Mutex::default(),

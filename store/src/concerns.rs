@@ -128,7 +128,7 @@ pub(crate) async fn settle_left_behind(
 /// # Errors
 /// When Postgres fails, or there is no such order.
 pub async fn operate(pool: &PgPool, word: &OperatorWord, subject: Option<&str>) -> Result<bool> {
-    let mut tx = pool.begin().await?;
+    let mut tx = crate::begin(pool).await?;
     let cleared = clear(&mut tx, word.order_id, word.attention, subject).await?;
     let left_behind = settle_left_behind(&mut tx, word.order_id, word.attention, subject).await?;
     if !cleared && !left_behind {

@@ -59,7 +59,7 @@ pub struct DisputeRecord {
 /// # Errors
 /// When Postgres fails, or there is no such order.
 pub async fn record(pool: &PgPool, news: &News) -> Result<bool> {
-    let mut tx = pool.begin().await?;
+    let mut tx = crate::begin(pool).await?;
     let order = news.order_id;
     sqlx::query!("select 1 as one from orders where id = $1 for update", order.0).fetch_one(&mut *tx).await?;
     let opened = insert(&mut tx, news).await?;

@@ -41,7 +41,7 @@ impl Drift {
 /// # Errors
 /// When Postgres fails, or there is no such order.
 pub async fn found(pool: &PgPool, drift: &Drift) -> Result<bool> {
-    let mut tx = pool.begin().await?;
+    let mut tx = crate::begin(pool).await?;
     if let Some(order) = drift.order {
         // The order's row first: whoever appends to its timeline takes turns there.
         sqlx::query!("select 1 as one from orders where id = $1 for update", order.0)
@@ -79,7 +79,7 @@ pub async fn found(pool: &PgPool, drift: &Drift) -> Result<bool> {
 /// # Errors
 /// When Postgres fails.
 pub async fn repaired(pool: &PgPool, drift: &Drift, repair: &str) -> Result<bool> {
-    let mut tx = pool.begin().await?;
+    let mut tx = crate::begin(pool).await?;
     if let Some(order) = drift.order {
         sqlx::query!("select 1 as one from orders where id = $1 for update", order.0)
             .fetch_optional(&mut *tx)

@@ -59,23 +59,18 @@ where
                 let mut gathered = Vec::with_capacity(limits.items_max);
                 let mut before = 0;
                 loop {
-                    if gathered.is_empty()
-                        && queue.lock().await.recv_many(&mut gathered, limits.items_max).await == 0
-                    {
+                    let left = gathered.len();
+                    if left > 0 {
+                        // Those of a key that was in the group before keep nobody else waiting.
+                        take_more(&queue, &mut gathered, left + limits.items_max);
+                    } else if queue.lock().await.recv_many(&mut gathered, limits.items_max).await == 0 {
                         return;
                     }
                     if before >= BUSY_ITEMS && gathered.len() * 2 < before && !limits.pause.is_zero() {
                         pause(limits.pause).await;
-                        // Another lane that waits for the queue takes what comes.
-                        if let Ok(mut queue) = queue.try_lock() {
-                            while gathered.len() < limits.items_max
-                                && let Ok(more) = queue.try_recv()
-                            {
-                                gathered.push(more);
-                            }
-                        }
+                        take_more(&queue, &mut gathered, limits.items_max);
                     }
-                    let group = take_distinct(&mut gathered, key);
+                    let group = take_distinct(&mut gathered, key, limits.items_max);
                     before = group.len();
                     write_group(group, &write).await;
                 }
@@ -106,14 +101,29 @@ fn gone() -> StoreError {
     sqlx::Error::WorkerCrashed.into()
 }
 
-/// The first of each key, of those who still wait; the others stay for the next group.
+/// Gathers what is in the queue, up to so many in all. Another lane that waits for the queue takes what comes.
+fn take_more<I, O>(
+    queue: &Mutex<mpsc::Receiver<Waiting<I, O>>>,
+    gathered: &mut Vec<Waiting<I, O>>,
+    items_max: usize,
+) {
+    let Ok(mut queue) = queue.try_lock() else { return };
+    while gathered.len() < items_max
+        && let Ok(more) = queue.try_recv()
+    {
+        gathered.push(more);
+    }
+}
+
+/// The first of each key, of those who still wait, and no more than so many; the others stay for the next group.
 fn take_distinct<I, O, K: Eq + Hash>(
     gathered: &mut Vec<Waiting<I, O>>,
     key: fn(&I) -> K,
+    items_max: usize,
 ) -> Vec<Waiting<I, O>> {
     let mut seen = HashSet::with_capacity(gathered.len());
     let waiting = std::mem::take(gathered).into_iter().filter(|(_, answer)| !answer.is_closed());
-    let (group, rest) = waiting.partition(|(item, _)| seen.insert(key(item)));
+    let (group, rest) = waiting.partition(|(item, _)| seen.len() < items_max && seen.insert(key(item)));
     *gathered = rest;
     group
 }
@@ -242,6 +252,25 @@ mod tests {
             answer.await.unwrap().unwrap();
         }
         assert!(noted.lock().unwrap().iter().all(|group| group.len() == 1));
+    }
+
+    #[tokio::test]
+    async fn many_of_one_key_keep_nobody_else_waiting() {
+        let (group, word, noted) = noting();
+        let mut sent = send(&group, &[1]);
+        until(|| noted.lock().unwrap().len() == 1).await;
+        // As many as a group may have, and then another one.
+        sent.extend(send(&group, &[2, 12, 22, 32, 42, 52, 62, 72]));
+        until(|| group.0.capacity() == QUEUE_MAX - 8).await;
+        sent.extend(send(&group, &[3]));
+        until(|| group.0.capacity() == QUEUE_MAX - 9).await;
+        while sent.iter().any(|answer| !answer.is_finished()) {
+            word.notify_one();
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let groups = noted.lock().unwrap();
+        assert!(groups[2].contains(&3), "{groups:?}");
+        assert!(groups.iter().skip(1).all(|group| group.iter().filter(|item| *item % 10 == 2).count() == 1));
     }
 
     #[tokio::test]

@@ -135,11 +135,28 @@ pub async fn answer(pool: &PgPool, request: &RequestKey, status: u16, body: &str
     Ok(())
 }
 
-/// Gives a claimed key free: its request failed in a way that is not the client's, and may be tried again.
+/// Gives a claimed key free for a repetition of its request, and for no other: what became of this one is not known.
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn abandon(pool: &PgPool, request: &RequestKey) -> Result<()> {
+pub async fn set_free(pool: &PgPool, request: &RequestKey) -> Result<()> {
+    sqlx::query!(
+        "update idempotency_keys set created_at = 'epoch'
+         where merchant_id = $1 and route = $2 and key = $3 and response_status is null",
+        request.merchant_id.0,
+        request.route,
+        request.key
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// Forgets a claimed key: its request was refused, and nothing was done.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn forget(pool: &PgPool, request: &RequestKey) -> Result<()> {
     sqlx::query!(
         "delete from idempotency_keys
          where merchant_id = $1 and route = $2 and key = $3 and response_status is null",

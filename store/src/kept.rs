@@ -4,17 +4,23 @@
 //! one that rested longest. For a statement that is repeated a thousand times a second that is two more round trips each,
 //! and a server process that has nothing of it in its caches.
 
-use crate::{Result, TRUSTED_MAX};
+use crate::{Result, TRUSTED_MAX, timed_out};
 use sqlx::{PgConnection, PgPool, Postgres, pool::PoolConnection};
 use std::{
     future::Future,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
+use tokio::time::timeout;
 
 /// At most one in so many of a pool's connections is kept by one group: the others are for everybody.
 const SHARE: usize = 8;
+
+/// Work that takes longer is given up, and its connection with it. Postgres ends a statement before that
+/// ([`crate::STATEMENT_MAX`]), and of several only one waits for locks for long. A server that is gone without a word ends
+/// nothing, and everybody's orders wait behind this.
+const WORK_MAX: Duration = Duration::from_secs(15);
 
 /// What is done on a connection. It leaves no transaction open.
 pub(crate) type Work<'c, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'c>>;
@@ -48,7 +54,8 @@ impl Kept {
         kept
     }
 
-    /// Does work on a connection. One that the work failed on, or was given up on, is not kept: the pool looks after it.
+    /// Does work on a connection. One that the work failed on is not kept: the pool looks after it. One that it took too
+    /// long on is closed: the pool would first wait for what is under way on it.
     ///
     /// # Errors
     /// Those of the work, and when there is no connection.
@@ -62,7 +69,13 @@ impl Kept {
             Some((connection, _)) => connection,
             None => self.pool.acquire().await?,
         };
-        let done = work(&mut connection).await?;
+        let done = match timeout(WORK_MAX, work(&mut connection)).await {
+            Ok(done) => done?,
+            Err(_) => {
+                connection.close_on_drop();
+                return Err(timed_out());
+            }
+        };
         let mut idle = self.idle();
         if idle.len() < self.max && !self.pool.is_closed() {
             idle.push((connection, Instant::now()));

@@ -182,7 +182,7 @@ pub async fn list(pool: &PgPool) -> Result<Vec<KeyInfo>> {
 /// # Errors
 /// When Postgres fails.
 pub async fn revoke(pool: &PgPool, id: Uuid) -> Result<bool> {
-    let mut tx = pool.begin().await?;
+    let mut tx = crate::begin(pool).await?;
     let done =
         sqlx::query!("update api_keys set revoked_at = now() where id = $1 and revoked_at is null", id)
             .execute(&mut *tx)

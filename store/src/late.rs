@@ -28,7 +28,7 @@ const WRITER: &str = "carrier";
 /// # Errors
 /// When Postgres fails, or there is no such order.
 pub async fn expect_back(pool: &PgPool, order: OrderId, shipment: ShipmentId) -> Result<()> {
-    let mut tx = pool.begin().await?;
+    let mut tx = crate::begin(pool).await?;
     let (_, shipments) = lock(&mut tx, order).await?;
     let shown = shipments.iter().find(|s| s.id == shipment).map(|s| s.status);
     expect(&mut tx, order, shipment, shown).await?;
@@ -67,7 +67,7 @@ pub async fn hear(
     shipment: ShipmentId,
     said: FulfilmentStatus,
 ) -> Result<&'static str> {
-    let (mut tx, order) = (pool.begin().await?, message.order_id);
+    let (mut tx, order) = (crate::begin(pool).await?, message.order_id);
     let (status, shipments) = lock(&mut tx, order).await?;
     // Of an order that has not ended the workflow was ended from outside: its heir hears this message again.
     let shown = shipments.iter().find(|s| s.id == shipment && status.is_terminal()).map(|s| s.status);

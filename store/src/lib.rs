@@ -31,7 +31,7 @@ pub mod stock;
 pub mod writers;
 
 use sqlx::{
-    Connection as _,
+    Connection as _, Postgres, Transaction,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 use std::{str::FromStr, time::Duration};
@@ -46,6 +46,9 @@ const ACQUIRE_WAIT_MAX: Duration = Duration::from_secs(3);
 const TRUSTED_MAX: Duration = Duration::from_secs(1);
 /// A statement that takes longer is ended by Postgres: nothing here is meant to take a tenth of it.
 const STATEMENT_MAX: Duration = Duration::from_secs(10);
+/// A transaction whose next statement does not come for so long is rolled back by Postgres. Only round trips lie between
+/// two statements here: whoever began it is frozen or gone without a word, and others wait for its locks.
+const IDLE_IN_TRANSACTION_MAX: Duration = Duration::from_secs(10);
 
 /// What can go wrong with Postgres.
 #[derive(Debug, thiserror::Error)]
@@ -101,6 +104,11 @@ impl StoreError {
 /// What every function here returns.
 pub type Result<T> = std::result::Result<T, StoreError>;
 
+/// Postgres did not do it in time.
+fn timed_out() -> StoreError {
+    sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()).into()
+}
+
 /// Turns a text or number of the database into a domain type.
 fn parse<T, E>(what: &'static str, result: std::result::Result<T, E>) -> Result<T>
 where
@@ -116,6 +124,7 @@ where
 pub fn connect(url: &str, connections_max: u32) -> Result<PgPool> {
     let options = PgConnectOptions::from_str(url)?.application_name("waybill").options([
         ("statement_timeout", STATEMENT_MAX.as_millis().to_string()),
+        ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION_MAX.as_millis().to_string()),
         // Everything here goes by key. A plan that was made when the tables were new and empty would read them whole,
         // and be kept until Postgres next analyses them.
         ("enable_seqscan", "off".to_owned()),
@@ -146,12 +155,26 @@ pub fn connect(url: &str, connections_max: u32) -> Result<PgPool> {
         .connect_lazy_with(options))
 }
 
-/// Brings the schema up to this release. Safe to run from several processes at once.
+/// Begins a transaction, also if the caller gives up meanwhile: it is rolled back then. `PgPool::begin` would give the
+/// connection back with its transaction open, and whoever gets it next would write into that and see nothing of it kept
+/// (sqlx 0.9.0, <https://github.com/transact-rs/sqlx/issues/4393>).
+async fn begin(pool: &PgPool) -> Result<Transaction<'static, Postgres>> {
+    let pool = pool.clone();
+    #[expect(clippy::disallowed_methods, reason = "in a task of its own it is never given up")]
+    let begun = tokio::spawn(async move { pool.begin().await }).await;
+    Ok(begun.map_err(|_| sqlx::Error::WorkerCrashed)??)
+}
+
+/// Brings the schema up to this release. Safe to run from several processes at once: one does it, the others wait.
 ///
 /// # Errors
 /// When Postgres is away or a migration fails.
 pub async fn migrate(pool: &PgPool) -> Result<()> {
-    Ok(sqlx::migrate!().run(pool).await?)
+    // To build an index over millions of orders, or to wait for another process that does, takes as long as it takes.
+    let mut connection = pool.acquire().await?.detach();
+    sqlx::query("set statement_timeout = 0").execute(&mut connection).await?;
+    sqlx::migrate!().run(&mut connection).await?;
+    Ok(connection.close().await?)
 }
 
 /// Asks Postgres for a sign of life.

@@ -32,7 +32,7 @@ pub struct OperatorWord {
 /// # Errors
 /// When Postgres fails.
 pub async fn record(pool: &PgPool, word: &OperatorWord) -> Result<()> {
-    let mut tx = pool.begin().await?;
+    let mut tx = crate::begin(pool).await?;
     write(&mut tx, word).await?;
     let ended = match word.action {
         OperatorAction::Retry => None,

@@ -43,7 +43,7 @@ pub async fn apply(
     state: &OrderState,
 ) -> Result<Applied> {
     let rows = rows(entries)?;
-    let mut tx = pool.begin().await?;
+    let mut tx = crate::begin(pool).await?;
     let before = sqlx::query!("select version, status from orders where id = $1 for update", id.0)
         .fetch_optional(&mut *tx)
         .await?

@@ -168,7 +168,7 @@ pub struct Ask {
 /// # Errors
 /// When Postgres fails.
 pub async fn begin(pool: &PgPool, refund: &RefundRecord) -> Result<Ask> {
-    let mut tx = pool.begin().await?;
+    let mut tx = crate::begin(pool).await?;
     lock_order(&mut tx, refund.order_id).await?;
     sqlx::query!(
         "update refunds set workflow_started_at = coalesce(workflow_started_at, now()) where id = $1",

@@ -21,7 +21,7 @@ use waybill_domain::{
 /// # Errors
 /// When Postgres fails.
 pub async fn release(pool: &PgPool, order: OrderId, shipments: Option<&[ShipmentId]>) -> Result<()> {
-    let mut tx = pool.begin().await?;
+    let mut tx = crate::begin(pool).await?;
     take_turns(&mut tx, &[order]).await?;
     if shipments.is_none() {
         sqlx::query!(

@@ -100,7 +100,7 @@ pub async fn request(
     pool: &PgPool,
     new: &NewReturn,
 ) -> Result<std::result::Result<Box<ReturnRecord>, TooFew>> {
-    let mut tx = pool.begin().await?;
+    let mut tx = crate::begin(pool).await?;
     let shipments = lock_order(&mut tx, new.order_id).await?;
     let known = sqlx::query_scalar!(
         "select id from returns where order_id = $1 and request_key = $2",
@@ -178,7 +178,7 @@ pub async fn receive(
     key: &str,
     came: &[(Pieces, Condition)],
 ) -> Result<Received> {
-    let mut tx = pool.begin().await?;
+    let mut tx = crate::begin(pool).await?;
     let shipments = lock_order(&mut tx, of.order_id).await?;
     let record = read::one(&mut tx, of.id).await?;
     if record.state != ReturnState::Awaiting {
@@ -224,7 +224,7 @@ pub async fn receive(
 /// # Errors
 /// When Postgres fails, or there is no such return.
 pub async fn overdue(pool: &PgPool, of: &ReturnRecord) -> Result<()> {
-    let mut tx = pool.begin().await?;
+    let mut tx = crate::begin(pool).await?;
     lock_order(&mut tx, of.order_id).await?;
     if read::one(&mut tx, of.id).await?.state != ReturnState::Awaiting {
         return Ok(());
@@ -244,7 +244,7 @@ pub async fn overdue(pool: &PgPool, of: &ReturnRecord) -> Result<()> {
 /// # Errors
 /// When Postgres fails, or there is no such return.
 pub async fn close(pool: &PgPool, of: &ReturnRecord, outcome: &str) -> Result<()> {
-    let mut tx = pool.begin().await?;
+    let mut tx = crate::begin(pool).await?;
     lock_order(&mut tx, of.order_id).await?;
     let closed = sqlx::query!(
         "update returns set state = 'closed', updated_at = now() where id = $1 and state <> 'closed'",

@@ -54,7 +54,7 @@ pub async fn replace(
     amount: Amount,
 ) -> Result<()> {
     let lines: Vec<i32> = lines.iter().map(|line| line.cast_signed()).collect();
-    let mut tx = pool.begin().await?;
+    let mut tx = crate::begin(pool).await?;
     sqlx::query!(
         "insert into shipments (id, order_id, merchant_id, location, amount)
          select $2, order_id, merchant_id, location, $3 from shipments where id = $1 on conflict (id) do nothing",

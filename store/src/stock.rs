@@ -49,7 +49,7 @@ pub async fn put(
     sku: &Sku,
     on_hand: &[(Location, i32)],
 ) -> Result<std::result::Result<Vec<StockLevel>, StockRefusal>> {
-    let mut tx = pool.begin().await?;
+    let mut tx = crate::begin(pool).await?;
     // In one order everywhere, so that two writers never wait for each other.
     let mut on_hand = on_hand.to_vec();
     on_hand.sort();
@@ -112,7 +112,7 @@ pub async fn adjust(
     key: &str,
     adjustment: &Adjustment,
 ) -> Result<std::result::Result<Vec<StockLevel>, StockRefusal>> {
-    let mut tx = pool.begin().await?;
+    let mut tx = crate::begin(pool).await?;
     let Adjustment { sku, location, delta, reason } = adjustment;
     let new = sqlx::query!(
         "insert into stock_adjustments (merchant_id, idempotency_key, sku, location, delta, reason)

@@ -7,9 +7,13 @@ use crate::{
     kept::Kept,
     projection::{self, Applied, Change},
     reservations::{self, Reserved},
+    timed_out,
 };
 use sqlx::{PgConnection, PgPool};
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use waybill_domain::{
     event::Entry,
     ids::{OrderId, ShipmentId},
@@ -23,6 +27,11 @@ const ITEMS_MAX: usize = 50;
 const PROJECTION_LANES: usize = 2;
 /// Two groups that want the same SKUs would only wait for each other's locks, each with a connection of its own.
 const STOCK_LANES: usize = 1;
+
+/// What has not been sent to Postgres after this long is not told any more: as long as the first attempt of the step that
+/// tells it may take. By then the workflow may have gone on elsewhere, and what a frozen worker tells when it comes to
+/// itself would be taken for the latest.
+const TELLING_MAX: Duration = Duration::from_secs(5);
 
 /// Takes what callers have to write, each for one order, and writes it together with what others have.
 #[derive(Debug, Clone)]
@@ -40,12 +49,17 @@ struct Telling {
     base_version: i64,
     entries: Vec<Entry>,
     state: OrderState,
+    since: Instant,
 }
 
 impl Telling {
     fn change(&self) -> Change<'_> {
-        let Self { order, base_version, entries, state } = self;
+        let Self { order, base_version, entries, state, .. } = self;
         Change { id: *order, base_version: *base_version, entries, state }
+    }
+
+    fn is_late(&self) -> bool {
+        self.since.elapsed() > TELLING_MAX
     }
 }
 
@@ -94,7 +108,7 @@ impl Writers {
     /// [`projection::apply`]: in a group if nothing was told of the order since `base_version`, else alone.
     ///
     /// # Errors
-    /// When Postgres fails, or there is no such order.
+    /// When Postgres fails, or its turn does not come in time, or there is no such order.
     pub async fn project(
         &self,
         order: OrderId,
@@ -102,9 +116,16 @@ impl Writers {
         entries: &[Entry],
         state: &OrderState,
     ) -> Result<Applied> {
-        let telling = Telling { order, base_version, entries: entries.to_vec(), state: state.clone() };
-        match self.projections.write(Arc::new(telling)).await? {
+        let telling = Arc::new(Telling {
+            order,
+            base_version,
+            entries: entries.to_vec(),
+            state: state.clone(),
+            since: Instant::now(),
+        });
+        match self.projections.write(telling.clone()).await? {
             Some(applied) => Ok(applied),
+            None if telling.is_late() => Err(timed_out()),
             None => projection::apply(&self.pool, order, base_version, entries, state).await,
         }
     }
@@ -127,8 +148,11 @@ impl Writers {
 }
 
 async fn project_all(db: &mut PgConnection, tellings: Vec<Arc<Telling>>) -> Result<Vec<Option<Applied>>> {
-    let changes: Vec<Change<'_>> = tellings.iter().map(|telling| telling.change()).collect();
-    projection::apply_all(db, &changes).await
+    let in_time: Vec<_> = tellings.iter().map(|telling| !telling.is_late()).collect();
+    let changes = tellings.iter().zip(&in_time).filter(|(_, in_time)| **in_time);
+    let changes: Vec<Change<'_>> = changes.map(|(telling, _)| telling.change()).collect();
+    let mut applied = projection::apply_all(db, &changes).await?.into_iter();
+    Ok(in_time.into_iter().map(|in_time| in_time.then(|| applied.next().flatten()).flatten()).collect())
 }
 
 async fn hand_over_all(db: &mut PgConnection, pairs: Vec<(OrderId, ShipmentId)>) -> Result<Vec<()>> {

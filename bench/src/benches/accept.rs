@@ -114,7 +114,7 @@ impl Pgbench {
             .kill_on_drop(true)
             .output()
             .await
-            .context("cannot run pgbench; it comes with Postgres (Debian: postgresql-client)")?;
+            .context("cannot run pgbench; it comes with Postgres (Debian: postgresql)")?;
         let said = String::from_utf8_lossy(&out.stdout);
         let failed =
             said.lines().any(|l| l.starts_with("number of failed transactions: ") && !l.contains(": 0 "));

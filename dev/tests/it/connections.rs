@@ -1,4 +1,5 @@
-//! Connections that rested: they are asked whether they are still there, and nobody sits on one that others need.
+//! Connections that rested: they are asked whether they are still there, and nobody sits on one that others need. And what
+//! may take long on one.
 
 use crate::support::{builder, order, place, until};
 use waybill_dev::stack::Stack;
@@ -65,5 +66,26 @@ async fn a_group_that_rested_sits_on_no_connection_while_it_asks_for_one() {
     all_rest(&look).await;
     writers.reserve(id).await.expect("the one that it kept").unwrap();
     drop(others);
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn a_migration_may_take_longer_than_a_statement() {
+    let (stack, _, look) = quiet().await;
+    let mut tx = look.begin().await.unwrap();
+    sqlx::query("lock table _sqlx_migrations in access exclusive mode").execute(&mut *tx).await.unwrap();
+    let migrating = async { stack.api_tool(&["migrate"]).await };
+    let waiting = until("it has waited for longer than any statement may", || async {
+        let long = "select count(*) from pg_stat_activity where datname = current_database()
+            and wait_event_type = 'Lock' and clock_timestamp() - query_start > '10.5 s'";
+        let long: i64 = sqlx::query_scalar(long).fetch_one(&look).await.unwrap();
+        (long > 0).then_some(())
+    });
+    let let_it_go = async {
+        waiting.await;
+        tx.rollback().await.unwrap();
+    };
+    let (migrated, ()) = tokio::join!(migrating, let_it_go);
+    migrated.unwrap();
     stack.stop().await;
 }

@@ -2,6 +2,7 @@
 //!
 //! A test waits for conditions, never for a fixed time.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, missing_docs, reason = "tests")]
+#![allow(clippy::disallowed_methods, reason = "tests do not give up while a transaction begins")]
 
 mod after_sales;
 mod api;
@@ -27,6 +28,7 @@ mod people;
 mod projection;
 mod refunds;
 mod replay;
+mod silence;
 mod support;
 mod trouble;
 mod unwind;

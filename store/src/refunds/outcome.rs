@@ -28,7 +28,7 @@ pub async fn record(
     provider_ref: Option<&str>,
     code: Option<&str>,
 ) -> Result<RefundRecord> {
-    let mut tx = pool.begin().await?;
+    let mut tx = crate::begin(pool).await?;
     lock_order(&mut tx, refund.order_id).await?;
     let before = read(&mut tx, refund.id).await?;
     if !before.state.may_become(to) {
@@ -114,7 +114,7 @@ async fn tell(
 /// # Errors
 /// When Postgres fails.
 pub async fn call_somebody(pool: &PgPool, order: OrderId, refund: RefundId) -> Result<()> {
-    let mut tx = pool.begin().await?;
+    let mut tx = crate::begin(pool).await?;
     let concern = Concern {
         reason: AttentionReason::RefundFailing,
         subject: refund.to_string(),

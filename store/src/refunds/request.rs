@@ -51,7 +51,7 @@ pub enum Requested {
 /// # Errors
 /// When Postgres fails, or there is no such order.
 pub async fn request(pool: &PgPool, new: &NewRefund) -> Result<Requested> {
-    let mut tx = pool.begin().await?;
+    let mut tx = crate::begin(pool).await?;
     lock_order(&mut tx, new.order_id).await?;
     let known = sqlx::query_scalar!(
         r#"select id as "id!" from refunds where id = $1

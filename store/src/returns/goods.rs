@@ -85,7 +85,7 @@ async fn show(tx: &mut PgConnection, of: &ReturnRecord) -> Result<()> {
 /// # Errors
 /// When Postgres fails, or there is no such return.
 pub async fn restock(pool: &PgPool, of: &ReturnRecord) -> Result<()> {
-    let mut tx = pool.begin().await?;
+    let mut tx = crate::begin(pool).await?;
     lock_order(&mut tx, of.order_id).await?;
     if read::one(&mut tx, of.id).await?.state != ReturnState::Received {
         return Ok(());

@@ -116,3 +116,26 @@ async fn orders_are_refused_while_too_many_wait_and_taken_again_after() {
     .await;
     stack.stop().await;
 }
+
+#[tokio::test]
+async fn those_who_wait_for_their_orders_leave_room_for_others() {
+    let in_flight_max = 8;
+    let builder = builder().await.worker(false).env("WAYBILL_IN_FLIGHT_MAX", in_flight_max);
+    let stack = builder.start().await.unwrap();
+    let mut asking = Vec::new();
+    for n in 1..=in_flight_max + 4 {
+        let client = stack.client.clone();
+        asking.push(tokio::spawn(async move {
+            client.place(&order_with(|_| {}), &new_key(), Some(30)).await.unwrap()
+        }));
+        until("one more is accepted", || async {
+            (count(&stack, "select count(*) from orders where customer_id like $1", "%").await == n)
+                .then_some(())
+        })
+        .await;
+    }
+    assert_eq!(stack.client.list(&[]).await.unwrap().status.as_u16(), 200);
+    assert!(asking.iter().any(|asking| !asking.is_finished()), "some do wait");
+    asking.iter().for_each(tokio::task::JoinHandle::abort);
+    stack.stop().await;
+}
