@@ -4,10 +4,13 @@
 //! gathered for a moment and told in one notification. It is only ever a hint: who waits reads the order again, and
 //! at its deadline reads it once more whether it was woken or not; who remembers does so for some seconds at most.
 
-use crate::Result;
+use crate::{ACQUIRE_WAIT_MAX, Result, timed_out};
 use sqlx::{PgConnection, PgPool, postgres::PgListener};
 use std::time::Duration;
-use tokio::sync::{broadcast, mpsc};
+use tokio::{
+    sync::{broadcast, mpsc},
+    time::timeout,
+};
 use waybill_domain::ids::OrderId;
 
 const CHANNEL: &str = "waybill_orders";
@@ -23,6 +26,9 @@ const QUEUE_MAX: usize = 10_000;
 const WAITERS_QUEUE_MAX: usize = 4_096;
 /// Pause before listening again after the connection was lost.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
+/// When nothing was heard for so long, the connection is asked whether it is still there: who only listens would never
+/// notice that the other side is gone without a word.
+const QUIET_MAX: Duration = Duration::from_secs(10);
 
 /// Tells others of changed orders.
 #[derive(Debug, Clone)]
@@ -114,7 +120,17 @@ async fn relay(pool: &PgPool, sender: &broadcast::Sender<Change>) -> Result<()> 
     // Nobody may be waiting just now.
     let _ = sender.send(Change::Anything);
     // It would connect again by itself, and say nothing of what was missed.
-    while let Some(notification) = listener.try_recv().await? {
+    loop {
+        let notification = match timeout(QUIET_MAX, listener.try_recv()).await {
+            Ok(Ok(Some(notification))) => notification,
+            Ok(Ok(None)) => return Ok(()),
+            Ok(Err(error)) => return Err(error.into()),
+            Err(_) => {
+                let asked = sqlx::query!("select 1 as one").fetch_one(&mut listener);
+                timeout(ACQUIRE_WAIT_MAX, asked).await.map_err(|_| timed_out())??;
+                continue;
+            }
+        };
         if notification.channel() == KEYS_CHANNEL {
             let _ = sender.send(Change::Keys);
             continue;
@@ -123,5 +139,4 @@ async fn relay(pool: &PgPool, sender: &broadcast::Sender<Change>) -> Result<()> 
             let _ = sender.send(Change::Order(id));
         }
     }
-    Ok(())
 }

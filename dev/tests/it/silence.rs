@@ -18,7 +18,12 @@ use waybill_domain::{
     state::OrderState,
     status::OrderStatus,
 };
-use waybill_store::{PgPool, connect, reservations, writers::Writers};
+use waybill_store::{
+    PgPool, connect,
+    notify::{Change, Changes, Notifier},
+    reservations,
+    writers::Writers,
+};
 
 /// How far a request comes before its client gives up: from its first statement to well behind its last one.
 const POLLS_MAX: usize = 12;
@@ -162,6 +167,20 @@ async fn a_group_gives_up_on_a_postgres_that_is_gone() {
         timeout(LIMIT, writers.reserve(id)).await.expect("it is given up").ok()
     });
     reserved.await.unwrap();
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn who_listens_notices_that_nobody_is_there_any_more() {
+    let (stack, [id], _) = with_orders().await;
+    let way = way(&stack.database_url).await;
+    let mut heard = Changes::listen(connect(&way.url, 2).unwrap()).subscribe();
+    let mut hear = async || timeout(LIMIT, heard.recv()).await.expect("something is heard").unwrap();
+    assert_eq!(hear().await, Change::Anything, "from now on");
+    way.silent.send(()).unwrap();
+    assert_eq!(hear().await, Change::Anything, "whatever happened meanwhile");
+    Notifier::start(connect(&stack.database_url, 1).unwrap()).changed(id);
+    assert_eq!(hear().await, Change::Order(id));
     stack.stop().await;
 }
 
