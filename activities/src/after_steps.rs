@@ -1,7 +1,10 @@
 //! The activities of refunds and returns by name: thin, since [`crate::steps`] does the work.
 
-use crate::{OrderSteps, steps};
-use std::sync::Arc;
+use crate::{OrderSteps, retry::StepFailure, steps};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 use temporalio_macros::activities;
 use temporalio_sdk::activities::{ActivityContext, ActivityError};
 use waybill_store::refunds;
@@ -22,10 +25,16 @@ impl AfterSteps {
         ctx: ActivityContext,
         input: RefundRef,
     ) -> Result<RefundOutcome, ActivityError> {
-        let steps = &self.0;
-        let done =
-            steps.attempt("refund", input.order_id, &ctx, || steps::refund::refund(steps, &input)).await;
-        if done.is_err() && ctx.info().attempt >= ATTEMPTS_BEFORE_ATTENTION {
+        let (steps, refused) = (&self.0, AtomicBool::new(false));
+        let refund = || async {
+            let done = steps::refund::refund(steps, &input).await;
+            refused.store(matches!(done, Err(StepFailure::Refused(_))), Ordering::Relaxed);
+            done
+        };
+        let done = steps.attempt("refund", input.order_id, &ctx, refund).await;
+        // One that was refused is asked for by another activity, whose attempts begin with the first.
+        let tried = ctx.info().attempt >= ATTEMPTS_BEFORE_ATTENTION || refused.into_inner();
+        if done.is_err() && tried {
             // Without Postgres nobody can be told; the next attempt tries again.
             let told = refunds::call_somebody(&steps.pool, input.order_id, input.refund_id).await;
             told.map(|()| steps.notifier.changed(input.order_id)).ok();

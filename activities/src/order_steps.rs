@@ -181,7 +181,9 @@ impl OrderSteps {
         ctx: ActivityContext,
         input: OperationRecord,
     ) -> Result<(), ActivityError> {
-        self.attempt("record_operation", input.order_id, &ctx, || steps::people::record(&self, &input)).await
+        let run = ctx.info().workflow_run_id.clone().unwrap_or_default();
+        let record = || steps::people::record(&self, &input, &run);
+        self.attempt("record_operation", input.order_id, &ctx, record).await
     }
 
     #[activity(definition = definitions::Inherit)]

@@ -194,6 +194,15 @@ impl Refusal {
         Self { status, kind: text("type"), code, param: text("param") }
     }
 
+    /// One that is about the key says that an earlier attempt asked with it for something else, as before a setting was
+    /// changed, and nothing of what that came to.
+    fn into_error_of_authorization(self) -> ProviderError {
+        match self.kind.as_str() {
+            "idempotency_error" => ProviderError::UnknownOutcome("the key was used otherwise".into()),
+            _ => self.into_error(),
+        }
+    }
+
     fn into_error(self) -> ProviderError {
         let declined = self.status == StatusCode::PAYMENT_REQUIRED
             || self.kind == "card_error"
@@ -226,7 +235,7 @@ impl PaymentProvider for Stripe {
         }
         let reply =
             self.call("authorize", Method::POST, "v1/payment_intents", Some(&request.key), &form).await?;
-        match reply.map_err(Refusal::into_error) {
+        match reply.map_err(Refusal::into_error_of_authorization) {
             Ok(intent) => read(&intent),
             Err(ProviderError::Declined { code } | ProviderError::Refused { code }) => {
                 Ok(Hold::Declined { code })

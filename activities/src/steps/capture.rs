@@ -7,15 +7,18 @@ use crate::{
     retry::StepFailure,
 };
 use waybill_store::payments::{self, Ending, Kind, Standing, State};
-use waybill_workflows::wire::CaptureInput;
+use waybill_workflows::{names, wire::CaptureInput};
 
 /// Takes a shipment's money, once. Refused with [`CODE_LAPSED`](waybill_workflows::names::CODE_LAPSED) where nothing is
-/// held any more of what was authorized.
+/// held any more of what was authorized, and with [`CODE_SKIPPED`](waybill_workflows::names::CODE_SKIPPED) where an operator
+/// wrote it off: also in the workflow that took the order over from the one that was told so.
 pub(crate) async fn capture(steps: &OrderSteps, input: &CaptureInput) -> Result<(), StepFailure> {
     let (pool, order_id, kind) = (&steps.pool, input.order_id, Kind::Capture(input.shipment_id));
     let ask = payments::begin_capture(pool, order_id, input.shipment_id, input.amount).await?;
-    if ask.state == State::Succeeded {
-        return Ok(());
+    match ask.state {
+        State::Succeeded => return Ok(()),
+        State::Declined(_) => return Err(StepFailure::Refused(names::CODE_SKIPPED.into())),
+        State::Pending => {}
     }
     let Some(hold) = ask.standing else {
         return Err(if ask.was_authorized {

@@ -9,11 +9,16 @@ use waybill_store::{
 };
 use waybill_workflows::wire::OperationRecord;
 
-pub(crate) async fn record(steps: &OrderSteps, input: &OperationRecord) -> Result<(), StepFailure> {
+/// `run` is the workflow's: one that took the order over counts its operations anew.
+pub(crate) async fn record(
+    steps: &OrderSteps,
+    input: &OperationRecord,
+    run: &str,
+) -> Result<(), StepFailure> {
     let operation = &input.operation;
     let shipment = operation.about.as_deref().and_then(|id| id.parse::<ShipmentId>().ok());
     let word = OperatorWord {
-        id: Uuid::new_v5(&input.order_id.0, format!("operation:{}", input.number).as_bytes()),
+        id: Uuid::new_v5(&input.order_id.0, format!("operation:{run}:{}", input.number).as_bytes()),
         order_id: input.order_id,
         actor: operation.actor.clone(),
         action: operation.action,

@@ -3,6 +3,7 @@
 use crate::{
     books::*,
     housekeeping::{inherited, prefix, sweep, sweeping, terminate},
+    people,
     support::*,
 };
 use futures::future::join_all;
@@ -139,6 +140,35 @@ async fn an_heir_follows_what_left_and_takes_its_money_once() {
         assert_eq!(times(&told, "payment.captured"), 1, "{told:?}");
         assert!(!told.contains(&"cancellation.requested".to_owned()), "{told:?}");
     }
+    check_goods(&stack, &before).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn an_heir_leaves_alone_what_an_operator_wrote_off() {
+    let stack = sweeping().await;
+    put_stock(&stack.client, "SPLIT", &[("AMS", 2), ("RTM", 1)]).await;
+    let before = pieces(&stack).await;
+    let id = place(&stack.client, &order(&[("SPLIT", 3)])).await;
+    let left = shipments(&reach(&stack.client, &id, "fulfilling").await).remove(0);
+    stack.payments.set_faults(vec![rule(Route::Capture, Fault::Refuse, &id)]);
+    carrier_says(&stack, &left, "hand_over").await;
+    people::needs(&stack, &id, "capture_failing").await;
+    let skip = people::operate(&stack.client, &id, "skip", json!({"reason": "a gift"})).await;
+    assert_eq!(skip.status.as_u16(), 202, "{}", skip.body);
+    event(&stack.client, &id, "step.failed").await;
+    stack.payments.set_faults(Vec::new());
+    terminate(&id).await;
+    inherited(&stack, &id).await;
+    // What the heir still has to take it takes before it listens to the carrier.
+    carrier_says(&stack, &left, "lose").await;
+    people::needs(&stack, &id, "shipment_lost").await;
+    assert_eq!(at_provider(&stack, &id).1, 0, "nothing is taken");
+    let order = stack.client.get(&id).await.unwrap().body;
+    assert_eq!(order["amounts_held"]["captured"], 0, "{order:#}");
+    let skip = people::operate(&stack.client, &id, "skip", json!({"reason": "insured"})).await;
+    assert_eq!(skip.status.as_u16(), 202, "{}", skip.body);
+    until("both are audited", || async { (people::audited(&stack, &id).await == 2).then_some(()) }).await;
     check_goods(&stack, &before).await;
     stack.stop().await;
 }

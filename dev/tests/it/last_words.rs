@@ -2,6 +2,7 @@
 
 use crate::{books::check_closed, support::*};
 use serde_json::{Value, json};
+use waybill_dev::sim::{Fault, Route, Rule};
 
 /// The kinds of the last entries, behind the order's end.
 async fn after_the_end(client: &waybill_dev::client::Client, id: &str) -> Vec<(String, Value)> {
@@ -87,5 +88,24 @@ async fn what_was_being_written_down_when_a_wait_ended_is_told() {
             break;
         }
     }
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_being_undone_is_not_decided_any_more() {
+    let stack = builder().await.env("WAYBILL_REVIEW_WAIT_SECONDS", 1).start().await.unwrap();
+    stack.payments.set_faults(vec![Rule {
+        route: Route::Void,
+        fault: Fault::Stall,
+        times: None,
+        matching: None,
+    }]);
+    let id = place(&stack.client, &dear_order()).await;
+    until("its money is given free", || async { (!stack.payments.stalled().is_empty()).then_some(()) }).await;
+    let late = stack.client.decide(&id, "approve", "known").await.unwrap();
+    refused(&late, 409, "wrong_state", "nobody would hear it");
+    stack.payments.set_faults(Vec::new());
+    reach(&stack.client, &id, "expired").await;
+    check_closed(&stack, &id).await;
     stack.stop().await;
 }

@@ -41,6 +41,27 @@ async fn an_authorization_that_nobody_answered_is_looked_up_and_never_made_twice
 }
 
 #[tokio::test]
+async fn a_key_that_was_used_with_another_request_is_no_decline() {
+    let stack = stack().await;
+    let away = || always(Route::Lookup, Fault::Status { status: 503 });
+    stack.payments.set_faults(vec![always(Route::Authorize, Fault::DropReply), away()]);
+    let id = place(&stack.client, &order_with(|_| {})).await;
+    event(&stack.client, &id, "payment.unknown").await;
+    // As when a setting that goes into the request was changed before the next attempt.
+    let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
+    let otherwise = "update orders set payment_method = 'pm_card_mastercard' where id = $1::uuid";
+    sqlx::query(otherwise).bind(&id).execute(&pool).await.unwrap();
+    stack.payments.set_faults(vec![away()]);
+    // After several attempts, of which the provider has answered some.
+    event(&stack.client, &id, "attention.raised").await;
+    assert_eq!(at_provider(&stack, &id).3, 1, "not asked for again");
+    stack.payments.set_faults(Vec::new());
+    reach(&stack.client, &id, "fulfilling").await;
+    assert_eq!(at_provider(&stack, &id), (1000, 0, 0, 1));
+    stack.stop().await;
+}
+
+#[tokio::test]
 async fn a_key_that_the_provider_may_have_forgotten_is_not_used_again() {
     let stack = stack().await;
     let away = Fault::Status { status: 503 };

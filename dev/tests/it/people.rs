@@ -38,7 +38,7 @@ async fn uncaptured(stack: &Stack) -> (String, Value) {
     (id, order)
 }
 
-async fn audited(stack: &Stack, id: &str) -> i64 {
+pub async fn audited(stack: &Stack, id: &str) -> i64 {
     count(stack, "select count(*) from operator_actions where order_id = $1::uuid", id).await
 }
 

@@ -1,5 +1,6 @@
 //! One step: a remote activity that is tried until it succeeds, with backoff. Nothing interrupts it.
 
+use crate::order::refused_pause;
 use std::time::Duration;
 use temporalio_common::ActivityDefinition;
 use temporalio_workflow::{
@@ -25,6 +26,7 @@ where
     AD: ActivityDefinition + 'static,
     AD::Input: Clone,
 {
+    let mut refusals = 0;
     loop {
         let options = ActivityOptions::with_start_to_close_timeout(ATTEMPT_MAX)
             .task_queue(queue.to_owned())
@@ -44,8 +46,9 @@ where
             return output;
         }
         // Refused for a reason of ours, such as a row that this release can't read: it may be mended.
-        let pause =
-            TimerOptions::builder(RETRY_PAUSE_MAX).cancellation_token(WorkflowCancellationToken::new());
+        refusals += 1;
+        let pause = TimerOptions::builder(refused_pause(refusals))
+            .cancellation_token(WorkflowCancellationToken::new());
         ctx.timer(pause.build()).await;
     }
 }

@@ -13,6 +13,7 @@ mod messages;
 mod operator;
 mod read_model;
 mod step;
+pub(crate) use step::refused_pause;
 mod unwind;
 mod waiting;
 
@@ -62,6 +63,8 @@ pub struct OrderWorkflow {
     operations: VecDeque<Operation>,
     /// How many operations were acted on.
     operated: u32,
+    /// Whether the order is being undone: what could be decided is past, also while the status does not say so yet.
+    unwinding: bool,
     /// Whether the provider has sent word since the payment was last looked at.
     payment_news: bool,
     /// The money that is held; nothing is known of it where an earlier release asked for it.
@@ -93,6 +96,7 @@ impl OrderWorkflow {
             reservation: None,
             operations: VecDeque::new(),
             operated: 0,
+            unwinding: false,
             payment_news: false,
             hold: None,
             renewal_due: None,
@@ -318,6 +322,7 @@ impl OrderWorkflow {
 
     fn may_decide(&self) -> Result<(), Refusal> {
         match (self.state.status, &self.decision) {
+            _ if self.unwinding => Err("the order is coming to its end".into()),
             (OrderStatus::InReview, None) => Ok(()),
             (OrderStatus::InReview, Some(_)) => Err("the order has already been decided".into()),
             (status, _) => Err(format!("the order is {status}, not in_review").into()),
@@ -326,6 +331,7 @@ impl OrderWorkflow {
 
     fn may_amend(&self) -> Result<(), Refusal> {
         match (self.state.status, &self.amendment) {
+            _ if self.unwinding => Err("the order is coming to its end".into()),
             (OrderStatus::AwaitingCustomer, None) => Ok(()),
             (OrderStatus::AwaitingCustomer, Some(_)) => Err("the customer has already answered".into()),
             (status, _) => Err(format!("the order is {status}, not awaiting_customer").into()),

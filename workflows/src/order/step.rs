@@ -28,6 +28,9 @@ const REMOTE_ATTEMPT_MAX: Duration = Duration::from_secs(30);
 const RETRY_PAUSE_MIN: Duration = Duration::from_millis(500);
 /// Longest pause between remote attempts: an outage's end is noticed within it.
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(30);
+/// Longest pause before a step that was refused is tried again. Each time costs the history eleven events, and Temporal ends
+/// a workflow with 51,200: every 30 s that is a day and a half.
+const REFUSED_PAUSE_MAX: Duration = Duration::from_secs(3_600);
 /// The shortest timer that Temporal keeps: it ends a workflow task, and so has it recorded.
 const RECORD_PAUSE: Duration = Duration::from_millis(1);
 /// Remote attempts, about 15 s of them, before a person is told. The step goes on being tried.
@@ -96,14 +99,15 @@ fn judge(ctx: &Ctx, error: &ActivityExecutionError, step: Step) -> Judgement {
         failure = this.cause.as_deref();
     }
     let lapsed = refused && code == names::CODE_LAPSED && changes::has(ctx, changes::HOLDS_ARE_RENEWED);
-    if refused && step.mode != Mode::Persistent || lapsed {
+    let skipped = refused && code == SKIPPED;
+    if refused && step.mode != Mode::Persistent || lapsed || skipped {
         return Judgement::Ended(StepError::Refused { code });
     }
     Judgement::Again { unknown: unknown && step.queue == names::QUEUE_PAYMENTS, at_once_useless: refused }
 }
 
 /// The code of a step that an operator skipped.
-pub(crate) const SKIPPED: &str = "skipped_by_operator";
+pub(crate) const SKIPPED: &str = names::CODE_SKIPPED;
 
 /// For steps whose result nobody can make up by hand (see [`waybill_domain::operator::safe_actions`]).
 pub(crate) fn not_by_hand<T>(_: &Operation) -> Result<T, StepError> {
@@ -127,7 +131,7 @@ where
     AD: ActivityDefinition + 'static,
     AD::Input: Clone,
 {
-    let (mut told, mut attempts) = (false, ATTEMPTS_BEFORE_ATTENTION);
+    let (mut told, mut attempts, mut refusals) = (false, ATTEMPTS_BEFORE_ATTENTION, 0);
     'at_once: loop {
         let mut useless = match local(ctx, activity(), input.clone(), step.name).await {
             None => false,
@@ -147,7 +151,8 @@ where
         loop {
             let result = if useless {
                 attention::raise_attention(ctx, step).await;
-                pause(ctx, step).await
+                refusals += 1;
+                pause(ctx, step, refused_pause(refusals)).await
             } else {
                 remote(ctx, activity(), input.clone(), step, attempts).await
             };
@@ -197,10 +202,15 @@ fn settled<T>(ctx: &Ctx, step: Step, output: T) -> T {
     output
 }
 
+/// How long a step rests after so many refusals: it is hardly taken the next time, and whoever mends it says `retry`.
+pub(crate) fn refused_pause(refusals: u32) -> Duration {
+    RETRY_PAUSE_MAX.saturating_mul(1 << refusals.saturating_sub(1).min(16)).min(REFUSED_PAUSE_MAX)
+}
+
 /// Waits before a step that was refused is tried again.
-async fn pause<T>(ctx: &Ctx, step: Step) -> Result<Option<T>, ActivityExecutionError> {
+async fn pause<T>(ctx: &Ctx, step: Step, length: Duration) -> Result<Option<T>, ActivityExecutionError> {
     let token = WorkflowCancellationToken::new();
-    let timer = TimerOptions::builder(RETRY_PAUSE_MAX).cancellation_token(token.clone());
+    let timer = TimerOptions::builder(length).cancellation_token(token.clone());
     let mut timer = pin!(ctx.timer(timer.build()));
     let mut word = pin!(word(ctx, step).fuse());
     select! {
@@ -322,5 +332,22 @@ where
             Ok(Some(output)) => return output,
             Ok(None) | Err(_) => result = remote(ctx, activity(), input.clone(), step, 0).await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What one refusal adds to a history, and what Temporal allows one by default.
+    const EVENTS_OF_A_REFUSAL: u32 = 11;
+    const EVENTS_MAX: u32 = 51_200;
+
+    #[test]
+    fn a_step_that_is_refused_for_months_fits_into_a_history() {
+        assert_eq!([1, 2, 3].map(|n| refused_pause(n).as_secs()), [30, 60, 120]);
+        let refusals = EVENTS_MAX / 2 / EVENTS_OF_A_REFUSAL;
+        let lasts: Duration = (1..=refusals).map(refused_pause).sum();
+        assert!(lasts > Duration::from_secs(90 * 24 * 3_600), "{lasts:?}");
     }
 }

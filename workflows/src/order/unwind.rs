@@ -38,6 +38,7 @@ impl Undo {
 
 /// Undoes everything and ends the order.
 pub(crate) async fn unwind(ctx: &Ctx, why: Stop) {
+    ctx.state_mut(|s| s.unwinding = true);
     if matches!(why, Stop::Cancelled { .. }) {
         let status = ctx.state(|s| s.state.status);
         if status != OrderStatus::Received && status != OrderStatus::Cancelling {
