@@ -12,10 +12,13 @@ use axum::{
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
-use std::{error::Error, str::FromStr};
+use std::{error::Error, str::FromStr, time::Duration};
+use tokio::time::timeout;
 
 /// The largest body: 200 lines of the longest SKUs fit three times.
 pub(crate) const BODY_BYTES_MAX: usize = 64 * 1024;
+/// How long a body may take to come: one from a client that is gone would keep its place for ever.
+const BODY_WAIT_MAX: Duration = Duration::from_secs(10);
 /// The longest idempotency key.
 pub(crate) const KEY_CHARS_MAX: usize = 255;
 
@@ -27,7 +30,8 @@ impl FromRequest<App> for Raw {
 
     async fn from_request(request: Request, _app: &App) -> Result<Self, Problem> {
         let body = axum::body::to_bytes(request.into_body(), BODY_BYTES_MAX);
-        body.await.map(Self).map_err(|_| Problem::too_large(BODY_BYTES_MAX))
+        let body = timeout(BODY_WAIT_MAX, body).await.map_err(|_| Problem::too_slow(BODY_WAIT_MAX))?;
+        body.map(Self).map_err(|_| Problem::too_large(BODY_BYTES_MAX))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Idempotency of mutations other than placing an order (which has its own, in the order's own statement).
 
-use crate::{problem::Problem, state::App};
+use crate::{middleware::IN_FLIGHT, problem::Problem, state::App};
 use axum::{
     http::{HeaderName, HeaderValue, StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
@@ -24,7 +24,13 @@ where
     F: Future<Output = Result<Answer, Problem>> + Send + 'static,
 {
     let trace_id = crate::problem::TRACE_ID.try_with(Clone::clone).unwrap_or_default();
+    let place = IN_FLIGHT.try_with(Clone::clone).ok();
     let task = run(app.clone(), order, request, handler);
+    let task = async move {
+        // Also of a client that hung up: it is work like any other.
+        let _place = place;
+        task.await
+    };
     let task = app.tasks.spawn(crate::problem::TRACE_ID.scope(trace_id, task));
     task.await.unwrap_or_else(|_| Problem::internal().into_response())
 }
@@ -33,11 +39,11 @@ async fn run<F>(app: App, order: OrderId, request: RequestKey, handler: F) -> Re
 where
     F: Future<Output = Result<Answer, Problem>> + Send,
 {
-    match idempotency::claim(&app.pool, &request).await {
-        Ok(Known::New) => {}
-        Ok(known) => return replay(known),
+    let claim = match idempotency::claim(&app.pool, &request).await {
+        Ok(Ok(claim)) => claim,
+        Ok(Err(known)) => return replay(known),
         Err(error) => return Problem::from(error).into_response(),
-    }
+    };
     let answer = handler.await;
     // Who reads after this answer reads what it did.
     app.answers.forget(&order);
@@ -46,7 +52,9 @@ where
             idempotency::answer(&app.pool, &request, status.as_u16(), &body.to_string()).await
         }
         // It may have been done, or be done yet: the key goes on standing for this very request.
-        Err(problem) if problem.is_of_the_server() => idempotency::set_free(&app.pool, &request).await,
+        Err(problem) if claim.again || problem.is_of_the_server() => {
+            idempotency::set_free(&app.pool, &request).await
+        }
         // A refusal is not kept: it says how things were, and may be mended under the same key.
         Err(_) => idempotency::forget(&app.pool, &request).await,
     };

@@ -12,9 +12,15 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use prometheus::{HistogramOpts, HistogramVec, Registry, register_histogram_vec_with_registry};
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
+use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument;
 use uuid::Uuid;
+
+tokio::task_local! {
+    /// The request's place among those under way. Work that outlives the request keeps it.
+    pub(crate) static IN_FLIGHT: Arc<OwnedSemaphorePermit>;
+}
 
 /// Where a trace id comes and goes.
 const TRACE_HEADER: HeaderName = HeaderName::from_static("x-trace-id");
@@ -66,6 +72,8 @@ pub(crate) async fn observe(State(metrics): State<HttpMetrics>, request: Request
 
 /// Refuses at once what could not be done in time.
 pub(crate) async fn shed(State(app): State<App>, request: Request, next: Next) -> Response {
-    let Ok(_permit) = app.in_flight.try_acquire() else { return Problem::overloaded().into_response() };
-    next.run(request).await
+    let Ok(place) = app.in_flight.clone().try_acquire_owned() else {
+        return Problem::overloaded().into_response();
+    };
+    IN_FLIGHT.scope(Arc::new(place), next.run(request)).await
 }

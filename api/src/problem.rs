@@ -7,6 +7,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
+use std::time::Duration;
 use waybill_domain::{
     cancellation::{Action, allowed_actions},
     ids::OrderId,
@@ -139,6 +140,11 @@ impl Problem {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "The body is too large", detail)
     }
 
+    pub(crate) fn too_slow(limit: Duration) -> Self {
+        let detail = format!("the body has to come within {} seconds", limit.as_secs());
+        Self::new(StatusCode::REQUEST_TIMEOUT, "too_slow", "The body did not come", detail).retryable()
+    }
+
     pub(crate) fn not_json() -> Self {
         let detail = "send Content-Type: application/json";
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json", "Unsupported media type", detail)
@@ -196,6 +202,11 @@ impl Problem {
 
     pub(crate) fn stock_conflict(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, "stock_reserved", "Stock is set aside for orders", detail)
+    }
+
+    pub(crate) fn too_many_locations(limit: usize) -> Self {
+        let detail = format!("a SKU is at {limit} locations at the most; name those that it is at already");
+        Self::new(StatusCode::CONFLICT, "too_many_locations", "Too many locations", detail)
     }
 
     pub(crate) fn precondition_missing() -> Self {

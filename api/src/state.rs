@@ -70,7 +70,7 @@ pub(crate) struct AppState {
     pub(crate) payment_webhook_secret: SecretString,
     /// What has to end before the process does.
     pub(crate) tasks: TaskTracker,
-    pub(crate) in_flight: Semaphore,
+    pub(crate) in_flight: Arc<Semaphore>,
     pub(crate) waiters: Semaphore,
     pub(crate) shutdown: CancellationToken,
     starts: Arc<Semaphore>,
@@ -103,7 +103,7 @@ impl AppState {
             carrier_webhook_secret: args.carrier_webhook_secret.clone(),
             payment_webhook_secret: args.payment_webhook_secret.clone(),
             tasks: TaskTracker::new(),
-            in_flight: Semaphore::new(args.in_flight_max),
+            in_flight: Arc::new(Semaphore::new(args.in_flight_max)),
             waiters: Semaphore::new(args.in_flight_max / WAITERS_SHARE),
             shutdown,
             starts: Arc::new(Semaphore::new(STARTS_MAX)),
@@ -196,7 +196,7 @@ pub(crate) async fn forget_changed(app: App) {
 pub(crate) async fn watch_backlog(app: App) {
     loop {
         // While it can't be measured the last measure holds.
-        if let Ok((waiting, _)) = starts::backlog(&app.pool).await {
+        if let Ok((waiting, _)) = waybill_store::in_time(starts::backlog(&app.pool)).await {
             app.overloaded.store(waiting > app.backlog_max, Ordering::Relaxed);
         }
         app.under_way().retain(|_, order| order.since.elapsed() < TAKEN_UP_MAX);

@@ -13,13 +13,8 @@ use serde_json::{Value, json};
 use waybill_domain::ids::{Location, Sku};
 use waybill_store::{
     keys::Scope,
-    stock::{self, Adjustment, StockLevel, StockRefusal},
+    stock::{self, Adjustment, LOCATIONS_MAX, PIECES_MAX, StockLevel, StockRefusal},
 };
-
-/// The most pieces at one location: far below what an `i32` holds, so that sums of changes can't overflow.
-const PIECES_MAX: i32 = 1_000_000_000;
-/// The most locations in one request.
-const LOCATIONS_MAX: usize = 100;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -64,8 +59,9 @@ fn refusal(refusal: StockRefusal) -> Problem {
         StockRefusal::KeyReused => Problem::key_reused(),
         StockRefusal::TooMany { location } => Problem::invalid(vec![FieldError {
             pointer: "/delta".into(),
-            detail: format!("there would be more pieces at {location} than can be counted"),
+            detail: format!("there would be more than {PIECES_MAX} pieces at {location}"),
         }]),
+        StockRefusal::TooManyLocations => Problem::too_many_locations(LOCATIONS_MAX),
     }
 }
 

@@ -76,25 +76,38 @@ impl Known {
     }
 }
 
+/// A claimed key: the request is this caller's to answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claim {
+    /// Whether it was claimed for this request before: what became of that is not known, and it may have been done.
+    pub again: bool,
+}
+
 /// Claims a key, or says what is known of it.
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn claim(pool: &PgPool, request: &RequestKey) -> Result<Known> {
-    let claimed = sqlx::query!(
-        "insert into idempotency_keys (merchant_id, route, key, fingerprint) values ($1, $2, $3, $4)
+pub async fn claim(pool: &PgPool, request: &RequestKey) -> Result<std::result::Result<Claim, Known>> {
+    // A row that was inserted has no `xmax`, one that was updated has this transaction's.
+    let claim = sqlx::query_as!(
+        Claim,
+        r#"insert into idempotency_keys (merchant_id, route, key, fingerprint) values ($1, $2, $3, $4)
          on conflict (merchant_id, route, key) do update set created_at = now()
          where idempotency_keys.response_status is null and idempotency_keys.fingerprint = excluded.fingerprint
-           and idempotency_keys.created_at < now() - make_interval(secs => $5)",
+           and idempotency_keys.created_at < now() - make_interval(secs => $5)
+         returning xmax <> '0' as "again!""#,
         request.merchant_id.0,
         request.route,
         request.key,
         &request.fingerprint[..],
         UNDER_WAY_MAX_SECONDS
     )
-    .execute(pool)
+    .fetch_optional(pool)
     .await?;
-    if claimed.rows_affected() == 1 { Ok(Known::New) } else { look_up(pool, request).await }
+    Ok(match claim {
+        Some(claim) => Ok(claim),
+        None => Err(look_up(pool, request).await?),
+    })
 }
 
 /// What is known of a key, without claiming it.

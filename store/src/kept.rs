@@ -4,23 +4,18 @@
 //! one that rested longest. For a statement that is repeated a thousand times a second that is two more round trips each,
 //! and a server process that has nothing of it in its caches.
 
-use crate::{Result, TRUSTED_MAX, timed_out};
+use crate::{Result, TRUSTED_MAX, WORK_MAX, no_answer};
 use sqlx::{PgConnection, PgPool, Postgres, pool::PoolConnection};
 use std::{
     future::Future,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Instant,
 };
 use tokio::time::timeout;
 
 /// At most one in so many of a pool's connections is kept by one group: the others are for everybody.
 const SHARE: usize = 8;
-
-/// Work that takes longer is given up, and its connection with it. Postgres ends a statement before that
-/// ([`crate::STATEMENT_MAX`]), and of several only one waits for locks for long. A server that is gone without a word ends
-/// nothing, and everybody's orders wait behind this.
-const WORK_MAX: Duration = Duration::from_secs(15);
 
 /// What is done on a connection. It leaves no transaction open.
 pub(crate) type Work<'c, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'c>>;
@@ -73,7 +68,7 @@ impl Kept {
             Ok(done) => done?,
             Err(_) => {
                 connection.close_on_drop();
-                return Err(timed_out());
+                return Err(no_answer().into());
             }
         };
         let mut idle = self.idle();

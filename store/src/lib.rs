@@ -34,7 +34,8 @@ use sqlx::{
     Connection as _, Postgres, Transaction,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
-use std::{str::FromStr, time::Duration};
+use std::{future::Future, str::FromStr, time::Duration};
+use tokio::time::timeout;
 
 pub use sqlx::PgPool;
 
@@ -44,6 +45,12 @@ const ACQUIRE_WAIT_MAX: Duration = Duration::from_secs(3);
 /// A connection that rested longer is asked whether it is still there before it is used. Asking each time would be a round
 /// trip more for every statement.
 const TRUSTED_MAX: Duration = Duration::from_secs(1);
+/// A connection that does not answer that within this time is closed, and the next one asked: of a Postgres that is gone
+/// without a word many may be left, and a caller waits no longer than [`ACQUIRE_WAIT_MAX`].
+const PING_MAX: Duration = Duration::from_millis(500);
+/// Work that takes longer is given up. Postgres ends a statement before that ([`STATEMENT_MAX`]), and of several only one
+/// waits for locks for long. A server that is gone without a word ends nothing.
+const WORK_MAX: Duration = Duration::from_secs(15);
 /// A statement that takes longer is ended by Postgres: nothing here is meant to take a tenth of it.
 const STATEMENT_MAX: Duration = Duration::from_secs(10);
 /// A transaction whose next statement does not come for so long is rolled back by Postgres. Only round trips lie between
@@ -105,8 +112,17 @@ impl StoreError {
 pub type Result<T> = std::result::Result<T, StoreError>;
 
 /// Postgres did not do it in time.
-fn timed_out() -> StoreError {
-    sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()).into()
+fn no_answer() -> sqlx::Error {
+    sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())
+}
+
+/// Does work that goes on for as long as the process lives, again and again: it is not stopped by one answer that never
+/// comes.
+///
+/// # Errors
+/// Those of the work, and when it takes longer than Postgres may take for a statement.
+pub async fn in_time<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    timeout(WORK_MAX, work).await.unwrap_or_else(|_| Err(no_answer().into()))
 }
 
 /// Turns a text or number of the database into a domain type.
@@ -147,7 +163,7 @@ pub fn connect(url: &str, connections_max: u32) -> Result<PgPool> {
         .before_acquire(|connection, metadata| {
             Box::pin(async move {
                 if metadata.idle_for >= TRUSTED_MAX {
-                    connection.ping().await?;
+                    timeout(PING_MAX, connection.ping()).await.map_err(|_| no_answer())??;
                 }
                 Ok(true)
             })

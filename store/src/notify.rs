@@ -4,7 +4,7 @@
 //! gathered for a moment and told in one notification. It is only ever a hint: who waits reads the order again, and
 //! at its deadline reads it once more whether it was woken or not; who remembers does so for some seconds at most.
 
-use crate::{ACQUIRE_WAIT_MAX, Result, timed_out};
+use crate::{ACQUIRE_WAIT_MAX, Result, in_time, no_answer};
 use sqlx::{PgConnection, PgPool, postgres::PgListener};
 use std::time::Duration;
 use tokio::{
@@ -48,8 +48,8 @@ impl Notifier {
                     ids.push(id);
                 }
                 let payload = ids.drain(..).map(|id: OrderId| id.to_string()).collect::<Vec<_>>().join(" ");
-                let told = sqlx::query!("select pg_notify($1, $2)", CHANNEL, payload).execute(&pool).await;
-                if let Err(error) = told {
+                let told = sqlx::query!("select pg_notify($1, $2)", CHANNEL, payload).execute(&pool);
+                if let Err(error) = in_time(async { Ok(told.await?) }).await {
                     tracing::warn!(%error, "changed orders could not be announced; waiters will read them late");
                 }
             }
@@ -116,6 +116,8 @@ impl Changes {
 
 async fn relay(pool: &PgPool, sender: &broadcast::Sender<Change>) -> Result<()> {
     let mut listener = PgListener::connect_with(pool).await?;
+    // It says that its connection was lost before it gets another one: what was missed has to be told.
+    listener.eager_reconnect(false);
     listener.listen_all([CHANNEL, KEYS_CHANNEL]).await?;
     // Nobody may be waiting just now.
     let _ = sender.send(Change::Anything);
@@ -127,7 +129,7 @@ async fn relay(pool: &PgPool, sender: &broadcast::Sender<Change>) -> Result<()> 
             Ok(Err(error)) => return Err(error.into()),
             Err(_) => {
                 let asked = sqlx::query!("select 1 as one").fetch_one(&mut listener);
-                timeout(ACQUIRE_WAIT_MAX, asked).await.map_err(|_| timed_out())??;
+                timeout(ACQUIRE_WAIT_MAX, asked).await.map_err(|_| no_answer())??;
                 continue;
             }
         };

@@ -1,11 +1,17 @@
 //! Stock by SKU and location.
 
 use crate::{Result, StoreError};
-use sqlx::PgPool;
+use sqlx::{PgExecutor, PgPool};
 use waybill_domain::ids::{Location, MerchantId, Sku};
 
 /// Postgres' code for a number that its column can't hold (PostgreSQL manual, appendix A).
 const NUMERIC_OUT_OF_RANGE: &str = "22003";
+
+/// The most pieces of a SKU at one location: less than half of what its columns hold, so that what was set aside or came
+/// back always finds its place.
+pub const PIECES_MAX: i32 = 1_000_000_000;
+/// The most locations of a SKU: an order that wants it locks them all, and other merchants' orders with it.
+pub const LOCATIONS_MAX: usize = 100;
 
 /// What one location has of one SKU, in pieces.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +43,8 @@ pub enum StockRefusal {
         /// Where.
         location: String,
     },
+    /// More locations than a SKU may have.
+    TooManyLocations,
 }
 
 /// Sets what is on hand at each of these locations; others stay as they are. All or nothing.
@@ -53,12 +61,14 @@ pub async fn put(
     // In one order everywhere, so that two writers never wait for each other.
     let mut on_hand = on_hand.to_vec();
     on_hand.sort();
+    let mut new = false;
     for (location, pieces) in &on_hand {
-        let reserved = sqlx::query_scalar!(
-            "insert into stock (merchant_id, sku, location, available) values ($1, $2, $3, $4)
+        // A row that was inserted has no `xmax`.
+        let row = sqlx::query!(
+            r#"insert into stock (merchant_id, sku, location, available) values ($1, $2, $3, $4)
              on conflict (merchant_id, sku, location) do update
                set available = greatest(excluded.available - stock.reserved, 0), updated_at = now()
-             returning reserved",
+             returning reserved, xmax = '0' as "is_new!""#,
             merchant.0,
             sku.as_str(),
             location.as_str(),
@@ -66,26 +76,32 @@ pub async fn put(
         )
         .fetch_one(&mut *tx)
         .await?;
-        if reserved > *pieces {
-            return Ok(Err(StockRefusal::BelowReserved { location: location.as_str().to_owned(), reserved }));
+        if row.reserved > *pieces {
+            let (location, reserved) = (location.as_str().to_owned(), row.reserved);
+            return Ok(Err(StockRefusal::BelowReserved { location, reserved }));
         }
+        new |= row.is_new;
+    }
+    let levels = get(&mut *tx, merchant, sku).await?;
+    if new && levels.len() > LOCATIONS_MAX {
+        return Ok(Err(StockRefusal::TooManyLocations));
     }
     tx.commit().await?;
-    Ok(Ok(get(pool, merchant, sku).await?))
+    Ok(Ok(levels))
 }
 
 /// What each location has; empty for a SKU that was never set.
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn get(pool: &PgPool, merchant: MerchantId, sku: &Sku) -> Result<Vec<StockLevel>> {
+pub async fn get(db: impl PgExecutor<'_>, merchant: MerchantId, sku: &Sku) -> Result<Vec<StockLevel>> {
     Ok(sqlx::query_as!(
         StockLevel,
         "select location, available, reserved, sold from stock where merchant_id = $1 and sku = $2 order by location",
         merchant.0,
         sku.as_str()
     )
-    .fetch_all(pool)
+    .fetch_all(db)
     .await?)
 }
 
@@ -154,8 +170,10 @@ pub async fn adjust(
     )
     .execute(&mut *tx)
     .await;
+    let mut new = false;
     let changed = match changed {
         Ok(done) if done.rows_affected() == 0 => {
+            new = true;
             sqlx::query!(
                 "insert into stock (merchant_id, sku, location, available) values ($1, $2, $3, $4)
                  on conflict (merchant_id, sku, location) do update
@@ -187,8 +205,16 @@ pub async fn adjust(
         }
         Err(e) => return Err(StoreError::Database(e)),
     }
+    let levels = get(&mut *tx, merchant, sku).await?;
+    let here = levels.iter().find(|level| level.location == location.as_str());
+    if here.is_some_and(|here| i64::from(here.available) + i64::from(here.reserved) > i64::from(PIECES_MAX)) {
+        return Ok(Err(StockRefusal::TooMany { location: location.as_str().to_owned() }));
+    }
+    if new && levels.len() > LOCATIONS_MAX {
+        return Ok(Err(StockRefusal::TooManyLocations));
+    }
     tx.commit().await?;
-    Ok(Ok(get(pool, merchant, sku).await?))
+    Ok(Ok(levels))
 }
 
 /// One SKU's books.

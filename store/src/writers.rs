@@ -5,9 +5,9 @@ use crate::{
     Result,
     group::{Group, Limits},
     kept::Kept,
+    no_answer,
     projection::{self, Applied, Change},
     reservations::{self, Reserved},
-    timed_out,
 };
 use sqlx::{PgConnection, PgPool};
 use std::{
@@ -125,7 +125,7 @@ impl Writers {
         });
         match self.projections.write(telling.clone()).await? {
             Some(applied) => Ok(applied),
-            None if telling.is_late() => Err(timed_out()),
+            None if telling.is_late() => Err(no_answer().into()),
             None => projection::apply(&self.pool, order, base_version, entries, state).await,
         }
     }

@@ -12,6 +12,7 @@ use std::{
     collections::BTreeSet,
     time::{Duration, Instant},
 };
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use waybill_domain::{ids::OrderId, state::AttentionReason, status::OrderStatus};
 use waybill_service::{
@@ -19,7 +20,7 @@ use waybill_service::{
     webhooks,
 };
 use waybill_store::{
-    PgPool,
+    PgPool, in_time,
     inbox::{self, Message},
     orders, starts,
 };
@@ -40,6 +41,9 @@ const FAILURES_MAX: usize = 5;
 const TAKEN_UP_MAX: Duration = Duration::from_secs(5);
 /// How often it is looked whether it was.
 const TAKEN_UP_LOOK: Duration = Duration::from_millis(50);
+/// A turn that takes longer is given up: a batch of webhooks of which each runs into its time-outs takes less. An answer that
+/// never comes, as from a Postgres that is gone without a word, stops the pump for no longer.
+const TURN_MAX: Duration = Duration::from_secs(600);
 /// Pause when there was nothing to do, or Temporal was away.
 const IDLE_PAUSE: Duration = Duration::from_millis(500);
 /// How often the gauges are read.
@@ -121,7 +125,12 @@ pub(crate) async fn run(pool: PgPool, engine: Engine, metrics: PumpMetrics, shut
 /// Does one thing again and again, with a pause when there is not more to do at once.
 async fn turn<F: Future<Output = bool>>(shutdown: &CancellationToken, mut once: impl FnMut() -> F) {
     while !shutdown.is_cancelled() {
-        if !once().await {
+        // Given up in the middle, what was done and not marked is found done.
+        let more = timeout(TURN_MAX, once()).await.unwrap_or_else(|_| {
+            tracing::warn!("a turn of the pump was given up: something did not answer");
+            false
+        });
+        if !more {
             tokio::select! {
                 () = shutdown.cancelled() => {}
                 () = tokio::time::sleep(IDLE_PAUSE) => {}
@@ -231,10 +240,10 @@ async fn deliver(pool: &PgPool, engine: &Engine, metrics: &PumpMetrics, message:
 async fn read_gauges(pool: PgPool, metrics: PumpMetrics, shutdown: CancellationToken) {
     let mut until_orders = 0_u32;
     while !shutdown.is_cancelled() {
-        if let Ok(count) = inbox::backlog(&pool).await {
+        if let Ok(count) = in_time(inbox::backlog(&pool)).await {
             metrics.undelivered.set(count);
         }
-        if let Ok((count, age)) = starts::backlog(&pool).await {
+        if let Ok((count, age)) = in_time(starts::backlog(&pool)).await {
             metrics.backlog.set(f64::from(i32::try_from(count).unwrap_or(i32::MAX)));
             metrics.backlog_age.set(age);
         }
@@ -250,7 +259,7 @@ async fn read_gauges(pool: PgPool, metrics: PumpMetrics, shutdown: CancellationT
 /// Orders that have ended are not counted: there are ever more of them. How many come to each end is counted by
 /// `waybill_order_status_entered_total`. Says whether they could be counted.
 async fn count_orders(pool: &PgPool, metrics: &PumpMetrics) -> bool {
-    let Ok(counts) = orders::count_open(pool).await else { return false };
+    let Ok(counts) = in_time(orders::count_open(pool)).await else { return false };
     // A status that no order is in any more is not counted by the query: it starts from 0.
     for status in OrderStatus::ALL.iter().filter(|status| !status.is_terminal()) {
         metrics.orders.with_label_values(&[status.as_str()]).set(0);
@@ -262,7 +271,7 @@ async fn count_orders(pool: &PgPool, metrics: &PumpMetrics) -> bool {
 }
 
 async fn count_needing_attention(pool: &PgPool, metrics: &PumpMetrics) {
-    let Ok(counts) = orders::count_needing_attention(pool).await else { return };
+    let Ok(counts) = in_time(orders::count_needing_attention(pool)).await else { return };
     for reason in AttentionReason::ALL {
         metrics.needing_attention.with_label_values(&[reason.as_str()]).set(0);
     }

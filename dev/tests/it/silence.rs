@@ -5,6 +5,7 @@ use crate::support::*;
 use futures::FutureExt;
 use reqwest::Method;
 use serde_json::json;
+use sqlx::postgres::PgListener;
 use std::{
     future::Future,
     time::{Duration, Instant},
@@ -108,17 +109,26 @@ async fn a_key_whose_outcome_is_unknown_stands_for_its_request_alone() {
         let body = json!({"decision": decision, "reason": "looked at"});
         client.send(request.header("Idempotency-Key", &key).json(&body))
     };
-    let first = decide("approve").await.unwrap();
+    let first = decide("reject").await.unwrap();
     assert_eq!(first.status.as_u16(), 503, "nobody takes it up: {}", first.body);
-    refused(&decide("reject").await.unwrap(), 422, "idempotency_key_reused", "another request");
-    let again = decide("approve").await.unwrap();
+    refused(&decide("approve").await.unwrap(), 422, "idempotency_key_reused", "another request");
+    let again = decide("reject").await.unwrap();
     assert_eq!(again.status.as_u16(), 503, "the same may be tried again at once: {}", again.body);
     stack.workers[0].restart().await.unwrap();
-    until("the decision is taken up", || async {
-        decide("approve").await.unwrap().status.is_success().then_some(())
+    // Whether the first one is still taken up is Temporal's to say.
+    until("it is decided", || async {
+        let reply = client.decide(&id, "reject", "looked at").await.unwrap();
+        (reply.status.is_success() || reply.text("/code") == "wrong_state").then_some(())
     })
     .await;
-    reach(&stack.client, &id, "fulfilling").await;
+    reach(&stack.client, &id, "rejected").await;
+    refused(&decide("reject").await.unwrap(), 409, "wrong_state", "it has ended");
+    refused(
+        &decide("approve").await.unwrap(),
+        422,
+        "idempotency_key_reused",
+        "it may have been done all the same",
+    );
     stack.stop().await;
 }
 
@@ -181,6 +191,55 @@ async fn who_listens_notices_that_nobody_is_there_any_more() {
     assert_eq!(hear().await, Change::Anything, "whatever happened meanwhile");
     Notifier::start(connect(&stack.database_url, 1).unwrap()).changed(id);
     assert_eq!(hear().await, Change::Order(id));
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_announced_later_is_heard_although_one_answer_never_comes() {
+    let (stack, [id], look) = with_orders().await;
+    let way = way(&stack.database_url).await;
+    let mut listener = PgListener::connect_with(&look).await.unwrap();
+    listener.listen("waybill_orders").await.unwrap();
+    let pool = connect(&way.url, 2).unwrap();
+    let notifier = Notifier::start(pool.clone());
+    let mut hear = async || {
+        let heard = async {
+            loop {
+                notifier.changed(id);
+                if timeout(Duration::from_millis(500), listener.recv()).await.is_ok() {
+                    return;
+                }
+            }
+        };
+        timeout(LIMIT, heard).await.expect("it is announced");
+    };
+    hear().await;
+    until("its connection is at rest", || async { (pool.num_idle() == 1).then_some(()) }).await;
+    way.silent.send(()).unwrap();
+    hear().await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn a_caller_gets_past_connections_that_do_not_answer() {
+    let (stack, [], look) = with_orders().await;
+    let way = way(&stack.database_url).await;
+    let pool = connect(&way.url, 16).unwrap();
+    let mut connections = Vec::new();
+    for _ in 0..4 {
+        connections.push(pool.acquire().await.unwrap());
+    }
+    drop(connections);
+    until("they rest", || async {
+        let rested =
+            "select count(*) from pg_stat_activity where application_name = 'waybill' and state = 'idle'
+            and datname = current_database() and clock_timestamp() - state_change > '1.1 s' and query = ''";
+        let rested: i64 = sqlx::query_scalar(rested).fetch_one(&look).await.unwrap();
+        (pool.num_idle() == 4 && rested >= 4).then_some(())
+    })
+    .await;
+    way.silent.send(()).unwrap();
+    waybill_store::ping(&pool).await.expect("one of its own, after those");
     stack.stop().await;
 }
 

@@ -4,6 +4,11 @@ use crate::support::*;
 use reqwest::Method;
 use serde_json::json;
 use std::time::{Duration, Instant};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
 use waybill_dev::{
     client::{Client, new_key},
     ports::free_port,
@@ -114,6 +119,25 @@ async fn orders_are_refused_while_too_many_wait_and_taken_again_after() {
         (reply.status.as_u16() == 201).then_some(())
     })
     .await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_is_waited_for_no_longer() {
+    let stack = builder().await.worker(false).start().await.unwrap();
+    for path in ["/v1/orders", "/v1/payments/events"] {
+        let mut there = TcpStream::connect(stack.client.base().trim_start_matches("http://")).await.unwrap();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: waybill\r\nAuthorization: Bearer {}\r\nIdempotency-Key: {}\r\n\
+             Content-Type: application/json\r\nContent-Length: 10\r\n\r\n{{",
+            stack.key,
+            new_key()
+        );
+        there.write_all(head.as_bytes()).await.unwrap();
+        let mut said = [0; 12];
+        timeout(LIMIT, there.read_exact(&mut said)).await.expect("it is answered").unwrap();
+        assert_eq!(std::str::from_utf8(&said).unwrap(), "HTTP/1.1 408");
+    }
     stack.stop().await;
 }
 

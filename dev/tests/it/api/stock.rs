@@ -155,7 +155,7 @@ async fn level(stack: &Stack, sku: &str, location: &str) -> (i64, i64, i64, i64)
 async fn one_adjustment_asked_for_many_times_at_once_is_one() {
     let stack = stack().await;
     let key = new_key();
-    let body = json!({"sku": "BUSY", "location": "AMS", "delta": 1_000_000_000, "reason": "delivery"});
+    let body = json!({"sku": "BUSY", "location": "AMS", "delta": 500_000_000, "reason": "delivery"});
     let ask = |key: &str| {
         let request = stack.client.request(Method::POST, "/v1/stock/adjustments");
         stack.client.send(request.header("Idempotency-Key", key).json(&body))
@@ -164,9 +164,28 @@ async fn one_adjustment_asked_for_many_times_at_once_is_one() {
     for reply in join_all((0..40).map(|_| ask(&key))).await {
         assert_eq!(reply.as_ref().unwrap().status.as_u16(), 200, "{:?}", reply.unwrap().body);
     }
-    assert_eq!(level(&stack, "BUSY", "AMS").await.0, 1_000_000_000);
+    assert_eq!(level(&stack, "BUSY", "AMS").await.0, 500_000_000);
     assert_eq!(ask(&new_key()).await.unwrap().status.as_u16(), 200);
     let reply = ask(&new_key()).await.unwrap();
-    assert_eq!(refused(&reply, 422, "invalid", "more than can be counted"), ["/delta"]);
+    assert_eq!(refused(&reply, 422, "invalid", "more than a location may have"), ["/delta"]);
+    assert_eq!(level(&stack, "BUSY", "AMS").await.0, 1_000_000_000);
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn a_sku_has_so_many_locations_and_no_more() {
+    let stack = builder().await.worker(false).start().await.unwrap();
+    let at = |numbers: std::ops::Range<usize>| {
+        let locations: Vec<_> = numbers.map(|n| json!({"location": format!("L{n}"), "on_hand": 1})).collect();
+        json!({ "locations": locations })
+    };
+    stack.client.put_stock("WIDE", &at(0..100)).await.unwrap().success().unwrap();
+    let one_more = stack.client.put_stock("WIDE", &at(99..101)).await.unwrap();
+    refused(&one_more, 409, "too_many_locations", "by a count");
+    let body = json!({"sku": "WIDE", "location": "L100", "delta": 1, "reason": "delivery"});
+    refused(&adjust(&stack, &new_key(), &body).await, 409, "too_many_locations", "by an adjustment");
+    stack.client.put_stock("WIDE", &at(0..100)).await.unwrap().success().expect("those that it has change");
+    let known = stack.client.get_stock("WIDE").await.unwrap().body;
+    assert_eq!(known["locations"].as_array().unwrap().len(), 100);
     stack.stop().await;
 }
