@@ -8,7 +8,7 @@ use crate::{
     orders,
     problem::{FieldError, Problem},
     state::App,
-    webhooks::take_in,
+    webhooks::hand_on,
 };
 use axum::{Json, extract::State, http::StatusCode, response::Response};
 use serde::Deserialize;
@@ -166,11 +166,6 @@ async fn take_receipt(
     came: Vec<(Pieces, Condition)>,
 ) -> Result<Answer, Problem> {
     let order_id = record.order_id;
-    let record = match returns::receive(&app.pool, &record, &request.key, &came).await? {
-        Received::Accepted(record) => record,
-        Received::TooMany(too_few) => return Err(Problem::not_returnable(order_id, too_few)),
-        Received::Before(_) => return Err(Problem::already_received(order_id)),
-    };
     let receipt = ReturnReceipt { return_id: record.id };
     let message = Message {
         source: "receipt".into(),
@@ -179,8 +174,14 @@ async fn take_receipt(
         signal: "receipt".into(),
         payload: serde_json::to_value(&receipt).map_err(|_| Problem::internal())?,
     };
+    let received = returns::receive(&app.pool, &record, &request.key, &came, &message).await?;
+    let (record, is_new) = match received {
+        Received::Accepted { record, is_new } => (record, is_new),
+        Received::TooMany(too_few) => return Err(Problem::not_returnable(order_id, too_few)),
+        Received::Before(_) => return Err(Problem::already_received(order_id)),
+    };
     // What becomes of it is for the pump, if not now.
-    let _answer = take_in(&app, message).await?;
+    let _answer = hand_on(&app, message, is_new).await?;
     Ok((StatusCode::ACCEPTED, view(&app, &record).await?))
 }
 

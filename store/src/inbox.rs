@@ -29,7 +29,7 @@ pub struct Message {
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn keep(pool: &PgPool, message: &Message) -> Result<bool> {
+pub async fn keep(db: impl PgExecutor<'_>, message: &Message) -> Result<bool> {
     let new = sqlx::query!(
         "insert into inbox (source, event_id, order_id, signal, payload) values ($1, $2, $3, $4, $5)
          on conflict (source, event_id) do nothing",
@@ -39,7 +39,7 @@ pub async fn keep(pool: &PgPool, message: &Message) -> Result<bool> {
         message.signal,
         message.payload
     )
-    .execute(pool)
+    .execute(db)
     .await?;
     Ok(new.rows_affected() == 1)
 }

@@ -12,6 +12,7 @@ pub use read::{due, find, get, mark_started};
 use crate::{
     Result,
     concerns::{self, Concern},
+    inbox::{self, Message},
     projection,
 };
 use jiff::Timestamp;
@@ -85,7 +86,12 @@ pub struct NewReturn {
 #[derive(Debug, Clone)]
 pub enum Received {
     /// It is durable.
-    Accepted(Box<ReturnRecord>),
+    Accepted {
+        /// As it is now.
+        record: Box<ReturnRecord>,
+        /// Whether it was not before.
+        is_new: bool,
+    },
     /// More pieces than were to come back.
     TooMany(TooFew),
     /// The goods are here already.
@@ -168,7 +174,8 @@ async fn lock_order(tx: &mut PgConnection, order: OrderId) -> Result<Vec<Shipmen
 }
 
 /// The goods are here: what came of each line and what becomes of it, at most what was asked for. Once per return; the
-/// same `key` again gives the same answer.
+/// same `key` again gives the same answer. `message` is what tells the return's workflow, and is kept with it: the pump
+/// delivers it if the caller does not.
 ///
 /// # Errors
 /// When Postgres fails, or there is no such return.
@@ -177,6 +184,7 @@ pub async fn receive(
     of: &ReturnRecord,
     key: &str,
     came: &[(Pieces, Condition)],
+    message: &Message,
 ) -> Result<Received> {
     let mut tx = crate::begin(pool).await?;
     let shipments = lock_order(&mut tx, of.order_id).await?;
@@ -188,7 +196,10 @@ pub async fn receive(
             key
         );
         let same = same.fetch_one(&mut *tx).await?;
-        return Ok(if same { Received::Accepted(Box::new(record)) } else { Received::Before(record.state) });
+        return Ok(match same {
+            true => Received::Accepted { record: Box::new(record), is_new: false },
+            false => Received::Before(record.state),
+        });
     }
     let mut there: BTreeMap<Place, u32> = record.lines.iter().map(|l| (l.place, l.quantity)).collect();
     let pieces = |condition| -> Vec<Pieces> {
@@ -214,9 +225,10 @@ pub async fn receive(
     projection::append(&mut tx, of.order_id, WRITER, &[event]).await?;
     let subject = of.id.to_string();
     concerns::clear(&mut tx, of.order_id, AttentionReason::ReturnOverdue, Some(&subject)).await?;
+    inbox::keep(&mut *tx, message).await?;
     let record = read::one(&mut tx, of.id).await?;
     tx.commit().await?;
-    Ok(Received::Accepted(Box::new(record)))
+    Ok(Received::Accepted { record: Box::new(record), is_new: true })
 }
 
 /// The goods have not come in time: somebody is told, once. Nothing to say if they came meanwhile.

@@ -13,7 +13,7 @@ use waybill_workflows::wire::{self, Authorization, AuthorizeInput, OrderRef, Voi
 
 /// For how long a key is trusted to name the same money, in hours: Stripe forgets keys after 24
 /// (<https://docs.stripe.com/api/idempotent_requests>). After that it is only looked up, never asked for again.
-const KEY_TRUSTED_HOURS: f64 = 23.0;
+pub(super) const KEY_TRUSTED_HOURS: f64 = 23.0;
 /// Stripe's code for a customer who would have to prove who they are, and is not there.
 const CUSTOMER_ABSENT: &str = "authentication_required";
 

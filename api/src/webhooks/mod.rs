@@ -11,13 +11,17 @@ use waybill_service::webhooks;
 use waybill_store::inbox::{self, Message};
 
 /// Keeps a message and hands it on at once if Temporal is there; else the worker's pump does it.
-pub(crate) async fn take_in(app: &App, message: Message) -> Result<(StatusCode, Json<Value>), Problem> {
+async fn take_in(app: &App, message: Message) -> Result<(StatusCode, Json<Value>), Problem> {
     let is_new = inbox::keep(&app.pool, &message).await?;
     hand_on(app, message, is_new).await
 }
 
 /// Hands on a message that is kept, if it was not there before.
-async fn hand_on(app: &App, message: Message, is_new: bool) -> Result<(StatusCode, Json<Value>), Problem> {
+pub(crate) async fn hand_on(
+    app: &App,
+    message: Message,
+    is_new: bool,
+) -> Result<(StatusCode, Json<Value>), Problem> {
     tracing::Span::current().record("order_id", tracing::field::display(message.order_id));
     if !is_new {
         return Ok(accepted("duplicate"));

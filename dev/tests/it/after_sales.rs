@@ -13,6 +13,8 @@ use waybill_dev::{
     sim::{AutoProgress, Fault, Route, Rule},
     stack::{Stack, StackPorts},
 };
+use waybill_domain::{event::Pieces, returns::Condition};
+use waybill_store::{inbox::Message, returns};
 
 const AT_ONCE: AutoProgress = AutoProgress { hand_over_after: Duration::ZERO, deliver_after: Duration::ZERO };
 
@@ -305,6 +307,28 @@ pub async fn closed(stack: &Stack, id: &str) -> Value {
         (found["status"] == "closed" && settled).then_some(found)
     })
     .await
+}
+
+#[tokio::test]
+async fn a_receipt_that_nobody_handed_on_is_acted_on() {
+    let stack = delivering_stack().await;
+    let id = completed(&stack, &order_with(|_| {})).await;
+    let of = returning(&stack, &id, json!([{"line": 0, "quantity": 1}])).await;
+    // As if the API had ended behind its commit.
+    let pool = waybill_store::connect(&stack.database_url, 2).unwrap();
+    let record = returns::get(&pool, of.parse().unwrap()).await.unwrap().unwrap();
+    let message = Message {
+        source: "receipt".into(),
+        event_id: of.clone(),
+        order_id: record.order_id,
+        signal: "receipt".into(),
+        payload: json!({"return_id": of}),
+    };
+    let came = [(Pieces { line: 0, quantity: 1 }, Condition::Restock)];
+    let received = returns::receive(&pool, &record, &new_key(), &came, &message).await.unwrap();
+    assert!(matches!(received, returns::Received::Accepted { is_new: true, .. }), "{received:?}");
+    assert_eq!(closed(&stack, &of).await["refunds"].as_array().unwrap().len(), 1);
+    stack.stop().await;
 }
 
 #[tokio::test]

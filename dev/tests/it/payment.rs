@@ -93,6 +93,38 @@ async fn a_key_that_the_provider_may_have_forgotten_is_not_used_again() {
     stack.stop().await;
 }
 
+#[tokio::test]
+async fn a_capture_whose_key_may_be_forgotten_is_looked_up_first() {
+    let stack = stack().await;
+    put_stock(&stack.client, "SPLIT", &[("AMS", 2), ("RTM", 1)]).await;
+    let id = place(&stack.client, &order(&[("SPLIT", 3)])).await;
+    let booked = reach(&stack.client, &id, "fulfilling").await;
+    // The smaller one: of what is held there is enough to take it twice.
+    let small = booked["shipments"].as_array().unwrap().iter().find(|s| s["amount"] == 1000).unwrap();
+    let away = || always(Route::Lookup, Fault::Status { status: 503 });
+    let lost = || always(Route::Capture, Fault::DropReply);
+    stack.payments.set_faults(vec![lost(), away()]);
+    carrier_says(&stack, small["id"].as_str().unwrap(), "hand_over").await;
+    event(&stack.client, &id, "step.retrying").await;
+    // An attempt that has read how old its key is has asked with it before the provider forgets it.
+    stack.payments.set_faults(vec![lost(), always(Route::Lookup, Fault::Stall), away()]);
+    until("an attempt that looks it up", || async { (!stack.payments.stalled().is_empty()).then_some(()) })
+        .await;
+    let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
+    let age = "update payment_operations set created_at = now() - interval '25 hours'
+        where order_id = $1::uuid and kind = 'capture'";
+    sqlx::query(age).bind(&id).execute(&pool).await.unwrap();
+    stack.payments.forget_keys();
+    stack.payments.set_faults(vec![away()]);
+    // After several attempts, all of them with the provider taking captures.
+    event(&stack.client, &id, "attention.raised").await;
+    assert_eq!(at_provider(&stack, &id).1, 1000, "not asked for again");
+    stack.payments.set_faults(Vec::new());
+    event(&stack.client, &id, "payment.captured").await;
+    assert_eq!(at_provider(&stack, &id).1, 1000, "once");
+    stack.stop().await;
+}
+
 /// The order's payment at the provider.
 fn intent(stack: &Stack, id: &str) -> Value {
     let ledger = stack.payments.snapshot();

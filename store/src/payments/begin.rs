@@ -160,7 +160,7 @@ pub struct Standing {
 }
 
 /// A capture that is about to be asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct CaptureAsk {
     /// How far it is.
     pub state: State,
@@ -170,6 +170,8 @@ pub struct CaptureAsk {
     pub standing: Option<Standing>,
     /// Whether there ever was a hold.
     pub was_authorized: bool,
+    /// How long ago it was first about to be asked for, in hours.
+    pub age_hours: f64,
 }
 
 /// Writes down that a shipment's capture is about to be asked for, and of which of the order's holds, or says what became
@@ -209,14 +211,16 @@ async fn look_at_capture(
              on conflict (key) do update set provider_ref = excluded.provider_ref, updated_at = now()
              where known.state = 'pending' and known.provider_ref is distinct from excluded.provider_ref
                and excluded.provider_ref is not null
-             returning known.state, known.amount, known.code
+             returning known.state, known.amount, known.code, known.created_at
            ), capture as (
              select * from begun
              union all
-             select state, amount, code from payment_operations where key = $2 and not exists (select from begun)
+             select state, amount, code, created_at from payment_operations
+             where key = $2 and not exists (select from begun)
            )
            select c.state as "state!", c.amount as "amount!", c.code, h.generation as "generation?",
              h.amount as "held?", h.provider_ref, h.multicapture, exists (select from holds) as "was_authorized!",
+             (extract(epoch from now() - c.created_at) / 3600)::float8 as "age_hours!",
              (select coalesce(sum(taken.amount), 0)::bigint from payment_operations taken where taken.order_id = $1
                and taken.provider_ref = h.provider_ref and taken.kind = 'capture' and taken.state = 'succeeded')
                as "captured!"
@@ -244,6 +248,7 @@ async fn look_at_capture(
             amount: parse("an amount", Amount::new(row.amount))?,
             standing,
             was_authorized: row.was_authorized,
+            age_hours: row.age_hours,
         })
     })
     .transpose()
