@@ -172,7 +172,9 @@ impl OrderSteps {
         ctx: ActivityContext,
         input: ShipmentRef,
     ) -> Result<(), ActivityError> {
-        self.attempt("expect_back", input.order_id, &ctx, || steps::stock::expect_back(&self, &input)).await
+        let expect_back =
+            || async { steps::stock::expect_back(&self, &input).await.map_err(StepFailure::never_refused) };
+        self.attempt("expect_back", input.order_id, &ctx, expect_back).await
     }
 
     #[activity(definition = definitions::RecordOperation)]
@@ -182,7 +184,8 @@ impl OrderSteps {
         input: OperationRecord,
     ) -> Result<(), ActivityError> {
         let run = ctx.info().workflow_run_id.clone().unwrap_or_default();
-        let record = || steps::people::record(&self, &input, &run);
+        let record =
+            || async { steps::people::record(&self, &input, &run).await.map_err(StepFailure::never_refused) };
         self.attempt("record_operation", input.order_id, &ctx, record).await
     }
 
@@ -201,6 +204,8 @@ impl OrderSteps {
         ctx: ActivityContext,
         input: Projection,
     ) -> Result<Projected, ActivityError> {
-        self.attempt("project", input.order_id, &ctx, || steps::read_model::project(&self, &input)).await
+        let project =
+            || async { steps::read_model::project(&self, &input).await.map_err(StepFailure::never_refused) };
+        self.attempt("project", input.order_id, &ctx, project).await
     }
 }

@@ -30,6 +30,15 @@ impl StepFailure {
         }
     }
 
+    /// Of a step that there is no other way than to do: it is tried again by Temporal's policy, which costs the order's
+    /// history nothing, until what was refused is mended.
+    pub(crate) fn never_refused(self) -> Self {
+        match self {
+            Self::Refused(code) => Self::Unavailable("what has to be mended", code.into()),
+            other => other,
+        }
+    }
+
     /// A failure is logged once, here, with its whole chain of causes.
     pub(crate) fn log(&self) {
         let mut causes = Vec::new();

@@ -118,7 +118,7 @@ async fn relay(pool: &PgPool, sender: &broadcast::Sender<Change>) -> Result<()> 
     let mut listener = PgListener::connect_with(pool).await?;
     // It says that its connection was lost before it gets another one: what was missed has to be told.
     listener.eager_reconnect(false);
-    listener.listen_all([CHANNEL, KEYS_CHANNEL]).await?;
+    in_time(async { Ok(listener.listen_all([CHANNEL, KEYS_CHANNEL]).await?) }).await?;
     // Nobody may be waiting just now.
     let _ = sender.send(Change::Anything);
     // It would connect again by itself, and say nothing of what was missed.

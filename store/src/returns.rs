@@ -89,7 +89,7 @@ pub enum Received {
     Accepted {
         /// As it is now.
         record: Box<ReturnRecord>,
-        /// Whether it was not before.
+        /// Whether its message was not kept before.
         is_new: bool,
     },
     /// More pieces than were to come back.
@@ -196,10 +196,13 @@ pub async fn receive(
             key
         );
         let same = same.fetch_one(&mut *tx).await?;
-        return Ok(match same {
-            true => Received::Accepted { record: Box::new(record), is_new: false },
-            false => Received::Before(record.state),
-        });
+        if !same {
+            return Ok(Received::Before(record.state));
+        }
+        // Of a receipt that release 0.1.0 took it may be missing.
+        let is_new = inbox::keep(&mut *tx, message).await?;
+        tx.commit().await?;
+        return Ok(Received::Accepted { record: Box::new(record), is_new });
     }
     let mut there: BTreeMap<Place, u32> = record.lines.iter().map(|l| (l.place, l.quantity)).collect();
     let pieces = |condition| -> Vec<Pieces> {

@@ -10,7 +10,7 @@ const NUMERIC_OUT_OF_RANGE: &str = "22003";
 /// The most pieces of a SKU at one location: less than half of what its columns hold, so that what was set aside or came
 /// back always finds its place.
 pub const PIECES_MAX: i32 = 1_000_000_000;
-/// The most locations of a SKU: an order that wants it locks them all, and other merchants' orders with it.
+/// The most locations of a SKU, give or take what is put at the same time: an order that wants it locks them all, and other merchants' orders with it.
 pub const LOCATIONS_MAX: usize = 100;
 
 /// What one location has of one SKU, in pieces.
@@ -207,7 +207,10 @@ pub async fn adjust(
     }
     let levels = get(&mut *tx, merchant, sku).await?;
     let here = levels.iter().find(|level| level.location == location.as_str());
-    if here.is_some_and(|here| i64::from(here.available) + i64::from(here.reserved) > i64::from(PIECES_MAX)) {
+    if *delta > 0
+        && here
+            .is_some_and(|here| i64::from(here.available) + i64::from(here.reserved) > i64::from(PIECES_MAX))
+    {
         return Ok(Err(StockRefusal::TooMany { location: location.as_str().to_owned() }));
     }
     if new && levels.len() > LOCATIONS_MAX {

@@ -174,6 +174,29 @@ async fn an_heir_leaves_alone_what_an_operator_wrote_off() {
 }
 
 #[tokio::test]
+async fn an_heir_gives_free_what_was_held_for_what_was_written_off() {
+    let stack = sweeping().await;
+    let id = place(&stack.client, &order_with(|_| {})).await;
+    let left = shipments(&reach(&stack.client, &id, "fulfilling").await).remove(0);
+    let away = Fault::Status { status: 503 };
+    stack.payments.set_faults(vec![rule(Route::Capture, Fault::Refuse, &id), rule(Route::Void, away, &id)]);
+    carrier_says(&stack, &left, "hand_over").await;
+    people::needs(&stack, &id, "capture_failing").await;
+    let skip = people::operate(&stack.client, &id, "skip", json!({"reason": "a gift"})).await;
+    assert_eq!(skip.status.as_u16(), 202, "{}", skip.body);
+    let begun = "select count(*) from payment_operations where order_id = $1::uuid and kind = 'void'";
+    until("the rest is being given free", || async { (count(&stack, begun, &id).await > 0).then_some(()) })
+        .await;
+    assert_eq!(at_provider(&stack, &id), (1000, 0, 0, 1), "it is still held");
+    terminate(&id).await;
+    inherited(&stack, &id).await;
+    stack.payments.set_faults(Vec::new());
+    until("nothing is held", || async { (at_provider(&stack, &id).0 == 0).then_some(()) }).await;
+    assert_eq!(at_provider(&stack, &id).1, 0, "nor taken");
+    stack.stop().await;
+}
+
+#[tokio::test]
 async fn an_heir_waits_for_no_customer() {
     let stack = sweeping().await;
     put_stock(&stack.client, "FEW", &[("AMS", 1)]).await;

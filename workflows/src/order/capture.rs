@@ -42,6 +42,11 @@ pub(crate) async fn take(ctx: &Ctx, id: ShipmentId) {
                     break by_hand(&operation).is_ok();
                 }
             }
+            // By whom the order was taken over from.
+            Err(StepError::Refused { code }) if code == step::SKIPPED => {
+                operated.set(true);
+                break false;
+            }
             ended => break ended.is_ok(),
         }
     };

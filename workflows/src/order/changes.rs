@@ -36,6 +36,9 @@ pub(crate) const LATE_NEWS: Change = Change { name: "late-news", since: 1 };
 /// What is held for a last shipment that the carrier cancels is given free at once.
 pub(crate) const REST_IS_VOIDED: Change = Change { name: "rest-is-voided", since: 1 };
 
+/// An heir does not take what an operator wrote off before it.
+pub(crate) const SKIPPED_STAYS_SKIPPED: Change = Change { name: "skipped-stays-skipped", since: 1 };
+
 /// Whether this order goes the new way.
 pub(crate) fn has(ctx: &Ctx, change: Change) -> bool {
     ctx.state(|s| s.edition >= change.since) || ctx.patched(change.name)

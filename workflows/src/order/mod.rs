@@ -158,7 +158,7 @@ impl OrderWorkflow {
     #[signal(name = "decide")]
     pub fn decide_signal(&mut self, _ctx: &mut SyncWorkflowContext<Self>, input: RawValue) {
         match messages::decode(&input) {
-            Ok(decision) if self.may_decide().is_ok() => self.decision = Some(decision),
+            Ok(decision) if self.awaits_decision().is_ok() => self.decision = Some(decision),
             Ok(_) => self.ignore("decide", format!("the order is {}, not in_review", self.state.status)),
             Err(problem) => self.ignore("decide", problem),
         }
@@ -168,7 +168,7 @@ impl OrderWorkflow {
     #[signal(name = "amend")]
     pub fn amend_signal(&mut self, _ctx: &mut SyncWorkflowContext<Self>, input: RawValue) {
         match messages::decode(&input) {
-            Ok(amendment) if self.may_amend().is_ok() => self.amendment = Some(amendment),
+            Ok(amendment) if self.awaits_amendment().is_ok() => self.amendment = Some(amendment),
             Ok(_) => {
                 self.ignore("amend", format!("the order is {}, not awaiting_customer", self.state.status))
             }
@@ -320,18 +320,34 @@ impl OrderWorkflow {
         }
     }
 
+    /// What could be decided is past as soon as the order is on its way back, although its status may say so later. For
+    /// updates alone: open orders' histories have what signals came to.
+    fn is_undecided(&self) -> Result<(), Refusal> {
+        if self.unwinding || self.cancel.is_some() {
+            Err("the order is coming to its end".into())
+        } else {
+            Ok(())
+        }
+    }
+
     fn may_decide(&self) -> Result<(), Refusal> {
+        self.is_undecided().and_then(|()| self.awaits_decision())
+    }
+
+    fn may_amend(&self) -> Result<(), Refusal> {
+        self.is_undecided().and_then(|()| self.awaits_amendment())
+    }
+
+    fn awaits_decision(&self) -> Result<(), Refusal> {
         match (self.state.status, &self.decision) {
-            _ if self.unwinding => Err("the order is coming to its end".into()),
             (OrderStatus::InReview, None) => Ok(()),
             (OrderStatus::InReview, Some(_)) => Err("the order has already been decided".into()),
             (status, _) => Err(format!("the order is {status}, not in_review").into()),
         }
     }
 
-    fn may_amend(&self) -> Result<(), Refusal> {
+    fn awaits_amendment(&self) -> Result<(), Refusal> {
         match (self.state.status, &self.amendment) {
-            _ if self.unwinding => Err("the order is coming to its end".into()),
             (OrderStatus::AwaitingCustomer, None) => Ok(()),
             (OrderStatus::AwaitingCustomer, Some(_)) => Err("the customer has already answered".into()),
             (status, _) => Err(format!("the order is {status}, not awaiting_customer").into()),

@@ -99,7 +99,7 @@ fn judge(ctx: &Ctx, error: &ActivityExecutionError, step: Step) -> Judgement {
         failure = this.cause.as_deref();
     }
     let lapsed = refused && code == names::CODE_LAPSED && changes::has(ctx, changes::HOLDS_ARE_RENEWED);
-    let skipped = refused && code == SKIPPED;
+    let skipped = refused && code == SKIPPED && changes::has(ctx, changes::SKIPPED_STAYS_SKIPPED);
     if refused && step.mode != Mode::Persistent || lapsed || skipped {
         return Judgement::Ended(StepError::Refused { code });
     }
