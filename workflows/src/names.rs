@@ -44,7 +44,6 @@ pub const ERROR_UNKNOWN_OUTCOME: &str = "UnknownOutcome";
 pub const ERROR_UNAVAILABLE: &str = "Unavailable";
 /// Message of a refused capture whose money is not held any more, and was not taken.
 pub const CODE_LAPSED: &str = "authorization_lapsed";
-
 /// The code of a step that an operator skipped.
 pub const CODE_SKIPPED: &str = "skipped_by_operator";
 /// Error type of a step that can't succeed however often it is tried; not retried.

@@ -12,7 +12,8 @@ use waybill_store::payments::{self, Ending, Kind, Operation, State, Terms};
 use waybill_workflows::wire::{self, Authorization, AuthorizeInput, OrderRef, VoidResult};
 
 /// For how long a key is trusted to name the same money, in hours: Stripe forgets keys after 24
-/// (<https://docs.stripe.com/api/idempotent_requests>). After that it is only looked up, never asked for again.
+/// (<https://docs.stripe.com/api/idempotent_requests>). After that a hold is only looked up, never asked for again,
+/// and a capture is looked up before.
 pub(super) const KEY_TRUSTED_HOURS: f64 = 23.0;
 /// Stripe's code for a customer who would have to prove who they are, and is not there.
 const CUSTOMER_ABSENT: &str = "authentication_required";

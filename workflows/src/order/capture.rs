@@ -42,7 +42,7 @@ pub(crate) async fn take(ctx: &Ctx, id: ShipmentId) {
                     break by_hand(&operation).is_ok();
                 }
             }
-            // By whom the order was taken over from.
+            // An operator wrote it off in the workflow that this one took the order over from.
             Err(StepError::Refused { code }) if code == step::SKIPPED => {
                 operated.set(true);
                 break false;

@@ -13,9 +13,10 @@ mod messages;
 mod operator;
 mod read_model;
 mod step;
-pub(crate) use step::refused_pause;
 mod unwind;
 mod waiting;
+
+pub(crate) use step::refused_pause;
 
 use crate::{names, wire::*};
 use std::collections::{BTreeSet, VecDeque};
