@@ -10,7 +10,8 @@ const NUMERIC_OUT_OF_RANGE: &str = "22003";
 /// The most pieces of a SKU at one location: less than half of what its columns hold, so that what was set aside or came
 /// back always finds its place.
 pub const PIECES_MAX: i32 = 1_000_000_000;
-/// The most locations of a SKU, give or take what is put at the same time: an order that wants it locks them all, and other merchants' orders with it.
+/// The most locations of a SKU, give or take what is put at the same time: an order that wants it locks them all, and other
+/// merchants' orders with it.
 pub const LOCATIONS_MAX: usize = 100;
 
 /// What one location has of one SKU, in pieces.
