@@ -1,6 +1,6 @@
 //! Idempotency of mutations other than placing an order (which has its own, in the order's own statement).
 
-use crate::{middleware::IN_FLIGHT, problem::Problem, state::App};
+use crate::{middleware::SERVED, problem::Problem, state::App};
 use axum::{
     http::{HeaderName, HeaderValue, StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
@@ -23,15 +23,12 @@ pub(crate) async fn once<F>(app: &App, order: OrderId, request: RequestKey, hand
 where
     F: Future<Output = Result<Answer, Problem>> + Send + 'static,
 {
-    let trace_id = crate::problem::TRACE_ID.try_with(Clone::clone).unwrap_or_default();
-    let place = IN_FLIGHT.try_with(Clone::clone).ok();
     let task = run(app.clone(), order, request, handler);
-    let task = async move {
-        // Also of a client that hung up: it is work like any other.
-        let _place = place;
-        task.await
+    // It keeps its place among the requests under way, also if its client hangs up: it is work like any other.
+    let task = match SERVED.try_with(Clone::clone) {
+        Ok(served) => app.tasks.spawn(SERVED.scope(served, task)),
+        Err(_) => app.tasks.spawn(task),
     };
-    let task = app.tasks.spawn(crate::problem::TRACE_ID.scope(trace_id, task));
     task.await.unwrap_or_else(|_| Problem::internal().into_response())
 }
 

@@ -37,7 +37,7 @@ pub async fn serve(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Resu
     let metrics = Metrics::start(Registry::new())?;
     let (_telemetry, meter) = metrics.client_meter()?;
     let engine = Engine::new(&args.common, meter);
-    let http_metrics = middleware::HttpMetrics::new(metrics.registry())?;
+    let requests = middleware::Requests::new(args.in_flight_max, metrics.registry())?;
     let listener = tokio::net::TcpListener::bind(args.listen)
         .await
         .with_context(|| format!("{} (WAYBILL_LISTEN) can't be listened on", args.listen))?;
@@ -45,7 +45,7 @@ pub async fn serve(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Resu
     let watch = tokio::spawn(state::watch_backlog(app.clone()));
     let forget = tokio::spawn(state::forget_changed(app.clone()));
     let health = ops::routes(ops::Ops { pool: pool.clone(), engine, metrics, needs_temporal: false });
-    let router = routes(app.clone(), http_metrics).merge(health);
+    let router = routes(app.clone(), requests).merge(health);
     tracing::info!(address = %args.listen, "the API is ready");
     axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await?;
     app.tasks.close();
@@ -57,7 +57,7 @@ pub async fn serve(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Resu
     Ok(())
 }
 
-fn routes(app: App, metrics: middleware::HttpMetrics) -> Router {
+fn routes(app: App, requests: middleware::Requests) -> Router {
     use routing::{get, post, put};
     Router::new()
         .route("/v1/orders", post(orders::place::handler).get(orders::list::handler))
@@ -80,11 +80,6 @@ fn routes(app: App, metrics: middleware::HttpMetrics) -> Router {
         .route("/v1/payments/events", post(webhooks::payments::handler))
         .fallback(|| async { Problem::no_such_route() })
         .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
-        .layer(layers::from_fn_with_state(app.clone(), middleware::shed))
-        .layer(tower_http::catch_panic::CatchPanicLayer::custom(|_| {
-            tracing::error!("a handler panicked");
-            axum::response::IntoResponse::into_response(Problem::internal())
-        }))
-        .layer(layers::from_fn_with_state(metrics, middleware::observe))
+        .layer(layers::from_fn_with_state(requests, middleware::around))
         .with_state(app)
 }

@@ -1,41 +1,54 @@
 //! Around every request: a trace id, a measure, a line in the log, and refusal before any work when there is too
 //! much of it.
 
-use crate::{
-    problem::{Problem, TRACE_ID},
-    state::App,
-};
+use crate::problem::Problem;
 use axum::{
     extract::{MatchedPath, Request, State},
     http::{HeaderName, HeaderValue},
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use futures::FutureExt;
 use prometheus::{HistogramOpts, HistogramVec, Registry, register_histogram_vec_with_registry};
-use std::{sync::Arc, time::Instant};
-use tokio::sync::OwnedSemaphorePermit;
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::Instrument;
 use uuid::Uuid;
 
 tokio::task_local! {
-    /// The request's place among those under way. Work that outlives the request keeps it.
-    pub(crate) static IN_FLIGHT: Arc<OwnedSemaphorePermit>;
+    /// The request that a task answers. Work that outlives the request keeps it.
+    pub(crate) static SERVED: Arc<Served>;
 }
 
 /// Where a trace id comes and goes.
 const TRACE_HEADER: HeaderName = HeaderName::from_static("x-trace-id");
 
-/// HTTP by route.
-#[derive(Clone)]
-pub(crate) struct HttpMetrics(HistogramVec);
+/// A request under way.
+pub(crate) struct Served {
+    /// Under which it is found in the logs.
+    pub(crate) trace_id: String,
+    /// Its place among those under way; none if it is refused for want of one.
+    place: Option<OwnedSemaphorePermit>,
+}
 
-impl HttpMetrics {
-    pub(crate) fn new(registry: &Registry) -> prometheus::Result<Self> {
+/// What all requests share.
+#[derive(Clone)]
+pub(crate) struct Requests {
+    in_flight: Arc<Semaphore>,
+    /// HTTP by route.
+    seconds: HistogramVec,
+}
+
+impl Requests {
+    /// At most so many at a time.
+    pub(crate) fn new(in_flight_max: usize, registry: &Registry) -> prometheus::Result<Self> {
         let options = HistogramOpts::new("waybill_http_request_seconds", "Duration of HTTP requests")
             .buckets(vec![
                 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
             ]);
-        register_histogram_vec_with_registry!(options, &["method", "route", "status"], registry).map(Self)
+        let labels = &["method", "route", "status"];
+        let seconds = register_histogram_vec_with_registry!(options, labels, registry)?;
+        Ok(Self { in_flight: Arc::new(Semaphore::new(in_flight_max)), seconds })
     }
 }
 
@@ -44,36 +57,65 @@ fn trace_id(request: &Request) -> String {
     crate::extract::header(request.headers(), "traceparent")
         .and_then(|parent| parent.split('-').nth(1))
         .filter(|id| id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit()))
-        .map_or_else(|| Uuid::now_v7().simple().to_string(), str::to_owned)
+        // Not one by time: those take turns at a clock that all threads share.
+        .map_or_else(|| Uuid::new_v4().simple().to_string(), str::to_owned)
 }
 
-/// Measures, logs and names a request.
-pub(crate) async fn observe(State(metrics): State<HttpMetrics>, request: Request, next: Next) -> Response {
-    let started = Instant::now();
-    let method = request.method().clone();
-    let route = request.extensions().get::<MatchedPath>().cloned();
-    let route = route.as_ref().map_or("none", MatchedPath::as_str);
+/// Names, admits, measures and logs a request. It is one layer, and a span of one field: it is done for each of
+/// them, and reading an order takes little more.
+pub(crate) async fn around(State(requests): State<Requests>, request: Request, next: Next) -> Response {
     let trace_id = trace_id(&request);
-    let span = tracing::info_span!("http", %method, route, trace_id, order_id = tracing::field::Empty);
-    let mut response = TRACE_ID.scope(trace_id.clone(), next.run(request)).instrument(span.clone()).await;
-    let (status, took) = (response.status(), started.elapsed());
-    metrics.0.with_label_values(&[method.as_str(), route, status.as_str()]).observe(took.as_secs_f64());
-    let _entered = span.enter();
-    if status.is_server_error() {
-        tracing::warn!(status = status.as_u16(), took_ms = took.as_millis(), "answered");
-    } else {
-        tracing::debug!(status = status.as_u16(), took_ms = took.as_millis(), "answered");
-    }
-    if let Ok(value) = HeaderValue::from_str(&trace_id) {
+    let span = tracing::info_span!("http", trace_id, order_id = tracing::field::Empty);
+    let trace_header = HeaderValue::from_str(&trace_id);
+    let place = requests.in_flight.try_acquire_owned().ok();
+    let served = Arc::new(Served { trace_id, place });
+    let answered = measured(requests.seconds, request, next);
+    let mut response = SERVED.scope(served, answered).instrument(span).await;
+    if let Ok(value) = trace_header {
         response.headers_mut().insert(TRACE_HEADER, value);
     }
     response
 }
 
+async fn measured(seconds: HistogramVec, request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let method = request.method().clone();
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let route = route.as_ref().map_or("none", MatchedPath::as_str);
+    let response = admitted(request, next).await;
+    let (status, took) = (response.status(), started.elapsed());
+    seconds.with_label_values(&[method.as_str(), route, status.as_str()]).observe(took.as_secs_f64());
+    let (status, took_ms) = (status.as_u16(), took.as_millis());
+    if response.status().is_server_error() {
+        tracing::warn!(%method, route, status, took_ms, "answered");
+    } else {
+        tracing::debug!(%method, route, status, took_ms, "answered");
+    }
+    response
+}
+
 /// Refuses at once what could not be done in time.
-pub(crate) async fn shed(State(app): State<App>, request: Request, next: Next) -> Response {
-    let Ok(place) = app.in_flight.clone().try_acquire_owned() else {
+async fn admitted(request: Request, next: Next) -> Response {
+    if SERVED.with(|served| served.place.is_none()) {
         return Problem::overloaded().into_response();
-    };
-    IN_FLIGHT.scope(Arc::new(place), next.run(request)).await
+    }
+    caught(next.run(request)).await
+}
+
+/// A handler that panics answers for itself alone.
+async fn caught(response: impl Future<Output = Response>) -> Response {
+    AssertUnwindSafe(response).catch_unwind().await.unwrap_or_else(|_| {
+        tracing::error!("a handler panicked");
+        Problem::internal().into_response()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_handler_that_panics_is_answered_for() {
+        assert_eq!(caught(async { panic!("a defect") }).await.status().as_u16(), 500);
+    }
 }

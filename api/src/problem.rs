@@ -2,6 +2,7 @@
 //! (and its `type`), shows `detail` to a person, and finds in `errors` which field to mend. Nothing here quotes a
 //! cause of a 5xx.
 
+use crate::middleware::SERVED;
 use axum::{
     http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
@@ -20,11 +21,6 @@ use waybill_store::StoreError;
 
 /// When to come back after a 503, in seconds: a server's restart takes about as long.
 const RETRY_AFTER_SECONDS: u32 = 2;
-
-tokio::task_local! {
-    /// The request's trace id, for its problems.
-    pub(crate) static TRACE_ID: String;
-}
 
 /// What is wrong with one field.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -252,7 +248,7 @@ impl From<EngineError> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(mut self) -> Response {
-        self.trace_id = TRACE_ID.try_with(Clone::clone).ok();
+        self.trace_id = SERVED.try_with(|served| served.trace_id.clone()).ok();
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let body = serde_json::to_string(&self).unwrap_or_default();
         let kind: (HeaderName, HeaderValue) =

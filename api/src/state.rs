@@ -70,7 +70,6 @@ pub(crate) struct AppState {
     pub(crate) payment_webhook_secret: SecretString,
     /// What has to end before the process does.
     pub(crate) tasks: TaskTracker,
-    pub(crate) in_flight: Arc<Semaphore>,
     pub(crate) waiters: Semaphore,
     pub(crate) shutdown: CancellationToken,
     starts: Arc<Semaphore>,
@@ -103,7 +102,6 @@ impl AppState {
             carrier_webhook_secret: args.carrier_webhook_secret.clone(),
             payment_webhook_secret: args.payment_webhook_secret.clone(),
             tasks: TaskTracker::new(),
-            in_flight: Arc::new(Semaphore::new(args.in_flight_max)),
             waiters: Semaphore::new(args.in_flight_max / WAITERS_SHARE),
             shutdown,
             starts: Arc::new(Semaphore::new(STARTS_MAX)),

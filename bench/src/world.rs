@@ -60,7 +60,6 @@ impl World {
         Stack::builder(&self.servers)
             .env("WAYBILL_DATABASE_CONNECTIONS", 32)
             .env("WAYBILL_LOG_FORMAT", "json")
-            .env("RUST_LOG", "warn")
     }
 
     /// The processes of the servers and of a stack.

@@ -1,8 +1,8 @@
 //! Logs. A line has a message that a person reads and fields that a machine queries; lines about an order have
-//! `order_id`. `RUST_LOG` chooses what is logged.
+//! `order_id`. `RUST_LOG` chooses what is logged, by target and level.
 
 use std::str::FromStr;
-use tracing_subscriber::{EnvFilter, fmt, prelude::*};
+use tracing_subscriber::{filter::Targets, fmt, prelude::*};
 
 /// Temporal's core is quiet unless something is wrong with it.
 const DEFAULT_FILTER: &str = "info,temporalio_sdk_core=warn,temporalio_client=warn,temporalio_sdk=warn";
@@ -29,7 +29,8 @@ impl FromStr for LogFormat {
 
 /// Starts logging to standard error. Later calls change nothing.
 pub fn init(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
+    let chosen = std::env::var("RUST_LOG").unwrap_or_default();
+    let (filter, refused) = filter(&chosen);
     let registry = tracing_subscriber::registry().with(filter);
     // A second start in one process (tests) keeps the first.
     let _ = match format {
@@ -38,4 +39,43 @@ pub fn init(format: LogFormat) {
             registry.with(fmt::layer().json().flatten_event(true).with_writer(std::io::stderr)).try_init()
         }
     };
+    if let Some(why) = refused {
+        tracing::warn!(chosen, why, "RUST_LOG can't be read, and is left out; it is like `info,sqlx=debug`");
+    }
+}
+
+/// What is logged: what was chosen, or the default and why that can't be read.
+///
+/// It is no `EnvFilter`: that could also choose by a span's fields, and to do so looks each span up in a table behind a
+/// lock whenever a request goes on.
+fn filter(chosen: &str) -> (Targets, Option<String>) {
+    let default = || DEFAULT_FILTER.parse().unwrap_or_default();
+    match chosen.trim() {
+        "" => (default(), None),
+        chosen => match chosen.parse() {
+            Ok(filter) => (filter, None),
+            Err(why) => (default(), Some(why.to_string())),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tracing::Level;
+
+    #[test]
+    fn what_is_logged_is_chosen_by_target_and_level() {
+        for (chosen, is_read) in [("", true), (" ", true), ("debug", true), ("a=loud", false)] {
+            assert_eq!(filter(chosen).1.is_none(), is_read, "{chosen:?}");
+        }
+        let (default, _) = filter("");
+        assert!(default.would_enable("waybill_api", &Level::INFO));
+        assert!(!default.would_enable("waybill_api", &Level::DEBUG));
+        assert!(!default.would_enable("temporalio_sdk_core::worker", &Level::INFO));
+        assert!(filter("a=loud").0.would_enable("waybill_api", &Level::INFO), "the default holds");
+        let (own, _) = filter("warn,waybill_api=debug");
+        assert!(own.would_enable("waybill_api::orders", &Level::DEBUG));
+        assert!(!own.would_enable("waybill_store", &Level::INFO));
+    }
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     Result,
-    group::{Group, Limits},
+    group::{Gather, Group, Limits},
     idempotency::{self, Known, RequestKey},
     kept::Kept,
     orders::OrderRecord,
@@ -18,7 +18,7 @@ use waybill_domain::order::{Address, OrderLine};
 
 /// Orders of one statement, and statements at a time: see [`crate::group`]. A statement costs Postgres as much as ten of
 /// its orders, so one large one at a time is better than several small ones.
-const LIMITS: Limits = Limits { items_max: 128, lanes: 1, pause: Duration::from_micros(200) };
+const LIMITS: Limits = Limits { items_max: 128, lanes: 1, gather: Gather::Pause(Duration::from_micros(200)) };
 
 /// How long a process has for starting the workflow of an order that it accepted, in seconds. What it does not manage the
 /// starter does; two starts would be one workflow, but cost Temporal two.
@@ -49,7 +49,7 @@ impl Acceptance {
     /// and as many are written at a time as the pool has connections.
     pub fn start(pool: PgPool, grouped: bool) -> Self {
         let lanes = pool.options().get_max_connections() as usize;
-        let limits = if grouped { LIMITS } else { Limits { items_max: 1, lanes, pause: Duration::ZERO } };
+        let limits = if grouped { LIMITS } else { Limits { items_max: 1, lanes, gather: Gather::Nobody } };
         let key = |item: &Arc<NewAcceptance>| (item.request.merchant_id, item.request.key.clone());
         let kept = Kept::of(&pool, limits.lanes);
         let group = Group::start(limits, key, move |items| {

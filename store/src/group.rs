@@ -3,7 +3,10 @@
 //! flush and each round trip among all that it holds.
 
 use crate::{Result, StoreError};
-use std::{collections::HashSet, future::Future, hash::Hash, sync::Arc, time::Duration};
+use futures_util::FutureExt;
+use std::{
+    collections::HashSet, future::Future, hash::Hash, panic::AssertUnwindSafe, sync::Arc, time::Duration,
+};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 /// Callers that may wait for a place; further ones wait for the queue itself.
@@ -16,10 +19,21 @@ pub struct Limits {
     pub items_max: usize,
     /// Groups under way at a time: with two, one is gathered and written while the other's commit is flushed.
     pub lanes: usize,
-    /// How long a group that is much smaller than the one before waits for more. Those who were answered together come
-    /// back together: without a pause the first of them would be written alone, and all others after it. A service that
-    /// is not busy has small groups, and waits for nobody.
-    pub pause: Duration,
+    /// Whom a group waits for.
+    pub gather: Gather,
+}
+
+/// Whom a group waits for before it is written. A service that is not busy waits for nobody with any of them.
+#[derive(Debug, Clone, Copy)]
+pub enum Gather {
+    /// For nobody: what there is is written at once.
+    Nobody,
+    /// For those who are ready to be heard now, by the thread that writes. Who comes first to an idle lane would
+    /// otherwise be taken before the others have had their turn.
+    Ready,
+    /// So long for more, if the group is much smaller than the one before. Those who were answered together come back
+    /// together: without a pause the first of them would be written alone, and all others after it.
+    Pause(Duration),
 }
 
 /// Items of a group from which on a service is busy.
@@ -66,9 +80,16 @@ where
                     } else if queue.lock().await.recv_many(&mut gathered, limits.items_max).await == 0 {
                         return;
                     }
-                    if before >= BUSY_ITEMS && gathered.len() * 2 < before && !limits.pause.is_zero() {
-                        pause(limits.pause).await;
-                        take_more(&queue, &mut gathered, limits.items_max);
+                    match limits.gather {
+                        Gather::Ready => {
+                            tokio::task::yield_now().await;
+                            take_more(&queue, &mut gathered, left + limits.items_max);
+                        }
+                        Gather::Pause(time) if before >= BUSY_ITEMS && gathered.len() * 2 < before => {
+                            pause(time).await;
+                            take_more(&queue, &mut gathered, limits.items_max);
+                        }
+                        Gather::Nobody | Gather::Pause(_) => {}
                     }
                     let group = take_distinct(&mut gathered, key, limits.items_max);
                     before = group.len();
@@ -135,10 +156,10 @@ where
     W: Fn(Vec<I>) -> F,
     F: Future<Output = Result<Vec<O>>> + Send + 'static,
 {
-    // In a task of its own: what panics is this group, and not the lane, without which nobody would be answered again.
-    let written = |items| {
-        let writing = tokio::spawn(write(items));
-        async { writing.await.unwrap_or_else(|_| Err(gone())) }
+    // What panics is this group, and not the lane, without which nobody would be answered again.
+    let written = async |items| match AssertUnwindSafe(async { write(items).await }).catch_unwind().await {
+        Ok(written) => written,
+        Err(_) => Err(gone()),
     };
     let (items, answers): (Vec<I>, Vec<_>) = group.into_iter().unzip();
     if items.is_empty() {
@@ -173,7 +194,7 @@ mod tests {
     use std::sync::Mutex as StdMutex;
     use tokio::sync::Notify;
 
-    const LIMITS: Limits = Limits { items_max: 8, lanes: 1, pause: Duration::ZERO };
+    const LIMITS: Limits = Limits { items_max: 8, lanes: 1, gather: Gather::Nobody };
 
     type Noted = Arc<StdMutex<Vec<Vec<u32>>>>;
 
@@ -313,7 +334,8 @@ mod tests {
 
     #[tokio::test]
     async fn those_who_were_answered_together_are_written_together_again() {
-        let (group, word, noted) = noting_with(Limits { pause: Duration::from_millis(500), ..LIMITS });
+        let (group, word, noted) =
+            noting_with(Limits { gather: Gather::Pause(Duration::from_millis(500)), ..LIMITS });
         let first = send(&group, &[1]);
         until(|| noted.lock().unwrap().len() == 1).await;
         let together = send(&group, &[2, 3, 4, 5, 6, 7, 8, 9]);
@@ -341,8 +363,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn those_who_are_ready_come_along_with_who_came_first() {
+        for (gather, together) in [(Gather::Ready, vec![1, 2]), (Gather::Nobody, vec![1])] {
+            let (group, word, noted) = noting_with(Limits { gather, ..LIMITS });
+            let one = send(&group, &[1]);
+            until(|| noted.lock().unwrap().len() == 1).await;
+            word.notify_one();
+            for answer in one {
+                answer.await.unwrap().unwrap();
+            }
+            // The lane waits again. It is woken before the second is there, who has their turn after it.
+            group.0.try_send((1, oneshot::channel().0)).unwrap();
+            let second = send(&group, &[2]);
+            until(|| noted.lock().unwrap().len() == 2).await;
+            assert_eq!(noted.lock().unwrap()[1], together, "{gather:?}");
+            word.notify_one();
+            drop(second);
+        }
+    }
+
+    #[tokio::test]
     async fn a_lane_that_pauses_does_not_wait_for_one_that_has_nothing_to_do() {
-        let limits = Limits { lanes: 2, pause: Duration::from_millis(1), ..LIMITS };
+        let limits = Limits { lanes: 2, gather: Gather::Pause(Duration::from_millis(1)), ..LIMITS };
         let group = Group::start(limits, |item: &u32| *item, |items: Vec<u32>| async { Ok(items) });
         for answer in send(&group, &[1, 2, 3, 4, 5, 6, 7, 8]) {
             answer.await.unwrap().unwrap();

@@ -3,7 +3,7 @@
 
 use crate::{
     Result,
-    group::{Group, Limits},
+    group::{Gather, Group, Limits},
     kept::Kept,
     no_answer,
     projection::{self, Applied, Change},
@@ -69,8 +69,8 @@ impl Writers {
     pub fn start(pool: &PgPool, grouped: bool) -> Self {
         let connections = pool.options().get_max_connections() as usize;
         let limits = |lanes| match grouped {
-            true => Limits { items_max: ITEMS_MAX, lanes, pause: Duration::ZERO },
-            false => Limits { items_max: 1, lanes: connections, pause: Duration::ZERO },
+            true => Limits { items_max: ITEMS_MAX, lanes, gather: Gather::Nobody },
+            false => Limits { items_max: 1, lanes: connections, gather: Gather::Nobody },
         };
         let kept = |lanes| Kept::of(pool, limits(lanes).lanes);
         let (projecting, reserving, selling) = (kept(PROJECTION_LANES), kept(STOCK_LANES), kept(STOCK_LANES));
