@@ -373,7 +373,8 @@ mod tests {
                 answer.await.unwrap().unwrap();
             }
             // The lane waits again. It is woken before the second is there, who has their turn after it.
-            group.0.try_send((1, oneshot::channel().0)).unwrap();
+            let (answer, _first) = oneshot::channel();
+            group.0.try_send((1, answer)).unwrap();
             let second = send(&group, &[2]);
             until(|| noted.lock().unwrap().len() == 2).await;
             assert_eq!(noted.lock().unwrap()[1], together, "{gather:?}");
