@@ -6,6 +6,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use std::future::Future;
+use tracing::Instrument;
 use waybill_domain::ids::OrderId;
 use waybill_store::idempotency::{self, Known, RequestKey};
 
@@ -23,7 +24,7 @@ pub(crate) async fn once<F>(app: &App, order: OrderId, request: RequestKey, hand
 where
     F: Future<Output = Result<Answer, Problem>> + Send + 'static,
 {
-    let task = run(app.clone(), order, request, handler);
+    let task = run(app.clone(), order, request, handler).instrument(tracing::Span::current());
     // It keeps its place among the requests under way, also if its client hangs up: it is work like any other.
     let task = match SERVED.try_with(Clone::clone) {
         Ok(served) => app.tasks.spawn(SERVED.scope(served, task)),

@@ -7,7 +7,7 @@ use crate::args::{Compression, Steps};
 use std::{sync::Arc, time::Duration};
 use temporalio_client::{
     Client, ClientOptions, Connection, ConnectionOptions, GrpcCompression, RetryOptions, RpcOptions,
-    WorkflowStartOptions, errors::WorkflowStartError,
+    WorkflowIdReusePolicy, WorkflowStartOptions, errors::WorkflowStartError,
 };
 use temporalio_common::{search_attributes::SearchAttributes, telemetry::metrics::TemporalMeter};
 use tokio::{sync::OnceCell, time::timeout};
@@ -155,8 +155,24 @@ impl Engine {
         summary: String,
         attributes: Option<SearchAttributes>,
     ) -> WorkflowStartOptions {
+        self.by_policy(WorkflowIdReusePolicy::RejectDuplicate, id, summary, attributes)
+    }
+
+    /// A workflow that begins anew where it was ended from outside or failed: all that it knows is in Postgres.
+    fn to_its_end(&self, id: String, summary: String, merchant: MerchantId) -> WorkflowStartOptions {
+        let policy = WorkflowIdReusePolicy::AllowDuplicateFailedOnly;
+        self.by_policy(policy, id, summary, Some(of_merchant(merchant)))
+    }
+
+    fn by_policy(
+        &self,
+        policy: WorkflowIdReusePolicy,
+        id: String,
+        summary: String,
+        attributes: Option<SearchAttributes>,
+    ) -> WorkflowStartOptions {
         WorkflowStartOptions::new(self.queue(), id)
-            .id_reuse_policy(temporalio_client::WorkflowIdReusePolicy::RejectDuplicate)
+            .id_reuse_policy(policy)
             .task_timeout(TASK_MAX)
             .maybe_search_attributes(attributes)
             .static_summary(summary)
@@ -174,7 +190,7 @@ impl Engine {
         started(self.client().await?.start_workflow(OrderWorkflow::run, self.input(start), options).await)
     }
 
-    /// Starts a refund's workflow. That it was started before is success.
+    /// Starts a refund's workflow. That it was started before is success; one that was ended from outside begins anew.
     ///
     /// # Errors
     /// When Temporal does not take it in time.
@@ -185,12 +201,12 @@ impl Engine {
         merchant_id: MerchantId,
     ) -> Result<(), EngineError> {
         let summary = format!("Refund {refund_id} of order {order_id}");
-        let options = self.once(refund_id.workflow_id(), summary, Some(of_merchant(merchant_id)));
+        let options = self.to_its_end(refund_id.workflow_id(), summary, merchant_id);
         let input = RefundInput { refund_id, order_id, queue_prefix: self.0.queue_prefix.clone() };
         started(self.client().await?.start_workflow(RefundWorkflow::run, input, options).await)
     }
 
-    /// Starts a return's workflow. That it was started before is success.
+    /// Starts a return's workflow. That it was started before is success; one that was ended from outside begins anew.
     ///
     /// # Errors
     /// When Temporal does not take it in time.
@@ -201,7 +217,7 @@ impl Engine {
         merchant_id: MerchantId,
     ) -> Result<(), EngineError> {
         let summary = format!("Return {return_id} of order {order_id}");
-        let options = self.once(return_id.workflow_id(), summary, Some(of_merchant(merchant_id)));
+        let options = self.to_its_end(return_id.workflow_id(), summary, merchant_id);
         let input = ReturnInput { return_id, order_id, queue_prefix: self.0.queue_prefix.clone() };
         started(self.client().await?.start_workflow(ReturnWorkflow::run, input, options).await)
     }

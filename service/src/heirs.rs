@@ -1,15 +1,18 @@
-//! Orders whose workflow was ended from outside, as Temporal knows them, and their heirs.
+//! Orders, refunds and returns whose workflow was ended from outside, as Temporal knows them, and the orders' heirs.
 
 use crate::engine::{CALL_MAX, Engine, EngineError, Start, TASK_MAX, no_retries};
 use futures::TryStreamExt;
-use std::time::Duration;
+use std::{
+    str::FromStr,
+    time::{Duration, SystemTime},
+};
 use temporalio_client::{
     WorkflowDescribeOptions, WorkflowExecutionStatus, WorkflowIdReusePolicy, WorkflowListOptions,
     WorkflowStartOptions,
     errors::{WorkflowInteractionError, WorkflowStartError},
 };
 use tokio::time::timeout;
-use waybill_domain::ids::OrderId;
+use waybill_domain::ids::{OrderId, RefundId, ReturnId};
 use waybill_workflows::{OrderWorkflow, names, wire::OrderInput};
 
 /// How long one page of a search may take: visibility is slower than what orders wait for, and nobody waits here.
@@ -24,9 +27,35 @@ impl Engine {
     /// # Errors
     /// When Temporal does not answer in time.
     pub async fn ended(&self, limit: usize) -> Result<Vec<OrderId>, EngineError> {
+        let ended = self.ended_runs(names::ORDER_WORKFLOW, "order:", limit).await?;
+        Ok(ended.into_iter().map(|(id, _)| id).collect())
+    }
+
+    /// Refunds whose workflows were ended so, and when.
+    ///
+    /// # Errors
+    /// When Temporal does not answer in time.
+    pub async fn ended_refunds(&self, limit: usize) -> Result<Vec<(RefundId, SystemTime)>, EngineError> {
+        self.ended_runs(names::REFUND_WORKFLOW, "refund:", limit).await
+    }
+
+    /// Returns whose workflows were ended so, and when.
+    ///
+    /// # Errors
+    /// When Temporal does not answer in time.
+    pub async fn ended_returns(&self, limit: usize) -> Result<Vec<(ReturnId, SystemTime)>, EngineError> {
+        self.ended_runs(names::RETURN_WORKFLOW, "return:", limit).await
+    }
+
+    /// What such workflows of a type are about, and when they ended.
+    async fn ended_runs<I: FromStr>(
+        &self,
+        workflow: &str,
+        prefix: &str,
+        limit: usize,
+    ) -> Result<Vec<(I, SystemTime)>, EngineError> {
         let query = format!(
-            "WorkflowType = '{}' AND TaskQueue = '{}' AND ExecutionStatus IN ('Terminated', 'Failed', 'TimedOut', 'Canceled')",
-            names::ORDER_WORKFLOW,
+            "WorkflowType = '{workflow}' AND TaskQueue = '{}' AND ExecutionStatus IN ('Terminated', 'Failed', 'TimedOut', 'Canceled')",
             self.queue()
         );
         let options = WorkflowListOptions::builder().limit(limit).rpc_options(no_retries(PAGE_MAX)).build();
@@ -35,7 +64,8 @@ impl Engine {
             .await
             .map_err(EngineError::unavailable)?
             .map_err(EngineError::unavailable)?;
-        Ok(found.iter().filter_map(|run| run.id().strip_prefix("order:")?.parse().ok()).collect())
+        let about = |id: &str| id.strip_prefix(prefix)?.parse().ok();
+        Ok(found.iter().filter_map(|run| Some((about(run.id())?, run.close_time()?))).collect())
     }
 
     /// The status of the order's latest workflow; nothing if Temporal knows of none.

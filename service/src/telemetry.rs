@@ -40,7 +40,11 @@ pub fn init(format: LogFormat) {
         }
     };
     if let Some(why) = refused {
-        tracing::warn!(chosen, why, "RUST_LOG can't be read, and is left out; it is like `info,sqlx=debug`");
+        tracing::warn!(
+            chosen,
+            why,
+            "RUST_LOG can't be read, and the default holds; it is like `info,sqlx=debug`"
+        );
     }
 }
 
@@ -50,12 +54,17 @@ pub fn init(format: LogFormat) {
 /// lock whenever a request goes on.
 fn filter(chosen: &str) -> (Targets, Option<String>) {
     let default = || DEFAULT_FILTER.parse().unwrap_or_default();
-    match chosen.trim() {
-        "" => (default(), None),
-        chosen => match chosen.parse() {
-            Ok(filter) => (filter, None),
-            Err(why) => (default(), Some(why.to_string())),
-        },
+    let parts: Vec<&str> = chosen.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
+    if parts.is_empty() {
+        return (default(), None);
+    }
+    // It would be taken for a target's name.
+    if chosen.contains('[') {
+        return (default(), Some("spans can't be chosen".to_owned()));
+    }
+    match parts.join(",").parse() {
+        Ok(filter) => (filter, None),
+        Err(why) => (default(), Some(why.to_string())),
     }
 }
 
@@ -66,7 +75,9 @@ mod tests {
 
     #[test]
     fn what_is_logged_is_chosen_by_target_and_level() {
-        for (chosen, is_read) in [("", true), (" ", true), ("debug", true), ("a=loud", false)] {
+        for (chosen, is_read) in
+            [("", true), (" ", true), ("debug", true), ("a=loud", false), ("a[b]=info", false)]
+        {
             assert_eq!(filter(chosen).1.is_none(), is_read, "{chosen:?}");
         }
         let (default, _) = filter("");
@@ -74,7 +85,8 @@ mod tests {
         assert!(!default.would_enable("waybill_api", &Level::DEBUG));
         assert!(!default.would_enable("temporalio_sdk_core::worker", &Level::INFO));
         assert!(filter("a=loud").0.would_enable("waybill_api", &Level::INFO), "the default holds");
-        let (own, _) = filter("warn,waybill_api=debug");
+        let (own, _) = filter(" warn, waybill_api=debug,");
+        assert!(own.would_enable("waybill_store", &Level::WARN));
         assert!(own.would_enable("waybill_api::orders", &Level::DEBUG));
         assert!(!own.would_enable("waybill_store", &Level::INFO));
     }

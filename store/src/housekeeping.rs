@@ -2,12 +2,15 @@
 
 use crate::{Result, starts::Unstarted};
 use sqlx::PgPool;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use uuid::Uuid;
-use waybill_domain::ids::{CustomerId, MerchantId, OrderId};
+use waybill_domain::ids::{CustomerId, MerchantId, OrderId, RefundId, ReturnId};
 
 /// How long a hold counts as looked after once its workflow was seen open, in hours: as long as a new one's.
 const HOLD_HOURS: i32 = 7 * 24;
+
+/// How far the clocks of Temporal and Postgres may be apart, in seconds.
+const SKEW_SECONDS: f64 = 60.0;
 
 struct Row {
     id: Uuid,
@@ -80,6 +83,53 @@ pub async fn overdue(pool: &PgPool, after: OrderId, age: Duration, limit: u16) -
     .fetch_all(pool)
     .await?;
     found(rows)
+}
+
+/// Of these refunds and returns, whose workflow ended at that time, those that are not at their end count as not started,
+/// if their latest workflow is that one and began at least `age` ago: the pump starts them, unless Temporal has an open
+/// workflow of theirs. Says how many.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn start_anew(
+    pool: &PgPool,
+    refunds: &[(RefundId, SystemTime)],
+    returns: &[(ReturnId, SystemTime)],
+    age: Duration,
+) -> Result<u64> {
+    let (refunds, refunds_ended): (Vec<Uuid>, Vec<f64>) =
+        refunds.iter().map(|(id, at)| (id.0, seconds(*at))).unzip();
+    let (returns, returns_ended): (Vec<Uuid>, Vec<f64>) =
+        returns.iter().map(|(id, at)| (id.0, seconds(*at))).unzip();
+    let found = sqlx::query_scalar!(
+        r#"with refund_anew as (
+             update refunds r set workflow_started_at = null
+             from unnest($1::uuid[], $2::float8[]) as ended (id, at)
+             where r.id = ended.id and r.state in ('requested', 'pending')
+               and r.workflow_started_at <= now() - make_interval(secs => $5)
+               and r.workflow_started_at <= to_timestamp(ended.at + $6) returning r.id
+           ), return_anew as (
+             update returns r set workflow_started_at = null
+             from unnest($3::uuid[], $4::float8[]) as ended (id, at)
+             where r.id = ended.id and r.state <> 'closed'
+               and r.workflow_started_at <= now() - make_interval(secs => $5)
+               and r.workflow_started_at <= to_timestamp(ended.at + $6) returning r.id
+           )
+           select (select count(*) from refund_anew) + (select count(*) from return_anew) as "found!""#,
+        &refunds,
+        &refunds_ended,
+        &returns,
+        &returns_ended,
+        age.as_secs_f64(),
+        SKEW_SECONDS
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok(u64::try_from(found).unwrap_or_default())
+}
+
+fn seconds(at: SystemTime) -> f64 {
+    at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
 /// The order was seen to have a workflow: its hold counts as looked after for as long as a new one.

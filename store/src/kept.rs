@@ -10,7 +10,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 use tokio::time::timeout;
 
@@ -30,6 +30,8 @@ pub(crate) struct Kept {
     /// The one that was used last comes last, and is taken first.
     idle: Arc<Mutex<Vec<Idle>>>,
     max: usize,
+    /// How long its work may take.
+    work_max: Duration,
 }
 
 impl Kept {
@@ -38,7 +40,7 @@ impl Kept {
     pub(crate) fn of(pool: &PgPool, lanes: usize) -> Self {
         let connections = pool.options().get_max_connections() as usize;
         let max = if lanes * SHARE <= connections { lanes } else { 0 };
-        let kept = Self { pool: pool.clone(), idle: Arc::default(), max };
+        let kept = Self { pool: pool.clone(), idle: Arc::default(), max, work_max: WORK_MAX };
         let (closed, idle) = (pool.close_event(), Arc::downgrade(&kept.idle));
         tokio::spawn(async move {
             closed.await;
@@ -47,6 +49,11 @@ impl Kept {
             }
         });
         kept
+    }
+
+    /// With another limit to its work than what all have.
+    pub(crate) fn within(self, work_max: Duration) -> Self {
+        Self { work_max, ..self }
     }
 
     /// Does work on a connection. One that the work failed on is not kept: the pool looks after it. One that it took too
@@ -64,7 +71,7 @@ impl Kept {
             Some((connection, _)) => connection,
             None => self.pool.acquire().await?,
         };
-        let done = match timeout(WORK_MAX, work(&mut connection)).await {
+        let done = match timeout(self.work_max, work(&mut connection)).await {
             Ok(done) => done?,
             Err(_) => {
                 connection.close_on_drop();

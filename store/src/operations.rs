@@ -1,6 +1,6 @@
 //! What operators did: the audit, and what it means for the payment ledger.
 
-use crate::{Result, payments::Kind};
+use crate::{Result, parse, payments::Kind};
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 use waybill_domain::{ids::OrderId, operator::OperatorAction, state::AttentionReason};
@@ -54,6 +54,16 @@ pub async fn record(pool: &PgPool, word: &OperatorWord) -> Result<()> {
     }
     tx.commit().await?;
     Ok(())
+}
+
+/// What the word of this id was about, if it was written down.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn done(pool: &PgPool, id: Uuid) -> Result<Option<AttentionReason>> {
+    let about = sqlx::query_scalar!("select attention from operator_actions where id = $1", id);
+    let about = about.fetch_optional(pool).await?;
+    about.map(|reason| parse("an attention reason", reason.parse())).transpose()
 }
 
 /// The audit alone.

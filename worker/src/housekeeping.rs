@@ -3,14 +3,14 @@
 use crate::hosting::Hosting;
 use anyhow::Context;
 use async_trait::async_trait;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use temporalio_client::{
     RpcOptions, WorkflowExecutionStatus,
     schedules::{CreateScheduleOptions, ScheduleAction, ScheduleError, ScheduleOverlapPolicy, ScheduleSpec},
     tonic::Code,
 };
 use waybill_activities::housekeeping::{Standing, Workflows, WorkflowsAway};
-use waybill_domain::ids::OrderId;
+use waybill_domain::ids::{OrderId, RefundId, ReturnId};
 use waybill_service::engine::{Engine, EngineError, Start};
 use waybill_store::starts::Unstarted;
 use waybill_workflows::{
@@ -33,6 +33,14 @@ fn away(error: EngineError) -> WorkflowsAway {
 impl Workflows for OrderWorkflows {
     async fn ended(&self, limit: usize) -> Result<Vec<OrderId>, WorkflowsAway> {
         self.0.ended(limit).await.map_err(away)
+    }
+
+    async fn ended_refunds(&self, limit: usize) -> Result<Vec<(RefundId, SystemTime)>, WorkflowsAway> {
+        self.0.ended_refunds(limit).await.map_err(away)
+    }
+
+    async fn ended_returns(&self, limit: usize) -> Result<Vec<(ReturnId, SystemTime)>, WorkflowsAway> {
+        self.0.ended_returns(limit).await.map_err(away)
     }
 
     async fn standing(&self, order: OrderId) -> Result<Standing, WorkflowsAway> {

@@ -4,6 +4,10 @@ use temporalio_common_wasm::search_attributes::SearchAttributeKey;
 
 /// Workflow type of an order.
 pub const ORDER_WORKFLOW: &str = "OrderWorkflow";
+/// Workflow type of a refund.
+pub const REFUND_WORKFLOW: &str = "RefundWorkflow";
+/// Workflow type of a return.
+pub const RETURN_WORKFLOW: &str = "ReturnWorkflow";
 
 /// Schedule, and workflow id, of the sweeper; the prefix of the task queues is put before it.
 pub const SWEEP: &str = "waybill-sweep";

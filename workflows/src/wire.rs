@@ -330,6 +330,9 @@ pub struct Operation {
     /// The id of the API key, or `temporal`.
     #[serde(default)]
     pub actor: String,
+    /// Which request over HTTP it is of, by which it counts once: a UUID.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<String>,
 }
 
 /// Input of `record_operation`.

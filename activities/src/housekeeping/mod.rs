@@ -7,10 +7,13 @@ mod sweep;
 use crate::{payments::PaymentProvider, retry::StepFailure};
 use async_trait::async_trait;
 use prometheus::{IntCounterVec, Opts, Registry, register_int_counter_vec_with_registry};
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 use temporalio_macros::activities;
 use temporalio_sdk::activities::{ActivityContext, ActivityError};
-use waybill_domain::ids::OrderId;
+use waybill_domain::ids::{OrderId, RefundId, ReturnId};
 use waybill_store::{PgPool, starts::Unstarted};
 use waybill_workflows::housekeeping::{
     PaymentCheck, ReconcileInput, Reconciled, SweepInput, Swept, activities as definitions,
@@ -43,6 +46,18 @@ pub trait Workflows: Send + Sync {
     /// # Errors
     /// When Temporal is away.
     async fn ended(&self, limit: usize) -> Result<Vec<OrderId>, WorkflowsAway>;
+
+    /// Refunds whose workflows were ended so, and when.
+    ///
+    /// # Errors
+    /// When Temporal is away.
+    async fn ended_refunds(&self, limit: usize) -> Result<Vec<(RefundId, SystemTime)>, WorkflowsAway>;
+
+    /// Returns whose workflows were ended so, and when.
+    ///
+    /// # Errors
+    /// When Temporal is away.
+    async fn ended_returns(&self, limit: usize) -> Result<Vec<(ReturnId, SystemTime)>, WorkflowsAway>;
 
     /// How the order's latest workflow stands.
     ///
@@ -88,7 +103,10 @@ impl HousekeepingMetrics {
     pub fn new(registry: &Registry) -> prometheus::Result<Self> {
         Ok(Self {
             swept: register_int_counter_vec_with_registry!(
-                Opts::new("waybill_swept_total", "Orders that the sweeper looked at, by what came of it"),
+                Opts::new(
+                    "waybill_swept_total",
+                    "Orders, refunds and returns that the sweeper looked at, by what came of it"
+                ),
                 &["outcome"],
                 registry
             )?,

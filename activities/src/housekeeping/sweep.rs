@@ -1,5 +1,6 @@
 //! The sweeper: `temporal workflow terminate` skips every undo, so orders whose workflow was ended are looked for and
-//! given an heir. Two sweeps at once do no harm: Temporal lets one heir be started.
+//! given an heir. Two sweeps at once do no harm: Temporal lets one heir be started. Refunds and returns need none: they
+//! begin anew, and find in Postgres how far they were.
 
 use super::{HousekeepingSteps, Standing, WorkflowsAway};
 use crate::retry::StepFailure;
@@ -35,9 +36,17 @@ pub(super) async fn sweep(steps: &HousekeepingSteps, ctx: &ActivityContext) -> R
             count(steps, &mut swept, order, outcome)?;
         }
         if page.len() < usize::from(PAGE) {
-            return Ok(swept);
+            break;
         }
     }
+    beat(ctx, &swept).await;
+    let refunds = steps.workflows.ended_refunds(ENDED_MAX).await?;
+    beat(ctx, &swept).await;
+    let returns = steps.workflows.ended_returns(ENDED_MAX).await?;
+    beat(ctx, &swept).await;
+    swept.anew = housekeeping::start_anew(&steps.pool, &refunds, &returns, steps.sweep_age).await?;
+    steps.metrics.swept.with_label_values(&["anew"]).inc_by(swept.anew);
+    Ok(swept)
 }
 
 async fn start_heir(steps: &HousekeepingSteps, order: &Unstarted) -> Result<&'static str, WorkflowsAway> {

@@ -17,8 +17,10 @@ pub(crate) async fn record(
 ) -> Result<(), StepFailure> {
     let operation = &input.operation;
     let shipment = operation.about.as_deref().and_then(|id| id.parse::<ShipmentId>().ok());
+    let by_number =
+        || Uuid::new_v5(&input.order_id.0, format!("operation:{run}:{}", input.number).as_bytes());
     let word = OperatorWord {
-        id: Uuid::new_v5(&input.order_id.0, format!("operation:{run}:{}", input.number).as_bytes()),
+        id: operation.request.as_deref().and_then(|id| id.parse().ok()).unwrap_or_else(by_number),
         order_id: input.order_id,
         actor: operation.actor.clone(),
         action: operation.action,

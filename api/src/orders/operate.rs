@@ -21,7 +21,12 @@ use waybill_domain::{
     state::{AttentionReason, Need},
 };
 use waybill_service::engine::EngineError;
-use waybill_store::{concerns, keys::Scope, operations::OperatorWord, orders::OrderRecord};
+use waybill_store::{
+    concerns,
+    keys::Scope,
+    operations::{self, OperatorWord},
+    orders::OrderRecord,
+};
 use waybill_workflows::wire::Operation;
 
 /// The longest number of a provider or carrier: theirs have fewer than 100 characters.
@@ -79,6 +84,7 @@ pub(crate) async fn handler(
     };
     let request = super::request_key(caller.merchant_id, route, key, id, &fingerprint);
     let update_id = super::update_id(&request);
+    let word_id = Uuid::new_v5(&id.0, update_id.as_bytes());
     let operation = Operation {
         action,
         attention: body.attention,
@@ -86,22 +92,26 @@ pub(crate) async fn handler(
         reference: body.reference,
         reason: body.reason,
         actor: caller.key_id.to_string(),
+        request: Some(word_id.to_string()),
     };
     let task_app = app.clone();
     let task = async move {
         let app = task_app;
+        // By this very request, whose answer was lost: what it meant then it means now.
+        let done = operations::done(&app.pool, word_id).await?;
+        let operation = Operation { attention: done.or(operation.attention), ..operation };
         if order.state.needs.iter().any(|need| fits(&operation, need.reason, need.about.as_deref())) {
             match app.engine.operate(id, update_id, operation.clone()).await {
                 // It took this to its end, and nobody but us can settle it now.
                 Err(EngineError::NoWorkflow) if order.state.status.is_terminal() => {
-                    settle(&app, &order, operation).await?;
+                    settle(&app, &order, operation, word_id).await?;
                 }
                 Err(error) => return Err(super::refusal(&app, caller.merchant_id, id, error).await),
                 Ok(()) => {}
             }
-        } else {
+        } else if done.is_none() {
             // What is not the workflow's to settle is settled here; it may have ended long ago.
-            settle(&app, &order, operation).await?;
+            settle(&app, &order, operation, word_id).await?;
         }
         let order = super::find(&app, caller.merchant_id, id).await?;
         Ok((StatusCode::ACCEPTED, view::value(&order)))
@@ -123,7 +133,7 @@ fn meant(operation: &Operation, order: &OrderRecord) -> Option<AttentionReason> 
     all.find(|(reason, about)| fits(operation, *reason, *about)).map(|(reason, _)| reason)
 }
 
-async fn settle(app: &App, order: &OrderRecord, operation: Operation) -> Result<(), Problem> {
+async fn settle(app: &App, order: &OrderRecord, operation: Operation, word_id: Uuid) -> Result<(), Problem> {
     let (order_id, status) = (order.id, order.state.status);
     let nobody = || Problem::wrong_state(order_id, status, "the order does not need anybody for this");
     let attention = meant(&operation, order).ok_or_else(nobody)?;
@@ -132,7 +142,7 @@ async fn settle(app: &App, order: &OrderRecord, operation: Operation) -> Result<
         return Err(Problem::wrong_state(order_id, status, "there is no step of the order's to try again"));
     }
     let word = OperatorWord {
-        id: Uuid::now_v7(),
+        id: word_id,
         order_id,
         actor: operation.actor,
         action: operation.action,

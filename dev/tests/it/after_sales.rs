@@ -16,20 +16,21 @@ use waybill_dev::{
 use waybill_domain::{event::Pieces, returns::Condition};
 use waybill_store::{inbox::Message, returns};
 
-const AT_ONCE: AutoProgress = AutoProgress { hand_over_after: Duration::ZERO, deliver_after: Duration::ZERO };
+pub const AT_ONCE: AutoProgress =
+    AutoProgress { hand_over_after: Duration::ZERO, deliver_after: Duration::ZERO };
 
 async fn delivering_stack() -> Stack {
     builder().await.auto(AT_ONCE).start().await.unwrap()
 }
 
 /// An order that was delivered and is completed: its id.
-async fn completed(stack: &Stack, order: &Value) -> String {
+pub async fn completed(stack: &Stack, order: &Value) -> String {
     let id = place(&stack.client, order).await;
     reach(&stack.client, &id, "completed").await;
     id
 }
 
-fn paid_with(method: &str) -> Value {
+pub fn paid_with(method: &str) -> Value {
     order_with(|o| o["payment"]["method"] = json!(method))
 }
 
@@ -61,7 +62,7 @@ pub async fn settles(stack: &Stack, order: &str, refund: &str, status: &str) -> 
 }
 
 /// The provider's id of a refund of ours.
-fn at_the_provider(stack: &Stack, refund: &str) -> String {
+pub fn at_the_provider(stack: &Stack, refund: &str) -> String {
     let ledger = stack.payments.snapshot();
     let found = values(&ledger["refunds"]).into_iter().find(|r| r["metadata"]["refund_id"] == refund);
     found.unwrap()["id"].as_str().unwrap().to_owned()

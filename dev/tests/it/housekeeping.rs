@@ -1,11 +1,17 @@
 //! Housekeeping: what `temporal workflow terminate` leaves behind is found and let go of.
 
-use crate::{books::*, support::*};
+use crate::{
+    after_sales::{
+        AT_ONCE, at_the_provider, closed, completed, paid_with, receipt, refunded, returning, settles,
+    },
+    books::*,
+    support::*,
+};
 use serde_json::{Value, json};
 use std::time::Duration;
 use waybill_dev::{
     sim::{Fault, Route, Rule},
-    stack::Stack,
+    stack::{Stack, StackBuilder},
 };
 
 /// Between two rounds that a test asks for: Temporal shows an end to those who search a moment later.
@@ -13,8 +19,11 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 /// A stack whose sweeper takes every order that was left, but only when it is told to.
 pub async fn sweeping() -> Stack {
-    let builder = builder().await.env("WAYBILL_SWEEP_AGE_SECONDS", 0).env("WAYBILL_SWEEP_SECONDS", 86_400);
-    builder.start().await.unwrap()
+    swept_by_hand(builder().await).start().await.unwrap()
+}
+
+fn swept_by_hand(builder: StackBuilder<'_>) -> StackBuilder<'_> {
+    builder.env("WAYBILL_SWEEP_AGE_SECONDS", 0).env("WAYBILL_SWEEP_SECONDS", 86_400)
 }
 
 /// The stack's queue prefix: that of its database's name.
@@ -60,8 +69,11 @@ pub async fn inherited(stack: &Stack, id: &str) {
 }
 
 pub async fn terminate(id: &str) {
-    let workflow = format!("order:{id}");
-    temporal(&["workflow", "terminate", "-w", &workflow, "--reason", "an operator's mistake"]).await;
+    terminate_workflow(&format!("order:{id}")).await;
+}
+
+async fn terminate_workflow(id: &str) {
+    temporal(&["workflow", "terminate", "-w", id, "--reason", "an operator's mistake"]).await;
 }
 
 #[tokio::test]
@@ -278,5 +290,55 @@ async fn an_overdue_hold_of_an_open_order_is_extended_and_nothing_is_voided_that
     reach(&stack.client, &open, "awaiting_customer").await;
     let extended = "select count(*) from stock_holds where order_id = $1::uuid and expires_at > now()";
     assert_eq!(count(&stack, extended, &open).await, 1);
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn a_terminated_refund_and_a_terminated_return_begin_anew() {
+    let stack = swept_by_hand(builder().await.auto(AT_ONCE)).start().await.unwrap();
+    let paid = completed(&stack, &paid_with("pm_card_pendingRefund")).await;
+    let refund = refunded(&stack, &paid, 500).await;
+    settles(&stack, &paid, &refund, "pending").await;
+    terminate_workflow(&format!("refund:{refund}")).await;
+    let sold = completed(&stack, &order_with(|_| {})).await;
+    let lines = json!([{"line": 0, "quantity": 1}]);
+    let back = returning(&stack, &sold, lines).await;
+    let workflow = format!("return:{back}");
+    let asked = || async {
+        let told = temporal(&["workflow", "list", "--query", &format!("WorkflowId = '{workflow}'")]).await;
+        told.contains(&workflow).then_some(())
+    };
+    until("the return has a workflow", asked).await;
+    terminate_workflow(&workflow).await;
+
+    // Whatever is said now, nobody hears it.
+    let settle = format!("{}/_sim/refunds/{}/settle", stack.payments.url(), at_the_provider(&stack, &refund));
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    http.post(settle).json(&json!({"status": "succeeded"})).send().await.unwrap().error_for_status().unwrap();
+    let came = json!([{"line": 0, "quantity": 1, "condition": "restock"}]);
+    let reply = receipt(&stack, &back, came).await;
+    assert!(reply.status.is_success(), "{}", reply.body);
+    let runs = |workflow: String| async move {
+        let told = temporal(&["workflow", "count", "--query", &format!("WorkflowId = '{workflow}'")]).await;
+        told.trim().to_owned()
+    };
+    let of_both = || async { (runs(format!("refund:{refund}")).await, runs(workflow.clone()).await) };
+    let before = of_both().await;
+    until("both have a successor", || async {
+        sweep(&stack).await;
+        tokio::time::sleep(AGAIN).await;
+        let after = of_both().await;
+        (after.0 != before.0 && after.1 != before.1).then_some(())
+    })
+    .await;
+    settles(&stack, &paid, &refund, "succeeded").await;
+    assert_eq!(at_provider(&stack, &paid).2, 500, "it was refunded once");
+    let back = closed(&stack, &back).await;
+    assert_eq!(back["refunds"].as_array().unwrap().len(), 1, "{back:#}");
+
+    // They came to their end, and nothing begins any more.
+    let after = of_both().await;
+    sweep(&stack).await;
+    assert_eq!(of_both().await, after);
     stack.stop().await;
 }

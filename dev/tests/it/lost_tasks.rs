@@ -59,10 +59,10 @@ async fn cancel_after_the_worker_died(stack: &mut Stack, at_work: usize, orders:
         for (id, source) in [(by_signal, "signal"), (by_engine, "engine"), (by_http, "api")] {
             reach(&stack.client, id, "cancelled").await;
             check_closed(stack, id).await;
-            let asked = event(&stack.client, id, "cancellation.requested").await;
+            let told = timeline(&stack.client, id).await;
+            let asked = told.iter().rfind(|entry| entry["type"] == "cancellation.requested").unwrap();
             assert_eq!(asked["data"]["source"], source);
-            let last = timeline(&stack.client, id).await.pop().unwrap();
-            assert_eq!(last["data"]["reason"], asked["data"]["reason"]);
+            assert_eq!(told.last().unwrap()["data"]["reason"], asked["data"]["reason"]);
         }
     }
 }
@@ -123,6 +123,59 @@ async fn a_cancel_undoes_the_second_label_that_a_lost_task_booked() {
     stack.carrier.set_faults(stalled);
     cancel_after_the_worker_died(&mut stack, 3, &[&split]).await;
     check_labels(&stack, &split).await;
+    check_goods(&stack, &before).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn a_cancel_undoes_the_label_of_what_is_left_that_a_lost_task_booked() {
+    let mut stack = stack().await;
+    let before = pieces(&stack).await;
+    let reduced = three(&stack, || order(&[("SHOE-42-BLK", 1), ("SHOE-42-BLK", 1)])).await;
+    for id in &reduced {
+        reach(&stack.client, id, "fulfilling").await;
+        event(&stack.client, id, "shipment.booked").await;
+    }
+    stack.carrier.set_faults(vec![rule(Route::Book, Fault::Stall, None)]);
+    for id in &reduced {
+        signal(id, "cancel", r#"{"reason": "one is enough", "lines": [0]}"#).await;
+    }
+    cancel_after_the_worker_died(&mut stack, 3, &[&reduced]).await;
+    check_labels(&stack, &reduced).await;
+    let labels = stack.carrier.snapshot();
+    let carried =
+        values(&labels["labels"]).into_iter().filter(|label| label["status"] != "cancelled").count();
+    assert_eq!(carried, 0, "{labels:#}");
+    check_goods(&stack, &before).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn a_cancel_gives_free_what_a_lost_task_moved_to_another_shipment() {
+    let mut stack = stack().await;
+    for (sku, location) in [("GONE", "AMS"), ("A-1", "RTM"), ("A-2", "RTM"), ("B-1", "MUC"), ("B-2", "MUC")] {
+        put_stock(&stack.client, sku, &[(location, 10)]).await;
+    }
+    let before = pieces(&stack).await;
+    let lines = [("GONE", 1), ("A-1", 1), ("A-2", 1), ("B-1", 1), ("B-2", 1)];
+    let id = place(&stack.client, &order(&lines)).await;
+    let order = reach(&stack.client, &id, "fulfilling").await;
+    let (gone, here): (Vec<&Value>, Vec<&Value>) =
+        values(&order["shipments"]).into_iter().partition(|shipment| shipment["location"] == "AMS");
+    let [gone, last] = [gone[0], here[1]].map(|shipment| shipment["id"].as_str().unwrap());
+    carrier_says(&stack, gone, "hand_over").await;
+    reach(&stack.client, &id, "partially_shipped").await;
+    event(&stack.client, &id, "payment.captured").await;
+    // One has been replaced when the worker dies over the other.
+    stack.carrier.set_faults(vec![rule(Route::Cancel, Fault::Stall, Some(last))]);
+    signal(&id, "cancel", r#"{"reason": "less of each", "lines": [1, 3]}"#).await;
+    until("the label is being cancelled", || async { (stack.carrier.stalled().len() == 1).then_some(()) })
+        .await;
+    stack.workers[0].kill_hard().await.unwrap();
+    stack.carrier.set_faults(Vec::new());
+    signal(&id, "cancel", r#"{"reason": "nothing more"}"#).await;
+    stack.add_worker().await.unwrap();
+    until("what is here is free", || async { (waybill_held(&stack, &id).await == 0).then_some(()) }).await;
     check_goods(&stack, &before).await;
     stack.stop().await;
 }

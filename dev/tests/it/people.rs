@@ -193,3 +193,41 @@ async fn what_came_up_after_an_order_ended_is_settled_too() {
     ]));
     stack.stop().await;
 }
+
+#[tokio::test]
+async fn a_repeated_word_whose_answer_was_lost_means_nothing_else() {
+    use waybill_domain::{ids::OrderId, state::AttentionReason};
+    use waybill_store::concerns::{self, Concern};
+    let stack = stack().await;
+    let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
+    // One word is the workflow's to take, of the step that fails; the other is of what no workflow holds.
+    let (id, _) = uncaptured(&stack).await;
+    let order: OrderId = id.parse().unwrap();
+    for subject in ["d-1", "d-2"] {
+        let concern = Concern { reason: AttentionReason::Drift, subject: subject.into(), detail: json!({}) };
+        let mut tx = pool.begin().await.unwrap();
+        assert!(concerns::raise(&mut tx, order, &concern).await.unwrap());
+        tx.commit().await.unwrap();
+    }
+    for (key, about, left) in
+        [(new_key(), json!({"reason": "known", "about": "d-2"}), 2), (new_key(), json!({"reason": "off"}), 1)]
+    {
+        for time in ["once", "again"] {
+            let request = stack.client.request(Method::POST, &format!("/v1/admin/orders/{id}/skip"));
+            let reply =
+                stack.client.send(request.header("Idempotency-Key", &key).json(&about)).await.unwrap();
+            assert_eq!(reply.status.as_u16(), 202, "{time}: {}", reply.body);
+            until("it is acted on", || async {
+                let order = stack.client.get(&id).await.unwrap().body;
+                (order["needs"].as_array().map_or(0, Vec::len) == left).then_some(())
+            })
+            .await;
+            // As if the answer had been lost with the API.
+            let lost = "update idempotency_keys set response_status = null, response_body = null, created_at = 'epoch'
+                        where key = $1";
+            assert_eq!(sqlx::query(lost).bind(&key).execute(&pool).await.unwrap().rows_affected(), 1);
+        }
+    }
+    assert_eq!(audited(&stack, &id).await, 2);
+    stack.stop().await;
+}

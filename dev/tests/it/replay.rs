@@ -179,7 +179,7 @@ async fn forward(stack: &Stack) -> Vec<Recorded> {
         of("open-approved-in-review", &approved),
         of("open-awaiting-customer", &asked),
         of("open-payment-action", &proving),
-        of("open-line-cancelled", &reduced),
+        of("open-line-replaced", &reduced),
         ("refund", RefundId(id(&refund)).workflow_id()),
         ("open-return", ReturnId(id(&back)).workflow_id()),
     ]

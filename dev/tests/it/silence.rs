@@ -22,6 +22,7 @@ use waybill_domain::{
 use waybill_store::{
     PgPool, connect,
     notify::{Change, Changes, Notifier},
+    orders::Reader,
     reservations,
     writers::Writers,
 };
@@ -177,6 +178,29 @@ async fn a_group_gives_up_on_a_postgres_that_is_gone() {
         timeout(LIMIT, writers.reserve(id)).await.expect("it is given up").ok()
     });
     reserved.await.unwrap();
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn a_look_gives_up_before_what_writes_does() {
+    let (stack, [id], _) = with_orders().await;
+    let way = way(&stack.database_url).await;
+    let pool = connect(&way.url, 16).unwrap();
+    let (writers, reader) = (Writers::start(&pool, true), Reader::start(pool, true));
+    writers.reserve(id).await.unwrap().unwrap();
+    let stamp = reader.stamp(id).await.unwrap();
+    assert!(stamp.is_some());
+    way.silent.send(()).unwrap();
+    let written = writers.reserve(id);
+    let looked = async {
+        assert!(reader.stamp(id).await.is_err(), "nobody answers");
+        assert_eq!(reader.stamp(id).await.unwrap(), stamp, "on another connection");
+    };
+    tokio::select! {
+        biased;
+        _ = written => panic!("a read of many orders waits as long as a write"),
+        () = looked => {}
+    }
     stack.stop().await;
 }
 

@@ -13,6 +13,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 use uuid::Uuid;
 use waybill_domain::ids::{MerchantId, OrderId};
@@ -22,6 +23,8 @@ const ORDERS: Limits = Limits { items_max: 64, lanes: 2, gather: Gather::Nobody 
 /// The same of stamps. A stamp costs Postgres a tenth of what the statement does, so one large one at a time is better than
 /// two small ones; it may be large, since where Postgres is a millisecond away there are a thousand a second.
 const STAMPS: Limits = Limits { items_max: 256, lanes: 1, gather: Gather::Ready };
+/// A stamp that is not there after this long is not waited for: all others wait behind it, and the order can be read.
+const STAMP_MAX: Duration = Duration::from_secs(1);
 
 /// Which writing of an order's row one has read: each later one has another. It is the number of the transaction that
 /// wrote it (Postgres' `xmin`), which comes again after four billion; so nobody should keep it for days.
@@ -52,7 +55,8 @@ impl Reader {
         let connections = pool.options().get_max_connections() as usize;
         let alone = Limits { items_max: 1, lanes: connections, gather: Gather::Nobody };
         let [of_orders, of_stamps] = if grouped { [ORDERS, STAMPS] } else { [alone; 2] };
-        let (reading, stamping) = (Kept::of(&pool, of_orders.lanes), Kept::of(&pool, of_stamps.lanes));
+        let reading = Kept::of(&pool, of_orders.lanes);
+        let stamping = Kept::of(&pool, of_stamps.lanes).within(STAMP_MAX);
         Self {
             orders: start(of_orders, move |wanted| {
                 let kept = reading.clone();
@@ -76,7 +80,7 @@ impl Reader {
     }
 
     /// How the order's row stands now. What was read of it before is still true if it had the same stamp, and it is
-    /// much cheaper to learn than to read it again.
+    /// much cheaper to learn than to read it again; who does not learn it within a second reads it.
     ///
     /// # Errors
     /// When Postgres fails.

@@ -47,6 +47,9 @@ pub struct Swept {
     pub heirs: u64,
     /// Orders that could not be given one now: the next sweep tries again.
     pub failed: u64,
+    /// Refunds and returns that begin anew.
+    #[serde(default)]
+    pub anew: u64,
 }
 
 /// Input of a reconciliation. Empty today.

@@ -56,7 +56,7 @@ pub(super) async fn hear(ctx: &Ctx, event: ShipmentEvent) {
         (K::Cancelled, F::Pending | F::Booked) => {
             settle(ctx, id, F::Cancelled, OrderEvent::ShipmentCancelled { shipment_id: id });
             void_rest(ctx).await;
-            unwind::release_stock(ctx, Some(vec![id])).await;
+            unwind::release_stopped(ctx, vec![id]).await;
         }
         _ => {}
     }

@@ -8,8 +8,8 @@
 
 use super::Ctx;
 
-/// The edition that orders begin in now. 0 is release 0.1.0; it rises by one with a release that has changes.
-pub(crate) const EDITION: u32 = 1;
+/// The edition that orders begin in now. 0 is release 0.1.0; it rises with changes that histories are there without.
+pub(crate) const EDITION: u32 = 2;
 
 /// A cancel undoes what a lost workflow task may have done, too.
 pub(crate) const LOST_TASKS_ARE_UNDONE: Change = Change { name: "lost-tasks-are-undone", since: 1 };
@@ -38,6 +38,9 @@ pub(crate) const REST_IS_VOIDED: Change = Change { name: "rest-is-voided", since
 
 /// An heir does not take what an operator wrote off before it.
 pub(crate) const SKIPPED_STAYS_SKIPPED: Change = Change { name: "skipped-stays-skipped", since: 1 };
+
+/// A shipment that takes over what is left of another is in the history before it has a label.
+pub(crate) const SUCCESSORS_ARE_RECORDED: Change = Change { name: "successors-are-recorded", since: 2 };
 
 /// Whether this order goes the new way.
 pub(crate) fn has(ctx: &Ctx, change: Change) -> bool {

@@ -227,7 +227,10 @@ async fn stop_open(ctx: &Ctx) -> Result<(), Stop> {
     if !stopped.is_empty() {
         // An heir may not know of every shipment that took over what was left of another.
         let everything = !open && ctx.state(|s| s.input.inherits);
-        unwind::release_stock(ctx, (!everything).then_some(stopped)).await;
+        match everything {
+            true => unwind::release_stock(ctx, None).await,
+            false => unwind::release_stopped(ctx, stopped).await,
+        }
     }
     go(ctx, if left { OrderStatus::PartiallyShipped } else { OrderStatus::Fulfilling });
     roll_up(ctx);

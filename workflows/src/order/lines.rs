@@ -2,7 +2,7 @@
 //! change: between its steps, and while it waits for a person or a carrier.
 
 use super::{
-    Ctx, OrderWorkflow,
+    Ctx, OrderWorkflow, changes,
     fulfil::may_have_label,
     note,
     step::{self, Mode, Step},
@@ -111,7 +111,7 @@ pub(crate) async fn cancel_due(ctx: &Ctx) -> bool {
 /// order's last capture.
 async fn cancel(ctx: &Ctx, Due { lines, reason }: Due) {
     let before = ctx.state(|s| s.state.clone());
-    let mut stopped = Vec::new();
+    let (mut stopped, mut replaced) = (Vec::new(), false);
     for shipment in before.shipments.iter().filter(|shipment| shipment.would_lose(&lines)) {
         let id = shipment.id;
         if may_have_label(ctx, id) && unwind::cancel_label(ctx, id).await != LabelCancellation::Cancelled {
@@ -120,6 +120,7 @@ async fn cancel(ctx: &Ctx, Due { lines, reason }: Due) {
         }
         if let Some(left) = shipment.without(&lines) {
             replace(ctx, id, &left).await;
+            replaced = true;
         }
         ctx.state_mut(|s| {
             s.state.drop_lines(id, &lines);
@@ -134,6 +135,10 @@ async fn cancel(ctx: &Ctx, Due { lines, reason }: Due) {
         }
         s.refuse_lines(lines.into_iter().filter(|line| s.state.open_pieces(*line) > 0).collect());
     });
+    // Were this forgotten after the successor has a label, a cancel that comes meanwhile would not know of it.
+    if replaced && changes::has(ctx, changes::SUCCESSORS_ARE_RECORDED) {
+        step::record(ctx).await;
+    }
     if !stopped.is_empty() {
         // What is left of them is not theirs any more.
         unwind::release_stock(ctx, Some(stopped)).await;

@@ -211,7 +211,11 @@ impl OrderWorkflow {
             Err(problem) => return self.ignore("operate", problem),
         };
         match self.may_operate(&operation) {
-            Ok(()) => self.operate(Operation { actor: operator::ACTOR_TEMPORAL.to_owned(), ..operation }),
+            Ok(()) => self.operate(Operation {
+                actor: operator::ACTOR_TEMPORAL.to_owned(),
+                request: None,
+                ..operation
+            }),
             Err(problem) => self.ignore("operate", problem.to_string()),
         }
     }

@@ -93,12 +93,23 @@ pub(crate) async fn void_authorization(ctx: &Ctx) {
     });
 }
 
+/// Frees stock of shipments that are stopped, and of what a workflow task that was lost may have put in their place.
+pub(crate) async fn release_stopped(ctx: &Ctx, stopped: Vec<ShipmentId>) {
+    let count = stopped.len();
+    let all = stopped.into_iter().flat_map(|id| [id, id.successor()]).collect();
+    release(ctx, Some(all), count).await;
+}
+
 /// Frees stock that is held: of these shipments, or all of it.
 pub(crate) async fn release_stock(ctx: &Ctx, shipments: Option<Vec<ShipmentId>>) {
     let count = shipments.as_ref().map_or_else(
         || ctx.state(|s| s.state.shipments.iter().filter(|sh| !sh.has_left()).count()),
         Vec::len,
     );
+    release(ctx, shipments, count).await;
+}
+
+async fn release(ctx: &Ctx, shipments: Option<Vec<ShipmentId>>, count: usize) {
     let input = ctx.state(|s| ReleaseInput { order_id: s.input.order_id, shipments });
     let step = undo_step("release_stock", names::QUEUE_ORDERS, None);
     let by_hand = |operation: &Operation| match operation.action {
