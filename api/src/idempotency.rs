@@ -26,10 +26,7 @@ where
 {
     let task = run(app.clone(), order, request, handler).instrument(tracing::Span::current());
     // It keeps its place among the requests under way, also if its client hangs up: it is work like any other.
-    let task = match SERVED.try_with(Clone::clone) {
-        Ok(served) => app.tasks.spawn(SERVED.scope(served, task)),
-        Err(_) => app.tasks.spawn(task),
-    };
+    let task = app.tasks.spawn(SERVED.scope(SERVED.get(), task));
     task.await.unwrap_or_else(|_| Problem::internal().into_response())
 }
 

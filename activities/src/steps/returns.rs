@@ -17,7 +17,7 @@ pub(crate) async fn expect(steps: &OrderSteps, input: &ReturnRef) -> Result<Retu
     let record = find(steps, input.return_id).await?;
     returns::mark_started(&steps.pool, record.id).await?;
     let received = record.state != ReturnState::Awaiting;
-    // Of a workflow that begins anew a part is over.
+    // Of a workflow that begins anew a part is over, or all of it.
     let waited = jiff::Timestamp::now().duration_since(record.created_at).as_secs();
     let wait_seconds = steps.waits.return_seconds.saturating_sub(waited.max(0).unsigned_abs());
     Ok(ReturnExpected { wait_seconds, received })

@@ -5,10 +5,11 @@ use crate::{
         AT_ONCE, at_the_provider, closed, completed, paid_with, receipt, refunded, returning, settles,
     },
     books::*,
+    people::needs,
     support::*,
 };
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use waybill_dev::{
     sim::{Fault, Route, Rule},
     stack::{Stack, StackBuilder},
@@ -300,7 +301,7 @@ async fn a_terminated_refund_and_a_terminated_return_begin_anew() {
     let refund = refunded(&stack, &paid, 500).await;
     settles(&stack, &paid, &refund, "pending").await;
     terminate_workflow(&format!("refund:{refund}")).await;
-    let sold = completed(&stack, &order_with(|_| {})).await;
+    let sold = completed(&stack, &order(&[("SHOE-42-BLK", 2)])).await;
     let lines = json!([{"line": 0, "quantity": 1}]);
     let back = returning(&stack, &sold, lines).await;
     let workflow = format!("return:{back}");
@@ -310,6 +311,19 @@ async fn a_terminated_refund_and_a_terminated_return_begin_anew() {
     };
     until("the return has a workflow", asked).await;
     terminate_workflow(&workflow).await;
+
+    // Another one, whose deadline is over when it begins anew.
+    let late = returning(&stack, &sold, json!([{"line": 0, "quantity": 1}])).await;
+    let workflow_of_late = format!("return:{late}");
+    let asked = || async {
+        let query = format!("WorkflowId = '{workflow_of_late}'");
+        temporal(&["workflow", "list", "--query", &query]).await.contains(&workflow_of_late).then_some(())
+    };
+    until("the other return has a workflow", asked).await;
+    terminate_workflow(&workflow_of_late).await;
+    let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
+    let long_ago = "update returns set created_at = now() - interval '1 year' where id = $1::uuid";
+    sqlx::query(long_ago).bind(&late).execute(&pool).await.unwrap();
 
     // Whatever is said now, nobody hears it.
     let settle = format!("{}/_sim/refunds/{}/settle", stack.payments.url(), at_the_provider(&stack, &refund));
@@ -335,6 +349,11 @@ async fn a_terminated_refund_and_a_terminated_return_begin_anew() {
     assert_eq!(at_provider(&stack, &paid).2, 500, "it was refunded once");
     let back = closed(&stack, &back).await;
     assert_eq!(back["refunds"].as_array().unwrap().len(), 1, "{back:#}");
+    needs(&stack, &sold, "return_overdue").await;
+    // What ended long before the workflow that is open now is no reason to begin anew.
+    let ended = [(late.parse().unwrap(), SystemTime::now() - Duration::from_secs(3_600))];
+    let none = waybill_store::housekeeping::start_anew(&pool, &[], &ended, Duration::ZERO).await.unwrap();
+    assert_eq!(none, 0, "it was ended before the present one began");
 
     // They came to their end, and nothing begins any more.
     let after = of_both().await;
