@@ -16,6 +16,10 @@ use waybill_store::{
 /// The longest wait: below what proxies and clients usually allow a request.
 const WAIT_MAX: Duration = Duration::from_secs(30);
 
+/// How long a change is waited for that was just recorded, where the client does not say: a workflow task or two. So the
+/// answer usually has it.
+pub(crate) const CHANGE_MAX: Duration = Duration::from_secs(1);
+
 /// How long the client would wait, if it said so.
 pub(crate) fn preference(headers: &HeaderMap) -> Option<Duration> {
     headers

@@ -120,6 +120,9 @@ pub enum OrderEvent {
     Released { shipments: usize },
     #[serde(rename = "stock.gone")]
     Gone { shipment_id: ShipmentId, missing: Vec<Pieces> },
+    /// The order passed through a status in which nothing else happened.
+    #[serde(rename = "order.status_changed")]
+    StatusChanged {},
     #[serde(rename = "order.cancelled")]
     Cancelled { reason: String },
     #[serde(rename = "order.rejected")]
@@ -130,6 +133,40 @@ pub enum OrderEvent {
     AttentionRaised { reason: AttentionReason, step: String },
     #[serde(rename = "attention.cleared")]
     AttentionCleared { reason: AttentionReason },
+}
+
+impl OrderEvent {
+    /// What names this event among all of its order's, if it can happen to an order, or to one of its shipments, only
+    /// once. A workflow that goes on from what the read model has does not report it again.
+    pub fn fact_key(&self) -> Option<String> {
+        use OrderEvent::*;
+        Some(match self {
+            Received {} => "order.received".into(),
+            Reserved { .. } => "stock.reserved".into(),
+            Short { .. } => "stock.short".into(),
+            AwaitingCustomer { .. } => "order.awaiting_customer".into(),
+            Amended { .. } => "order.amended".into(),
+            Authorizing { .. } => "payment.authorizing".into(),
+            Authorized { .. } => "payment.authorized".into(),
+            ActionRequired {} => "payment.action_required".into(),
+            Screened { .. } => "risk.screened".into(),
+            InReview { .. } => "order.in_review".into(),
+            Decided { .. } => "order.decided".into(),
+            Confirmed {} => "order.confirmed".into(),
+            Booked { shipment_id, .. } => format!("shipment.booked:{shipment_id}"),
+            HandedOver { shipment_id } => format!("shipment.handed_over:{shipment_id}"),
+            Captured { shipment_id, .. } => format!("payment.captured:{shipment_id}"),
+            Delivered { shipment_id } => format!("shipment.delivered:{shipment_id}"),
+            Lost { shipment_id } => format!("shipment.lost:{shipment_id}"),
+            Returned { shipment_id } => format!("shipment.returned:{shipment_id}"),
+            ShipmentCancelled { shipment_id } => format!("shipment.cancelled:{shipment_id}"),
+            CancelRequested { reason, source, lines } => {
+                format!("cancellation.requested:{source}:{lines:?}:{reason}")
+            }
+            Completed { .. } | Cancelled { .. } | Rejected { .. } | Expired { .. } => "end".into(),
+            _ => return None,
+        })
+    }
 }
 
 /// Pieces of one line.

@@ -181,6 +181,11 @@ impl OrderStatus {
         self.next().is_empty()
     }
 
+    /// The statuses that nothing follows.
+    pub fn terminal() -> impl Iterator<Item = Self> {
+        Self::ALL.iter().copied().filter(|status| status.is_terminal())
+    }
+
     /// Whether somebody who waits for the order's fate has an answer: it is confirmed or later, ended, or needs a
     /// person.
     pub fn is_settled(self) -> bool {

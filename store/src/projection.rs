@@ -18,20 +18,40 @@ const WORKFLOW: &str = "order";
 
 /// What a projection did.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Applied {
-    /// The number of the last of the entries: what the next ones are told behind.
-    pub version: i64,
-    /// The statuses that the order entered; none at all if it was a repetition, and nothing was written.
-    pub entered: Option<Vec<OrderStatus>>,
+pub enum Applied {
+    /// The entries, or those of them that were missing, were appended.
+    Appended {
+        /// The number of the last of the entries: the next projection builds on it.
+        version: i64,
+        /// The statuses that the order entered.
+        entered: Vec<OrderStatus>,
+    },
+    /// The entries were there already, and nothing was written.
+    Repeated {
+        /// As in [`Applied::Appended`].
+        version: i64,
+    },
+    /// The order's workflow wrote something else behind `base_version`, and nothing was written: a workflow task that
+    /// was lost after its projection, and took another way when it ran again. What is there may have been seen, so it
+    /// stays; the workflow has to go on from it.
+    Conflict,
 }
 
-/// Appends entries and takes over the state, once. `base_version` is what the workflow last knew.
+impl Applied {
+    /// The version that the next projection builds on; none after a conflict.
+    pub fn version(&self) -> Option<i64> {
+        match self {
+            Self::Appended { version, .. } | Self::Repeated { version } => Some(*version),
+            Self::Conflict => None,
+        }
+    }
+}
+
+/// Appends entries and takes over the state, once. `base_version` is the version that the workflow last knew.
 ///
-/// What was told before is not told again: entries behind `base_version` that are already there are skipped, so a
-/// repetition writes nothing and answers as before. They can also be the beginning of another story: a workflow task
-/// that was lost after its projection, and took another way when it was run again. Then the rest is appended behind
-/// what is there: the workflow is the only writer, so what it says last is right, and nothing that a reader may have
-/// seen is taken back.
+/// Entries of the workflow that are already there behind `base_version` are skipped, so a repetition writes nothing and
+/// gets the same answer. If the timeline goes on differently there, nothing is written ([`Applied::Conflict`]): a status
+/// that a reader may have seen is never taken back, and no fact is written twice.
 ///
 /// # Errors
 /// When Postgres fails, or there is no such order.
@@ -48,23 +68,27 @@ pub async fn apply(
         .fetch_optional(&mut *tx)
         .await?
         .ok_or(StoreError::Database(sqlx::Error::RowNotFound))?;
-    let (version, status_before) = (before.version, before.status);
-    let (told, last) = if version > base_version {
-        told(&mut tx, id, base_version, &rows).await?
+    let written = if before.version > base_version {
+        written_behind(&mut tx, id, base_version, rows.len()).await?
     } else {
-        (0, base_version)
+        Vec::new()
     };
-    if told == rows.len() {
-        // Not the order's version: what a lost task told after this has to be found again behind it.
-        return Ok(Applied { version: last, entered: None });
+    let same = written.iter().zip(&rows).take_while(|(there, row)| there.is(row)).count();
+    if same == rows.len() {
+        // Not the order's version: what a lost task wrote after this has to be found again behind it.
+        let version = same.checked_sub(1).map_or(base_version, |last| written[last].seq);
+        return Ok(Applied::Repeated { version });
     }
-    let rest = Change { base_version: version, entries: &entries[told..], id, state };
+    if same < written.len() {
+        return Ok(Applied::Conflict);
+    }
+    let rest = Change { base_version: before.version, entries: &entries[same..], id, state };
     if write(&mut *tx, &[rest]).await?.is_empty() {
-        // Its row is locked, and its version was just read.
-        return Err(StoreError::Database(sqlx::Error::RowNotFound));
+        // Its row is locked and its version was just read, so the order has ended, and otherwise.
+        return Ok(Applied::Conflict);
     }
     tx.commit().await?;
-    Ok(rest.applied(&status_before))
+    Ok(rest.applied(&before.status))
 }
 
 /// What is told of one order.
@@ -91,7 +115,7 @@ impl Change<'_> {
         if entered.first().is_some_and(|first| first.as_str() == status_before) {
             entered.remove(0);
         }
-        Applied { version: self.version(), entered: Some(entered) }
+        Applied::Appended { version: self.version(), entered }
     }
 }
 
@@ -108,13 +132,15 @@ pub async fn apply_all(db: impl PgExecutor<'_>, changes: &[Change<'_>]) -> Resul
     Ok(changes.iter().map(|c| written.get(&c.id).map(|status_before| c.applied(status_before))).collect())
 }
 
-/// Writes the changes whose base is their order's version, and gives those orders with their status before.
+/// Writes the changes whose base is their order's version, and gives those orders with their status before. The status
+/// of an order that has ended stays: a change that has another one is not written.
 ///
 /// The rows are locked one by one in the order of their ids, as by all who take several, so that no two wait for each
 /// other. What is compared is the version of the locked row. `offset 0` keeps the look-up by key apart from the
 /// comparison: the planner then expects few orders, and updates them by key too, while it knows nothing of the table.
 async fn write(executor: impl PgExecutor<'_>, changes: &[Change<'_>]) -> Result<BTreeMap<OrderId, String>> {
     let told: Vec<Told<'_>> = changes.iter().map(Told::new).collect::<Result<_>>()?;
+    let terminal: Vec<String> = OrderStatus::terminal().map(|status| status.as_str().to_owned()).collect();
     let written = sqlx::query!(
         r#"with change as (
              select * from jsonb_to_recordset($1) as c (id uuid, base_version bigint, version bigint, status text,
@@ -125,6 +151,7 @@ async fn write(executor: impl PgExecutor<'_>, changes: &[Change<'_>]) -> Result<
              select c.*, o.status_before from change c cross join lateral (
                select status as status_before, version from orders where orders.id = c.id offset 0 for update
              ) o where o.version = c.base_version
+               and (o.status_before = c.status or o.status_before <> all ($2))
            ), told as (
              insert into order_events (order_id, seq, type, status, data)
              select l.id, l.base_version + e.n, e.entry ->> 'kind', e.entry ->> 'status', e.entry -> 'data'
@@ -138,7 +165,8 @@ async fn write(executor: impl PgExecutor<'_>, changes: &[Change<'_>]) -> Result<
              from locked l where o.id = l.id
            )
            select id as "id!", status_before as "status_before!" from locked"#,
-        Json(&told) as _
+        Json(&told) as _,
+        &terminal
     )
     .fetch_all(executor)
     .await?;
@@ -227,22 +255,64 @@ fn length(entries: usize) -> i64 {
     i64::try_from(entries).unwrap_or(i64::MAX)
 }
 
-/// How many of the entries, from the first on, are there already, and the number of the last of them.
-async fn told(tx: &mut PgConnection, id: OrderId, base_version: i64, rows: &[Row]) -> Result<(usize, i64)> {
-    let there = sqlx::query!(
-        "select seq, type as kind, data from order_events where order_id = $1 and seq > $2 and writer = $3
-         order by seq limit $4",
+/// An entry of the order's workflow that is there.
+struct Written {
+    seq: i64,
+    kind: String,
+    status: String,
+    data: serde_json::Value,
+}
+
+impl Written {
+    fn is(&self, row: &Row) -> bool {
+        self.kind == row.kind && self.status == row.status && self.data == row.data
+    }
+}
+
+/// The first entries, up to `limit`, that the order's workflow wrote behind `base_version`.
+async fn written_behind(
+    tx: &mut PgConnection,
+    id: OrderId,
+    base_version: i64,
+    limit: usize,
+) -> Result<Vec<Written>> {
+    Ok(sqlx::query_as!(
+        Written,
+        "select seq, type as kind, status, data from order_events
+         where order_id = $1 and seq > $2 and writer = $3 order by seq limit $4",
         id.0,
         base_version,
         WORKFLOW,
-        length(rows.len())
+        length(limit)
     )
     .fetch_all(tx)
-    .await?;
-    let same =
-        there.iter().zip(rows).take_while(|(there, row)| there.kind == row.kind && there.data == row.data);
-    let told = same.count();
-    Ok((told, told.checked_sub(1).map_or(base_version, |last| there[last].seq)))
+    .await?)
+}
+
+/// What the order's workflow has written so far.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Whether anything of it lies behind the version that was asked about.
+    pub ahead: bool,
+    /// The keys of what can happen once ([`OrderEvent::fact_key`]).
+    pub keys: Vec<String>,
+}
+
+/// What the order's workflow has written to the timeline up to `version`, and whether any of it lies behind
+/// `base_version`.
+///
+/// # Errors
+/// When Postgres fails, or an entry can't be read.
+pub async fn facts(pool: &PgPool, id: OrderId, base_version: i64, version: i64) -> Result<Facts> {
+    let written = written_behind(&mut *pool.acquire().await?, id, 0, usize::MAX).await?;
+    let mut facts = Facts::default();
+    for entry in written.into_iter().filter(|entry| entry.seq <= version) {
+        facts.ahead |= entry.seq > base_version;
+        let event = serde_json::json!({"type": entry.kind, "data": entry.data});
+        let event: OrderEvent = parse("an event", serde_json::from_value(event))?;
+        facts.keys.extend(event.fact_key());
+    }
+    Ok(facts)
 }
 
 /// A change as the statement takes it. Empty lists are null, as they are in the order's row.

@@ -5,15 +5,11 @@ use crate::{
     Result,
     group::{Gather, Group, Limits},
     kept::Kept,
-    no_answer,
     projection::{self, Applied, Change},
     reservations::{self, Reserved},
 };
 use sqlx::{PgConnection, PgPool};
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::sync::Arc;
 use waybill_domain::{
     event::Entry,
     ids::{OrderId, ShipmentId},
@@ -27,11 +23,6 @@ const ITEMS_MAX: usize = 50;
 const PROJECTION_LANES: usize = 2;
 /// Two groups that want the same SKUs would only wait for each other's locks, each with a connection of its own.
 const STOCK_LANES: usize = 1;
-
-/// What has not been sent to Postgres after this long is not told any more: as long as the first attempt of the step that
-/// tells it may take. By then the workflow may have gone on elsewhere, and what a frozen worker tells when it comes to
-/// itself would be taken for the latest.
-const TELLING_MAX: Duration = Duration::from_secs(5);
 
 /// Takes what callers have to write, each for one order, and writes it together with what others have.
 #[derive(Debug, Clone)]
@@ -49,17 +40,12 @@ struct Telling {
     base_version: i64,
     entries: Vec<Entry>,
     state: OrderState,
-    since: Instant,
 }
 
 impl Telling {
     fn change(&self) -> Change<'_> {
         let Self { order, base_version, entries, state, .. } = self;
         Change { id: *order, base_version: *base_version, entries, state }
-    }
-
-    fn is_late(&self) -> bool {
-        self.since.elapsed() > TELLING_MAX
     }
 }
 
@@ -116,16 +102,10 @@ impl Writers {
         entries: &[Entry],
         state: &OrderState,
     ) -> Result<Applied> {
-        let telling = Arc::new(Telling {
-            order,
-            base_version,
-            entries: entries.to_vec(),
-            state: state.clone(),
-            since: Instant::now(),
-        });
-        match self.projections.write(telling.clone()).await? {
+        let telling =
+            Arc::new(Telling { order, base_version, entries: entries.to_vec(), state: state.clone() });
+        match self.projections.write(telling).await? {
             Some(applied) => Ok(applied),
-            None if telling.is_late() => Err(no_answer().into()),
             None => projection::apply(&self.pool, order, base_version, entries, state).await,
         }
     }
@@ -148,11 +128,8 @@ impl Writers {
 }
 
 async fn project_all(db: &mut PgConnection, tellings: Vec<Arc<Telling>>) -> Result<Vec<Option<Applied>>> {
-    let in_time: Vec<_> = tellings.iter().map(|telling| !telling.is_late()).collect();
-    let changes = tellings.iter().zip(&in_time).filter(|(_, in_time)| **in_time);
-    let changes: Vec<Change<'_>> = changes.map(|(telling, _)| telling.change()).collect();
-    let mut applied = projection::apply_all(db, &changes).await?.into_iter();
-    Ok(in_time.into_iter().map(|in_time| in_time.then(|| applied.next().flatten()).flatten()).collect())
+    let changes: Vec<Change<'_>> = tellings.iter().map(|telling| telling.change()).collect();
+    projection::apply_all(db, &changes).await
 }
 
 async fn hand_over_all(db: &mut PgConnection, pairs: Vec<(OrderId, ShipmentId)>) -> Result<Vec<()>> {

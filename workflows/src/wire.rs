@@ -49,6 +49,14 @@ pub struct Inheritance {
     /// As in [`Beginning`].
     #[serde(default)]
     pub edition: u32,
+    /// Whether the order's workflow has written to the timeline behind [`Beginning::version`]; earlier releases did not
+    /// say.
+    #[serde(default)]
+    pub ahead: Option<bool>,
+    /// The keys of what the order's workflow has reported and can happen only once
+    /// ([`waybill_domain::event::OrderEvent::fact_key`]).
+    #[serde(default)]
+    pub facts: Vec<String>,
 }
 
 /// How an order's workflow ends.
@@ -76,6 +84,9 @@ pub struct Beginning {
     /// `order/changes.rs`.
     #[serde(default)]
     pub edition: u32,
+    /// Of `inherit`: the version that the workflow knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<i64>,
 }
 
 /// Output of `reserve`: what the workflow must know about the order, and what is set aside for it.
@@ -241,8 +252,11 @@ pub struct Projection {
 /// Output of `project`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Projected {
-    /// The order's version now.
+    /// What the next projection builds on.
     pub version: i64,
+    /// Whether the timeline goes on differently behind `base_version`, so that nothing was written.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub conflict: bool,
 }
 
 /// Who asks to cancel what, and why.

@@ -3,7 +3,11 @@
 use super::{hold, order};
 use crate::{OrderSteps, retry::StepFailure};
 use waybill_domain::risk;
-use waybill_store::{inbox, payments, risk as decisions};
+use waybill_store::{
+    inbox, payments,
+    projection::{self, Applied},
+    risk as decisions,
+};
 use waybill_workflows::wire::{Beginning, Inheritance, OrderRef, Projected, Projection, Screening};
 
 pub(crate) async fn screen(steps: &OrderSteps, input: &OrderRef) -> Result<Screening, StepFailure> {
@@ -20,20 +24,24 @@ pub(crate) async fn screen(steps: &OrderSteps, input: &OrderRef) -> Result<Scree
 pub(crate) async fn project(steps: &OrderSteps, input: &Projection) -> Result<Projected, StepFailure> {
     let Projection { order_id, base_version, entries, state } = input;
     let applied = steps.writers.project(*order_id, *base_version, entries, state).await?;
-    if let Some(entered) = applied.entered {
-        steps.metrics.projected(&entered, entries);
+    if let Applied::Appended { entered, .. } = &applied {
+        steps.metrics.projected(entered, entries);
         steps.notifier.changed(*order_id);
     }
-    Ok(Projected { version: applied.version })
+    let version = applied.version();
+    Ok(Projected { version: version.unwrap_or(*base_version), conflict: version.is_none() })
 }
 
 pub(crate) async fn inherit(steps: &OrderSteps, input: &Beginning) -> Result<Inheritance, StepFailure> {
     let order = order(steps, input.order_id).await?;
+    let known = input.version.unwrap_or_default();
+    let facts = projection::facts(&steps.pool, input.order_id, known, order.version).await?;
     let said = inbox::said(&steps.pool, input.order_id, "shipment_event").await?;
     // One that can't be read was ignored by the workflow that ended, too.
     let events = said.into_iter().filter_map(|payload| serde_json::from_value(payload).ok()).collect();
     let holds = payments::holds(&steps.pool, input.order_id).await?;
     let hold = holds.last().map(|hold| hold::describe(hold, steps.waits.renew_before_seconds));
     let (state, version) = (order.state, order.version);
-    Ok(Inheritance { state, version, events, hold, edition: input.edition })
+    let (ahead, facts) = (Some(facts.ahead), facts.keys);
+    Ok(Inheritance { state, version, events, hold, edition: input.edition, ahead, facts })
 }

@@ -7,6 +7,7 @@ use crate::{
     idempotency::once,
     problem::Problem,
     state::App,
+    wait,
 };
 use axum::{
     extract::State,
@@ -14,7 +15,7 @@ use axum::{
     response::Response,
 };
 use serde::Deserialize;
-use waybill_domain::ids::OrderId;
+use waybill_domain::{ids::OrderId, state::OrderState, status::OrderStatus};
 use waybill_store::keys::Scope;
 use waybill_workflows::wire::{Acceptance, Amendment};
 
@@ -48,10 +49,12 @@ pub(crate) async fn handler(
         if order.state.status.is_terminal() {
             return Err(Problem::wrong_state(id, order.state.status, "the order has ended"));
         }
+        let changes = app.changes.subscribe();
         if let Err(error) = app.engine.amend(id, update_id, Amendment { accept: body.accept }).await {
             return Err(super::refusal(&app, caller.merchant_id, id, error).await);
         }
-        let order = super::find(&app, caller.merchant_id, id).await?;
+        let amended = |state: &OrderState| state.status != OrderStatus::AwaitingCustomer;
+        let order = wait::for_order(&app, id, wait::CHANGE_MAX, changes, amended).await?;
         Ok((StatusCode::ACCEPTED, view::value(&order)))
     };
     Ok(once(&app, id, request, task).await)

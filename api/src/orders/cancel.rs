@@ -68,7 +68,7 @@ pub(crate) async fn handler(
         return Ok(Json(answer(plan(&order, lines.as_ref())?, &order)).into_response());
     }
     let key = super::request_key(caller.merchant_id, ROUTE, key?.0, id, &fingerprint);
-    let limit = wait::preference(&headers).unwrap_or_default();
+    let limit = wait::preference(&headers).unwrap_or(wait::CHANGE_MAX);
     let request = CancelRequest {
         reason: body.reason,
         source: String::new(),

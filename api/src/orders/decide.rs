@@ -7,10 +7,11 @@ use crate::{
     idempotency::once,
     problem::Problem,
     state::App,
+    wait,
 };
 use axum::{extract::State, http::StatusCode, response::Response};
 use serde::Deserialize;
-use waybill_domain::ids::OrderId;
+use waybill_domain::{ids::OrderId, state::OrderState, status::OrderStatus};
 use waybill_store::keys::Scope;
 use waybill_workflows::wire::{Decision, Verdict};
 
@@ -43,11 +44,13 @@ pub(crate) async fn handler(
         if order.state.status.is_terminal() {
             return Err(Problem::wrong_state(id, order.state.status, "the order has ended"));
         }
+        let changes = app.changes.subscribe();
         let decision = Decision { decision: body.decision, reason: body.reason };
         if let Err(error) = app.engine.decide(id, update_id, decision).await {
             return Err(super::refusal(&app, caller.merchant_id, id, error).await);
         }
-        let order = super::find(&app, caller.merchant_id, id).await?;
+        let decided = |state: &OrderState| state.status != OrderStatus::InReview;
+        let order = wait::for_order(&app, id, wait::CHANGE_MAX, changes, decided).await?;
         Ok((StatusCode::ACCEPTED, view::value(&order)))
     };
     Ok(once(&app, id, request, task).await)

@@ -204,7 +204,8 @@ async fn tell(writers: Writers, order: OrderId, steps: u64) -> Vec<i64> {
     let (mut base, mut versions) = (1, Vec::new());
     for step in 0..steps {
         let state = OrderState { status: OrderStatus::InReview, ..OrderState::received(&[]) };
-        base = writers.project(order, base, &step_entries(step), &state).await.unwrap().version;
+        let applied = writers.project(order, base, &step_entries(step), &state).await.unwrap();
+        base = applied.version().unwrap();
         versions.push(base);
     }
     versions

@@ -10,6 +10,7 @@ mod books;
 mod carrier;
 mod connections;
 mod contradictions;
+mod endings;
 mod groups;
 mod heirs;
 mod holds;

@@ -1,25 +1,43 @@
-//! The read model, told twice: what a lost workflow task told is there, and its repetition adds nothing.
+//! The read model is written once, whatever a repeated workflow task writes, and what readers saw is never taken back.
 
 use crate::support::{builder, kinds, order_with, place};
+use waybill_dev::stack::Stack;
 use waybill_domain::{
     event::{Entry, OrderEvent},
     ids::OrderId,
     state::OrderState,
     status::OrderStatus,
 };
-use waybill_store::projection;
+use waybill_store::projection::{self, Applied};
 
 fn entry(event: OrderEvent, status: OrderStatus) -> Entry {
     Entry { event, status }
 }
 
-#[tokio::test]
-async fn what_a_lost_task_told_in_several_writes_is_told_once() {
+/// An order without a worker, whose workflow is played by the test.
+async fn order_to_project() -> (Stack, waybill_store::PgPool, OrderId) {
     let stack = builder().await.worker(false).start().await.unwrap();
     let id = place(&stack.client, &order_with(|_| {})).await;
-    let order: OrderId = id.parse().unwrap();
     let pool = waybill_store::connect(&stack.database_url, 2).unwrap();
-    let state = OrderState::received(&[]);
+    (stack, pool, id.parse().unwrap())
+}
+
+fn rejected() -> Entry {
+    entry(OrderEvent::Rejected { reason: "out_of_stock".into() }, OrderStatus::Rejected)
+}
+
+fn cancelled() -> Entry {
+    entry(OrderEvent::Cancelled { reason: "changed my mind".into() }, OrderStatus::Cancelled)
+}
+
+fn in_status(status: OrderStatus) -> OrderState {
+    OrderState { status, ..OrderState::received(&[]) }
+}
+
+#[tokio::test]
+async fn repeated_task_writes_each_entry_once() {
+    let (stack, pool, order) = order_to_project().await;
+    let state = in_status(OrderStatus::Shipped);
     let writes = [
         vec![entry(OrderEvent::ActionRequired {}, OrderStatus::Authorizing)],
         vec![entry(OrderEvent::Confirmed {}, OrderStatus::Confirmed)],
@@ -32,13 +50,56 @@ async fn what_a_lost_task_told_in_several_writes_is_told_once() {
     for lost_after in [2, 3] {
         let mut base = 1;
         for write in &writes[..lost_after] {
-            base = projection::apply(&pool, order, base, write, &state).await.unwrap().version;
+            let applied = projection::apply(&pool, order, base, write, &state).await.unwrap();
+            base = applied.version().unwrap();
         }
     }
-    let told = kinds(&stack.client, &id).await;
+    let told = kinds(&stack.client, &order.to_string()).await;
     assert_eq!(
         told,
         ["order.received", "payment.action_required", "order.confirmed", "cancellation.refused"]
     );
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn different_entries_behind_the_base_are_a_conflict() {
+    let (stack, pool, order) = order_to_project().await;
+    let reserving = entry(OrderEvent::Short { short: Vec::new() }, OrderStatus::Reserving);
+    let lost = [reserving.clone(), rejected()];
+    projection::apply(&pool, order, 1, &lost, &in_status(OrderStatus::Rejected)).await.unwrap();
+    let state = in_status(OrderStatus::Cancelled);
+    for again in [vec![cancelled()], vec![reserving, cancelled()]] {
+        let applied = projection::apply(&pool, order, 1, &again, &state).await.unwrap();
+        assert_eq!(applied, Applied::Conflict);
+    }
+    // The same event in another status is another entry.
+    let elsewhere = [entry(OrderEvent::Short { short: Vec::new() }, OrderStatus::AwaitingCustomer)];
+    let applied = projection::apply(&pool, order, 1, &elsewhere, &state).await.unwrap();
+    assert_eq!(applied, Applied::Conflict);
+    let id = order.to_string();
+    assert_eq!(kinds(&stack.client, &id).await, ["order.received", "stock.short", "order.rejected"]);
+    assert_eq!(stack.client.get(&id).await.unwrap().body["status"], "rejected");
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn terminal_status_is_final_for_any_writer() {
+    let (stack, pool, order) = order_to_project().await;
+    let end = [rejected()];
+    let ended = projection::apply(&pool, order, 1, &end, &in_status(OrderStatus::Rejected)).await;
+    let version = ended.unwrap().version().unwrap();
+    let state = in_status(OrderStatus::Cancelled);
+    let applied = projection::apply(&pool, order, version, &[cancelled()], &state).await.unwrap();
+    assert_eq!(applied, Applied::Conflict);
+    let entries = [cancelled()];
+    let change = projection::Change { id: order, base_version: version, entries: &entries, state: &state };
+    assert_eq!(projection::apply_all(&pool, &[change]).await.unwrap(), [None], "nor in a batch");
+    let late = [entry(
+        OrderEvent::CancelRefused { status: OrderStatus::Rejected, lines: None },
+        OrderStatus::Rejected,
+    )];
+    let applied = projection::apply(&pool, order, version, &late, &in_status(OrderStatus::Rejected)).await;
+    assert!(matches!(applied.unwrap(), Applied::Appended { .. }), "what happens after the end is reported");
     stack.stop().await;
 }

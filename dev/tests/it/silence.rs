@@ -6,19 +6,11 @@ use futures::FutureExt;
 use reqwest::Method;
 use serde_json::json;
 use sqlx::postgres::PgListener;
-use std::{
-    future::Future,
-    time::{Duration, Instant},
-};
+use std::{future::Future, time::Duration};
 use tokio::{io::copy_bidirectional, net::TcpListener, net::TcpStream, sync::watch, time::timeout};
 use url::Url;
 use waybill_dev::{client::new_key, stack::Stack};
-use waybill_domain::{
-    event::{Entry, OrderEvent},
-    ids::OrderId,
-    state::OrderState,
-    status::OrderStatus,
-};
+use waybill_domain::ids::OrderId;
 use waybill_store::{
     PgPool, connect,
     notify::{Change, Changes, Notifier},
@@ -278,36 +270,5 @@ async fn a_worker_that_is_frozen_in_a_transaction_keeps_no_locks() {
     let writers = Writers::start(&pool, true);
     until("the stock is reserved", || async { writers.reserve(id).await.ok().flatten() }).await;
     drop(tx);
-    stack.stop().await;
-}
-
-#[tokio::test]
-async fn what_a_frozen_worker_had_to_tell_is_not_told_late() {
-    let (stack, [first, second], look) = with_orders().await;
-    // One at a time, each alone.
-    let writers = Writers::start(&connect(&stack.database_url, 1).unwrap(), false);
-    let tell = |order| {
-        let writers = writers.clone();
-        let told = Entry { event: OrderEvent::Confirmed {}, status: OrderStatus::Confirmed };
-        let state = OrderState { status: OrderStatus::Confirmed, ..OrderState::received(&[]) };
-        tokio::spawn(async move { writers.project(order, 1, &[told], &state).await })
-    };
-    let mut row = look.begin().await.unwrap();
-    sqlx::query("select from orders where id = $1 for update")
-        .bind(first.0)
-        .execute(&mut *row)
-        .await
-        .unwrap();
-    let at_work = tell(first);
-    waits(&stack, "with change as%").await;
-    let (waiting, since) = (tell(second), Instant::now());
-    until("the second has waited for too long", || async {
-        (since.elapsed() > Duration::from_millis(5_500)).then_some(())
-    })
-    .await;
-    row.rollback().await.unwrap();
-    assert!(waiting.await.unwrap().is_err(), "the step fails, and is done again if it has to be");
-    at_work.await.unwrap().ok();
-    assert_eq!(kinds(&stack.client, &second.to_string()).await, ["order.received"]);
     stack.stop().await;
 }

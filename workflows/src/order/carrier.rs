@@ -15,8 +15,20 @@ use waybill_domain::{
     status::FulfilmentStatus,
 };
 
-/// Takes in one event. What changes nothing, because it is late or repeated, is left alone.
-pub(super) async fn hear(ctx: &Ctx, event: ShipmentEvent) {
+/// Processes the events that came in. One stays in the inbox until it is processed, and is processed again if the order
+/// restarts before that.
+pub(super) async fn hear_all(ctx: &Ctx) {
+    while let Some(event) = ctx.state(|s| s.inbox.front().cloned()) {
+        hear(ctx, event).await;
+        ctx.state_mut(|s| {
+            let event = s.inbox.pop_front();
+            s.unwritten.events.extend(event);
+        });
+    }
+}
+
+/// Processes one event. What changes nothing, because it is late or repeated, is left alone.
+async fn hear(ctx: &Ctx, event: ShipmentEvent) {
     use FulfilmentStatus as F;
     use ShipmentEventKind as K;
     let id = event.shipment_id;

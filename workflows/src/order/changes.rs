@@ -9,7 +9,7 @@
 use super::Ctx;
 
 /// The edition that orders begin in now. 0 is release 0.1.0; it rises with changes that histories are there without.
-pub(crate) const EDITION: u32 = 2;
+pub(crate) const EDITION: u32 = 3;
 
 /// A cancel undoes what a lost workflow task may have done, too.
 pub(crate) const LOST_TASKS_ARE_UNDONE: Change = Change { name: "lost-tasks-are-undone", since: 1 };
@@ -41,6 +41,10 @@ pub(crate) const SKIPPED_STAYS_SKIPPED: Change = Change { name: "skipped-stays-s
 
 /// A shipment that takes over what is left of another is in the history before it has a label.
 pub(crate) const SUCCESSORS_ARE_RECORDED: Change = Change { name: "successors-are-recorded", since: 2 };
+
+/// What a message changes for good is in the history before anybody can see it, and nothing that could be seen is taken
+/// back.
+pub(crate) const ONE_ENDING: Change = Change { name: "one-ending", since: 3 };
 
 /// Whether this order goes the new way.
 pub(crate) fn has(ctx: &Ctx, change: Change) -> bool {

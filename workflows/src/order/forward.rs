@@ -1,7 +1,7 @@
 //! The way to the promise: reserve, settle a shortage, authorize, screen, confirm.
 
 use super::{
-    Ctx, changes, go, hold, note, read_model,
+    Ctx, OrderWorkflow, changes, go, hold, note, read_model,
     step::{self, Mode, Step, StepError},
     unwind::{Stop, Undo},
     waiting::{Woken, check_cancel, wait},
@@ -31,10 +31,20 @@ fn stop(ctx: &Ctx, step: &str, error: StepError) -> Stop {
     }
 }
 
+/// Whether the order is in one of these statuses; a resumed order has the steps of others behind it.
+fn is_at(ctx: &Ctx, statuses: &[OrderStatus]) -> bool {
+    ctx.state(|s| statuses.contains(&s.state.status))
+}
+
 /// Sets stock aside and learns what the order is.
 pub(crate) async fn reserve(ctx: &Ctx) -> Result<(), Stop> {
     check_cancel(ctx)?;
-    go(ctx, OrderStatus::Reserving);
+    if !is_at(ctx, &[OrderStatus::Received, OrderStatus::Reserving]) {
+        return Ok(());
+    }
+    if is_at(ctx, &[OrderStatus::Received]) {
+        go(ctx, OrderStatus::Reserving);
+    }
     Undo::ReleaseStock.register(ctx);
     let step = Step {
         name: "reserve",
@@ -43,15 +53,21 @@ pub(crate) async fn reserve(ctx: &Ctx) -> Result<(), Stop> {
         attention: AttentionReason::StepFailing,
         shipment: None,
     };
-    let input = ctx.state(|s| Beginning { order_id: s.input.order_id, edition: changes::EDITION });
+    let input =
+        ctx.state(|s| Beginning { order_id: s.input.order_id, edition: changes::EDITION, version: None });
     let reservation = step::run(ctx, || OrderActivities::reserve, input, step, step::not_by_hand)
         .await
         .map_err(|e| stop(ctx, step.name, e))?;
     ctx.state_mut(|s| {
         let status = s.state.status;
-        s.state =
-            OrderState { status, attention: s.state.attention, ..OrderState::received(&reservation.lines) };
-        s.state.allocate(&reservation.allocation);
+        if s.state.shipments.is_empty() {
+            s.state = OrderState {
+                status,
+                attention: s.state.attention,
+                ..OrderState::received(&reservation.lines)
+            };
+            s.state.allocate(&reservation.allocation);
+        }
         if !reservation.allocation.shipments.is_empty() {
             let (shipments, short) =
                 (reservation.allocation.shipments.len(), reservation.allocation.short.clone());
@@ -65,8 +81,9 @@ pub(crate) async fn reserve(ctx: &Ctx) -> Result<(), Stop> {
 
 /// Decides what a shortage means, by the order's policy.
 pub(crate) async fn settle_shortage(ctx: &Ctx) -> Result<(), Stop> {
-    let Some(reservation) = ctx.state_mut(|s| s.reservation.take()) else { return Ok(()) };
-    if reservation.allocation.short.is_empty() {
+    let Some(reservation) = ctx.state(|s| s.reservation.clone()) else { return Ok(()) };
+    let settles = is_at(ctx, &[OrderStatus::Reserving, OrderStatus::AwaitingCustomer]);
+    if !settles || reservation.allocation.short.is_empty() {
         return Ok(());
     }
     note(ctx, OrderEvent::Short { short: reservation.allocation.short.clone() });
@@ -81,18 +98,19 @@ pub(crate) async fn settle_shortage(ctx: &Ctx) -> Result<(), Stop> {
 }
 
 async fn ask_customer(ctx: &Ctx, wait_seconds: u64) -> Result<(), Stop> {
-    go(ctx, OrderStatus::AwaitingCustomer);
-    note(ctx, OrderEvent::AwaitingCustomer { wait_seconds });
-    read_model::publish_status(ctx);
-    read_model::flush(ctx).await;
-    let limit = Some((Duration::from_secs(wait_seconds), "the customer's answer"));
+    if is_at(ctx, &[OrderStatus::Reserving]) {
+        go(ctx, OrderStatus::AwaitingCustomer);
+        show_wait(ctx, OrderEvent::AwaitingCustomer { wait_seconds }, wait_seconds).await;
+    }
+    let limit = Some((time_left(ctx), "the customer's answer"));
     let woken = wait(ctx, |s| s.amendment.is_some() || !s.state.is_short(), limit).await;
+    record_answer(ctx, |s| s.amendment.is_some()).await;
     check_cancel(ctx)?;
     if !ctx.state(|s| s.state.is_short()) {
         // The lines that were short have been cancelled: there is nothing to ask any more.
         return Ok(());
     }
-    match (woken, ctx.state_mut(|s| s.amendment.take())) {
+    match (woken, ctx.state(|s| s.amendment.clone())) {
         (_, Some(Amendment { accept: Acceptance::ShipAvailable })) => {
             note(ctx, OrderEvent::Amended { accept: "ship_available".into() });
             Ok(())
@@ -107,9 +125,42 @@ async fn ask_customer(ctx: &Ctx, wait_seconds: u64) -> Result<(), Stop> {
     }
 }
 
+/// Shows that an answer is waited for, and from when on: once that is in the history, since the answer may come as soon as
+/// it is seen.
+async fn show_wait(ctx: &Ctx, event: OrderEvent, wait_seconds: u64) {
+    note(ctx, event);
+    read_model::publish_status(ctx);
+    if changes::has(ctx, changes::ONE_ENDING) {
+        step::record(ctx).await;
+    }
+    read_model::flush(ctx).await;
+    let until = ctx.workflow_time().map(|now| now + Duration::from_secs(wait_seconds));
+    ctx.state_mut(|s| s.wait_until = until);
+}
+
+fn time_left(ctx: &Ctx) -> Duration {
+    let until = ctx.state(|s| s.wait_until).zip(ctx.workflow_time());
+    until.and_then(|(until, now)| until.duration_since(now).ok()).unwrap_or_default()
+}
+
+/// An answer that came as an update is in the history before it is acted on.
+async fn record_answer(ctx: &Ctx, is_there: impl Fn(&OrderWorkflow) -> bool) {
+    if ctx.state(is_there) && changes::has(ctx, changes::ONE_ENDING) {
+        step::record(ctx).await;
+    }
+}
+
 /// Holds the money. Not interruptible: whether money is held must be known before anything else is done.
 pub(crate) async fn authorize(ctx: &Ctx) -> Result<(), Stop> {
-    go(ctx, OrderStatus::Authorizing);
+    use OrderStatus::{Authorizing, AwaitingCustomer, Reserving};
+    if !is_at(ctx, &[Reserving, AwaitingCustomer, Authorizing]) {
+        return Ok(());
+    }
+    if !is_at(ctx, &[Authorizing]) {
+        go(ctx, Authorizing);
+    } else if ctx.state(|s| s.state.payment_status) == PaymentStatus::Authorized {
+        return Ok(());
+    }
     let input = ctx.state_mut(|s| {
         s.set_payment(PaymentStatus::Pending);
         let amount = s.state.open_amount();
@@ -176,6 +227,9 @@ async fn await_customer(ctx: &Ctx, wait_seconds: u64) -> Result<(), Stop> {
 
 /// Asks the risk rules, and a person where they say so.
 pub(crate) async fn screen(ctx: &Ctx) -> Result<(), Stop> {
+    if !is_at(ctx, &[OrderStatus::Authorizing, OrderStatus::InReview]) {
+        return Ok(());
+    }
     let step = Step {
         name: "screen",
         queue: names::QUEUE_ORDERS,
@@ -203,19 +257,16 @@ pub(crate) async fn screen(ctx: &Ctx) -> Result<(), Stop> {
 }
 
 async fn review(ctx: &Ctx, wait_seconds: u64) -> Result<(), Stop> {
-    go(ctx, OrderStatus::InReview);
-    note(ctx, OrderEvent::InReview { wait_seconds });
-    read_model::publish_status(ctx);
-    read_model::flush(ctx).await;
-    let deadline = ctx.workflow_time().map(|now| now + Duration::from_secs(wait_seconds));
+    if is_at(ctx, &[OrderStatus::Authorizing]) {
+        go(ctx, OrderStatus::InReview);
+        show_wait(ctx, OrderEvent::InReview { wait_seconds }, wait_seconds).await;
+    }
     let mut watch = hold::Watch::new();
     let woken = loop {
-        let left = deadline.zip(ctx.workflow_time()).map(|(end, now)| end.duration_since(now));
-        let left = left.and_then(Result::ok).unwrap_or_default();
         let decided = wait(
             ctx,
             |s| s.decision.is_some() || s.renewal_due.is_some(),
-            Some((left, "a reviewer's decision")),
+            Some((time_left(ctx), "a reviewer's decision")),
         );
         let woken = watch.during(ctx, decided).await;
         check_cancel(ctx)?;
@@ -226,7 +277,9 @@ async fn review(ctx: &Ctx, wait_seconds: u64) -> Result<(), Stop> {
         hold::renew_if_due(ctx).await.map_err(|_| Stop::Rejected { reason: names::CODE_LAPSED.into() })?;
     };
     watch.end();
-    match (woken, ctx.state_mut(|s| s.decision.take())) {
+    record_answer(ctx, |s| s.decision.is_some()).await;
+    check_cancel(ctx)?;
+    match (woken, ctx.state(|s| s.decision.clone())) {
         (_, Some(decision)) => {
             let word = if decision.decision == Verdict::Approve { "approve" } else { "reject" };
             let reason = super::messages::shorten(&decision.reason);
@@ -244,6 +297,9 @@ async fn review(ctx: &Ctx, wait_seconds: u64) -> Result<(), Stop> {
 
 /// The promise: from here on the customer may rely on the order.
 pub(crate) async fn confirm(ctx: &Ctx) -> Result<(), Stop> {
+    if !is_at(ctx, &[OrderStatus::Authorizing, OrderStatus::InReview]) {
+        return check_cancel(ctx);
+    }
     let from_review = ctx.state(|s| s.state.status) == OrderStatus::InReview;
     go(ctx, OrderStatus::Confirmed);
     note(ctx, OrderEvent::Confirmed {});

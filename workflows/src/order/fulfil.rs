@@ -1,7 +1,7 @@
 //! After the promise: labels, hand-overs with their captures, deliveries, and stopping what has not left.
 
 use super::{
-    Ctx, OrderWorkflow, capture, carrier, changes, go, hold, lines, note, operator, read_model,
+    Ctx, OrderWorkflow, capture, carrier, changes, go, hold, lines, note, operator, read_model, recovery,
     step::{self, Mode, Step, StepError},
     unwind::{self, Stop},
     waiting::{fold_engine_cancel, wait},
@@ -17,11 +17,14 @@ use waybill_domain::{
 
 /// Books a label for each shipment.
 pub(crate) async fn book(ctx: &Ctx) -> Result<(), Stop> {
+    if ctx.state(|s| s.state.status != OrderStatus::Confirmed) {
+        return Ok(());
+    }
     if !book_unlabelled(ctx).await {
         return stop_open(ctx).await;
     }
     go(ctx, OrderStatus::Fulfilling);
-    restamp(ctx);
+    ctx.state_mut(OrderWorkflow::restamp);
     read_model::flush(ctx).await;
     Ok(())
 }
@@ -83,16 +86,6 @@ fn booked(s: &mut OrderWorkflow, id: ShipmentId, label: Label) {
     s.note(OrderEvent::Booked { shipment_id: id, tracking_number: label.tracking_number });
 }
 
-/// The last entry that is not yet in the read model carries the status that it led to.
-fn restamp(ctx: &Ctx) {
-    ctx.state_mut(|s| {
-        let status = s.state.status;
-        if let Some(last) = s.pending.last_mut() {
-            last.status = status;
-        }
-    });
-}
-
 /// Follows the shipments until all are settled.
 pub(crate) async fn ship(ctx: &Ctx) -> Result<(), Stop> {
     let mut watch = hold::Watch::new();
@@ -103,9 +96,7 @@ pub(crate) async fn ship(ctx: &Ctx) -> Result<(), Stop> {
 
 async fn follow<'a>(ctx: &'a Ctx, watch: &mut hold::Watch<'a>) -> Result<(), Stop> {
     loop {
-        while let Some(event) = ctx.state_mut(|s| s.inbox.pop_front()) {
-            carrier::hear(ctx, event).await;
-        }
+        carrier::hear_all(ctx).await;
         operator::settle(ctx).await;
         roll_up(ctx);
         if !book_unlabelled(ctx).await {
@@ -150,7 +141,7 @@ fn roll_up(ctx: &Ctx) {
         go(ctx, *next);
     }
     if !path.is_empty() {
-        restamp(ctx);
+        ctx.state_mut(OrderWorkflow::restamp);
     }
 }
 
@@ -190,14 +181,24 @@ pub(super) fn may_have_label(ctx: &Ctx, id: ShipmentId) -> bool {
 /// Stops every shipment that has not left. Ends the order if none is left to go on with; else the order goes on
 /// with what the carrier would not stop or already has.
 async fn stop_open(ctx: &Ctx) -> Result<(), Stop> {
-    let Some(request) = ctx.state_mut(|s| {
+    if ctx.state(|s| s.cancel.is_none()) {
+        return Ok(());
+    }
+    let is_recorded = changes::has(ctx, changes::ONE_ENDING);
+    if is_recorded {
+        recovery::catch_up(ctx).await;
+    }
+    let reason = ctx.state_mut(|s| {
         // Single lines are cancelled along.
         s.line_requests.clear();
-        s.cancel.take()
-    }) else {
-        return Ok(());
-    };
+        s.stopping = s.cancel.take();
+        s.stopping.as_ref().map(|request| request.reason.clone()).unwrap_or_default()
+    });
     go(ctx, OrderStatus::Cancelling);
+    if is_recorded {
+        // An update is only in the history once its task completes; before that nobody is to see what it came to.
+        step::record(ctx).await;
+    }
     read_model::flush(ctx).await;
     let open: Vec<ShipmentId> =
         ctx.state(|s| s.state.shipments.iter().filter(|sh| sh.is_open()).map(|sh| sh.id).collect());
@@ -219,8 +220,9 @@ async fn stop_open(ctx: &Ctx) -> Result<(), Stop> {
         (shipments.iter().any(|sh| sh.is_open()), shipments.iter().any(|sh| sh.has_left()))
     });
     if !open && !left {
-        return Err(Stop::Cancelled { reason: request.reason });
+        return Err(Stop::Cancelled { reason });
     }
+    ctx.state_mut(|s| s.stopping = None);
     if !open {
         unwind::void_authorization(ctx).await;
     }
@@ -233,8 +235,8 @@ async fn stop_open(ctx: &Ctx) -> Result<(), Stop> {
         }
     }
     go(ctx, if left { OrderStatus::PartiallyShipped } else { OrderStatus::Fulfilling });
+    ctx.state_mut(OrderWorkflow::restamp);
     roll_up(ctx);
-    restamp(ctx);
     Ok(())
 }
 
@@ -254,9 +256,7 @@ pub(crate) async fn complete(ctx: &Ctx) {
 /// Takes in what came while the order was ending: nothing that was accepted is lost.
 pub(crate) async fn drain(ctx: &Ctx) {
     loop {
-        while let Some(event) = ctx.state_mut(|s| s.inbox.pop_front()) {
-            carrier::hear(ctx, event).await;
-        }
+        carrier::hear_all(ctx).await;
         operator::settle(ctx).await;
         fold_engine_cancel(ctx);
         ctx.state_mut(OrderWorkflow::refuse_late_lines);

@@ -4,7 +4,7 @@
 use super::{
     Ctx, OrderWorkflow, changes,
     fulfil::may_have_label,
-    note,
+    note, recovery,
     step::{self, Mode, Step},
     unwind::{self, Stop},
     waiting::check_cancel,
@@ -57,6 +57,7 @@ impl OrderWorkflow {
     fn next_due(&mut self) -> Option<Due> {
         while self.cancel.is_none() {
             let request = self.line_requests.pop_front()?;
+            self.unwritten.line_requests.push(request.clone());
             let asked = request.lines.clone().unwrap_or_default();
             let (lines, late): (BTreeSet<u32>, BTreeSet<u32>) =
                 asked.into_iter().partition(|line| self.state.open_pieces(*line) > 0);
@@ -99,6 +100,11 @@ pub(crate) async fn settle(ctx: &Ctx) -> Result<(), Stop> {
 /// Cancels the lines that are due, and says whether there were any. Shipments that take over what is left of others
 /// have no label yet.
 pub(crate) async fn cancel_due(ctx: &Ctx) -> bool {
+    let due = ctx.state(|s| s.cancel.is_none() && !s.line_requests.is_empty());
+    if due && changes::has(ctx, changes::ONE_ENDING) {
+        recovery::catch_up(ctx).await;
+        step::record(ctx).await;
+    }
     let mut any = false;
     while let Some(due) = ctx.state_mut(OrderWorkflow::next_due) {
         any = true;

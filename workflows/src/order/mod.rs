@@ -1,4 +1,4 @@
-//! One order's life, as `lifecycle.md` tells it: `run` is the story, the modules are its chapters.
+//! One order's life, as `lifecycle.md` has it: [`OrderWorkflow::go_through`] names the steps in their order.
 
 mod attention;
 mod capture;
@@ -7,11 +7,11 @@ mod changes;
 mod forward;
 mod fulfil;
 mod hold;
-mod inherit;
 mod lines;
 mod messages;
 mod operator;
 mod read_model;
+mod recovery;
 mod step;
 mod unwind;
 mod waiting;
@@ -19,9 +19,13 @@ mod waiting;
 pub(crate) use step::refused_pause;
 
 use crate::{names, wire::*};
+use futures::FutureExt;
+use recovery::Unwritten;
 use std::collections::{BTreeSet, VecDeque};
+use std::{pin::pin, time::SystemTime};
 use temporalio_common::data_converters::RawValue;
 use temporalio_macros::{workflow, workflow_methods};
+use temporalio_workflow::workflows::select;
 use temporalio_workflow::{SyncWorkflowContext, WorkflowContext, WorkflowContextView, WorkflowResult};
 use unwind::{Stop, Undo};
 use waybill_domain::{
@@ -46,8 +50,10 @@ pub struct OrderWorkflow {
     pending: Vec<Entry>,
     /// Registered before each step, undone from the last to the first.
     undo: Vec<Undo>,
-    /// A request to cancel that was accepted and not yet carried out.
+    /// A request to cancel that was accepted and is not being carried out yet.
     cancel: Option<CancelRequest>,
+    /// The request to cancel that is being carried out.
+    stopping: Option<CancelRequest>,
     /// Requests to cancel single lines that were accepted and not yet carried out; each line is in one of them.
     line_requests: VecDeque<CancelRequest>,
     /// Whether `temporal workflow cancel` was already taken into `cancel`.
@@ -74,6 +80,19 @@ pub struct OrderWorkflow {
     renewal_due: Option<&'static str>,
     /// See [`changes`].
     edition: u32,
+    /// Until when a person or the customer may answer.
+    wait_until: Option<SystemTime>,
+    /// The statuses since the last entry of the timeline.
+    path: Vec<OrderStatus>,
+    /// The status of the last entry that the read model has.
+    written_status: OrderStatus,
+    /// Whether the order goes on from the read model instead of from its beginning.
+    resumed: bool,
+    /// What a resumed order has reported and reports no more (see [`OrderEvent::fact_key`]).
+    facts: BTreeSet<String>,
+    unwritten: Unwritten,
+    /// Whether the order has to go on from what was just adopted (see [`recovery::restart`]).
+    restart: bool,
 }
 
 #[workflow_methods]
@@ -87,6 +106,7 @@ impl OrderWorkflow {
             pending: Vec::new(),
             undo: Vec::new(),
             cancel: None,
+            stopping: None,
             line_requests: VecDeque::new(),
             engine_cancel_seen: false,
             decision: None,
@@ -102,27 +122,53 @@ impl OrderWorkflow {
             hold: None,
             renewal_due: None,
             edition: 0,
+            wait_until: None,
+            path: Vec::new(),
+            written_status: OrderStatus::Received,
+            resumed: false,
+            facts: BTreeSet::new(),
+            unwritten: Unwritten::default(),
+            restart: false,
         }
     }
 
     /// The order's way, from `received` to its end.
     #[run]
     pub async fn run(ctx: &mut WorkflowContext<Self>) -> WorkflowResult<OrderResult> {
-        if ctx.state(|s| s.input.inherits) {
-            inherit::run(ctx).await;
+        loop {
+            let mut ended = pin!(Self::live(ctx).fuse());
+            let mut restarts = pin!(recovery::restarts(ctx).fuse());
+            select! {
+                () = ended => break,
+                () = restarts => {}
+            }
+        }
+        Ok(ctx.state(|s| OrderResult { status: s.state.status, version: s.version }))
+    }
+
+    /// From wherever the order is to its end.
+    async fn live(ctx: &Ctx) {
+        if ctx.state(|s| s.input.inherits && !s.resumed) {
+            recovery::take_over(ctx).await;
+        }
+        let (resumed, status) = ctx.state(|s| (s.resumed, s.state.status));
+        if resumed && status.is_terminal() {
+            recovery::release_all(ctx).await;
         } else {
-            match Self::go_through(ctx).await {
+            let end = if resumed { recovery::resume(ctx).await } else { Self::go_through(ctx).await };
+            match end {
                 Ok(()) => fulfil::complete(ctx).await,
                 Err(stop) => unwind::unwind(ctx, stop).await,
             }
         }
         fulfil::drain(ctx).await;
-        Ok(ctx.state(|s| OrderResult { status: s.state.status, version: s.version }))
     }
 
+    /// Each step leaves alone what a resumed order has behind it.
     async fn go_through(ctx: &Ctx) -> Result<(), Stop> {
-        if let Err(stop) = Self::promise(ctx).await {
-            return inherit::look_ahead(ctx, stop).await;
+        match Self::promise(ctx).await {
+            Err(Stop::Cancelled { reason }) => recovery::cancel_before_promise(ctx, reason).await?,
+            end => end?,
         }
         fulfil::book(ctx).await?;
         fulfil::ship(ctx).await
@@ -279,9 +325,31 @@ impl OrderWorkflow {
 }
 
 impl OrderWorkflow {
-    /// Writes to the timeline; the read model gets it with the next flush.
+    /// Writes to the timeline; the read model gets it with the next flush. Each status that the order has passed through
+    /// since the last entry has an entry, so that consecutive entries are always a transition of the lifecycle.
     fn note(&mut self, event: OrderEvent) {
+        if self.resumed && event.fact_key().is_some_and(|key| !self.facts.insert(key)) {
+            return;
+        }
+        let mut passed = std::mem::take(&mut self.path);
+        passed.pop();
+        let passed = passed.into_iter().map(|status| Entry { event: OrderEvent::StatusChanged {}, status });
+        self.pending.extend(passed);
         self.pending.push(Entry { event, status: self.state.status });
+    }
+
+    /// The last entry that is not in the read model yet carries the status that it led to.
+    fn restamp(&mut self) {
+        let before = match self.pending.as_slice() {
+            [.., before, _] => before.status,
+            _ => self.written_status,
+        };
+        if let (Some(next), Some(last)) = (self.path.first(), self.pending.last_mut())
+            && (before == *next || before.next().contains(next))
+        {
+            last.status = *next;
+            self.path.remove(0);
+        }
     }
 
     fn ignore(&mut self, signal: &str, problem: String) {
@@ -297,6 +365,7 @@ impl OrderWorkflow {
 
     fn accept_cancel(&mut self, request: CancelRequest, source: &str) {
         if self.cancel.is_some()
+            || self.stopping.is_some()
             || matches!(self.state.status, OrderStatus::Cancelling | OrderStatus::Cancelled)
         {
             return;
@@ -375,8 +444,9 @@ impl OrderWorkflow {
 /// Takes one step of the lifecycle. A step that the lifecycle does not have is a defect of this code: the workflow
 /// task fails and is tried again until the code is mended, and nothing is lost.
 fn go(ctx: &Ctx, to: OrderStatus) {
-    if let Err(illegal) = ctx.state_mut(|s| s.state.go(to)) {
-        ctx.force_task_fail(illegal);
+    match ctx.state_mut(|s| s.state.go(to)) {
+        Ok(()) => ctx.state_mut(|s| s.path.push(to)),
+        Err(illegal) => ctx.force_task_fail(illegal),
     }
 }
 

@@ -1,6 +1,6 @@
 //! What those who look at an order see: the read model in Postgres, and Temporal's search attribute and details.
 
-use super::{Ctx, step};
+use super::{Ctx, recovery, step};
 use crate::{activities::OrderActivities, names, wire::*};
 
 /// Shows the order's status to those who search in Temporal.
@@ -13,7 +13,8 @@ pub(crate) fn publish_status(ctx: &Ctx) {
 /// It is called before anybody is waited for, before a step is tried again, and at the end.
 ///
 /// What is pending stays so until it is written: the waiting that this is part of may be given up, as when its time is
-/// over. Then it is written again, which changes nothing.
+/// over. Then it is written again, which changes nothing. After a conflict this never returns: the order goes on from
+/// what the read model has.
 pub(crate) async fn flush(ctx: &Ctx) {
     let projection = ctx.state(|s| {
         (!s.pending.is_empty()).then(|| Projection {
@@ -26,9 +27,14 @@ pub(crate) async fn flush(ctx: &Ctx) {
     let Some(projection) = projection else { return };
     let entries = projection.entries.len();
     let projected = step::must(ctx, || OrderActivities::project, projection, "project").await;
+    if projected.conflict {
+        return recovery::restart(ctx).await;
+    }
     ctx.state_mut(|s| {
         s.version = projected.version;
-        s.pending.drain(..entries.min(s.pending.len()));
+        let written = s.pending.drain(..entries.min(s.pending.len())).next_back();
+        s.written_status = written.map_or(s.written_status, |entry| entry.status);
+        s.unwritten.clear();
     });
     tell_ui(ctx);
 }

@@ -2,8 +2,9 @@
 //! until it succeeds. The goods are stopped before money goes back (see [`super::fulfil`]), and stock is freed last.
 
 use super::{
-    Ctx, go, note, read_model,
+    Ctx, changes, go, note, read_model,
     step::{self, Mode, Step},
+    waiting::check_cancel,
 };
 use crate::{activities::OrderActivities, names, wire::*};
 use waybill_domain::{
@@ -32,24 +33,29 @@ pub(crate) enum Undo {
 impl Undo {
     /// Registered before the step runs: the step may have happened even if nobody saw it happen.
     pub(crate) fn register(self, ctx: &Ctx) {
-        ctx.state_mut(|s| s.undo.push(self));
+        ctx.state_mut(|s| {
+            if !s.undo.contains(&self) {
+                s.undo.push(self);
+            }
+        });
     }
 }
 
 /// Undoes everything and ends the order.
-pub(crate) async fn unwind(ctx: &Ctx, why: Stop) {
+pub(crate) async fn unwind(ctx: &Ctx, mut why: Stop) {
     ctx.state_mut(|s| s.unwinding = true);
-    if matches!(why, Stop::Cancelled { .. }) {
-        let status = ctx.state(|s| s.state.status);
-        if status != OrderStatus::Received && status != OrderStatus::Cancelling {
-            go(ctx, OrderStatus::Cancelling);
-        }
-    }
+    show_cancelling(ctx, &why);
     while let Some(undo) = ctx.state_mut(|s| s.undo.pop()) {
         match undo {
             Undo::VoidAuthorization => void_authorization(ctx).await,
             Undo::ReleaseStock => release_stock(ctx, None).await,
         }
+    }
+    let is_recorded = changes::has(ctx, changes::ONE_ENDING);
+    if is_recorded && let Err(cancelled) = check_cancel(ctx) {
+        // It was accepted while the order was on its way to another end.
+        why = cancelled;
+        show_cancelling(ctx, &why);
     }
     ctx.state_mut(|s| s.state.cancel_rest());
     let (status, event) = match why {
@@ -59,8 +65,20 @@ pub(crate) async fn unwind(ctx: &Ctx, why: Stop) {
     };
     go(ctx, status);
     note(ctx, event);
+    if is_recorded {
+        // What comes in from here on is refused, also if the task that ends the order is lost or has to run again.
+        step::record(ctx).await;
+    }
     read_model::publish_status(ctx);
     read_model::flush(ctx).await;
+}
+
+fn show_cancelling(ctx: &Ctx, why: &Stop) {
+    let status = ctx.state(|s| s.state.status);
+    let is_shown = matches!(status, OrderStatus::Received | OrderStatus::Cancelling);
+    if matches!(why, Stop::Cancelled { .. }) && !is_shown {
+        go(ctx, OrderStatus::Cancelling);
+    }
 }
 
 /// An undo is never given up and never interrupted.

@@ -37,7 +37,11 @@ pub(crate) fn fold_engine_cancel(ctx: &Ctx) {
 pub(crate) fn check_cancel(ctx: &Ctx) -> Result<(), Stop> {
     fold_engine_cancel(ctx);
     match ctx.state_mut(|s| s.cancel.take()) {
-        Some(request) => Err(Stop::Cancelled { reason: request.reason }),
+        Some(request) => {
+            let reason = request.reason.clone();
+            ctx.state_mut(|s| s.stopping = Some(request));
+            Err(Stop::Cancelled { reason })
+        }
         None => Ok(()),
     }
 }

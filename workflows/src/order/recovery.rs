@@ -1,0 +1,301 @@
+//! Going on from what the read model has, where the history of this workflow does not say how far the order is:
+//!
+//! - **A workflow task was lost.** What its local activities did is in no history, and the task runs again with the
+//!   messages that came in meanwhile. Where those would take the order another way than the one that readers may have
+//!   seen, the workflow restarts from the read model ([ADR 19](../../../docs/adr/0019-the-read-model-arbitrates.md)).
+//! - **The workflow was ended from outside** (`temporal workflow terminate`). A successor run goes on from the read model
+//!   and stops what can be stopped, by the ways that every order has ([ADR 8](../../../docs/adr/0008-heirs.md)).
+//!
+//! The read model may lag behind what was done, so no step counts as undone or not begun: each undo runs, for all labels,
+//! and the carrier's events are processed again. All of it is repeatable.
+
+use super::{
+    Ctx, OrderWorkflow, carrier, changes, fulfil, go, note, read_model,
+    step::{self, Mode, Step},
+    unwind::{Stop, Undo},
+};
+use crate::{activities::OrderActivities, names, wire::*};
+use futures::future::pending;
+use temporalio_workflow::{WaitConditionOptions, WorkflowCancellationToken};
+use waybill_domain::{
+    event::OrderEvent,
+    ids::ShipmentId,
+    money::Amount,
+    state::AttentionReason,
+    status::{FulfilmentStatus, OrderStatus, PaymentStatus},
+};
+
+/// Why a successor run cancels, and why there is one.
+const REASON: &str = "its workflow was ended";
+/// Why an order goes on cancelling whose request to cancel is in no history.
+const UNDER_WAY: &str = "a cancellation was under way";
+
+/// What was processed and is not in the read model yet: processed again if the order restarts from there.
+#[derive(Default)]
+pub(crate) struct Unwritten {
+    pub(crate) events: Vec<ShipmentEvent>,
+    pub(crate) line_requests: Vec<CancelRequest>,
+}
+
+impl Unwritten {
+    pub(crate) fn clear(&mut self) {
+        self.events.clear();
+        self.line_requests.clear();
+    }
+}
+
+/// Waits until the order has to restart from what the read model has.
+pub(crate) async fn restarts(ctx: &Ctx) {
+    let token = WorkflowCancellationToken::new();
+    let options = WaitConditionOptions::builder().cancellation_token(token).build();
+    // A condition on a token that nobody cancels ends in no other way.
+    let _ = ctx.wait_condition_with_options(|s| s.restart, options).await;
+    ctx.state_mut(|s| s.restart = false);
+}
+
+/// Adopts what the read model has and ends the caller: [`OrderWorkflow::run`] drops it and begins again from there.
+pub(crate) async fn restart(ctx: &Ctx) {
+    let read = read(ctx).await;
+    ctx.state_mut(|s| {
+        s.adopt(read);
+        s.restart = true;
+    });
+    pending().await
+}
+
+/// Restarts if a lost workflow task wrote to the read model what this one has not come to. To be called before a message
+/// that the lost one did not have changes the order's way, since what is done by then can't be taken back.
+pub(crate) async fn catch_up(ctx: &Ctx) {
+    let read = read(ctx).await;
+    if is_ahead(&read) {
+        ctx.state_mut(|s| {
+            s.adopt(read);
+            s.restart = true;
+        });
+        pending().await
+    }
+}
+
+/// Earlier releases adopted what was promised, and nothing else.
+fn is_ahead(read: &Inheritance) -> bool {
+    use OrderStatus as O;
+    let promised = [O::Confirmed, O::Fulfilling, O::PartiallyShipped, O::Shipped, O::Cancelling];
+    read.ahead.unwrap_or_else(|| promised.contains(&read.state.status))
+}
+
+/// A request to cancel came before the promise. Labels are booked after the promise is in the read model, so that is
+/// asked first; whatever else a lost task may have done is undone on suspicion.
+pub(crate) async fn cancel_before_promise(ctx: &Ctx, reason: String) -> Result<(), Stop> {
+    if !changes::has(ctx, changes::LOST_TASKS_ARE_UNDONE) {
+        return Err(Stop::Cancelled { reason });
+    }
+    ctx.state_mut(|s| {
+        if s.cancel.is_none() {
+            s.cancel = s.stopping.take().or_else(|| Some(CancelRequest::whole(&reason)));
+        }
+    });
+    catch_up(ctx).await;
+    if ctx.state(|s| s.state.status == OrderStatus::Confirmed) {
+        // Labels may have been booked: the way back begins at the carrier.
+        return Ok(());
+    }
+    ctx.state_mut(|s| s.undo = vec![Undo::ReleaseStock, Undo::VoidAuthorization]);
+    stop_before_promise(ctx).await
+}
+
+async fn stop_before_promise(ctx: &Ctx) -> Result<(), Stop> {
+    forbid_authorization(ctx).await;
+    let request = ctx.state_mut(|s| {
+        s.stopping = s.cancel.take();
+        s.stopping.clone()
+    });
+    Err(Stop::Cancelled { reason: request.map_or_else(|| REASON.into(), |request| request.reason) })
+}
+
+/// What the read model has of the order, and what the carrier has reported.
+async fn read(ctx: &Ctx) -> Inheritance {
+    let input = ctx.state(|s| Beginning {
+        order_id: s.input.order_id,
+        edition: changes::EDITION,
+        version: Some(s.version),
+    });
+    step::must(ctx, || OrderActivities::inherit, input, "inherit").await
+}
+
+impl OrderWorkflow {
+    fn adopt(&mut self, read: Inheritance) {
+        let Inheritance { state, version, events, hold, facts, .. } = read;
+        (self.version, self.hold) = (version, hold);
+        self.facts = facts.into_iter().collect();
+        self.booking = state.shipments.iter().filter(|sh| self.may_be_booked(sh)).map(|sh| sh.id).collect();
+        self.undo = vec![Undo::ReleaseStock];
+        if state.payment_status != PaymentStatus::None {
+            self.undo.push(Undo::VoidAuthorization);
+        }
+        self.state = state;
+        if self.input.inherits {
+            // What a step needed somebody for ended with that step; what the carrier brought up did not.
+            self.state.needs.retain(|need| need.step == carrier::BROUGHT_UP);
+            self.state.attention = self.state.needs.last().map(|need| need.reason);
+        }
+        self.state.payment_action = false;
+        self.unwinding = false;
+        self.written_status = self.state.status;
+        (self.resumed, self.path) = (true, Vec::new());
+        self.cancel = self.cancel.take().or_else(|| self.stopping.take());
+        self.keep_messages();
+        // Before what has come since.
+        let again = std::mem::take(&mut self.unwritten);
+        for request in again.line_requests.into_iter().rev() {
+            self.line_requests.push_front(request);
+        }
+        for event in again.events.into_iter().rev() {
+            self.inbox.push_front(event);
+        }
+        for event in events.into_iter().rev() {
+            if self.seen_events.insert(event.event_id.clone()) {
+                self.inbox.push_front(event);
+            }
+        }
+    }
+
+    /// A successor run can't know which labels were asked for.
+    fn may_be_booked(&self, shipment: &waybill_domain::state::ShipmentState) -> bool {
+        self.input.inherits || shipment.status != FulfilmentStatus::Pending
+    }
+
+    /// Of what is not in the read model yet, what steps did is reported when they run again; what messages came to is
+    /// not.
+    fn keep_messages(&mut self) {
+        let Self { pending, facts, state, .. } = self;
+        pending.retain(|entry| {
+            let is_of_message = match &entry.event {
+                OrderEvent::CancelRequested { .. }
+                | OrderEvent::CancelRefused { lines: None, .. }
+                | OrderEvent::Inherited { .. }
+                | OrderEvent::OperatorActed { .. } => true,
+                OrderEvent::SignalIgnored { signal, .. } => signal != "shipment_event",
+                _ => false,
+            };
+            is_of_message && entry.event.fact_key().is_none_or(|key| facts.insert(key))
+        });
+        for entry in pending {
+            entry.status = state.status;
+        }
+    }
+}
+
+/// A successor run adopts what the workflow that was ended has left.
+pub(crate) async fn take_over(ctx: &Ctx) {
+    let read = read(ctx).await;
+    ctx.state_mut(|s| {
+        s.edition = read.edition;
+        s.adopt(read);
+    });
+    note(ctx, OrderEvent::Inherited { reason: REASON.into() });
+    if ctx.state(|s| s.state.status.is_terminal()) {
+        return;
+    }
+    ctx.state_mut(|s| s.undo = vec![Undo::ReleaseStock, Undo::VoidAuthorization]);
+    read_model::publish_status(ctx);
+}
+
+/// Goes on from the adopted state. A successor run cancels what can be cancelled.
+pub(crate) async fn resume(ctx: &Ctx) -> Result<(), Stop> {
+    use OrderStatus as O;
+    let (status, cancels) = ctx.state(|s| (s.state.status, s.input.inherits));
+    match status {
+        O::Shipped | O::Delivered => {}
+        O::Fulfilling | O::PartiallyShipped if cancels => ask_to_cancel(ctx),
+        O::Fulfilling | O::PartiallyShipped => {}
+        // Labels may have been booked: the way back begins at the carrier.
+        O::Confirmed if cancels => {
+            ask_to_cancel(ctx);
+            go(ctx, O::Fulfilling);
+        }
+        // The cancel under way is carried out from its beginning.
+        O::Cancelling => {
+            ask_to_cancel(ctx);
+            let (open, left) = ctx.state_mut(|s| {
+                let left = s.state.shipments.iter().any(|shipment| shipment.has_left());
+                let open = s.state.shipments.iter().any(|shipment| shipment.is_open());
+                if open || left {
+                    s.state.status = if left { O::PartiallyShipped } else { O::Fulfilling };
+                }
+                (open, left)
+            });
+            if !open && !left {
+                return stop_before_promise(ctx).await;
+            }
+        }
+        _ if cancels => {
+            ask_to_cancel(ctx);
+            return stop_before_promise(ctx).await;
+        }
+        _ => return OrderWorkflow::go_through(ctx).await,
+    }
+    capture_missing(ctx).await;
+    fulfil::ship(ctx).await
+}
+
+fn ask_to_cancel(ctx: &Ctx) {
+    ctx.state_mut(|s| {
+        let request = CancelRequest::whole(if s.input.inherits { REASON } else { UNDER_WAY });
+        if s.state.status == OrderStatus::Cancelling {
+            s.cancel.get_or_insert(CancelRequest { source: "system".into(), ..request });
+        } else {
+            s.accept_cancel(request, "system");
+        }
+    });
+}
+
+/// Takes the money for goods that left while nobody could take it.
+async fn capture_missing(ctx: &Ctx) {
+    let unpaid: Vec<ShipmentId> = ctx.state(|s| {
+        let shipments = s.state.shipments.iter();
+        shipments
+            .filter(|sh| sh.status == FulfilmentStatus::HandedOver && !sh.captured)
+            .map(|sh| sh.id)
+            .collect()
+    });
+    for id in unpaid {
+        fulfil::hand_over(ctx, id).await;
+    }
+}
+
+/// The read model has no authorization: there may be one all the same, and none may come after this. If there was none,
+/// the order's payment stays what it is.
+async fn forbid_authorization(ctx: &Ctx) {
+    if ctx.state(|s| s.state.payment_status) != PaymentStatus::None {
+        return;
+    }
+    ctx.state_mut(|s| s.undo.retain(|undo| *undo != Undo::VoidAuthorization));
+    if let Some(voided) = void(ctx).await.filter(|voided| *voided > Amount::ZERO) {
+        ctx.state_mut(|s| s.set_payment(PaymentStatus::Voided));
+        note(ctx, OrderEvent::Voided { amount: voided });
+    }
+}
+
+/// Releases whatever is held for an order that has ended. Its status and its money are as they were written.
+pub(crate) async fn release_all(ctx: &Ctx) {
+    ctx.state_mut(|s| s.undo.clear());
+    void(ctx).await;
+    let input = ctx.state(|s| ReleaseInput { order_id: s.input.order_id, shipments: None });
+    let step = persistent("release_stock", names::QUEUE_ORDERS, AttentionReason::UndoFailing);
+    let _ = step::run(ctx, || OrderActivities::release_stock, input, step, |_| Ok(())).await;
+    read_model::publish_status(ctx);
+    read_model::flush(ctx).await;
+}
+
+/// Voids the authorization without an entry in the timeline.
+async fn void(ctx: &Ctx) -> Option<Amount> {
+    let input = ctx.state(|s| s.order_ref());
+    let step = persistent("void_authorization", names::QUEUE_PAYMENTS, AttentionReason::UndoFailing);
+    let by_hand = |_: &Operation| Ok(VoidResult { voided: Amount::ZERO });
+    let done = step::run(ctx, || OrderActivities::void_authorization, input, step, by_hand).await;
+    done.ok().map(|done| done.voided)
+}
+
+fn persistent(name: &'static str, queue: &'static str, attention: AttentionReason) -> Step {
+    Step { name, queue, mode: Mode::Persistent, attention, shipment: None }
+}
