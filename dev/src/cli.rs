@@ -36,6 +36,8 @@ pub enum Verb {
     Order(OrderArgs),
     /// Send requests at a given rate, report latencies, check that the books add up
     Load(LoadArgs),
+    /// Kill, freeze and disturb everything at random moments, then check all invariants
+    Chaos(ChaosArgs),
     /// Show what runs, where, and how many orders are in which status
     Status,
     /// Stop the stack from another terminal, or what a crash left of it; its data stays
@@ -152,6 +154,38 @@ pub struct LoadArgs {
     /// Write the report to this file, too.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+}
+
+/// Options of `chaos`.
+#[derive(Clone, Debug, Args)]
+pub struct ChaosArgs {
+    /// The same seed draws the same orders, messages and faults at the same moments.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// How many orders are placed.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub orders: u32,
+    /// What is disturbed.
+    #[arg(long, value_enum, default_value_t = Scenario::All)]
+    pub scenario: Scenario,
+    /// How long everything may take to come to rest afterwards.
+    #[arg(long, default_value = "180s", value_parser = duration)]
+    pub settle: Duration,
+}
+
+/// What a chaos run disturbs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Scenario {
+    /// Everything.
+    All,
+    /// Nothing: customers and operators alone.
+    Calm,
+    /// Workers and APIs are killed and frozen.
+    Processes,
+    /// Temporal and Postgres are killed, frozen and cut off.
+    Servers,
+    /// The payment provider and the carrier fail.
+    Providers,
 }
 
 /// The highest rate that is taken: more than one process sends.

@@ -8,11 +8,13 @@
 
 pub mod bench;
 pub mod binaries;
+pub mod chaos;
 pub mod cli;
 pub mod client;
 pub mod follow;
 pub mod guard;
 pub mod home;
+pub mod invariants;
 pub mod load;
 pub mod orders;
 pub mod ports;

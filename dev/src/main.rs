@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use waybill_dev::cli::{Cli, Verb};
-use waybill_dev::{bench, guard, simulate, sqlx_data, term, up, verbs};
+use waybill_dev::{bench, chaos, guard, simulate, sqlx_data, term, up, verbs};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -37,6 +37,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Up(args) => up::up(dir, args).await?,
         Verb::Order(args) => verbs::order(dir, args).await?,
         Verb::Load(args) => return verbs::load(dir, args).await,
+        Verb::Chaos(args) => return chaos::chaos(args).await,
         Verb::Status => return verbs::status(dir).await,
         Verb::Down => verbs::down(dir).await?,
         Verb::Reset => verbs::reset(dir).await?,

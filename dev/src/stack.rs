@@ -13,9 +13,11 @@ use uuid::Uuid;
 use crate::binaries::Binaries;
 use crate::client::Client;
 use crate::home::Secrets;
+use crate::invariants::{Moment, Sources};
 use crate::orders;
 use crate::ports::{free_port, loopback};
 use crate::servers::Servers;
+use crate::servers::temporal_http::TemporalHttp;
 use crate::sim::{AutoProgress, CarrierSim, CarrierSimConfig, PaymentsSim, PaymentsSimConfig};
 use crate::supervise::{Child, ChildSpec, ProcessDirs};
 
@@ -59,9 +61,18 @@ pub struct StackBuilder<'a> {
     secrets: Secrets,
     key: Option<String>,
     binaries: Option<Binaries>,
+    checked: bool,
 }
 
 impl<'a> StackBuilder<'a> {
+    /// Whether [`Stack::stop`] checks what must always be true, and panics if it is not. For tests; those that spoil the
+    /// books on purpose do without.
+    #[must_use]
+    pub fn checked(mut self, checked: bool) -> Self {
+        self.checked = checked;
+        self
+    }
+
     /// Sets a variable for the API and all workers.
     #[must_use]
     pub fn env(mut self, name: &str, value: impl ToString) -> Self {
@@ -154,7 +165,11 @@ impl<'a> StackBuilder<'a> {
             carrier,
             secrets: self.secrets,
             api: Child::spawn(spec)?,
+            more_apis: Vec::new(),
             workers: Vec::new(),
+            temporal: self.servers.temporal.http()?,
+            queue_prefix: self.queue_prefix,
+            checked: self.checked,
             binaries,
             dirs,
             env,
@@ -213,8 +228,14 @@ pub struct Stack {
     pub secrets: Secrets,
     /// The API's process.
     pub api: Child,
+    /// Further API processes.
+    pub more_apis: Vec<Child>,
     /// The workers' processes.
     pub workers: Vec<Child>,
+    /// Temporal's HTTP API.
+    pub temporal: TemporalHttp,
+    queue_prefix: String,
+    checked: bool,
     binaries: Binaries,
     dirs: ProcessDirs,
     env: Vec<(String, String)>,
@@ -236,7 +257,28 @@ impl Stack {
             secrets: Secrets::generate(),
             key: None,
             binaries: None,
+            checked: false,
         }
+    }
+
+    /// What the names of its task queues begin with.
+    pub fn queue_prefix(&self) -> &str {
+        &self.queue_prefix
+    }
+
+    /// Starts one more API on a free port, waits until it is ready; answers a client of it.
+    pub async fn add_api(&mut self) -> Result<Client> {
+        let port = free_port()?;
+        let name = format!("API {}", self.more_apis.len() + 2);
+        let mut spec = ChildSpec::new(&name, &self.binaries.api, &self.dirs).args(["serve"]);
+        spec.env.clone_from(&self.env);
+        spec.env.push(("WAYBILL_LISTEN".to_owned(), loopback(port).to_string()));
+        let mut api = Child::spawn(spec)?;
+        let client = Client::new(&format!("http://127.0.0.1:{port}"), &self.key)?;
+        let url = format!("{}/readyz", client.base());
+        api.ready(READY_WAIT_MAX, || answers_ok(&client, &url)).await?;
+        self.more_apis.push(api);
+        Ok(client)
     }
 
     /// Starts one more worker on a free port, waits until it is ready.
@@ -267,11 +309,24 @@ impl Stack {
     }
 
     /// Stops everything in order: no new orders, then no more work, then the outside world.
+    ///
+    /// # Panics
+    /// When it is to be checked and something is there that must never be.
     pub async fn stop(mut self) {
+        if self.checked {
+            self.assert_invariants().await;
+        }
         self.api.stop().await;
+        futures::future::join_all(self.more_apis.iter_mut().map(Child::stop)).await;
         futures::future::join_all(self.workers.iter_mut().map(Child::stop)).await;
         self.payments.stop().await;
         self.carrier.stop().await;
+    }
+
+    async fn assert_invariants(&self) {
+        let checked = async { Sources::of(self)?.check(Moment::Anytime).await };
+        let found = checked.await.map_err(|err| format!("the invariants can't be checked: {err:#}"));
+        assert_eq!(found, Ok(Vec::new()), "an invariant is broken");
     }
 
     async fn add_worker_at(&mut self, port: u16) -> Result<()> {

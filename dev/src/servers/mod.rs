@@ -4,6 +4,7 @@ pub mod account;
 pub mod outside;
 pub mod postgres;
 pub mod temporal;
+pub mod temporal_http;
 pub mod version;
 pub mod wheels;
 

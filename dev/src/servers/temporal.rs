@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use tokio::process::Command;
 
+use crate::servers::temporal_http::TemporalHttp;
 use crate::servers::version::Version;
 use crate::servers::wheels;
 use crate::supervise::{Child, ChildSpec, ProcessDirs};
@@ -95,6 +96,8 @@ pub struct Temporal {
     pub installation: Installation,
     /// The gRPC port on loopback.
     pub port: u16,
+    /// The HTTP API's port on loopback, if it was chosen.
+    pub http_port: Option<u16>,
     /// The server's process.
     pub child: Child,
 }
@@ -136,7 +139,8 @@ impl Temporal {
         }
         spec = spec.args(OURS_ALONE);
         spec.remove.clone_from(&config.remove);
-        let mut temporal = Self { installation, port: config.port, child: Child::spawn(spec)? };
+        let mut temporal =
+            Self { installation, port: config.port, http_port: config.http_port, child: Child::spawn(spec)? };
         temporal.ready().await?;
         Ok(temporal)
     }
@@ -155,6 +159,14 @@ impl Temporal {
     /// The address as an URL, as the SDK wants it.
     pub fn url(&self) -> String {
         format!("http://{}", self.address())
+    }
+
+    /// Its HTTP API.
+    ///
+    /// # Errors
+    /// When its port was not chosen.
+    pub fn http(&self) -> Result<TemporalHttp> {
+        TemporalHttp::new(self.http_port.context("Temporal was started without a port for its HTTP API")?)
     }
 
     /// Runs the CLI against this server; answers its output.

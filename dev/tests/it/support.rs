@@ -20,7 +20,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(30);
 
 /// A stack to be configured.
 pub async fn builder() -> StackBuilder<'static> {
-    Stack::builder(Servers::for_tests().await.expect("the servers start"))
+    Stack::builder(Servers::for_tests().await.expect("the servers start")).checked(true)
 }
 
 /// A stack as it comes: one worker, a carrier that waits to be told.

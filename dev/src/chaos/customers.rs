@@ -1,0 +1,233 @@
+//! One order: placed, then cancelled, decided, refunded, returned, terminated and repeated as planned.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::plan::{Kind, Message, OrderPlan};
+use super::world::{Promise, World};
+use crate::client::{Client, Reply};
+use crate::load::open_loop::Random;
+
+/// What a unit costs, in cents.
+const UNIT_PRICE: i64 = 1_000;
+/// More than the risk rules approve.
+const DEAR_PRICE: i64 = 150_000;
+/// Between two looks at an order of which something is waited for.
+const LOOK_EVERY: Duration = Duration::from_millis(300);
+/// How long a message waits for the state that it is about.
+const LOOKS_MAX: u32 = 40;
+
+/// In stock at one location each, and more than all orders take.
+pub const PLENTY: [(&str, &str); 2] = [("CHAOS-A", "AMS"), ("CHAOS-B", "RTM")];
+/// In stock with fewer units than are ordered.
+pub const HOT: &str = "CHAOS-HOT";
+/// More than the risk rules approve.
+pub const DEAR: &str = "CHAOS-DEAR";
+
+/// A SKU of one order's own, of which there is one unit.
+pub fn scarce_sku(nth: u64) -> String {
+    format!("CHAOS-SCARCE-{nth}")
+}
+
+/// Places the order and does what is planned about it.
+pub async fn run(world: Arc<World>, plan: OrderPlan, run: String) {
+    let mut random = Random::new(plan.seed);
+    let (body, key) = (order(&plan, &run), format!("{run}-{}", plan.nth));
+    let Some(id) = place(&world, &mut random, &body, &key).await else { return };
+    world.promise(&id, Promise::Accepted);
+    let placed = tokio::time::Instant::now();
+    for (after, message) in plan.messages {
+        tokio::time::sleep_until(placed + after).await;
+        if message == Message::Repeat {
+            repeat(&world, &mut random, &body, &key, &id).await;
+        } else {
+            send(&world, &mut random, &id, message).await;
+        }
+    }
+}
+
+async fn place(world: &World, random: &mut Random, body: &Value, key: &str) -> Option<String> {
+    let build = |client: &Client| {
+        client.request(Method::POST, "/v1/orders").header("Idempotency-Key", key).json(body)
+    };
+    let reply = world.ask("place", random, build).await?;
+    if reply.status.as_u16() != 201 {
+        let shown = format!("an order was answered {}: {}", reply.status, reply.body);
+        world.log(|log| log.wrong.push(shown));
+        return None;
+    }
+    Some(reply.text("/id").to_owned())
+}
+
+async fn repeat(world: &World, random: &mut Random, body: &Value, key: &str, id: &str) {
+    if let Some(again) = place(world, random, body, key).await
+        && again != id
+    {
+        world.log(|log| log.wrong.push(format!("order {id} repeated is order {again}")));
+    }
+}
+
+/// The body of `POST /v1/orders`.
+fn order(plan: &OrderPlan, run: &str) -> Value {
+    let mut random = Random::new(plan.seed ^ 1);
+    let line = |sku: &str, quantity: i64, unit_price: i64| json!({"sku": sku, "quantity": quantity, "unit_price": unit_price});
+    let plenty = |random: &mut Random, nth: usize| {
+        line(PLENTY[nth].0, 1 + i64::from(random.below(3) == 0), UNIT_PRICE)
+    };
+    let lines = match plan.kind {
+        Kind::Plain if random.below(3) == 0 => vec![line(HOT, 1, UNIT_PRICE)],
+        Kind::Plain | Kind::Declined | Kind::Authentication => vec![plenty(&mut random, 0)],
+        Kind::Split | Kind::SlowRefund => vec![plenty(&mut random, 0), plenty(&mut random, 1)],
+        Kind::Review => vec![line(DEAR, 1, DEAR_PRICE), plenty(&mut random, 1)],
+        Kind::AskCustomer | Kind::ShipAvailable => {
+            vec![line(&scarce_sku(plan.nth), 3, UNIT_PRICE), plenty(&mut random, 1)]
+        }
+        Kind::OutOfStock => vec![line("CHAOS-NONE", 1, UNIT_PRICE)],
+    };
+    let method = match plan.kind {
+        Kind::Declined => "pm_card_chargeDeclined",
+        Kind::Authentication => "pm_card_authenticationRequired",
+        Kind::SlowRefund => "pm_card_pendingRefund",
+        _ => "pm_card_visa",
+    };
+    let policy = match plan.kind {
+        Kind::AskCustomer => "ask_customer",
+        Kind::ShipAvailable => "ship_available",
+        _ => "reject",
+    };
+    json!({
+        "customer_id": format!("cus_{run}_{}", plan.nth), "currency": "EUR", "reference": format!("chaos-{}", plan.nth),
+        "lines": lines, "shipping_fee": 500, "tax": 100, "payment": {"method": method}, "shortage_policy": policy,
+        "shipping_address": {"name": "Ada Example", "line1": "Keizersgracht 1", "city": "Amsterdam",
+            "postal_code": "1015 CS", "country": "NL"},
+    })
+}
+
+async fn send(world: &World, random: &mut Random, id: &str, message: Message) {
+    use Message as M;
+    let workflow = format!("order:{id}");
+    let name = format!("{message:?}");
+    let told =
+        |result: anyhow::Result<()>| world.count(&name, if result.is_ok() { "sent" } else { "not taken" });
+    match message {
+        M::CancelByHttp => cancel(world, random, id, &json!({"reason": "changed my mind"})).await,
+        M::CancelLine => cancel(world, random, id, &json!({"reason": "not that one", "lines": [0]})).await,
+        M::CancelBySignal => {
+            told(world.temporal.signal(&workflow, "cancel", &json!({"reason": "signal"})).await)
+        }
+        M::CancelByEngine => told(world.temporal.cancel(&workflow).await),
+        M::Terminate => told(world.temporal.terminate(&workflow).await),
+        M::Approve | M::Reject => {
+            let decision = if message == M::Approve { "approve" } else { "reject" };
+            reach(world, random, id, |order| order["status"] == "in_review").await;
+            let body = json!({"decision": decision, "reason": "reviewed"});
+            if accepted(world.post(&name, random, &format!("/v1/orders/{id}/decision"), &body).await) {
+                world.promise(id, Promise::Answered("order.decided"));
+            }
+        }
+        M::ApproveBySignal => {
+            reach(world, random, id, |order| order["status"] == "in_review").await;
+            let decision = json!({"decision": "approve", "reason": "reviewed"});
+            told(world.temporal.signal(&workflow, "decide", &decision).await);
+        }
+        M::Amend => amend(world, random, id).await,
+        M::Authenticate => {
+            reach(world, random, id, |order| order["payment_action"] != Value::Null).await;
+            authenticate(world, id).await;
+        }
+        M::Refund => {
+            reach(world, random, id, |order| order["amounts_held"]["captured"].as_i64() > Some(0)).await;
+            let body = json!({"amount": 300, "reason": "apology"});
+            if accepted(world.post(&name, random, &format!("/v1/orders/{id}/refunds"), &body).await) {
+                world.promise(id, Promise::Refund);
+            }
+        }
+        M::Return => {
+            reach(world, random, id, |order| order["lines"][0]["delivered"].as_i64() > Some(0)).await;
+            let body = json!({"lines": [{"line": 0, "quantity": 1}], "reason": "does not fit"});
+            let reply = world.post(&name, random, &format!("/v1/orders/{id}/returns"), &body).await;
+            if accepted(reply) {
+                world.promise(id, Promise::Return);
+            }
+        }
+        M::Retry => {
+            let body = json!({"reason": "try again"});
+            world.post(&name, random, &format!("/v1/admin/orders/{id}/retry"), &body).await;
+        }
+        M::HandOver => carrier(world, random, id, &name, "hand_over").await,
+        M::Lose => carrier(world, random, id, &name, "lose").await,
+        M::BringBack => carrier(world, random, id, &name, "return").await,
+        // Received when everything else is done (see `rest`); repeated by `run`.
+        M::Receipt | M::Repeat => {}
+    }
+}
+
+fn accepted(reply: Option<Reply>) -> bool {
+    reply.is_some_and(|reply| reply.status.is_success())
+}
+
+async fn cancel(world: &World, random: &mut Random, id: &str, body: &Value) {
+    let whole = body["lines"].is_null();
+    let what = if whole { "CancelByHttp" } else { "CancelLine" };
+    let Some(reply) = world.post(what, random, &format!("/v1/orders/{id}/cancellation"), body).await else {
+        return;
+    };
+    match reply.status.as_u16() {
+        200 if whole => world.promise(id, Promise::Cancelled),
+        202 if whole => world.promise(id, Promise::Cancelling),
+        _ => {}
+    }
+}
+
+async fn amend(world: &World, random: &mut Random, id: &str) {
+    reach(world, random, id, |order| order["status"] == "awaiting_customer").await;
+    let (path, key) = (format!("/v1/orders/{id}/amendment"), crate::client::new_key());
+    let accept = if random.below(3) == 0 { "cancel" } else { "ship_available" };
+    let body = json!({"accept": accept});
+    let build = |client: &Client| {
+        client
+            .request(Method::POST, &path)
+            .header("Idempotency-Key", &key)
+            .header("If-Match", "*")
+            .json(&body)
+    };
+    if accepted(world.ask("Amend", random, build).await) {
+        world.promise(id, Promise::Answered("order.amended"));
+    }
+}
+
+/// The customer proves who they are.
+pub async fn authenticate(world: &World, id: &str) {
+    let ledger = world.payments().await;
+    for intent in ledger["intents"].as_array().map(Vec::as_slice).unwrap_or_default() {
+        if intent["metadata"]["order_id"] == id && intent["status"] == "requires_action" {
+            let path = format!("payment_intents/{}/authenticate", intent["id"].as_str().unwrap_or_default());
+            world.bank(&path, json!({"success": true})).await;
+        }
+    }
+}
+
+async fn carrier(world: &World, random: &mut Random, id: &str, name: &str, step: &str) {
+    let Some(order) = world.order(random, id).await else { return };
+    let shipments = order.body["shipments"].as_array().cloned().unwrap_or_default();
+    let Some(shipment) = shipments.first().and_then(|shipment| shipment["id"].as_str()) else { return };
+    let taken = world.carrier(shipment, step).await;
+    world.count(name, if taken { "done" } else { "not possible" });
+}
+
+/// Waits until the order is so, or for long enough.
+async fn reach(world: &World, random: &mut Random, id: &str, is: impl Fn(&Value) -> bool) {
+    for _ in 0..LOOKS_MAX {
+        match world.order(random, id).await {
+            Some(order) if is(&order.body) || ended(&order.body) => return,
+            _ => tokio::time::sleep(LOOK_EVERY).await,
+        }
+    }
+}
+
+fn ended(order: &Value) -> bool {
+    matches!(order["status"].as_str(), Some("completed" | "cancelled" | "rejected" | "expired"))
+}

@@ -1,0 +1,181 @@
+//! `cargo dev chaos`: real processes, varied orders, and seeded random faults in every part; then everything heals, comes
+//! to rest, and all [invariants](crate::invariants) are checked.
+
+mod customers;
+mod disturb;
+pub mod plan;
+mod promises;
+mod report;
+mod rest;
+mod world;
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use futures::future::join_all;
+use serde_json::json;
+use tokio::time::Instant;
+
+use self::disturb::Disturber;
+use self::plan::{APIS, Kind, Plan, WORKERS};
+use self::report::Report;
+use self::world::World;
+use crate::cli::ChaosArgs;
+use crate::client::Client;
+use crate::invariants::{Moment, Sources, Violation};
+use crate::servers::Servers;
+use crate::sim::AutoProgress;
+use crate::stack::Stack;
+use crate::term::{self, Step};
+
+/// More than all orders take of a SKU.
+const PLENTY: i64 = 100_000;
+/// Of the hot SKU there is a unit for each so many orders.
+const ORDERS_PER_HOT_UNIT: i64 = 16;
+/// How soon a parcel is handed over, and delivered.
+const CARRIER_PACE: Duration = Duration::from_millis(1_500);
+/// Terminated orders are looked for this often, in seconds, however young they are.
+const SWEEP_SECONDS: u32 = 2;
+/// Between two lines that say how far a run is.
+const PROGRESS_EVERY: Duration = Duration::from_secs(10);
+
+/// The verb: runs, prints what came of it, and fails if an invariant is broken.
+///
+/// # Errors
+/// When the servers can't be started, or started again.
+pub async fn chaos(args: ChaosArgs) -> Result<ExitCode> {
+    let report = run(&args).await?;
+    term::print(&report);
+    Ok(if report.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Runs a plan on servers and processes of its own.
+///
+/// # Errors
+/// As [`chaos`].
+pub async fn run(args: &ChaosArgs) -> Result<Report> {
+    let step = Step::begin(format!("Chaos with seed {}: starting", args.seed));
+    let plan = Plan::draw(args.seed, args.orders.into(), args.scenario);
+    let mut servers = Servers::private().await?;
+    let mut stack = start(&servers).await?;
+    let mut clients = vec![stack.client.clone()];
+    while clients.len() < APIS {
+        clients.push(stack.add_api().await?);
+    }
+    while stack.workers.len() < WORKERS {
+        stack.add_worker().await?;
+    }
+    fill(&stack.client, &plan).await?;
+    let before = stock(&stack).await?;
+    step.done(format!("{} orders, {} faults, seed {}", plan.orders.len(), plan.faults.len(), args.seed));
+
+    let world = Arc::new(World::of(&stack, clients)?);
+    disturb(&plan, &world, &mut servers, &mut stack).await?;
+
+    let step = Step::begin("Healed; waiting for rest");
+    let mut violations = rest(&world, &stack, args.settle, &step).await?;
+    let sources = Sources::of(&stack)?;
+    violations.extend(sources.check(Moment::AtRest).await?);
+    let orders = sources.orders().await?;
+    violations.extend(world.log(|log| promises::check(log, &orders)));
+    violations.extend(check_conservation(&before, &stock(&stack).await?));
+    step.done("At rest");
+
+    let report = world.log(|log| Report::new(args, &plan, log, &orders, violations));
+    stack.stop().await;
+    servers.stop().await;
+    Ok(report)
+}
+
+async fn start(servers: &Servers) -> Result<Stack> {
+    Stack::builder(servers)
+        .auto(AutoProgress { hand_over_after: CARRIER_PACE, deliver_after: CARRIER_PACE })
+        .env("WAYBILL_SWEEP_SECONDS", SWEEP_SECONDS)
+        .env("WAYBILL_SWEEP_AGE_SECONDS", 0)
+        .start()
+        .await
+}
+
+/// Puts the goods on the shelves.
+async fn fill(client: &Client, plan: &Plan) -> Result<()> {
+    let hot = i64::try_from(plan.orders.len()).unwrap_or(i64::MAX) / ORDERS_PER_HOT_UNIT + 1;
+    let mut goods =
+        vec![(customers::HOT.to_owned(), "AMS", hot), (customers::DEAR.to_owned(), "AMS", PLENTY)];
+    goods.extend(customers::PLENTY.map(|(sku, location)| (sku.to_owned(), location, PLENTY)));
+    let scarce =
+        plan.orders.iter().filter(|order| matches!(order.kind, Kind::AskCustomer | Kind::ShipAvailable));
+    goods.extend(scarce.map(|order| (customers::scarce_sku(order.nth), "AMS", 1)));
+    for (sku, location, on_hand) in goods {
+        let body = json!({"locations": [{"location": location, "on_hand": on_hand}]});
+        client.put_stock(&sku, &body).await?.success().with_context(|| format!("no stock of {sku}"))?;
+    }
+    Ok(())
+}
+
+/// Customers and faults, side by side, until both are done.
+async fn disturb(plan: &Plan, world: &Arc<World>, servers: &mut Servers, stack: &mut Stack) -> Result<()> {
+    let (start, run) = (Instant::now(), uuid::Uuid::now_v7().simple().to_string());
+    let customers = join_all(plan.orders.iter().map(|order| {
+        let (world, order, run) = (Arc::clone(world), order.clone(), run.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep_until(start + order.at).await;
+            customers::run(world, order, run).await;
+        })
+    }));
+    let progress = async {
+        loop {
+            tokio::time::sleep(PROGRESS_EVERY).await;
+            let placed = world.log(|log| log.promises.len());
+            term::line(format_args!(
+                "  {} s: {placed} of {} orders placed",
+                start.elapsed().as_secs(),
+                plan.orders.len()
+            ));
+        }
+    };
+    let mut disturber = Disturber::new(servers, stack, &plan.faults);
+    let work = async {
+        let (done, disturbed) = tokio::join!(customers, async {
+            disturber.run(start).await?;
+            disturber.heal().await
+        });
+        disturbed?;
+        done.into_iter().try_for_each(|done| done.context("a customer panicked"))
+    };
+    tokio::select! {
+        done = work => done,
+        () = progress => Ok(()),
+    }
+}
+
+async fn rest(world: &World, stack: &Stack, limit: Duration, step: &Step) -> Result<Vec<Violation>> {
+    let sources = Sources::of(stack)?;
+    rest::settle(world, &sources, limit, |resting, all| {
+        step.say(format_args!("{resting} of {all} orders at rest"))
+    })
+    .await
+}
+
+/// Units by SKU and location: free, reserved and sold, added up.
+async fn stock(stack: &Stack) -> Result<BTreeMap<(String, String), i64>> {
+    let pool = waybill_store::connect(&stack.database_url, 1)?;
+    let books = waybill_store::stock::books(&pool).await?;
+    Ok(books.into_iter().map(|row| ((row.sku, row.location), row.pieces)).collect())
+}
+
+fn check_conservation(
+    before: &BTreeMap<(String, String), i64>,
+    after: &BTreeMap<(String, String), i64>,
+) -> Vec<Violation> {
+    let changed = before.iter().filter(|(at, units)| after.get(*at) != Some(*units));
+    changed
+        .map(|(at, units)| Violation {
+            order: None,
+            rule: "available + reserved + sold stays the same",
+            detail: format!("{at:?} was {units} and is {:?}", after.get(at)),
+        })
+        .collect()
+}

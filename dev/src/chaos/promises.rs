@@ -1,0 +1,51 @@
+//! What clients were answered against what became of it.
+
+use std::collections::BTreeMap;
+
+use waybill_domain::event::OrderEvent as E;
+use waybill_domain::status::OrderStatus;
+
+use super::world::{Log, Promise};
+use crate::invariants::{Order, Violation};
+
+/// What was promised and is not so.
+pub fn check(log: &Log, orders: &BTreeMap<String, Order>) -> Vec<Violation> {
+    let mut found: Vec<Violation> = Vec::new();
+    for wrong in &log.wrong {
+        found.push(Violation { order: None, rule: "answers follow the contract", detail: wrong.clone() });
+    }
+    for (id, promises) in &log.promises {
+        let Some(order) = orders.get(id) else {
+            let rule = "each acknowledged order exists";
+            found.push(Violation { order: Some(id.clone()), rule, detail: "it does not".to_owned() });
+            continue;
+        };
+        let broken = promises.iter().filter(|promise| !holds(order, promise));
+        found.extend(broken.map(|promise| {
+            let detail = format!("{promise:?}, and the order is {}", order.status);
+            order.breaks("what a client was answered stays true", detail)
+        }));
+    }
+    found
+}
+
+fn holds(order: &Order, promise: &Promise) -> bool {
+    let cancelled = order.status == OrderStatus::Cancelled;
+    match promise {
+        Promise::Accepted => true,
+        Promise::Cancelled => cancelled,
+        // The carrier may have the goods already, or not stop them; what was said to the client is in the timeline.
+        Promise::Cancelling => {
+            let refused = |event: &E| {
+                matches!(
+                    event,
+                    E::CancelRefused { .. } | E::ShipmentCancelRefused { .. } | E::HandedOver { .. }
+                )
+            };
+            cancelled || order.has(|event| matches!(event, E::CancelRequested { .. })) && order.has(refused)
+        }
+        Promise::Answered(kind) => cancelled || order.has(|event| event.fact_key().as_deref() == Some(kind)),
+        Promise::Refund => order.has(|event| matches!(event, E::RefundRequested { .. })),
+        Promise::Return => order.has(|event| matches!(event, E::ReturnRequested { .. })),
+    }
+}

@@ -1,0 +1,107 @@
+//! Stock against reservations, and our money against the provider's.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use serde_json::Value;
+use sqlx::PgPool;
+
+use super::orders::Order;
+use super::{Moment, Violation};
+
+fn violation(rule: &'static str, detail: impl Into<String>) -> Violation {
+    Violation { order: None, rule, detail: detail.into() }
+}
+
+/// Stock rows follow from reservations, and nothing is oversold.
+pub(super) async fn check_stock(pool: &PgPool) -> Result<Vec<Violation>> {
+    let books = waybill_store::stock::books(pool).await?;
+    Ok(books
+        .into_iter()
+        .filter(|row| (row.held_difference, row.sold_difference) != (0, 0))
+        .map(|row| violation("stock agrees with reservations", format!("{row:?}")))
+        .collect())
+}
+
+/// Nothing waits any more: every order is started, every message settled, every payment operation known.
+pub(super) async fn check_rest(pool: &PgPool) -> Result<Vec<Violation>> {
+    let unsettled: i64 =
+        sqlx::query_scalar("select count(*) from inbox where settled_at is null").fetch_one(pool).await?;
+    let unstarted: i64 = sqlx::query_scalar("select count(*) from orders where workflow_started_at is null")
+        .fetch_one(pool)
+        .await?;
+    let mut found = Vec::new();
+    if unsettled > 0 {
+        found.push(violation("every message reaches its workflow", format!("{unsettled} are unsettled")));
+    }
+    if unstarted > 0 {
+        found.push(violation("every order is started", format!("{unstarted} are not")));
+    }
+    Ok(found)
+}
+
+#[derive(Default)]
+struct Money {
+    capturable: i64,
+    captured: i64,
+    refunded: i64,
+    paid: bool,
+}
+
+/// The provider's own ledger, by order.
+fn at_provider(ledger: &Value) -> BTreeMap<String, Money> {
+    let list = |name: &str| ledger[name].as_array().cloned().unwrap_or_default();
+    let mut by_order = BTreeMap::<String, Money>::new();
+    let mut order_of = BTreeMap::new();
+    for intent in list("intents") {
+        let Some(order) = intent["metadata"]["order_id"].as_str() else { continue };
+        let money = by_order.entry(order.to_owned()).or_default();
+        money.capturable += intent["amount_capturable"].as_i64().unwrap_or_default();
+        let received = intent["amount_received"].as_i64().unwrap_or_default();
+        money.captured += received;
+        money.paid |= received > 0;
+        order_of.insert(intent["id"].to_string(), order.to_owned());
+    }
+    for refund in list("refunds") {
+        if let Some(order) = order_of.get(&refund["payment_intent"].to_string())
+            && refund["status"] == "succeeded"
+        {
+            by_order.entry(order.clone()).or_default().refunded +=
+                refund["amount"].as_i64().unwrap_or_default();
+        }
+    }
+    by_order
+}
+
+/// What we say was captured and refunded is what the provider did, once nothing is under way; and never is more
+/// refunded than was captured.
+pub(super) fn check_provider(
+    orders: &BTreeMap<String, Order>,
+    ledger: &Value,
+    moment: Moment,
+) -> Vec<Violation> {
+    let mut found = Vec::new();
+    for (id, money) in at_provider(ledger) {
+        // Another stack's ledger, or an order whose acknowledgement was lost with its database.
+        let Some(order) = orders.get(&id) else { continue };
+        if money.refunded > money.captured {
+            let detail = format!("{} of {}", money.refunded, money.captured);
+            found.push(order.breaks("the provider refunds no more than it captured", detail));
+        }
+        if moment != Moment::AtRest {
+            continue;
+        }
+        if order.status.is_terminal() && money.capturable > 0 {
+            found.push(order.breaks("an order that has ended holds no money", money.capturable.to_string()));
+        }
+        if order.captured != money.captured {
+            let detail = format!("{} and {}", order.captured, money.captured);
+            found.push(order.breaks("captured is what the provider captured", detail));
+        }
+        if order.refunded != money.refunded {
+            let detail = format!("{} and {}", order.refunded, money.refunded);
+            found.push(order.breaks("refunded is what the provider refunded", detail));
+        }
+    }
+    found
+}

@@ -1,0 +1,211 @@
+//! One order: its row against its timeline, and against its workflow.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+use sqlx::{PgPool, Row};
+use uuid::Uuid;
+use waybill_domain::event::OrderEvent;
+use waybill_domain::state::ShipmentState;
+use waybill_domain::status::OrderStatus;
+
+use super::Violation;
+use super::timeline::{self, Entry};
+use crate::servers::temporal_http::{Execution, TemporalHttp};
+
+/// An order as Postgres has it.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// Its id.
+    pub id: String,
+    /// Where it stands.
+    pub status: OrderStatus,
+    /// Where its money stands.
+    pub payment_status: String,
+    /// Why it needs an operator.
+    pub attention: Option<String>,
+    /// The number of its last entry.
+    pub version: i64,
+    /// Captured, in minor units.
+    pub captured: i64,
+    /// Refunded, in minor units.
+    pub refunded: i64,
+    /// Its shipments.
+    pub shipments: Vec<ShipmentState>,
+    /// Items that reservations still hold.
+    pub held: i64,
+    /// Its timeline.
+    pub entries: Vec<Entry>,
+}
+
+/// Every order, with its timeline.
+pub(super) async fn load(pool: &PgPool) -> Result<BTreeMap<String, Order>> {
+    // One snapshot: an order's row and its timeline change together.
+    let mut tx = pool.begin_with("begin isolation level repeatable read read only").await?;
+    let rows = sqlx::query(
+        "select id, status, payment_status, attention, version, captured, refunded, shipments,
+           (select coalesce(sum(quantity), 0)::bigint from reservations r where r.order_id = o.id and r.state = 'held')
+             as held
+         from orders o",
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    let events =
+        sqlx::query("select order_id, seq, type, status, data from order_events order by order_id, seq")
+            .fetch_all(&mut *tx)
+            .await?;
+    let mut orders = BTreeMap::new();
+    for row in rows {
+        let id = row.try_get::<Uuid, _>("id")?.to_string();
+        let shipments: Option<Value> = row.try_get("shipments")?;
+        let order = Order {
+            status: row.try_get::<String, _>("status")?.parse()?,
+            payment_status: row.try_get("payment_status")?,
+            attention: row.try_get("attention")?,
+            version: row.try_get("version")?,
+            captured: row.try_get("captured")?,
+            refunded: row.try_get("refunded")?,
+            shipments: shipments.map(serde_json::from_value).transpose()?.unwrap_or_default(),
+            held: row.try_get("held")?,
+            entries: Vec::new(),
+            id: id.clone(),
+        };
+        orders.insert(id, order);
+    }
+    for row in events {
+        let event =
+            json!({"type": row.try_get::<String, _>("type")?, "data": row.try_get::<Value, _>("data")?});
+        let entry = Entry {
+            seq: row.try_get("seq")?,
+            status: row.try_get::<String, _>("status")?.parse()?,
+            event: serde_json::from_value(event.clone()).with_context(|| format!("no event: {event}"))?,
+        };
+        if let Some(order) = orders.get_mut(&row.try_get::<Uuid, _>("order_id")?.to_string()) {
+            order.entries.push(entry);
+        }
+    }
+    Ok(orders)
+}
+
+impl Order {
+    /// Names a broken rule of this order.
+    pub fn breaks(&self, rule: &'static str, detail: impl Into<String>) -> Violation {
+        Violation { order: Some(self.id.clone()), rule, detail: detail.into() }
+    }
+
+    /// The timeline, a line each.
+    pub fn timeline(&self) -> String {
+        let line = |entry: &Entry| {
+            let event = serde_json::to_value(&entry.event).unwrap_or_default();
+            format!(
+                "  {:>3} {:<18} {} {}",
+                entry.seq,
+                entry.status,
+                event["type"].as_str().unwrap_or_default(),
+                event["data"]
+            )
+        };
+        self.entries.iter().map(line).collect::<Vec<_>>().join("\n")
+    }
+
+    /// Whether an entry like this is in the timeline.
+    pub fn has(&self, like: impl Fn(&OrderEvent) -> bool) -> bool {
+        self.entries.iter().any(|entry| like(&entry.event))
+    }
+
+    pub(super) fn check_anytime(&self) -> Vec<Violation> {
+        let mut found: Vec<Violation> = timeline::check(&self.entries)
+            .into_iter()
+            .map(|wrong| self.breaks("the timeline follows the lifecycle and states each fact once", wrong))
+            .collect();
+        let last = self.entries.last();
+        if last.is_none_or(|last| last.seq != self.version) {
+            found.push(self.breaks("the version is the number of the last entry", self.version.to_string()));
+        }
+        if let Some(last) = last.filter(|last| {
+            last.status != self.status && (last.status.is_terminal() || self.status.is_terminal())
+        }) {
+            found.push(
+                self.breaks("row and timeline end alike", format!("{} and {}", self.status, last.status)),
+            );
+        }
+        let (voids, holds) = (timeline::voids(&self.entries), timeline::authorizations(&self.entries));
+        if voids > holds.max(1) {
+            found.push(self.breaks("one void per authorization", format!("{voids} of {holds}")));
+        }
+        found
+    }
+
+    pub(super) fn check_at_rest(&self) -> Vec<Violation> {
+        let mut found = Vec::new();
+        if self.refunded > self.captured {
+            found.push(
+                self.breaks(
+                    "no refund exceeds its capture",
+                    format!("{} of {}", self.refunded, self.captured),
+                ),
+            );
+        }
+        if self.status.is_terminal() && self.held > 0 {
+            found.push(self.breaks("an order that has ended holds no stock", self.held.to_string()));
+        }
+        let ends =
+            self.entries.iter().filter(|entry| entry.event.fact_key().as_deref() == Some("end")).count();
+        if ends != usize::from(self.status.is_terminal()) {
+            found.push(self.breaks("one terminal event per order that has ended", ends.to_string()));
+        }
+        let captured: i64 = self.shipments.iter().filter(|s| s.captured).map(|s| s.amount.minor()).sum();
+        if captured != self.captured {
+            found.push(
+                self.breaks(
+                    "captured is what shipments captured",
+                    format!("{} and {captured}", self.captured),
+                ),
+            );
+        }
+        found
+    }
+}
+
+/// Whether each order has its workflow, and what ended agrees about how.
+pub(super) async fn check_workflows(
+    orders: &BTreeMap<String, Order>,
+    temporal: &TemporalHttp,
+    queue_prefix: &str,
+) -> Result<Vec<Violation>> {
+    let query = format!("TaskQueue = '{queue_prefix}orders' and WorkflowType = 'OrderWorkflow'");
+    let mut latest = BTreeMap::<String, Execution>::new();
+    for execution in temporal.executions(&query).await? {
+        let id = execution.workflow_id.trim_start_matches("order:").to_owned();
+        if latest.get(&id).is_none_or(|other| other.started < execution.started) {
+            latest.insert(id, execution);
+        }
+    }
+    let mut found = Vec::new();
+    for order in orders.values() {
+        let Some(execution) = latest.get(&order.id) else {
+            found.push(order.breaks("each order has its workflow", "there is none"));
+            continue;
+        };
+        let ended = order.status.is_terminal();
+        if ended != (execution.status == "COMPLETED") {
+            let detail = format!("the order is {}, its workflow {}", order.status, execution.status);
+            found.push(order.breaks("an order and its workflow end together", detail));
+            continue;
+        }
+        if !ended {
+            continue;
+        }
+        let status = order.status.as_str();
+        if execution.order_status.as_deref() != Some(status) {
+            let detail = format!("{status} and {:?}", execution.order_status);
+            found.push(order.breaks("row and search attribute agree", detail));
+        }
+        let result = temporal.result(execution).await?.unwrap_or_default();
+        if result["status"] != status {
+            found.push(order.breaks("row and workflow result agree", format!("{status} and {result}")));
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,118 @@
+//! What is true of every timeline, at any moment.
+
+use std::collections::BTreeMap;
+
+use waybill_domain::event::OrderEvent;
+use waybill_domain::status::OrderStatus;
+
+/// One entry, as it is in `order_events`.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Its number in the order.
+    pub seq: i64,
+    /// The status that it carries.
+    pub status: OrderStatus,
+    /// What happened.
+    pub event: OrderEvent,
+}
+
+/// What is wrong with a timeline.
+pub fn check(entries: &[Entry]) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for (expected, entry) in (1..).zip(entries) {
+        if entry.seq != expected {
+            wrong.push(format!("seq {expected} is missing"));
+            break;
+        }
+    }
+    for pair in entries.windows(2) {
+        let (before, after) = (pair[0].status, pair[1].status);
+        if before != after && !before.next().contains(&after) {
+            wrong.push(format!("{before} is followed by {after} at seq {}", pair[1].seq));
+        }
+    }
+    let mut times = BTreeMap::<String, usize>::new();
+    for key in entries.iter().filter_map(|entry| once(&entry.event)) {
+        *times.entry(key).or_default() += 1;
+    }
+    wrong.extend(
+        times
+            .into_iter()
+            .filter(|(_, times)| *times > 1)
+            .map(|(key, times)| format!("{key} is there {times} times")),
+    );
+    wrong
+}
+
+/// What names an event that may be there once. Requests to cancel may be repeated by whoever sends them.
+fn once(event: &OrderEvent) -> Option<String> {
+    use OrderEvent as E;
+    match event {
+        E::CancelRequested { .. } => None,
+        E::RefundRequested { refund_id, .. } => Some(format!("refund.requested:{refund_id}")),
+        E::RefundPending { refund_id } => Some(format!("refund.pending:{refund_id}")),
+        E::Refunded { refund_id, .. } => Some(format!("payment.refunded:{refund_id}")),
+        E::RefundFailed { refund_id, .. } => Some(format!("refund.failed:{refund_id}")),
+        E::ReturnRequested { return_id, .. } => Some(format!("return.requested:{return_id}")),
+        E::ReturnReceived { return_id, .. } => Some(format!("return.received:{return_id}")),
+        E::ReturnClosed { return_id, .. } => Some(format!("return.closed:{return_id}")),
+        E::DisputeOpened { dispute_id, .. } => Some(format!("dispute.opened:{dispute_id}")),
+        E::Gone { shipment_id, .. } => Some(format!("stock.gone:{shipment_id}")),
+        other => other.fact_key(),
+    }
+}
+
+/// How often money was held: each time may be voided once.
+pub fn authorizations(entries: &[Entry]) -> usize {
+    let holds = |e: &&Entry| matches!(e.event, OrderEvent::Authorizing { .. } | OrderEvent::Renewing { .. });
+    entries.iter().filter(holds).count()
+}
+
+/// How often money was voided.
+pub fn voids(entries: &[Entry]) -> usize {
+    entries.iter().filter(|entry| matches!(entry.event, OrderEvent::Voided { .. })).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use OrderStatus as S;
+
+    fn entries(statuses: &[OrderStatus]) -> Vec<Entry> {
+        let event = OrderEvent::StatusChanged {};
+        (1..)
+            .zip(statuses)
+            .map(|(seq, status)| Entry { seq, status: *status, event: event.clone() })
+            .collect()
+    }
+
+    #[test]
+    fn second_ending_and_step_back_are_found() {
+        assert_eq!(check(&entries(&[S::Received, S::Reserving, S::Reserving, S::Rejected])), [""; 0]);
+        let twice = check(&entries(&[S::Received, S::Reserving, S::Rejected, S::Received, S::Cancelled]));
+        assert_eq!(twice, ["rejected is followed by received at seq 4"]);
+        assert_eq!(check(&entries(&[S::Shipped, S::Completed])).len(), 1);
+    }
+
+    #[test]
+    fn missing_number_is_found() {
+        let mut gap = entries(&[S::Received, S::Received, S::Received]);
+        gap.remove(1);
+        assert_eq!(check(&gap), ["seq 2 is missing"]);
+    }
+
+    #[test]
+    fn repeated_fact_is_found_and_repeated_request_is_not() {
+        let shipment_id = waybill_domain::ids::ShipmentId(uuid::Uuid::nil());
+        let mut told = entries(&[S::Shipped, S::Shipped]);
+        for entry in &mut told {
+            entry.event = OrderEvent::HandedOver { shipment_id };
+        }
+        assert_eq!(check(&told).len(), 1);
+        for entry in &mut told {
+            entry.event =
+                OrderEvent::CancelRequested { reason: "again".into(), source: "api".into(), lines: None };
+        }
+        assert_eq!(check(&told), [""; 0]);
+    }
+}
