@@ -108,6 +108,8 @@ async fn learn(
             Ok(Some(hold)) => Ok(hold),
             Ok(None) | Err(_) => Err(ProviderError::UnknownOutcome(why).into()),
         },
+        // The key's first answer, which may be long past: the customer may have come and gone.
+        Ok(Hold::ActionRequired { provider_ref, .. }) => Ok(steps.provider.look_up(&provider_ref).await?),
         answered => Ok(answered?),
     }
 }

@@ -84,7 +84,8 @@ pub async fn run(args: &ChaosArgs) -> Result<Report> {
     violations.extend(check_conservation(&before, &stock(&stack).await?));
     step.done("At rest");
 
-    let report = world.log(|log| Report::new(args, &plan, log, &orders, violations));
+    let money = report::money(sources.pool(), &stack.payments.snapshot(), &violations).await?;
+    let report = world.log(|log| Report::new(args, &plan, log, &orders, violations, money));
     stack.stop().await;
     servers.stop().await;
     Ok(report)

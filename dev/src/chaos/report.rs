@@ -3,6 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use anyhow::Result;
+use serde_json::Value;
+use sqlx::PgPool;
+
 use super::plan::Plan;
 use super::world::Log;
 use crate::cli::ChaosArgs;
@@ -19,6 +23,7 @@ pub struct Report {
     /// Every broken invariant.
     pub violations: Vec<Violation>,
     timelines: BTreeMap<String, String>,
+    money: BTreeMap<String, String>,
 }
 
 fn tally<T: fmt::Debug>(items: impl Iterator<Item = T>) -> BTreeMap<String, u64> {
@@ -36,6 +41,7 @@ impl Report {
         log: &Log,
         orders: &BTreeMap<String, Order>,
         violations: Vec<Violation>,
+        money: BTreeMap<String, String>,
     ) -> Self {
         let broken: BTreeSet<&String> =
             violations.iter().filter_map(|violation| violation.order.as_ref()).collect();
@@ -47,9 +53,40 @@ impl Report {
             answers: log.answers.clone(),
             statuses: tally(orders.values().map(|order| order.status)),
             timelines: timelines.collect(),
+            money,
             violations,
         }
     }
+}
+
+/// What our ledger and the provider's have of the orders with broken invariants.
+pub(super) async fn money(
+    pool: &PgPool,
+    provider: &Value,
+    violations: &[Violation],
+) -> Result<BTreeMap<String, String>> {
+    let mut money = BTreeMap::<String, String>::new();
+    for id in violations.iter().filter_map(|violation| violation.order.as_ref()) {
+        let ours = sqlx::query_scalar::<_, String>(
+            "select format('  ours: %s %s %s %s', key, amount, state, provider_ref) from payment_operations
+             where order_id = $1::uuid order by created_at",
+        );
+        let mut lines = ours.bind(id).fetch_all(pool).await?;
+        for intent in provider["intents"].as_array().map(Vec::as_slice).unwrap_or_default() {
+            if intent["metadata"]["order_id"] == **id {
+                let field = |name: &str| intent[name].to_string();
+                lines.push(format!(
+                    "  provider: {} {} capturable {} received {}",
+                    field("id"),
+                    field("status"),
+                    field("amount_capturable"),
+                    field("amount_received")
+                ));
+            }
+        }
+        money.insert(id.clone(), lines.join("\n"));
+    }
+    Ok(money)
 }
 
 fn list(f: &mut fmt::Formatter<'_>, title: &str, counts: &BTreeMap<String, u64>) -> fmt::Result {
@@ -71,7 +108,8 @@ impl fmt::Display for Report {
         }
         list(f, "Ended", &self.statuses)?;
         for (order, timeline) in &self.timelines {
-            writeln!(f, "\nOrder {order}\n{timeline}")?;
+            let money = self.money.get(order).map(String::as_str).unwrap_or_default();
+            writeln!(f, "\nOrder {order}\n{timeline}\n{money}")?;
         }
         for violation in &self.violations {
             writeln!(f, "BROKEN {violation}")?;

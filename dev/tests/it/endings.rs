@@ -1,13 +1,16 @@
 //! An order ends once, whatever comes in while it ends.
 
 use crate::{books::check_closed, support::*};
-use futures::future::join_all;
+use futures::{StreamExt, stream};
+use serde_json::json;
 use std::time::Duration;
 use waybill_dev::stack::Stack;
 use waybill_domain::status::OrderStatus;
 
 /// Orders of one run, each cancelled a little later than the one before.
-const ORDERS: u64 = 60;
+const ORDERS: u64 = 200;
+/// So many at a time, so that each is started at once.
+const AT_ONCE: usize = 8;
 /// The latest cancel, in milliseconds: by then an order that is out of stock has been rejected.
 const CANCEL_WITHIN_MS: u64 = 80;
 
@@ -22,42 +25,37 @@ async fn check_one_ending(stack: &Stack, id: &str) -> OrderStatus {
     *statuses.last().unwrap()
 }
 
-async fn cancel_by_signal(id: &str) {
-    let workflow = format!("order:{id}");
-    let server = &waybill_dev::servers::Servers::for_tests().await.unwrap().temporal;
-    // The workflow may have ended already.
-    let _ = server.cli(&["workflow", "signal", "-w", &workflow, "--name", "cancel"]).await;
-}
-
 /// The status that the workflow answered at its end.
-async fn result_of(id: &str) -> String {
-    let workflow = format!("order:{id}");
-    until("the workflow has ended", || async {
-        let shown = temporal(&["workflow", "describe", "-w", &workflow, "-o", "json"]).await;
-        let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
-        Some(shown["result"]["status"].as_str()?.to_owned())
-    })
-    .await
+async fn result_of(stack: &Stack, id: &str) -> String {
+    let query = format!("WorkflowId = 'order:{id}' and ExecutionStatus = 'Completed'");
+    let ended =
+        until("the workflow has ended", || async { stack.temporal.executions(&query).await.unwrap().pop() })
+            .await;
+    stack.temporal.result(&ended).await.unwrap().unwrap()["status"].as_str().unwrap().to_owned()
 }
 
 #[tokio::test]
 async fn cancel_during_rejection_leaves_one_ending() {
     let stack = stack().await;
-    let ended = join_all((0..ORDERS).map(|number| {
-        let stack = &stack;
-        async move {
-            let id = place(&stack.client, &order(&[("NO-SUCH-SKU", 1)])).await;
-            tokio::time::sleep(Duration::from_millis(CANCEL_WITHIN_MS * number / ORDERS)).await;
-            cancel_by_signal(&id).await;
-            let result = result_of(&id).await;
-            let order = check_closed(stack, &id).await;
-            let shown = check_one_ending(stack, &id).await;
-            assert!(shown.is_terminal());
-            assert_eq!((shown.as_str(), order["status"].as_str()), (&*result, Some(&*result)));
-            result
-        }
-    }))
-    .await;
+    let ended = stream::iter(0..ORDERS)
+        .map(|number| cancel_while_rejected(&stack, number))
+        .buffer_unordered(AT_ONCE)
+        .collect::<Vec<_>>()
+        .await;
     println!("{} of {ORDERS} were cancelled", ended.iter().filter(|end| *end == "cancelled").count());
     stack.stop().await;
+}
+
+async fn cancel_while_rejected(stack: &Stack, number: u64) -> String {
+    let id = place(&stack.client, &order(&[("NO-SUCH-SKU", 1)])).await;
+    tokio::time::sleep(Duration::from_millis(CANCEL_WITHIN_MS * number / ORDERS)).await;
+    // The workflow may have ended already, or not have been started yet.
+    let _ =
+        stack.temporal.signal(&format!("order:{id}"), "cancel", &json!({"reason": "changed my mind"})).await;
+    let result = result_of(stack, &id).await;
+    let order = check_closed(stack, &id).await;
+    let shown = check_one_ending(stack, &id).await;
+    assert!(shown.is_terminal());
+    assert_eq!((shown.as_str(), order["status"].as_str()), (&*result, Some(&*result)));
+    result
 }

@@ -206,10 +206,14 @@ pub(crate) async fn authorize(ctx: &Ctx) -> Result<(), Stop> {
 
 /// The customer has to prove to their bank who they are. The provider's webhook tells that they did, or failed to.
 async fn await_customer(ctx: &Ctx, wait_seconds: u64) -> Result<(), Stop> {
+    let again = ctx.state(|s| s.action_reported) && changes::has(ctx, changes::ONE_ENDING);
     ctx.state_mut(|s| {
         s.state.payment_action = true;
+        s.action_reported = true;
         s.set_payment(PaymentStatus::Pending);
-        s.note(OrderEvent::ActionRequired {});
+        if !again {
+            s.note(OrderEvent::ActionRequired {});
+        }
     });
     read_model::flush(ctx).await;
     let limit = Duration::from_secs(wait_seconds);

@@ -74,6 +74,8 @@ pub struct OrderWorkflow {
     unwinding: bool,
     /// Whether the provider has sent word since the payment was last looked at.
     payment_news: bool,
+    /// Whether the timeline says that the customer has to do something before the payment can go on.
+    action_reported: bool,
     /// The money that is held; nothing is known of it where an earlier release asked for it.
     hold: Option<Hold>,
     /// Why the money is to be held anew now, if it is.
@@ -119,6 +121,7 @@ impl OrderWorkflow {
             operated: 0,
             unwinding: false,
             payment_news: false,
+            action_reported: false,
             hold: None,
             renewal_due: None,
             edition: 0,
