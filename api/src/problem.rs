@@ -225,6 +225,14 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Not available", detail).retryable()
     }
 
+    /// The order's workflow was terminated, and the sweeper has not started its successor yet.
+    pub(crate) fn awaits_successor(order: OrderId) -> Self {
+        let detail = "the order's workflow was terminated and is about to be restarted; come back after Retry-After seconds";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Not available", detail)
+            .retryable()
+            .about(order)
+    }
+
     pub(crate) fn internal() -> Self {
         let detail = "this is a defect; its cause is in the log under the trace id";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error", detail)

@@ -155,6 +155,7 @@ impl OrderEvent {
             Confirmed {} => "order.confirmed".into(),
             Booked { shipment_id, .. } => format!("shipment.booked:{shipment_id}"),
             HandedOver { shipment_id } => format!("shipment.handed_over:{shipment_id}"),
+            Voided { .. } => "payment.voided".into(),
             Captured { shipment_id, .. } => format!("payment.captured:{shipment_id}"),
             Delivered { shipment_id } => format!("shipment.delivered:{shipment_id}"),
             Lost { shipment_id } => format!("shipment.lost:{shipment_id}"),

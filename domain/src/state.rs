@@ -232,6 +232,13 @@ impl OrderState {
         self.recount();
     }
 
+    /// The shipment's money was taken, as far as it has any.
+    pub fn set_captured(&mut self, id: ShipmentId) {
+        if let Some(shipment) = self.shipments.iter_mut().find(|s| s.id == id) {
+            shipment.captured = true;
+        }
+    }
+
     /// The shipment of that id.
     pub fn shipment(&self, id: ShipmentId) -> Option<&ShipmentState> {
         self.shipments.iter().find(|s| s.id == id)

@@ -95,6 +95,8 @@ named!(
     PaymentStatus "payment status" {
         /// Nothing was asked of the provider.
         None = "none",
+        /// The order's total is zero: the provider is never asked.
+        NotRequired = "not_required",
         /// An authorization is asked for or waits for the customer.
         Pending = "pending",
         /// Money is held.

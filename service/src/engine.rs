@@ -187,7 +187,8 @@ impl Engine {
     pub async fn start(&self, start: &Start) -> Result<(), EngineError> {
         let (id, summary) = (start.order_id.workflow_id(), format!("Order {}", start.order_id));
         let options = self.once(id, summary, Some(Self::attributes(start)));
-        started(self.client().await?.start_workflow(OrderWorkflow::run, self.input(start), options).await)
+        let input = self.input(start).to_raw();
+        started(self.client().await?.start_workflow(OrderWorkflow::run, input, options).await)
     }
 
     /// Starts a refund's workflow. That it was started before is success; one that was ended from outside begins anew.

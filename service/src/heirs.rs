@@ -96,7 +96,7 @@ impl Engine {
             .rpc_options(no_retries(CALL_MAX))
             .build();
         let input = OrderInput { inherits: true, ..self.input(start) };
-        match self.client().await?.start_workflow(OrderWorkflow::run, input, options).await {
+        match self.client().await?.start_workflow(OrderWorkflow::run, input.to_raw(), options).await {
             Ok(_) => Ok(true),
             Err(WorkflowStartError::AlreadyStarted { .. }) => Ok(false),
             Err(error) => Err(EngineError::unavailable(error)),

@@ -2,6 +2,7 @@
 //! open orders hold them in their histories. Only optional fields may be added. No personal data.
 
 use serde::{Deserialize, Serialize};
+use temporalio_common::data_converters::{PayloadConverter, RawValue};
 use waybill_domain::{
     allocation::Allocation,
     cancellation::CancellationPlan,
@@ -31,6 +32,24 @@ pub struct OrderInput {
     /// Whether every step is a remote activity at once, none tried locally first: for measuring and debugging.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub remote_steps: bool,
+}
+
+impl OrderInput {
+    /// In the place of what can't be read, of a workflow that fails for it.
+    pub(crate) fn unreadable() -> Self {
+        Self {
+            order_id: OrderId(Default::default()),
+            merchant_id: MerchantId(Default::default()),
+            queue_prefix: String::new(),
+            inherits: false,
+            remote_steps: false,
+        }
+    }
+
+    /// As the workflow takes it.
+    pub fn to_raw(&self) -> RawValue {
+        RawValue::from_value(self, &PayloadConverter::default())
+    }
 }
 
 /// Output of `inherit`: the order as it is known outside its workflow.

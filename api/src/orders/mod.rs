@@ -36,6 +36,7 @@ pub(crate) async fn find(app: &App, merchant: MerchantId, id: OrderId) -> Result
 
 /// What a workflow's refusal means to a client: the order is read again, since it has moved on.
 async fn refusal(app: &App, merchant: MerchantId, id: OrderId, error: EngineError) -> Problem {
+    let has_no_workflow = matches!(error, EngineError::NoWorkflow);
     let detail = match error {
         EngineError::Unavailable(_) => return Problem::from(error).about(id),
         EngineError::Refused(words) => words,
@@ -45,6 +46,9 @@ async fn refusal(app: &App, merchant: MerchantId, id: OrderId, error: EngineErro
         Ok(order) => order.state.status,
         Err(_) => OrderStatus::Received,
     };
+    if has_no_workflow && !status.is_terminal() {
+        return Problem::awaits_successor(id);
+    }
     Problem::wrong_state(id, status, detail)
 }
 

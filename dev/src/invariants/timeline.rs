@@ -62,17 +62,6 @@ fn once(event: &OrderEvent) -> Option<String> {
     }
 }
 
-/// How often money was held: each time may be voided once.
-pub fn authorizations(entries: &[Entry]) -> usize {
-    let holds = |e: &&Entry| matches!(e.event, OrderEvent::Authorizing { .. } | OrderEvent::Renewing { .. });
-    entries.iter().filter(holds).count()
-}
-
-/// How often money was voided.
-pub fn voids(entries: &[Entry]) -> usize {
-    entries.iter().filter(|entry| matches!(entry.event, OrderEvent::Voided { .. })).count()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

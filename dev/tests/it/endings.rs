@@ -4,7 +4,7 @@ use crate::{books::check_closed, support::*};
 use futures::{StreamExt, stream};
 use serde_json::json;
 use std::time::Duration;
-use waybill_dev::stack::Stack;
+use waybill_dev::{client::new_key, servers::Servers, stack::Stack};
 use waybill_domain::status::OrderStatus;
 
 /// Orders of one run, each cancelled a little later than the one before.
@@ -58,4 +58,34 @@ async fn cancel_while_rejected(stack: &Stack, number: u64) -> String {
     assert!(shown.is_terminal());
     assert_eq!((shown.as_str(), order["status"].as_str()), (&*result, Some(&*result)));
     result
+}
+
+#[tokio::test]
+async fn cancel_of_terminated_order_is_retryable() {
+    let stack = stack().await;
+    let id = place(&stack.client, &order_with(|_| {})).await;
+    reach(&stack.client, &id, "fulfilling").await;
+    stack.temporal.terminate(&format!("order:{id}")).await.unwrap();
+    // Nothing sweeps here: the order has no successor yet.
+    let reply = stack.client.cancel(&id, "changed my mind", false).await.unwrap();
+    assert_eq!(reply.status.as_u16(), 503, "{}", reply.body);
+    assert!(reply.header("retry-after").is_some());
+    assert_eq!((reply.text("/code"), &reply.body["retryable"]), ("unavailable", &json!(true)));
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn unreadable_workflow_input_fails_the_workflow() {
+    let stack = stack().await;
+    let id = format!("order:{}", new_key());
+    let queue = format!("{}orders", stack.queue_prefix());
+    let server = &Servers::for_tests().await.unwrap().temporal;
+    let start = ["workflow", "start", "--type", "OrderWorkflow", "--task-queue", &queue, "-w", &id];
+    server.cli(&[&start[..], &["--input", r#"{"order": 1}"#]].concat()).await.unwrap();
+    let query = format!("WorkflowId = '{id}' and ExecutionStatus = 'Failed'");
+    until("the workflow has failed", || async { stack.temporal.executions(&query).await.unwrap().pop() })
+        .await;
+    let shown = temporal(&["workflow", "show", "-w", &id]).await;
+    assert!(shown.contains("input can't be read"), "{shown}");
+    stack.stop().await;
 }

@@ -131,7 +131,7 @@ impl Engine {
         client
             .execute_update_with_start_workflow(
                 OrderWorkflow::run,
-                self.input(start),
+                self.input(start).to_raw(),
                 OrderWorkflow::cancel_update,
                 request,
                 options,

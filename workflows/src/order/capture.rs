@@ -1,7 +1,7 @@
 //! A shipment has left, so its money is taken; held anew first, where it is not held any more.
 
 use super::{
-    Ctx, attention, hold, note, operator,
+    Ctx, attention, changes, hold, note, operator,
     step::{self, Mode, Step, StepError},
     unwind,
 };
@@ -20,6 +20,9 @@ pub(crate) async fn take(ctx: &Ctx, id: ShipmentId) {
         amount: s.state.shipment(id).map(|sh| sh.amount).unwrap_or_default(),
         is_final: !s.state.shipments.iter().any(|sh| sh.is_open()),
     });
+    if input.amount.is_zero() && changes::has(ctx, changes::NOTHING_TO_PAY) {
+        return take_nothing(ctx, &input).await;
+    }
     let operated = Cell::new(false);
     let by_hand = |operation: &Operation| {
         operated.set(true);
@@ -66,6 +69,18 @@ pub(crate) async fn take(ctx: &Ctx, id: ShipmentId) {
     }
 }
 
+/// A shipment that is worth nothing, such as a sample: no provider captures that. If it is the last one, what is held for
+/// others is voided, which their last capture would have done.
+async fn take_nothing(ctx: &Ctx, input: &CaptureInput) {
+    let is_held = ctx.state_mut(|s| {
+        s.state.set_captured(input.shipment_id);
+        s.state.authorized > s.state.captured
+    });
+    if input.is_final && is_held {
+        unwind::void_authorization(ctx).await;
+    }
+}
+
 fn capture_step(id: ShipmentId, attention: AttentionReason) -> Step {
     Step {
         name: "capture",
@@ -102,9 +117,7 @@ async fn operation_on(ctx: &Ctx, step: Step) -> Operation {
 fn captured(ctx: &Ctx, input: &CaptureInput) {
     let id = input.shipment_id;
     ctx.state_mut(|s| {
-        if let Some(shipment) = s.state.shipments.iter_mut().find(|sh| sh.id == id) {
-            shipment.captured = true;
-        }
+        s.state.set_captured(id);
         s.state.captured = s.state.captured.plus(input.amount).unwrap_or(s.state.captured);
         if input.is_final {
             s.state.authorized = s.state.captured;

@@ -46,6 +46,9 @@ pub(crate) const SUCCESSORS_ARE_RECORDED: Change = Change { name: "successors-ar
 /// back.
 pub(crate) const ONE_ENDING: Change = Change { name: "one-ending", since: 3 };
 
+/// A total of zero needs no payment, and a shipment that is worth nothing no capture.
+pub(crate) const NOTHING_TO_PAY: Change = Change { name: "nothing-to-pay", since: 3 };
+
 /// Whether this order goes the new way.
 pub(crate) fn has(ctx: &Ctx, change: Change) -> bool {
     ctx.state(|s| s.edition >= change.since) || ctx.patched(change.name)

@@ -161,6 +161,10 @@ pub(crate) async fn authorize(ctx: &Ctx) -> Result<(), Stop> {
     } else if ctx.state(|s| s.state.payment_status) == PaymentStatus::Authorized {
         return Ok(());
     }
+    if ctx.state(|s| s.state.open_amount().is_zero()) && changes::has(ctx, changes::NOTHING_TO_PAY) {
+        ctx.state_mut(|s| s.set_payment(PaymentStatus::NotRequired));
+        return check_cancel(ctx);
+    }
     let input = ctx.state_mut(|s| {
         s.set_payment(PaymentStatus::Pending);
         let amount = s.state.open_amount();

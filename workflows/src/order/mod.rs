@@ -23,7 +23,7 @@ use futures::FutureExt;
 use recovery::Unwritten;
 use std::collections::{BTreeSet, VecDeque};
 use std::{pin::pin, time::SystemTime};
-use temporalio_common::data_converters::RawValue;
+use temporalio_common::{data_converters::RawValue, error::ApplicationFailure};
 use temporalio_macros::{workflow, workflow_methods};
 use temporalio_workflow::workflows::select;
 use temporalio_workflow::{SyncWorkflowContext, WorkflowContext, WorkflowContextView, WorkflowResult};
@@ -43,6 +43,8 @@ type Refusal = Box<dyn std::error::Error + Send + Sync>;
 #[workflow]
 pub struct OrderWorkflow {
     input: OrderInput,
+    /// Why the input can't be read, if it can't.
+    bad_input: Option<String>,
     state: OrderState,
     /// What the read model has.
     version: i64,
@@ -100,9 +102,15 @@ pub struct OrderWorkflow {
 #[workflow_methods]
 impl OrderWorkflow {
     #[init]
-    fn new(_ctx: &WorkflowContextView, input: OrderInput) -> Self {
+    fn new(_ctx: &WorkflowContextView, input: RawValue) -> Self {
+        // Typed, an input that can't be read would fail the workflow's first task for ever.
+        let (input, bad_input) = match messages::decode(&input) {
+            Ok(input) => (input, None),
+            Err(problem) => (OrderInput::unreadable(), Some(problem)),
+        };
         Self {
             input,
+            bad_input,
             state: OrderState::received(&[]),
             version: 1,
             pending: Vec::new(),
@@ -138,6 +146,10 @@ impl OrderWorkflow {
     /// The order's way, from `received` to its end.
     #[run]
     pub async fn run(ctx: &mut WorkflowContext<Self>) -> WorkflowResult<OrderResult> {
+        if let Some(problem) = ctx.state(|s| s.bad_input.clone()) {
+            let what = format!("the workflow's input can't be read: {problem}; orders are started over HTTP");
+            return Err(ApplicationFailure::non_retryable(what).into());
+        }
         loop {
             let mut ended = pin!(Self::live(ctx).fuse());
             let mut restarts = pin!(recovery::restarts(ctx).fuse());

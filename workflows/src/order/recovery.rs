@@ -129,7 +129,7 @@ impl OrderWorkflow {
         self.facts = facts.into_iter().collect();
         self.booking = state.shipments.iter().filter(|sh| self.may_be_booked(sh)).map(|sh| sh.id).collect();
         self.undo = vec![Undo::ReleaseStock];
-        if state.payment_status != PaymentStatus::None {
+        if !matches!(state.payment_status, PaymentStatus::None | PaymentStatus::NotRequired) {
             self.undo.push(Undo::VoidAuthorization);
         }
         self.state = state;

@@ -102,7 +102,9 @@ pub(crate) async fn void_authorization(ctx: &Ctx) {
     ctx.state_mut(|s| {
         s.state.authorized = s.state.captured;
         let captured = s.state.captured;
-        if voided > Amount::ZERO || s.state.payment_status != PaymentStatus::Declined {
+        let never_held =
+            matches!(s.state.payment_status, PaymentStatus::Declined | PaymentStatus::NotRequired);
+        if voided > Amount::ZERO || !never_held {
             s.set_payment(if captured.is_zero() { PaymentStatus::Voided } else { PaymentStatus::Captured });
         }
         if voided > Amount::ZERO {
