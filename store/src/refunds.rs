@@ -1,6 +1,7 @@
 //! Refunds: asked for against what the ledger says was captured, and what became of them. Each change is one
 //! transaction with the order's timeline, and takes the order's row first.
 
+mod balance;
 mod outcome;
 mod request;
 

@@ -254,11 +254,17 @@ pub async fn overdue(pool: &PgPool, of: &ReturnRecord) -> Result<()> {
     Ok(())
 }
 
-/// Nothing more is to be done for the return. Repeating it changes nothing.
+/// Nothing more is to be done for the return; `disputed` is what is not refunded because it is disputed. Repeating it
+/// changes nothing.
 ///
 /// # Errors
 /// When Postgres fails, or there is no such return.
-pub async fn close(pool: &PgPool, of: &ReturnRecord, outcome: &str) -> Result<()> {
+pub async fn close(
+    pool: &PgPool,
+    of: &ReturnRecord,
+    outcome: &str,
+    disputed: Option<Amount>,
+) -> Result<()> {
     let mut tx = crate::begin(pool).await?;
     lock_order(&mut tx, of.order_id).await?;
     let closed = sqlx::query!(
@@ -268,7 +274,7 @@ pub async fn close(pool: &PgPool, of: &ReturnRecord, outcome: &str) -> Result<()
     if closed.execute(&mut *tx).await?.rows_affected() == 0 {
         return Ok(());
     }
-    let event = OrderEvent::ReturnClosed { return_id: of.id, outcome: outcome.to_owned() };
+    let event = OrderEvent::ReturnClosed { return_id: of.id, outcome: outcome.to_owned(), disputed };
     projection::append(&mut tx, of.order_id, WRITER, &[event]).await?;
     tx.commit().await?;
     Ok(())

@@ -16,6 +16,7 @@ use waybill_domain::{
     after::RefundState,
     ids::{OrderId, RefundId, ReturnId},
     money::{AMOUNT_MAX, Amount},
+    status::OrderStatus,
 };
 use waybill_store::{
     keys::Scope,
@@ -93,19 +94,18 @@ pub(crate) async fn post(
         return_id: None,
         request_key: Some(request.key.clone()),
     };
-    let task = refund(app.clone(), new);
+    let task = refund(app.clone(), new, order.state.status);
     Ok(once(&app, id, request, task).await)
 }
 
-async fn refund(app: App, new: NewRefund) -> Result<Answer, Problem> {
+async fn refund(app: App, new: NewRefund, status: OrderStatus) -> Result<Answer, Problem> {
     match refunds::request(&app.pool, &new).await? {
         Requested::Accepted(refund) => {
             app.start_refund_soon(refund.id, refund.order_id, refund.merchant_id);
             let view = serde_json::to_value(RefundView::from(&*refund)).map_err(|_| Problem::internal())?;
             Ok((StatusCode::CREATED, view))
         }
-        Requested::MoreThanCaptured { left } => Err(Problem::more_than_captured(new.order_id, left)),
-        Requested::MoreThanOnePayment { most } => Err(Problem::more_than_one_payment(new.order_id, most)),
+        Requested::Limited(limit) => Err(Problem::refund_limited(new.order_id, status, limit)),
     }
 }
 

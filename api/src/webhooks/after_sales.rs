@@ -52,17 +52,17 @@ pub(super) async fn dispute(app: &App, kind: &str, object: &Value) -> Answer {
         return Ok(None);
     }
     let text = |name: &str| object[name].as_str().unwrap_or_default().chars().take(WORD_CHARS_MAX).collect();
-    let order = match object["payment_intent"].as_str() {
-        Some(payment) => payments::order_of(&app.pool, payment).await?,
-        None => None,
+    let (Some(id), Some(payment)) = (object["id"].as_str(), object["payment_intent"].as_str()) else {
+        return Ok(Some(accepted("ignored")));
     };
-    let (Some(order_id), Some(id)) = (order, object["id"].as_str()) else {
+    let Some(order_id) = payments::order_of(&app.pool, payment).await? else {
         return Ok(Some(accepted("ignored")));
     };
     let due_by = object["evidence_details"]["due_by"].as_i64();
     let news = News {
         id: id.to_owned(),
         order_id,
+        payment: payment.to_owned(),
         amount: object["amount"].as_i64().and_then(|a| Amount::new(a).ok()).unwrap_or_default(),
         reason: text("reason"),
         status: text("status"),

@@ -10,6 +10,7 @@ mod books;
 mod carrier;
 mod connections;
 mod contradictions;
+mod disputes;
 mod groups;
 mod heirs;
 mod holds;

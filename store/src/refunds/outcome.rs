@@ -93,8 +93,8 @@ async fn tell(
     let code = code.unwrap_or_default().to_owned();
     let event = match to {
         RefundState::Requested => return Ok(()),
-        RefundState::Pending => OrderEvent::RefundPending { refund_id },
-        RefundState::Succeeded => OrderEvent::Refunded { refund_id, amount: before.amount },
+        RefundState::Pending => OrderEvent::RefundPending { refund_id, amount: None, source: None },
+        RefundState::Succeeded => OrderEvent::Refunded { refund_id, amount: before.amount, source: None },
         RefundState::Failed => OrderEvent::RefundFailed { refund_id, code: code.clone() },
     };
     projection::append(tx, order, WRITER, &[event]).await?;

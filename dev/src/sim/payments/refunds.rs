@@ -78,6 +78,13 @@ pub(super) async fn create(State(core): State<Shared>, asked: Asked) -> Result<R
             let message = "The charge has already been refunded.";
             return invalid(OP, "charge_already_refunded", message, intent);
         }
+        // Of a charge with other money on it, what is not disputed can be refunded.
+        if amount.unwrap_or(left) > left - records.disputed(&id) && amount.is_none_or(|amount| amount <= left)
+        {
+            let charge = intent.charge.as_deref().unwrap_or_default();
+            let message = format!("Charge {charge} has been charged back; cannot issue a refund.");
+            return invalid(OP, "charge_disputed", &message, intent);
+        }
         if amount.is_some_and(|amount| amount > left) {
             let message = format!("The refund is greater than the {left} left on the charge.");
             return invalid(OP, "amount_too_large", &message, intent);
