@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use uuid::Uuid;
 use waybill_domain::{
-    after::RefundState,
+    after::{RefundSource, RefundState},
     ids::{OrderId, RefundId, ReturnId},
     money::{AMOUNT_MAX, Amount},
     status::OrderStatus,
@@ -42,6 +42,7 @@ struct RefundView<'a> {
     status: RefundState,
     code: Option<&'a str>,
     return_id: Option<ReturnId>,
+    source: RefundSource,
     created_at: Timestamp,
     updated_at: Timestamp,
 }
@@ -56,6 +57,7 @@ impl<'a> From<&'a RefundRecord> for RefundView<'a> {
             status: refund.state,
             code: refund.code.as_deref(),
             return_id: refund.return_id,
+            source: refund.source,
             created_at: refund.created_at,
             updated_at: refund.updated_at,
         }

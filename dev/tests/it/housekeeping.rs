@@ -23,7 +23,7 @@ pub async fn sweeping() -> Stack {
     swept_by_hand(builder().await).start().await.unwrap()
 }
 
-fn swept_by_hand(builder: StackBuilder<'_>) -> StackBuilder<'_> {
+pub fn swept_by_hand(builder: StackBuilder<'_>) -> StackBuilder<'_> {
     builder.env("WAYBILL_SWEEP_AGE_SECONDS", 0).env("WAYBILL_SWEEP_SECONDS", 86_400)
 }
 
@@ -55,7 +55,7 @@ pub async fn sweep(stack: &Stack) {
     round(stack, "SweepWorkflow", "waybill-sweep").await;
 }
 
-async fn reconcile(stack: &Stack) {
+pub async fn reconcile(stack: &Stack) {
     round(stack, "ReconcileWorkflow", "waybill-reconcile").await;
 }
 

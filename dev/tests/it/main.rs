@@ -27,6 +27,7 @@ mod payment;
 mod payment_ledger;
 mod people;
 mod projection;
+mod provider_refunds;
 mod refunds;
 mod replay;
 mod silence;
