@@ -6,7 +6,7 @@ mod outcome;
 mod provider;
 mod request;
 
-pub use outcome::{call_somebody, record};
+pub use outcome::record;
 pub use provider::{Booking, ListedRefund, book, pending};
 pub use request::{NewRefund, Requested, request};
 

@@ -30,6 +30,7 @@ mod projection;
 mod provider_refunds;
 mod refunds;
 mod replay;
+mod retries;
 mod silence;
 mod support;
 mod trouble;

@@ -12,7 +12,6 @@ use sqlx::{PgConnection, PgPool};
 use waybill_domain::{
     after::{RefundSource, RefundState},
     event::OrderEvent,
-    ids::{OrderId, RefundId},
     state::AttentionReason,
 };
 
@@ -124,21 +123,5 @@ async fn tell(
         let concern = Concern { reason: AttentionReason::RefundFailed, subject, detail };
         concerns::raise(tx, order, &concern).await?;
     }
-    Ok(())
-}
-
-/// A refund has been tried often and has no answer: somebody is told, once.
-///
-/// # Errors
-/// When Postgres fails.
-pub async fn call_somebody(pool: &PgPool, order: OrderId, refund: RefundId) -> Result<()> {
-    let mut tx = crate::begin(pool).await?;
-    let concern = Concern {
-        reason: AttentionReason::RefundFailing,
-        subject: refund.to_string(),
-        detail: serde_json::Value::Null,
-    };
-    concerns::raise(&mut tx, order, &concern).await?;
-    tx.commit().await?;
     Ok(())
 }
