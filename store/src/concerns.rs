@@ -58,6 +58,22 @@ pub async fn raise(tx: &mut PgConnection, order: OrderId, concern: &Concern) -> 
     Ok(true)
 }
 
+/// As [`raise`], but never again once it was raised for this subject: what an operator has dismissed stays dismissed.
+///
+/// # Errors
+/// When Postgres fails, or there is no such order.
+pub async fn raise_once(tx: &mut PgConnection, order: OrderId, concern: &Concern) -> Result<bool> {
+    let known = sqlx::query_scalar!(
+        r#"select exists (select from concerns where order_id = $1 and reason = $2 and subject = $3) as "known!""#,
+        order.0,
+        concern.reason.as_str(),
+        concern.subject
+    )
+    .fetch_one(&mut *tx)
+    .await?;
+    if known { Ok(false) } else { raise(tx, order, concern).await }
+}
+
 /// As [`raise`], in a transaction of its own.
 ///
 /// # Errors

@@ -249,7 +249,8 @@ pub async fn overdue(pool: &PgPool, of: &ReturnRecord) -> Result<()> {
         subject: of.id.to_string(),
         detail: serde_json::json!({"reason": of.reason}),
     };
-    concerns::raise(&mut tx, of.order_id, &concern).await?;
+    // A workflow that was terminated begins again with its deadline over: what was dismissed stays dismissed.
+    concerns::raise_once(&mut tx, of.order_id, &concern).await?;
     tx.commit().await?;
     Ok(())
 }
@@ -259,12 +260,7 @@ pub async fn overdue(pool: &PgPool, of: &ReturnRecord) -> Result<()> {
 ///
 /// # Errors
 /// When Postgres fails, or there is no such return.
-pub async fn close(
-    pool: &PgPool,
-    of: &ReturnRecord,
-    outcome: &str,
-    disputed: Option<Amount>,
-) -> Result<()> {
+pub async fn close(pool: &PgPool, of: &ReturnRecord, outcome: &str, disputed: Option<Amount>) -> Result<()> {
     let mut tx = crate::begin(pool).await?;
     lock_order(&mut tx, of.order_id).await?;
     let closed = sqlx::query!(
