@@ -34,5 +34,6 @@ mod retries;
 mod silence;
 mod support;
 mod trouble;
+mod unlisted_shipments;
 mod unwind;
 mod webhooks;
