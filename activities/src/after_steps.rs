@@ -1,21 +1,98 @@
 //! The activities of refunds and returns by name: thin, since [`crate::steps`] does the work.
 
 use crate::{OrderSteps, retry::StepFailure, steps};
+use serde::Serialize;
+use serde_json::json;
 use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
 };
 use temporalio_macros::activities;
 use temporalio_sdk::activities::{ActivityContext, ActivityError};
-use waybill_store::refunds;
+use waybill_domain::{ids::OrderId, state::AttentionReason};
+use waybill_store::concerns::{self, Concern};
 use waybill_workflows::after::{activities as definitions, wire::*};
 
-/// Attempts, about 15 s of them, before a person is told. It goes on being tried.
+/// Attempts, about 15 s of them, before attention is raised. The step goes on being tried.
 const ATTEMPTS_BEFORE_ATTENTION: u32 = 6;
 
 /// What the activities need: what an order's need.
 #[derive(Clone)]
 pub struct AfterSteps(pub OrderSteps);
+
+/// What an operator is needed for while a step does not succeed.
+struct Failing {
+    order_id: OrderId,
+    reason: AttentionReason,
+    /// The id of the refund or the return.
+    subject: String,
+}
+
+impl Failing {
+    fn of_refund(input: &RefundRef) -> Self {
+        let subject = input.refund_id.to_string();
+        Self { order_id: input.order_id, reason: AttentionReason::RefundFailing, subject }
+    }
+
+    fn of_return(input: &ReturnRef) -> Self {
+        let subject = input.return_id.to_string();
+        Self { order_id: input.order_id, reason: AttentionReason::ReturnFailing, subject }
+    }
+}
+
+impl AfterSteps {
+    /// Runs one attempt of a step. Raises attention when attempts keep failing, and clears it when one succeeds.
+    async fn attempt<T, F>(
+        &self,
+        name: &'static str,
+        failing: Failing,
+        ctx: &ActivityContext,
+        step: impl Fn() -> F,
+    ) -> Result<T, ActivityError>
+    where
+        T: Serialize,
+        F: Future<Output = Result<T, StepFailure>>,
+    {
+        let (steps, rejected) = (&self.0, AtomicBool::new(false));
+        let watched = || async {
+            let done = step().await;
+            rejected.store(matches!(done, Err(StepFailure::Refused(_))), Ordering::Relaxed);
+            done
+        };
+        let done = steps.attempt(name, failing.order_id, ctx, watched).await;
+        // One that was rejected is asked for by another activity, whose attempts begin with the first.
+        let is_tried = ctx.info().attempt >= ATTEMPTS_BEFORE_ATTENTION || rejected.into_inner();
+        match done {
+            Ok(output) => {
+                // Without Postgres it can't be cleared: the step, which may run twice, is tried again.
+                self.clear(&failing).await.map_err(StepFailure::into_activity_error)?;
+                Ok(output)
+            }
+            Err(error) => {
+                if is_tried {
+                    self.raise(name, failing).await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Without Postgres it can't be raised; the next attempt tries again.
+    async fn raise(&self, name: &'static str, failing: Failing) {
+        let Failing { order_id, reason, subject } = failing;
+        let concern = Concern { reason, subject, detail: json!({"step": name}) };
+        let raised = concerns::raise_now(&self.0.pool, order_id, &concern).await;
+        raised.map(|_| self.0.notifier.changed(order_id)).ok();
+    }
+
+    async fn clear(&self, failing: &Failing) -> Result<(), StepFailure> {
+        let Failing { order_id, reason, subject } = failing;
+        if concerns::clear_if_raised(&self.0.pool, *order_id, *reason, subject).await? {
+            self.0.notifier.changed(*order_id);
+        }
+        Ok(())
+    }
+}
 
 #[activities]
 impl AfterSteps {
@@ -25,21 +102,8 @@ impl AfterSteps {
         ctx: ActivityContext,
         input: RefundRef,
     ) -> Result<RefundOutcome, ActivityError> {
-        let (steps, refused) = (&self.0, AtomicBool::new(false));
-        let refund = || async {
-            let done = steps::refund::refund(steps, &input).await;
-            refused.store(matches!(done, Err(StepFailure::Refused(_))), Ordering::Relaxed);
-            done
-        };
-        let done = steps.attempt("refund", input.order_id, &ctx, refund).await;
-        // One that was refused is asked for by another activity, whose attempts begin with the first.
-        let tried = ctx.info().attempt >= ATTEMPTS_BEFORE_ATTENTION || refused.into_inner();
-        if done.is_err() && tried {
-            // Without Postgres nobody can be told; the next attempt tries again.
-            let told = refunds::call_somebody(&steps.pool, input.order_id, input.refund_id).await;
-            told.map(|()| steps.notifier.changed(input.order_id)).ok();
-        }
-        done
+        let refund = || steps::refund::refund(&self.0, &input);
+        self.attempt("refund", Failing::of_refund(&input), &ctx, refund).await
     }
 
     #[activity(definition = definitions::ExpectReturn)]
@@ -48,8 +112,8 @@ impl AfterSteps {
         ctx: ActivityContext,
         input: ReturnRef,
     ) -> Result<ReturnExpected, ActivityError> {
-        let (steps, order) = (&self.0, input.order_id);
-        steps.attempt("expect_return", order, &ctx, || steps::returns::expect(steps, &input)).await
+        let expect = || steps::returns::expect(&self.0, &input);
+        self.attempt("expect_return", Failing::of_return(&input), &ctx, expect).await
     }
 
     #[activity(definition = definitions::FlagOverdueReturn)]
@@ -58,8 +122,8 @@ impl AfterSteps {
         ctx: ActivityContext,
         input: ReturnRef,
     ) -> Result<(), ActivityError> {
-        let (steps, order) = (&self.0, input.order_id);
-        steps.attempt("flag_overdue_return", order, &ctx, || steps::returns::overdue(steps, &input)).await
+        let flag = || steps::returns::overdue(&self.0, &input);
+        self.attempt("flag_overdue_return", Failing::of_return(&input), &ctx, flag).await
     }
 
     #[activity(definition = definitions::Restock)]
@@ -68,8 +132,8 @@ impl AfterSteps {
         ctx: ActivityContext,
         input: ReturnRef,
     ) -> Result<(), ActivityError> {
-        let (steps, order) = (&self.0, input.order_id);
-        steps.attempt("restock", order, &ctx, || steps::returns::restock(steps, &input)).await
+        let restock = || steps::returns::restock(&self.0, &input);
+        self.attempt("restock", Failing::of_return(&input), &ctx, restock).await
     }
 
     #[activity(definition = definitions::SettleReturn)]
@@ -78,7 +142,20 @@ impl AfterSteps {
         ctx: ActivityContext,
         input: ReturnRef,
     ) -> Result<ReturnOutcome, ActivityError> {
-        let (steps, order) = (&self.0, input.order_id);
-        steps.attempt("settle_return", order, &ctx, || steps::returns::settle(steps, &input)).await
+        let settle = || steps::returns::settle(&self.0, &input);
+        self.attempt("settle_return", Failing::of_return(&input), &ctx, settle).await
+    }
+
+    #[activity(definition = definitions::RecordRetry)]
+    pub async fn record_retry(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        input: RetryRecord,
+    ) -> Result<(), ActivityError> {
+        let run = ctx.info().workflow_run_id.clone().unwrap_or_default();
+        let record = || async {
+            steps::people::record_retry(&self.0, &input, &run).await.map_err(StepFailure::never_refused)
+        };
+        self.0.attempt("record_retry", input.order_id, &ctx, record).await
     }
 }

@@ -13,6 +13,7 @@ use waybill_domain::{
     cancellation::{Action, allowed_actions},
     ids::OrderId,
     money::Amount,
+    refundable::RefundLimit,
     returns::TooFew,
     status::OrderStatus,
 };
@@ -173,12 +174,31 @@ impl Problem {
         problem
     }
 
-    pub(crate) fn more_than_captured(order: OrderId, left: Amount) -> Self {
+    /// Why a refund of that amount is rejected.
+    pub(crate) fn refund_limited(order: OrderId, status: OrderStatus, limit: RefundLimit) -> Self {
+        match limit {
+            RefundLimit::MoreThanCaptured { left, .. } => Self::more_than_captured(order, left),
+            RefundLimit::MoreThanOnePayment { most } => Self::more_than_one_payment(order, most),
+            RefundLimit::Disputed { most, disputed } => Self::charge_disputed(order, status, most, disputed),
+        }
+    }
+
+    fn charge_disputed(order: OrderId, status: OrderStatus, most: Amount, disputed: Amount) -> Self {
+        let detail = format!(
+            "{disputed} minor units of what was captured are disputed and can't be refunded unless the dispute is won; at most {most} can be refunded now, see GET /v1/orders/{order}/disputes"
+        );
+        let mut problem =
+            Self::new(StatusCode::CONFLICT, "charge_disputed", "The charge is disputed", detail).about(order);
+        problem.allowed_actions = Some(allowed_actions(status));
+        problem
+    }
+
+    fn more_than_captured(order: OrderId, left: Amount) -> Self {
         let detail = format!("{left} minor units of what was captured are left to be refunded");
         Self::new(StatusCode::CONFLICT, "more_than_captured", "More than was captured", detail).about(order)
     }
 
-    pub(crate) fn more_than_one_payment(order: OrderId, most: Amount) -> Self {
+    fn more_than_one_payment(order: OrderId, most: Amount) -> Self {
         let detail = format!(
             "the order was paid in several payments; at most {most} minor units can be refunded at once, the rest by another refund"
         );

@@ -19,6 +19,16 @@ named!(
     }
 );
 
+named!(
+    /// Who made a refund.
+    RefundSource "refund source" {
+        /// It was requested here.
+        Waybill = "waybill",
+        /// It was made at the payment provider, as in its dashboard.
+        Provider = "provider",
+    }
+);
+
 impl RefundState {
     /// Whether `next` is news. A refund only goes forward, and a late word about an earlier state changes nothing;
     /// one that succeeded may still fail, when the customer's bank sends the money back.

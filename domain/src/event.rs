@@ -1,6 +1,7 @@
 //! The order's timeline: what happened, in the words of the field. Names are pinned: clients match on them.
 
 use crate::{
+    after::RefundSource,
     allocation::Shortage,
     ids::{RefundId, ReturnId, ShipmentId},
     money::Amount,
@@ -87,9 +88,22 @@ pub enum OrderEvent {
     #[serde(rename = "refund.requested")]
     RefundRequested { refund_id: RefundId, amount: Amount, reason: String },
     #[serde(rename = "refund.pending")]
-    RefundPending { refund_id: RefundId },
+    RefundPending {
+        refund_id: RefundId,
+        /// Of a refund made at the provider, which has no `refund.requested`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        amount: Option<Amount>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        source: Option<RefundSource>,
+    },
     #[serde(rename = "payment.refunded")]
-    Refunded { refund_id: RefundId, amount: Amount },
+    Refunded {
+        refund_id: RefundId,
+        amount: Amount,
+        /// `provider` where it was made there; without it, here.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        source: Option<RefundSource>,
+    },
     #[serde(rename = "refund.failed")]
     RefundFailed { refund_id: RefundId, code: String },
     #[serde(rename = "return.requested")]
@@ -97,7 +111,13 @@ pub enum OrderEvent {
     #[serde(rename = "return.received")]
     ReturnReceived { return_id: ReturnId, restocked: Vec<Pieces>, written_off: Vec<Pieces> },
     #[serde(rename = "return.closed")]
-    ReturnClosed { return_id: ReturnId, outcome: String },
+    ReturnClosed {
+        return_id: ReturnId,
+        outcome: String,
+        /// What is not refunded because it is disputed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        disputed: Option<Amount>,
+    },
     #[serde(rename = "dispute.opened")]
     DisputeOpened { dispute_id: String, amount: Amount, reason: String },
     #[serde(rename = "dispute.closed")]

@@ -47,7 +47,7 @@ uuid_id!(
 );
 
 uuid_id!(
-    /// A refund. UUIDv7 where somebody asked for it, UUIDv5 where it follows from a return.
+    /// A refund. UUIDv7 where somebody asked for it, UUIDv5 where it follows from a return or was made at the provider.
     RefundId
 );
 uuid_id!(
@@ -60,6 +60,11 @@ impl RefundId {
     /// The id of the refund's workflow.
     pub fn workflow_id(self) -> String {
         format!("refund:{self}")
+    }
+
+    /// The id of a refund that was made at the provider and not here: each is booked once.
+    pub fn of_provider(order: OrderId, provider_ref: &str) -> Self {
+        Self(Uuid::new_v5(&order.0, format!("provider refund:{provider_ref}").as_bytes()))
     }
 }
 

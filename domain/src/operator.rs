@@ -27,7 +27,7 @@ pub fn safe_actions(need: &Need) -> &'static [OperatorAction] {
         }
         (R::StepFailing, "hand_over") => &[Retry, Skip],
         (R::StepFailing, _) => &[Retry],
-        (R::RefundFailing, _) => &[Retry],
+        (R::RefundFailing | R::ReturnFailing, _) => &[Retry],
         (R::AuthorizationLapsed, _) => &[Retry, Resolve, Skip],
         (
             R::UnexpectedShipment

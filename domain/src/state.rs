@@ -30,6 +30,8 @@ named!(
         RefundFailing = "refund_failing",
         /// The provider says that a refund failed for good: the customer has not got the money.
         RefundFailed = "refund_failed",
+        /// A step of a return does not succeed; it is tried for ever.
+        ReturnFailing = "return_failing",
         /// Goods that were to come back did not come in time.
         ReturnOverdue = "return_overdue",
         /// The customer disputes the charge with their bank; there is a deadline to answer.

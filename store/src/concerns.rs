@@ -3,6 +3,7 @@
 
 use crate::{
     Result,
+    inbox::{self, Message},
     operations::{self, OperatorWord},
     parse, projection,
 };
@@ -55,6 +56,61 @@ pub async fn raise(tx: &mut PgConnection, order: OrderId, concern: &Concern) -> 
     projection::append(tx, order, "concern", &[event]).await?;
     show_latest(tx, order).await?;
     Ok(true)
+}
+
+/// As [`raise`], but never again once it was raised for this subject: what an operator has dismissed stays dismissed.
+///
+/// # Errors
+/// When Postgres fails, or there is no such order.
+pub async fn raise_once(tx: &mut PgConnection, order: OrderId, concern: &Concern) -> Result<bool> {
+    let known = sqlx::query_scalar!(
+        r#"select exists (select from concerns where order_id = $1 and reason = $2 and subject = $3) as "known!""#,
+        order.0,
+        concern.reason.as_str(),
+        concern.subject
+    )
+    .fetch_one(&mut *tx)
+    .await?;
+    if known { Ok(false) } else { raise(tx, order, concern).await }
+}
+
+/// As [`raise`], in a transaction of its own.
+///
+/// # Errors
+/// When Postgres fails, or there is no such order.
+pub async fn raise_now(pool: &PgPool, order: OrderId, concern: &Concern) -> Result<bool> {
+    let mut tx = crate::begin(pool).await?;
+    let new = raise(&mut tx, order, concern).await?;
+    tx.commit().await?;
+    Ok(new)
+}
+
+/// As [`clear`], in a transaction of its own. Locks nothing where there is nothing to clear.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn clear_if_raised(
+    pool: &PgPool,
+    order: OrderId,
+    reason: AttentionReason,
+    subject: &str,
+) -> Result<bool> {
+    let raised = sqlx::query_scalar!(
+        r#"select exists (select from concerns
+             where order_id = $1 and reason = $2 and subject = $3 and cleared_at is null) as "raised!""#,
+        order.0,
+        reason.as_str(),
+        subject
+    )
+    .fetch_one(pool)
+    .await?;
+    if !raised {
+        return Ok(false);
+    }
+    let mut tx = crate::begin(pool).await?;
+    let cleared = clear(&mut tx, order, reason, Some(subject)).await?;
+    tx.commit().await?;
+    Ok(cleared)
 }
 
 /// What somebody was needed for is settled: of this subject, or of every subject with the reason. Says whether there
@@ -135,15 +191,39 @@ pub async fn operate(pool: &PgPool, word: &OperatorWord, subject: Option<&str>) 
         return Ok(false);
     }
     operations::write(&mut tx, word).await?;
-    let acted = OrderEvent::OperatorActed {
+    projection::append(&mut tx, word.order_id, "operator", &[acted(word)]).await?;
+    tx.commit().await?;
+    Ok(true)
+}
+
+/// Records that an operator has steps of refunds or returns tried again, with the messages that tell their workflows.
+/// Nothing is settled: that is for the steps, when they succeed. A repetition changes nothing.
+///
+/// # Errors
+/// When Postgres fails, or there is no such order.
+pub async fn record_retry(pool: &PgPool, word: &OperatorWord, messages: &[Message]) -> Result<()> {
+    let mut tx = crate::begin(pool).await?;
+    sqlx::query!("select 1 as one from orders where id = $1 for update", word.order_id.0)
+        .fetch_one(&mut *tx)
+        .await?;
+    if !operations::write(&mut tx, word).await? {
+        return Ok(());
+    }
+    projection::append(&mut tx, word.order_id, "operator", &[acted(word)]).await?;
+    for message in messages {
+        inbox::keep(&mut *tx, message).await?;
+    }
+    tx.commit().await?;
+    Ok(())
+}
+
+fn acted(word: &OperatorWord) -> OrderEvent {
+    OrderEvent::OperatorActed {
         action: word.action.as_str().to_owned(),
         attention: word.attention,
         reason: word.reason.clone(),
         reference: word.reference.clone(),
-    };
-    projection::append(&mut tx, word.order_id, "operator", &[acted]).await?;
-    tx.commit().await?;
-    Ok(true)
+    }
 }
 
 async fn show_latest(tx: &mut PgConnection, order: OrderId) -> Result<()> {

@@ -1,5 +1,5 @@
 //! Disputes of charges, as the payment provider tells of them. Deliberately absent: answering one, which is done where
-//! the provider asks for evidence.
+//! the provider asks for evidence; what a dispute means for refunds, which is in [`waybill_domain::refundable`].
 
 use crate::{
     Result,
@@ -22,6 +22,8 @@ pub struct News {
     pub id: String,
     /// Whose payment it is about.
     pub order_id: OrderId,
+    /// The provider's id of the payment.
+    pub payment: String,
     /// In minor units of the order's currency.
     pub amount: Amount,
     /// The provider's word for why.
@@ -101,14 +103,15 @@ pub async fn record(pool: &PgPool, news: &News) -> Result<bool> {
 /// Says whether the dispute is new.
 async fn insert(tx: &mut PgConnection, news: &News) -> Result<bool> {
     let new = sqlx::query!(
-        "insert into disputes (id, order_id, amount, reason, status, due_by) values ($1, $2, $3, $4, $5, $6)
+        "insert into disputes (id, order_id, amount, reason, status, due_by, payment) values ($1, $2, $3, $4, $5, $6, $7)
          on conflict (id) do nothing",
         news.id,
         news.order_id.0,
         news.amount.minor(),
         news.reason,
         news.status,
-        news.due_by.map(|at| at.to_sqlx()) as _
+        news.due_by.map(|at| at.to_sqlx()) as _,
+        news.payment
     )
     .execute(tx)
     .await?;

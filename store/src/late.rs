@@ -31,7 +31,7 @@ pub async fn expect_back(pool: &PgPool, order: OrderId, shipment: ShipmentId) ->
     let mut tx = crate::begin(pool).await?;
     let (_, shipments) = lock(&mut tx, order).await?;
     let shown = shipments.iter().find(|s| s.id == shipment).map(|s| s.status);
-    expect(&mut tx, order, shipment, shown).await?;
+    expect(&mut tx, order, shipment, return_reason(shown)).await?;
     tx.commit().await?;
     Ok(())
 }
@@ -41,19 +41,23 @@ async fn expect(
     tx: &mut PgConnection,
     order: OrderId,
     shipment: ShipmentId,
-    shown: Option<FulfilmentStatus>,
+    reason: &str,
 ) -> Result<Option<Vec<Pieces>>> {
     let gone = reservations::gone(tx, order, shipment).await?;
     if let Some(missing) = &gone {
         let event = OrderEvent::Gone { shipment_id: shipment, missing: missing.clone() };
         projection::append(tx, order, WRITER, &[event]).await?;
     }
-    let reason = match shown {
-        Some(FulfilmentStatus::Cancelled) => "it left although it was cancelled",
-        _ => "the carrier brings it back",
-    };
     returns::open(tx, order, shipment, reason).await?;
     Ok(gone)
+}
+
+/// Why a return is opened that nobody requested.
+fn return_reason(shown: Option<FulfilmentStatus>) -> &'static str {
+    match shown {
+        Some(FulfilmentStatus::Cancelled) => "it left although it was cancelled",
+        _ => "the carrier brings it back",
+    }
 }
 
 /// Takes a message of the carrier that found no workflow: `said` is where it puts the shipment. Records what is news,
@@ -69,9 +73,12 @@ pub async fn hear(
 ) -> Result<&'static str> {
     let (mut tx, order) = (crate::begin(pool).await?, message.order_id);
     let (status, shipments) = lock(&mut tx, order).await?;
-    // Of an order that has not ended the workflow was ended from outside: its heir hears this message again.
-    let shown = shipments.iter().find(|s| s.id == shipment && status.is_terminal()).map(|s| s.status);
-    let mut event = shown.and_then(|shown| news(shown, said, shipment));
+    let known = shipments.iter().find(|s| s.id == shipment).map(|s| s.status);
+    // A shipment that the order does not list was reserved by a task that was not recorded, and is expected as little as
+    // a cancelled one.
+    let shown = known.unwrap_or(FulfilmentStatus::Cancelled);
+    // Of an order that has not ended the workflow was ended from outside: its successor hears this message again.
+    let mut event = if status.is_terminal() { news(shown, said, shipment) } else { None };
     if let Some(told) = &event
         && projection::is_told(&mut tx, order, told).await?
     {
@@ -81,9 +88,9 @@ pub async fn hear(
     if !inbox::settle(&mut *tx, message, how).await? {
         return Ok(how);
     }
-    if let (Some(shown), Some(event)) = (shown, event) {
+    if let Some(event) = event {
         projection::append(&mut tx, order, WRITER, &[event]).await?;
-        record(&mut tx, order, shipment, shown, said).await?;
+        record(&mut tx, order, shipment, known, said).await?;
     }
     tx.commit().await?;
     Ok(how)
@@ -106,24 +113,32 @@ async fn record(
     tx: &mut PgConnection,
     order: OrderId,
     shipment: ShipmentId,
-    shown: FulfilmentStatus,
+    shown: Option<FulfilmentStatus>,
     said: FulfilmentStatus,
 ) -> Result<()> {
     use FulfilmentStatus::{Cancelled, Delivered, Lost, Returned};
     let subject = shipment.to_string();
     match (shown, said) {
-        (Cancelled, _) => {
+        (None, _) => {
+            // Nothing may be reserved for it any more, and then no items are missing; an operator is needed all the same.
+            let reason = "it left although the order does not list it";
+            let missing = expect(tx, order, shipment, reason).await?.unwrap_or_default();
+            let detail = json!({"said": said, "missing": missing, "listed": false});
+            let concern = Concern { reason: AttentionReason::UnexpectedShipment, subject, detail };
+            concerns::raise_once(tx, order, &concern).await?;
+        }
+        (Some(Cancelled), _) => {
             // Once the goods are known to be gone, more of the same needs nobody more.
-            if let Some(missing) = expect(tx, order, shipment, Some(shown)).await? {
+            if let Some(missing) = expect(tx, order, shipment, return_reason(shown)).await? {
                 let detail = json!({"said": said, "missing": missing});
                 let concern = Concern { reason: AttentionReason::UnexpectedShipment, subject, detail };
                 concerns::raise(tx, order, &concern).await?;
             }
         }
         (_, Returned) => {
-            expect(tx, order, shipment, Some(shown)).await?;
+            expect(tx, order, shipment, return_reason(shown)).await?;
         }
-        (Lost, Delivered) => {
+        (Some(Lost), Delivered) => {
             let lost = AttentionReason::ShipmentLost;
             concerns::settle_left_behind(tx, order, lost, Some(&subject)).await?;
         }

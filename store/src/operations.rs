@@ -66,9 +66,9 @@ pub async fn done(pool: &PgPool, id: Uuid) -> Result<Option<AttentionReason>> {
     about.map(|reason| parse("an attention reason", reason.parse())).transpose()
 }
 
-/// The audit alone.
-pub(crate) async fn write(tx: &mut PgConnection, word: &OperatorWord) -> Result<()> {
-    sqlx::query!(
+/// The audit alone. Says whether it is new.
+pub(crate) async fn write(tx: &mut PgConnection, word: &OperatorWord) -> Result<bool> {
+    let new = sqlx::query!(
         "insert into operator_actions (id, order_id, actor, action, attention, reference, reason)
          values ($1, $2, $3, $4, $5, $6, $7) on conflict (id) do nothing",
         word.id,
@@ -81,5 +81,5 @@ pub(crate) async fn write(tx: &mut PgConnection, word: &OperatorWord) -> Result<
     )
     .execute(tx)
     .await?;
-    Ok(())
+    Ok(new.rows_affected() == 1)
 }

@@ -1,10 +1,13 @@
 //! Refunds: asked for against what the ledger says was captured, and what became of them. Each change is one
 //! transaction with the order's timeline, and takes the order's row first.
 
+mod balance;
 mod outcome;
+mod provider;
 mod request;
 
-pub use outcome::{call_somebody, record};
+pub use outcome::record;
+pub use provider::{Booking, ListedRefund, book, pending};
 pub use request::{NewRefund, Requested, request};
 
 use crate::{Result, StoreError, parse, payments::Kind};
@@ -13,7 +16,7 @@ use sqlx::{PgConnection, PgPool};
 use std::time::Duration;
 use uuid::Uuid;
 use waybill_domain::{
-    after::RefundState,
+    after::{RefundSource, RefundState},
     ids::{MerchantId, OrderId, RefundId, ReturnId},
     money::Amount,
 };
@@ -45,6 +48,8 @@ pub struct RefundRecord {
     pub provider_ref: Option<String>,
     /// The return it follows from.
     pub return_id: Option<ReturnId>,
+    /// Who made it.
+    pub source: RefundSource,
     /// When it was asked for.
     pub created_at: Timestamp,
     /// When it last changed.
@@ -61,6 +66,7 @@ struct Row {
     code: Option<String>,
     provider_ref: Option<String>,
     return_id: Option<Uuid>,
+    source: String,
     created_at: jiff_sqlx::Timestamp,
     updated_at: jiff_sqlx::Timestamp,
 }
@@ -79,6 +85,7 @@ impl TryFrom<Row> for RefundRecord {
             code: row.code,
             provider_ref: row.provider_ref,
             return_id: row.return_id.map(ReturnId),
+            source: parse("a refund's source", row.source.parse())?,
             created_at: row.created_at.to_jiff(),
             updated_at: row.updated_at.to_jiff(),
         })
@@ -114,7 +121,7 @@ async fn lock_order(tx: &mut PgConnection, order: OrderId) -> Result<()> {
 async fn read(tx: &mut PgConnection, id: RefundId) -> Result<RefundRecord> {
     sqlx::query_as!(
         Row,
-        r#"select id, order_id, merchant_id, amount, reason, state, code, provider_ref, return_id,
+        r#"select id, order_id, merchant_id, amount, reason, state, code, provider_ref, return_id, source,
              created_at as "created_at: _", updated_at as "updated_at: _"
            from refunds where id = $1"#,
         id.0
@@ -144,7 +151,7 @@ pub async fn get(pool: &PgPool, id: RefundId) -> Result<Option<RefundRecord>> {
 pub async fn of_order(pool: &PgPool, order: OrderId) -> Result<Vec<RefundRecord>> {
     let rows = sqlx::query_as!(
         Row,
-        r#"select id, order_id, merchant_id, amount, reason, state, code, provider_ref, return_id,
+        r#"select id, order_id, merchant_id, amount, reason, state, code, provider_ref, return_id, source,
              created_at as "created_at: _", updated_at as "updated_at: _"
            from refunds where order_id = $1 order by created_at, id"#,
         order.0

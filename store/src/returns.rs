@@ -249,16 +249,18 @@ pub async fn overdue(pool: &PgPool, of: &ReturnRecord) -> Result<()> {
         subject: of.id.to_string(),
         detail: serde_json::json!({"reason": of.reason}),
     };
-    concerns::raise(&mut tx, of.order_id, &concern).await?;
+    // A workflow that was terminated begins again with its deadline over: what was dismissed stays dismissed.
+    concerns::raise_once(&mut tx, of.order_id, &concern).await?;
     tx.commit().await?;
     Ok(())
 }
 
-/// Nothing more is to be done for the return. Repeating it changes nothing.
+/// Nothing more is to be done for the return; `disputed` is what is not refunded because it is disputed. Repeating it
+/// changes nothing.
 ///
 /// # Errors
 /// When Postgres fails, or there is no such return.
-pub async fn close(pool: &PgPool, of: &ReturnRecord, outcome: &str) -> Result<()> {
+pub async fn close(pool: &PgPool, of: &ReturnRecord, outcome: &str, disputed: Option<Amount>) -> Result<()> {
     let mut tx = crate::begin(pool).await?;
     lock_order(&mut tx, of.order_id).await?;
     let closed = sqlx::query!(
@@ -268,7 +270,7 @@ pub async fn close(pool: &PgPool, of: &ReturnRecord, outcome: &str) -> Result<()
     if closed.execute(&mut *tx).await?.rows_affected() == 0 {
         return Ok(());
     }
-    let event = OrderEvent::ReturnClosed { return_id: of.id, outcome: outcome.to_owned() };
+    let event = OrderEvent::ReturnClosed { return_id: of.id, outcome: outcome.to_owned(), disputed };
     projection::append(&mut tx, of.order_id, WRITER, &[event]).await?;
     tx.commit().await?;
     Ok(())

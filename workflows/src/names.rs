@@ -39,6 +39,11 @@ pub const SEARCH_ATTRIBUTES: [&str; 4] =
 
 /// The signal's name of a message that starts a look at one payment.
 pub const PAYMENT_CHECK: &str = "payment_check";
+/// The signal's name of a message that has a refund's step tried again; its payload is an
+/// [`Operation`](crate::wire::Operation) about the refund.
+pub const RETRY_REFUND: &str = "retry_refund";
+/// The same of a return's step.
+pub const RETRY_RETURN: &str = "retry_return";
 /// The kind of a [`PaymentEvent`](crate::wire::PaymentEvent) of ours: the provider was asked, and an order's hold is gone.
 pub const HOLD_GONE: &str = "waybill.hold_gone";
 

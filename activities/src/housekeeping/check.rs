@@ -1,7 +1,7 @@
 //! One payment, looked at because its provider has said what contradicts our ledger. The webhook was a hint: what counts is
 //! what the provider answers now, once nothing is under way on the order's money.
 
-use super::{HousekeepingSteps, reconcile::tell};
+use super::{HousekeepingSteps, reconcile::tell, refunds};
 use crate::{payments::ProviderPayment, retry::StepFailure};
 use serde_json::json;
 use waybill_store::{
@@ -21,6 +21,8 @@ pub(super) async fn check(
 ) -> Result<Reconciled, StepFailure> {
     let mut done = Reconciled { looked_at: 1, ..Reconciled::default() };
     let told = steps.provider.payment(&input.payment).await?;
+    // Before anything is concluded, and whatever else is under way: a refund that has been made is a fact.
+    refunds::book_of_payment(steps, &mut done, &input.payment).await?;
     // Read after the provider's: what the provider did before, the ledger may have by now.
     let Some(believed) = belief::of_payment(&steps.pool, input.order_id, &input.payment).await? else {
         return Ok(done);
@@ -43,6 +45,9 @@ pub(super) async fn check(
     }
     if told.refunded.is_some_and(|refunded| refunded > believed.refunded) {
         tell(steps, &mut done, &drift("refunded_differs")).await?;
+    } else if done.refunds_booked > 0 {
+        // An earlier release reported what is booked now.
+        repaired(steps, &mut done, &drift("refunded_differs"), "the refund was booked").await?;
     }
     held(steps, &mut done, input, (&told, &believed), drift).await?;
     Ok(done)

@@ -2,6 +2,7 @@
 
 mod check;
 mod reconcile;
+mod refunds;
 mod sweep;
 
 use crate::{payments::PaymentProvider, retry::StepFailure};

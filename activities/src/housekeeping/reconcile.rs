@@ -1,7 +1,8 @@
-//! The reconciliation: stock against reservations, our ledger against the payment provider's. It tells what differs,
-//! and repairs one thing alone: money that is still held for an order that has ended is given free.
+//! The reconciliation: stock against reservations, our ledger against the payment provider's. It reports what differs,
+//! books refunds that were made at the provider, and repairs one thing alone: money that is still held for an order that
+//! has ended is voided.
 
-use super::HousekeepingSteps;
+use super::{HousekeepingSteps, refunds};
 use crate::{payments::ProviderPayment, retry::StepFailure};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
@@ -9,7 +10,7 @@ use temporalio_sdk::activities::ActivityContext;
 use waybill_store::drifts::{self, Drift, Ledger};
 use waybill_workflows::housekeeping::Reconciled;
 
-/// How far back payments are compared, in days: longer than a card's authorization lasts.
+/// How far back payments and refunds are compared, in days: longer than a card's authorization lasts.
 const WINDOW_DAYS: i64 = 8;
 
 pub(super) async fn reconcile(
@@ -37,9 +38,11 @@ pub(super) async fn reconcile(
         }
         after = page.payments.last().map(|payment| payment.provider_ref.clone());
         if !page.more || after.is_none() {
-            return Ok(done);
+            break;
         }
     }
+    refunds::book_since(steps, ctx, &mut done, since).await?;
+    Ok(done)
 }
 
 async fn compare(

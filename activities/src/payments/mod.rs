@@ -147,6 +147,30 @@ pub struct ProviderRefund {
     pub code: Option<String>,
 }
 
+/// A refund in the provider's list, whoever made it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedRefund {
+    /// As the provider has it.
+    pub refund: ProviderRefund,
+    /// The provider's id of the payment.
+    pub payment: String,
+    /// How much.
+    pub amount: Amount,
+    /// Our id of it, if it carries one.
+    pub refund_id: Option<RefundId>,
+}
+
+/// A page of them, the latest first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefundPage {
+    /// At most a hundred. Entries that say that an authorization was released, and no money moved, are left out.
+    pub refunds: Vec<ListedRefund>,
+    /// The provider's id of the last entry, left out or not: the next page is behind it.
+    pub last: Option<String>,
+    /// Whether there are older ones.
+    pub more: bool,
+}
+
 /// A provider that can hold money and take it in parts.
 #[async_trait]
 pub trait PaymentProvider: Send + Sync {
@@ -184,6 +208,13 @@ pub trait PaymentProvider: Send + Sync {
         payment: &str,
         refund: RefundId,
     ) -> Result<Option<ProviderRefund>, ProviderError>;
+
+    /// Every refund of a payment, whoever made it.
+    async fn refunds_of(&self, payment: &str) -> Result<Vec<ListedRefund>, ProviderError>;
+
+    /// Refunds that were made since, the latest first: a page, behind the refund `after`.
+    async fn refunds_since(&self, since: Timestamp, after: Option<&str>)
+    -> Result<RefundPage, ProviderError>;
 
     /// How a refund stands, by the provider's id of it.
     async fn look_up_refund(&self, provider_ref: &str) -> Result<ProviderRefund, ProviderError>;

@@ -4,8 +4,8 @@
 mod refunds;
 
 use super::{
-    AuthorizeRequest, Authorized, CaptureRequest, Hold, PaymentPage, PaymentProvider, ProviderError,
-    ProviderPayment, ProviderRefund, RefundRequest,
+    AuthorizeRequest, Authorized, CaptureRequest, Hold, ListedRefund, PaymentPage, PaymentProvider,
+    ProviderError, ProviderPayment, ProviderRefund, RefundPage, RefundRequest,
 };
 use crate::metrics::StepMetrics;
 use async_trait::async_trait;
@@ -320,6 +320,18 @@ impl PaymentProvider for Stripe {
         refund: RefundId,
     ) -> Result<Option<ProviderRefund>, ProviderError> {
         refunds::find(self, payment, refund).await
+    }
+
+    async fn refunds_of(&self, payment: &str) -> Result<Vec<ListedRefund>, ProviderError> {
+        refunds::of_payment(self, payment).await
+    }
+
+    async fn refunds_since(
+        &self,
+        since: Timestamp,
+        after: Option<&str>,
+    ) -> Result<RefundPage, ProviderError> {
+        refunds::page(self, &format!("created[gte]={}", since.as_second()), after).await
     }
 
     async fn look_up_refund(&self, provider_ref: &str) -> Result<ProviderRefund, ProviderError> {

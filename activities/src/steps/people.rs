@@ -2,12 +2,13 @@
 
 use crate::{OrderSteps, retry::StepFailure};
 use uuid::Uuid;
-use waybill_domain::ids::ShipmentId;
+use waybill_domain::{ids::ShipmentId, operator::OperatorAction};
 use waybill_store::{
+    concerns,
     operations::{self, OperatorWord},
     payments::{self, Kind},
 };
-use waybill_workflows::wire::OperationRecord;
+use waybill_workflows::{after::wire::RetryRecord, wire::OperationRecord};
 
 /// `run` is the workflow's: one that took the order over counts its operations anew.
 pub(crate) async fn record(
@@ -38,4 +39,25 @@ pub(crate) async fn record(
         },
     };
     Ok(operations::record(&steps.pool, &word).await?)
+}
+
+/// Records that an operator had a refund's or a return's step tried again, from a terminal.
+pub(crate) async fn record_retry(
+    steps: &OrderSteps,
+    input: &RetryRecord,
+    run: &str,
+) -> Result<(), StepFailure> {
+    let word = OperatorWord {
+        id: Uuid::new_v5(&input.order_id.0, format!("retry:{run}:{}", input.number).as_bytes()),
+        order_id: input.order_id,
+        actor: input.actor.clone(),
+        action: OperatorAction::Retry,
+        attention: input.attention,
+        reference: None,
+        reason: input.reason.clone(),
+        ends: None,
+    };
+    concerns::record_retry(&steps.pool, &word, &[]).await?;
+    steps.notifier.changed(input.order_id);
+    Ok(())
 }

@@ -53,6 +53,10 @@ async fn ask(steps: &OrderSteps, refund: &RefundRecord) -> Result<ProviderRefund
     };
     match steps.provider.refund(&request).await {
         Err(ProviderError::Declined { code } | ProviderError::Refused { code }) => Ok(failed(code)),
+        // The key's first answer, which may be long past: the bank may have settled it since.
+        Ok(ProviderRefund { provider_ref, state: RefundState::Pending, .. }) => {
+            Ok(steps.provider.look_up_refund(&provider_ref).await?)
+        }
         answered => Ok(answered?),
     }
 }

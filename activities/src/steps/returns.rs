@@ -1,7 +1,9 @@
 //! A return's steps: all of them in Postgres. The refund that follows is started by the pump.
 
 use crate::{OrderSteps, retry::StepFailure};
-use waybill_domain::{allocation::SHIPMENTS_MAX, ids::ReturnId, money::Amount, returns::ReturnState};
+use waybill_domain::{
+    allocation::SHIPMENTS_MAX, ids::ReturnId, money::Amount, refundable::RefundLimit, returns::ReturnState,
+};
 use waybill_store::{
     refunds::{self, NewRefund, Requested},
     returns::{self, ReturnRecord},
@@ -33,39 +35,72 @@ pub(crate) async fn restock(steps: &OrderSteps, input: &ReturnRef) -> Result<(),
     Ok(returns::restock(&steps.pool, &find(steps, input.return_id).await?).await?)
 }
 
-/// Has the pieces refunded, as far as their money was not given back before, and closes the return.
+/// Requests the refund of what came back, as far as its money was not refunded before and is not disputed, and closes
+/// the return.
 pub(crate) async fn settle(steps: &OrderSteps, input: &ReturnRef) -> Result<ReturnOutcome, StepFailure> {
     let record = find(steps, input.return_id).await?;
-    let refunded = refund(steps, &record).await?;
+    if record.state == ReturnState::Closed {
+        // An earlier attempt closed it. Money that became refundable since is not this return's to refund.
+        return Ok(ReturnOutcome { refunded: requested(steps, &record).await? });
+    }
+    let Refunds { refunded, disputed } = refund(steps, &record).await?;
     let received = record.lines.iter().any(|l| l.restocked + l.written_off > 0);
     let outcome = match (received, refunded.is_zero()) {
         (false, _) => "nothing_received",
+        (true, true) if !disputed.is_zero() => "not_refunded_disputed",
         (true, true) => "nothing_left_to_refund",
         (true, false) => "refunded",
     };
-    returns::close(&steps.pool, &record, outcome).await?;
+    let disputed = Some(disputed).filter(|disputed| !disputed.is_zero());
+    returns::close(&steps.pool, &record, outcome, disputed).await?;
     steps.notifier.changed(input.order_id);
     Ok(ReturnOutcome { refunded })
 }
 
-/// Asks for the refunds of a return: of each payment that it was captured of as much as is left there.
-async fn refund(steps: &OrderSteps, record: &ReturnRecord) -> Result<Amount, StepFailure> {
-    let (mut missing, mut refunded) = (record.amount.unwrap_or_default(), Amount::ZERO);
-    for part in 0..SHIPMENTS_MAX {
-        let Some(amount) = refund_part(steps, record, part, missing).await? else { break };
-        missing = missing.minus_or_zero(amount);
-        refunded = refunded.plus(amount).map_err(|e| StepFailure::Refused(e.to_string()))?;
-    }
-    Ok(refunded)
+/// What the refunds of a return come to.
+async fn requested(steps: &OrderSteps, record: &ReturnRecord) -> Result<Amount, StepFailure> {
+    let refunds = refunds::of_order(&steps.pool, record.order_id).await?;
+    let of_return = refunds.iter().filter(|refund| refund.return_id == Some(record.id));
+    Amount::sum(of_return.map(|refund| refund.amount)).map_err(|e| StepFailure::Refused(e.to_string()))
 }
 
-/// Asks for one of them, of at most `amount`. None if nothing is left to be refunded.
+/// What was requested for a return.
+struct Refunds {
+    refunded: Amount,
+    /// What is not refunded because it is disputed.
+    disputed: Amount,
+}
+
+/// Requests the refunds of a return: of each payment that it was captured of as much as is left there.
+async fn refund(steps: &OrderSteps, record: &ReturnRecord) -> Result<Refunds, StepFailure> {
+    let mut missing = record.amount.unwrap_or_default();
+    let mut refunds = Refunds { refunded: Amount::ZERO, disputed: Amount::ZERO };
+    for part in 0..SHIPMENTS_MAX {
+        let Part { requested, disputed } = refund_part(steps, record, part, missing).await?;
+        refunds.disputed = disputed.min(missing);
+        let Some(amount) = requested else { break };
+        missing = missing.minus_or_zero(amount);
+        refunds.refunded = refunds.refunded.plus(amount).map_err(|e| StepFailure::Refused(e.to_string()))?;
+    }
+    Ok(refunds)
+}
+
+/// One of a return's refunds.
+struct Part {
+    /// None if nothing is left to be refunded.
+    requested: Option<Amount>,
+    /// What is left of the captures and can't be refunded because it is disputed.
+    disputed: Amount,
+}
+
+/// Requests one of them, of at most `amount`.
 async fn refund_part(
     steps: &OrderSteps,
     record: &ReturnRecord,
     part: usize,
     mut amount: Amount,
-) -> Result<Option<Amount>, StepFailure> {
+) -> Result<Part, StepFailure> {
+    let mut disputed_now = Amount::ZERO;
     // What is left only becomes less while others refund, unless a refund fails: then it is asked for once more.
     while !amount.is_zero() {
         let new = NewRefund {
@@ -78,10 +113,17 @@ async fn refund_part(
             request_key: None,
         };
         match refunds::request(&steps.pool, &new).await? {
-            Requested::Accepted(refund) => return Ok(Some(refund.amount)),
-            Requested::MoreThanCaptured { left } => amount = left,
-            Requested::MoreThanOnePayment { most } => amount = most,
+            Requested::Accepted(refund) => {
+                return Ok(Part { requested: Some(refund.amount), disputed: disputed_now });
+            }
+            Requested::Limited(RefundLimit::MoreThanCaptured { left, disputed }) => {
+                (amount, disputed_now) = (left, disputed);
+            }
+            Requested::Limited(RefundLimit::Disputed { most, disputed }) => {
+                (amount, disputed_now) = (most, disputed);
+            }
+            Requested::Limited(RefundLimit::MoreThanOnePayment { most }) => amount = most,
         }
     }
-    Ok(None)
+    Ok(Part { requested: None, disputed: disputed_now })
 }

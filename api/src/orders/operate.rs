@@ -7,6 +7,7 @@ use crate::{
     idempotency::once,
     problem::{FieldError, Problem},
     state::App,
+    webhooks::hand_on,
 };
 use axum::{
     extract::{Path, State},
@@ -23,11 +24,12 @@ use waybill_domain::{
 use waybill_service::engine::EngineError;
 use waybill_store::{
     concerns,
+    inbox::Message,
     keys::Scope,
     operations::{self, OperatorWord},
     orders::OrderRecord,
 };
-use waybill_workflows::wire::Operation;
+use waybill_workflows::{names, wire::Operation};
 
 /// The longest number of a provider or carrier: theirs have fewer than 100 characters.
 const REFERENCE_CHARS_MAX: usize = 200;
@@ -133,24 +135,82 @@ fn meant(operation: &Operation, order: &OrderRecord) -> Option<AttentionReason> 
     all.find(|(reason, about)| fits(operation, *reason, *about)).map(|(reason, _)| reason)
 }
 
+/// The signal that has the step which raised this tried again, where a refund's or a return's workflow holds it.
+fn retry_signal(attention: AttentionReason) -> Option<&'static str> {
+    match attention {
+        AttentionReason::RefundFailing => Some(names::RETRY_REFUND),
+        AttentionReason::ReturnFailing => Some(names::RETRY_RETURN),
+        _ => None,
+    }
+}
+
 async fn settle(app: &App, order: &OrderRecord, operation: Operation, word_id: Uuid) -> Result<(), Problem> {
     let (order_id, status) = (order.id, order.state.status);
     let nobody = || Problem::wrong_state(order_id, status, "the order does not need anybody for this");
     let attention = meant(&operation, order).ok_or_else(nobody)?;
     let need = Need { reason: attention, step: String::new(), about: None };
-    if operation.action == OperatorAction::Retry || !safe_actions(&need).contains(&operation.action) {
-        return Err(Problem::wrong_state(order_id, status, "there is no step of the order's to try again"));
-    }
+    let is_safe = safe_actions(&need).contains(&operation.action);
     let word = OperatorWord {
         id: word_id,
         order_id,
-        actor: operation.actor,
+        actor: operation.actor.clone(),
         action: operation.action,
         attention,
-        reference: operation.reference,
-        reason: operation.reason,
+        reference: operation.reference.clone(),
+        reason: operation.reason.clone(),
         ends: None,
     };
+    match (operation.action, retry_signal(attention)) {
+        (OperatorAction::Retry, Some(signal)) if is_safe => {
+            return retry(app, order, &operation, &word, signal).await;
+        }
+        (OperatorAction::Retry, _) => {
+            let detail = "there is no step of the order's to try again";
+            return Err(Problem::wrong_state(order_id, status, detail));
+        }
+        _ if !is_safe => {
+            let choices: Vec<&str> = safe_actions(&need).iter().map(|action| action.as_str()).collect();
+            let detail = format!("safe for {attention}: {}", choices.join(", "));
+            return Err(Problem::wrong_state(order_id, status, detail));
+        }
+        _ => {}
+    }
     let settled = concerns::operate(&app.pool, &word, operation.about.as_deref()).await?;
     if settled { Ok(()) } else { Err(nobody()) }
+}
+
+/// Has the steps of refunds or returns that raised this tried again now. The audit and the messages to their workflows
+/// are durable together: the worker's pump delivers what Temporal does not take now.
+async fn retry(
+    app: &App,
+    order: &OrderRecord,
+    operation: &Operation,
+    word: &OperatorWord,
+    signal: &str,
+) -> Result<(), Problem> {
+    let subjects = order.concerns.iter().filter(|concern| concern.reason == word.attention);
+    let subjects = subjects.map(|concern| concern.subject.as_str());
+    let messages: Vec<Message> = subjects
+        .filter(|subject| fits(operation, word.attention, Some(subject)))
+        .map(|subject| {
+            let operation = Operation {
+                attention: Some(word.attention),
+                about: Some(subject.to_owned()),
+                ..operation.clone()
+            };
+            Ok(Message {
+                source: "operator".into(),
+                event_id: format!("{}:{subject}", word.id),
+                order_id: order.id,
+                signal: signal.to_owned(),
+                payload: serde_json::to_value(&operation).map_err(|_| Problem::internal())?,
+            })
+        })
+        .collect::<Result<_, Problem>>()?;
+    concerns::record_retry(&app.pool, word, &messages).await?;
+    for message in messages {
+        // What becomes of it is for the pump, if not now.
+        let _answer = hand_on(app, message, true).await?;
+    }
+    Ok(())
 }

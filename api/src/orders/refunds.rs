@@ -13,9 +13,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use uuid::Uuid;
 use waybill_domain::{
-    after::RefundState,
+    after::{RefundSource, RefundState},
     ids::{OrderId, RefundId, ReturnId},
     money::{AMOUNT_MAX, Amount},
+    status::OrderStatus,
 };
 use waybill_store::{
     keys::Scope,
@@ -41,6 +42,7 @@ struct RefundView<'a> {
     status: RefundState,
     code: Option<&'a str>,
     return_id: Option<ReturnId>,
+    source: RefundSource,
     created_at: Timestamp,
     updated_at: Timestamp,
 }
@@ -55,6 +57,7 @@ impl<'a> From<&'a RefundRecord> for RefundView<'a> {
             status: refund.state,
             code: refund.code.as_deref(),
             return_id: refund.return_id,
+            source: refund.source,
             created_at: refund.created_at,
             updated_at: refund.updated_at,
         }
@@ -93,19 +96,18 @@ pub(crate) async fn post(
         return_id: None,
         request_key: Some(request.key.clone()),
     };
-    let task = refund(app.clone(), new);
+    let task = refund(app.clone(), new, order.state.status);
     Ok(once(&app, id, request, task).await)
 }
 
-async fn refund(app: App, new: NewRefund) -> Result<Answer, Problem> {
+async fn refund(app: App, new: NewRefund, status: OrderStatus) -> Result<Answer, Problem> {
     match refunds::request(&app.pool, &new).await? {
         Requested::Accepted(refund) => {
             app.start_refund_soon(refund.id, refund.order_id, refund.merchant_id);
             let view = serde_json::to_value(RefundView::from(&*refund)).map_err(|_| Problem::internal())?;
             Ok((StatusCode::CREATED, view))
         }
-        Requested::MoreThanCaptured { left } => Err(Problem::more_than_captured(new.order_id, left)),
-        Requested::MoreThanOnePayment { most } => Err(Problem::more_than_one_payment(new.order_id, most)),
+        Requested::Limited(limit) => Err(Problem::refund_limited(new.order_id, status, limit)),
     }
 }
 

@@ -101,7 +101,9 @@ fn needs(order: &OrderRecord) -> Vec<NeedView<'_>> {
     let own = order.state.needs.iter().map(|need| NeedView::new(order, need, None));
     let others = order.concerns.iter().map(|concern| {
         let about = Some(concern.subject.clone());
-        let need = Need { reason: concern.reason, step: String::new(), about };
+        // Of refunds and returns it is a step that fails.
+        let step = concern.detail["step"].as_str().unwrap_or_default().to_owned();
+        let need = Need { reason: concern.reason, step, about };
         NeedView::new(order, &need, Some(&concern.detail))
     });
     own.chain(others).collect()
@@ -116,11 +118,16 @@ impl NeedAction {
         if action == OperatorAction::Resolve {
             input["reference"] = "<number>".into();
         }
-        let workflow = order.id.workflow_id();
+        let about = need.about.as_deref().unwrap_or_default();
+        let workflow = match need.reason {
+            AttentionReason::RefundFailing => format!("refund:{about}"),
+            AttentionReason::ReturnFailing => format!("return:{about}"),
+            _ => order.id.workflow_id(),
+        };
         Self {
             action,
             endpoint: format!("POST /v1/admin/orders/{}/{action}", order.id),
-            // Only the workflow's own needs: the others are settled over HTTP, since it may have ended.
+            // Only where a step fails: what has none is settled over HTTP, since its workflow may have ended.
             command: (!need.step.is_empty())
                 .then(|| format!("temporal workflow signal -w {workflow} --name operate --input '{input}'")),
         }

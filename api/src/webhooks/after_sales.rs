@@ -11,30 +11,32 @@ use waybill_store::{
     inbox::Message,
     payments, refunds,
 };
-use waybill_workflows::after::wire::RefundEvent;
+use waybill_workflows::{after::wire::RefundEvent, housekeeping::PaymentCheck, names};
 
 /// The most characters of one of the provider's words: they are names such as `needs_response`.
 const WORD_CHARS_MAX: usize = 64;
 
 type Answer = Result<Option<(StatusCode, Json<Value>)>, Problem>;
 
-/// Takes news of a refund of ours; none if it is of something else.
+/// Receives an event about a refund; none if it is about something else.
 ///
-/// That a refund succeeded is a hint, as all news: its workflow asks the provider. That it failed is also written down
-/// here, once: it may fail after it had succeeded, when its workflow has ended.
+/// That a refund of ours succeeded is a hint, as all events are: its workflow asks the provider. That it failed is also
+/// recorded here, once: it may fail after it had succeeded, when its workflow has ended.
 pub(super) async fn refund(app: &App, event_id: &str, kind: &str, object: &Value) -> Answer {
     if object["object"] != "refund" {
         return Ok(None);
     }
-    let id = object["metadata"]["refund_id"].as_str().and_then(|id| id.parse::<RefundId>().ok());
-    let Some(id) = id else { return Ok(None) };
-    let Some(refund) = refunds::get(&app.pool, id).await? else { return Ok(Some(accepted("ignored"))) };
+    let ours = match object["metadata"]["refund_id"].as_str().and_then(|id| id.parse::<RefundId>().ok()) {
+        Some(id) => refunds::get(&app.pool, id).await?,
+        None => None,
+    };
+    let Some(refund) = ours else { return refund_at_provider(app, event_id, object).await.map(Some) };
     if let Some("failed" | "canceled") = object["status"].as_str() {
         let code = object["failure_reason"].as_str().or(object["status"].as_str());
         refunds::record(&app.pool, &refund, RefundState::Failed, object["id"].as_str(), code).await?;
         app.answers.forget(&refund.order_id);
     }
-    let event = RefundEvent { refund_id: id, kind: kind.to_owned(), event_id: event_id.to_owned() };
+    let event = RefundEvent { refund_id: refund.id, kind: kind.to_owned(), event_id: event_id.to_owned() };
     let message = Message {
         source: "payments".into(),
         event_id: event_id.to_owned(),
@@ -45,6 +47,28 @@ pub(super) async fn refund(app: &App, event_id: &str, kind: &str, object: &Value
     take_in(app, message).await.map(Some)
 }
 
+/// A refund that was not requested here, as one made in the provider's dashboard. The provider is asked for the payment's
+/// refunds, and those of them that are not ours are booked.
+async fn refund_at_provider(
+    app: &App,
+    event_id: &str,
+    object: &Value,
+) -> Result<(StatusCode, Json<Value>), Problem> {
+    let Some(payment) = object["payment_intent"].as_str() else { return Ok(accepted("ignored")) };
+    let Some(order_id) = payments::order_of(&app.pool, payment).await? else {
+        return Ok(accepted("ignored"));
+    };
+    let check = PaymentCheck { order_id, payment: payment.to_owned() };
+    let message = Message {
+        source: "payments".into(),
+        event_id: event_id.to_owned(),
+        order_id,
+        signal: names::PAYMENT_CHECK.into(),
+        payload: serde_json::to_value(&check).map_err(|_| Problem::internal())?,
+    };
+    take_in(app, message).await
+}
+
 /// Takes news of a dispute; none if it is of something else. Only the provider knows of it, so what it says is written
 /// down as it is.
 pub(super) async fn dispute(app: &App, kind: &str, object: &Value) -> Answer {
@@ -52,17 +76,17 @@ pub(super) async fn dispute(app: &App, kind: &str, object: &Value) -> Answer {
         return Ok(None);
     }
     let text = |name: &str| object[name].as_str().unwrap_or_default().chars().take(WORD_CHARS_MAX).collect();
-    let order = match object["payment_intent"].as_str() {
-        Some(payment) => payments::order_of(&app.pool, payment).await?,
-        None => None,
+    let (Some(id), Some(payment)) = (object["id"].as_str(), object["payment_intent"].as_str()) else {
+        return Ok(Some(accepted("ignored")));
     };
-    let (Some(order_id), Some(id)) = (order, object["id"].as_str()) else {
+    let Some(order_id) = payments::order_of(&app.pool, payment).await? else {
         return Ok(Some(accepted("ignored")));
     };
     let due_by = object["evidence_details"]["due_by"].as_i64();
     let news = News {
         id: id.to_owned(),
         order_id,
+        payment: payment.to_owned(),
         amount: object["amount"].as_i64().and_then(|a| Amount::new(a).ok()).unwrap_or_default(),
         reason: text("reason"),
         status: text("status"),

@@ -5,7 +5,7 @@ use crate::{
         AT_ONCE, at_the_provider, closed, completed, paid_with, receipt, refunded, returning, settles,
     },
     books::*,
-    people::needs,
+    people::{needs, operate},
     support::*,
 };
 use serde_json::{Value, json};
@@ -23,7 +23,7 @@ pub async fn sweeping() -> Stack {
     swept_by_hand(builder().await).start().await.unwrap()
 }
 
-fn swept_by_hand(builder: StackBuilder<'_>) -> StackBuilder<'_> {
+pub fn swept_by_hand(builder: StackBuilder<'_>) -> StackBuilder<'_> {
     builder.env("WAYBILL_SWEEP_AGE_SECONDS", 0).env("WAYBILL_SWEEP_SECONDS", 86_400)
 }
 
@@ -55,7 +55,7 @@ pub async fn sweep(stack: &Stack) {
     round(stack, "SweepWorkflow", "waybill-sweep").await;
 }
 
-async fn reconcile(stack: &Stack) {
+pub async fn reconcile(stack: &Stack) {
     round(stack, "ReconcileWorkflow", "waybill-reconcile").await;
 }
 
@@ -359,5 +359,38 @@ async fn a_terminated_refund_and_a_terminated_return_begin_anew() {
     let after = of_both().await;
     sweep(&stack).await;
     assert_eq!(of_both().await, after);
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn dismissed_overdue_return_is_not_flagged_after_terminate() {
+    let builder = swept_by_hand(builder().await.auto(AT_ONCE)).env("WAYBILL_RETURN_WAIT_SECONDS", 1);
+    let stack = builder.start().await.unwrap();
+    let id = completed(&stack, &order_with(|_| {})).await;
+    let back = returning(&stack, &id, json!([{"line": 0, "quantity": 1}])).await;
+    needs(&stack, &id, "return_overdue").await;
+    operate(&stack.client, &id, "skip", json!({"reason": "they keep it"})).await.success().unwrap();
+    let workflow = format!("return:{back}");
+    let runs =
+        || async { temporal(&["workflow", "count", "--query", &format!("WorkflowId = '{workflow}'")]).await };
+    until("its workflow is listed", || async { runs().await.contains('1').then_some(()) }).await;
+    let before = runs().await;
+    terminate_workflow(&workflow).await;
+    until("it has a successor", || async {
+        sweep(&stack).await;
+        tokio::time::sleep(AGAIN).await;
+        (runs().await != before).then_some(())
+    })
+    .await;
+    // Its deadline is over when it begins: it asks whether to flag the return, and waits on.
+    until("the successor has done both of its steps", || async {
+        let told = temporal(&["workflow", "show", "-w", &workflow, "-o", "json"]).await;
+        (told.matches("EVENT_TYPE_ACTIVITY_TASK_COMPLETED").count() >= 2).then_some(())
+    })
+    .await;
+    let order = stack.client.get(&id).await.unwrap().body;
+    assert_eq!(order["attention"], json!(null), "what was dismissed stays dismissed: {order:#}");
+    let told = kinds(&stack.client, &id).await;
+    assert_eq!(told.iter().filter(|kind| *kind == "attention.raised").count(), 1, "{told:?}");
     stack.stop().await;
 }

@@ -3,7 +3,11 @@
 //! A history is recorded anew with `WAYBILL_RECORD=1 cargo test --workspace --test it replay::record`; recorded ones
 //! are never changed, only added to (a release's histories stay for as long as its orders may be open).
 
-use crate::support::*;
+use crate::{
+    after_sales::{closed, refunded, returning, settles},
+    people::{needs, operate},
+    support::*,
+};
 use serde_json::json;
 use std::{path::PathBuf, time::Duration};
 use temporalio_client::{
@@ -90,6 +94,7 @@ async fn record() {
     let mut recorded = forward(&stack).await;
     recorded.extend(trouble(&stack).await);
     recorded.extend(late(&stack).await);
+    recorded.extend(retried(&stack).await);
 
     let servers = Servers::for_tests().await.unwrap();
     let options = ConnectionOptions::new(servers.temporal.url().parse::<url::Url>().unwrap()).build();
@@ -253,4 +258,40 @@ async fn late(stack: &Stack) -> Vec<Recorded> {
     }
     event(&stack.client, &back, "return.requested").await;
     vec![of("open-late-hand-over", &partly), of("open-brought-back", &back)]
+}
+
+/// Steps of refunds and returns that operators have tried again: over HTTP, and from a terminal.
+async fn retried(stack: &Stack) -> Vec<Recorded> {
+    let (order, parcels) = split(stack, "FOUR", "pm_card_visa").await;
+    for parcel in &parcels {
+        carrier_says(stack, parcel, "hand_over").await;
+        carrier_says(stack, parcel, "deliver").await;
+    }
+    reach(&stack.client, &order, "completed").await;
+    let fault = Fault::Status { status: 503 };
+    stack.payments.set_faults(vec![Rule { route: Route::Refund, fault, times: None, matching: None }]);
+    let refund = refunded(stack, &order, 100).await;
+    needs(stack, &order, "refund_failing").await;
+    stack.payments.set_faults(Vec::new());
+    operate(&stack.client, &order, "retry", json!({"reason": "it is up again"})).await.success().unwrap();
+    settles(stack, &order, &refund, "succeeded").await;
+
+    let back = returning(stack, &order, json!([{"line": 0, "quantity": 1}])).await;
+    let workflow = format!("return:{back}");
+    until("the return is awaited", || async {
+        let told = temporal(&["workflow", "show", "-w", &workflow, "-o", "json"]).await;
+        told.contains("EVENT_TYPE_TIMER_STARTED").then_some(())
+    })
+    .await;
+    let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
+    let amount = "update returns set amount = $2 where id = $1::uuid";
+    sqlx::query(amount).bind(&back).bind(-1_i64).execute(&pool).await.unwrap();
+    let input = json!({"return_id": back}).to_string();
+    temporal(&["workflow", "signal", "-w", &workflow, "--name", "receipt", "--input", &input]).await;
+    needs(stack, &order, "return_failing").await;
+    sqlx::query(amount).bind(&back).bind(None::<i64>).execute(&pool).await.unwrap();
+    let input = r#"{"action": "retry", "reason": "it can be read again"}"#;
+    temporal(&["workflow", "signal", "-w", &workflow, "--name", "operate", "--input", input]).await;
+    closed(stack, &back).await;
+    vec![("refund-retried", format!("refund:{refund}")), ("return-retried", workflow)]
 }

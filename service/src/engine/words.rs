@@ -1,7 +1,7 @@
 //! Word to a workflow: what webhooks say, as signals and updates, and what people ask for, as updates.
 
 use super::{CALL_MAX, Engine, EngineError, Start, TASK_MAX, no_retries};
-use std::time::Duration;
+use std::{str::FromStr, time::Duration};
 use temporalio_client::{
     WorkflowExecuteUpdateOptions, WorkflowIdConflictPolicy, WorkflowSignalOptions,
     WorkflowUpdateWithStartOptions,
@@ -11,7 +11,7 @@ use temporalio_client::{
 };
 use temporalio_common::data_converters::{PayloadConverter, RawValue};
 use tokio::time::timeout;
-use waybill_domain::ids::OrderId;
+use waybill_domain::ids::{OrderId, RefundId, ReturnId};
 use waybill_store::inbox::Message;
 use waybill_workflows::{
     OrderWorkflow, RefundWorkflow, ReturnWorkflow,
@@ -48,6 +48,16 @@ impl Engine {
                 handle.signal(RefundWorkflow::refund_event, payload, options).await
             }
             names::PAYMENT_CHECK => return self.check_payment(message).await,
+            names::RETRY_REFUND => {
+                let id = subject::<RefundId>(message)?.workflow_id();
+                let handle = client.get_workflow_handle::<RefundWorkflow>(id);
+                handle.signal(RefundWorkflow::operate, payload, options).await
+            }
+            names::RETRY_RETURN => {
+                let id = subject::<ReturnId>(message)?.workflow_id();
+                let handle = client.get_workflow_handle::<ReturnWorkflow>(id);
+                handle.signal(ReturnWorkflow::operate, payload, options).await
+            }
             "receipt" => {
                 let receipt = serde_json::from_value::<ReturnReceipt>(message.payload.clone());
                 let id = receipt.map_err(|_| EngineError::NoWorkflow)?.return_id.workflow_id();
@@ -184,6 +194,12 @@ impl Engine {
             handle.execute_update(OrderWorkflow::operate_update, operation, update_options(update_id));
         timeout(UPDATE_MAX, update).await.map_err(EngineError::unavailable)?.map_err(refusal)
     }
+}
+
+/// What an operator's message is about. What this release can't read has no workflow here.
+fn subject<T: FromStr>(message: &Message) -> Result<T, EngineError> {
+    let about = message.payload["about"].as_str().and_then(|id| id.parse().ok());
+    about.ok_or(EngineError::NoWorkflow)
 }
 
 fn update_options(update_id: String) -> WorkflowExecuteUpdateOptions {

@@ -1,4 +1,4 @@
-//! What became of a refund: in the ledger, in the order, in its timeline, and for whoever is needed.
+//! What became of a refund: in the ledger, in the order, in its timeline, and whether an operator is needed.
 
 use super::{RefundRecord, WRITER, lock_order, read};
 use crate::{
@@ -10,14 +10,13 @@ use crate::{
 use serde_json::json;
 use sqlx::{PgConnection, PgPool};
 use waybill_domain::{
-    after::RefundState,
+    after::{RefundSource, RefundState},
     event::OrderEvent,
-    ids::{OrderId, RefundId},
     state::AttentionReason,
 };
 
-/// Writes down where a refund has come to, once, and gives it as it is now. What is no news is not written: see
-/// [`RefundState::may_become`].
+/// Records the state that a refund has reached, once, and gives the refund as it is now. What is no news is not written:
+/// see [`RefundState::may_become`].
 ///
 /// # Errors
 /// When Postgres fails, or there is no such refund.
@@ -31,24 +30,38 @@ pub async fn record(
     let mut tx = crate::begin(pool).await?;
     lock_order(&mut tx, refund.order_id).await?;
     let before = read(&mut tx, refund.id).await?;
-    if !before.state.may_become(to) {
+    if !advance(&mut tx, &before, to, provider_ref, code).await? {
         return Ok(before);
+    }
+    let after = read(&mut tx, refund.id).await?;
+    tx.commit().await?;
+    Ok(after)
+}
+
+/// The same, within a transaction that has locked the order's row. Says whether it was news.
+pub(super) async fn advance(
+    tx: &mut PgConnection,
+    before: &RefundRecord,
+    to: RefundState,
+    provider_ref: Option<&str>,
+    code: Option<&str>,
+) -> Result<bool> {
+    if !before.state.may_become(to) {
+        return Ok(false);
     }
     sqlx::query!(
         "update refunds set state = $2, provider_ref = coalesce($3, provider_ref), code = $4, updated_at = now()
          where id = $1",
-        refund.id.0,
+        before.id.0,
         to.as_str(),
         provider_ref,
         code
     )
     .execute(&mut *tx)
     .await?;
-    book(&mut tx, &before, to, code).await?;
-    tell(&mut tx, &before, to, code).await?;
-    let after = read(&mut tx, refund.id).await?;
-    tx.commit().await?;
-    Ok(after)
+    book(tx, before, to, code).await?;
+    tell(tx, before, to, code).await?;
+    Ok(true)
 }
 
 /// The ledger, and what the order shows as refunded.
@@ -91,10 +104,14 @@ async fn tell(
 ) -> Result<()> {
     let (refund_id, order) = (before.id, before.order_id);
     let code = code.unwrap_or_default().to_owned();
+    // Without a source it was requested here, as all were before refunds at the provider were booked.
+    let source = Some(before.source).filter(|source| *source == RefundSource::Provider);
     let event = match to {
         RefundState::Requested => return Ok(()),
-        RefundState::Pending => OrderEvent::RefundPending { refund_id },
-        RefundState::Succeeded => OrderEvent::Refunded { refund_id, amount: before.amount },
+        RefundState::Pending => {
+            OrderEvent::RefundPending { refund_id, amount: source.map(|_| before.amount), source }
+        }
+        RefundState::Succeeded => OrderEvent::Refunded { refund_id, amount: before.amount, source },
         RefundState::Failed => OrderEvent::RefundFailed { refund_id, code: code.clone() },
     };
     projection::append(tx, order, WRITER, &[event]).await?;
@@ -106,21 +123,5 @@ async fn tell(
         let concern = Concern { reason: AttentionReason::RefundFailed, subject, detail };
         concerns::raise(tx, order, &concern).await?;
     }
-    Ok(())
-}
-
-/// A refund has been tried often and has no answer: somebody is told, once.
-///
-/// # Errors
-/// When Postgres fails.
-pub async fn call_somebody(pool: &PgPool, order: OrderId, refund: RefundId) -> Result<()> {
-    let mut tx = crate::begin(pool).await?;
-    let concern = Concern {
-        reason: AttentionReason::RefundFailing,
-        subject: refund.to_string(),
-        detail: serde_json::Value::Null,
-    };
-    concerns::raise(&mut tx, order, &concern).await?;
-    tx.commit().await?;
     Ok(())
 }

@@ -34,6 +34,11 @@ impl AfterSalesActivities {
     pub fn settle_return(input: ReturnRef) -> Result<ReturnOutcome, ActivityError> {
         unimplemented!()
     }
+
+    #[activity(name = "record_retry")]
+    pub fn record_retry(input: RetryRecord) -> Result<(), ActivityError> {
+        unimplemented!()
+    }
 }
 
 pub use after_sales_activities::*;

@@ -3,6 +3,7 @@
 pub mod activities;
 #[allow(missing_docs, reason = "the macro makes undocumented constants of the handlers")]
 pub mod refund;
+mod retry;
 #[allow(missing_docs, reason = "the macro makes undocumented constants of the handlers")]
 pub mod returns;
 mod step;

@@ -1,7 +1,12 @@
 //! One return: the goods are awaited for as long as it takes, then what can be sold again goes back to the shelf, then
 //! the money goes back.
 
-use super::{activities::AfterSalesActivities, step, wire::*};
+use super::{
+    activities::AfterSalesActivities,
+    retry::{Retriable, Retries},
+    step,
+    wire::*,
+};
 use crate::names;
 use futures::FutureExt;
 use std::{pin::pin, time::Duration};
@@ -11,6 +16,7 @@ use temporalio_workflow::{
     SyncWorkflowContext, TimerOptions, WaitConditionOptions, WorkflowCancellationToken, WorkflowContext,
     WorkflowContextView, WorkflowResult, workflows::select,
 };
+use waybill_domain::{ids::OrderId, state::AttentionReason};
 
 type Ctx = WorkflowContext<ReturnWorkflow>;
 
@@ -20,13 +26,36 @@ pub struct ReturnWorkflow {
     input: ReturnInput,
     /// The goods are here.
     received: bool,
+    retries: Retries,
+}
+
+impl Retriable for ReturnWorkflow {
+    fn retries(&self) -> &Retries {
+        &self.retries
+    }
+
+    fn retries_mut(&mut self) -> &mut Retries {
+        &mut self.retries
+    }
+
+    fn queue_prefix(&self) -> &str {
+        &self.input.queue_prefix
+    }
+
+    fn order_id(&self) -> OrderId {
+        self.input.order_id
+    }
+
+    fn attention(&self) -> AttentionReason {
+        AttentionReason::ReturnFailing
+    }
 }
 
 #[workflow_methods]
 impl ReturnWorkflow {
     #[init]
     fn new(_ctx: &WorkflowContextView, input: ReturnInput) -> Self {
-        Self { input, received: false }
+        Self { input, received: false, retries: Retries::default() }
     }
 
     /// Awaits the goods, restocks them, has them refunded.
@@ -46,17 +75,21 @@ impl ReturnWorkflow {
     pub fn receipt(&mut self, _ctx: &mut SyncWorkflowContext<Self>, _input: RawValue) {
         self.received = true;
     }
+
+    /// An operator has the step that fails tried again now. Payload: [`Operation`](crate::wire::Operation), of which only
+    /// `retry` is taken.
+    #[signal(name = "operate")]
+    pub fn operate(&mut self, _ctx: &mut SyncWorkflowContext<Self>, input: RawValue) {
+        self.retries.receive(&input);
+    }
 }
 
 async fn run<AD>(ctx: &Ctx, activity: impl Fn() -> AD, name: &str) -> AD::Output
 where
     AD: ActivityDefinition<Input = ReturnRef> + 'static,
 {
-    let (input, queue) = ctx.state(|s| {
-        let ReturnInput { return_id, order_id, queue_prefix } = s.input.clone();
-        (ReturnRef { order_id, return_id }, format!("{queue_prefix}{}", names::QUEUE_ORDERS))
-    });
-    step::run(ctx, activity, input, name, &queue).await
+    let input = ctx.state(|s| ReturnRef { order_id: s.input.order_id, return_id: s.input.return_id });
+    step::run(ctx, activity, input, name, names::QUEUE_ORDERS).await
 }
 
 /// Waits for the goods. Detached: who cancels the workflow does not stop goods that are on their way.

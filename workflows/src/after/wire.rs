@@ -6,6 +6,7 @@ use waybill_domain::{
     after::RefundState,
     ids::{OrderId, RefundId, ReturnId},
     money::Amount,
+    state::AttentionReason,
 };
 
 /// How a refund's workflow is started.
@@ -92,4 +93,19 @@ pub struct ReturnOutcome {
 pub struct ReturnReceipt {
     /// Which return.
     pub return_id: ReturnId,
+}
+
+/// Input of `record_retry`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetryRecord {
+    /// The order.
+    pub order_id: OrderId,
+    /// Which retry of this workflow, from 1: what makes it count once.
+    pub number: u32,
+    /// What it is about.
+    pub attention: AttentionReason,
+    /// `temporal`, or the id of an API key.
+    pub actor: String,
+    /// In the operator's words.
+    pub reason: String,
 }

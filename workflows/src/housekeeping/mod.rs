@@ -65,6 +65,9 @@ pub struct Reconciled {
     pub drifts: u64,
     /// Differences that were repaired.
     pub repaired: u64,
+    /// Refunds made at the provider that were booked, or whose new state was.
+    #[serde(default)]
+    pub refunds_booked: u64,
 }
 
 /// Finds orders whose workflow was ended from outside, and gives each an heir that lets go of what it holds.

@@ -1,10 +1,10 @@
 //! Stripe's refunds of a PaymentIntent.
 
 use super::Stripe;
-use crate::payments::{ProviderError, ProviderRefund, RefundRequest};
+use crate::payments::{ListedRefund, ProviderError, ProviderRefund, RefundPage, RefundRequest};
 use reqwest::Method;
 use serde_json::Value;
-use waybill_domain::{after::RefundState, ids::RefundId};
+use waybill_domain::{after::RefundState, ids::RefundId, money::Amount};
 
 /// The longest page that Stripe gives.
 const PAGE: usize = 100;
@@ -35,20 +35,53 @@ pub(super) async fn find(
     payment: &str,
     refund: RefundId,
 ) -> Result<Option<ProviderRefund>, ProviderError> {
-    let (wanted, mut after) = (refund.to_string(), String::new());
+    let listed = of_payment(stripe, payment).await?.into_iter();
+    Ok(listed.filter(|listed| listed.refund_id == Some(refund)).map(|listed| listed.refund).next())
+}
+
+pub(super) async fn of_payment(stripe: &Stripe, payment: &str) -> Result<Vec<ListedRefund>, ProviderError> {
+    let (query, mut found) = (format!("payment_intent={payment}"), Vec::new());
+    let mut after: Option<String> = None;
     loop {
-        let path = format!("v1/refunds?payment_intent={payment}&limit={PAGE}{after}");
-        let page = stripe.call("look_up", Method::GET, &path, None, &[]).await?;
-        let page = page.map_err(super::Refusal::into_error)?;
-        let refunds = page["data"].as_array().map(Vec::as_slice).unwrap_or_default();
-        if let Some(found) = refunds.iter().find(|r| r["metadata"]["refund_id"] == wanted.as_str()) {
-            return read(found).map(Some);
-        }
-        match refunds.last().and_then(|last| last["id"].as_str()) {
-            Some(last) if page["has_more"] == true => after = format!("&starting_after={last}"),
-            _ => return Ok(None),
+        let page = page(stripe, &query, after.as_deref()).await?;
+        found.extend(page.refunds);
+        after = page.last;
+        if !page.more || after.is_none() {
+            return Ok(found);
         }
     }
+}
+
+/// The refunds that fit the query, behind the one with the id `after`.
+pub(super) async fn page(
+    stripe: &Stripe,
+    query: &str,
+    after: Option<&str>,
+) -> Result<RefundPage, ProviderError> {
+    let after = after.map(|id| format!("&starting_after={id}")).unwrap_or_default();
+    let path = format!("v1/refunds?{query}&limit={PAGE}{after}");
+    let list = stripe.call("look_up", Method::GET, &path, None, &[]).await?;
+    let list = list.map_err(super::Refusal::into_error)?;
+    let refunds = list["data"].as_array().map(Vec::as_slice).unwrap_or_default();
+    Ok(RefundPage {
+        last: refunds.last().and_then(|last| last["id"].as_str()).map(str::to_owned),
+        more: list["has_more"] == true,
+        refunds: refunds.iter().filter_map(listed).collect::<Result<_, _>>()?,
+    })
+}
+
+/// None for one that moved no money: Stripe also lists as a refund that an authorization, or what a capture left of one,
+/// was released, and gives it no balance transaction.
+fn listed(refund: &Value) -> Option<Result<ListedRefund, ProviderError>> {
+    let refund_id = refund["metadata"]["refund_id"].as_str().and_then(|id| id.parse().ok());
+    let moved_nothing = refund.get("balance_transaction").is_some_and(Value::is_null);
+    // One of ours is never left out: it would be requested again.
+    if refund_id.is_none() && refund["status"] == "succeeded" && moved_nothing {
+        return None;
+    }
+    let payment = refund["payment_intent"].as_str()?.to_owned();
+    let amount = refund["amount"].as_i64().and_then(|minor| Amount::new(minor).ok())?;
+    Some(read(refund).map(|refund| ListedRefund { refund, payment, amount, refund_id }))
 }
 
 pub(super) async fn look_up(stripe: &Stripe, provider_ref: &str) -> Result<ProviderRefund, ProviderError> {
@@ -68,4 +101,24 @@ fn read(refund: &Value) -> Result<ProviderRefund, ProviderError> {
         other => return Err(ProviderError::UnknownOutcome(format!("refund is {other:?}").into())),
     };
     Ok(ProviderRefund { provider_ref: text("id").unwrap_or_default(), state, code })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn released_authorizations_are_not_refunds() {
+        let refund = |metadata: Value, transaction: Value| {
+            json!({"id": "re_1", "status": "succeeded", "amount": 400, "payment_intent": "pi_1",
+                "metadata": metadata, "balance_transaction": transaction})
+        };
+        assert!(listed(&refund(json!({}), Value::Null)).is_none(), "no money moved");
+        let made = listed(&refund(json!({}), json!("txn_1"))).unwrap().unwrap();
+        assert_eq!((made.payment.as_str(), made.amount.minor(), made.refund_id), ("pi_1", 400, None));
+        let id = "0197d7a6-5a3e-7000-8000-000000000001";
+        let ours = listed(&refund(json!({"refund_id": id}), Value::Null)).unwrap().unwrap();
+        assert_eq!(ours.refund_id, id.parse().ok(), "it would be requested again");
+    }
 }

@@ -10,6 +10,7 @@ use super::captures::{AUTOMATIC, canceled};
 use super::disputes::{Complaint, DisputeStatus};
 use super::intents::{approved, declined, unexpected};
 use super::model::{Decline, Intent, Item, Status};
+use super::refunds::DashboardRefund;
 use super::{Hold, Shared, disputes, missing_body, refunds};
 use crate::sim::exchange::{Done, Reply, commit};
 
@@ -18,6 +19,7 @@ pub(super) fn routes(hold: Hold) -> Router<Shared> {
         .route("/_sim/payment_intents/{id}/authenticate", post(authenticate))
         .route("/_sim/payment_intents/{id}/expire", post(expire))
         .route("/_sim/payment_intents/{id}/dispute", post(dispute))
+        .route("/_sim/payment_intents/{id}/refund", post(refund))
         .route("/_sim/disputes/{id}/close", post(close_dispute))
         .route("/_sim/refunds/{id}/settle", post(settle))
         .route("/_sim/refunds/{id}/fail", post(fail))
@@ -76,6 +78,16 @@ async fn dispute(
 ) -> Reply {
     let complaint = complaint.and_then(|Json(complaint)| complaint).unwrap_or_default();
     commit(&core, None, |records| disputes::open(records, &id, complaint))
+}
+
+/// Somebody refunds in the provider's dashboard.
+async fn refund(
+    State(core): State<Shared>,
+    Path(id): Path<String>,
+    asked: Option<Json<Option<DashboardRefund>>>,
+) -> Reply {
+    let asked = asked.and_then(|Json(asked)| asked).unwrap_or_default();
+    commit(&core, None, |records| refunds::from_dashboard(records, &id, &asked))
 }
 
 #[derive(Deserialize)]

@@ -111,11 +111,16 @@ pub(super) async fn list_intents(State(core): State<Shared>, asked: Asked) -> Re
 }
 
 pub(super) async fn list_refunds(State(core): State<Shared>, asked: Asked) -> Result<Response, Reply> {
-    let form = Form::parse(asked.query.as_bytes(), &["limit", "starting_after", "payment_intent"])?;
+    let form =
+        Form::parse(asked.query.as_bytes(), &["limit", "starting_after", "payment_intent", "created"])?;
     let page = Page::parse(&form)?;
     let intent = form.get("payment_intent").map(str::to_owned);
+    let not_before = form.integer("created[gte]")?.unwrap_or(i64::MIN);
     let read = move |records: &Payments| {
-        let wanted = |refund: &&Refund| intent.as_ref().is_none_or(|intent| *intent == refund.payment_intent);
+        let wanted = |refund: &&Refund| {
+            refund.created >= not_before
+                && intent.as_ref().is_none_or(|intent| *intent == refund.payment_intent)
+        };
         let rows = records.refunds.values().rev().filter(wanted);
         (200, page.of("/v1/refunds", rows.map(|refund| (&refund.id, refund.json()))))
     };

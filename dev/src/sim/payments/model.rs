@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::disputes::Dispute;
+use super::disputes::{Dispute, DisputeStatus};
 use super::refunds::Refund;
 use crate::sim::ledger::{Event, Records};
 use crate::sim::new_id;
@@ -32,6 +32,14 @@ pub(in crate::sim) enum Item {
     Intent(Intent),
     Refund(Refund),
     Dispute(Dispute),
+}
+
+impl Payments {
+    /// How much of an intent is disputed: what the bank has taken, and keeps unless it is won.
+    pub fn disputed(&self, intent: &str) -> i64 {
+        let of_intent = self.disputes.values().filter(|dispute| dispute.payment_intent == intent);
+        of_intent.filter(|dispute| dispute.status != DisputeStatus::Won).map(|dispute| dispute.amount).sum()
+    }
 }
 
 impl Records for Payments {

@@ -64,55 +64,108 @@ pub(super) async fn create(State(core): State<Shared>, asked: Asked) -> Result<R
     let metadata = form.metadata();
     let subject = format!("{} {}", subject_of(&core, &id), form.subject());
     let decide = move |records: &Payments, injected: &Injected| {
-        let Some(intent) = records.intents.get(&id) else {
+        if !records.intents.contains_key(&id) {
             return Done::new(OP, 404, missing_body("payment_intent", &id));
-        };
-        let left = intent.refundable();
+        }
         if injected.refuse {
             return refused(OP);
         }
-        if intent.amount_received == 0 {
-            return unexpected(OP, intent);
-        }
-        if left == 0 {
-            let message = "The charge has already been refunded.";
-            return invalid(OP, "charge_already_refunded", message, intent);
-        }
-        if amount.is_some_and(|amount| amount > left) {
-            let message = format!("The refund is greater than the {left} left on the charge.");
-            return invalid(OP, "amount_too_large", &message, intent);
-        }
-        if let Some(code) = &injected.decline {
-            return Done::new(OP, 402, json!({ "error": Decline::named(code).json() }));
-        }
-        let refund = Refund {
-            id: new_id("re"),
-            payment_intent: id,
-            charge: intent.charge.clone(),
-            amount: amount.unwrap_or(left),
-            currency: intent.currency.clone(),
-            status: match intent.payment_method.as_deref() {
-                Some("pm_card_refundFail") => RefundStatus::Failed,
-                Some("pm_card_pendingRefund") => RefundStatus::Pending,
-                _ => RefundStatus::Succeeded,
-            },
-            metadata,
-            created: Timestamp::now().as_second(),
-        };
-        let mut intent = intent.clone();
-        if refund.status != RefundStatus::Failed {
-            intent.amount_refunded += refund.amount;
-        }
-        let mut events = vec![intent.event_about("refund.created", refund.json())];
-        match refund.status {
-            RefundStatus::Pending => {}
-            RefundStatus::Succeeded => events.push(intent.charge_event("charge.refunded")),
-            RefundStatus::Failed => events.extend(failed(&intent, &refund)),
-        }
-        let done = Done::new(OP, 200, refund.json());
-        Done { events, ..done.change(Item::Intent(intent)).change(Item::Refund(refund)) }
+        refund(records, &id, amount, metadata, injected.decline.as_deref())
     };
     Ok(run(core, asked, Route::Refund, &subject, decide).await)
+}
+
+/// What a person refunds in the provider's dashboard.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct DashboardRefund {
+    /// Without it, all that is left.
+    amount: Option<i64>,
+    /// Whether its events are sent.
+    webhook: bool,
+}
+
+impl Default for DashboardRefund {
+    fn default() -> Self {
+        Self { amount: None, webhook: true }
+    }
+}
+
+/// A refund that nobody asked for over the API: it carries no metadata.
+pub(super) fn from_dashboard(records: &Payments, intent: &str, asked: &DashboardRefund) -> Done<Item> {
+    let mut done = refund(records, intent, asked.amount, BTreeMap::new(), None);
+    if !asked.webhook {
+        done.events.clear();
+    }
+    done
+}
+
+fn refund(
+    records: &Payments,
+    id: &str,
+    amount: Option<i64>,
+    metadata: BTreeMap<String, String>,
+    decline: Option<&str>,
+) -> Done<Item> {
+    let Some(intent) = records.intents.get(id) else {
+        return Done::new(OP, 404, missing_body("payment_intent", id));
+    };
+    if let Some(refusal) = refusal(records, intent, amount) {
+        return refusal;
+    }
+    if let Some(code) = decline {
+        return Done::new(OP, 402, json!({ "error": Decline::named(code).json() }));
+    }
+    let refund = Refund {
+        id: new_id("re"),
+        payment_intent: id.to_owned(),
+        charge: intent.charge.clone(),
+        amount: amount.unwrap_or(intent.refundable()),
+        currency: intent.currency.clone(),
+        status: match intent.payment_method.as_deref() {
+            Some("pm_card_refundFail") => RefundStatus::Failed,
+            Some("pm_card_pendingRefund") => RefundStatus::Pending,
+            _ => RefundStatus::Succeeded,
+        },
+        metadata,
+        created: Timestamp::now().as_second(),
+    };
+    let mut intent = intent.clone();
+    if refund.status != RefundStatus::Failed {
+        intent.amount_refunded += refund.amount;
+    }
+    let mut events = vec![intent.event_about("refund.created", refund.json())];
+    match refund.status {
+        RefundStatus::Pending => {}
+        RefundStatus::Succeeded => events.push(intent.charge_event("charge.refunded")),
+        RefundStatus::Failed => events.extend(failed(&intent, &refund)),
+    }
+    let done = Done::new(OP, 200, refund.json());
+    Done { events, ..done.change(Item::Intent(intent)).change(Item::Refund(refund)) }
+}
+
+/// Why that much of an intent can't be refunded.
+fn refusal(records: &Payments, intent: &Intent, amount: Option<i64>) -> Option<Done<Item>> {
+    let left = intent.refundable();
+    let wanted = amount.unwrap_or(left);
+    if intent.amount_received == 0 {
+        return Some(unexpected(OP, intent));
+    }
+    if left == 0 {
+        let message = "The charge has already been refunded.";
+        return Some(invalid(OP, "charge_already_refunded", message, intent));
+    }
+    if wanted > left {
+        let message = format!("The refund is greater than the {left} left on the charge.");
+        return Some(invalid(OP, "amount_too_large", &message, intent));
+    }
+    // Of a charge that is disputed in part, the rest can be refunded.
+    if wanted > left - records.disputed(&intent.id) {
+        let charge = intent.charge.as_deref().unwrap_or_default();
+        let message = format!("Charge {charge} has been charged back; cannot issue a refund.");
+        return Some(invalid(OP, "charge_disputed", &message, intent));
+    }
+    None
 }
 
 /// The events about a refund that has failed.

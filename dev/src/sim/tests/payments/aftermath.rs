@@ -147,6 +147,32 @@ async fn a_dispute_is_remembered_and_closed() {
 }
 
 #[tokio::test]
+async fn disputed_charge_is_not_refunded_unless_it_is_won() {
+    let taken = Taken::by("pm_card_visa").await;
+    let complain = format!("payment_intents/{}/dispute", taken.intent);
+    let dispute = taken.shop.control(&complain, json!({ "amount": 4000 })).await;
+    let refund = async |amount: &str| {
+        let form = [("payment_intent", &*taken.intent), ("amount", amount)];
+        taken.shop.post("/v1/refunds", "", &form).await
+    };
+    let (status, refusal) = refund("6001").await;
+    assert_eq!((status, &refusal["error"]["code"]), (400, &json!("charge_disputed")), "{refusal}");
+    assert_eq!(refund("6000").await.0, 200, "the rest of the charge is not disputed");
+    let close = format!("disputes/{}/close", id(&dispute));
+    taken.shop.control(&close, json!({ "status": "lost" })).await;
+    assert_eq!(refund("1").await.1["error"]["code"], "charge_disputed", "the money is gone");
+
+    let taken = Taken::by("pm_card_visa").await;
+    let complain = format!("payment_intents/{}/dispute", taken.intent);
+    let dispute = taken.shop.control(&complain, Value::Null).await;
+    let form = [("payment_intent", &*taken.intent)];
+    let (status, refusal) = taken.shop.post("/v1/refunds", "", &form).await;
+    assert_eq!((status, &refusal["error"]["code"]), (400, &json!("charge_disputed")), "{refusal}");
+    taken.shop.control(&format!("disputes/{}/close", id(&dispute)), json!({ "status": "won" })).await;
+    assert_eq!(taken.refund("10000").await["status"], "succeeded");
+}
+
+#[tokio::test]
 async fn only_what_was_received_can_be_disputed() {
     let shop = Shop::new(None).await;
     let held = format!("payment_intents/{}/dispute", shop.authorized("pm_card_visa").await);

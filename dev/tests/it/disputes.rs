@@ -1,0 +1,145 @@
+//! Disputed money is not refunded: the bank has taken it, and keeps it if the dispute is lost.
+
+use crate::{
+    after_sales::{AT_ONCE, closed, completed, receipt, refunded, returning, settles},
+    books::{at_provider, check_goods, pieces, values},
+    support::*,
+};
+use serde_json::{Value, json};
+use waybill_dev::{client::Reply, stack::Stack};
+
+/// The provider's ids of an order's payments, by what was captured of each.
+fn payments(stack: &Stack, order: &str) -> Vec<(i64, String)> {
+    let ledger = stack.payments.snapshot();
+    let intents = values(&ledger["intents"]);
+    let of_order = intents.iter().filter(|intent| intent["metadata"]["order_id"] == order);
+    let captured = of_order.filter_map(|intent| {
+        let amount = intent["amount_received"].as_i64().filter(|amount| *amount > 0)?;
+        Some((amount, intent["id"].as_str()?.to_owned()))
+    });
+    let mut captured: Vec<_> = captured.collect();
+    captured.sort();
+    captured
+}
+
+/// Has the customer dispute part of the order's largest payment, and gives the dispute's id.
+async fn disputed(stack: &Stack, order: &str, amount: i64) -> String {
+    let (_, payment) = payments(stack, order).pop().unwrap();
+    let body = json!({"amount": amount});
+    let dispute = bank_says(stack, &format!("payment_intents/{payment}/dispute"), body).await;
+    event(&stack.client, order, "dispute.opened").await;
+    dispute["id"].as_str().unwrap().to_owned()
+}
+
+async fn close_dispute(stack: &Stack, order: &str, dispute: &str, status: &str) {
+    bank_says(stack, &format!("disputes/{dispute}/close"), json!({"status": status})).await;
+    event(&stack.client, order, "dispute.closed").await;
+}
+
+async fn refund(stack: &Stack, order: &str, amount: i64) -> Reply {
+    let body = json!({"amount": amount, "reason": "damaged"});
+    stack.client.post(&format!("/v1/orders/{order}/refunds"), &body).await.unwrap()
+}
+
+fn rejected_as_disputed(reply: &Reply, disputed: i64, most: i64) {
+    refused(reply, 409, "charge_disputed", "a disputed charge");
+    let detail = reply.text("/detail");
+    assert!(detail.starts_with(&format!("{disputed} minor units")), "{detail}");
+    assert!(detail.contains(&format!("at most {most} ")), "{detail}");
+    assert_eq!(reply.body["allowed_actions"], json!([]), "{}", reply.body);
+}
+
+async fn return_closed(stack: &Stack, order: &str) -> Value {
+    event(&stack.client, order, "return.closed").await["data"].clone()
+}
+
+#[tokio::test]
+async fn refund_during_open_dispute_is_rejected() {
+    let stack = builder().await.auto(AT_ONCE).start().await.unwrap();
+    let id = completed(&stack, &order_with(|_| {})).await;
+    let dispute = disputed(&stack, &id, 1_000).await;
+    rejected_as_disputed(&refund(&stack, &id, 100).await, 1_000, 0);
+    refused(&refund(&stack, &id, 1_001).await, 409, "more_than_captured", "more than was captured");
+    assert_eq!(at_provider(&stack, &id).2, 0, "the provider was not asked");
+
+    close_dispute(&stack, &id, &dispute, "won").await;
+    let refund = refunded(&stack, &id, 1_000).await;
+    let order = settles(&stack, &id, &refund, "succeeded").await;
+    assert_eq!(order["payment_status"], "refunded", "what is won can be refunded: {order:#}");
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn refund_after_lost_dispute_is_limited_to_the_rest() {
+    let stack = builder().await.auto(AT_ONCE).start().await.unwrap();
+    let id = completed(&stack, &order_with(|_| {})).await;
+    let dispute = disputed(&stack, &id, 600).await;
+    rejected_as_disputed(&refund(&stack, &id, 401).await, 600, 400);
+    close_dispute(&stack, &id, &dispute, "lost").await;
+    rejected_as_disputed(&refund(&stack, &id, 401).await, 600, 400);
+    let rest = refunded(&stack, &id, 400).await;
+    settles(&stack, &id, &rest, "succeeded").await;
+    rejected_as_disputed(&refund(&stack, &id, 1).await, 600, 0);
+    assert_eq!(at_provider(&stack, &id).2, 400);
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn dispute_of_one_payment_leaves_the_other_refundable() {
+    let stack = builder().await.auto(AT_ONCE).start().await.unwrap();
+    put_stock(&stack.client, "SPLIT", &[("AMS", 2), ("RTM", 1)]).await;
+    let mut order = order(&[("SPLIT", 3)]);
+    order["payment"]["method"] = json!("pm_card_noMulticapture");
+    let id = completed(&stack, &order).await;
+    let captured: Vec<i64> = payments(&stack, &id).iter().map(|(amount, _)| *amount).collect();
+    assert_eq!(captured, [1_000, 2_000], "each shipment has a payment of its own");
+    disputed(&stack, &id, 2_000).await;
+    rejected_as_disputed(&refund(&stack, &id, 1_001).await, 2_000, 1_000);
+    let other = refunded(&stack, &id, 1_000).await;
+    settles(&stack, &id, &other, "succeeded").await;
+    rejected_as_disputed(&refund(&stack, &id, 1).await, 2_000, 0);
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn return_of_disputed_goods_restocks_and_refunds_nothing() {
+    let stack = builder().await.auto(AT_ONCE).env("WAYBILL_CHAOS", "repeat").start().await.unwrap();
+    put_stock(&stack.client, "BACK", &[("AMS", 3)]).await;
+    let before = pieces(&stack).await;
+    for status in [None, Some("lost")] {
+        let id = completed(&stack, &order(&[("BACK", 1)])).await;
+        let dispute = disputed(&stack, &id, 1_000).await;
+        if let Some(status) = status {
+            close_dispute(&stack, &id, &dispute, status).await;
+        }
+        let back = returning(&stack, &id, json!([{"line": 0, "quantity": 1}])).await;
+        assert_eq!(stock_of(&stack, "BACK").await, (2, 0, 1));
+        let came = json!([{"line": 0, "quantity": 1, "condition": "restock"}]);
+        receipt(&stack, &back, came).await.success().unwrap();
+        let back = closed(&stack, &back).await;
+        assert_eq!((&back["amount"], &back["refunds"]), (&json!(1_000), &json!([])), "{back:#}");
+        let told = return_closed(&stack, &id).await;
+        assert_eq!(told["outcome"], "not_refunded_disputed", "{told}");
+        assert_eq!(told["disputed"], 1_000, "{told}");
+        assert_eq!(at_provider(&stack, &id).2, 0);
+        assert_eq!(stock_of(&stack, "BACK").await, (3, 0, 0), "the goods are on the shelf");
+        check_goods(&stack, &before).await;
+    }
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn return_of_partly_disputed_goods_refunds_the_rest() {
+    let stack = builder().await.auto(AT_ONCE).env("WAYBILL_CHAOS", "repeat").start().await.unwrap();
+    let id = completed(&stack, &order(&[("SHOE-42-BLK", 2)])).await;
+    disputed(&stack, &id, 1_500).await;
+    let back = returning(&stack, &id, json!([{"line": 0, "quantity": 2}])).await;
+    let came = json!([{"line": 0, "quantity": 2, "condition": "restock"}]);
+    receipt(&stack, &back, came).await.success().unwrap();
+    let back = closed(&stack, &back).await;
+    assert_eq!((&back["amount"], &back["refunds"][0]["amount"]), (&json!(2_000), &json!(500)), "{back:#}");
+    let told = return_closed(&stack, &id).await;
+    assert_eq!((&told["outcome"], &told["disputed"]), (&json!("refunded"), &json!(1_500)), "{told}");
+    assert_eq!(at_provider(&stack, &id).2, 500);
+    stack.stop().await;
+}

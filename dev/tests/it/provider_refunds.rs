@@ -1,0 +1,186 @@
+//! Refunds that were made at the payment provider, as in its dashboard: booked once, whichever of webhook and
+//! reconciliation comes first, and counted like our own.
+
+use crate::{
+    after_sales::{AT_ONCE, at_the_provider, completed, events_of, paid_with, refunded, settles},
+    books::{at_provider, check_closed, values},
+    housekeeping::{reconcile, swept_by_hand},
+    support::*,
+};
+use futures::future::join_all;
+use reqwest::Method;
+use serde_json::{Value, json};
+use waybill_dev::{
+    sim::{Fault, Route, Rule},
+    stack::Stack,
+};
+use waybill_domain::{after::RefundState, money::Amount};
+use waybill_store::refunds::{self, Booking, ListedRefund};
+
+/// The provider's id of the order's only payment.
+fn payment(stack: &Stack, order: &str) -> String {
+    let ledger = stack.payments.snapshot();
+    let intents = values(&ledger["intents"]);
+    let intent = intents.iter().find(|intent| intent["metadata"]["order_id"] == order).unwrap();
+    intent["id"].as_str().unwrap().to_owned()
+}
+
+/// Somebody refunds in the provider's dashboard; gives the refund as the provider has it.
+async fn refund_at_provider(stack: &Stack, order: &str, amount: i64, webhook: bool) -> Value {
+    let path = format!("payment_intents/{}/refund", payment(stack, order));
+    bank_says(stack, &path, json!({"amount": amount, "webhook": webhook})).await
+}
+
+async fn refund(stack: &Stack, order: &str, amount: i64) -> waybill_dev::client::Reply {
+    let body = json!({"amount": amount, "reason": "damaged"});
+    stack.client.post(&format!("/v1/orders/{order}/refunds"), &body).await.unwrap()
+}
+
+/// Amount, status and source of each of the order's refunds.
+async fn listed(stack: &Stack, order: &str) -> Vec<(i64, String, String)> {
+    let request = stack.client.request(Method::GET, &format!("/v1/orders/{order}/refunds"));
+    let body = stack.client.send(request).await.unwrap().body;
+    let text = |refund: &Value, field: &str| refund[field].as_str().unwrap().to_owned();
+    let refunds = body["refunds"].as_array().unwrap();
+    let mut listed: Vec<_> = refunds
+        .iter()
+        .map(|r| (r["amount"].as_i64().unwrap(), text(r, "status"), text(r, "source")))
+        .collect();
+    listed.sort();
+    listed
+}
+
+fn entry(amount: i64, status: &str, source: &str) -> (i64, String, String) {
+    (amount, status.to_owned(), source.to_owned())
+}
+
+#[tokio::test]
+async fn refund_at_provider_counts_in_limit_and_status() {
+    let stack = builder().await.auto(AT_ONCE).start().await.unwrap();
+    let id = completed(&stack, &order_with(|_| {})).await;
+    refund_at_provider(&stack, &id, 400, true).await;
+    let told = event(&stack.client, &id, "payment.refunded").await;
+    assert_eq!((&told["data"]["amount"], &told["data"]["source"]), (&json!(400), &json!("provider")));
+    let order = stack.client.get(&id).await.unwrap().body;
+    assert_eq!(order["amounts_held"]["refunded"], 400, "{order:#}");
+    assert_eq!((&order["payment_status"], &order["attention"]), (&json!("partially_refunded"), &Value::Null));
+
+    let reply = refund(&stack, &id, 700).await;
+    refused(&reply, 409, "more_than_captured", "700 of the 600 that are left");
+    assert!(reply.text("/detail").starts_with("600 "), "{}", reply.body);
+    let rest = refunded(&stack, &id, 600).await;
+    let order = settles(&stack, &id, &rest, "succeeded").await;
+    assert_eq!(order["payment_status"], "refunded", "all is back: {order:#}");
+    assert_eq!(
+        listed(&stack, &id).await,
+        [entry(400, "succeeded", "provider"), entry(600, "succeeded", "waybill")]
+    );
+    let told = kinds(&stack.client, &id).await;
+    assert_eq!(events_of(&told, "payment.refunded"), 2, "{told:?}");
+    assert_eq!(events_of(&told, "reconciliation.drift"), 0, "{told:?}");
+    let ours = timeline(&stack.client, &id).await.into_iter().rfind(|e| e["type"] == "payment.refunded");
+    assert_eq!(ours.unwrap()["data"], json!({"refund_id": rest, "amount": 600}), "ours has no source");
+    check_closed(&stack, &id).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn refund_is_booked_once_by_webhook_and_reconciliation() {
+    let stack = swept_by_hand(builder().await.auto(AT_ONCE)).start().await.unwrap();
+    let by_webhook = completed(&stack, &order_with(|_| {})).await;
+    let by_reconciliation = completed(&stack, &order_with(|_| {})).await;
+    // One of our own beside it, which neither may take for the provider's.
+    for id in [&by_webhook, &by_reconciliation] {
+        let ours = refunded(&stack, id, 100).await;
+        settles(&stack, id, &ours, "succeeded").await;
+    }
+    refund_at_provider(&stack, &by_webhook, 400, true).await;
+    until("the webhook's refund is booked", || async {
+        (listed(&stack, &by_webhook).await.len() == 2).then_some(())
+    })
+    .await;
+    let silent = refund_at_provider(&stack, &by_reconciliation, 400, false).await;
+    assert_eq!(listed(&stack, &by_reconciliation).await.len(), 1, "nobody has said so");
+    reconcile(&stack).await;
+    reconcile(&stack).await;
+    let late = provider_says(&stack, "evt_late", "refund.created", silent).await;
+    assert_eq!(late.status.as_u16(), 202, "{}", late.body);
+    until("the late webhook is settled", || async {
+        let told = temporal(&["workflow", "describe", "-w", "payment-check:evt_late", "-o", "json"]).await;
+        told.contains("WORKFLOW_EXECUTION_STATUS_COMPLETED").then_some(())
+    })
+    .await;
+    for id in [&by_webhook, &by_reconciliation] {
+        let expected = [entry(100, "succeeded", "waybill"), entry(400, "succeeded", "provider")];
+        assert_eq!(listed(&stack, id).await, expected);
+        let order = check_closed(&stack, id).await;
+        assert_eq!(order["amounts_held"]["refunded"], 500, "{order:#}");
+        assert_eq!(events_of(&kinds(&stack.client, id).await, "payment.refunded"), 2);
+    }
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn bookings_at_once_are_one_refund() {
+    let stack = builder().await.auto(AT_ONCE).start().await.unwrap();
+    let id = completed(&stack, &order_with(|_| {})).await;
+    let pool = waybill_store::connect(&stack.database_url, 8).unwrap();
+    let of = |provider_ref: &str, amount: i64| ListedRefund {
+        provider_ref: provider_ref.to_owned(),
+        payment: payment(&stack, &id),
+        amount: Amount::new(amount).unwrap(),
+        state: RefundState::Succeeded,
+        code: None,
+        refund_id: None,
+    };
+    let one = of("re_1", 400);
+    let booked = join_all((0..8).map(|_| refunds::book(&pool, &one))).await;
+    let booked = booked.into_iter().filter(|b| matches!(b, Ok(Booking::Booked(_)))).count();
+    assert_eq!((booked, listed(&stack, &id).await.len()), (1, 1));
+    // The captures do not cover it: the provider lists that an authorization was released.
+    let release = refunds::book(&pool, &of("re_2", 601)).await.unwrap();
+    assert!(matches!(release, Booking::NothingCaptured(_)), "{release:?}");
+    // Requested here, and known by the provider's id of it alone.
+    let ours = refunded(&stack, &id, 100).await;
+    settles(&stack, &id, &ours, "succeeded").await;
+    let known = refunds::book(&pool, &of(&at_the_provider(&stack, &ours), 100)).await.unwrap();
+    assert_eq!((known, listed(&stack, &id).await.len()), (Booking::Nothing, 2));
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn pending_refund_at_provider_counts_when_it_succeeds() {
+    let stack = swept_by_hand(builder().await.auto(AT_ONCE)).start().await.unwrap();
+    let id = completed(&stack, &paid_with("pm_card_pendingRefund")).await;
+    let pending = refund_at_provider(&stack, &id, 400, true).await;
+    let told = event(&stack.client, &id, "refund.pending").await;
+    assert_eq!((&told["data"]["amount"], &told["data"]["source"]), (&json!(400), &json!("provider")));
+    let order = stack.client.get(&id).await.unwrap().body;
+    assert_eq!(
+        (&order["payment_status"], &order["amounts_held"]["refunded"]),
+        (&json!("captured"), &json!(0))
+    );
+    refused(&refund(&stack, &id, 601).await, 409, "more_than_captured", "pending refunds count in the limit");
+
+    // That it succeeded is said to nobody: the reconciliation looks it up.
+    let lost = Rule { route: Route::Webhook, fault: Fault::Suppress, times: None, matching: None };
+    stack.payments.set_faults(vec![lost]);
+    let path = format!("refunds/{}", pending["id"].as_str().unwrap());
+    bank_says(&stack, &format!("{path}/settle"), json!({"status": "succeeded"})).await;
+    let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
+    assert_eq!(refunds::pending(&pool, 10).await.unwrap().len(), 1);
+    reconcile(&stack).await;
+    let order = stack.client.get(&id).await.unwrap().body;
+    assert_eq!(order["amounts_held"]["refunded"], 400, "{order:#}");
+
+    // The customer's bank sends it back: it can be refunded again.
+    stack.payments.set_faults(Vec::new());
+    bank_says(&stack, &format!("{path}/fail"), json!({})).await;
+    event(&stack.client, &id, "refund.failed").await;
+    let order = stack.client.get(&id).await.unwrap().body;
+    assert_eq!(order["amounts_held"]["refunded"], 0, "{order:#}");
+    assert_eq!(order["attention"], "refund_failed", "the customer has not got it: {order:#}");
+    assert_eq!(at_provider(&stack, &id).2, 0);
+    refunded(&stack, &id, 1_000).await;
+    stack.stop().await;
+}

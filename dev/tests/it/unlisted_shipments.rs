@@ -1,0 +1,64 @@
+//! The carrier moves a shipment that an ended order does not list, as one that an unrecorded task had reserved.
+
+use crate::{
+    after_sales::events_of,
+    people::{needs, operate},
+    support::*,
+    webhooks::Webhook,
+};
+use serde_json::{Value, json};
+use waybill_dev::stack::Stack;
+
+/// An order that was cancelled with a label booked, and whose row has lost its shipment.
+async fn unlisted(stack: &Stack) -> (String, String) {
+    let id = place(&stack.client, &order_with(|_| {})).await;
+    let shipment = shipments(&reach(&stack.client, &id, "fulfilling").await).remove(0);
+    stack.client.cancel(&id, "no longer wanted", false).await.unwrap().success().unwrap();
+    reach(&stack.client, &id, "cancelled").await;
+    let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
+    let sql = "update orders set shipments = '[]' where id = $1::uuid";
+    sqlx::query(sql).bind(&id).execute(&pool).await.unwrap();
+    (id, shipment)
+}
+
+async fn carrier_reports(stack: &Stack, id: &str, shipment: &str, kind: &str) {
+    Webhook::carrier(stack, shipment, kind).send(stack).await.success().unwrap();
+    event(&stack.client, id, kind).await;
+}
+
+#[tokio::test]
+async fn handover_of_unlisted_shipment_raises_attention_once() {
+    let stack = stack().await;
+    let (id, shipment) = unlisted(&stack).await;
+    let before = stock_of(&stack, "SHOE-42-BLK").await;
+    carrier_reports(&stack, &id, &shipment, "shipment.handed_over").await;
+    let order = needs(&stack, &id, "unexpected_shipment").await;
+    assert_eq!((&order["needs"][0]["about"], &order["status"]), (&json!(shipment), &json!("cancelled")));
+    event(&stack.client, &id, "stock.gone").await;
+    event(&stack.client, &id, "return.requested").await;
+    let after = stock_of(&stack, "SHOE-42-BLK").await;
+    assert_eq!((after.0, after.2), (before.0 - 1, before.2 + 1), "the goods have left");
+
+    // What an operator has dismissed stays dismissed, whatever the carrier reports next.
+    operate(&stack.client, &id, "skip", json!({"reason": "it comes back"})).await.success().unwrap();
+    carrier_reports(&stack, &id, &shipment, "shipment.delivered").await;
+    let order = stack.client.get(&id).await.unwrap().body;
+    assert_eq!(order["attention"], Value::Null, "{order:#}");
+    let told = kinds(&stack.client, &id).await;
+    assert_eq!((events_of(&told, "stock.gone"), events_of(&told, "attention.raised")), (1, 1), "{told:?}");
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn unlisted_shipment_without_reservation_raises_attention() {
+    let stack = stack().await;
+    let (id, shipment) = unlisted(&stack).await;
+    let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
+    let sql = "delete from reservations where order_id = $1::uuid";
+    sqlx::query(sql).bind(&id).execute(&pool).await.unwrap();
+    carrier_reports(&stack, &id, &shipment, "shipment.delivered").await;
+    let order = needs(&stack, &id, "unexpected_shipment").await;
+    assert_eq!(order["needs"][0]["detail"]["said"], "delivered", "{order:#}");
+    assert_eq!(events_of(&kinds(&stack.client, &id).await, "return.requested"), 0, "nothing is known of it");
+    stack.stop().await;
+}
