@@ -10,6 +10,7 @@ pub mod lines;
 pub mod money;
 pub mod operator;
 pub mod order;
+pub mod provider_units;
 pub mod returns;
 pub mod risk;
 pub mod state;
