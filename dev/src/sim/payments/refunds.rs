@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::form::Form;
-use super::intents::{invalid, refused, unexpected};
+use super::intents::{invalid, refused, rejected, unexpected};
 use super::model::{Decline, Intent, Item, Payments};
-use super::{Shared, missing_body, subject_of};
+use super::{Shared, amounts, missing_body, subject_of};
 use crate::sim::exchange::{Asked, Done, Reply, run};
 use crate::sim::faults::{Injected, Route};
 use crate::sim::ledger::Event;
@@ -81,6 +81,10 @@ pub(super) async fn create(State(core): State<Shared>, asked: Asked) -> Result<R
         if amount.is_some_and(|amount| amount > left) {
             let message = format!("The refund is greater than the {left} left on the charge.");
             return invalid(OP, "amount_too_large", &message, intent);
+        }
+        let multiple = amounts::check_multiple("amount", amount.unwrap_or(left), &intent.currency);
+        if let Err(reply) = multiple {
+            return rejected(OP, reply);
         }
         if let Some(code) = &injected.decline {
             return Done::new(OP, 402, json!({ "error": Decline::named(code).json() }));
