@@ -4,15 +4,16 @@ use super::Stripe;
 use crate::payments::{ProviderError, ProviderRefund, RefundRequest};
 use reqwest::Method;
 use serde_json::Value;
-use waybill_domain::{after::RefundState, ids::RefundId};
+use waybill_domain::{after::RefundState, ids::RefundId, provider_units::ProviderUnits};
 
 /// The longest page that Stripe gives.
 const PAGE: usize = 100;
 
 pub(super) async fn ask(stripe: &Stripe, request: &RefundRequest) -> Result<ProviderRefund, ProviderError> {
+    let amount = ProviderUnits::of(request.currency)?.to_provider(request.amount)?;
     let form = [
         ("payment_intent", request.provider_ref.clone()),
-        ("amount", request.amount.to_string()),
+        ("amount", amount.to_string()),
         ("metadata[order_id]", request.order_id.to_string()),
         ("metadata[refund_id]", request.refund_id.to_string()),
     ];
