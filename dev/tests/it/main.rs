@@ -26,6 +26,7 @@ mod payment;
 mod payment_ledger;
 mod people;
 mod projection;
+mod provider_units;
 mod refunds;
 mod replay;
 mod silence;
