@@ -3,9 +3,11 @@
 mod places;
 
 use crate::{
+    Currency,
     ids::{Location, OrderId, ShipmentId, Sku},
     money::{Amount, AmountOutOfRange},
     order::OrderLine,
+    provider_units::smallest_share,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -120,9 +122,17 @@ impl Allocation {
     /// goods that nobody ships is neither given nor charged) and of the shipping fee (charged whole as soon as anything
     /// ships). Parts are exact: with nothing short they add up to the order's total.
     ///
+    /// Each is a multiple of what the payment provider takes of the currency, as a shipment is captured and a line is
+    /// refunded by itself. Where some of the order is short, what ships may come to no multiple: it is rounded down.
+    ///
     /// # Errors
     /// When an amount leaves the allowed range.
-    pub fn price(&mut self, lines: &[OrderLine], charges: Charges) -> Result<(), AmountOutOfRange> {
+    pub fn price(
+        &mut self,
+        lines: &[OrderLine],
+        charges: Charges,
+        currency: Currency,
+    ) -> Result<(), AmountOutOfRange> {
         let worth = |line: u32, quantity: u32| {
             lines.get(line as usize).map_or(Ok(Amount::ZERO), |l| l.unit_price.times(quantity))
         };
@@ -140,9 +150,12 @@ impl Allocation {
         let discounts = charges.discount.split(&with_unshipped);
         let taxes = charges.tax.split(&with_unshipped);
         let fees = charges.shipping_fee.split(&weights);
-        let parts = self.shipments.iter_mut().flat_map(|s| &mut s.lines);
-        for (i, line) in parts.enumerate() {
-            line.amount = goods[i].minus_or_zero(discounts[i]).plus(taxes[i])?.plus(fees[i])?;
+        let exact = (0..goods.len())
+            .map(|i| goods[i].minus_or_zero(discounts[i]).plus(taxes[i])?.plus(fees[i]))
+            .collect::<Result<Vec<_>, _>>()?;
+        let amounts = Amount::round_parts(&exact, smallest_share(currency));
+        for (line, amount) in self.shipments.iter_mut().flat_map(|s| &mut s.lines).zip(amounts) {
+            line.amount = amount;
         }
         for shipment in &mut self.shipments {
             shipment.amount = Amount::sum(shipment.lines.iter().map(|l| l.amount))?;

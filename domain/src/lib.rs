@@ -11,6 +11,7 @@ pub mod money;
 pub mod operator;
 pub mod order;
 pub mod refundable;
+pub mod provider_units;
 pub mod returns;
 pub mod risk;
 pub mod state;

@@ -191,7 +191,7 @@ mod tests {
             available.insert(line.sku.clone(), at.into());
         }
         let mut allocation = allocate(ORDER, &lines, &available);
-        allocation.price(&lines, charges).unwrap();
+        allocation.price(&lines, charges, crate::Currency::EUR).unwrap();
         let mut state = OrderState::received(&lines);
         state.allocate(&allocation);
         state.status = OrderStatus::Fulfilling;

@@ -92,6 +92,22 @@ impl Amount {
         }
         parts.into_iter().map(Self).collect()
     }
+
+    /// Rounds parts of an amount to multiples of `unit` minor units, each up or down by less than one unit. They still
+    /// add up: to what they did, rounded down to a multiple. The units that are left over go to the largest remainders,
+    /// earlier ones first, so a part of nothing stays nothing.
+    pub fn round_parts(parts: &[Self], unit: i64) -> Vec<Self> {
+        let unit = unit.max(1);
+        let remainder = |part: &Self| part.0 % unit;
+        let mut by_remainder: Vec<usize> = (0..parts.len()).collect();
+        by_remainder.sort_by_key(|i| (-remainder(&parts[*i]), *i));
+        let left_over = parts.iter().map(remainder).sum::<i64>() / unit;
+        let mut rounded: Vec<i64> = parts.iter().map(|part| part.0 - remainder(part)).collect();
+        for i in by_remainder.into_iter().take(usize::try_from(left_over).unwrap_or(0)) {
+            rounded[i] += unit;
+        }
+        rounded.into_iter().map(Self).collect()
+    }
 }
 
 impl TryFrom<i64> for Amount {
@@ -136,7 +152,33 @@ mod tests {
         assert_eq!(split(7, &[]), [0i64; 0]);
     }
 
+    #[test]
+    fn left_over_units_go_to_the_largest_remainders() {
+        let round = |parts: &[i64], unit| -> Vec<i64> {
+            let parts: Vec<Amount> = parts.iter().copied().map(Amount).collect();
+            Amount::round_parts(&parts, unit).into_iter().map(i64::from).collect()
+        };
+        assert_eq!(round(&[1_005, 1_005], 10), [1_010, 1_000]);
+        assert_eq!(round(&[1_003, 0, 1_007], 10), [1_000, 0, 1_010]);
+        assert_eq!(round(&[1_003, 1_004], 10), [1_000, 1_000], "what is less than a unit is dropped");
+        assert_eq!(round(&[7, 8], 1), [7, 8]);
+        assert_eq!(round(&[], 10), [0i64; 0]);
+    }
+
     proptest! {
+        #[test]
+        fn rounded_parts_are_multiples_and_add_up(
+            parts in prop::collection::vec(weight(), 0..60),
+            unit in prop::sample::select(vec![1i64, 10, 100]),
+        ) {
+            let rounded = Amount::round_parts(&parts.iter().copied().map(Amount).collect::<Vec<_>>(), unit);
+            let (whole, sum) = (parts.iter().sum::<i64>(), rounded.iter().map(|p| p.0).sum::<i64>());
+            prop_assert_eq!(sum, whole - whole % unit);
+            for (part, rounded) in parts.iter().zip(&rounded) {
+                prop_assert!(rounded.0 % unit == 0 && (rounded.0 - part).abs() < unit);
+            }
+        }
+
         #[test]
         fn parts_add_up_and_are_fair(whole in 0..=AMOUNT_MAX, weights in prop::collection::vec(weight(), 1..60)) {
             let parts = Amount(whole).split(&weights);

@@ -1,6 +1,8 @@
 //! Goods that come back: which pieces may, and what they are worth.
 
-use crate::{event::Pieces, ids::ShipmentId, money::Amount, status::named};
+use crate::{
+    Currency, event::Pieces, ids::ShipmentId, money::Amount, provider_units::smallest_share, status::named,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -74,12 +76,16 @@ pub fn take(there: &mut BTreeMap<Place, u32>, wanted: &[Pieces]) -> Result<BTree
 }
 
 /// What `now` pieces are worth of `amount`, which was captured for `all`, when `before` have come back already. Rounded
-/// by what has come back so far, so that when all have, exactly `amount` has gone back.
-pub fn share(amount: Amount, all: u32, before: u32, now: u32) -> Amount {
+/// by what has come back so far, so that when all have, exactly `amount` has gone back; down to a multiple of what the
+/// payment provider takes of the currency.
+pub fn share(amount: Amount, all: u32, before: u32, now: u32, currency: Currency) -> Amount {
+    let unit = i128::from(smallest_share(currency));
     let worth = |pieces: u32| {
-        let pieces = i128::from(pieces.min(all));
-        let part = i128::from(amount.minor()) * pieces / i128::from(all.max(1));
-        Amount::new(i64::try_from(part).unwrap_or_default()).unwrap_or_default()
+        if pieces >= all && all > 0 {
+            return amount;
+        }
+        let part = i128::from(amount.minor()) * i128::from(pieces) / i128::from(all.max(1));
+        Amount::new(i64::try_from(part - part % unit).unwrap_or_default()).unwrap_or_default()
     };
     worth(before.saturating_add(now)).minus_or_zero(worth(before))
 }
@@ -105,12 +111,32 @@ mod tests {
             prop_assume!(all > 0);
             let (mut before, mut back) = (0, 0);
             for now in parts {
-                back += share(amount, all, before, now).minor();
+                back += share(amount, all, before, now, Currency::EUR).minor();
                 prop_assert!(back <= minor, "never more than was captured");
                 before += now;
             }
             prop_assert_eq!(back, minor);
-            prop_assert_eq!(share(amount, all, all, 1), Amount::ZERO);
+            prop_assert_eq!(share(amount, all, all, 1, Currency::EUR), Amount::ZERO);
+        }
+
+        #[test]
+        fn return_shares_are_chargeable_and_add_up(
+            (currency, unit) in prop::sample::select(vec![
+                (Currency::KWD, 10), (Currency::MGA, 100), (Currency::ISK, 1), (Currency::EUR, 1),
+            ]),
+            units in 0..=crate::money::AMOUNT_MAX / 100,
+            parts in prop::collection::vec(0u32..5_000, 1..12),
+        ) {
+            let amount = Amount::new(units * unit).unwrap();
+            let all: u32 = parts.iter().sum();
+            prop_assume!(all > 0);
+            let (mut before, mut back) = (0, 0);
+            for now in parts {
+                let share = share(amount, all, before, now, currency).minor();
+                prop_assert_eq!(share % unit, 0);
+                (before, back) = (before + now, back + share);
+            }
+            prop_assert_eq!(back, amount.minor());
         }
     }
 

@@ -16,9 +16,11 @@ use sqlx::{PgConnection, PgPool};
 use std::time::Duration;
 use uuid::Uuid;
 use waybill_domain::{
+    Currency,
     after::{RefundSource, RefundState},
     ids::{MerchantId, OrderId, RefundId, ReturnId},
     money::Amount,
+    order,
 };
 
 /// The writer of refunds' entries in the timeline.
@@ -164,6 +166,8 @@ pub async fn of_order(pool: &PgPool, order: OrderId) -> Result<Vec<RefundRecord>
 /// What asking the provider takes.
 #[derive(Debug, Clone)]
 pub struct Ask {
+    /// The currency of the refund.
+    pub currency: Currency,
     /// The payment to refund, as it was chosen when the refund was asked for.
     pub payment: Option<String>,
     /// The provider may have forgotten the key: look before asking again.
@@ -184,15 +188,16 @@ pub async fn begin(pool: &PgPool, refund: &RefundRecord) -> Result<Ask> {
     .execute(&mut *tx)
     .await?;
     let row = sqlx::query!(
-        r#"select provider_ref, created_at < now() - make_interval(secs => $2) as "old!"
-           from payment_operations where key = $1"#,
+        r#"select o.currency, p.provider_ref, p.created_at < now() - make_interval(secs => $2) as "old!"
+           from payment_operations p join orders o on o.id = p.order_id where p.key = $1"#,
         Kind::Refund(refund.id).key(refund.order_id),
         KEY_HOURS * 3_600.0
     )
     .fetch_one(&mut *tx)
     .await?;
     tx.commit().await?;
-    Ok(Ask { payment: row.provider_ref, key_forgotten: row.old })
+    let currency = parse("a currency", order::currency(&row.currency))?;
+    Ok(Ask { currency, payment: row.provider_ref, key_forgotten: row.old })
 }
 
 /// Up to `limit` refunds, oldest first, that were asked for at least `age` ago and are not known to have a workflow:

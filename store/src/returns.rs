@@ -13,15 +13,17 @@ use crate::{
     Result,
     concerns::{self, Concern},
     inbox::{self, Message},
-    projection,
+    parse, projection,
 };
 use jiff::Timestamp;
 use sqlx::{PgConnection, PgPool, types::Json};
 use std::collections::BTreeMap;
 use waybill_domain::{
+    Currency,
     event::{OrderEvent, Pieces},
     ids::{MerchantId, OrderId, ReturnId},
     money::Amount,
+    order,
     returns::{Condition, Place, ReturnState, TooFew, share, take},
     state::{AttentionReason, ShipmentState},
 };
@@ -107,7 +109,7 @@ pub async fn request(
     new: &NewReturn,
 ) -> Result<std::result::Result<Box<ReturnRecord>, TooFew>> {
     let mut tx = crate::begin(pool).await?;
-    let shipments = lock_order(&mut tx, new.order_id).await?;
+    let shipments = lock_order(&mut tx, new.order_id).await?.shipments;
     let known = sqlx::query_scalar!(
         "select id from returns where order_id = $1 and request_key = $2",
         new.order_id.0,
@@ -162,15 +164,24 @@ async fn insert(tx: &mut PgConnection, new: &NewReturn, taken: &BTreeMap<Place, 
     Ok(())
 }
 
-/// Takes the order's row, and gives its shipments.
-async fn lock_order(tx: &mut PgConnection, order: OrderId) -> Result<Vec<ShipmentState>> {
+/// What a return has to know of its order.
+struct LockedOrder {
+    currency: Currency,
+    shipments: Vec<ShipmentState>,
+}
+
+/// Locks the order's row, and reads it.
+async fn lock_order(tx: &mut PgConnection, order: OrderId) -> Result<LockedOrder> {
     let row = sqlx::query!(
-        r#"select shipments as "shipments: Json<Vec<ShipmentState>>" from orders where id = $1 for update"#,
+        r#"select currency, shipments as "shipments: Json<Vec<ShipmentState>>" from orders where id = $1 for update"#,
         order.0
     )
     .fetch_one(tx)
     .await?;
-    Ok(row.shipments.map_or_else(Vec::new, |s| s.0))
+    Ok(LockedOrder {
+        currency: parse("a currency", order::currency(&row.currency))?,
+        shipments: row.shipments.map_or_else(Vec::new, |s| s.0),
+    })
 }
 
 /// The goods are here: what came of each line and what becomes of it, at most what was asked for. Once per return; the
@@ -187,7 +198,7 @@ pub async fn receive(
     message: &Message,
 ) -> Result<Received> {
     let mut tx = crate::begin(pool).await?;
-    let shipments = lock_order(&mut tx, of.order_id).await?;
+    let order = lock_order(&mut tx, of.order_id).await?;
     let record = read::one(&mut tx, of.id).await?;
     if record.state != ReturnState::Awaiting {
         let same = sqlx::query_scalar!(
@@ -215,7 +226,7 @@ pub async fn receive(
         Ok(taken) => taken,
         Err(too_few) => return Ok(Received::TooMany(too_few)),
     };
-    let amount = goods::receive(&mut tx, &record, &shipments, &shelf, &lost).await?;
+    let amount = goods::receive(&mut tx, &record, &order, &shelf, &lost).await?;
     sqlx::query!(
         "update returns set state = 'received', amount = $2, receipt_key = $3, updated_at = now() where id = $1",
         of.id.0,

@@ -53,6 +53,9 @@ pub const ERROR_UNKNOWN_OUTCOME: &str = "UnknownOutcome";
 pub const ERROR_UNAVAILABLE: &str = "Unavailable";
 /// Message of a refused capture whose money is not held any more, and was not taken.
 pub const CODE_LAPSED: &str = "authorization_lapsed";
+/// What the code of an authorization begins with that the payment provider rejected as an invalid request. The
+/// provider's own code follows. No bank was asked.
+pub const INVALID_REQUEST: &str = "invalid_request:";
 /// The code of a step that an operator skipped.
 pub const CODE_SKIPPED: &str = "skipped_by_operator";
 /// Error type of a step that can't succeed however often it is tried; not retried.

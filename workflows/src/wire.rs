@@ -173,9 +173,10 @@ pub enum Authorization {
         #[serde(default)]
         hold: Option<Hold>,
     },
-    /// The provider refused.
+    /// The bank declined, or the provider rejected the request.
     Declined {
-        /// The provider's code, such as `insufficient_funds`.
+        /// The provider's code, such as `insufficient_funds`; `invalid_request:amount_too_large` where the provider
+        /// rejected the request.
         code: String,
     },
     /// The customer has to do something first, such as 3-D Secure.

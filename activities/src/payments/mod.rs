@@ -1,4 +1,5 @@
-//! The payment provider: what Waybill asks of one, and Stripe's way of doing it.
+//! The payment provider: what Waybill asks of one, and Stripe's way of doing it. Amounts are minor units of ISO 4217: a
+//! client converts them to its provider's units, and back.
 
 pub mod stripe;
 
@@ -9,6 +10,7 @@ use waybill_domain::{
     after::RefundState,
     ids::{OrderId, RefundId},
     money::Amount,
+    provider_units::NotChargeable,
 };
 
 /// Why a call to the provider did not do what was asked.
@@ -35,6 +37,12 @@ pub enum ProviderError {
         /// The provider's code.
         code: String,
     },
+}
+
+impl From<NotChargeable> for ProviderError {
+    fn from(reason: NotChargeable) -> Self {
+        Self::Refused { code: reason.code().to_owned() }
+    }
 }
 
 /// A request to hold money.
@@ -75,9 +83,14 @@ pub enum Hold {
         /// Where they do it, if the provider says so.
         url: Option<String>,
     },
-    /// Nothing is held, and nothing will be.
+    /// The customer's bank declined: nothing is held, and nothing will be.
     Declined {
         /// The provider's code.
+        code: String,
+    },
+    /// The provider rejected the request, so no bank was asked: nothing is held, and nothing will be.
+    Rejected {
+        /// The provider's code, such as `amount_too_large`.
         code: String,
     },
 }
@@ -91,6 +104,8 @@ pub struct CaptureRequest {
     pub provider_ref: String,
     /// How much.
     pub amount: Amount,
+    /// Of the amounts.
+    pub currency: Currency,
     /// What our ledger says was taken of this payment before, without this.
     pub captured_before: Amount,
     /// Whether the rest is given free.
@@ -134,6 +149,8 @@ pub struct RefundRequest {
     pub provider_ref: String,
     /// How much.
     pub amount: Amount,
+    /// Of the amount.
+    pub currency: Currency,
 }
 
 /// A refund as the provider has it.
@@ -174,7 +191,8 @@ pub struct RefundPage {
 /// A provider that can hold money and take it in parts.
 #[async_trait]
 pub trait PaymentProvider: Send + Sync {
-    /// Holds money, once per key. A refusal by the bank is [`Hold::Declined`].
+    /// Holds money, once per key. A bank that declines is [`Hold::Declined`], a request that the provider rejects is
+    /// [`Hold::Rejected`].
     async fn authorize(&self, request: &AuthorizeRequest) -> Result<Hold, ProviderError>;
 
     /// What became of a payment.

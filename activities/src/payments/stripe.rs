@@ -2,6 +2,7 @@
 //! shipments of one order are several captures of one authorization ("multicapture").
 
 mod refunds;
+mod refusal;
 
 use super::{
     AuthorizeRequest, Authorized, CaptureRequest, Hold, ListedRefund, PaymentPage, PaymentProvider,
@@ -10,12 +11,16 @@ use super::{
 use crate::metrics::StepMetrics;
 use async_trait::async_trait;
 use jiff::Timestamp;
+use refusal::Refusal;
 use reqwest::{Client, Method, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use std::time::Duration;
 use url::Url;
-use waybill_domain::ids::{OrderId, RefundId};
+use waybill_domain::{
+    ids::{OrderId, RefundId},
+    provider_units::ProviderUnits,
+};
 
 /// A call that has not been answered by then is of unknown outcome. Below an attempt's own limit, so that the answer
 /// is ours and not the engine's.
@@ -34,14 +39,6 @@ pub struct Stripe {
     key: SecretString,
     return_url: Option<Url>,
     metrics: StepMetrics,
-}
-
-/// A refusal by Stripe, as its error object tells it.
-struct Refusal {
-    status: StatusCode,
-    kind: String,
-    code: String,
-    param: String,
 }
 
 impl Stripe {
@@ -147,7 +144,7 @@ impl Stripe {
 
 /// What a PaymentIntent says (<https://docs.stripe.com/payments/paymentintents/lifecycle>).
 fn read(intent: &Value) -> Result<Hold, ProviderError> {
-    let provider_ref = intent["id"].as_str().unwrap_or_default().to_owned();
+    let provider_ref = provider_ref(intent);
     Ok(match intent["status"].as_str() {
         Some("requires_capture" | "succeeded") => Hold::Authorized(Authorized {
             capture_before: intent["latest_charge"]["payment_method_details"]["card"]["capture_before"]
@@ -171,55 +168,44 @@ fn read(intent: &Value) -> Result<Hold, ProviderError> {
     })
 }
 
-/// What a PaymentIntent has come to; given back is known of its charge alone.
-fn tell(intent: &Value) -> ProviderPayment {
-    ProviderPayment {
-        provider_ref: intent["id"].as_str().unwrap_or_default().to_owned(),
+/// The amounts of a PaymentIntent, in ISO minor units; what was refunded is known of its charge alone. None if Stripe's
+/// units can't be converted, as of a currency that we do not take.
+fn payment(intent: &Value) -> Option<ProviderPayment> {
+    let units = ProviderUnits::of_code(intent["currency"].as_str()?).ok()?;
+    let amount = |value: &Value| units.to_minor(value.as_i64().unwrap_or(0));
+    let refunded = &intent["latest_charge"]["amount_refunded"];
+    Some(ProviderPayment {
+        provider_ref: provider_ref(intent),
         order_id: intent["metadata"]["order_id"].as_str().and_then(|id| id.parse().ok()),
-        capturable: intent["amount_capturable"].as_i64().unwrap_or(0),
-        captured: intent["amount_received"].as_i64().unwrap_or(0),
-        refunded: intent["latest_charge"]["amount_refunded"].as_i64(),
-    }
+        capturable: amount(&intent["amount_capturable"])?,
+        captured: amount(&intent["amount_received"])?,
+        refunded: if refunded.is_null() { None } else { Some(amount(refunded)?) },
+    })
 }
 
-impl Refusal {
-    fn parse(status: StatusCode, body: &str) -> Self {
-        let error = serde_json::from_str::<Value>(body).unwrap_or_default()["error"].take();
-        let text = |name: &str| error[name].as_str().unwrap_or_default().to_owned();
-        let code = match (text("decline_code"), text("code")) {
-            (decline, _) if !decline.is_empty() => decline,
-            (_, code) if !code.is_empty() => code,
-            _ => format!("http_{}", status.as_u16()),
-        };
-        Self { status, kind: text("type"), code, param: text("param") }
-    }
+/// A payment in a list. One that can't be converted is listed without its order, so that reconciliation skips it and still
+/// compares the others.
+fn listed(intent: &Value) -> ProviderPayment {
+    payment(intent).unwrap_or_else(|| {
+        let provider_ref = provider_ref(intent);
+        tracing::warn!(payment = provider_ref, "a payment's amounts can't be converted; it is not compared");
+        ProviderPayment { provider_ref, order_id: None, capturable: 0, captured: 0, refunded: None }
+    })
+}
 
-    /// One that is about the key says that an earlier attempt asked with it for something else, as before a setting was
-    /// changed, and nothing of what that came to.
-    fn into_error_of_authorization(self) -> ProviderError {
-        match self.kind.as_str() {
-            "idempotency_error" => ProviderError::UnknownOutcome("the key was used otherwise".into()),
-            _ => self.into_error(),
-        }
-    }
-
-    fn into_error(self) -> ProviderError {
-        let declined = self.status == StatusCode::PAYMENT_REQUIRED
-            || self.kind == "card_error"
-            || (self.code == "resource_missing" && self.param == "payment_method");
-        if declined {
-            ProviderError::Declined { code: self.code }
-        } else {
-            ProviderError::Refused { code: self.code }
-        }
-    }
+fn provider_ref(intent: &Value) -> String {
+    intent["id"].as_str().unwrap_or_default().to_owned()
 }
 
 #[async_trait]
 impl PaymentProvider for Stripe {
     async fn authorize(&self, request: &AuthorizeRequest) -> Result<Hold, ProviderError> {
+        let amount = match ProviderUnits::of(request.currency).and_then(|u| u.to_provider(request.amount)) {
+            Ok(amount) => amount,
+            Err(reason) => return Ok(Hold::Rejected { code: reason.code().to_owned() }),
+        };
         let mut form = vec![
-            ("amount", request.amount.to_string()),
+            ("amount", amount.to_string()),
             ("currency", request.currency.code().to_lowercase()),
             ("payment_method", request.payment_method.clone()),
             ("payment_method_types[]", "card".into()),
@@ -237,9 +223,8 @@ impl PaymentProvider for Stripe {
             self.call("authorize", Method::POST, "v1/payment_intents", Some(&request.key), &form).await?;
         match reply.map_err(Refusal::into_error_of_authorization) {
             Ok(intent) => read(&intent),
-            Err(ProviderError::Declined { code } | ProviderError::Refused { code }) => {
-                Ok(Hold::Declined { code })
-            }
+            Err(ProviderError::Declined { code }) => Ok(Hold::Declined { code }),
+            Err(ProviderError::Refused { code }) => Ok(Hold::Rejected { code }),
             Err(error) => Err(error),
         }
     }
@@ -262,7 +247,8 @@ impl PaymentProvider for Stripe {
 
     async fn capture(&self, request: &CaptureRequest) -> Result<(), ProviderError> {
         let path = format!("v1/payment_intents/{}/capture", request.provider_ref);
-        let mut form = vec![("amount_to_capture", request.amount.to_string())];
+        let units = ProviderUnits::of(request.currency)?;
+        let mut form = vec![("amount_to_capture", units.to_provider(request.amount)?.to_string())];
         if !request.is_final {
             form.push(("final_capture", "false".into()));
         }
@@ -273,7 +259,8 @@ impl PaymentProvider for Stripe {
         };
         let Some(intent) = self.after(&failure, &request.provider_ref).await? else { return Err(failure) };
         // What does not say what was taken says nothing.
-        let Some(received) = intent["amount_received"].as_i64() else { return Err(failure) };
+        let received = intent["amount_received"].as_i64().and_then(|received| units.to_minor(received));
+        let Some(received) = received else { return Err(failure) };
         if received >= request.captured_before.minor() + request.amount.minor() {
             return Ok(());
         }
@@ -296,7 +283,9 @@ impl PaymentProvider for Stripe {
     }
 
     async fn payment(&self, provider_ref: &str) -> Result<ProviderPayment, ProviderError> {
-        Ok(tell(&self.intent(provider_ref).await?))
+        let intent = self.intent(provider_ref).await?;
+        payment(&intent)
+            .ok_or_else(|| ProviderError::UnknownOutcome("the payment's amounts can't be converted".into()))
     }
 
     async fn list_since(&self, since: Timestamp, after: Option<&str>) -> Result<PaymentPage, ProviderError> {
@@ -306,7 +295,7 @@ impl PaymentProvider for Stripe {
         }
         let list = self.call("list", Method::GET, &path, None, &[]).await?.map_err(Refusal::into_error)?;
         let payments = list["data"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let payments = payments.iter().map(tell).collect();
+        let payments = payments.iter().map(listed).collect();
         Ok(PaymentPage { payments, more: list["has_more"].as_bool().unwrap_or(false) })
     }
 

@@ -33,6 +33,7 @@ pub(crate) async fn capture(steps: &OrderSteps, input: &CaptureInput) -> Result<
         key: key(kind.key(order_id), &hold),
         provider_ref: hold.provider_ref.clone(),
         amount: ask.amount,
+        currency: ask.currency,
         captured_before: hold.captured,
         is_final,
     };

@@ -9,7 +9,10 @@ use crate::{
 use jiff::Timestamp;
 use waybill_domain::{ids::OrderId, money::Amount};
 use waybill_store::payments::{self, Ending, Kind, Operation, State, Terms};
-use waybill_workflows::wire::{self, Authorization, AuthorizeInput, OrderRef, VoidResult};
+use waybill_workflows::{
+    names,
+    wire::{self, Authorization, AuthorizeInput, OrderRef, VoidResult},
+};
 
 /// For how long a key is trusted to name the same money, in hours: Stripe forgets keys after 24
 /// (<https://docs.stripe.com/api/idempotent_requests>). After that a hold is only looked up, never asked for again,
@@ -138,6 +141,11 @@ async fn keep(
             declined = State::Declined(code.clone());
             Ending::of(&declined, None)
         }
+        // The ledger keeps the prefix with the code, so that a repeated step gives the same answer.
+        Hold::Rejected { code } => {
+            declined = State::Declined(format!("{}{code}", names::INVALID_REQUEST));
+            Ending::of(&declined, None)
+        }
     };
     Ok(Some(payments::finish(pool, order_id, kind, ending).await?))
 }
@@ -218,7 +226,7 @@ async fn standing(
             }
             // Nothing is held yet, and nothing shall be when the customer comes back.
             Hold::ActionRequired { provider_ref, .. } => Some((provider_ref, Amount::ZERO)),
-            Hold::Declined { .. } => None,
+            Hold::Declined { .. } | Hold::Rejected { .. } => None,
         },
     })
 }

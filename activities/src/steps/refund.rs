@@ -50,6 +50,7 @@ async fn ask(steps: &OrderSteps, refund: &RefundRecord) -> Result<ProviderRefund
         refund_id: refund.id,
         provider_ref: payment,
         amount: refund.amount,
+        currency: ask.currency,
     };
     match steps.provider.refund(&request).await {
         Err(ProviderError::Declined { code } | ProviderError::Refused { code }) => Ok(failed(code)),

@@ -2,6 +2,7 @@
 
 pub(crate) mod amend;
 pub(crate) mod cancel;
+mod chargeable;
 pub(crate) mod decide;
 pub(crate) mod disputes;
 pub(crate) mod events;

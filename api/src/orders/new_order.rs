@@ -1,5 +1,6 @@
 //! An order as it arrives, and everything that can be wrong with it, said at once.
 
+use super::chargeable::{self, chargeable_currency};
 use crate::{
     json::{Object, escape},
     problem::{FieldError, Problem},
@@ -9,7 +10,7 @@ use std::collections::BTreeMap;
 use waybill_domain::{
     ids::{CustomerId, Sku},
     money::{AMOUNT_MAX, Amount},
-    order::{Address, LINES_MAX, NewOrder, OrderLine, QUANTITY_MAX, ShortagePolicy, currency},
+    order::{Address, LINES_MAX, NewOrder, OrderLine, QUANTITY_MAX, ShortagePolicy},
 };
 
 /// The longest text in an address, reference or payment method: what carriers print and providers take.
@@ -155,7 +156,7 @@ pub(crate) fn validate(raw: RawOrder) -> Result<NewOrder, Problem> {
     let lines: Vec<OrderLine> =
         raw.lines.into_iter().enumerate().filter_map(|(number, line)| check.line(number, line.0)).collect();
     let customer_id = check.keep("/customer_id", raw.customer_id.parse::<CustomerId>());
-    let currency = check.keep("/currency", currency(&raw.currency));
+    let currency = check.keep("/currency", chargeable_currency(&raw.currency));
     let discount = check.keep("/discount", Amount::new(raw.discount));
     let shipping_fee = check.keep("/shipping_fee", Amount::new(raw.shipping_fee));
     let tax = check.keep("/tax", Amount::new(raw.tax));
@@ -191,7 +192,10 @@ pub(crate) fn validate(raw: RawOrder) -> Result<NewOrder, Problem> {
                 check.wrong("/discount", "must be at most what the lines cost together");
                 Err(Problem::invalid(check.0))
             }
-            Ok(_) => Ok(order),
+            Ok(total) => {
+                check.0.extend(chargeable::check_order(&order, total));
+                if check.0.is_empty() { Ok(order) } else { Err(Problem::invalid(check.0)) }
+            }
             Err(_) => {
                 check.wrong("/lines", format!("the order's total must be at most {AMOUNT_MAX} minor units"));
                 Err(Problem::invalid(check.0))
@@ -269,5 +273,53 @@ mod tests {
             }),
             ["/lines"]
         );
+    }
+
+    /// The pointers of what is wrong with an order of one piece, or the order.
+    fn wrong_price(currency: &str, unit_price: i64) -> Result<Vec<String>, NewOrder> {
+        let mut body = order();
+        body["currency"] = json!(currency);
+        body["lines"] = json!([{"sku": "S", "quantity": 1, "unit_price": unit_price}]);
+        (body["tax"], body["shipping_fee"]) = (json!(0), json!(0));
+        let problem = match validate(serde_json::from_value(body).unwrap()) {
+            Ok(order) => return Err(order),
+            Err(problem) => serde_json::to_value(&problem).unwrap(),
+        };
+        let errors = problem["errors"].as_array().unwrap();
+        Ok(errors.iter().map(|e| e["pointer"].as_str().unwrap().to_owned()).collect())
+    }
+
+    #[test]
+    fn unrepresentable_amount_is_rejected_by_its_field() {
+        assert_eq!(wrong_price("MGA", 1_005).unwrap(), ["/lines/0/unit_price"]);
+        assert_eq!(wrong_price("KWD", 5_001).unwrap(), ["/lines/0/unit_price"]);
+        assert!(wrong_price("MGA", 10_100).is_err() && wrong_price("KWD", 5_010).is_err());
+        let tax = |o: &mut Value| {
+            (o["currency"], o["tax"]) = (json!("KWD"), json!(5));
+            o["lines"] = json!([{"sku": "S", "quantity": 1, "unit_price": 5_000}]);
+        };
+        assert_eq!(wrong_fields(tax), ["/tax"]);
+    }
+
+    #[test]
+    fn unit_prices_may_be_finer_than_the_total() {
+        let mut body = order();
+        (body["currency"], body["tax"]) = (json!("KWD"), json!(0));
+        body["lines"] = json!([{"sku": "S", "quantity": 2, "unit_price": 5_005}]);
+        assert!(validate(serde_json::from_value(body).unwrap()).is_ok());
+    }
+
+    #[test]
+    fn total_outside_the_provider_limits_is_rejected() {
+        assert_eq!(wrong_price("EUR", 49).unwrap(), ["/lines"]);
+        assert_eq!(wrong_price("EUR", 100_000_000).unwrap(), ["/lines"]);
+        assert_eq!(wrong_price("ISK", 1_000_000).unwrap(), ["/lines"]);
+        assert!(wrong_price("EUR", 50).is_err() && wrong_price("EUR", 99_999_999).is_err());
+    }
+
+    #[test]
+    fn unsupported_currency_is_rejected_by_its_field() {
+        assert_eq!(wrong_price("IRR", 5_000).unwrap(), ["/currency"]);
+        assert_eq!(wrong_price("LYD", 5_000).unwrap(), ["/currency"]);
     }
 }

@@ -1,5 +1,6 @@
 //! `POST /v1/orders/{id}/refunds` and the list of them: money back, whatever became of the order's workflow.
 
+use super::chargeable::check_refund;
 use crate::{
     auth::Authenticated,
     extract::{IdempotencyKey, JsonBody, PathOf, check_reason},
@@ -86,6 +87,7 @@ pub(crate) async fn post(
     let caller = caller.with(Scope::OrdersWrite)?;
     let amount = check(&body)?;
     let order = super::find(&app, caller.merchant_id, id).await?;
+    check_refund(order.placed.currency, amount)?;
     let request = super::request_key(caller.merchant_id, ROUTE, key, id, &fingerprint);
     let new = NewRefund {
         id: RefundId(Uuid::now_v7()),

@@ -5,7 +5,7 @@ use crate::{problem::Problem, state::App};
 use axum::{Json, http::StatusCode};
 use jiff::Timestamp;
 use serde_json::Value;
-use waybill_domain::{after::RefundState, ids::RefundId, money::Amount};
+use waybill_domain::{after::RefundState, ids::RefundId, money::Amount, provider_units::ProviderUnits};
 use waybill_store::{
     disputes::{self, News},
     inbox::Message,
@@ -87,7 +87,7 @@ pub(super) async fn dispute(app: &App, kind: &str, object: &Value) -> Answer {
         id: id.to_owned(),
         order_id,
         payment: payment.to_owned(),
-        amount: object["amount"].as_i64().and_then(|a| Amount::new(a).ok()).unwrap_or_default(),
+        amount: amount(object).unwrap_or_default(),
         reason: text("reason"),
         status: text("status"),
         due_by: due_by.and_then(|seconds| Timestamp::from_second(seconds).ok()),
@@ -96,4 +96,26 @@ pub(super) async fn dispute(app: &App, kind: &str, object: &Value) -> Answer {
     let new = disputes::record(&app.pool, &news).await?;
     app.answers.forget(&order_id);
     Ok(Some(accepted(if new { "recorded" } else { "duplicate" })))
+}
+
+/// The amount of a dispute, which the provider tells in its own units.
+fn amount(object: &Value) -> Option<Amount> {
+    let units = ProviderUnits::of_code(object["currency"].as_str()?).ok()?;
+    Amount::new(units.to_minor(object["amount"].as_i64()?)?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn dispute_amount_is_read_in_provider_units() {
+        let minor = |currency: &str, units: i64| {
+            amount(&json!({"amount": units, "currency": currency})).map(Amount::minor)
+        };
+        assert_eq!(minor("isk", 500), Some(5));
+        assert_eq!(minor("mga", 101), Some(10_100));
+        assert_eq!(minor("eur", 1_000), Some(1_000));
+    }
 }

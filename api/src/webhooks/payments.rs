@@ -18,7 +18,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
-use waybill_domain::ids::OrderId;
+use waybill_domain::{ids::OrderId, provider_units::ProviderUnits};
 use waybill_store::{
     belief::{self, Belief},
     inbox::{self, Message},
@@ -98,7 +98,11 @@ fn payment(object: &Value) -> Option<&str> {
 /// Whether what is said of a payment contradicts our ledger, so that it has to be looked at. A hint: late news contradict,
 /// too, and then the look finds nothing.
 fn contradicts(believed: &Belief, object: &Value) -> bool {
-    let amount = |name: &str| object[name].as_i64().unwrap_or(0);
+    // The provider is queried, too, when its amounts can't be compared.
+    let Ok(units) = ProviderUnits::of_code(object["currency"].as_str().unwrap_or_default()) else {
+        return true;
+    };
+    let amount = |name: &str| units.to_minor(object[name].as_i64().unwrap_or(0)).unwrap_or(-1);
     if object["object"] == "charge" {
         return amount("amount_refunded") > believed.refunded;
     }
@@ -147,12 +151,37 @@ fn verify(secret: &str, signature: &str, body: &[u8], now: Timestamp) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
+    use waybill_domain::status::OrderStatus;
 
     fn sign(secret: &str, time: i64, body: &[u8]) -> String {
         let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).unwrap();
         mac.update(format!("{time}.").as_bytes());
         mac.update(body);
         format!("t={time},v1={}", hex::encode(mac.finalize().into_bytes()))
+    }
+
+    fn believed(captured: i64) -> Belief {
+        Belief {
+            status: OrderStatus::Completed,
+            is_awaited: false,
+            under_way: false,
+            is_known: true,
+            held: 0,
+            captured,
+            refunded: 0,
+        }
+    }
+
+    #[test]
+    fn webhook_amounts_are_compared_in_iso_minor_units() {
+        let intent = |currency: &str, received: i64| json!({"object": "payment_intent", "currency": currency, "amount_received": received});
+        assert!(!contradicts(&believed(5_000), &intent("ugx", 500_000)));
+        assert!(!contradicts(&believed(10_100), &intent("mga", 101)));
+        assert!(contradicts(&believed(10_100), &intent("mga", 10_100)));
+        assert!(contradicts(&believed(5_000), &intent("zzz", 5_000)), "it can't be compared");
+        let charge = json!({"object": "charge", "currency": "isk", "amount_refunded": 500});
+        assert!(!contradicts(&Belief { refunded: 5, ..believed(5) }, &charge));
     }
 
     #[test]

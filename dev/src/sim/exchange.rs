@@ -9,7 +9,7 @@ use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, http};
-use serde_json::Value;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::faults::{self, Injected, Route};
@@ -90,11 +90,14 @@ pub(super) struct Asked {
 }
 
 impl<S: Send + Sync> FromRequest<S> for Asked {
-    type Rejection = StatusCode;
+    type Rejection = Reply;
 
-    async fn from_request(request: Request, _: &S) -> Result<Self, StatusCode> {
+    async fn from_request(request: Request, _: &S) -> Result<Self, Reply> {
         let (parts, body) = request.into_parts();
-        let body = to_bytes(body, BODY_MAX_BYTES).await.map_err(|_| StatusCode::PAYLOAD_TOO_LARGE)?;
+        let body = to_bytes(body, BODY_MAX_BYTES).await.map_err(|_| {
+            let error = json!({ "type": "invalid_request_error", "message": "The request is too large." });
+            Reply::new(413, json!({ "error": error }))
+        })?;
         let method_and_path = format!("{} {}", parts.method, parts.uri.path());
         let query = parts.uri.query().unwrap_or_default().to_owned();
         Ok(Self { query, body, method_and_path, headers: parts.headers })

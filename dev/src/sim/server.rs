@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use axum::extract::{Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
@@ -24,6 +24,7 @@ use tokio_util::task::TaskTracker;
 use super::exchange::{InFlight, Reply};
 use super::faults::{Faults, Rule};
 use super::ledger::{Ledger, Line, Records};
+use super::new_id;
 use super::webhooks::{self, Courier};
 
 /// Requests and deliveries under way get this long; then they are cut off.
@@ -102,6 +103,7 @@ impl<R: Records> Running<R> {
             .route_layer(middleware::from_fn_with_state(Arc::clone(&core), authorize::<R>))
             .merge(control)
             .merge(control_routes())
+            .layer(middleware::from_fn(add_request_id))
             .with_state(Arc::clone(&core));
         let stop = core.shutdown.clone().cancelled_owned();
         let server = tokio::spawn(async move {
@@ -143,6 +145,16 @@ async fn authorize<R: Records>(State(core): State<Arc<Core<R>>>, request: Reques
     }
     let message = "no valid API key: give it as Authorization: Bearer <key>";
     Reply::problem::<R>(401, "invalid_request_error", "api_key_invalid", message).into_response()
+}
+
+/// Adds a `Request-Id` to every response, as Stripe does: its clients expect the header on errors, too
+/// (<https://docs.stripe.com/api/request_ids>).
+async fn add_request_id(request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    if let Ok(id) = HeaderValue::from_str(&new_id("req")) {
+        response.headers_mut().insert("request-id", id);
+    }
+    response
 }
 
 fn control_routes<R: Records>() -> Router<Arc<Core<R>>> {

@@ -94,7 +94,7 @@ async fn refusals_hold_nothing() {
     let never_heard_of = order(&[("NO-SUCH-SKU", 1)]);
     for (order, reason, kind) in [
         (declined, "payment_declined", "payment.declined"),
-        (unknown, "payment_declined", "payment.declined"),
+        (unknown, "payment_request_rejected", "payment.declined"),
         (short, "out_of_stock", "stock.short"),
         (never_heard_of, "out_of_stock", "stock.short"),
     ] {

@@ -86,6 +86,7 @@ async fn authorize_capture_and_void() {
         key: "capture".into(),
         provider_ref: held.provider_ref.clone(),
         amount: amount(4_200),
+        currency: currency("EUR").unwrap(),
         captured_before: Amount::ZERO,
         is_final: true,
     };
@@ -98,7 +99,7 @@ async fn authorize_capture_and_void() {
     stripe.void("void", &held.provider_ref).await.unwrap();
 
     match stripe.authorize(&request("pm_no_such_method")).await {
-        Ok(Hold::Declined { .. }) => {}
+        Ok(Hold::Rejected { .. }) => {}
         other => panic!("not refused: {other:?}"),
     }
     let gone = Stripe::new(

@@ -29,6 +29,7 @@ mod payment_ledger;
 mod people;
 mod projection;
 mod provider_refunds;
+mod provider_units;
 mod refunds;
 mod replay;
 mod retries;

@@ -35,6 +35,15 @@ fn one_place_that_has_all_beats_two_that_share() {
 }
 
 #[test]
+fn kwd_shipments_are_multiples_of_ten() {
+    let lines = [order_line(1, 2, 5_005)];
+    let mut allocation = allocate(ORDER, &lines, &stock(&[(1, "A", 1), (1, "B", 1)]));
+    allocation.price(&lines, Charges::default(), Currency::KWD).unwrap();
+    let amounts: Vec<i64> = allocation.shipments.iter().map(|s| s.amount.minor()).collect();
+    assert_eq!(amounts, [5_010, 5_000]);
+}
+
+#[test]
 fn two_lines_of_one_sku_do_not_get_the_same_piece() {
     let allocation = allocate(ORDER, &[order_line(1, 2, 1), order_line(1, 2, 1)], &stock(&[(1, "A", 3)]));
     assert_eq!(allocation.short, [Shortage { line: 1, missing: 1 }]);
@@ -55,7 +64,19 @@ impl Case {
 
     fn allocation(&self) -> Allocation {
         let mut allocation = allocate(ORDER, &self.lines, &self.available);
-        allocation.price(&self.lines, self.charges).unwrap();
+        allocation.price(&self.lines, self.charges, Currency::EUR).unwrap();
+        allocation
+    }
+
+    /// The same order in a currency of which the provider takes multiples, with the tax that makes its total one.
+    fn allocation_in(&mut self, currency: Currency, unit: i64) -> Allocation {
+        let total = |charges: &Charges, goods: i64| {
+            goods - charges.discount.minor() + charges.shipping_fee.minor() + charges.tax.minor()
+        };
+        let missing = (unit - total(&self.charges, self.goods()) % unit) % unit;
+        self.charges.tax = self.charges.tax.plus(Amount::new(missing).unwrap()).unwrap();
+        let mut allocation = allocate(ORDER, &self.lines, &self.available);
+        allocation.price(&self.lines, self.charges, currency).unwrap();
         allocation
     }
 }
@@ -166,6 +187,30 @@ proptest! {
             if allocation.short.is_empty() {
                 prop_assert_eq!(captured, goods - charges.discount.minor() + charges.tax.minor() + fee);
             }
+        }
+    }
+
+    #[test]
+    fn shares_are_chargeable_and_add_up_to_the_total(
+        mut case in cases(),
+        (currency, unit) in prop::sample::select(vec![
+            (Currency::KWD, 10), (Currency::MGA, 100), (Currency::ISK, 1), (Currency::UGX, 1),
+        ]),
+    ) {
+        let allocation = case.allocation_in(currency, unit);
+        let exact = case.allocation().amount().unwrap().minor();
+        for line in allocation.shipments.iter().flat_map(|s| &s.lines) {
+            prop_assert_eq!(line.amount.minor() % unit, 0);
+        }
+        for shipment in &allocation.shipments {
+            prop_assert_eq!(shipment.amount.minor() % unit, 0);
+        }
+        let captured = allocation.amount().unwrap().minor();
+        prop_assert_eq!(captured, exact - exact % unit);
+        if allocation.short.is_empty() && !allocation.shipments.is_empty() {
+            let charges = case.charges;
+            let total = case.goods() - charges.discount.minor() + charges.shipping_fee.minor() + charges.tax.minor();
+            prop_assert_eq!(captured, total);
         }
     }
 

@@ -166,6 +166,8 @@ pub struct CaptureAsk {
     pub state: State,
     /// How much to ask for: what was written down first.
     pub amount: Amount,
+    /// Of the amount.
+    pub currency: Currency,
     /// The order's latest hold that still holds, which is the one to ask of.
     pub standing: Option<Standing>,
     /// Whether there ever was a hold.
@@ -219,6 +221,7 @@ async fn look_at_capture(
              where key = $2 and not exists (select from begun)
            )
            select c.state as "state!", c.amount as "amount!", c.code, h.generation as "generation?",
+             (select currency from orders where id = $1) as "currency!",
              h.amount as "held?", h.provider_ref, h.multicapture, exists (select from holds) as "was_authorized!",
              (extract(epoch from now() - c.created_at) / 3600)::float8 as "age_hours!",
              (select coalesce(sum(taken.amount), 0)::bigint from payment_operations taken where taken.order_id = $1
@@ -246,6 +249,7 @@ async fn look_at_capture(
         Ok(CaptureAsk {
             state: State::of(&row.state, row.code),
             amount: parse("an amount", Amount::new(row.amount))?,
+            currency: parse("a currency", order::currency(&row.currency))?,
             standing,
             was_authorized: row.was_authorized,
             age_hours: row.age_hours,

@@ -7,10 +7,11 @@ use sqlx::{Acquire, PgConnection, Postgres, types::Json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use uuid::Uuid;
 use waybill_domain::{
+    Currency,
     allocation::{Allocation, Available, Charges, allocate},
     ids::{MerchantId, OrderId},
     money::Amount,
-    order::{OrderLine, ShortagePolicy},
+    order::{self, OrderLine, ShortagePolicy},
 };
 
 /// How long stock stays set aside for an order that no workflow cares for, in hours. Open orders are never touched
@@ -69,6 +70,7 @@ pub async fn reserve(
 /// What a reservation has to know of an order.
 struct Asked {
     merchant_id: MerchantId,
+    currency: Currency,
     lines: Vec<OrderLine>,
     shortage_policy: ShortagePolicy,
     charges: Charges,
@@ -82,10 +84,10 @@ async fn read(tx: &mut PgConnection, orders: &[OrderId]) -> Result<HashMap<Order
     let rows = sqlx::query!(
         r#"select o.id as "id!", o.merchant_id as "merchant_id!", o.lines as "lines!: Json<Vec<OrderLine>>",
              o.shortage_policy as "shortage_policy!", o.discount as "discount!", o.shipping_fee as "shipping_fee!",
-             o.tax as "tax!",
+             o.tax as "tax!", o.currency as "currency!",
              (select allocation from stock_holds where order_id = o.id) as "kept: Json<Allocation>"
            from unnest($1::uuid[]) as w (id) cross join lateral (
-             select id, merchant_id, lines, shortage_policy, discount, shipping_fee, tax
+             select id, merchant_id, currency, lines, shortage_policy, discount, shipping_fee, tax
              from orders where id = w.id offset 0
            ) o"#,
         &ids
@@ -97,6 +99,7 @@ async fn read(tx: &mut PgConnection, orders: &[OrderId]) -> Result<HashMap<Order
         .map(|row| {
             let asked = Asked {
                 merchant_id: MerchantId(row.merchant_id),
+                currency: parse("a currency", order::currency(&row.currency))?,
                 lines: row.lines.0,
                 shortage_policy: parse("a shortage policy", row.shortage_policy.parse())?,
                 charges: Charges {
@@ -157,7 +160,7 @@ fn plan(id: OrderId, order: &Asked, free: &mut Available) -> Result<Allocation> 
     if !allocation.short.is_empty() && order.shortage_policy == ShortagePolicy::Reject {
         allocation.shipments.clear();
     }
-    parse("an order's amounts", allocation.price(&order.lines, order.charges))?;
+    parse("an order's amounts", allocation.price(&order.lines, order.charges, order.currency))?;
     for shipment in &allocation.shipments {
         for line in &shipment.lines {
             if let Some(left) = free.get_mut(&line.sku).and_then(|at| at.get_mut(&shipment.location)) {

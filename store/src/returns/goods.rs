@@ -1,16 +1,16 @@
 //! What came back: what it is worth, and how it gets to the shelf.
 
-use super::{ReturnRecord, ReturnState, lock_order, read, share};
+use super::{LockedOrder, ReturnRecord, ReturnState, lock_order, read, share};
 use crate::{Result, parse};
 use sqlx::{PgConnection, PgPool, types::Json};
 use std::collections::{BTreeMap, BTreeSet};
-use waybill_domain::{ids::ShipmentId, money::Amount, returns::Place, state::ShipmentState};
+use waybill_domain::{ids::ShipmentId, money::Amount, returns::Place};
 
 /// Writes down what came of each line, and gives what it is worth: its share of what was captured for the line.
 pub(super) async fn receive(
     tx: &mut PgConnection,
     of: &ReturnRecord,
-    shipments: &[ShipmentState],
+    order: &LockedOrder,
     shelf: &BTreeMap<Place, u32>,
     lost: &BTreeMap<Place, u32>,
 ) -> Result<Amount> {
@@ -40,11 +40,11 @@ pub(super) async fn receive(
         )
         .execute(&mut *tx)
         .await?;
-        let shipped = shipments.iter().find(|s| s.id == place.shipment_id && paid.contains(&s.id));
+        let shipped = order.shipments.iter().find(|s| s.id == place.shipment_id && paid.contains(&s.id));
         let shipped = shipped.and_then(|s| s.lines.iter().find(|l| l.line == place.line));
         if let Some(shipped) = shipped {
             let now = restocked + written_off;
-            let part = share(shipped.amount, shipped.quantity, before.unsigned_abs(), now);
+            let part = share(shipped.amount, shipped.quantity, before.unsigned_abs(), now, order.currency);
             worth = parse("a return's amount", worth.plus(part))?;
         }
     }

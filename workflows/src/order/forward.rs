@@ -197,15 +197,22 @@ pub(crate) async fn authorize(ctx: &Ctx) -> Result<(), Stop> {
                 return check_cancel(ctx);
             }
             Ok(Authorization::Declined { code }) => {
+                let reason = rejection_reason(&code);
                 ctx.state_mut(|s| s.set_payment(PaymentStatus::Declined));
                 note(ctx, OrderEvent::Declined { code });
                 check_cancel(ctx)?;
-                return Err(Stop::Rejected { reason: "payment_declined".into() });
+                return Err(Stop::Rejected { reason: reason.into() });
             }
             Ok(Authorization::ActionRequired { wait_seconds }) => await_customer(ctx, wait_seconds).await?,
             Err(error) => return Err(stop(ctx, step.name, error)),
         }
     }
+}
+
+/// Why an order is rejected whose authorization failed with this code: its bank declined, or the payment provider rejected
+/// the request and asked no bank.
+fn rejection_reason(code: &str) -> &'static str {
+    if code.starts_with(names::INVALID_REQUEST) { "payment_request_rejected" } else { "payment_declined" }
 }
 
 /// The customer has to prove to their bank who they are. The provider's webhook tells that they did, or failed to.

@@ -4,15 +4,16 @@ use super::Stripe;
 use crate::payments::{ListedRefund, ProviderError, ProviderRefund, RefundPage, RefundRequest};
 use reqwest::Method;
 use serde_json::Value;
-use waybill_domain::{after::RefundState, ids::RefundId, money::Amount};
+use waybill_domain::{after::RefundState, ids::RefundId, money::Amount, provider_units::ProviderUnits};
 
 /// The longest page that Stripe gives.
 const PAGE: usize = 100;
 
 pub(super) async fn ask(stripe: &Stripe, request: &RefundRequest) -> Result<ProviderRefund, ProviderError> {
+    let amount = ProviderUnits::of(request.currency)?.to_provider(request.amount)?;
     let form = [
         ("payment_intent", request.provider_ref.clone()),
-        ("amount", request.amount.to_string()),
+        ("amount", amount.to_string()),
         ("metadata[order_id]", request.order_id.to_string()),
         ("metadata[refund_id]", request.refund_id.to_string()),
     ];
@@ -80,7 +81,8 @@ fn listed(refund: &Value) -> Option<Result<ListedRefund, ProviderError>> {
         return None;
     }
     let payment = refund["payment_intent"].as_str()?.to_owned();
-    let amount = refund["amount"].as_i64().and_then(|minor| Amount::new(minor).ok())?;
+    let units = ProviderUnits::of_code(refund["currency"].as_str()?).ok()?;
+    let amount = Amount::new(units.to_minor(refund["amount"].as_i64()?)?).ok()?;
     Some(read(refund).map(|refund| ListedRefund { refund, payment, amount, refund_id }))
 }
 
@@ -111,7 +113,7 @@ mod tests {
     #[test]
     fn released_authorizations_are_not_refunds() {
         let refund = |metadata: Value, transaction: Value| {
-            json!({"id": "re_1", "status": "succeeded", "amount": 400, "payment_intent": "pi_1",
+            json!({"id": "re_1", "status": "succeeded", "amount": 400, "currency": "eur", "payment_intent": "pi_1",
                 "metadata": metadata, "balance_transaction": transaction})
         };
         assert!(listed(&refund(json!({}), Value::Null)).is_none(), "no money moved");

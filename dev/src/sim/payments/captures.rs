@@ -3,10 +3,10 @@
 use axum::extract::{Path, State};
 use axum::response::Response;
 
-use super::Shared;
 use super::form::Form;
-use super::intents::{CHARGE, declined, invalid, on_intent, refused, unexpected};
+use super::intents::{CHARGE, declined, invalid, on_intent, refused, rejected, unexpected};
 use super::model::{Decline, Intent, Item, Status};
+use super::{Shared, amounts};
 use crate::sim::exchange::{Asked, Done, Reply};
 use crate::sim::faults::{Injected, Route};
 
@@ -37,6 +37,9 @@ pub(super) async fn capture(
         if amount > intent.amount_capturable {
             let message = "The amount to capture is greater than the amount that can be captured.";
             return invalid(op, "amount_too_large", message, &intent);
+        }
+        if let Err(reply) = amounts::check_multiple("amount_to_capture", amount, &intent.currency) {
+            return rejected(op, reply);
         }
         if !is_final && !intent.multicapture_is_available() {
             let message =

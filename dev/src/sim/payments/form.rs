@@ -7,9 +7,6 @@ use url::form_urlencoded;
 use super::bad_parameter;
 use crate::sim::exchange::Reply;
 
-/// The largest amount Stripe takes, in minor units: eight digits.
-const AMOUNT_MAX: i64 = 99_999_999;
-
 pub(super) struct Form(Vec<(String, String)>);
 
 impl Form {
@@ -44,15 +41,12 @@ impl Form {
         })
     }
 
-    /// An amount of at least 1, in minor units.
+    /// An amount of at least 1, in Stripe's units.
     pub fn amount(&self, name: &str) -> Result<Option<i64>, Reply> {
         match self.integer(name)? {
             Some(amount) if amount < 1 => {
                 let message = "This value must be greater than or equal to 1.";
                 Err(bad_parameter("parameter_invalid_integer", name, message))
-            }
-            Some(amount) if amount > AMOUNT_MAX => {
-                Err(bad_parameter("amount_too_large", name, "Amount must be no more than 999,999.99."))
             }
             amount => Ok(amount),
         }

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::form::Form;
 use super::model::{Card, Decline, Intent, Item, Payments, Status};
-use super::{Hold, Shared, bad_parameter, missing_body, subject_of};
+use super::{Hold, Shared, amounts, bad_parameter, missing_body, subject_of};
 use crate::sim::exchange::{Asked, Done, Reply, run};
 use crate::sim::faults::{Injected, Route};
 use crate::sim::new_id;
@@ -34,6 +34,8 @@ pub(super) async fn create(
         "metadata",
         "description",
         "statement_descriptor_suffix",
+        "off_session",
+        "return_url",
         "expand",
     ];
     let form = Form::parse(&asked.body, &known)?;
@@ -51,6 +53,7 @@ struct NewIntent {
     manual_capture: bool,
     multicapture: bool,
     confirm: bool,
+    off_session: bool,
     metadata: BTreeMap<String, String>,
     expand: bool,
 }
@@ -58,11 +61,9 @@ struct NewIntent {
 impl NewIntent {
     fn parse(form: &Form) -> Result<Self, Reply> {
         form.require("amount")?;
-        let currency = form.require("currency")?.to_lowercase();
-        if currency.len() != 3 || !currency.bytes().all(|byte| byte.is_ascii_lowercase()) {
-            let message = format!("Invalid currency: {currency}");
-            return Err(bad_parameter("parameter_invalid_empty", "currency", &message));
-        }
+        let currency = amounts::currency(form.require("currency")?)?;
+        let amount = form.amount("amount")?.unwrap_or_default();
+        amounts::check_charge("amount", amount, &currency)?;
         let confirm = form.flag("confirm")?.unwrap_or(false);
         let payment_method = if confirm {
             Some(form.require("payment_method")?.to_owned())
@@ -71,12 +72,13 @@ impl NewIntent {
         };
         let multicapture = form.get("payment_method_options[card][request_multicapture]");
         Ok(Self {
-            amount: form.amount("amount")?.unwrap_or_default(),
+            amount,
             currency,
             payment_method: payment_method.map(known_method).transpose()?,
             manual_capture: form.get("capture_method") == Some("manual"),
             multicapture: multicapture == Some("if_available"),
             confirm,
+            off_session: off_session(form),
             metadata: form.metadata(),
             expand: form.expands(CHARGE),
         })
@@ -108,10 +110,15 @@ impl NewIntent {
             disputed: false,
         };
         if self.confirm {
-            return attempt("authorize", intent, self.expand, injected, hold);
+            return attempt("authorize", intent, self.expand, self.off_session, (injected, hold));
         }
         Done::new("create", 200, intent.json(self.expand)).change(Item::Intent(intent))
     }
+}
+
+/// Whether the customer is absent. `one_off` and `recurring` are older values for `true`.
+fn off_session(form: &Form) -> bool {
+    !matches!(form.get("off_session"), None | Some("false"))
 }
 
 fn known_method(method: String) -> Result<String, Reply> {
@@ -127,8 +134,8 @@ fn attempt(
     op: &'static str,
     mut intent: Intent,
     expand: bool,
-    injected: &Injected,
-    hold: &Hold,
+    off_session: bool,
+    (injected, hold): (&Injected, &Hold),
 ) -> Done<Item> {
     if injected.refuse {
         return refused(op);
@@ -141,6 +148,12 @@ fn attempt(
         Some(Card::Good) => {
             intent.approve(hold.seconds());
             approved(op, intent, expand)
+        }
+        // An absent customer can't authenticate: <https://docs.stripe.com/declines/codes>.
+        Some(Card::AsksCustomer) if off_session => {
+            let decline = Decline::named("authentication_required");
+            intent.decline(decline.clone());
+            declined(op, intent, &decline)
         }
         Some(Card::AsksCustomer) => {
             intent.status = Status::RequiresAction;
@@ -188,6 +201,11 @@ pub(super) fn invalid(op: &'static str, code: &str, message: &str, intent: &Inte
     Done::new(op, 400, json!({ "error": error }))
 }
 
+/// A parameter that is invalid for the stored payment. Stripe stores no idempotency key for such a request.
+pub(super) fn rejected(op: &'static str, reply: Reply) -> Done<Item> {
+    Done { reply, ..Done::new(op, 400, json!({})) }.not_kept()
+}
+
 /// 400 by a fault switch.
 pub(super) fn refused(op: &'static str) -> Done<Item> {
     let error =
@@ -201,7 +219,8 @@ pub(super) async fn confirm(
     Path(id): Path<String>,
     asked: Asked,
 ) -> Result<Response, Reply> {
-    let form = Form::parse(&asked.body, &["payment_method", "expand", "return_url"])?;
+    let form = Form::parse(&asked.body, &["payment_method", "expand", "return_url", "off_session"])?;
+    let off_session = off_session(&form);
     let method = form.get("payment_method").map(|method| known_method(method.to_owned())).transpose()?;
     let expand = form.expands(CHARGE);
     let decide = move |mut intent: Intent, injected: &Injected| match intent.status {
@@ -214,7 +233,7 @@ pub(super) async fn confirm(
             if method.is_some() {
                 intent.payment_method = method;
             }
-            attempt("confirm", intent, expand, injected, &hold)
+            attempt("confirm", intent, expand, off_session, (injected, &hold))
         }
         _ => unexpected("confirm", &intent),
     };

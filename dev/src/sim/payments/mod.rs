@@ -1,8 +1,10 @@
 //! A payment provider: the subset of Stripe's API that Waybill uses.
 //!
 //! Shapes, error codes and test payment methods are Stripe's (<https://docs.stripe.com/api>,
-//! <https://docs.stripe.com/testing>). Amounts are integers of minor units, times are Unix seconds.
+//! <https://docs.stripe.com/testing>). Amounts are integers in Stripe's units (see `amounts`), times
+//! are Unix seconds.
 
+mod amounts;
 mod captures;
 mod control;
 mod disputes;
@@ -17,6 +19,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use axum::http::{Method, Uri};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
 use serde_json::Value;
@@ -132,6 +135,15 @@ fn api() -> Router<Shared> {
         .route("/v1/refunds/{id}", get(lookup::refund))
         .route("/v1/disputes", get(lookup::list_disputes))
         .route("/v1/disputes/{id}", get(lookup::dispute))
+        .fallback(unrecognized)
+        .method_not_allowed_fallback(unrecognized)
+}
+
+/// What Stripe says of a URL, or a method of it, that it does not know.
+async fn unrecognized(method: Method, uri: Uri) -> Reply {
+    let message = format!("Unrecognized request URL ({method}: {}).", uri.path());
+    let error = serde_json::json!({ "type": "invalid_request_error", "message": message });
+    Reply::new(404, serde_json::json!({ "error": error }))
 }
 
 /// A 400 for a parameter that is missing, unknown or unreadable.
@@ -139,6 +151,12 @@ fn bad_parameter(code: &str, param: &str, message: &str) -> Reply {
     let error = serde_json::json!({
         "type": "invalid_request_error", "code": code, "param": param, "message": message,
     });
+    Reply::new(400, serde_json::json!({ "error": error }))
+}
+
+/// A 400 for a parameter about which Stripe gives no code.
+fn error_without_code(param: &str, message: &str) -> Reply {
+    let error = serde_json::json!({ "type": "invalid_request_error", "param": param, "message": message });
     Reply::new(400, serde_json::json!({ "error": error }))
 }
 

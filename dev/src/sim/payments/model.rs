@@ -88,7 +88,7 @@ impl Decline {
     pub fn named(name: &str) -> Self {
         let (code, decline_code) = match name {
             "card_declined" => ("card_declined", "generic_decline"),
-            "expired_card" | "processing_error" | "incorrect_cvc" => (name, name),
+            "expired_card" | "processing_error" | "incorrect_cvc" | "authentication_required" => (name, name),
             other => ("card_declined", other),
         };
         Self { code: code.to_owned(), decline_code: Some(decline_code.to_owned()) }

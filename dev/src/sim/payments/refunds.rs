@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::form::Form;
-use super::intents::{invalid, refused, unexpected};
+use super::intents::{invalid, refused, rejected, unexpected};
 use super::model::{Decline, Intent, Item, Payments};
-use super::{Shared, missing_body, subject_of};
+use super::{Shared, amounts, missing_body, subject_of};
 use crate::sim::exchange::{Asked, Done, Reply, run};
 use crate::sim::faults::{Injected, Route};
 use crate::sim::ledger::Event;
@@ -113,6 +113,10 @@ fn refund(
     if let Some(refusal) = refusal(records, intent, amount) {
         return refusal;
     }
+    let amount = amount.unwrap_or(intent.refundable());
+    if let Err(reply) = amounts::check_multiple("amount", amount, &intent.currency) {
+        return rejected(OP, reply);
+    }
     if let Some(code) = decline {
         return Done::new(OP, 402, json!({ "error": Decline::named(code).json() }));
     }
@@ -120,7 +124,7 @@ fn refund(
         id: new_id("re"),
         payment_intent: id.to_owned(),
         charge: intent.charge.clone(),
-        amount: amount.unwrap_or(intent.refundable()),
+        amount,
         currency: intent.currency.clone(),
         status: match intent.payment_method.as_deref() {
             Some("pm_card_refundFail") => RefundStatus::Failed,

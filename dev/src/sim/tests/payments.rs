@@ -1,4 +1,5 @@
 mod aftermath;
+mod amounts;
 
 use std::time::Duration;
 

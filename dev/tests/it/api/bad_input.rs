@@ -61,6 +61,7 @@ async fn wrong_values(stack: &Stack) {
         ("/currency", json!("EURO")),
         ("/currency", json!("eur")),
         ("/currency", json!("ZZZ")),
+        ("/currency", json!("IRR")),
         ("/currency", json!("")),
         ("/shipping_address/country", json!("nl")),
         ("/shipping_address/country", json!("NLD")),
@@ -98,6 +99,22 @@ async fn wrong_values(stack: &Stack) {
     }
     let reply = stack.client.post("/v1/orders", &order).await.unwrap();
     assert_eq!(refused(&reply, 422, "invalid", "three at once"), ["/lines/1/quantity", "/currency", "/tax"]);
+
+    for (currency, unit_price, pointer) in [
+        ("MGA", 1_005, "/lines/0/unit_price"),
+        ("KWD", 5_001, "/lines/0/unit_price"),
+        ("EUR", 49, "/lines"),
+        ("EUR", 100_000_000, "/lines"),
+        ("ISK", 1_000_000, "/lines"),
+    ] {
+        let order = order_with(|o| {
+            (o["customer_id"], o["currency"]) = (json!("cus_bad"), json!(currency));
+            o["lines"][0]["unit_price"] = json!(unit_price);
+        });
+        let (what, reply) =
+            (format!("{unit_price} {currency}"), stack.client.post("/v1/orders", &order).await);
+        assert_eq!(refused(&reply.unwrap(), 422, "invalid", &what), [pointer], "{what}");
+    }
 
     let line = json!({"sku": "S", "quantity": 10_000, "unit_price": 10_000_000_000_i64});
     let huge = order_with(|o| o["lines"] = json!(vec![line; 200]));

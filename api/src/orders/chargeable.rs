@@ -1,0 +1,56 @@
+//! What the payment provider can never take is refused before it is accepted; the rules are the domain's.
+
+use crate::problem::{FieldError, Problem};
+use waybill_domain::{
+    Currency,
+    money::Amount,
+    order::{NewOrder, currency},
+    provider_units::{NotChargeable, ProviderUnits, smallest_share},
+};
+
+/// The currency of that code, if orders can be paid in it.
+pub(super) fn chargeable_currency(code: &str) -> Result<Currency, String> {
+    let currency = currency(code).map_err(|error| error.to_string())?;
+    ProviderUnits::of(currency).map_err(|error| error.to_string())?;
+    Ok(currency)
+}
+
+/// What is wrong with the order's amounts. An order of nothing is not charged.
+pub(super) fn check_order(order: &NewOrder, total: Amount) -> Vec<FieldError> {
+    if total.is_zero() {
+        return Vec::new();
+    }
+    match ProviderUnits::of(order.currency).and_then(|units| units.check_charge(total)) {
+        Ok(()) => Vec::new(),
+        Err(reason @ NotChargeable::NotAMultiple(unit)) => not_multiples(order, unit)
+            .into_iter()
+            .map(|pointer| FieldError { pointer, detail: reason.to_string() })
+            .collect(),
+        Err(reason @ NotChargeable::UnsupportedCurrency) => {
+            vec![FieldError { pointer: "/currency".into(), detail: reason.to_string() }]
+        }
+        Err(reason @ (NotChargeable::TooSmall(_) | NotChargeable::TooLarge(_))) => {
+            vec![FieldError { pointer: "/lines".into(), detail: format!("the order's total {reason}") }]
+        }
+    }
+}
+
+/// The amounts for which the total is no multiple of `unit`: at least one, as the total is their sum.
+fn not_multiples(order: &NewOrder, unit: i64) -> Vec<String> {
+    let lines = order.lines.iter().enumerate().map(|(number, line)| {
+        (format!("/lines/{number}/unit_price"), line.unit_price.minor() * i64::from(line.quantity))
+    });
+    let charges = [("/discount", order.discount), ("/shipping_fee", order.shipping_fee), ("/tax", order.tax)];
+    let charges = charges.map(|(pointer, amount)| (pointer.to_owned(), amount.minor()));
+    lines.chain(charges).filter(|(_, minor)| minor % unit != 0).map(|(pointer, _)| pointer).collect()
+}
+
+/// Checks that the provider can refund the amount.
+pub(super) fn check_refund(currency: Currency, amount: Amount) -> Result<(), Problem> {
+    let unit = smallest_share(currency);
+    if amount.minor() % unit == 0 {
+        return Ok(());
+    }
+    let detail = NotChargeable::NotAMultiple(unit).to_string();
+    Err(Problem::invalid(vec![FieldError { pointer: "/amount".into(), detail }]))
+}
