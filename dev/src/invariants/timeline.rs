@@ -50,7 +50,7 @@ fn once(event: &OrderEvent) -> Option<String> {
     match event {
         E::CancelRequested { .. } => None,
         E::RefundRequested { refund_id, .. } => Some(format!("refund.requested:{refund_id}")),
-        E::RefundPending { refund_id } => Some(format!("refund.pending:{refund_id}")),
+        E::RefundPending { refund_id, .. } => Some(format!("refund.pending:{refund_id}")),
         E::Refunded { refund_id, .. } => Some(format!("payment.refunded:{refund_id}")),
         E::RefundFailed { refund_id, .. } => Some(format!("refund.failed:{refund_id}")),
         E::ReturnRequested { return_id, .. } => Some(format!("return.requested:{return_id}")),

@@ -28,7 +28,7 @@ const ORDERS: usize = 60;
 const CONNECTIONS: u32 = 16;
 
 async fn without_worker() -> Stack {
-    builder().await.worker(false).start().await.unwrap()
+    builder().await.worker(false).checked(false).start().await.unwrap()
 }
 
 fn pool(stack: &Stack) -> PgPool {

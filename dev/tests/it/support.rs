@@ -18,7 +18,8 @@ pub const LIMIT: Duration = Duration::from_secs(60);
 /// Pause between two looks at a condition.
 const LOOK_EVERY: Duration = Duration::from_millis(30);
 
-/// A stack to be configured.
+/// A stack to be configured. It ends with a check of everything that must always be true; a test that writes to the
+/// database in the workflows' place does without (`checked(false)`).
 pub async fn builder() -> StackBuilder<'static> {
     Stack::builder(Servers::for_tests().await.expect("the servers start")).checked(true)
 }
