@@ -1,7 +1,7 @@
 //! Bodies, paths, queries and headers, read so that a mistake is answered with the field and the fix.
 
 use crate::{
-    json::{self, Object, escape, named, pointer},
+    json::{self, DuplicateKeys, Object, Unreadable, escape, named, pointer},
     problem::{FieldError, Problem},
     state::App,
 };
@@ -19,6 +19,8 @@ use tokio::time::timeout;
 pub(crate) const BODY_BYTES_MAX: usize = 64 * 1024;
 /// How long a body may take to come: one from a client that is gone would keep its place for ever.
 const BODY_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How much of a key in a body an error message shows, in characters: longer than any key that Waybill knows.
+const KEY_CHARS_SHOWN_MAX: usize = 64;
 /// The longest idempotency key.
 pub(crate) const KEY_CHARS_MAX: usize = 255;
 
@@ -51,16 +53,21 @@ impl<T: DeserializeOwned> FromRequest<App> for JsonBody<T> {
             return Err(Problem::not_json());
         }
         let Raw(bytes) = Raw::from_request(request, app).await?;
-        Self::parse(&bytes)
+        Self::parse(&bytes, DuplicateKeys::Reject)
     }
 }
 
 impl<T: DeserializeOwned> JsonBody<T> {
-    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, Problem> {
+    pub(crate) fn parse(bytes: &[u8], duplicate_keys: DuplicateKeys) -> Result<Self, Problem> {
         // First as any JSON: what is not JSON at all is another mistake than a wrong field. The second reading is of
         // the value, so spaces and the order of fields make no other fingerprint.
-        let any =
-            json::parse(bytes).map_err(|e| Problem::malformed("", format!("the body is not JSON: {e}")))?;
+        let any = json::parse(bytes, duplicate_keys).map_err(|error| match error {
+            Unreadable::Syntax(error) => Problem::malformed("", format!("the body is not JSON: {error}")),
+            Unreadable::DuplicateKey { key, pointer } => {
+                let key: String = key.chars().take(KEY_CHARS_SHOWN_MAX).collect();
+                Problem::malformed(pointer, format!("the key {key:?} is there twice; give it once"))
+            }
+        })?;
         let fingerprint = Sha256::digest(any.to_string().as_bytes()).into();
         let mut track = serde_path_to_error::Track::new();
         let tracked = serde_path_to_error::Deserializer::new(any, &mut track);
@@ -167,7 +174,7 @@ mod tests {
     }
 
     fn refused(body: &str) -> serde_json::Value {
-        let problem = JsonBody::<Outer>::parse(body.as_bytes()).err().unwrap();
+        let problem = JsonBody::<Outer>::parse(body.as_bytes(), DuplicateKeys::Reject).err().unwrap();
         serde_json::to_value(&problem).unwrap()
     }
 
@@ -183,12 +190,17 @@ mod tests {
         assert_eq!(refused(r#"{"lines":[{}]}"#)["errors"][0]["pointer"], "/lines/0/quantity");
         assert_eq!(refused("[[]]")["errors"][0]["pointer"], "", "an array is no object");
         assert!(refused("{").to_string().contains("not JSON"));
+        let duplicate = refused(r#"{"lines":[{"quantity":1},{"quantity":1,"quantity":2}]}"#);
+        assert_eq!(duplicate["errors"][0]["pointer"], "/lines/1/quantity");
+        assert!(duplicate["detail"].as_str().unwrap().contains("\"quantity\""), "{duplicate}");
     }
 
     #[test]
     fn spaces_and_order_make_no_other_fingerprint() {
-        let print =
-            |body: &str| JsonBody::<serde_json::Value>::parse(body.as_bytes()).ok().unwrap().fingerprint;
+        let print = |body: &str| {
+            let body = JsonBody::<serde_json::Value>::parse(body.as_bytes(), DuplicateKeys::Reject);
+            body.ok().unwrap().fingerprint
+        };
         assert_eq!(print(r#"{"a":1,"b":2}"#), print(r#"{ "b": 2, "a": 1 }"#));
         assert_ne!(print(r#"{"a":1}"#), print(r#"{"a":2}"#));
     }

@@ -1,6 +1,7 @@
 //! The HTTP contract, as `api.md` has it.
 
 mod bad_input;
+mod bodies;
 mod caches;
 mod keys;
 mod lists;
