@@ -8,7 +8,11 @@ use crate::{
 use axum::{
     body::Bytes,
     extract::{FromRequest, FromRequestParts, Path, Query, Request},
-    http::{HeaderMap, header::CONTENT_TYPE, request::Parts},
+    http::{
+        HeaderMap, HeaderValue,
+        header::{CONTENT_ENCODING, CONTENT_TYPE},
+        request::Parts,
+    },
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
@@ -23,6 +27,20 @@ const BODY_WAIT_MAX: Duration = Duration::from_secs(10);
 const KEY_CHARS_SHOWN_MAX: usize = 64;
 /// The longest idempotency key.
 pub(crate) const KEY_CHARS_MAX: usize = 255;
+
+/// Rejects a body in any content coding: nothing here decodes one, and unread it would only look like broken JSON.
+fn check_content_encoding(headers: &HeaderMap) -> Result<(), Problem> {
+    let is_identity = |value: &HeaderValue| {
+        let codings = value.to_str().unwrap_or("?");
+        // An empty list names no coding.
+        codings.split(',').map(str::trim).all(|name| name.is_empty() || name.eq_ignore_ascii_case("identity"))
+    };
+    if headers.get_all(CONTENT_ENCODING).iter().all(is_identity) {
+        Ok(())
+    } else {
+        Err(Problem::content_encoding())
+    }
+}
 
 /// The body as it came, at most [`BODY_BYTES_MAX`] long.
 pub(crate) struct Raw(pub(crate) Bytes);
@@ -52,6 +70,7 @@ impl<T: DeserializeOwned> FromRequest<App> for JsonBody<T> {
         if essence != "application/json" && !essence.ends_with("+json") {
             return Err(Problem::not_json());
         }
+        check_content_encoding(request.headers())?;
         let Raw(bytes) = Raw::from_request(request, app).await?;
         Self::parse(&bytes, DuplicateKeys::Reject)
     }
@@ -203,5 +222,19 @@ mod tests {
         };
         assert_eq!(print(r#"{"a":1,"b":2}"#), print(r#"{ "b": 2, "a": 1 }"#));
         assert_ne!(print(r#"{"a":1}"#), print(r#"{"a":2}"#));
+    }
+
+    #[test]
+    fn encoded_body_is_rejected() {
+        let allowed = |values: &[&str]| {
+            let values = values.iter().map(|value| (CONTENT_ENCODING, HeaderValue::from_str(value).unwrap()));
+            check_content_encoding(&values.collect()).is_ok()
+        };
+        for values in [&[][..], &[""], &["identity"], &["Identity, identity"], &["identity", "identity"]] {
+            assert!(allowed(values), "{values:?}");
+        }
+        for values in [&["gzip"][..], &["x-gzip"], &["identity, br"], &["identity", "deflate"], &["é"]] {
+            assert!(!allowed(values), "{values:?}");
+        }
     }
 }

@@ -22,6 +22,9 @@ use waybill_store::StoreError;
 /// When to come back after a 503, in seconds: a server's restart takes about as long.
 const RETRY_AFTER_SECONDS: u32 = 2;
 
+/// The code of a body in a content coding that nothing here decodes.
+const CONTENT_ENCODING_UNSUPPORTED: &str = "content_encoding_unsupported";
+
 /// What is wrong with one field.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct FieldError {
@@ -146,6 +149,13 @@ impl Problem {
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json", "Unsupported media type", detail)
     }
 
+    pub(crate) fn content_encoding() -> Self {
+        let detail = "send the body as it is, without Content-Encoding";
+        let error = FieldError { pointer: "Content-Encoding".into(), detail: detail.into() };
+        let (status, code) = (StatusCode::UNSUPPORTED_MEDIA_TYPE, CONTENT_ENCODING_UNSUPPORTED);
+        Self::new(status, code, "Unsupported content encoding", detail).with_errors(vec![error])
+    }
+
     pub(crate) fn key_missing() -> Self {
         let detail = "send an Idempotency-Key of 1 to 255 printable characters, new for each operation";
         let error = FieldError { pointer: "Idempotency-Key".into(), detail: detail.into() };
@@ -257,6 +267,10 @@ impl IntoResponse for Problem {
         let headers = response.headers_mut();
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+        }
+        if self.code == CONTENT_ENCODING_UNSUPPORTED {
+            // RFC 9110, 12.5.3: says which content codings the next request may use.
+            headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         }
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

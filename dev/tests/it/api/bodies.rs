@@ -1,7 +1,12 @@
-//! Bodies that one reader takes otherwise than another: keys given twice.
+//! Bodies that one reader takes otherwise than another: keys given twice, and content codings.
 
 use crate::support::*;
-use reqwest::{Method, header::CONTENT_TYPE};
+use reqwest::{
+    Method,
+    header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE},
+};
+use serde_json::json;
+use waybill_dev::client::new_key;
 
 #[tokio::test]
 async fn duplicate_key_is_rejected() {
@@ -52,5 +57,26 @@ async fn duplicate_key_is_rejected() {
     assert_eq!(refused(&reply, 400, "malformed", "stock"), ["/locations/1/on_hand"]);
     let orders = count(&stack, "select count(*) from orders where customer_id like $1", "%").await;
     assert_eq!(orders, 1, "none but the first was accepted");
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn encoded_body_is_rejected() {
+    let stack = builder().await.worker(false).start().await.unwrap();
+    let post = |coding: &str| {
+        let request = stack.client.request(Method::POST, "/v1/orders").header("Idempotency-Key", new_key());
+        request.header(CONTENT_ENCODING, coding).json(&order_with(|_| {}))
+    };
+    for coding in ["gzip", "br", "deflate", "zstd", "identity, gzip"] {
+        let reply = stack.client.send(post(coding)).await.unwrap();
+        let named = refused(&reply, 415, "content_encoding_unsupported", coding);
+        assert_eq!(named, ["Content-Encoding"]);
+        assert_eq!(reply.headers[ACCEPT_ENCODING], "identity");
+    }
+    let plain = stack.client.send(post("identity")).await.unwrap();
+    assert_eq!(plain.status.as_u16(), 201, "{}", plain.body);
+    let stock = stack.client.request(Method::PUT, "/v1/stock/S").header(CONTENT_ENCODING, "gzip");
+    let reply = stack.client.send(stock.json(&json!({"locations": []}))).await.unwrap();
+    refused(&reply, 415, "content_encoding_unsupported", "stock");
     stack.stop().await;
 }
