@@ -241,6 +241,18 @@ impl Problem {
     }
 }
 
+/// The whole response to a connection above the limit. It is sent before a request is read, so it has no trace id.
+pub(crate) fn too_many_connections() -> String {
+    let mut problem = Problem::overloaded();
+    problem.detail = "too many connections are open; come back after Retry-After seconds".into();
+    let body = serde_json::to_string(&problem).unwrap_or_default();
+    format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\n\
+         retry-after: {RETRY_AFTER_SECONDS}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         let transient = error.is_transient();

@@ -3,6 +3,7 @@
 mod bad_input;
 mod bodies;
 mod caches;
+mod connections;
 mod keys;
 mod lists;
 mod mutations;
