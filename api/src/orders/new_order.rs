@@ -182,23 +182,31 @@ pub(crate) fn validate(raw: RawOrder) -> Result<NewOrder, Problem> {
         })
     })();
     match order {
-        Some(order) if check.0.is_empty() => match order.total() {
-            Ok(total) if total.is_zero() => {
-                check.wrong("/lines", "the order's total must be more than 0 minor units");
-                Err(Problem::invalid(check.0))
-            }
-            Ok(_) if order.subtotal().is_ok_and(|subtotal| order.discount > subtotal) => {
-                check.wrong("/discount", "must be at most what the lines cost together");
-                Err(Problem::invalid(check.0))
-            }
-            Ok(_) => Ok(order),
-            Err(_) => {
-                check.wrong("/lines", format!("the order's total must be at most {AMOUNT_MAX} minor units"));
-                Err(Problem::invalid(check.0))
-            }
+        Some(order) if check.0.is_empty() => match wrong_total(&order) {
+            None => Ok(order),
+            Some(wrong) => Err(Problem::invalid(vec![wrong])),
         },
         _ => Err(Problem::invalid(check.0)),
     }
+}
+
+/// What is wrong with an order's total, at the field to change.
+fn wrong_total(order: &NewOrder) -> Option<FieldError> {
+    let (pointer, detail) = match (order.subtotal(), order.total()) {
+        (Ok(subtotal), _) if order.discount > subtotal => {
+            ("/discount", format!("must be at most what the lines cost together: {subtotal} minor units"))
+        }
+        // Lines that cost something have the discount to blame.
+        (Ok(subtotal), Ok(total)) if total.is_zero() && !subtotal.is_zero() => {
+            ("/discount", "must leave an order's total of more than 0 minor units".into())
+        }
+        (_, Ok(total)) if total.is_zero() => {
+            ("/lines", "the order's total must be more than 0 minor units".into())
+        }
+        (Ok(_), Ok(_)) => return None,
+        _ => ("/lines", format!("the order's total must be at most {AMOUNT_MAX} minor units")),
+    };
+    Some(FieldError { pointer: pointer.into(), detail })
 }
 
 #[cfg(test)]
@@ -269,5 +277,22 @@ mod tests {
             }),
             ["/lines"]
         );
+    }
+
+    #[test]
+    fn discount_above_the_total_is_rejected_at_discount() {
+        let with = |discount: i64, fee: i64| {
+            move |o: &mut Value| {
+                o["discount"] = json!(discount);
+                o["shipping_fee"] = json!(fee);
+                o["tax"] = json!(0);
+            }
+        };
+        for (discount, fee) in [(9_999, 0), (9_998, 0), (9_999, 500), (AMOUNT_MAX, 0)] {
+            assert_eq!(wrong_fields(with(discount, fee)), ["/discount"], "{discount} off, fee {fee}");
+        }
+        let mut whole = order();
+        with(9_998, 1)(&mut whole);
+        assert_eq!(validate(serde_json::from_value(whole).unwrap()).unwrap().total().unwrap().minor(), 1);
     }
 }
