@@ -16,10 +16,10 @@ use axum::{
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
-use std::{error::Error, str::FromStr, time::Duration};
+use std::{error::Error, fmt::Display, str::FromStr, time::Duration};
 use tokio::time::timeout;
 
-/// The largest body: 200 lines of the longest SKUs fit three times.
+/// The largest body: 200 lines of SKUs of 100 ASCII characters fit twice.
 pub(crate) const BODY_BYTES_MAX: usize = 64 * 1024;
 /// How long a body may take to come: one from a client that is gone would keep its place for ever.
 const BODY_WAIT_MAX: Duration = Duration::from_secs(10);
@@ -99,16 +99,16 @@ impl<T: DeserializeOwned> JsonBody<T> {
     }
 }
 
-/// A part of the path that has to be read; one that can't be is not found.
+/// A part of the path that has to be read; one that can't be is not found, and the answer has the rule it breaks.
 pub(crate) struct PathOf<T>(pub(crate) T);
 
-impl<T: FromStr> FromRequestParts<App> for PathOf<T> {
+impl<T: FromStr<Err: Display>> FromRequestParts<App> for PathOf<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         let Path(text) =
             Path::<String>::from_request_parts(parts, app).await.map_err(|_| Problem::no_such_route())?;
-        text.parse().map(Self).map_err(|_| Problem::not_found("thing: the id in the path can't be read"))
+        text.parse().map(Self).map_err(|error: T::Err| Problem::unreadable_id(&error))
     }
 }
 

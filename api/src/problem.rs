@@ -8,7 +8,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
-use std::time::Duration;
+use std::{fmt::Display, time::Duration};
 use waybill_domain::{
     cancellation::{Action, allowed_actions},
     ids::OrderId,
@@ -123,6 +123,12 @@ impl Problem {
 
     pub(crate) fn not_found(what: &'static str) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not_found", "Not found", format!("there is no such {what}"))
+    }
+
+    /// An id in a path that names nothing, as it breaks the rule for such ids.
+    pub(crate) fn unreadable_id(rule: &dyn Display) -> Self {
+        let detail = format!("the id in the path can't be read: {rule}");
+        Self::new(StatusCode::NOT_FOUND, "not_found", "Not found", detail)
     }
 
     pub(crate) fn no_such_route() -> Self {

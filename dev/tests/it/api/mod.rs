@@ -10,4 +10,5 @@ mod mutations;
 mod operations;
 mod reads;
 mod repeats;
+mod skus;
 mod stock;

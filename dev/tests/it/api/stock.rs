@@ -124,7 +124,7 @@ async fn bad_stock(stack: &Stack) {
         ("/delta", json!(i32::MIN), 422),
         ("/delta", json!(1_i64 << 40), 400),
         ("/delta", json!("1"), 400),
-        ("/sku", json!("a b"), 422),
+        ("/sku", json!("a\nb"), 422),
         ("/location", json!(""), 422),
         ("/reason", json!(" "), 422),
         ("/reason", json!("a\u{0}"), 422),
