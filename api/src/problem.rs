@@ -213,7 +213,7 @@ impl Problem {
     }
 
     pub(crate) fn stock_conflict(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::CONFLICT, "stock_reserved", "Stock is set aside for orders", detail)
+        Self::new(StatusCode::CONFLICT, "stock_reserved", "Not enough stock", detail)
     }
 
     pub(crate) fn too_many_locations(limit: usize) -> Self {
