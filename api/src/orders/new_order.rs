@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use waybill_domain::{
     ids::{CustomerId, Sku},
     money::{AMOUNT_MAX, Amount},
-    order::{Address, LINES_MAX, NewOrder, OrderLine, QUANTITY_MAX, ShortagePolicy, currency},
+    order::{Address, LINES_MAX, NewOrder, OrderLine, QUANTITY_MAX, ShortagePolicy, sale_currency},
 };
 
 /// The longest text in an address, reference or payment method: what carriers print and providers take.
@@ -155,7 +155,7 @@ pub(crate) fn validate(raw: RawOrder) -> Result<NewOrder, Problem> {
     let lines: Vec<OrderLine> =
         raw.lines.into_iter().enumerate().filter_map(|(number, line)| check.line(number, line.0)).collect();
     let customer_id = check.keep("/customer_id", raw.customer_id.parse::<CustomerId>());
-    let currency = check.keep("/currency", currency(&raw.currency));
+    let currency = check.keep("/currency", sale_currency(&raw.currency));
     let discount = check.keep("/discount", Amount::new(raw.discount));
     let shipping_fee = check.keep("/shipping_fee", Amount::new(raw.shipping_fee));
     let tax = check.keep("/tax", Amount::new(raw.tax));
