@@ -49,13 +49,20 @@ pub struct Address {
     pub line2: Option<String>,
     /// City.
     pub city: String,
-    /// Postal code.
-    pub postal_code: String,
+    /// Postal code; none in countries that have no postal codes ([`crate::country::has_postal_codes`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub postal_code: Option<String>,
     /// State, province or region.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub region: Option<String>,
     /// ISO 3166-1 alpha-2, upper case.
     pub country: String,
+    /// Where the carrier can call or send a message about the delivery.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phone: Option<String>,
+    /// Where the carrier can write about the delivery.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub email: Option<String>,
 }
 
 impl fmt::Debug for Address {

@@ -1,5 +1,6 @@
 //! An order as it arrives, and everything that can be wrong with it, said at once.
 
+use super::address::RawAddress;
 use crate::{
     json::{Object, escape},
     problem::{FieldError, Problem},
@@ -9,7 +10,7 @@ use std::collections::BTreeMap;
 use waybill_domain::{
     ids::{CustomerId, Sku},
     money::{AMOUNT_MAX, Amount},
-    order::{Address, LINES_MAX, NewOrder, OrderLine, QUANTITY_MAX, ShortagePolicy, sale_currency},
+    order::{LINES_MAX, NewOrder, OrderLine, QUANTITY_MAX, ShortagePolicy, sale_currency},
 };
 
 /// The longest text in an address, reference or payment method: what carriers print and providers take.
@@ -56,32 +57,12 @@ struct RawPayment {
     method: String,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawAddress {
-    name: String,
-    line1: String,
-    #[serde(default)]
-    line2: Option<String>,
-    city: String,
-    postal_code: String,
-    #[serde(default)]
-    region: Option<String>,
-    country: String,
-}
-
-impl std::fmt::Debug for RawAddress {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("RawAddress(redacted)")
-    }
-}
-
 /// Collects what is wrong.
 #[derive(Default)]
-struct Check(Vec<FieldError>);
+pub(super) struct Check(Vec<FieldError>);
 
 impl Check {
-    fn wrong(&mut self, pointer: impl Into<String>, detail: impl ToString) {
+    pub(super) fn wrong(&mut self, pointer: impl Into<String>, detail: impl ToString) {
         self.0.push(FieldError { pointer: pointer.into(), detail: detail.to_string() });
     }
 
@@ -89,7 +70,7 @@ impl Check {
         result.map_err(|error| self.wrong(pointer, error.to_string())).ok()
     }
 
-    fn text(&mut self, pointer: &str, text: String) -> String {
+    pub(super) fn text(&mut self, pointer: &str, text: String) -> String {
         if text.trim().is_empty() {
             self.wrong(pointer, "must not be empty");
         } else if text.chars().count() > TEXT_CHARS_MAX {
@@ -109,22 +90,6 @@ impl Check {
             self.wrong(at("quantity"), format!("must be between 1 and {QUANTITY_MAX}"));
         }
         Some(OrderLine { sku: sku?, quantity: quantity?, unit_price: unit_price? })
-    }
-
-    fn address(&mut self, raw: RawAddress) -> Address {
-        let at = |field: &str| format!("/shipping_address/{field}");
-        if raw.country.len() != 2 || !raw.country.bytes().all(|b| b.is_ascii_uppercase()) {
-            self.wrong(at("country"), "must be an ISO 3166-1 alpha-2 code in upper case, such as NL");
-        }
-        Address {
-            name: self.text(&at("name"), raw.name),
-            line1: self.text(&at("line1"), raw.line1),
-            line2: raw.line2.map(|line| self.text(&at("line2"), line)),
-            city: self.text(&at("city"), raw.city),
-            postal_code: self.text(&at("postal_code"), raw.postal_code),
-            region: raw.region.map(|region| self.text(&at("region"), region)),
-            country: raw.country,
-        }
     }
 
     fn metadata(&mut self, metadata: &BTreeMap<String, String>) {
@@ -243,6 +208,35 @@ mod tests {
     }
 
     #[test]
+    fn postal_code_is_required_where_the_country_has_one() {
+        let to = |country: &str, postal_code: Value| {
+            let mut body = order();
+            body["shipping_address"]["country"] = json!(country);
+            body["shipping_address"]["postal_code"] = postal_code;
+            validate(serde_json::from_value(body).unwrap())
+        };
+        assert_eq!(to("HK", Value::Null).unwrap().shipping_address.postal_code, None);
+        assert_eq!(
+            to("HK", json!("999077")).unwrap().shipping_address.postal_code.as_deref(),
+            Some("999077")
+        );
+        assert!(to("NL", json!("1")).is_ok());
+        let missing = |country: &str| {
+            let country = country.to_owned();
+            wrong_fields(move |o| {
+                o["shipping_address"]["country"] = json!(country);
+                o["shipping_address"].as_object_mut().unwrap().remove("postal_code");
+            })
+        };
+        assert_eq!(missing("NL"), ["/shipping_address/postal_code"]);
+        assert_eq!(
+            missing("ZZ"),
+            ["/shipping_address/country"],
+            "which countries have one is asked of known ones"
+        );
+    }
+
+    #[test]
     fn every_wrong_field_is_named() {
         assert_eq!(wrong_fields(|o| o["lines"][0]["quantity"] = json!(0)), ["/lines/0/quantity"]);
         assert_eq!(wrong_fields(|o| o["lines"][0]["quantity"] = json!(-3)), ["/lines/0/quantity"]);
@@ -254,6 +248,20 @@ mod tests {
             ["/shipping_address/country"]
         );
         assert_eq!(wrong_fields(|o| o["shortage_policy"] = json!("hope")), ["/shortage_policy"]);
+        assert_eq!(
+            wrong_fields(|o| o["shipping_address"]["country"] = json!("ZZ")),
+            ["/shipping_address/country"]
+        );
+        assert_eq!(
+            wrong_fields(|o| o["shipping_address"]["phone"] = json!("x")),
+            ["/shipping_address/phone"]
+        );
+        assert_eq!(
+            wrong_fields(|o| o["shipping_address"]["email"] = json!("x")),
+            ["/shipping_address/email"]
+        );
+        assert_eq!(wrong_fields(|o| o["currency"] = json!("XAU")), ["/currency"]);
+        assert_eq!(wrong_fields(|o| o["currency"] = json!("HRK")), ["/currency"]);
         assert_eq!(wrong_fields(|o| o["customer_id"] = json!("")), ["/customer_id"]);
         assert_eq!(wrong_fields(|o| o["payment"]["method"] = json!("\u{0}")), ["/payment/method"]);
         let both = |o: &mut Value| {

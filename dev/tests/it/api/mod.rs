@@ -1,5 +1,6 @@
 //! The HTTP contract, as `api.md` has it.
 
+mod addresses;
 mod bad_input;
 mod bodies;
 mod caches;
