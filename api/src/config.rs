@@ -51,6 +51,10 @@ pub struct ServeArgs {
     /// remembers nothing at all.
     #[arg(long, env = "WAYBILL_CACHE_SECONDS", default_value_t = 5)]
     pub cache_seconds: u64,
+    /// Connections that are open at a time; further ones are answered 503 and closed. Four for each request under way:
+    /// clients keep most of them for later. An idle one costs about 20 KB.
+    #[arg(long, env = "WAYBILL_CONNECTIONS_MAX", default_value_t = 4_096)]
+    pub connections_max: usize,
     /// Requests under way at a time; further ones are refused with 503.
     #[arg(long, env = "WAYBILL_IN_FLIGHT_MAX", default_value_t = 1_024)]
     pub in_flight_max: usize,

@@ -1,26 +1,46 @@
 //! Bodies, paths, queries and headers, read so that a mistake is answered with the field and the fix.
 
 use crate::{
-    json::{self, Object, escape, named, pointer},
+    json::{self, DuplicateKeys, Object, Unreadable, escape, named, pointer},
     problem::{FieldError, Problem},
     state::App,
 };
 use axum::{
     body::Bytes,
     extract::{FromRequest, FromRequestParts, Path, Query, Request},
-    http::{HeaderMap, header::CONTENT_TYPE, request::Parts},
+    http::{
+        HeaderMap, HeaderValue,
+        header::{CONTENT_ENCODING, CONTENT_TYPE},
+        request::Parts,
+    },
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
-use std::{error::Error, str::FromStr, time::Duration};
+use std::{error::Error, fmt::Display, str::FromStr, time::Duration};
 use tokio::time::timeout;
 
-/// The largest body: 200 lines of the longest SKUs fit three times.
+/// The largest body: 200 lines of SKUs of 100 ASCII characters fit twice.
 pub(crate) const BODY_BYTES_MAX: usize = 64 * 1024;
 /// How long a body may take to come: one from a client that is gone would keep its place for ever.
 const BODY_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How much of a key in a body an error message shows, in characters: longer than any key that Waybill knows.
+const KEY_CHARS_SHOWN_MAX: usize = 64;
 /// The longest idempotency key.
 pub(crate) const KEY_CHARS_MAX: usize = 255;
+
+/// Rejects a body in any content coding: nothing here decodes one, and unread it would only look like broken JSON.
+fn check_content_encoding(headers: &HeaderMap) -> Result<(), Problem> {
+    let is_identity = |value: &HeaderValue| {
+        let codings = value.to_str().unwrap_or("?");
+        // An empty list names no coding.
+        codings.split(',').map(str::trim).all(|name| name.is_empty() || name.eq_ignore_ascii_case("identity"))
+    };
+    if headers.get_all(CONTENT_ENCODING).iter().all(is_identity) {
+        Ok(())
+    } else {
+        Err(Problem::content_encoding())
+    }
+}
 
 /// The body as it came, at most [`BODY_BYTES_MAX`] long.
 pub(crate) struct Raw(pub(crate) Bytes);
@@ -50,17 +70,23 @@ impl<T: DeserializeOwned> FromRequest<App> for JsonBody<T> {
         if essence != "application/json" && !essence.ends_with("+json") {
             return Err(Problem::not_json());
         }
+        check_content_encoding(request.headers())?;
         let Raw(bytes) = Raw::from_request(request, app).await?;
-        Self::parse(&bytes)
+        Self::parse(&bytes, DuplicateKeys::Reject)
     }
 }
 
 impl<T: DeserializeOwned> JsonBody<T> {
-    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, Problem> {
+    pub(crate) fn parse(bytes: &[u8], duplicate_keys: DuplicateKeys) -> Result<Self, Problem> {
         // First as any JSON: what is not JSON at all is another mistake than a wrong field. The second reading is of
         // the value, so spaces and the order of fields make no other fingerprint.
-        let any =
-            json::parse(bytes).map_err(|e| Problem::malformed("", format!("the body is not JSON: {e}")))?;
+        let any = json::parse(bytes, duplicate_keys).map_err(|error| match error {
+            Unreadable::Syntax(error) => Problem::malformed("", format!("the body is not JSON: {error}")),
+            Unreadable::DuplicateKey { key, pointer } => {
+                let key: String = key.chars().take(KEY_CHARS_SHOWN_MAX).collect();
+                Problem::malformed(pointer, format!("the key {key:?} is there twice; give it once"))
+            }
+        })?;
         let fingerprint = Sha256::digest(any.to_string().as_bytes()).into();
         let mut track = serde_path_to_error::Track::new();
         let tracked = serde_path_to_error::Deserializer::new(any, &mut track);
@@ -73,16 +99,16 @@ impl<T: DeserializeOwned> JsonBody<T> {
     }
 }
 
-/// A part of the path that has to be read; one that can't be is not found.
+/// A part of the path that has to be read; one that can't be is not found, and the answer has the rule it breaks.
 pub(crate) struct PathOf<T>(pub(crate) T);
 
-impl<T: FromStr> FromRequestParts<App> for PathOf<T> {
+impl<T: FromStr<Err: Display>> FromRequestParts<App> for PathOf<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         let Path(text) =
             Path::<String>::from_request_parts(parts, app).await.map_err(|_| Problem::no_such_route())?;
-        text.parse().map(Self).map_err(|_| Problem::not_found("thing: the id in the path can't be read"))
+        text.parse().map(Self).map_err(|error: T::Err| Problem::unreadable_id(&error))
     }
 }
 
@@ -167,7 +193,7 @@ mod tests {
     }
 
     fn refused(body: &str) -> serde_json::Value {
-        let problem = JsonBody::<Outer>::parse(body.as_bytes()).err().unwrap();
+        let problem = JsonBody::<Outer>::parse(body.as_bytes(), DuplicateKeys::Reject).err().unwrap();
         serde_json::to_value(&problem).unwrap()
     }
 
@@ -183,13 +209,32 @@ mod tests {
         assert_eq!(refused(r#"{"lines":[{}]}"#)["errors"][0]["pointer"], "/lines/0/quantity");
         assert_eq!(refused("[[]]")["errors"][0]["pointer"], "", "an array is no object");
         assert!(refused("{").to_string().contains("not JSON"));
+        let duplicate = refused(r#"{"lines":[{"quantity":1},{"quantity":1,"quantity":2}]}"#);
+        assert_eq!(duplicate["errors"][0]["pointer"], "/lines/1/quantity");
+        assert!(duplicate["detail"].as_str().unwrap().contains("\"quantity\""), "{duplicate}");
     }
 
     #[test]
     fn spaces_and_order_make_no_other_fingerprint() {
-        let print =
-            |body: &str| JsonBody::<serde_json::Value>::parse(body.as_bytes()).ok().unwrap().fingerprint;
+        let print = |body: &str| {
+            let body = JsonBody::<serde_json::Value>::parse(body.as_bytes(), DuplicateKeys::Reject);
+            body.ok().unwrap().fingerprint
+        };
         assert_eq!(print(r#"{"a":1,"b":2}"#), print(r#"{ "b": 2, "a": 1 }"#));
         assert_ne!(print(r#"{"a":1}"#), print(r#"{"a":2}"#));
+    }
+
+    #[test]
+    fn encoded_body_is_rejected() {
+        let allowed = |values: &[&str]| {
+            let values = values.iter().map(|value| (CONTENT_ENCODING, HeaderValue::from_str(value).unwrap()));
+            check_content_encoding(&values.collect()).is_ok()
+        };
+        for values in [&[][..], &[""], &["identity"], &["Identity, identity"], &["identity", "identity"]] {
+            assert!(allowed(values), "{values:?}");
+        }
+        for values in [&["gzip"][..], &["x-gzip"], &["identity, br"], &["identity", "deflate"], &["é"]] {
+            assert!(!allowed(values), "{values:?}");
+        }
     }
 }

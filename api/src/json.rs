@@ -2,31 +2,90 @@
 
 use serde::{
     Deserialize, Deserializer,
-    de::{MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
+    de::{DeserializeSeed, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
 };
 use serde_json::{Map, Number, Value};
 use std::{fmt, marker::PhantomData};
 
-/// Reads any JSON.
-///
-/// Not by [`Value`]'s own way: where a crate of the build has serde_json's `raw_value` on, that takes an object with
-/// the member `$serde_json::private::RawValue` for JSON in a string. Each such string is read to its own limit of
-/// depth, so a small body could nest deeper than the stack.
-pub(crate) fn parse(bytes: &[u8]) -> Result<Value, serde_json::Error> {
-    serde_json::from_slice(bytes).map(|Plain(value)| value)
+/// Why a text was not read.
+#[derive(Debug)]
+pub(crate) enum Unreadable {
+    /// It is not JSON.
+    Syntax(serde_json::Error),
+    /// An object has two members of the same name. RFC 8259 leaves open which one counts, so another reader of the same
+    /// text may see another value.
+    DuplicateKey {
+        /// The member's name.
+        key: String,
+        /// The member's JSON pointer.
+        pointer: String,
+    },
 }
 
-struct Plain(Value);
+/// What happens to an object that has a key twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DuplicateKeys {
+    /// The text is rejected: the sender is told before anything is done.
+    Reject,
+    /// The last one counts, as most readers have it. For webhooks: their senders can't change them, and a webhook that
+    /// is rejected is lost.
+    LastWins,
+}
 
-impl<'de> Deserialize<'de> for Plain {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Any).map(Self)
+/// Reads any JSON.
+///
+/// Not by [`Value`]'s own way: it never rejects a duplicate key. And where a crate of the build has
+/// serde_json's `raw_value` on, that takes an object with the member `$serde_json::private::RawValue` for JSON in a
+/// string. Each such string is read to its own limit of depth, so a small body could nest deeper than the stack.
+pub(crate) fn parse(bytes: &[u8], duplicate_keys: DuplicateKeys) -> Result<Value, Unreadable> {
+    let mut duplicate = None;
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let read = Reader { duplicate_keys, found: &mut duplicate }.deserialize(&mut deserializer);
+    let read = read.and_then(|value| deserializer.end().map(|()| value));
+    read.map_err(|error| match duplicate {
+        Some(Duplicate { key, path }) => {
+            Unreadable::DuplicateKey { key, pointer: path.iter().rev().map(String::as_str).collect() }
+        }
+        None => Unreadable::Syntax(error),
+    })
+}
+
+/// A key that an object has twice.
+struct Duplicate {
+    key: String,
+    /// The steps of its JSON pointer, the last one first: each level adds its own on the way out, so that a body without
+    /// duplicates pays nothing for them.
+    path: Vec<String>,
+}
+
+/// Reads a value, and notes the first duplicate key in it.
+struct Reader<'a> {
+    duplicate_keys: DuplicateKeys,
+    found: &'a mut Option<Duplicate>,
+}
+
+impl Reader<'_> {
+    fn inner(&mut self) -> Reader<'_> {
+        Reader { duplicate_keys: self.duplicate_keys, found: self.found }
+    }
+
+    /// Adds a step to the pointer of a duplicate that was found further in.
+    fn add_step(&mut self, step: impl FnOnce() -> String) {
+        if let Some(duplicate) = self.found {
+            duplicate.path.push(step());
+        }
     }
 }
 
-struct Any;
+impl<'de> DeserializeSeed<'de> for Reader<'_> {
+    type Value = Value;
 
-impl<'de> Visitor<'de> for Any {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Reader<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -57,18 +116,35 @@ impl<'de> Visitor<'de> for Any {
         Ok(value.into())
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut items: A) -> Result<Value, A::Error> {
         let mut read = Vec::new();
-        while let Some(Plain(item)) = items.next_element()? {
-            read.push(item);
+        loop {
+            match items.next_element_seed(self.inner()) {
+                Ok(Some(item)) => read.push(item),
+                Ok(None) => return Ok(Value::Array(read)),
+                Err(error) => {
+                    self.add_step(|| format!("/{}", read.len()));
+                    return Err(error);
+                }
+            }
         }
-        Ok(Value::Array(read))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Value, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(mut self, mut fields: A) -> Result<Value, A::Error> {
         let mut read = Map::new();
-        while let Some((name, Plain(value))) = fields.next_entry::<String, Plain>()? {
-            read.insert(name, value);
+        while let Some(name) = fields.next_key::<String>()? {
+            if self.duplicate_keys == DuplicateKeys::Reject && read.contains_key(&name) {
+                let path = vec![escape(&name)];
+                *self.found = Some(Duplicate { key: name, path });
+                return Err(serde::de::Error::custom("duplicate key"));
+            }
+            match fields.next_value_seed(self.inner()) {
+                Ok(value) => read.insert(name, value),
+                Err(error) => {
+                    self.add_step(|| escape(&name));
+                    return Err(error);
+                }
+            };
         }
         Ok(Value::Object(read))
     }
@@ -125,6 +201,10 @@ pub(crate) fn escape(key: &str) -> String {
 mod tests {
     use super::*;
 
+    fn parse(bytes: &[u8]) -> Result<Value, Unreadable> {
+        super::parse(bytes, DuplicateKeys::Reject)
+    }
+
     #[test]
     fn json_is_read_as_it_is_written() {
         for text in [
@@ -135,8 +215,39 @@ mod tests {
         ] {
             assert_eq!(parse(text.as_bytes()).unwrap(), serde_json::from_str::<Value>(text).unwrap());
         }
-        assert!(parse(&[b'['; 200]).unwrap_err().to_string().contains("recursion"));
+        for (text, what) in [("[".repeat(200), "recursion"), ("{} {}".to_owned(), "trailing")] {
+            let Err(Unreadable::Syntax(error)) = parse(text.as_bytes()) else { panic!("{text} was read") };
+            assert!(error.to_string().contains(what), "{error}");
+        }
         let hidden = r#"{"$serde_json::private::RawValue":"[1]"}"#;
         assert!(parse(hidden.as_bytes()).unwrap().is_object(), "a string stays a string");
+    }
+
+    #[test]
+    fn duplicate_key_is_rejected() {
+        for (text, key, pointer) in [
+            (r#"{"a":1,"a":1}"#, "a", "/a"),
+            (r#"{"a":1,"\u0061":2}"#, "a", "/a"),
+            (r#"{"":0,"":0}"#, "", "/"),
+            (r#"{"a":{"b":[0,[],{"c/d~e":0,"x":{"y":1},"c/d~e":0}]}}"#, "c/d~e", "/a/b/2/c~1d~0e"),
+            (r#"[{"a":1},{"a":{"a":{"a":1,"b":2,"a":3}}}]"#, "a", "/1/a/a/a"),
+        ] {
+            let Err(Unreadable::DuplicateKey { key: found, pointer: at }) = parse(text.as_bytes()) else {
+                panic!("{text} was read");
+            };
+            assert_eq!((found.as_str(), at.as_str()), (key, pointer), "{text}");
+        }
+    }
+
+    #[test]
+    fn equal_keys_of_different_objects_are_accepted() {
+        let text = r#"[{"a":{"a":1}},{"a":[{"a":2},{"a":3}]}]"#;
+        assert_eq!(parse(text.as_bytes()).unwrap(), serde_json::from_str::<Value>(text).unwrap());
+    }
+
+    #[test]
+    fn last_of_equal_keys_wins_in_a_webhook() {
+        let read = super::parse(br#"{"a":1,"b":{"c":1,"c":2},"a":3}"#, DuplicateKeys::LastWins).unwrap();
+        assert_eq!(read, serde_json::json!({"a": 3, "b": {"c": 2}}));
     }
 }

@@ -26,7 +26,12 @@ use prometheus::Registry;
 use state::{App, AppState};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
-use waybill_service::{engine::Engine, metrics::Metrics, ops};
+use waybill_service::{
+    engine::Engine,
+    http::{Limits, Server},
+    metrics::Metrics,
+    ops,
+};
 
 /// Serves until `shutdown`, then finishes the requests that are under way and what they started.
 ///
@@ -44,10 +49,13 @@ pub async fn serve(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Resu
     let app: App = Arc::new(AppState::new(&args, pool.clone(), engine.clone(), shutdown.clone()));
     let watch = tokio::spawn(state::watch_backlog(app.clone()));
     let forget = tokio::spawn(state::forget_changed(app.clone()));
+    let registry = metrics.registry().clone();
     let health = ops::routes(ops::Ops { pool: pool.clone(), engine, metrics, needs_temporal: false });
     let router = routes(app.clone(), requests).merge(health);
+    let limits = Limits::connections(args.connections_max);
+    let server = Server::new(router, limits, &problem::too_many_connections(), &registry)?;
     tracing::info!(address = %args.listen, "the API is ready");
-    axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await?;
+    server.run(listener, shutdown).await;
     app.tasks.close();
     app.tasks.wait().await;
     watch.abort();

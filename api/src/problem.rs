@@ -8,7 +8,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
-use std::time::Duration;
+use std::{fmt::Display, time::Duration};
 use waybill_domain::{
     cancellation::{Action, allowed_actions},
     ids::OrderId,
@@ -22,6 +22,9 @@ use waybill_store::StoreError;
 
 /// When to come back after a 503, in seconds: a server's restart takes about as long.
 const RETRY_AFTER_SECONDS: u32 = 2;
+
+/// The code of a body in a content coding that nothing here decodes.
+const CONTENT_ENCODING_UNSUPPORTED: &str = "content_encoding_unsupported";
 
 /// What is wrong with one field.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -123,6 +126,12 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "not_found", "Not found", format!("there is no such {what}"))
     }
 
+    /// An id in a path that names nothing, as it breaks the rule for such ids.
+    pub(crate) fn unreadable_id(rule: &dyn Display) -> Self {
+        let detail = format!("the id in the path can't be read: {rule}");
+        Self::new(StatusCode::NOT_FOUND, "not_found", "Not found", detail)
+    }
+
     pub(crate) fn no_such_route() -> Self {
         Self::new(StatusCode::NOT_FOUND, "no_such_route", "Not found", "there is nothing at this path")
     }
@@ -145,6 +154,13 @@ impl Problem {
     pub(crate) fn not_json() -> Self {
         let detail = "send Content-Type: application/json";
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json", "Unsupported media type", detail)
+    }
+
+    pub(crate) fn content_encoding() -> Self {
+        let detail = "send the body as it is, without Content-Encoding";
+        let error = FieldError { pointer: "Content-Encoding".into(), detail: detail.into() };
+        let (status, code) = (StatusCode::UNSUPPORTED_MEDIA_TYPE, CONTENT_ENCODING_UNSUPPORTED);
+        Self::new(status, code, "Unsupported content encoding", detail).with_errors(vec![error])
     }
 
     pub(crate) fn key_missing() -> Self {
@@ -217,7 +233,7 @@ impl Problem {
     }
 
     pub(crate) fn stock_conflict(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::CONFLICT, "stock_reserved", "Stock is set aside for orders", detail)
+        Self::new(StatusCode::CONFLICT, "stock_reserved", "Not enough stock", detail)
     }
 
     pub(crate) fn too_many_locations(limit: usize) -> Self {
@@ -259,6 +275,18 @@ impl Problem {
     }
 }
 
+/// The whole response to a connection above the limit. It is sent before a request is read, so it has no trace id.
+pub(crate) fn too_many_connections() -> String {
+    let mut problem = Problem::overloaded();
+    problem.detail = "too many connections are open; come back after Retry-After seconds".into();
+    let body = serde_json::to_string(&problem).unwrap_or_default();
+    format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\n\
+         retry-after: {RETRY_AFTER_SECONDS}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         let transient = error.is_transient();
@@ -285,6 +313,10 @@ impl IntoResponse for Problem {
         let headers = response.headers_mut();
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+        }
+        if self.code == CONTENT_ENCODING_UNSUPPORTED {
+            // RFC 9110, 12.5.3: says which content codings the next request may use.
+            headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         }
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

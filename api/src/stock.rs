@@ -43,7 +43,7 @@ fn view(sku: &Sku, levels: &[StockLevel]) -> Json<Value> {
         .iter()
         .map(|l| {
             json!({
-                "location": l.location, "on_hand": i64::from(l.available) + i64::from(l.reserved), "reserved": l.reserved,
+                "location": l.location, "on_hand": l.on_hand(), "reserved": l.reserved,
                 "available": l.available, "sold": l.sold,
             })
         })
@@ -53,8 +53,9 @@ fn view(sku: &Sku, levels: &[StockLevel]) -> Json<Value> {
 
 fn refusal(refusal: StockRefusal) -> Problem {
     match refusal {
-        StockRefusal::BelowReserved { location, reserved } => Problem::stock_conflict(format!(
-            "{reserved} pieces at {location} are set aside for orders; on hand can't be less"
+        StockRefusal::BelowReserved { location, on_hand, reserved } => Problem::stock_conflict(format!(
+            "{on_hand} units are on hand at {location}, {reserved} of them reserved for orders; on hand can't become less \
+             than what is reserved, nor less than 0"
         )),
         StockRefusal::KeyReused => Problem::key_reused(),
         StockRefusal::TooMany { location } => Problem::invalid(vec![FieldError {

@@ -135,12 +135,12 @@ impl Client {
 
     /// `PUT /v1/stock/{sku}`
     pub async fn put_stock(&self, sku: &str, stock: &Value) -> Result<Reply> {
-        self.send(self.request(Method::PUT, &format!("/v1/stock/{sku}")).json(stock)).await
+        self.send(self.request(Method::PUT, &stock_path(sku)).json(stock)).await
     }
 
     /// `GET /v1/stock/{sku}`
     pub async fn get_stock(&self, sku: &str) -> Result<Reply> {
-        self.send(self.request(Method::GET, &format!("/v1/stock/{sku}"))).await
+        self.send(self.request(Method::GET, &stock_path(sku))).await
     }
 
     /// The status of any URL, without the key; none when nobody answers.
@@ -172,6 +172,16 @@ impl Client {
         };
         Ok(Reply { status, headers, body })
     }
+}
+
+/// The path of a SKU's stock: the SKU is one segment, percent-encoded but for what RFC 3986 calls unreserved.
+pub fn stock_path(sku: &str) -> String {
+    let encode = |byte: u8| match byte {
+        b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+        byte if byte.is_ascii_alphanumeric() => char::from(byte).to_string(),
+        byte => format!("%{byte:02X}"),
+    };
+    format!("/v1/stock/{}", sku.bytes().map(encode).collect::<String>())
 }
 
 /// A key that no other request has.

@@ -120,10 +120,45 @@ pub enum BadText {
     /// A character outside the printable ASCII range, or a space.
     #[error("must consist of printable ASCII characters without spaces")]
     BadCharacter,
+    /// Not a text that a SKU may have.
+    #[error(
+        "must have 1 to {max} characters, no control character and no line or paragraph separator among them, no white \
+         space at either end, and not be \".\" or \"..\"",
+        max = Sku::MAX_CHARS
+    )]
+    BadSku,
 }
 
+/// Printable ASCII without spaces.
+fn check_ascii(text: &str, chars_max: usize) -> Result<(), BadText> {
+    match text {
+        "" => Err(BadText::Empty),
+        // One byte each, if the next rule holds.
+        _ if text.len() > chars_max => Err(BadText::TooLong(chars_max)),
+        _ if !text.bytes().all(|b| b.is_ascii_graphic()) => Err(BadText::BadCharacter),
+        _ => Ok(()),
+    }
+}
+
+/// A SKU that comes from outside. `.` and `..` are no SKUs: as a segment of a path, also percent-encoded, every client
+/// takes them for steps between folders (RFC 3986, 5.2.4), so their stock could not be read.
+///
+/// Two SKUs are the same if their bytes are: nothing is normalized, and format characters and characters that Unicode has
+/// not assigned yet are left to the merchant.
+fn check_new_sku(text: &str, chars_max: usize) -> Result<(), BadText> {
+    if [".", ".."].contains(&text) { Err(BadText::BadSku) } else { check_stored_sku(text, chars_max) }
+}
+
+/// A SKU that was accepted before, also by a release that took `.` and `..`: histories and rows with those stay readable.
+fn check_stored_sku(text: &str, chars_max: usize) -> Result<(), BadText> {
+    let has_separator = |c: char| c.is_control() || ['\u{2028}', '\u{2029}'].contains(&c);
+    let fits = (1..=chars_max).contains(&text.chars().count());
+    if fits && text.trim() == text && !text.contains(has_separator) { Ok(()) } else { Err(BadText::BadSku) }
+}
+
+/// `$stored` judges what comes from Postgres or a history, `$new` what comes from outside.
 macro_rules! text_id {
-    ($(#[$doc:meta])* $name:ident, $max:expr) => {
+    ($(#[$doc:meta])* $name:ident, $max:expr, stored: $stored:ident, new: $new:ident) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
@@ -142,15 +177,7 @@ macro_rules! text_id {
         impl TryFrom<String> for $name {
             type Error = BadText;
             fn try_from(text: String) -> Result<Self, BadText> {
-                if text.is_empty() {
-                    return Err(BadText::Empty);
-                }
-                if text.len() > $max {
-                    return Err(BadText::TooLong($max));
-                }
-                if !text.bytes().all(|b| b.is_ascii_graphic()) {
-                    return Err(BadText::BadCharacter);
-                }
+                $stored(&text, $max)?;
                 Ok(Self(text))
             }
         }
@@ -158,7 +185,8 @@ macro_rules! text_id {
         impl FromStr for $name {
             type Err = BadText;
             fn from_str(s: &str) -> Result<Self, BadText> {
-                s.to_owned().try_into()
+                $new(s, $max)?;
+                Ok(Self(s.to_owned()))
             }
         }
 
@@ -177,16 +205,17 @@ macro_rules! text_id {
 }
 
 text_id!(
-    /// A stock keeping unit, as the merchant names it.
-    Sku, 64
+    /// A stock keeping unit, as the merchant names it: printable Unicode. Parse one from outside with [`FromStr`], which
+    /// takes less than what was stored may be.
+    Sku, 100, stored: check_stored_sku, new: check_new_sku
 );
 text_id!(
     /// A place that stock lies at and ships from.
-    Location, 64
+    Location, 64, stored: check_ascii, new: check_ascii
 );
 text_id!(
     /// The merchant's name for a customer. A pseudonym: no e-mail address, no name of a person.
-    CustomerId, 64
+    CustomerId, 64, stored: check_ascii, new: check_ascii
 );
 
 #[cfg(test)]
@@ -195,11 +224,61 @@ mod tests {
 
     #[test]
     fn text_ids_refuse_what_they_should() {
-        assert_eq!("".parse::<Sku>(), Err(BadText::Empty));
-        assert_eq!("a b".parse::<Sku>(), Err(BadText::BadCharacter));
-        assert_eq!("x".repeat(65).parse::<Sku>(), Err(BadText::TooLong(64)));
-        assert!(serde_json::from_str::<Sku>("\"\\u0000\"").is_err());
-        assert_eq!("SHOE-42".parse::<Sku>().unwrap().as_str(), "SHOE-42");
+        assert_eq!("".parse::<Location>(), Err(BadText::Empty));
+        assert_eq!("a b".parse::<Location>(), Err(BadText::BadCharacter));
+        assert_eq!("x".repeat(65).parse::<Location>(), Err(BadText::TooLong(64)));
+        assert!(serde_json::from_str::<Location>("\"\\u0000\"").is_err());
+        assert_eq!("AMS-1".parse::<Location>().unwrap().as_str(), "AMS-1");
+    }
+
+    #[test]
+    fn sku_of_printable_unicode_is_accepted() {
+        let longest = "é".repeat(100);
+        for text in [
+            "SHOE-42",
+            "Schuh 42 grün",
+            "a/b?c#d%20e",
+            "...",
+            "靴・42",
+            "👟",
+            "\u{200b}",
+            "e\u{301}",
+            &longest,
+        ] {
+            assert_eq!(text.parse::<Sku>().unwrap().as_str(), text);
+        }
+    }
+
+    #[test]
+    fn sku_against_the_rule_is_rejected() {
+        let too_long = "é".repeat(101);
+        for text in [
+            "",
+            " ",
+            "a ",
+            "\u{a0}a",
+            "a\u{3000}",
+            "a\nb",
+            "\u{0}",
+            "a\u{7f}",
+            "a\u{85}b",
+            ".",
+            "..",
+            &too_long,
+        ] {
+            assert_eq!(text.parse::<Sku>(), Err(BadText::BadSku), "{text:?}");
+        }
+        for text in ["a\u{2028}b", "a\u{2029}b"] {
+            assert_eq!(text.parse::<Sku>(), Err(BadText::BadSku), "{text:?}");
+        }
+        let rule = BadText::BadSku.to_string();
+        assert!(rule.contains("1 to 100 characters") && rule.contains("white space"), "{rule}");
+    }
+
+    #[test]
+    fn stored_sku_of_an_older_release_stays_readable() {
+        assert_eq!(serde_json::from_str::<Sku>("\"..\"").unwrap().as_str(), "..");
+        assert!(serde_json::from_str::<Sku>("\"a\\u0000\"").is_err());
     }
 
     #[test]

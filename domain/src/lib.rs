@@ -4,6 +4,7 @@
 pub mod after;
 pub mod allocation;
 pub mod cancellation;
+pub mod country;
 pub mod event;
 pub mod ids;
 pub mod lines;

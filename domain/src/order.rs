@@ -49,13 +49,20 @@ pub struct Address {
     pub line2: Option<String>,
     /// City.
     pub city: String,
-    /// Postal code.
-    pub postal_code: String,
+    /// Postal code; none in countries that have no postal codes ([`crate::country::has_postal_codes`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub postal_code: Option<String>,
     /// State, province or region.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub region: Option<String>,
     /// ISO 3166-1 alpha-2, upper case.
     pub country: String,
+    /// Where the carrier can call or send a message about the delivery.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phone: Option<String>,
+    /// Where the carrier can write about the delivery.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub email: Option<String>,
 }
 
 impl fmt::Debug for Address {
@@ -109,14 +116,58 @@ impl NewOrder {
     }
 }
 
-/// An ISO 4217 code.
+/// An ISO 4217 code, also one of an order that was accepted before its currency was withdrawn.
 ///
 /// # Errors
 /// When no currency has the code.
 pub fn currency(code: &str) -> Result<Currency, UnknownName> {
-    Currency::from_str(code).map_err(|_| UnknownName {
+    Currency::from_str(code).map_err(|_| unknown_currency(code))
+}
+
+/// The ISO 4217 code of a currency that goods can be sold in today. Not so: metals, units of account, funds codes, the
+/// codes for tests and for no currency, and currencies that were withdrawn, such as `XAU`, `XDR`, `CLF`, `XXX`, `HRK`.
+///
+/// # Errors
+/// When it is not the code of such a currency.
+pub fn sale_currency(code: &str) -> Result<Currency, UnknownName> {
+    let is_current = |currency: &Currency| match currency {
+        // ISO 4217 lists VES beside VED, and Venezuela uses it; the crate has it as withdrawn.
+        Currency::VES => true,
+        other => other.flags().is_empty(),
+    };
+    currency(code).ok().filter(is_current).ok_or_else(|| unknown_currency(code))
+}
+
+fn unknown_currency(code: &str) -> UnknownName {
+    UnknownName {
         what: "currency",
         text: code.chars().take(8).collect(),
-        choices: "the upper-case codes of ISO 4217, such as EUR, USD, JPY".into(),
-    })
+        choices: "the upper-case codes of ISO 4217 that goods can be sold in, such as EUR, USD, JPY".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn currency_that_nothing_can_be_sold_in_is_rejected() {
+        let not_money = [
+            "XXX", "XTS", "XAU", "XAG", "XPT", "XPD", "XBA", "XBB", "XBC", "XBD", "XDR", "XSU", "XUA", "XAD",
+        ];
+        let funds = ["BOV", "CHE", "CHW", "CLF", "COU", "MXV", "USN", "UYI", "UYW"];
+        for code in
+            not_money.iter().chain(&funds).chain(&["HRK", "BGN", "SLL", "CUC", "ZWL", "eur", "ABC", ""])
+        {
+            assert!(sale_currency(code).is_err(), "{code}");
+        }
+        for code in ["EUR", "USD", "JPY", "KWD", "XOF", "XAF", "XPF", "XCD", "XCG", "VES", "SLE", "ZWG"] {
+            assert_eq!(sale_currency(code).unwrap().code(), code);
+        }
+    }
+
+    #[test]
+    fn withdrawn_currency_of_an_accepted_order_stays_readable() {
+        assert_eq!(currency("HRK").unwrap().code(), "HRK");
+    }
 }

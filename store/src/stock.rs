@@ -27,14 +27,23 @@ pub struct StockLevel {
     pub sold: i32,
 }
 
+impl StockLevel {
+    /// Units that are here, reserved or not.
+    pub fn on_hand(&self) -> i64 {
+        i64::from(self.available) + i64::from(self.reserved)
+    }
+}
+
 /// Why stock was not changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StockRefusal {
-    /// Fewer pieces than are set aside for orders: `reserved` of them.
+    /// What is on hand would be less than what is reserved for orders, or than nothing.
     BelowReserved {
         /// Where.
         location: String,
-        /// How many are set aside.
+        /// Units on hand now.
+        on_hand: i64,
+        /// Units of these that are reserved for orders.
         reserved: i32,
     },
     /// The key was used for another adjustment.
@@ -78,8 +87,8 @@ pub async fn put(
         .fetch_one(&mut *tx)
         .await?;
         if row.reserved > *pieces {
-            let (location, reserved) = (location.as_str().to_owned(), row.reserved);
-            return Ok(Err(StockRefusal::BelowReserved { location, reserved }));
+            tx.rollback().await?;
+            return below_reserved(pool, merchant, sku, location).await.map(Err);
         }
         new |= row.is_new;
     }
@@ -89,6 +98,22 @@ pub async fn put(
     }
     tx.commit().await?;
     Ok(Ok(levels))
+}
+
+/// A change that stock does not allow, with the stock as it is now that the change has been rolled back.
+async fn below_reserved(
+    pool: &PgPool,
+    merchant: MerchantId,
+    sku: &Sku,
+    location: &Location,
+) -> Result<StockRefusal> {
+    let levels = get(pool, merchant, sku).await?;
+    let here = levels.iter().find(|level| level.location == location.as_str());
+    Ok(StockRefusal::BelowReserved {
+        location: location.as_str().to_owned(),
+        on_hand: here.map_or(0, StockLevel::on_hand),
+        reserved: here.map_or(0, |level| level.reserved),
+    })
 }
 
 /// What each location has; empty for a SKU that was never set.
@@ -196,22 +221,13 @@ pub async fn adjust(
         }
         Err(sqlx::Error::Database(e)) if e.constraint() == Some("stock_not_oversold") => {
             tx.rollback().await?;
-            let reserved = get(pool, merchant, sku)
-                .await?
-                .iter()
-                .find(|level| level.location == location.as_str())
-                .map_or(0, |level| level.reserved);
-            let location = location.as_str().to_owned();
-            return Ok(Err(StockRefusal::BelowReserved { location, reserved }));
+            return below_reserved(pool, merchant, sku, location).await.map(Err);
         }
         Err(e) => return Err(StoreError::Database(e)),
     }
     let levels = get(&mut *tx, merchant, sku).await?;
     let here = levels.iter().find(|level| level.location == location.as_str());
-    if *delta > 0
-        && here
-            .is_some_and(|here| i64::from(here.available) + i64::from(here.reserved) > i64::from(PIECES_MAX))
-    {
+    if *delta > 0 && here.is_some_and(|here| here.on_hand() > i64::from(PIECES_MAX)) {
         return Ok(Err(StockRefusal::TooMany { location: location.as_str().to_owned() }));
     }
     if new && levels.len() > LOCATIONS_MAX {

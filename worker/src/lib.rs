@@ -22,8 +22,19 @@ use std::{str::FromStr, sync::Arc, time::Duration};
 use temporalio_sdk::{Runtime, runtime::RuntimeOptions};
 use tokio_util::sync::CancellationToken;
 use waybill_activities as activities;
-use waybill_service::{args::Grouping, engine::Engine, metrics::Metrics, ops};
+use waybill_service::{
+    args::Grouping,
+    engine::Engine,
+    http::{Limits, Server},
+    metrics::Metrics,
+    ops,
+};
 use waybill_store::{notify::Notifier, writers::Writers};
+
+/// Connections to the port of health and metrics that are open at a time: its only clients are probes and scrapers.
+const CONNECTIONS_MAX: usize = 64;
+/// The response to a connection above that limit.
+const FULL: &str = "HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
 /// Runs until `shutdown`, then finishes what is under way.
 ///
@@ -84,10 +95,12 @@ pub async fn run(args: WorkerArgs, shutdown: CancellationToken) -> anyhow::Resul
     let listener = tokio::net::TcpListener::bind(args.metrics_listen)
         .await
         .with_context(|| format!("{} (WAYBILL_METRICS_LISTEN) can't be listened on", args.metrics_listen))?;
+    let registry = metrics.registry().clone();
     let routes =
         ops::routes(ops::Ops { pool: pool.clone(), engine: engine.clone(), metrics, needs_temporal: true });
+    let server = Server::new(routes, Limits::connections(CONNECTIONS_MAX), FULL, &registry)?;
     // Health and metrics are served until the last activity has ended.
-    let served = tokio::spawn(async move { axum::serve(listener, routes).await });
+    let served = tokio::spawn(server.run(listener, CancellationToken::new()));
 
     let pump = tokio::spawn(pump::run(pool.clone(), engine.clone(), pump_metrics, shutdown.clone()));
     let hosted = hosting::run(&runtime, &engine, hosting, shutdown).await;

@@ -73,15 +73,17 @@ fn refusal(status: StatusCode, body: &Value) -> CarrierError {
     CarrierError::Refused { code }
 }
 
+/// A booking, as the carrier's API takes it. What the address does not have is left out.
+fn booking(request: &BookRequest) -> Value {
+    let parcels: Vec<Value> =
+        request.goods.iter().map(|(sku, quantity)| json!({"sku": sku, "quantity": quantity})).collect();
+    json!({"reference": request.reference, "from": request.from, "to": request.to, "parcels": parcels})
+}
+
 #[async_trait]
 impl Carrier for HttpCarrier {
     async fn book(&self, request: &BookRequest) -> Result<BookedLabel, CarrierError> {
-        let parcels: Vec<Value> =
-            request.goods.iter().map(|(sku, quantity)| json!({"sku": sku, "quantity": quantity})).collect();
-        let body = json!({
-            "reference": request.reference, "from": request.from, "to": request.to, "parcels": parcels,
-        });
-        let (status, reply) = self.post("book", "v1/labels", &body).await?;
+        let (status, reply) = self.post("book", "v1/labels", &booking(request)).await?;
         match (status.is_success(), reply["id"].as_str(), reply["tracking_number"].as_str()) {
             (true, Some(id), Some(number)) => {
                 Ok(BookedLabel { id: id.to_owned(), tracking_number: number.to_owned() })
@@ -100,5 +102,28 @@ impl Carrier for HttpCarrier {
             StatusCode::CONFLICT => Ok(false),
             _ => Err(refusal(status, &reply)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+    use uuid::Uuid;
+
+    #[test]
+    fn booking_has_the_contact_and_no_empty_fields() {
+        let to = json!({"name": "A", "line1": "1 Road", "city": "Hong Kong", "country": "HK",
+            "phone": "+852 5550 1234", "email": "a@example.org"});
+        let request = BookRequest {
+            reference: ShipmentId(Uuid::from_u128(7)),
+            from: "AMS".parse().unwrap(),
+            to: serde_json::from_value(to.clone()).unwrap(),
+            goods: vec![("Schuh 42 grün".into(), 2)],
+        };
+        let body = booking(&request);
+        assert_eq!(body["to"], to);
+        assert_eq!(body["parcels"], json!([{"sku": "Schuh 42 grün", "quantity": 2}]));
     }
 }

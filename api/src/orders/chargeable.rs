@@ -4,13 +4,13 @@ use crate::problem::{FieldError, Problem};
 use waybill_domain::{
     Currency,
     money::Amount,
-    order::{NewOrder, currency},
+    order::{NewOrder, sale_currency},
     provider_units::{NotChargeable, ProviderUnits, smallest_share},
 };
 
 /// The currency of that code, if orders can be paid in it.
 pub(super) fn chargeable_currency(code: &str) -> Result<Currency, String> {
-    let currency = currency(code).map_err(|error| error.to_string())?;
+    let currency = sale_currency(code).map_err(|error| error.to_string())?;
     ProviderUnits::of(currency).map_err(|error| error.to_string())?;
     Ok(currency)
 }

@@ -1,5 +1,6 @@
 //! Orders: an endpoint a file.
 
+mod address;
 pub(crate) mod amend;
 pub(crate) mod cancel;
 mod chargeable;

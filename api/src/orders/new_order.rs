@@ -1,6 +1,9 @@
 //! An order as it arrives, and everything that can be wrong with it, said at once.
 
-use super::chargeable::{self, chargeable_currency};
+use super::{
+    address::RawAddress,
+    chargeable::{self, chargeable_currency},
+};
 use crate::{
     json::{Object, escape},
     problem::{FieldError, Problem},
@@ -10,7 +13,7 @@ use std::collections::BTreeMap;
 use waybill_domain::{
     ids::{CustomerId, Sku},
     money::{AMOUNT_MAX, Amount},
-    order::{Address, LINES_MAX, NewOrder, OrderLine, QUANTITY_MAX, ShortagePolicy},
+    order::{LINES_MAX, NewOrder, OrderLine, QUANTITY_MAX, ShortagePolicy},
 };
 
 /// The longest text in an address, reference or payment method: what carriers print and providers take.
@@ -35,7 +38,9 @@ pub(crate) struct RawOrder {
     shipping_fee: i64,
     #[serde(default)]
     tax: i64,
-    payment: Object<RawPayment>,
+    /// Left out of an order whose total is zero.
+    #[serde(default)]
+    payment: Option<Object<RawPayment>>,
     shipping_address: Object<RawAddress>,
     #[serde(default)]
     shortage_policy: Option<String>,
@@ -57,32 +62,12 @@ struct RawPayment {
     method: String,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawAddress {
-    name: String,
-    line1: String,
-    #[serde(default)]
-    line2: Option<String>,
-    city: String,
-    postal_code: String,
-    #[serde(default)]
-    region: Option<String>,
-    country: String,
-}
-
-impl std::fmt::Debug for RawAddress {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("RawAddress(redacted)")
-    }
-}
-
 /// Collects what is wrong.
 #[derive(Default)]
-struct Check(Vec<FieldError>);
+pub(super) struct Check(Vec<FieldError>);
 
 impl Check {
-    fn wrong(&mut self, pointer: impl Into<String>, detail: impl ToString) {
+    pub(super) fn wrong(&mut self, pointer: impl Into<String>, detail: impl ToString) {
         self.0.push(FieldError { pointer: pointer.into(), detail: detail.to_string() });
     }
 
@@ -90,7 +75,7 @@ impl Check {
         result.map_err(|error| self.wrong(pointer, error.to_string())).ok()
     }
 
-    fn text(&mut self, pointer: &str, text: String) -> String {
+    pub(super) fn text(&mut self, pointer: &str, text: String) -> String {
         if text.trim().is_empty() {
             self.wrong(pointer, "must not be empty");
         } else if text.chars().count() > TEXT_CHARS_MAX {
@@ -110,22 +95,6 @@ impl Check {
             self.wrong(at("quantity"), format!("must be between 1 and {QUANTITY_MAX}"));
         }
         Some(OrderLine { sku: sku?, quantity: quantity?, unit_price: unit_price? })
-    }
-
-    fn address(&mut self, raw: RawAddress) -> Address {
-        let at = |field: &str| format!("/shipping_address/{field}");
-        if raw.country.len() != 2 || !raw.country.bytes().all(|b| b.is_ascii_uppercase()) {
-            self.wrong(at("country"), "must be an ISO 3166-1 alpha-2 code in upper case, such as NL");
-        }
-        Address {
-            name: self.text(&at("name"), raw.name),
-            line1: self.text(&at("line1"), raw.line1),
-            line2: raw.line2.map(|line| self.text(&at("line2"), line)),
-            city: self.text(&at("city"), raw.city),
-            postal_code: self.text(&at("postal_code"), raw.postal_code),
-            region: raw.region.map(|region| self.text(&at("region"), region)),
-            country: raw.country,
-        }
     }
 
     fn metadata(&mut self, metadata: &BTreeMap<String, String>) {
@@ -162,7 +131,9 @@ pub(crate) fn validate(raw: RawOrder) -> Result<NewOrder, Problem> {
     let tax = check.keep("/tax", Amount::new(raw.tax));
     let policy = raw.shortage_policy.as_deref().unwrap_or(ShortagePolicy::Reject.as_str());
     let shortage_policy = check.keep("/shortage_policy", policy.parse::<ShortagePolicy>());
-    let payment_method = check.text("/payment/method", raw.payment.0.method);
+    let has_payment = raw.payment.is_some();
+    let payment_method =
+        raw.payment.map(|payment| check.text("/payment/method", payment.0.method)).unwrap_or_default();
     let reference = raw.reference.map(|reference| check.text("/reference", reference));
     let shipping_address = check.address(raw.shipping_address.0);
     check.metadata(&raw.metadata);
@@ -183,26 +154,27 @@ pub(crate) fn validate(raw: RawOrder) -> Result<NewOrder, Problem> {
         })
     })();
     match order {
-        Some(order) if check.0.is_empty() => match order.total() {
-            Ok(total) if total.is_zero() => {
-                check.wrong("/lines", "the order's total must be more than 0 minor units");
-                Err(Problem::invalid(check.0))
-            }
-            Ok(_) if order.subtotal().is_ok_and(|subtotal| order.discount > subtotal) => {
-                check.wrong("/discount", "must be at most what the lines cost together");
-                Err(Problem::invalid(check.0))
-            }
-            Ok(total) => {
-                check.0.extend(chargeable::check_order(&order, total));
-                if check.0.is_empty() { Ok(order) } else { Err(Problem::invalid(check.0)) }
-            }
-            Err(_) => {
-                check.wrong("/lines", format!("the order's total must be at most {AMOUNT_MAX} minor units"));
-                Err(Problem::invalid(check.0))
-            }
+        Some(order) if check.0.is_empty() => {
+            check.0 = wrong_total(&order, has_payment);
+            if check.0.is_empty() { Ok(order) } else { Err(Problem::invalid(check.0)) }
         },
         _ => Err(Problem::invalid(check.0)),
     }
+}
+
+/// What is wrong with an order's total, at the fields to change. A total of zero needs no payment.
+fn wrong_total(order: &NewOrder, has_payment: bool) -> Vec<FieldError> {
+    let (pointer, detail) = match (order.subtotal(), order.total()) {
+        (Ok(subtotal), _) if order.discount > subtotal => {
+            ("/discount", format!("must be at most what the lines cost together: {subtotal} minor units"))
+        }
+        (Ok(_), Ok(total)) if !total.is_zero() && !has_payment => {
+            ("/payment", "is required unless the order's total is 0".to_owned())
+        }
+        (Ok(_), Ok(total)) => return chargeable::check_order(order, total),
+        _ => ("/lines", format!("the order's total must be at most {AMOUNT_MAX} minor units")),
+    };
+    vec![FieldError { pointer: pointer.into(), detail }]
 }
 
 #[cfg(test)]
@@ -239,6 +211,35 @@ mod tests {
     }
 
     #[test]
+    fn postal_code_is_required_where_the_country_has_one() {
+        let to = |country: &str, postal_code: Value| {
+            let mut body = order();
+            body["shipping_address"]["country"] = json!(country);
+            body["shipping_address"]["postal_code"] = postal_code;
+            validate(serde_json::from_value(body).unwrap())
+        };
+        assert_eq!(to("HK", Value::Null).unwrap().shipping_address.postal_code, None);
+        assert_eq!(
+            to("HK", json!("999077")).unwrap().shipping_address.postal_code.as_deref(),
+            Some("999077")
+        );
+        assert!(to("NL", json!("1")).is_ok());
+        let missing = |country: &str| {
+            let country = country.to_owned();
+            wrong_fields(move |o| {
+                o["shipping_address"]["country"] = json!(country);
+                o["shipping_address"].as_object_mut().unwrap().remove("postal_code");
+            })
+        };
+        assert_eq!(missing("NL"), ["/shipping_address/postal_code"]);
+        assert_eq!(
+            missing("ZZ"),
+            ["/shipping_address/country"],
+            "which countries have one is asked of known ones"
+        );
+    }
+
+    #[test]
     fn every_wrong_field_is_named() {
         assert_eq!(wrong_fields(|o| o["lines"][0]["quantity"] = json!(0)), ["/lines/0/quantity"]);
         assert_eq!(wrong_fields(|o| o["lines"][0]["quantity"] = json!(-3)), ["/lines/0/quantity"]);
@@ -250,11 +251,25 @@ mod tests {
             ["/shipping_address/country"]
         );
         assert_eq!(wrong_fields(|o| o["shortage_policy"] = json!("hope")), ["/shortage_policy"]);
+        assert_eq!(
+            wrong_fields(|o| o["shipping_address"]["country"] = json!("ZZ")),
+            ["/shipping_address/country"]
+        );
+        assert_eq!(
+            wrong_fields(|o| o["shipping_address"]["phone"] = json!("x")),
+            ["/shipping_address/phone"]
+        );
+        assert_eq!(
+            wrong_fields(|o| o["shipping_address"]["email"] = json!("x")),
+            ["/shipping_address/email"]
+        );
+        assert_eq!(wrong_fields(|o| o["currency"] = json!("XAU")), ["/currency"]);
+        assert_eq!(wrong_fields(|o| o["currency"] = json!("HRK")), ["/currency"]);
         assert_eq!(wrong_fields(|o| o["customer_id"] = json!("")), ["/customer_id"]);
         assert_eq!(wrong_fields(|o| o["payment"]["method"] = json!("\u{0}")), ["/payment/method"]);
         let both = |o: &mut Value| {
             o["tax"] = json!(-1);
-            o["lines"][0]["sku"] = json!("a b");
+            o["lines"][0]["sku"] = json!(" a");
         };
         assert_eq!(wrong_fields(both), ["/lines/0/sku", "/tax"]);
     }
@@ -321,5 +336,25 @@ mod tests {
     fn unsupported_currency_is_rejected_by_its_field() {
         assert_eq!(wrong_price("IRR", 5_000).unwrap(), ["/currency"]);
         assert_eq!(wrong_price("LYD", 5_000).unwrap(), ["/currency"]);
+    }
+
+    #[test]
+    fn discount_above_the_total_is_rejected_at_discount() {
+        let with = |discount: i64, fee: i64| {
+            move |o: &mut Value| {
+                o["discount"] = json!(discount);
+                o["shipping_fee"] = json!(fee);
+                o["tax"] = json!(0);
+            }
+        };
+        for (discount, fee) in [(9_999, 0), (9_999, 500), (AMOUNT_MAX, 0)] {
+            assert_eq!(wrong_fields(with(discount, fee)), ["/discount"], "{discount} off, fee {fee}");
+        }
+        let mut whole = order();
+        with(9_998, 0)(&mut whole);
+        whole.as_object_mut().unwrap().remove("payment");
+        let free = validate(serde_json::from_value(whole).unwrap()).unwrap();
+        assert!(free.total().unwrap().is_zero(), "a total of zero is accepted, and needs no payment");
+        assert_eq!(wrong_fields(|o| drop(o.as_object_mut().unwrap().remove("payment"))), ["/payment"]);
     }
 }

@@ -38,7 +38,8 @@ pub(crate) struct OrderView<'a> {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     needs: Vec<NeedView<'a>>,
     amounts_held: AmountsHeld,
-    payment: Payment<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payment: Option<Payment<'a>>,
     shipping_address: &'a Address,
     shortage_policy: ShortagePolicy,
     metadata: &'a BTreeMap<String, String>,
@@ -197,7 +198,7 @@ impl<'a> From<&'a OrderRecord> for OrderView<'a> {
                 captured: state.captured,
                 refunded: state.refunded,
             },
-            payment: Payment { method: &placed.payment_method },
+            payment: (!placed.payment_method.is_empty()).then_some(Payment { method: &placed.payment_method }),
             shipping_address: &placed.shipping_address,
             shortage_policy: placed.shortage_policy,
             metadata: &placed.metadata,

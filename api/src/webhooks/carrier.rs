@@ -3,6 +3,7 @@
 use super::{accepted, hand_on};
 use crate::{
     extract::{JsonBody, PathOf, Raw, header},
+    json::DuplicateKeys,
     problem::{FieldError, Problem},
     state::App,
 };
@@ -43,7 +44,7 @@ pub(crate) async fn handler(
     webhook.verify(&bytes, &headers).map_err(|_| {
         Problem::bad_signature("sign with the shared secret, by Standard Webhooks, within 5 minutes")
     })?;
-    let body = JsonBody::<Body>::parse(&bytes)?.value;
+    let body = JsonBody::<Body>::parse(&bytes, DuplicateKeys::LastWins)?.value;
     if body.reference != id {
         let detail = "must be the shipment in the path".to_owned();
         return Err(Problem::invalid(vec![FieldError { pointer: "/reference".into(), detail }]));

@@ -3,6 +3,7 @@
 use super::{accepted, after_sales, take_in};
 use crate::{
     extract::{JsonBody, Raw, header},
+    json::DuplicateKeys,
     problem::Problem,
     state::App,
 };
@@ -50,7 +51,7 @@ pub(crate) async fn handler(
     let secret = app.payment_webhook_secret.expose_secret();
     let signature = header(&headers, "stripe-signature").unwrap_or_default();
     verify(secret, signature, &bytes, Timestamp::now())?;
-    let event = JsonBody::<Envelope>::parse(&bytes)?.value;
+    let event = JsonBody::<Envelope>::parse(&bytes, DuplicateKeys::LastWins)?.value;
     if let Some(answer) = after_sales::refund(&app, &event.id, &event.kind, &event.data.object).await? {
         return Ok(answer);
     }

@@ -21,16 +21,27 @@ struct Order {
     parcels: Vec<Parcel>,
 }
 
+/// Where to, as far as it is looked at. A postal code is not: some countries have none.
 #[derive(Deserialize)]
 struct Address {
     line1: String,
     country: String,
+    #[serde(default)]
+    phone: Option<String>,
+    #[serde(default)]
+    email: Option<String>,
 }
 
 impl Address {
     fn is_deliverable(&self) -> bool {
         let country = self.country.len() == 2 && self.country.bytes().all(|byte| byte.is_ascii_alphabetic());
         country && self.line1 != "UNDELIVERABLE"
+    }
+
+    /// By which means the receiver can be reached: the names alone, as the ledger holds no personal data.
+    fn contacts(&self) -> Vec<String> {
+        let given = [("phone", &self.phone), ("email", &self.email)];
+        given.iter().filter(|(_, value)| value.is_some()).map(|(name, _)| (*name).to_owned()).collect()
     }
 }
 
@@ -69,6 +80,7 @@ impl Order {
             id: new_id("lbl"),
             tracking_number: new_id("WBSIM").replace('_', "").to_uppercase(),
             from: self.from,
+            contacts: self.to.contacts(),
             country: self.to.country,
             parcels: self.parcels,
         };

@@ -71,6 +71,9 @@ pub(in crate::sim) struct Booking {
     pub tracking_number: String,
     pub from: String,
     pub country: String,
+    /// By which means the receiver can be reached.
+    #[serde(default)]
+    pub contacts: Vec<String>,
     pub parcels: Vec<Parcel>,
 }
 
@@ -100,6 +103,8 @@ impl Label {
             "status": self.status,
             "tracking_number": booking.map(|booking| &booking.tracking_number),
             "from": booking.map(|booking| &booking.from),
+            "country": booking.map(|booking| &booking.country),
+            "contacts": booking.map(|booking| &booking.contacts),
             "parcels": booking.map(|booking| &booking.parcels),
             "updated_at": self.since,
         })

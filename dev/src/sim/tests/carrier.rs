@@ -63,6 +63,20 @@ async fn one_reference_is_one_label() {
 }
 
 #[tokio::test]
+async fn label_without_postal_code_keeps_the_means_of_contact() {
+    let ledger = LedgerFile::new();
+    let sim = start(&ledger, None, None).await;
+    let mut booking = label("s1");
+    booking["to"] = json!({"name": "N", "line1": "1 Road", "city": "Hong Kong", "country": "HK",
+        "phone": "+852 5550 1234", "email": "n@example.org"});
+    let (status, booked) = post(&sim, "/v1/labels", booking).await;
+    assert_eq!((status, &booked["contacts"]), (201, &json!(["phone", "email"])), "{booked}");
+    assert_eq!(post(&sim, "/v1/labels", label("s2")).await.1["contacts"], json!([]));
+    let kept = sim.snapshot().to_string();
+    assert!(!kept.contains("5550") && !kept.contains("example.org"), "no personal data: {kept}");
+}
+
+#[tokio::test]
 async fn a_request_that_is_stalled_goes_on_when_the_rule_is_gone() {
     let ledger = LedgerFile::new();
     let sim = start(&ledger, None, None).await;

@@ -52,7 +52,7 @@ async fn wrong_values(stack: &Stack) {
         ("/lines/0/unit_price", json!(-1)),
         ("/lines/0/unit_price", json!(i64::MAX)),
         ("/lines/0/sku", json!("")),
-        ("/lines/0/sku", json!("A B")),
+        ("/lines/0/sku", json!(" A")),
         ("/lines/0/sku", json!("\u{0}")),
         ("/lines/0/sku", json!(long)),
         ("/tax", json!(-1)),
@@ -63,6 +63,9 @@ async fn wrong_values(stack: &Stack) {
         ("/currency", json!("ZZZ")),
         ("/currency", json!("IRR")),
         ("/currency", json!("")),
+        ("/currency", json!("XAU")),
+        ("/currency", json!("HRK")),
+        ("/shipping_address/country", json!("ZZ")),
         ("/shipping_address/country", json!("nl")),
         ("/shipping_address/country", json!("NLD")),
         ("/shipping_address/country", json!("")),
@@ -267,8 +270,7 @@ async fn paths_and_methods(stack: &Stack) {
     for path in ["/", "/v1", "/v2/orders", "/v1/orders/", "/v1/orders/%ff", &format!("/v1/orders/{id}/x")] {
         refused(&ask(&stack.client, Method::GET, path).await, 404, "no_such_route", path);
     }
-    for path in
-        ["/v1/orders/42", "/v1/orders/42/events", "/v1/orders/%00", "/v1/stock/a%20b", "/v1/stock/%00"]
+    for path in ["/v1/orders/42", "/v1/orders/42/events", "/v1/orders/%00", "/v1/stock/%20b", "/v1/stock/%00"]
     {
         refused(&ask(&stack.client, Method::GET, path).await, 404, "not_found", path);
     }

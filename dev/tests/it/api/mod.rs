@@ -1,11 +1,15 @@
 //! The HTTP contract, as `api.md` has it.
 
+mod addresses;
 mod bad_input;
+mod bodies;
 mod caches;
+mod connections;
 mod keys;
 mod lists;
 mod mutations;
 mod operations;
 mod reads;
 mod repeats;
+mod skus;
 mod stock;

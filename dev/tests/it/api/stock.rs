@@ -55,6 +55,7 @@ fn change(sku: &str, delta: i64) -> Value {
 async fn adjustments(stack: &Stack) {
     let too_many = adjust(stack, &new_key(), &change("HELD", -50)).await;
     refused(&too_many, 409, "stock_reserved", "49 are free");
+    says(&too_many, "150 units are on hand at AMS, 101 of them reserved");
     assert_eq!(level(stack, "HELD", "AMS").await, (150, 101, 49, 0));
 
     let key = new_key();
@@ -77,12 +78,9 @@ async fn adjustments(stack: &Stack) {
     assert_eq!(level(stack, "HELD", "AMS").await, (160, 101, 59, 0));
 
     refused(&stack.client.get_stock("NEVER-SEEN").await.unwrap(), 404, "not_found", "an unknown SKU");
-    refused(
-        &adjust(stack, &new_key(), &change("NEVER-SEEN", -1)).await,
-        409,
-        "stock_reserved",
-        "below nothing",
-    );
+    let below_nothing = adjust(stack, &new_key(), &change("NEVER-SEEN", -1)).await;
+    refused(&below_nothing, 409, "stock_reserved", "below nothing");
+    says(&below_nothing, "0 units are on hand at AMS, 0 of them reserved");
     refused(&stack.client.get_stock("NEVER-SEEN").await.unwrap(), 404, "not_found", "still unknown");
     let key = new_key();
     let body = change("NEVER-SEEN", 3);
@@ -90,6 +88,21 @@ async fn adjustments(stack: &Stack) {
         assert_eq!(reply.status.as_u16(), 200, "{}", reply.body);
     }
     assert_eq!(level(stack, "NEVER-SEEN", "AMS").await, (3, 0, 3, 0), "five times at once is once");
+}
+
+fn says(reply: &Reply, text: &str) {
+    assert!(reply.text("/detail").contains(text), "{}", reply.body);
+}
+
+#[tokio::test]
+async fn adjustment_below_zero_names_the_units_on_hand() {
+    let stack = builder().await.worker(false).start().await.unwrap();
+    put_stock(&stack.client, "FEW", &[("AMS", 5)]).await;
+    let reply = adjust(&stack, &new_key(), &change("FEW", -8)).await;
+    refused(&reply, 409, "stock_reserved", "8 of 5");
+    says(&reply, "5 units are on hand at AMS, 0 of them reserved");
+    assert_eq!(level(&stack, "FEW", "AMS").await, (5, 0, 5, 0));
+    stack.stop().await;
 }
 
 async fn bad_stock(stack: &Stack) {
@@ -124,7 +137,7 @@ async fn bad_stock(stack: &Stack) {
         ("/delta", json!(i32::MIN), 422),
         ("/delta", json!(1_i64 << 40), 400),
         ("/delta", json!("1"), 400),
-        ("/sku", json!("a b"), 422),
+        ("/sku", json!("a\nb"), 422),
         ("/location", json!(""), 422),
         ("/reason", json!(" "), 422),
         ("/reason", json!("a\u{0}"), 422),
