@@ -157,7 +157,7 @@ pub(crate) fn validate(raw: RawOrder) -> Result<NewOrder, Problem> {
         Some(order) if check.0.is_empty() => {
             check.0 = wrong_total(&order, has_payment);
             if check.0.is_empty() { Ok(order) } else { Err(Problem::invalid(check.0)) }
-        },
+        }
         _ => Err(Problem::invalid(check.0)),
     }
 }

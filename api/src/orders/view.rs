@@ -198,7 +198,8 @@ impl<'a> From<&'a OrderRecord> for OrderView<'a> {
                 captured: state.captured,
                 refunded: state.refunded,
             },
-            payment: (!placed.payment_method.is_empty()).then_some(Payment { method: &placed.payment_method }),
+            payment: (!placed.payment_method.is_empty())
+                .then_some(Payment { method: &placed.payment_method }),
             shipping_address: &placed.shipping_address,
             shortage_policy: placed.shortage_policy,
             metadata: &placed.metadata,

@@ -180,6 +180,26 @@ async fn a_customer_proves_who_they_are() {
 }
 
 #[tokio::test]
+async fn authentication_before_a_lost_answer_is_noticed() {
+    let stack = stack().await;
+    let rule = |route, fault| Rule { route, fault, times: None, matching: None };
+    stack.payments.set_faults(vec![
+        rule(Route::Authorize, Fault::DropReply),
+        rule(Route::Lookup, Fault::Status { status: 503 }),
+        rule(Route::Webhook, Fault::Suppress),
+    ]);
+    let order = order_with(|o| o["payment"]["method"] = json!("pm_card_authenticationRequired"));
+    let id = place(&stack.client, &order).await;
+    event(&stack.client, &id, "payment.unknown").await;
+    authenticate(&stack, &id, true).await;
+    // The same key is answered as it was at first: the customer has to act.
+    stack.payments.set_faults(Vec::new());
+    reach(&stack.client, &id, "fulfilling").await;
+    assert_eq!(at_provider(&stack, &id), (1000, 0, 0, 1));
+    stack.stop().await;
+}
+
+#[tokio::test]
 async fn a_customer_does_not_come_back() {
     let stack = builder().await.env("WAYBILL_PAYMENT_ACTION_WAIT_SECONDS", 1).start().await.unwrap();
     let order = order_with(|o| o["payment"]["method"] = json!("pm_card_authenticationRequired"));

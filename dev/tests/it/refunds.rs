@@ -126,3 +126,26 @@ async fn a_refund_is_done_when_the_provider_says_so() {
     assert_eq!(statuses(&stack, &failing).await[0], "failed");
     stack.stop().await;
 }
+
+#[tokio::test]
+async fn refund_settled_before_a_lost_answer_is_noticed() {
+    let stack = builder().await.auto(AT_ONCE).start().await.unwrap();
+    let id = completed(&stack, "pm_card_pendingRefund").await;
+    let rule = |route, fault| Rule { route, fault, times: None, matching: None };
+    stack.payments.set_faults(vec![
+        rule(Route::Refund, Fault::DropReply),
+        rule(Route::Lookup, Fault::Status { status: 503 }),
+        rule(Route::Webhook, Fault::Suppress),
+    ]);
+    refund(&stack, &id, 1_000).await.success().unwrap();
+    until("the provider has it", || async {
+        let ledger = stack.payments.snapshot();
+        ledger["refunds"].as_array().is_some_and(|refunds| !refunds.is_empty()).then_some(())
+    })
+    .await;
+    provider_says(&stack, &id, "settle", json!({})).await;
+    // The same key is answered as it was at first: pending.
+    stack.payments.set_faults(Vec::new());
+    event(&stack.client, &id, "payment.refunded").await;
+    stack.stop().await;
+}

@@ -121,11 +121,8 @@ async fn wrong_values(stack: &Stack) {
 
     let line = json!({"sku": "S", "quantity": 10_000, "unit_price": 10_000_000_000_i64});
     let huge = order_with(|o| o["lines"] = json!(vec![line; 200]));
-    let free = order_with(|o| o["lines"][0]["unit_price"] = json!(0));
-    for (what, order) in [("a total that overflows", huge), ("a total of nothing", free)] {
-        let reply = stack.client.post("/v1/orders", &order).await.unwrap();
-        assert_eq!(refused(&reply, 422, "invalid", what), ["/lines"]);
-    }
+    let reply = stack.client.post("/v1/orders", &huge).await.unwrap();
+    assert_eq!(refused(&reply, 422, "invalid", "a total that overflows"), ["/lines"]);
 }
 
 /// JSON of another shape: 400, with the first place that does not fit.
