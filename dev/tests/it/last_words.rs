@@ -60,6 +60,8 @@ async fn what_was_being_written_down_when_a_wait_ended_is_told() {
         let id = place(&stack.client, &dear_order()).await;
         reach(&stack.client, &id, "in_review").await;
         let mut tx = pool.begin().await.unwrap();
+        // The lock is held for longer than Postgres leaves an idle transaction to the service.
+        sqlx::query("set local idle_in_transaction_session_timeout = 0").execute(&mut *tx).await.unwrap();
         let lock = sqlx::query("select 1 from orders where id = $1::uuid for update").bind(&id);
         lock.execute(&mut *tx).await.unwrap();
         // Noted, and being written down when the time for the review is over; that write comes to nothing.

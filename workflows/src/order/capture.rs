@@ -78,6 +78,8 @@ async fn take_nothing(ctx: &Ctx, input: &CaptureInput) {
     });
     if input.is_final && is_held {
         unwind::void_authorization(ctx).await;
+    } else if input.is_final && ctx.state(|s| !s.state.captured.is_zero()) {
+        ctx.state_mut(|s| s.set_payment(PaymentStatus::Captured));
     }
 }
 

@@ -123,6 +123,9 @@ async fn wrong_values(stack: &Stack) {
     let huge = order_with(|o| o["lines"] = json!(vec![line; 200]));
     let reply = stack.client.post("/v1/orders", &huge).await.unwrap();
     assert_eq!(refused(&reply, 422, "invalid", "a total that overflows"), ["/lines"]);
+    let unpaid = order_with(|o| drop(o.as_object_mut().unwrap().remove("payment")));
+    let reply = stack.client.post("/v1/orders", &unpaid).await.unwrap();
+    assert_eq!(refused(&reply, 422, "invalid", "a total without a payment"), ["/payment"]);
 }
 
 /// JSON of another shape: 400, with the first place that does not fit.
@@ -161,7 +164,6 @@ async fn wrong_shapes(stack: &Stack) {
         "/customer_id",
         "/currency",
         "/lines",
-        "/payment",
         "/shipping_address",
         "/lines/1/sku",
         "/lines/1/quantity",
