@@ -145,7 +145,7 @@ async fn finish_after_sales(world: &World, random: &mut Random, pool: &PgPool) -
     for refund in ledger["refunds"].as_array().map(Vec::as_slice).unwrap_or_default() {
         if refund["status"] == "pending" {
             let path = format!("refunds/{}/settle", refund["id"].as_str().unwrap_or_default());
-            world.bank(&path, json!({})).await;
+            world.bank(&path, json!({"status": "succeeded"})).await;
         }
     }
     Ok(())

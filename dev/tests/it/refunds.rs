@@ -143,7 +143,7 @@ async fn refund_settled_before_a_lost_answer_is_noticed() {
         ledger["refunds"].as_array().is_some_and(|refunds| !refunds.is_empty()).then_some(())
     })
     .await;
-    provider_says(&stack, &id, "settle", json!({})).await;
+    provider_says(&stack, &id, "settle", json!({"status": "succeeded"})).await;
     // The same key is answered as it was at first: pending.
     stack.payments.set_faults(Vec::new());
     event(&stack.client, &id, "payment.refunded").await;
