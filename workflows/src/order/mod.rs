@@ -1,4 +1,4 @@
-//! One order's life, as `lifecycle.md` has it: [`OrderWorkflow::go_through`] names the steps in their order.
+//! One order's life, as `lifecycle.md` has it: `OrderWorkflow::go_through` names the steps in their order.
 
 mod attention;
 mod capture;
