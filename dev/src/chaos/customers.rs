@@ -110,16 +110,16 @@ async fn send(world: &World, random: &mut Random, id: &str, message: Message) {
     use Message as M;
     let workflow = format!("order:{id}");
     let name = format!("{message:?}");
-    let told =
+    let count_sent =
         |result: anyhow::Result<()>| world.count(&name, if result.is_ok() { "sent" } else { "not taken" });
     match message {
         M::CancelByHttp => cancel(world, random, id, &json!({"reason": "changed my mind"})).await,
         M::CancelLine => cancel(world, random, id, &json!({"reason": "not that one", "lines": [0]})).await,
         M::CancelBySignal => {
-            told(world.temporal.signal(&workflow, "cancel", &json!({"reason": "signal"})).await)
+            count_sent(world.temporal.signal(&workflow, "cancel", &json!({"reason": "signal"})).await)
         }
-        M::CancelByEngine => told(world.temporal.cancel(&workflow).await),
-        M::Terminate => told(world.temporal.terminate(&workflow).await),
+        M::CancelByEngine => count_sent(world.temporal.cancel(&workflow).await),
+        M::Terminate => count_sent(world.temporal.terminate(&workflow).await),
         M::Approve | M::Reject => {
             let decision = if message == M::Approve { "approve" } else { "reject" };
             reach(world, random, id, |order| order["status"] == "in_review").await;
@@ -131,7 +131,7 @@ async fn send(world: &World, random: &mut Random, id: &str, message: Message) {
         M::ApproveBySignal => {
             reach(world, random, id, |order| order["status"] == "in_review").await;
             let decision = json!({"decision": "approve", "reason": "reviewed"});
-            told(world.temporal.signal(&workflow, "decide", &decision).await);
+            count_sent(world.temporal.signal(&workflow, "decide", &decision).await);
         }
         M::Amend => amend(world, random, id).await,
         M::Authenticate => {

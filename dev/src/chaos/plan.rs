@@ -7,7 +7,7 @@ use crate::load::open_loop::Random;
 
 /// Orders per second: below what one machine gets through, so that faults find orders at every step.
 const ORDERS_PER_SECOND: u64 = 6;
-/// The latest moment after its placing that somebody does something about an order.
+/// The latest message about an order, after its placing.
 const MESSAGE_WITHIN_MS: u64 = 12_000;
 /// Messages that come while the first workflow task runs are the likeliest to meet it.
 const EARLY_WITHIN_MS: u64 = 150;

@@ -20,7 +20,7 @@ const ROUND_EVERY: Duration = Duration::from_secs(1);
 /// An order that needs an operator is retried once in so many rounds: a retry begins the step again.
 const RETRY_EVERY_ROUNDS: u64 = 5;
 
-/// Whether nothing more happens to the order unless somebody outside does something.
+/// Whether the order waits for nothing but an operator.
 pub fn rests(order: &Order) -> bool {
     let gone = |status| {
         matches!(status, FulfilmentStatus::Lost | FulfilmentStatus::Returned | FulfilmentStatus::Cancelled)
