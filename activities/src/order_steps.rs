@@ -189,6 +189,11 @@ impl OrderSteps {
         self.attempt("record_operation", input.order_id, &ctx, record).await
     }
 
+    #[activity(definition = definitions::Record)]
+    pub async fn record(self: Arc<Self>, ctx: ActivityContext, input: OrderRef) -> Result<(), ActivityError> {
+        self.attempt("record", input.order_id, &ctx, || async { Ok(()) }).await
+    }
+
     #[activity(definition = definitions::Inherit)]
     pub async fn inherit(
         self: Arc<Self>,

@@ -118,6 +118,8 @@ pub struct Ending<'a> {
     pub state: &'a State,
     /// The provider's id of the payment.
     pub provider_ref: Option<&'a str>,
+    /// How much it was, where that was not known at its beginning.
+    pub amount: Option<Amount>,
     /// Of a hold: when it lapses.
     pub capture_before: Option<Timestamp>,
     /// Of a hold: whether it can be captured in parts.
@@ -127,7 +129,7 @@ pub struct Ending<'a> {
 impl<'a> Ending<'a> {
     /// Of an operation that is no hold.
     pub fn of(state: &'a State, provider_ref: Option<&'a str>) -> Self {
-        Self { state, provider_ref, capture_before: None, in_parts: None }
+        Self { state, provider_ref, amount: None, capture_before: None, in_parts: None }
     }
 }
 
@@ -214,7 +216,8 @@ pub async fn finish(pool: &PgPool, order: OrderId, kind: Kind, ending: Ending<'_
     let row = sqlx::query_as!(
         Row,
         r#"update payment_operations p set state = $2, code = $3, provider_ref = coalesce($4, provider_ref),
-             capture_before = coalesce($5, capture_before), multicapture = coalesce($6, multicapture), updated_at = now()
+             capture_before = coalesce($5, capture_before), multicapture = coalesce($6, multicapture),
+             amount = coalesce($7, amount), updated_at = now()
            where key = $1 and state = 'pending'
            returning state, amount, provider_ref, code, generation, multicapture, created_at as "begun_at: _",
              capture_before as "capture_before: _", (extract(epoch from now() - created_at) / 3600)::float8 as "age_hours!",
@@ -225,7 +228,8 @@ pub async fn finish(pool: &PgPool, order: OrderId, kind: Kind, ending: Ending<'_
         code,
         ending.provider_ref,
         ending.capture_before.map(|at| at.to_sqlx()) as _,
-        ending.in_parts
+        ending.in_parts,
+        ending.amount.map(Amount::minor)
     )
     .fetch_optional(pool)
     .await?;

@@ -70,6 +70,12 @@ impl OrderActivities {
         unimplemented!()
     }
 
+    /// Does nothing: that it is asked for has Temporal record what the workflow task did.
+    #[activity(name = "record")]
+    pub fn record(input: OrderRef) -> Result<(), ActivityError> {
+        unimplemented!()
+    }
+
     #[activity(name = "inherit")]
     pub fn inherit(input: Beginning) -> Result<Inheritance, ActivityError> {
         unimplemented!()

@@ -130,6 +130,7 @@ async fn keep(
         Hold::Authorized(held) => Ending {
             state: &State::Succeeded,
             provider_ref: Some(&held.provider_ref),
+            amount: None,
             capture_before: held.capture_before,
             in_parts: held.in_parts,
         },
@@ -187,24 +188,41 @@ pub(crate) async fn over(
 /// kept as the amount of the ledger's `void`, which also keeps a late repetition of [`authorize`] from holding anything.
 pub(crate) async fn void(steps: &OrderSteps, input: &OrderRef) -> Result<VoidResult, StepFailure> {
     let (pool, order_id) = (&steps.pool, input.order_id);
-    let (mut held, mut rest) = (Vec::new(), Amount::ZERO);
-    for hold in payments::holds(pool, order_id).await? {
-        if let Some((provider_ref, amount)) = standing(steps, order_id, &hold).await? {
-            let of_it = amount.minus_or_zero(payments::captured(pool, order_id, &provider_ref).await?);
-            rest = rest.plus(of_it).map_err(|e| StepFailure::Refused(e.to_string()))?;
-            held.push((hold.generation, provider_ref));
-        }
-    }
-    let last = held.last().map(|(_, provider_ref)| provider_ref.as_str());
-    let operation = payments::begin(pool, order_id, Kind::Void, rest, last).await?;
+    let rest = held(steps, order_id).await?.rest;
+    let mut operation = payments::begin(pool, order_id, Kind::Void, rest, None).await?;
     if operation.state != State::Succeeded {
-        for (generation, provider_ref) in &held {
+        // Again: a hold may have been begun before the void was written down (see `payments::begin_hold`).
+        let Held { holds, rest } = held(steps, order_id).await?;
+        for (generation, provider_ref) in &holds {
             let kind = if *generation == 1 { Kind::Void } else { Kind::Rest(*generation) };
             steps.provider.void(&kind.key(order_id), provider_ref).await?;
         }
-        payments::finish(pool, order_id, Kind::Void, Ending::of(&State::Succeeded, last)).await?;
+        let last = holds.last().map(|(_, provider_ref)| provider_ref.as_str());
+        let ending = Ending { amount: Some(rest), ..Ending::of(&State::Succeeded, last) };
+        operation = payments::finish(pool, order_id, Kind::Void, ending).await?;
     }
     Ok(VoidResult { voided: operation.amount })
+}
+
+/// What an order has at the provider.
+struct Held {
+    /// The holds that stand, by their generation, and the provider's ids of their payments.
+    holds: Vec<(u32, String)>,
+    /// Held and not captured.
+    rest: Amount,
+}
+
+async fn held(steps: &OrderSteps, order_id: OrderId) -> Result<Held, StepFailure> {
+    let pool = &steps.pool;
+    let mut held = Held { holds: Vec::new(), rest: Amount::ZERO };
+    for hold in payments::holds(pool, order_id).await? {
+        if let Some((provider_ref, amount)) = standing(steps, order_id, &hold).await? {
+            let of_it = amount.minus_or_zero(payments::captured(pool, order_id, &provider_ref).await?);
+            held.rest = held.rest.plus(of_it).map_err(|e| StepFailure::Refused(e.to_string()))?;
+            held.holds.push((hold.generation, provider_ref));
+        }
+    }
+    Ok(held)
 }
 
 /// The payment behind a hold, and how much of it was ever held, unless there is nothing to give free.

@@ -63,6 +63,17 @@ impl Ledger {
         self.succeed(Kind::Authorize(generation), provider_ref).await;
     }
 
+    /// Waits until a statement waits for a row that another transaction has written.
+    async fn is_waiting(&self) {
+        let waiting = "select count(*) from pg_stat_activity
+            where datname = current_database() and wait_event_type = 'Lock'";
+        until("it waits for the other one", || async {
+            let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&self.pool).await.unwrap();
+            (waiting == 1).then_some(())
+        })
+        .await;
+    }
+
     /// What beginning an operation gives when another one has written it meanwhile, with an amount of 7.00.
     async fn met<T>(&self, kind: Kind, begin: impl Future<Output = T>) -> T {
         let mut other = self.pool.begin().await.unwrap();
@@ -70,13 +81,7 @@ impl Ledger {
         let row = sqlx::query(row).bind(kind.key(self.order)).bind(self.order.0).bind(kind.as_str());
         row.execute(&mut *other).await.unwrap();
         let commit = async {
-            let waiting = "select count(*) from pg_stat_activity
-                where datname = current_database() and wait_event_type = 'Lock'";
-            until("it waits for the other one", || async {
-                let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&self.pool).await.unwrap();
-                (waiting == 1).then_some(())
-            })
-            .await;
+            self.is_waiting().await;
             other.commit().await.unwrap();
         };
         tokio::join!(begin, commit).0
@@ -131,6 +136,27 @@ async fn for_an_order_that_is_undone_nothing_is_begun() {
         assert!(ledger.begin_hold(generation).await.operation.is_none(), "hold {generation}");
     }
     assert_eq!(ledger.rows().await, 2, "what was written before, and nothing more");
+}
+
+#[tokio::test]
+async fn hold_begun_while_its_order_is_undone_is_not_asked_for() {
+    let ledger = Ledger::new("ledger_race").await;
+    // The hold's statement began before the void is written, and is held up.
+    let mut blocker = ledger.pool.begin().await.unwrap();
+    let row = "insert into payment_operations (key, order_id, kind, amount, state) values ($1, $2, 'authorize', 700, 'pending')";
+    let row = sqlx::query(row).bind(Kind::Authorize(1).key(ledger.order)).bind(ledger.order.0);
+    row.execute(&mut *blocker).await.unwrap();
+    let undo = async {
+        ledger.is_waiting().await;
+        ledger.begin(Kind::Void, 0, None).await;
+        assert!(
+            payments::holds(&ledger.pool, ledger.order).await.unwrap().is_empty(),
+            "the void sees no hold"
+        );
+        blocker.rollback().await.unwrap();
+    };
+    let (ask, ()) = tokio::join!(ledger.begin_hold(1), undo);
+    assert!(ask.operation.is_none(), "{ask:?}");
 }
 
 #[tokio::test]

@@ -45,7 +45,7 @@ impl Webhook {
 
     /// The payment provider's, about an order.
     fn payment(stack: &Stack, order: &str, event: &str) -> Self {
-        let intent = json!({"id": "pi_x", "object": "payment_intent", "metadata": {"order_id": order}});
+        let intent = json!({"id": "pi_x", "object": "payment_intent", "currency": "eur", "metadata": {"order_id": order}});
         let body = json!({"id": event, "type": "payment_intent.succeeded", "data": {"object": intent}});
         let path = "/v1/payments/events".to_owned();
         Self::new(&stack.secrets.payments_webhook, path, body.to_string().into_bytes())

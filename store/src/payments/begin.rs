@@ -82,8 +82,16 @@ pub async fn begin_hold(
     generation: u32,
     amount: Amount,
 ) -> Result<Option<HoldAsk>> {
-    match look_at_hold(pool, order, generation, amount).await? {
-        None => look_at_hold(pool, order, generation, amount).await,
+    let ask = match look_at_hold(pool, order, generation, amount).await? {
+        None => look_at_hold(pool, order, generation, amount).await?,
+        ask => ask,
+    };
+    // Who undoes the order writes that down first, and then looks for holds. With this look one of the two sees the other:
+    // the statement above does not see what was written after it had begun.
+    match ask {
+        Some(HoldAsk { operation: Some(_), terms }) if find(pool, order, Kind::Void).await?.is_some() => {
+            Ok(Some(HoldAsk { operation: None, terms }))
+        }
         ask => Ok(ask),
     }
 }

@@ -2,7 +2,7 @@
 //! falls over to a remote activity with the whole retry policy, where people see its attempts.
 
 use super::{Ctx, attention, changes, note, operator, read_model, waiting};
-use crate::{names, wire::*};
+use crate::{activities::OrderActivities, names, wire::*};
 use futures::FutureExt;
 use std::{pin::pin, time::Duration};
 use temporalio_common::ActivityDefinition;
@@ -31,7 +31,9 @@ const RETRY_PAUSE_MAX: Duration = Duration::from_secs(30);
 /// Longest pause before a step that was refused is tried again. Each time costs the history eleven events, and Temporal ends
 /// a workflow with 51,200: every 30 s that is a day and a half.
 const REFUSED_PAUSE_MAX: Duration = Duration::from_secs(3_600);
-/// The shortest timer that Temporal keeps: it ends a workflow task, and so has it recorded.
+/// How long an attempt of the activity that does nothing may take: a worker that died with it is noticed within it.
+const RECORD_ATTEMPT_MAX: Duration = Duration::from_secs(2);
+/// How orders of earlier releases end a workflow task. Temporal fires no timer earlier than about a second.
 const RECORD_PAUSE: Duration = Duration::from_millis(1);
 /// Remote attempts, about 15 s of them, before a person is told. The step goes on being tried.
 const ATTEMPTS_BEFORE_ATTENTION: u32 = 6;
@@ -222,9 +224,33 @@ async fn pause<T>(ctx: &Ctx, step: Step, length: Duration) -> Result<Option<T>, 
 
 /// Has Temporal write down what was done so far. Until then a workflow task that is lost (its worker dies, or a signal
 /// comes in just as the workflow ends) runs again, and takes another way if something came in meanwhile.
+///
+/// A remote activity on the workflow's own queue: Temporal records it with the task and hands it to the same worker in
+/// its answer (eager execution), so that it takes milliseconds.
 pub(crate) async fn record(ctx: &Ctx) {
-    let options = TimerOptions::builder(RECORD_PAUSE).cancellation_token(WorkflowCancellationToken::new());
-    ctx.timer(options.summary("recording".to_owned()).build()).await;
+    let token = WorkflowCancellationToken::new();
+    if !changes::has(ctx, changes::ONE_ENDING) {
+        let options = TimerOptions::builder(RECORD_PAUSE).cancellation_token(token);
+        ctx.timer(options.summary("recording".to_owned()).build()).await;
+        return;
+    }
+    let options = ActivityOptions::with_start_to_close_timeout(RECORD_ATTEMPT_MAX)
+        .retry_policy(retries(0))
+        .cancellation_token(token)
+        .build();
+    let input = ctx.state(|s| s.order_ref());
+    // It is retried until it succeeds, and nobody cancels it.
+    let _ = ctx.execute_activity(OrderActivities::record, input, options).await;
+}
+
+/// How remote attempts are repeated; 0 attempts is without end.
+fn retries(attempts_max: u32) -> RetryPolicy {
+    RetryPolicy::builder()
+        .initial_interval(RETRY_PAUSE_MIN)
+        .backoff_coefficient(2.0)
+        .maximum_interval(RETRY_PAUSE_MAX)
+        .maximum_attempts(attempts_max)
+        .build()
 }
 
 /// Waits until somebody has word of a step that does not succeed. Detached from the workflow's cancellation, as the
@@ -268,14 +294,7 @@ async fn remote<AD: ActivityDefinition + 'static>(
     let prefix = ctx.state(|s| s.input.queue_prefix.clone());
     let options = ActivityOptions::with_start_to_close_timeout(REMOTE_ATTEMPT_MAX)
         .task_queue(format!("{prefix}{}", step.queue))
-        .retry_policy(
-            RetryPolicy::builder()
-                .initial_interval(RETRY_PAUSE_MIN)
-                .backoff_coefficient(2.0)
-                .maximum_interval(RETRY_PAUSE_MAX)
-                .maximum_attempts(attempts_max)
-                .build(),
-        )
+        .retry_policy(retries(attempts_max))
         .cancellation_type(ActivityCancellationType::WaitCancellationCompleted)
         .cancellation_token(token.clone())
         .summary(step.name.to_owned())
