@@ -163,7 +163,7 @@ impl OrderStatus {
     pub fn next(self) -> &'static [Self] {
         use OrderStatus::*;
         match self {
-            Received => &[Reserving, Cancelled],
+            Received => &[Reserving, Cancelling, Cancelled],
             Reserving => &[Authorizing, AwaitingCustomer, Rejected, Cancelling],
             AwaitingCustomer => &[Authorizing, Cancelling, Expired],
             Authorizing => &[InReview, Confirmed, Rejected, Cancelling],

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::plan::{Disturbance, FaultPlan, Part};
 use crate::servers::Servers;
+use crate::servers::link::Link;
 use crate::sim::{Fault, Route, Rule};
 use crate::stack::Stack;
 use crate::supervise::Child;
@@ -22,15 +23,21 @@ const BACK_MAX: Duration = Duration::from_secs(90);
 pub struct Disturber<'a> {
     servers: &'a mut Servers,
     stack: &'a mut Stack,
+    link: &'a Link,
     /// By the number of the fault.
     active: BTreeSet<usize>,
     faults: &'a [FaultPlan],
 }
 
 impl<'a> Disturber<'a> {
-    /// Of a stack on servers of its own.
-    pub fn new(servers: &'a mut Servers, stack: &'a mut Stack, faults: &'a [FaultPlan]) -> Self {
-        Self { servers, stack, active: BTreeSet::new(), faults }
+    /// Of a stack on servers of its own; `link` is its network to Temporal.
+    pub fn new(
+        servers: &'a mut Servers,
+        stack: &'a mut Stack,
+        link: &'a Link,
+        faults: &'a [FaultPlan],
+    ) -> Self {
+        Self { servers, stack, link, active: BTreeSet::new(), faults }
     }
 
     /// Goes through the faults, from `start` on.
@@ -83,6 +90,10 @@ impl<'a> Disturber<'a> {
             Disturbance::Kill if !self.is_busy(fault.part) => self.child(fault.part)?.kill_hard().await?,
             Disturbance::Freeze if !self.is_busy(fault.part) => self.child(fault.part)?.suspend(true)?,
             Disturbance::Kill | Disturbance::Freeze => return Ok(()),
+            Disturbance::CutConnections if fault.part == Part::Temporal => {
+                self.link.cut();
+                return Ok(());
+            }
             Disturbance::CutConnections => {
                 // Postgres may be down.
                 let _ = cut_connections(&self.stack.database_url).await;

@@ -27,6 +27,7 @@ use crate::cli::ChaosArgs;
 use crate::client::Client;
 use crate::invariants::{Moment, Sources, Violation};
 use crate::servers::Servers;
+use crate::servers::link::Link;
 use crate::sim::AutoProgress;
 use crate::stack::Stack;
 use crate::term::{self, Step};
@@ -60,7 +61,8 @@ pub async fn run(args: &ChaosArgs) -> Result<Report> {
     let step = Step::begin(format!("Chaos with seed {}: starting", args.seed));
     let plan = Plan::draw(args.seed, args.orders.into(), args.scenario);
     let mut servers = Servers::private().await?;
-    let mut stack = start(&servers).await?;
+    let link = Link::to(servers.temporal.port).await?;
+    let mut stack = start(&servers, &link).await?;
     let mut clients = vec![stack.client.clone()];
     while clients.len() < APIS {
         clients.push(stack.add_api().await?);
@@ -73,7 +75,7 @@ pub async fn run(args: &ChaosArgs) -> Result<Report> {
     step.done(format!("{} orders, {} faults, seed {}", plan.orders.len(), plan.faults.len(), args.seed));
 
     let world = Arc::new(World::of(&stack, clients)?);
-    disturb(&plan, &world, &mut servers, &mut stack).await?;
+    disturb(&plan, &world, &mut Disturber::new(&mut servers, &mut stack, &link, &plan.faults)).await?;
 
     let step = Step::begin("Healed; waiting for rest");
     let mut violations = rest(&world, &stack, args.settle, &step).await?;
@@ -91,8 +93,9 @@ pub async fn run(args: &ChaosArgs) -> Result<Report> {
     Ok(report)
 }
 
-async fn start(servers: &Servers) -> Result<Stack> {
+async fn start(servers: &Servers, link: &Link) -> Result<Stack> {
     Stack::builder(servers)
+        .env("WAYBILL_TEMPORAL_ADDRESS", format!("http://{}", link.address()))
         .auto(AutoProgress { hand_over_after: CARRIER_PACE, deliver_after: CARRIER_PACE })
         .env("WAYBILL_SWEEP_SECONDS", SWEEP_SECONDS)
         .env("WAYBILL_SWEEP_AGE_SECONDS", 0)
@@ -117,7 +120,7 @@ async fn fill(client: &Client, plan: &Plan) -> Result<()> {
 }
 
 /// Customers and faults, side by side, until both are done.
-async fn disturb(plan: &Plan, world: &Arc<World>, servers: &mut Servers, stack: &mut Stack) -> Result<()> {
+async fn disturb(plan: &Plan, world: &Arc<World>, disturber: &mut Disturber<'_>) -> Result<()> {
     let (start, run) = (Instant::now(), uuid::Uuid::now_v7().simple().to_string());
     let customers = join_all(plan.orders.iter().map(|order| {
         let (world, order, run) = (Arc::clone(world), order.clone(), run.clone());
@@ -137,7 +140,6 @@ async fn disturb(plan: &Plan, world: &Arc<World>, servers: &mut Servers, stack: 
             ));
         }
     };
-    let mut disturber = Disturber::new(servers, stack, &plan.faults);
     let work = async {
         let (done, disturbed) = tokio::join!(customers, async {
             disturber.run(start).await?;

@@ -272,6 +272,7 @@ fn draw_fault(random: &mut Random, scenario: Scenario) -> (Part, Disturbance) {
         (on(processes, 2), (api, D::Freeze)),
         (on(servers, 2), (Part::Temporal, D::Freeze)),
         (on(servers, 1), (Part::Temporal, D::Kill)),
+        (on(servers, 3), (Part::Temporal, D::CutConnections)),
         (on(servers, 1), (Part::Postgres, D::Kill)),
         (on(servers, 3), (Part::Postgres, D::CutConnections)),
         (on(providers, 2), (Part::Payments, D::LoseAnswers)),

@@ -14,6 +14,10 @@ use super::Violation;
 use super::timeline::{self, Entry};
 use crate::servers::temporal_http::{Execution, TemporalHttp};
 
+/// Entries of a timeline that are shown from its beginning, and as many from its end: an order that is retried for
+/// minutes has hundreds.
+const ENTRIES_SHOWN: usize = 40;
+
 /// An order as Postgres has it.
 #[derive(Clone, Debug)]
 pub struct Order {
@@ -94,7 +98,7 @@ impl Order {
         Violation { order: Some(self.id.clone()), rule, detail: detail.into() }
     }
 
-    /// The timeline, a line each.
+    /// The timeline, a line for each entry; a long one without its middle.
     pub fn timeline(&self) -> String {
         let line = |entry: &Entry| {
             let event = serde_json::to_value(&entry.event).unwrap_or_default();
@@ -106,7 +110,11 @@ impl Order {
                 event["data"]
             )
         };
-        self.entries.iter().map(line).collect::<Vec<_>>().join("\n")
+        let ends = self.entries.len().saturating_sub(ENTRIES_SHOWN);
+        let (first, last) =
+            (self.entries.iter().take(ENTRIES_SHOWN), self.entries.iter().skip(ends.max(ENTRIES_SHOWN)));
+        let left_out = (ends > ENTRIES_SHOWN).then(|| format!("  … {} more", ends - ENTRIES_SHOWN));
+        first.map(line).chain(left_out).chain(last.map(line)).collect::<Vec<_>>().join("\n")
     }
 
     /// Whether an entry like this is in the timeline.

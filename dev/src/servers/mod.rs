@@ -1,6 +1,7 @@
 //! The two servers that Waybill stands on, real ones: Temporal and Postgres.
 
 pub mod account;
+pub mod link;
 pub mod outside;
 pub mod postgres;
 pub mod temporal;

@@ -1,4 +1,4 @@
-//! What is said while an order ends: nothing that was accepted is lost.
+//! What is said while an order ends or moves on: nothing that was accepted is lost.
 
 use crate::{books::check_closed, support::*};
 use serde_json::{Value, json};
@@ -90,6 +90,40 @@ async fn what_was_being_written_down_when_a_wait_ended_is_told() {
             break;
         }
     }
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn answer_that_is_accepted_while_what_is_short_is_cancelled_counts() {
+    let stack = stack().await;
+    put_stock(&stack.client, "FEW", &[("AMS", 1)]).await;
+    put_stock(&stack.client, "MANY", &[("AMS", 9)]).await;
+    let mut order = order(&[("FEW", 2), ("MANY", 1)]);
+    order["shortage_policy"] = json!("ask_customer");
+    let id = place(&stack.client, &order).await;
+    reach(&stack.client, &id, "awaiting_customer").await;
+    // The line that is short is being cancelled for a while.
+    let pool = waybill_store::connect(&stack.database_url, 2).unwrap();
+    let mut tx = pool.begin().await.unwrap();
+    sqlx::query("set local idle_in_transaction_session_timeout = 0").execute(&mut *tx).await.unwrap();
+    sqlx::query("select 1 from stock where sku = 'FEW' for update").execute(&mut *tx).await.unwrap();
+    let workflow = format!("order:{id}");
+    let input = r#"{"reason": "not that one", "lines": [0]}"#;
+    temporal(&["workflow", "signal", "-w", &workflow, "--name", "cancel", "--input", input]).await;
+    let waiting = "select count(*) from pg_stat_activity
+        where datname = current_database() and wait_event_type = 'Lock'";
+    until("its stock is being released", || async {
+        let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&pool).await.unwrap();
+        (waiting > 0).then_some(())
+    })
+    .await;
+    let reply = stack.client.amend(&id, "cancel", Some("*")).await.unwrap();
+    assert_eq!(reply.status.as_u16(), 202, "{}", reply.body);
+    tx.rollback().await.unwrap();
+    reach(&stack.client, &id, "cancelled").await;
+    let told = kinds(&stack.client, &id).await;
+    assert_eq!(told.iter().filter(|kind| *kind == "order.amended").count(), 1, "{told:?}");
+    check_closed(&stack, &id).await;
     stack.stop().await;
 }
 

@@ -44,9 +44,14 @@ async fn an_authorization_that_nobody_answered_is_looked_up_and_never_made_twice
 async fn a_key_that_was_used_with_another_request_is_no_decline() {
     let stack = stack().await;
     let away = || always(Route::Lookup, Fault::Status { status: 503 });
-    stack.payments.set_faults(vec![always(Route::Authorize, Fault::DropReply), away()]);
+    let lost = || always(Route::Authorize, Fault::DropReply);
+    stack.payments.set_faults(vec![lost(), away()]);
     let id = place(&stack.client, &order_with(|_| {})).await;
     event(&stack.client, &id, "payment.unknown").await;
+    // An attempt that has read how the order is paid has asked before that changes.
+    stack.payments.set_faults(vec![lost(), always(Route::Lookup, Fault::Stall), away()]);
+    until("an attempt that searches", || async { (!stack.payments.stalled().is_empty()).then_some(()) })
+        .await;
     // As when a setting that goes into the request was changed before the next attempt.
     let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
     let otherwise = "update orders set payment_method = 'pm_card_mastercard' where id = $1::uuid";

@@ -106,8 +106,9 @@ async fn ask_customer(ctx: &Ctx, wait_seconds: u64) -> Result<(), Stop> {
     let woken = wait(ctx, |s| s.amendment.is_some() || !s.state.is_short(), limit).await;
     record_answer(ctx, |s| s.amendment.is_some()).await;
     check_cancel(ctx)?;
-    if !ctx.state(|s| s.state.is_short()) {
-        // The lines that were short have been cancelled: there is nothing to ask any more.
+    // What was answered counts, also where the lines that were short have been cancelled meanwhile.
+    let is_answered = ctx.state(|s| s.amendment.is_some());
+    if !ctx.state(|s| s.state.is_short()) && !(is_answered && changes::has(ctx, changes::ONE_ENDING)) {
         return Ok(());
     }
     match (woken, ctx.state(|s| s.amendment.clone())) {

@@ -99,13 +99,13 @@ pub(crate) async fn cancel_before_promise(ctx: &Ctx, reason: String) -> Result<(
         // Labels may have been booked: the way back begins at the carrier.
         return Ok(());
     }
-    ctx.state_mut(|s| s.undo = vec![Undo::ReleaseStock, Undo::VoidAuthorization]);
-    stop_before_promise(ctx).await
+    stop_before_promise(ctx)
 }
 
-async fn stop_before_promise(ctx: &Ctx) -> Result<(), Stop> {
-    forbid_authorization(ctx).await;
+/// The read model may have no authorization, or no stock: there may be some all the same, and none may come after this.
+fn stop_before_promise(ctx: &Ctx) -> Result<(), Stop> {
     let request = ctx.state_mut(|s| {
+        s.undo = vec![Undo::ReleaseStock, Undo::VoidAuthorization];
         s.stopping = s.cancel.take();
         s.stopping.clone()
     });
@@ -225,12 +225,12 @@ pub(crate) async fn resume(ctx: &Ctx) -> Result<(), Stop> {
                 (open, left)
             });
             if !open && !left {
-                return stop_before_promise(ctx).await;
+                return stop_before_promise(ctx);
             }
         }
         _ if cancels => {
             ask_to_cancel(ctx);
-            return stop_before_promise(ctx).await;
+            return stop_before_promise(ctx);
         }
         _ => return OrderWorkflow::go_through(ctx).await,
     }
@@ -260,19 +260,6 @@ async fn capture_missing(ctx: &Ctx) {
     });
     for id in unpaid {
         fulfil::hand_over(ctx, id).await;
-    }
-}
-
-/// The read model has no authorization: there may be one all the same, and none may come after this. If there was none,
-/// the order's payment stays what it is.
-async fn forbid_authorization(ctx: &Ctx) {
-    if ctx.state(|s| s.state.payment_status) != PaymentStatus::None {
-        return;
-    }
-    ctx.state_mut(|s| s.undo.retain(|undo| *undo != Undo::VoidAuthorization));
-    if let Some(voided) = void(ctx).await.filter(|voided| *voided > Amount::ZERO) {
-        ctx.state_mut(|s| s.set_payment(PaymentStatus::Voided));
-        note(ctx, OrderEvent::Voided { amount: voided });
     }
 }
 

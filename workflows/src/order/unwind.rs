@@ -43,6 +43,8 @@ impl Undo {
 
 /// Undoes everything and ends the order.
 pub(crate) async fn unwind(ctx: &Ctx, mut why: Stop) {
+    let is_recorded = changes::has(ctx, changes::ONE_ENDING);
+    let mut is_final = is_recorded && claim(ctx, &why).await;
     ctx.state_mut(|s| s.unwinding = true);
     show_cancelling(ctx, &why);
     while let Some(undo) = ctx.state_mut(|s| s.undo.pop()) {
@@ -51,10 +53,9 @@ pub(crate) async fn unwind(ctx: &Ctx, mut why: Stop) {
             Undo::ReleaseStock => release_stock(ctx, None).await,
         }
     }
-    let is_recorded = changes::has(ctx, changes::ONE_ENDING);
     if is_recorded && let Err(cancelled) = check_cancel(ctx) {
         // It was accepted while the order was on its way to another end.
-        why = cancelled;
+        (why, is_final) = (cancelled, false);
         show_cancelling(ctx, &why);
     }
     ctx.state_mut(|s| s.state.cancel_rest());
@@ -65,7 +66,7 @@ pub(crate) async fn unwind(ctx: &Ctx, mut why: Stop) {
     };
     go(ctx, status);
     note(ctx, event);
-    if is_recorded {
+    if is_recorded && !is_final {
         // What comes in from here on is refused, also if the task that ends the order is lost or has to run again.
         step::record(ctx).await;
     }
@@ -73,10 +74,30 @@ pub(crate) async fn unwind(ctx: &Ctx, mut why: Stop) {
     read_model::flush(ctx).await;
 }
 
+/// What is undone can't be had back. So before it is, no other run of this workflow task may take the order another way:
+/// that the order stops is recorded, for runs that come later, and written to the read model, where a run that is still
+/// at it with what came before meets it and follows. Says whether nothing can change the end any more.
+async fn claim(ctx: &Ctx, why: &Stop) -> bool {
+    let is_cancel = matches!(why, Stop::Cancelled { .. });
+    let (status, may_hold) = ctx.state(|s| {
+        let declined = s.state.payment_status == PaymentStatus::Declined;
+        (s.state.status, s.undo.contains(&Undo::VoidAuthorization) && !declined)
+    });
+    // Otherwise a cancel of shipments has recorded and written it.
+    if status != OrderStatus::Cancelling && (is_cancel || may_hold) {
+        ctx.state_mut(|s| s.unwinding = true);
+        show_cancelling(ctx, why);
+        step::record(ctx).await;
+        read_model::flush(ctx).await;
+    }
+    is_cancel
+}
+
 fn show_cancelling(ctx: &Ctx, why: &Stop) {
     let status = ctx.state(|s| s.state.status);
-    let is_shown = matches!(status, OrderStatus::Received | OrderStatus::Cancelling);
-    if matches!(why, Stop::Cancelled { .. }) && !is_shown {
+    // Orders of earlier releases go from `received` to `cancelled` at once.
+    let is_skipped = status == OrderStatus::Received && !changes::has(ctx, changes::ONE_ENDING);
+    if matches!(why, Stop::Cancelled { .. }) && status != OrderStatus::Cancelling && !is_skipped {
         go(ctx, OrderStatus::Cancelling);
     }
 }
@@ -102,8 +123,10 @@ pub(crate) async fn void_authorization(ctx: &Ctx) {
     ctx.state_mut(|s| {
         s.state.authorized = s.state.captured;
         let captured = s.state.captured;
-        let never_held =
-            matches!(s.state.payment_status, PaymentStatus::Declined | PaymentStatus::NotRequired);
+        let never_held = matches!(
+            s.state.payment_status,
+            PaymentStatus::None | PaymentStatus::Declined | PaymentStatus::NotRequired
+        );
         if voided > Amount::ZERO || !never_held {
             s.set_payment(if captured.is_zero() { PaymentStatus::Voided } else { PaymentStatus::Captured });
         }
