@@ -11,7 +11,7 @@ use waybill_domain::{
     event::OrderEvent,
     ids::ShipmentId,
     operator::OperatorAction,
-    state::AttentionReason,
+    state::{AttentionReason, ShipmentState},
     status::{FulfilmentStatus, OrderStatus},
 };
 
@@ -75,6 +75,17 @@ async fn book_one(ctx: &Ctx, id: ShipmentId) {
             ctx.state_mut(|s| s.accept_cancel(CancelRequest::whole("book_failed"), "system"));
         }
         Err(StepError::Interrupted) => {}
+    }
+}
+
+impl OrderWorkflow {
+    /// A label that the carrier will not cancel, and whose number nobody has heard: asked for again it is the same one. Once,
+    /// as a carrier may refuse that, too.
+    fn book_again(&mut self, id: ShipmentId) {
+        let is_unknown = |sh: &ShipmentState| sh.id == id && sh.status == FulfilmentStatus::Pending;
+        if self.state.shipments.iter().any(is_unknown) && self.booked_again.insert(id) {
+            self.booking.remove(&id);
+        }
     }
 }
 
@@ -209,6 +220,9 @@ async fn stop_open(ctx: &Ctx) -> Result<(), Stop> {
             stopped.push(id);
         } else {
             note(ctx, OrderEvent::ShipmentCancelRefused { shipment_id: id });
+            if is_recorded {
+                ctx.state_mut(|s| s.book_again(id));
+            }
         }
     }
     // Were this forgotten after the money is given back, a late hand-over would be captured from nothing.

@@ -66,6 +66,8 @@ pub struct OrderWorkflow {
     seen_events: BTreeSet<String>,
     /// Shipments whose label was asked for, and may exist.
     booking: BTreeSet<ShipmentId>,
+    /// Of those, whose label was asked for once more after the carrier had refused to cancel it.
+    booked_again: BTreeSet<ShipmentId>,
     /// Between `reserve` and the settling of a shortage.
     reservation: Option<Reservation>,
     /// Accepted and not yet acted on.
@@ -124,6 +126,7 @@ impl OrderWorkflow {
             inbox: VecDeque::new(),
             seen_events: BTreeSet::new(),
             booking: BTreeSet::new(),
+            booked_again: BTreeSet::new(),
             reservation: None,
             operations: VecDeque::new(),
             operated: 0,

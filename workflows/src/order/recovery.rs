@@ -171,6 +171,8 @@ impl OrderWorkflow {
         pending.retain(|entry| {
             let is_of_message = match &entry.event {
                 OrderEvent::CancelRequested { .. }
+                | OrderEvent::Amended { .. }
+                | OrderEvent::Decided { .. }
                 | OrderEvent::CancelRefused { lines: None, .. }
                 | OrderEvent::Inherited { .. }
                 | OrderEvent::OperatorActed { .. } => true,
