@@ -43,7 +43,7 @@ async fn repeated_task_writes_each_entry_once() {
         vec![entry(OrderEvent::ActionRequired {}, OrderStatus::Authorizing)],
         vec![entry(OrderEvent::Confirmed {}, OrderStatus::Confirmed)],
         vec![entry(
-            OrderEvent::CancelRefused { status: OrderStatus::Shipped, lines: None },
+            OrderEvent::cancel_refused(OrderStatus::Shipped, None),
             OrderStatus::Shipped,
         )],
     ];
@@ -97,7 +97,7 @@ async fn terminal_status_is_final_for_any_writer() {
     let change = projection::Change { id: order, base_version: version, entries: &entries, state: &state };
     assert_eq!(projection::apply_all(&pool, &[change]).await.unwrap(), [None], "nor in a batch");
     let late = [entry(
-        OrderEvent::CancelRefused { status: OrderStatus::Rejected, lines: None },
+        OrderEvent::cancel_refused(OrderStatus::Rejected, None),
         OrderStatus::Rejected,
     )];
     let applied = projection::apply(&pool, order, version, &late, &in_status(OrderStatus::Rejected)).await;
