@@ -33,8 +33,8 @@ pub const SHIPMENTS_LISTED_MAX: usize = SHIPMENTS_MAX + LINES_MAX;
 pub fn plan_lines(state: &OrderState, selection: &Selection) -> Result<CancellationPlan, BadLines> {
     selection.check(state)?;
     let whole = plan_cancellation(state);
-    let every = state.lines.is_empty()
-        || state.lines.len() == selection.lines().len() && !selection.has_quantities();
+    let every =
+        state.lines.is_empty() || state.lines.len() == selection.lines().len() && !selection.has_quantities();
     let all_are_open = selection.iter().all(|(line, quantity)| state.has_open(line, quantity));
     if every || state.status == OrderStatus::Cancelling || (all_are_open && state.is_all(selection)) {
         return Ok(whole);
@@ -94,7 +94,8 @@ impl OrderState {
     pub fn is_all(&self, selection: &Selection) -> bool {
         if self.shipments.is_empty() {
             let left = self.after(selection);
-            let is_open = |state: &Self| (0u32..).zip(&state.lines).any(|(line, _)| state.open_pieces(line) > 0);
+            let is_open =
+                |state: &Self| (0u32..).zip(&state.lines).any(|(line, _)| state.open_pieces(line) > 0);
             return is_open(self) && !is_open(&left);
         }
         let removal = self.choose(selection);

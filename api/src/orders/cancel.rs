@@ -96,8 +96,7 @@ fn lines(named: Option<&[LinePart]>, order: &OrderRecord) -> Result<Option<Selec
     if !errors.is_empty() {
         return Err(Problem::invalid(errors));
     }
-    let lines =
-        Selection::read(named).map_err(|bad| Problem::invalid(wrong("/lines", bad.to_string())))?;
+    let lines = Selection::read(named).map_err(|bad| Problem::invalid(wrong("/lines", bad.to_string())))?;
     let is_whole_order = lines.lines().len() == ordered.len() && !lines.has_quantities();
     Ok((!is_whole_order).then_some(lines))
 }

@@ -67,11 +67,7 @@ impl ShipmentState {
 }
 
 /// A line of a shipment as what is taken of it and what is left. The amounts add up to the line's.
-fn split(
-    line: &ShipmentLine,
-    taken: &ByLine,
-    unit: i64,
-) -> (Option<ShipmentLine>, Option<ShipmentLine>) {
+fn split(line: &ShipmentLine, taken: &ByLine, unit: i64) -> (Option<ShipmentLine>, Option<ShipmentLine>) {
     let gone = taken.get(&line.line).copied().unwrap_or(0).min(line.quantity);
     let left = line.quantity - gone;
     let parts = line.amount.split(&[left.into(), gone.into()]);

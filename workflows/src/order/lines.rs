@@ -119,8 +119,7 @@ impl OrderWorkflow {
         }
         let asked = asked.quantities();
         let cancelled = |line: u32| self.state.lines.get(line as usize).map_or(0, |l| l.cancelled);
-        let waiting =
-            |line: u32| asked.iter().filter(|p| p.line == line).map(|p| p.quantity).sum::<u32>();
+        let waiting = |line: u32| asked.iter().filter(|p| p.line == line).map(|p| p.quantity).sum::<u32>();
         let named = selection(request).quantities().into_iter();
         named.map(|Pieces { line, .. }| Pieces { line, quantity: cancelled(line) + waiting(line) }).collect()
     }
