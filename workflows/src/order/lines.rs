@@ -14,6 +14,7 @@ use waybill_domain::{
     allocation::ShipmentLine,
     cancellation::{CancellationPlan, plan_cancellation},
     event::{OrderEvent, Pieces, lines_cancelled_key, lines_refused_key},
+    ids::ShipmentId,
     lines::{BadLines, ByLine, LinePart, Refused, Removal, Selection, plan_lines},
     state::{AttentionReason, OrderState, ShipmentState},
     status::OrderStatus,
@@ -249,13 +250,11 @@ async fn cancel(ctx: &Ctx, due: Due) {
             replace(ctx, shipment, taken, &left).await;
             replaced = true;
         }
-        ctx.state_mut(|s| {
-            s.state.drop_pieces(id, taken);
-            s.note(OrderEvent::ShipmentCancelled { shipment_id: id });
-        });
         stopped.push(id);
     }
-    ctx.state_mut(|s| s.report_cancelled(due, &removal, &before));
+    // All at once: a state with some of the shipments replaced, written while the carrier is waited for, would not say
+    // that it has a part of the request, and the request would be chosen again from what is left.
+    ctx.state_mut(|s| s.report_cancelled(due, &removal, &stopped, &before));
     // Were this forgotten after the successor has a label, a cancel that comes meanwhile would not know of it.
     if replaced && changes::has(ctx, changes::SUCCESSORS_ARE_RECORDED) {
         step::record(ctx).await;
@@ -267,9 +266,13 @@ async fn cancel(ctx: &Ctx, due: Due) {
 }
 
 impl OrderWorkflow {
-    /// Reports what of a request was cancelled, and what the carrier would not stop.
-    fn report_cancelled(&mut self, due: Due, removal: &Removal, before: &OrderState) {
+    /// Reports what of a request was cancelled, with these shipments, and what the carrier would not stop.
+    fn report_cancelled(&mut self, due: Due, removal: &Removal, stopped: &[ShipmentId], before: &OrderState) {
         let Due { selection, reason, request, late: mut refused } = due;
+        for (id, taken) in removal.shipments().iter().filter(|(id, _)| stopped.contains(id)) {
+            self.state.drop_pieces(*id, taken);
+            self.note(OrderEvent::ShipmentCancelled { shipment_id: *id });
+        }
         let cancelled = self.state.give_up(&selection, removal, before);
         for (line, quantity) in selection.iter() {
             let done = cancelled.iter().find(|p| p.line == line).map_or(0, |p| p.quantity);
