@@ -60,6 +60,9 @@ pub struct Allocation {
     pub shipments: Vec<PlannedShipment>,
     /// Empty when everything is there.
     pub short: Vec<Shortage>,
+    /// What its amounts are multiples of, in minor units; not known of what earlier releases set aside.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share_unit: Option<i64>,
 }
 
 /// What an order costs besides its goods.
@@ -92,7 +95,7 @@ pub fn allocate(order: OrderId, lines: &[OrderLine], available: &Available) -> A
         .filter(|(_, missing)| **missing > 0)
         .map(|(line, missing)| Shortage { line, missing: *missing })
         .collect();
-    Allocation { shipments, short }
+    Allocation { shipments, short, share_unit: None }
 }
 
 fn take(
@@ -153,7 +156,9 @@ impl Allocation {
         let exact = (0..goods.len())
             .map(|i| goods[i].minus_or_zero(discounts[i]).plus(taxes[i])?.plus(fees[i]))
             .collect::<Result<Vec<_>, _>>()?;
-        let amounts = Amount::round_parts(&exact, smallest_share(currency));
+        let unit = smallest_share(currency);
+        self.share_unit = Some(unit);
+        let amounts = Amount::round_parts(&exact, unit);
         for (line, amount) in self.shipments.iter_mut().flat_map(|s| &mut s.lines).zip(amounts) {
             line.amount = amount;
         }

@@ -2,6 +2,7 @@
 
 use crate::{
     allocation::ShipmentLine,
+    event::Pieces,
     ids::{ShipmentId, Sku},
     money::Amount,
     state::OrderState,
@@ -51,13 +52,33 @@ pub struct CancellationPlan {
     /// Of a request for single lines: those it is refused for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refused_lines: Vec<u32>,
+    /// Of lines that it is refused for because more pieces are asked for than are open: those that are open.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub still_open: Vec<Pieces>,
 }
 
 impl CancellationPlan {
+    /// The plan of a request that is carried out already.
+    pub fn nothing_to_do() -> Self {
+        Self {
+            answer: CancelAnswer::Accepted,
+            cancel_shipments: Vec::new(),
+            reduce_shipments: Vec::new(),
+            asks_carrier: false,
+            void: Amount::ZERO,
+            refund: Amount::ZERO,
+            release: Vec::new(),
+            refused_lines: Vec::new(),
+            still_open: Vec::new(),
+        }
+    }
+
     /// Why it would be refused, if it would, in words for whoever asks.
     pub fn refusal(&self, status: OrderStatus) -> Option<String> {
         let lines: Vec<String> = self.refused_lines.iter().map(u32::to_string).collect();
-        match (self.answer, &lines[..]) {
+        let open: Vec<String> =
+            self.still_open.iter().map(|p| format!("{} of line {}", p.quantity, p.line)).collect();
+        let words = match (self.answer, &lines[..]) {
             (CancelAnswer::Accepted | CancelAnswer::Deferred, _) => None,
             (CancelAnswer::Refused, []) => Some(format!("the order is {status} and can't be cancelled")),
             (CancelAnswer::Refused, [line]) => {
@@ -66,6 +87,10 @@ impl CancellationPlan {
             (CancelAnswer::Refused, lines) => {
                 Some(format!("of lines {} nothing can be cancelled by itself any more", lines.join(", ")))
             }
+        };
+        match &open[..] {
+            [] => words,
+            open => words.map(|words| format!("{words}, or not so much; open are {}", open.join(", "))),
         }
     }
 }
@@ -102,10 +127,8 @@ pub fn plan_cancellation(state: &OrderState) -> CancellationPlan {
         asks_carrier: open.iter().any(|s| s.tracking_number.is_some()),
         cancel_shipments: open.iter().map(|s| s.id).collect(),
         void: if done { Amount::ZERO } else { state.authorized.minus_or_zero(taken) },
-        refund: Amount::ZERO,
         release: release(open.iter().flat_map(|s| &s.lines)),
-        reduce_shipments: Vec::new(),
-        refused_lines: Vec::new(),
+        ..CancellationPlan::nothing_to_do()
     }
 }
 

@@ -69,6 +69,12 @@ pub enum OrderEvent {
         /// Numbers of lines, from 0; without them, the whole order.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         lines: Option<Vec<u32>>,
+        /// Of these lines, those of which only so many pieces are to go.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        pieces: Vec<Pieces>,
+        /// What the request counts once by, if it has such an id.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        request: Option<String>,
     },
     #[serde(rename = "cancellation.refused")]
     CancelRefused {
@@ -76,6 +82,12 @@ pub enum OrderEvent {
         /// Numbers of lines, from 0; without them, the whole order.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         lines: Option<Vec<u32>>,
+        /// Of these lines, those of which only so many pieces are refused.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        pieces: Vec<Pieces>,
+        /// The id of the request that was accepted before, if it has one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        request: Option<String>,
     },
     #[serde(rename = "signal.ignored")]
     SignalIgnored { signal: String, problem: String },
@@ -131,7 +143,13 @@ pub enum OrderEvent {
     #[serde(rename = "payment.reauthorized")]
     Reauthorized { amount: Amount },
     #[serde(rename = "lines.cancelled")]
-    LinesCancelled { lines: Vec<Pieces>, reason: String },
+    LinesCancelled {
+        lines: Vec<Pieces>,
+        reason: String,
+        /// The id of the request that is carried out with it, if it has one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        request: Option<String>,
+    },
     #[serde(rename = "operator.acted")]
     OperatorActed { action: String, attention: AttentionReason, reason: String, reference: Option<String> },
     #[serde(rename = "order.inherited")]
@@ -156,6 +174,11 @@ pub enum OrderEvent {
 }
 
 impl OrderEvent {
+    /// A request to cancel that was refused: single lines, or without them the whole order.
+    pub fn cancel_refused(status: OrderStatus, lines: Option<Vec<u32>>) -> Self {
+        Self::CancelRefused { status, lines, pieces: Vec::new(), request: None }
+    }
+
     /// What names this event among all of its order's, if it can happen to an order, or to one of its shipments, only
     /// once. A workflow that goes on from what the read model has does not report it again.
     pub fn fact_key(&self) -> Option<String> {
@@ -181,13 +204,26 @@ impl OrderEvent {
             Lost { shipment_id } => format!("shipment.lost:{shipment_id}"),
             Returned { shipment_id } => format!("shipment.returned:{shipment_id}"),
             ShipmentCancelled { shipment_id } => format!("shipment.cancelled:{shipment_id}"),
-            CancelRequested { reason, source, lines } => {
+            CancelRequested { request: Some(request), .. } => format!("cancellation.requested:{request}"),
+            CancelRequested { reason, source, lines, .. } => {
                 format!("cancellation.requested:{source}:{lines:?}:{reason}")
             }
+            LinesCancelled { request: Some(request), .. } => lines_cancelled_key(request),
+            CancelRefused { request: Some(request), .. } => lines_refused_key(request),
             Completed { .. } | Cancelled { .. } | Rejected { .. } | Expired { .. } => "end".into(),
             _ => return None,
         })
     }
+}
+
+/// The key of the fact that a request for lines was carried out, at least in part.
+pub fn lines_cancelled_key(request: &str) -> String {
+    format!("lines.cancelled:{request}")
+}
+
+/// The key of the fact that a request for lines was refused when it was to be carried out, at least in part.
+pub fn lines_refused_key(request: &str) -> String {
+    format!("cancellation.refused:{request}")
 }
 
 /// Pieces of one line.

@@ -139,6 +139,10 @@ pub struct OrderState {
     /// Whether the customer has to do something before the payment can go on.
     #[serde(default)]
     pub payment_action: bool,
+    /// What the amounts of parts of it are multiples of, in minor units
+    /// ([`crate::provider_units::smallest_share`]). Not known before stock is set aside.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share_unit: Option<i64>,
 }
 
 impl OrderState {
@@ -167,6 +171,7 @@ impl OrderState {
             shipments: Vec::new(),
             needs: Vec::new(),
             payment_action: false,
+            share_unit: None,
         }
     }
 
@@ -198,6 +203,7 @@ impl OrderState {
 
     /// Takes over what was set aside.
     pub fn allocate(&mut self, allocation: &Allocation) {
+        self.share_unit = allocation.share_unit;
         self.shipments = allocation
             .shipments
             .iter()

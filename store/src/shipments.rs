@@ -1,9 +1,10 @@
 //! Shipments: what is in them, where they go, and what the carrier calls them.
 
 use crate::{Result, parse};
-use sqlx::{PgPool, types::Json};
+use sqlx::{PgConnection, PgPool, types::Json};
 use waybill_domain::{
     ids::{Location, OrderId, ShipmentId},
+    lines::LinePart,
     money::Amount,
     order::Address,
 };
@@ -40,20 +41,22 @@ pub async fn parcel(pool: &PgPool, id: ShipmentId) -> Result<Option<Parcel>> {
     .transpose()
 }
 
-/// What is left of a shipment is another's: `successor` takes over what is set aside for these lines. Stock stays as
-/// it is. Repeating it changes nothing.
+/// What is left of a shipment is another's: `successor` takes over what is set aside for whole lines, and so many pieces
+/// of others. Stock stays as it is: what was held is held, by both together. Repeating it changes nothing.
 ///
 /// # Errors
-/// When Postgres fails, or the shipment has not all of these lines.
+/// When Postgres fails, or the shipment has not all of these lines and pieces.
 pub async fn replace(
     pool: &PgPool,
     order: OrderId,
     shipment: ShipmentId,
     successor: ShipmentId,
-    lines: &[u32],
+    lines: &[LinePart],
     amount: Amount,
 ) -> Result<()> {
-    let lines: Vec<i32> = lines.iter().map(|line| line.cast_signed()).collect();
+    let numbers: Vec<i32> = lines.iter().map(|part| part.line().cast_signed()).collect();
+    let quantities: Vec<Option<i32>> =
+        lines.iter().map(|part| part.quantity().map(u32::cast_signed)).collect();
     let mut tx = crate::begin(pool).await?;
     sqlx::query!(
         "insert into shipments (id, order_id, merchant_id, location, amount)
@@ -65,20 +68,26 @@ pub async fn replace(
     .execute(&mut *tx)
     .await?;
     sqlx::query!(
-        "update reservations set shipment_id = $3 where order_id = $1 and shipment_id = $2 and line = any($4)",
+        "update reservations r set shipment_id = $3
+         from unnest($4::int[], $5::int[]) as p (line, quantity)
+         where order_id = $1 and shipment_id = $2 and r.line = p.line and p.quantity is null",
         order.0,
         shipment.0,
         successor.0,
-        &lines
+        &numbers,
+        &quantities as &[Option<i32>]
     )
     .execute(&mut *tx)
     .await?;
+    split(&mut tx, order, shipment, successor, &numbers, &quantities).await?;
     let there = sqlx::query_scalar!(
-        r#"select count(*) as "there!" from reservations
-           where order_id = $1 and shipment_id = $2 and line = any($3)"#,
+        r#"select count(*) as "there!" from reservations r join unnest($3::int[], $4::int[]) as p (line, quantity)
+             on r.line = p.line and r.quantity = coalesce(p.quantity, r.quantity)
+           where order_id = $1 and shipment_id = $2"#,
         order.0,
         successor.0,
-        &lines
+        &numbers,
+        &quantities as &[Option<i32>]
     )
     .fetch_one(&mut *tx)
     .await?;
@@ -86,6 +95,45 @@ pub async fn replace(
         return Err(sqlx::Error::RowNotFound.into());
     }
     tx.commit().await?;
+    Ok(())
+}
+
+/// Moves so many pieces of each reservation that has a quantity; what is moved already is not moved again. The
+/// reservations are locked first: what is released or sold meanwhile must be either all of one or parts of both.
+async fn split(
+    tx: &mut PgConnection,
+    order: OrderId,
+    shipment: ShipmentId,
+    successor: ShipmentId,
+    lines: &[i32],
+    quantities: &[Option<i32>],
+) -> Result<()> {
+    sqlx::query!(
+        "select line from reservations where order_id = $1 and shipment_id = $2 order by line for update",
+        order.0,
+        shipment.0
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    sqlx::query!(
+        "with moved as (
+           insert into reservations (order_id, shipment_id, line, merchant_id, sku, location, quantity, state)
+           select order_id, $3, r.line, merchant_id, sku, location, p.quantity, state
+           from reservations r join unnest($4::int[], $5::int[]) as p (line, quantity) on r.line = p.line
+           where order_id = $1 and shipment_id = $2 and p.quantity < r.quantity
+           on conflict do nothing
+           returning line, quantity
+         )
+         update reservations r set quantity = r.quantity - m.quantity from moved m
+         where order_id = $1 and shipment_id = $2 and r.line = m.line",
+        order.0,
+        shipment.0,
+        successor.0,
+        lines,
+        quantities as &[Option<i32>]
+    )
+    .execute(&mut *tx)
+    .await?;
     Ok(())
 }
 

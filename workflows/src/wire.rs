@@ -6,8 +6,9 @@ use temporalio_common::data_converters::{PayloadConverter, RawValue};
 use waybill_domain::{
     allocation::Allocation,
     cancellation::CancellationPlan,
-    event::Entry,
+    event::{Entry, Pieces},
     ids::{MerchantId, OrderId, ShipmentId},
+    lines::LinePart,
     money::Amount,
     operator::OperatorAction,
     order::{OrderLine, ShortagePolicy},
@@ -221,8 +222,9 @@ pub struct ReplaceInput {
     pub shipment_id: ShipmentId,
     /// The one that takes over.
     pub successor: ShipmentId,
-    /// Which lines it takes over, from 0.
-    pub lines: Vec<u32>,
+    /// What it takes over: whole lines of the shipment, and so many pieces of others. A worker of an earlier release can't
+    /// read the latter, and leaves the step to one that can.
+    pub lines: Vec<LinePart>,
     /// What they are worth.
     pub amount: Amount,
 }
@@ -288,15 +290,19 @@ pub struct CancelRequest {
     /// `api`, `signal`, `engine` (the CLI's `workflow cancel`) or `system`.
     #[serde(default)]
     pub source: String,
-    /// Numbers of lines, from 0; without them, everything that can still be stopped.
+    /// Lines, by their numbers from 0, and pieces of lines; without them, everything that can still be stopped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lines: Option<Vec<u32>>,
+    pub lines: Option<Vec<LinePart>>,
+    /// What it counts once by. An update that names quantities must have one; a signal without one is a request by
+    /// itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<String>,
 }
 
 impl CancelRequest {
     /// A request for the whole order.
     pub fn whole(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into(), source: String::new(), lines: None }
+        Self { reason: reason.into(), source: String::new(), lines: None, request: None }
     }
 }
 
@@ -305,6 +311,10 @@ impl CancelRequest {
 pub struct CancelReply {
     /// As things stand.
     pub plan: CancellationPlan,
+    /// Of lines that were named with a quantity: how many pieces of each are cancelled as soon as the request, and those
+    /// before it, are carried out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cancelled_by_then: Vec<Pieces>,
 }
 
 /// A person's word on an order in review.

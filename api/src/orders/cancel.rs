@@ -17,11 +17,13 @@ use axum::{
 };
 use serde::Deserialize;
 use serde_json::json;
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
+use uuid::Uuid;
 use waybill_domain::{
     cancellation::{CancellationPlan, plan_cancellation},
+    event::Pieces,
     ids::OrderId,
-    lines::{BadLines, plan_lines},
+    lines::{BadLines, LinePart, Selection, plan_lines},
     order::LINES_MAX,
     state::OrderState,
     status::OrderStatus,
@@ -38,9 +40,9 @@ const LINES_TOO_MANY: usize = LINES_MAX + 1;
 #[serde(deny_unknown_fields)]
 pub(crate) struct Body {
     reason: String,
-    /// Numbers of the lines, from 0; without them, the whole order.
+    /// Whole lines by their numbers, from 0, and so many pieces of lines; without them, the whole order.
     #[serde(default)]
-    lines: Option<Vec<u32>>,
+    lines: Option<Vec<LinePart>>,
     #[serde(default)]
     dry_run: bool,
 }
@@ -69,40 +71,60 @@ pub(crate) async fn handler(
     }
     let key = super::request_key(caller.merchant_id, ROUTE, key?.0, id, &fingerprint);
     let limit = wait::preference(&headers).unwrap_or(wait::CHANGE_MAX);
+    let id_of_key = || Uuid::new_v5(&id.0, super::update_id(&key).as_bytes()).to_string();
     let request = CancelRequest {
         reason: body.reason,
         source: String::new(),
-        lines: lines.map(|lines| lines.into_iter().collect()),
+        // Whole lines need no id: what is cancelled twice is cancelled once.
+        request: lines.as_ref().is_some_and(Selection::has_quantities).then(id_of_key),
+        lines: lines.map(|lines| lines.parts()),
     };
     let task = cancel(app.clone(), order, key.clone(), request, limit);
     Ok(once(&app, id, key, task).await)
 }
 
 /// The lines that are to be cancelled, once each; nothing if that is the whole order.
-fn lines(named: Option<&[u32]>, order: &OrderRecord) -> Result<Option<BTreeSet<u32>>, Problem> {
+fn lines(named: Option<&[LinePart]>, order: &OrderRecord) -> Result<Option<Selection>, Problem> {
     let Some(named) = named else { return Ok(None) };
-    let there = order.placed.lines.len();
-    let wrong = |pointer: String, detail: String| FieldError { pointer, detail };
+    let ordered: Vec<u32> = order.placed.lines.iter().map(|line| line.quantity).collect();
+    let wrong = |pointer: &str, detail: String| vec![FieldError { pointer: pointer.into(), detail }];
     let errors: Vec<FieldError> = match named.len() {
-        0 => vec![wrong("/lines".into(), BadLines::None.to_string())],
-        LINES_TOO_MANY.. => vec![wrong("/lines".into(), format!("must have at most {LINES_MAX} entries"))],
-        _ => named
-            .iter()
-            .enumerate()
-            .filter(|(_, line)| **line as usize >= there)
-            .map(|(index, _)| {
-                wrong(format!("/lines/{index}"), format!("must be a line's number, 0 to {}", there - 1))
-            })
-            .collect(),
+        0 => wrong("/lines", BadLines::None.to_string()),
+        LINES_TOO_MANY.. => wrong("/lines", format!("must have at most {LINES_MAX} entries")),
+        _ => (0..named.len()).filter_map(|index| check_entry(named, index, &ordered)).collect(),
     };
     if !errors.is_empty() {
         return Err(Problem::invalid(errors));
     }
-    let lines: BTreeSet<u32> = named.iter().copied().collect();
-    Ok((lines.len() < there).then_some(lines))
+    let lines = Selection::read(named).map_err(|bad| Problem::invalid(wrong("/lines", bad.to_string())))?;
+    let is_whole_order = lines.lines().len() == ordered.len() && !lines.has_quantities();
+    Ok((!is_whole_order).then_some(lines))
 }
 
-fn plan(order: &OrderRecord, lines: Option<&BTreeSet<u32>>) -> Result<CancellationPlan, Problem> {
+/// What is wrong with an entry. A whole line may be there twice: it means the same as once.
+fn check_entry(named: &[LinePart], index: usize, ordered: &[u32]) -> Option<FieldError> {
+    let entry = named[index];
+    let line = entry.line();
+    let of_line = match entry.quantity() {
+        None => format!("/lines/{index}"),
+        Some(_) => format!("/lines/{index}/line"),
+    };
+    let wrong = |pointer: String, detail: String| Some(FieldError { pointer, detail });
+    let Some(most) = ordered.get(line as usize) else {
+        return wrong(of_line, format!("must be a line's number, 0 to {}", ordered.len() - 1));
+    };
+    let same = named[..index].iter().find(|earlier| earlier.line() == line);
+    if same.is_some_and(|earlier| earlier.quantity().or(entry.quantity()).is_some()) {
+        return wrong(of_line, "must be there once: the line is named before, and has a quantity".into());
+    }
+    let quantity = entry.quantity().filter(|quantity| !(1..=*most).contains(quantity));
+    quantity.and_then(|_| {
+        let detail = format!("must be between 1 and {most}, what was ordered of the line");
+        wrong(format!("/lines/{index}/quantity"), detail)
+    })
+}
+
+fn plan(order: &OrderRecord, lines: Option<&Selection>) -> Result<CancellationPlan, Problem> {
     let Some(lines) = lines else { return Ok(plan_cancellation(&order.state)) };
     let bad = |bad: BadLines| FieldError { pointer: "/lines".into(), detail: bad.to_string() };
     plan_lines(&order.state, lines).map_err(|e| Problem::invalid(vec![bad(e)]))
@@ -119,7 +141,7 @@ async fn cancel(
     request: CancelRequest,
     limit: Duration,
 ) -> Result<Answer, Problem> {
-    let lines: Option<BTreeSet<u32>> = request.lines.as_ref().map(|lines| lines.iter().copied().collect());
+    let lines = request.lines.as_deref().and_then(|parts| Selection::read(parts).ok());
     let plan = plan(&order, lines.as_ref())?;
     if order.state.status == OrderStatus::Cancelled && lines.is_none() {
         return Ok((StatusCode::OK, answer(plan, &order)));
@@ -145,22 +167,23 @@ async fn cancel(
         }
     };
     let settled = |state: &OrderState| {
-        is_done(state, lines.as_ref())
+        is_done(state, lines.as_ref(), &reply.cancelled_by_then)
             || !matches!(state.status, OrderStatus::Cancelling)
                 && (state.status.is_terminal() || state.attention.is_some())
     };
     let order = wait::for_order(&app, order.id, limit, changes, settled).await?;
-    let status = if is_done(&order.state, lines.as_ref()) { StatusCode::OK } else { StatusCode::ACCEPTED };
+    let is_done = is_done(&order.state, lines.as_ref(), &reply.cancelled_by_then);
+    let status = if is_done { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok((status, answer(reply.plan, &order)))
 }
 
-/// Whether what was asked for is so.
-fn is_done(state: &OrderState, lines: Option<&BTreeSet<u32>>) -> bool {
-    match lines {
-        None => state.status == OrderStatus::Cancelled,
-        Some(lines) => lines.iter().all(|line| {
-            let cancelled = state.lines.get(*line as usize).is_some_and(|line| line.cancelled > 0);
-            cancelled && state.open_pieces(*line) == 0
-        }),
-    }
+/// Whether what was asked for is so: whole lines have nothing open, and of the others as many pieces are cancelled as there
+/// are with this request and those before it.
+fn is_done(state: &OrderState, lines: Option<&Selection>, cancelled_by_then: &[Pieces]) -> bool {
+    let Some(lines) = lines else { return state.status == OrderStatus::Cancelled };
+    let cancelled = |line: u32| state.lines.get(line as usize).map_or(0, |line| line.cancelled);
+    let wanted = |line: u32| cancelled_by_then.iter().find(|p| p.line == line).map_or(1, |p| p.quantity);
+    lines.iter().all(|(line, quantity)| {
+        cancelled(line) >= wanted(line) && (quantity.is_some() || state.open_pieces(line) == 0)
+    })
 }

@@ -75,7 +75,7 @@ fn order(plan: &OrderPlan, run: &str) -> Value {
     let mut random = Random::new(plan.seed ^ 1);
     let line = |sku: &str, quantity: i64, unit_price: i64| json!({"sku": sku, "quantity": quantity, "unit_price": unit_price});
     let plenty = |random: &mut Random, nth: usize| {
-        line(PLENTY[nth].0, 1 + i64::from(random.below(3) == 0), UNIT_PRICE)
+        line(PLENTY[nth].0, 1 + i64::try_from(random.below(4)).unwrap_or_default(), UNIT_PRICE)
     };
     let lines = match plan.kind {
         Kind::Plain if random.below(3) == 0 => vec![line(HOT, 1, UNIT_PRICE)],
@@ -115,6 +115,11 @@ async fn send(world: &World, random: &mut Random, id: &str, message: Message) {
     match message {
         M::CancelByHttp => cancel(world, random, id, &json!({"reason": "changed my mind"})).await,
         M::CancelLine => cancel(world, random, id, &json!({"reason": "not that one", "lines": [0]})).await,
+        M::CancelUnit => cancel_unit(world, random, id).await,
+        M::CancelUnitBySignal => {
+            let unit = json!({"reason": "signal", "lines": [{"line": 0, "quantity": 1}]});
+            count_sent(world.temporal.signal(&workflow, "cancel", &unit).await);
+        }
         M::CancelBySignal => {
             count_sent(world.temporal.signal(&workflow, "cancel", &json!({"reason": "signal"})).await)
         }
@@ -179,6 +184,15 @@ async fn cancel(world: &World, random: &mut Random, id: &str, body: &Value) {
         200 if whole => world.promise(id, Promise::Cancelled),
         202 if whole => world.promise(id, Promise::Cancelling),
         _ => {}
+    }
+}
+
+/// One unit of the first line. Each request is another unit, however often it has to be sent.
+async fn cancel_unit(world: &World, random: &mut Random, id: &str) {
+    let body = json!({"reason": "one less", "lines": [{"line": 0, "quantity": 1}]});
+    let reply = world.post("CancelUnit", random, &format!("/v1/orders/{id}/cancellation"), &body).await;
+    if reply.is_some_and(|reply| reply.status.as_u16() == 200) {
+        world.promise(id, Promise::OneUnitCancelled);
     }
 }
 

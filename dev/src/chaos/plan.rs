@@ -52,6 +52,10 @@ pub enum Message {
     CancelByEngine,
     /// Of its first line alone.
     CancelLine,
+    /// Of one unit of its first line.
+    CancelUnit,
+    /// The same, by the signal `cancel`.
+    CancelUnitBySignal,
     /// A reviewer's decision over HTTP.
     Approve,
     /// The same.
@@ -244,6 +248,8 @@ fn draw_message(random: &mut Random) -> Option<Message> {
         (4, M::CancelBySignal),
         (3, M::CancelByEngine),
         (3, M::CancelLine),
+        (5, M::CancelUnit),
+        (2, M::CancelUnitBySignal),
         (3, M::Refund),
         (3, M::Return),
         (2, M::Receipt),

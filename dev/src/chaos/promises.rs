@@ -20,6 +20,12 @@ pub fn check(log: &Log, orders: &BTreeMap<String, Order>) -> Vec<Violation> {
             found.push(Violation { order: Some(id.clone()), rule, detail: "it does not".to_owned() });
             continue;
         };
+        let units = promises.iter().filter(|promise| **promise == Promise::OneUnitCancelled).count();
+        let cancelled = order.lines.first().map_or(0, |line| line.cancelled as usize);
+        if units > cancelled && order.status != OrderStatus::Cancelled {
+            let detail = format!("{units} cancellations of one unit each, and {cancelled} are cancelled");
+            found.push(order.breaks("what a client was answered stays true", detail));
+        }
         let broken = promises.iter().filter(|promise| !holds(order, promise));
         found.extend(broken.map(|promise| {
             let detail = format!("{promise:?}, and the order is {}", order.status);
@@ -32,7 +38,8 @@ pub fn check(log: &Log, orders: &BTreeMap<String, Order>) -> Vec<Violation> {
 fn holds(order: &Order, promise: &Promise) -> bool {
     let cancelled = order.status == OrderStatus::Cancelled;
     match promise {
-        Promise::Accepted => true,
+        // Cancellations of units are counted together.
+        Promise::Accepted | Promise::OneUnitCancelled => true,
         Promise::Cancelled => cancelled,
         // The carrier may have the goods already, or not stop them; what was said to the client is in the timeline.
         Promise::Cancelling => {

@@ -29,6 +29,8 @@ pub enum Promise {
     Cancelled,
     /// It will be, if the carrier can stop it.
     Cancelling,
+    /// One unit more of its first line is cancelled.
+    OneUnitCancelled,
     /// A reviewer's or the customer's answer was taken.
     Answered(&'static str),
     /// A refund was accepted.

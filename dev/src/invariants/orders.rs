@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use sqlx::{PgPool, Row};
 use uuid::Uuid;
 use waybill_domain::event::OrderEvent;
-use waybill_domain::state::ShipmentState;
-use waybill_domain::status::OrderStatus;
+use waybill_domain::state::{LineState, ShipmentState};
+use waybill_domain::status::{FulfilmentStatus, OrderStatus};
 
 use super::Violation;
 use super::timeline::{self, Entry};
@@ -35,8 +35,12 @@ pub struct Order {
     pub captured: i64,
     /// Refunded, in minor units.
     pub refunded: i64,
+    /// Its lines; none before stock is set aside.
+    pub lines: Vec<LineState>,
     /// Its shipments.
     pub shipments: Vec<ShipmentState>,
+    /// What reservations say of shipments, whatever became of it: shipment, line, items.
+    pub reserved: Vec<(Uuid, u32, u32)>,
     /// Items that reservations still hold.
     pub held: i64,
     /// Its timeline.
@@ -48,7 +52,9 @@ pub(super) async fn load(pool: &PgPool) -> Result<BTreeMap<String, Order>> {
     // One snapshot: an order's row and its timeline change together.
     let mut tx = pool.begin_with("begin isolation level repeatable read read only").await?;
     let rows = sqlx::query(
-        "select id, status, payment_status, attention, version, captured, refunded, shipments,
+        "select id, status, payment_status, attention, version, captured, refunded, line_states, shipments,
+           (select coalesce(jsonb_agg(jsonb_build_array(shipment_id, line, quantity)), '[]')
+             from reservations r where r.order_id = o.id) as reserved,
            (select coalesce(sum(quantity), 0)::bigint from reservations r where r.order_id = o.id and r.state = 'held')
              as held
          from orders o",
@@ -63,6 +69,7 @@ pub(super) async fn load(pool: &PgPool) -> Result<BTreeMap<String, Order>> {
     for row in rows {
         let id = row.try_get::<Uuid, _>("id")?.to_string();
         let shipments: Option<Value> = row.try_get("shipments")?;
+        let lines: Option<Value> = row.try_get("line_states")?;
         let order = Order {
             status: row.try_get::<String, _>("status")?.parse()?,
             payment_status: row.try_get("payment_status")?,
@@ -71,6 +78,8 @@ pub(super) async fn load(pool: &PgPool) -> Result<BTreeMap<String, Order>> {
             captured: row.try_get("captured")?,
             refunded: row.try_get("refunded")?,
             shipments: shipments.map(serde_json::from_value).transpose()?.unwrap_or_default(),
+            lines: lines.map(serde_json::from_value).transpose()?.unwrap_or_default(),
+            reserved: serde_json::from_value(row.try_get("reserved")?)?,
             held: row.try_get("held")?,
             entries: Vec::new(),
             id: id.clone(),
@@ -159,6 +168,10 @@ impl Order {
         if ends != usize::from(self.status.is_terminal()) {
             found.push(self.breaks("one terminal event per order that has ended", ends.to_string()));
         }
+        let reserved = self.wrongly_reserved();
+        if !reserved.is_empty() {
+            found.push(self.breaks("reservations are what shipments list", reserved));
+        }
         let captured: i64 = self.shipments.iter().filter(|s| s.captured).map(|s| s.amount.minor()).sum();
         if captured != self.captured {
             found.push(
@@ -169,6 +182,25 @@ impl Order {
             );
         }
         found
+    }
+}
+
+impl Order {
+    /// Shipments that were not stopped and of which something else is reserved than they list. Of one that was stopped
+    /// the reservations say what was cancelled; the rest went to another.
+    fn wrongly_reserved(&self) -> String {
+        let mut wrong = Vec::new();
+        for shipment in self.shipments.iter().filter(|s| s.status != FulfilmentStatus::Cancelled) {
+            let of_it = self.reserved.iter().filter(|(id, ..)| *id == shipment.id.0);
+            let mut reserved: Vec<(u32, u32)> = of_it.map(|(_, line, items)| (*line, *items)).collect();
+            let mut listed: Vec<(u32, u32)> = shipment.lines.iter().map(|l| (l.line, l.quantity)).collect();
+            reserved.sort_unstable();
+            listed.sort_unstable();
+            if reserved != listed {
+                wrong.push(format!("{}: {reserved:?} and {listed:?}", shipment.id));
+            }
+        }
+        wrong.join("; ")
     }
 }
 

@@ -99,8 +99,13 @@ mod tests {
         }
         assert_eq!(check(&told).len(), 1);
         for entry in &mut told {
-            entry.event =
-                OrderEvent::CancelRequested { reason: "again".into(), source: "api".into(), lines: None };
+            entry.event = OrderEvent::CancelRequested {
+                reason: "again".into(),
+                source: "api".into(),
+                lines: None,
+                pieces: Vec::new(),
+                request: None,
+            };
         }
         assert_eq!(check(&told), [""; 0]);
     }

@@ -10,6 +10,7 @@ use waybill_domain::{
     ids::{CustomerId, MerchantId, OrderId},
     money::Amount,
     order::{Address, NewOrder, OrderLine, ShortagePolicy},
+    provider_units::smallest_share,
     state::{AttentionReason, LineState, Need, OrderState, ShipmentState},
     status::{OrderStatus, PaymentStatus},
 };
@@ -116,6 +117,7 @@ impl TryFrom<Row> for OrderRecord {
             shipments: row.shipments.map_or_else(Vec::new, |s| s.0),
             needs: row.needs.map_or_else(Vec::new, |n| n.0),
             payment_action: row.payment_action,
+            share_unit: Some(smallest_share(placed.currency)),
         };
         Ok(Self {
             id: OrderId(row.id),

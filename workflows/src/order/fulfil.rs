@@ -118,7 +118,7 @@ async fn follow<'a>(ctx: &'a Ctx, watch: &mut hold::Watch<'a>) -> Result<(), Sto
                     s.cancel = None;
                     s.state.status
                 });
-                note(ctx, OrderEvent::CancelRefused { status, lines: None });
+                note(ctx, OrderEvent::cancel_refused(status, None));
             }
             continue;
         }

@@ -32,6 +32,7 @@ use waybill_domain::{
     cancellation::{CancelAnswer, plan_cancellation},
     event::{Entry, OrderEvent},
     ids::ShipmentId,
+    lines::Selection,
     state::OrderState,
     status::{OrderStatus, PaymentStatus},
 };
@@ -56,8 +57,15 @@ pub struct OrderWorkflow {
     cancel: Option<CancelRequest>,
     /// The request to cancel that is being carried out.
     stopping: Option<CancelRequest>,
-    /// Requests to cancel single lines that were accepted and not yet carried out; each line is in one of them.
+    /// Requests to cancel lines, or pieces of them, that were accepted and not yet carried out; each whole line is in one
+    /// of them.
     line_requests: VecDeque<CancelRequest>,
+    /// The ids of all requests that were accepted here: each counts once.
+    accepted_requests: BTreeSet<String>,
+    /// How many signals `cancel` came in.
+    cancel_signals: u32,
+    /// What tells this workflow from its heirs. A reset leaves it as it is.
+    chain: String,
     /// Whether `temporal workflow cancel` was already taken into `cancel`.
     engine_cancel_seen: bool,
     decision: Option<Decision>,
@@ -104,7 +112,7 @@ pub struct OrderWorkflow {
 #[workflow_methods]
 impl OrderWorkflow {
     #[init]
-    fn new(_ctx: &WorkflowContextView, input: RawValue) -> Self {
+    fn new(ctx: &WorkflowContextView, input: RawValue) -> Self {
         // Typed, an input that can't be read would fail the workflow's first task for ever.
         let (input, bad_input) = match messages::decode(&input) {
             Ok(input) => (input, None),
@@ -120,6 +128,9 @@ impl OrderWorkflow {
             cancel: None,
             stopping: None,
             line_requests: VecDeque::new(),
+            accepted_requests: BTreeSet::new(),
+            cancel_signals: 0,
+            chain: ctx.first_execution_run_id().to_owned(),
             engine_cancel_seen: false,
             decision: None,
             amendment: None,
@@ -205,15 +216,16 @@ impl OrderWorkflow {
     /// Cancel what can still be stopped. Payload: [`CancelRequest`], or nothing.
     #[signal(name = "cancel")]
     pub fn cancel_signal(&mut self, _ctx: &mut SyncWorkflowContext<Self>, input: RawValue) {
-        let request: CancelRequest = match messages::decode_or_default(&input) {
-            Ok(request) => request,
+        self.cancel_signals += 1;
+        let request = match messages::decode_or_default(&input) {
+            Ok(request) => self.identify_signal(request),
             Err(problem) => return self.ignore("cancel", problem),
         };
         match self.plan(&request) {
             Err(problem) => self.ignore("cancel", problem.to_string()),
             Ok(plan) if plan.answer == CancelAnswer::Refused => {
                 let lines = request.lines.map(|_| plan.refused_lines);
-                self.note(OrderEvent::CancelRefused { status: self.state.status, lines });
+                self.note(OrderEvent::cancel_refused(self.state.status, lines));
             }
             Ok(_) => self.accept_cancel(request, "signal"),
         }
@@ -303,6 +315,7 @@ impl OrderWorkflow {
 
     #[update_validator(cancel_update)]
     fn validate_cancel(&self, _ctx: &WorkflowContextView, request: &CancelRequest) -> Result<(), Refusal> {
+        lines::check_identity(request)?;
         self.plan(request)?.refusal(self.state.status).map_or(Ok(()), |words| Err(words.into()))
     }
 
@@ -315,8 +328,9 @@ impl OrderWorkflow {
     ) -> CancelReply {
         // The validator has seen that the lines are there.
         let plan = self.plan(&request).unwrap_or_else(|_| plan_cancellation(&self.state));
+        let cancelled_by_then = self.cancelled_by_then(&request);
         self.accept_cancel(request, "api");
-        CancelReply { plan }
+        CancelReply { plan, cancelled_by_then }
     }
 
     #[update_validator(decide_update)]
@@ -388,6 +402,12 @@ impl OrderWorkflow {
         {
             return;
         }
+        if self.is_carried_out(&request) {
+            return;
+        }
+        if request.request.as_ref().is_some_and(|id| !self.accepted_requests.insert(id.clone())) {
+            return;
+        }
         let (lines, all) = match &request.lines {
             None => (None, true),
             Some(lines) => {
@@ -399,16 +419,19 @@ impl OrderWorkflow {
             }
         };
         let reason = messages::shorten(&request.reason);
-        let source = source.to_owned();
+        let (source, request) = (source.to_owned(), request.request);
         self.note(OrderEvent::CancelRequested {
             reason: reason.clone(),
             source: source.clone(),
-            lines: lines.clone(),
+            lines: lines.as_ref().map(Selection::lines),
+            pieces: lines.as_ref().map(Selection::quantities).unwrap_or_default(),
+            request: request.clone(),
         });
         if all {
-            self.cancel = Some(CancelRequest { reason, source, lines: None });
+            self.cancel = Some(CancelRequest { reason, source, lines: None, request });
         } else {
-            self.line_requests.push_back(CancelRequest { reason, source, lines });
+            let lines = lines.map(|lines| lines.parts());
+            self.line_requests.push_back(CancelRequest { reason, source, lines, request });
         }
     }
 

@@ -25,7 +25,7 @@ pub(crate) fn fold_engine_cancel(ctx: &Ctx) {
             s.engine_cancel_seen = true;
             if plan_cancellation(&s.state).answer == CancelAnswer::Refused {
                 let status = s.state.status;
-                s.note(OrderEvent::CancelRefused { status, lines: None });
+                s.note(OrderEvent::cancel_refused(status, None));
             } else {
                 s.accept_cancel(CancelRequest::whole(reason), "engine");
             }

@@ -1,0 +1,263 @@
+//! Some pieces of a line are cancelled and the rest of the line ships: goods and money to the last piece and minor unit,
+//! and each request once.
+
+use super::*;
+
+/// Sends a request under a key.
+async fn ask_with(stack: &Stack, id: &str, key: &str, lines: Value) -> Reply {
+    let request = stack.client.request(Method::POST, &format!("/v1/orders/{id}/cancellation"));
+    let request = request.header("Idempotency-Key", key).header("Prefer", "wait=30");
+    stack.client.send(request.json(&json!({"reason": "less of it", "lines": lines}))).await.unwrap()
+}
+
+/// So many pieces of a line, as an entry of a request.
+fn pieces_of(line: u32, quantity: u32) -> Value {
+    json!({"line": line, "quantity": quantity})
+}
+
+/// What a shipment has of each line.
+fn goods(shipment: &Value) -> Vec<(u64, u64)> {
+    let lines = values(&shipment["lines"]).into_iter();
+    lines.map(|l| (l["line"].as_u64().unwrap(), l["quantity"].as_u64().unwrap())).collect()
+}
+
+/// Checks that what is reserved for each shipment that was not stopped is what the order says that it has.
+async fn check_reserved(stack: &Stack, order: &Value) {
+    let pool = waybill_store::connect(&stack.database_url, 2).unwrap();
+    for shipment in values(&order["shipments"]).into_iter().filter(|s| s["status"] != "cancelled") {
+        let reserved: Vec<(i32, i32)> = sqlx::query_as(
+            "select line, quantity from reservations where shipment_id = $1::uuid order by line",
+        )
+        .bind(shipment["id"].as_str().unwrap())
+        .fetch_all(&pool)
+        .await
+        .unwrap();
+        let reserved: Vec<(u64, u64)> = reserved
+            .into_iter()
+            .map(|(line, quantity)| (line.unsigned_abs().into(), quantity.unsigned_abs().into()))
+            .collect();
+        assert_eq!(reserved, goods(shipment), "{order:#}");
+    }
+}
+
+#[tokio::test]
+async fn rest_of_a_line_ships_and_is_charged_exactly() {
+    let stack = builder().await.env("WAYBILL_CHAOS", "repeat").start().await.unwrap();
+    let mut basket = three_lines(&stack).await;
+    let before = pieces(&stack).await;
+    // In KWD the payment provider takes multiples of 10 minor units.
+    for (currency, unit, tax) in [("EUR", 1, 101), ("KWD", 10, 110)] {
+        (basket["currency"], basket["tax"]) = (json!(currency), json!(tax));
+        let id = place(&stack.client, &basket).await;
+        let order = labelled(&stack, &id, "fulfilling").await;
+        let (first, total) = (shipments(&order)[0].clone(), order["total"].as_i64().unwrap());
+        let plan = as_planned(&stack, &id, json!([pieces_of(0, 1), 2])).await;
+        let released = json!([{"sku": SKUS[0], "quantity": 1}, {"sku": SKUS[2], "quantity": 3}]);
+        assert_eq!((&plan["reduce_shipments"], &plan["release"]), (&json!([first]), &released));
+        cancelled(&stack, &id, [1, 0, 3]).await;
+        let order = labelled(&stack, &id, "fulfilling").await;
+        let [second] = &open(&order)[..] else { panic!("{order:#}") };
+        assert_eq!(goods(second), [(0, 2), (1, 3)]);
+        let parcels = json!([{"sku": SKUS[0], "quantity": 2}, {"sku": SKUS[1], "quantity": 3}]);
+        assert_eq!(label(&stack.carrier.snapshot(), second["id"].as_str().unwrap())["parcels"], parcels);
+        assert_eq!(amounts(&open(&order)), total - plan["void"].as_i64().unwrap());
+        assert_eq!(amounts(&open(&order)) % unit, 0);
+        assert_eq!(waybill_held(&stack, &id).await, 5);
+        check_reserved(&stack, &order).await;
+
+        let told = timeline(&stack.client, &id).await;
+        let asked = &of(&told, "cancellation.requested")[0];
+        assert_eq!((&asked["lines"], &asked["pieces"]), (&json!([0, 2]), &json!([pieces_of(0, 1)])));
+        let gone = &of(&told, "lines.cancelled")[0];
+        assert_eq!(gone["lines"], json!([pieces_of(0, 1), pieces_of(2, 3)]));
+        assert_eq!(gone["request"], asked["request"]);
+        let order = deliver(&stack, &id).await;
+        assert_eq!((&order["outcome"], &order["payment_status"]), (&json!("partial"), &json!("captured")));
+        let told = timeline(&stack.client, &id).await;
+        assert!(of(&told, "step.failed").is_empty(), "a repetition answered differently: {told:#?}");
+    }
+    check_goods(&stack, &before).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn each_request_counts_once_and_quantities_add_up() {
+    let stack = stack().await;
+    let basket = three_lines(&stack).await;
+    let before = pieces(&stack).await;
+    let id = place(&stack.client, &basket).await;
+    labelled(&stack, &id, "fulfilling").await;
+    let (one, other) = (new_key(), new_key());
+    let done = ask_with(&stack, &id, &one, json!([pieces_of(0, 1)])).await;
+    assert_eq!((done.status.as_u16(), &done.body["order"]["lines"][0]["cancelled"]), (200, &json!(1)));
+    let again = ask_with(&stack, &id, &one, json!([pieces_of(0, 1)])).await;
+    assert_eq!((again.header("idempotent-replayed"), &again.body), (Some("true"), &done.body));
+    let second = ask_with(&stack, &id, &other, json!([pieces_of(0, 1)])).await;
+    assert_eq!(second.body["order"]["lines"][0]["cancelled"], 2, "another key is another request");
+    signal(&id, r#"{"lines": [{"line": 1, "quantity": 1}]}"#).await;
+    signal(&id, r#"{"lines": [{"line": 1, "quantity": 1}]}"#).await;
+    for _ in 0..2 {
+        signal(&id, r#"{"lines": [{"line": 2, "quantity": 1}], "request": "its own"}"#).await;
+    }
+    cancelled(&stack, &id, [2, 2, 1]).await;
+
+    let more = ask_with(&stack, &id, &new_key(), json!([pieces_of(0, 2)])).await;
+    refused(&more, 409, "wrong_state", "one is open");
+    assert!(more.text("/detail").contains("open are 1 of line 0"), "{}", more.body);
+    let last = as_planned(&stack, &id, json!([pieces_of(0, 1)])).await;
+    assert_eq!(last["release"], json!([{"sku": SKUS[0], "quantity": 1}]));
+    let order = cancelled(&stack, &id, [3, 2, 1]).await;
+    check_reserved(&stack, &order).await;
+    // All that is open, line by line, is the whole order.
+    as_planned(&stack, &id, json!([pieces_of(1, 1), pieces_of(2, 2)])).await;
+    reach(&stack.client, &id, "cancelled").await;
+    check_closed(&stack, &id).await;
+    check_goods(&stack, &before).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn quantities_that_a_line_can_not_have_are_named() {
+    let stack = stack().await;
+    let basket = three_lines(&stack).await;
+    let id = place(&stack.client, &basket).await;
+    labelled(&stack, &id, "fulfilling").await;
+    for (lines, pointers) in [
+        (json!([pieces_of(0, 0)]), vec!["/lines/0/quantity"]),
+        (json!([1, pieces_of(0, 4)]), vec!["/lines/1/quantity"]),
+        (json!([pieces_of(3, 1)]), vec!["/lines/0/line"]),
+        (json!([pieces_of(0, 1), pieces_of(0, 1)]), vec!["/lines/1/line"]),
+        (json!([pieces_of(0, 1), 0, pieces_of(2, 9)]), vec!["/lines/1", "/lines/2/quantity"]),
+    ] {
+        for dry_run in [true, false] {
+            let reply = ask(&stack, &id, json!({"reason": "x", "lines": lines, "dry_run": dry_run})).await;
+            assert_eq!(refused(&reply, 422, "invalid", &lines.to_string()), pointers);
+        }
+    }
+    for (lines, pointer) in [
+        (json!([{"line": 0}]), "/lines/0/quantity"),
+        (json!([0, {"line": 0, "quantity": "1"}]), "/lines/1/quantity"),
+        (json!([{"line": 0, "quantity": 1, "sku": "A"}]), "/lines/0/sku"),
+        (json!([-1]), "/lines/0"),
+    ] {
+        let reply = ask(&stack, &id, json!({"reason": "x", "lines": lines})).await;
+        assert_eq!(check_problem(&reply, &lines.to_string()), [pointer]);
+    }
+    for lines in [json!([pieces_of(0, 0)]), json!([pieces_of(0, 4)]), json!([0, pieces_of(0, 1)])] {
+        signal(&id, &json!({"lines": lines}).to_string()).await;
+    }
+    until("the signals are ignored", || async {
+        (of(&timeline(&stack.client, &id).await, "signal.ignored").len() == 3).then_some(())
+    })
+    .await;
+    let order = stack.client.get(&id).await.unwrap().body;
+    assert!(values(&order["lines"]).iter().all(|l| l["cancelled"] == 0), "{order:#}");
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn pieces_that_are_short_go_first_and_then_those_that_cost_least() {
+    let stack = stack().await;
+    let mut basket = three_lines(&stack).await;
+    basket["shortage_policy"] = json!("ask_customer");
+    put_stock(&stack.client, SKUS[0], &[("AMS", 1), ("RTM", 1)]).await;
+    let before = pieces(&stack).await;
+    let id = place(&stack.client, &basket).await;
+    reach(&stack.client, &id, "awaiting_customer").await;
+    let plan = as_planned(&stack, &id, json!([pieces_of(0, 1)])).await;
+    assert_eq!((&plan["release"], &plan["void"]), (&json!([]), &json!(0)), "the piece that nobody has");
+    let order = labelled(&stack, &id, "fulfilling").await;
+    assert_eq!((open(&order).len(), &order["lines"][0]["cancelled"]), (2, &json!(1)));
+    let other = open(&order).into_iter().find(|s| s["location"] == "RTM").unwrap();
+    carrier_says(&stack, other["id"].as_str().unwrap(), "hand_over").await;
+    reach(&stack.client, &id, "partially_shipped").await;
+    event(&stack.client, &id, "payment.captured").await;
+    let plan = as_planned(&stack, &id, json!([pieces_of(0, 1), pieces_of(1, 2)])).await;
+    assert_eq!(plan["reduce_shipments"].as_array().unwrap().len(), 1);
+    let order = cancelled(&stack, &id, [2, 2, 0]).await;
+    labelled(&stack, &id, "partially_shipped").await;
+    check_reserved(&stack, &order).await;
+    let gone = ask(&stack, &id, json!({"reason": "x", "lines": [pieces_of(0, 1)]})).await;
+    refused(&gone, 409, "wrong_state", "the last has left");
+    deliver(&stack, &id).await;
+    check_goods(&stack, &before).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn quantities_wait_for_stock_and_for_the_payments_outcome() {
+    let stack = builder().await.env("WAYBILL_CHAOS", "lose:reserve:4").start().await.unwrap();
+    let basket = three_lines(&stack).await;
+    let before = pieces(&stack).await;
+    let id = place(&stack.client, &basket).await;
+    event(&stack.client, &id, "step.retrying").await;
+    as_planned(&stack, &id, json!([pieces_of(0, 1)])).await;
+    signal(&id, r#"{"lines": [{"line": 0, "quantity": 1}, {"line": 2, "quantity": 9}]}"#).await;
+    stack.payments.set_faults(always(Route::Authorize, Fault::Status { status: 503 }));
+    let order = cancelled(&stack, &id, [2, 0, 3]).await;
+    let refused_pieces = event(&stack.client, &id, "cancellation.refused").await;
+    assert_eq!(refused_pieces["data"]["pieces"], json!([pieces_of(2, 6)]), "more than there ever was");
+    assert_eq!(waybill_held(&stack, &id).await, 4);
+    assert_eq!(order["status"], "authorizing");
+
+    let first = ask(&stack, &id, json!({"reason": "x", "lines": [pieces_of(1, 2)]})).await;
+    assert_eq!((first.status.as_u16(), first.text("/answer")), (202, "deferred"), "{}", first.body);
+    let second = ask(&stack, &id, json!({"reason": "x", "lines": [pieces_of(1, 2)]})).await;
+    refused(&second, 409, "wrong_state", "two of three are asked for already");
+    stack.payments.set_faults(Vec::new());
+    let order = cancelled(&stack, &id, [2, 2, 3]).await;
+    check_reserved(&stack, &order).await;
+    labelled(&stack, &id, "fulfilling").await;
+    deliver(&stack, &id).await;
+    check_goods(&stack, &before).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn a_request_that_a_lost_task_carried_out_counts_once() {
+    let mut stack = stack().await;
+    let basket = three_lines(&stack).await;
+    let before = pieces(&stack).await;
+    let mut ids = Vec::new();
+    for _ in ["api", "signal"] {
+        let id = place(&stack.client, &basket).await;
+        labelled(&stack, &id, "fulfilling").await;
+        ids.push(id);
+    }
+    // The read model has what the request came to when the task dies over the next label.
+    stack.carrier.set_faults(always(Route::Book, Fault::Stall));
+    let one = r#"{"reason": "one less", "lines": [{"line": 0, "quantity": 1}]}"#;
+    let key = new_key();
+    let sent = ask_with(&stack, &ids[0], &key, json!([pieces_of(0, 1)])).await;
+    assert_eq!(sent.status.as_u16(), 200, "{}", sent.body);
+    signal(&ids[1], one).await;
+    until("both are at work", || async { (stack.carrier.stalled().len() == 2).then_some(()) }).await;
+    for id in &ids {
+        cancelled(&stack, id, [1, 0, 0]).await;
+    }
+    stack.workers[0].kill_hard().await.unwrap();
+    stack.carrier.set_faults(Vec::new());
+    // It runs again with another request, which it did not have.
+    for id in &ids {
+        signal(id, one).await;
+    }
+    stack.add_worker().await.unwrap();
+    for id in &ids {
+        let asked_twice = || async {
+            let told = timeline(&stack.client, id).await;
+            (of(&told, "lines.cancelled").len() >= 2).then_some(())
+        };
+        until("the other request is carried out", asked_twice).await;
+        let order = labelled(&stack, id, "fulfilling").await;
+        check_reserved(&stack, &order).await;
+        let order = deliver(&stack, id).await;
+        let lines: Vec<&Value> = values(&order["lines"]).iter().map(|l| &l["cancelled"]).collect();
+        let told = timeline(&stack.client, id).await;
+        assert_eq!(lines, [2, 0, 0], "{told:#?}");
+        let requests: Vec<&Value> =
+            of(&told, "lines.cancelled").iter().map(|data| &data["request"]).collect();
+        assert!(requests.len() == 2 && requests[0] != requests[1], "{told:#?}");
+    }
+    check_goods(&stack, &before).await;
+    stack.stop().await;
+}
