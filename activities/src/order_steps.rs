@@ -6,7 +6,7 @@ use std::{future::Future, sync::Arc, time::Instant};
 use temporalio_macros::activities;
 use temporalio_sdk::activities::{ActivityContext, ActivityError};
 use tracing::Instrument;
-use waybill_domain::ids::OrderId;
+use waybill_domain::{ids::OrderId, shortfall::Replacement};
 use waybill_store::{PgPool, notify::Notifier, writers::Writers};
 use waybill_workflows::{activities as definitions, wire::*};
 
@@ -100,6 +100,19 @@ impl OrderSteps {
         input: ReplaceInput,
     ) -> Result<(), ActivityError> {
         self.attempt("replace_shipment", input.order_id, &ctx, || steps::stock::replace(&self, &input)).await
+    }
+
+    #[activity(definition = definitions::SettleShortfall)]
+    pub async fn settle_shortfall(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        input: ShortfallInput,
+    ) -> Result<Replacement, ActivityError> {
+        let settle = || async {
+            steps::stock::settle_shortfall(&self, &input).await.map_err(StepFailure::never_refused)
+        };
+        let name = if input.dry_run { "plan_shortfall" } else { "settle_shortfall" };
+        self.attempt(name, input.order_id, &ctx, settle).await
     }
 
     #[activity(definition = definitions::HandOver)]

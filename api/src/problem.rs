@@ -232,8 +232,10 @@ impl Problem {
         Self::new(StatusCode::CONFLICT, "already_received", "Received before", detail).about(order)
     }
 
-    pub(crate) fn stock_conflict(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::CONFLICT, "stock_reserved", "Not enough stock", detail)
+    pub(crate) fn stock_conflict(detail: String, pointer: String) -> Self {
+        let error = FieldError { pointer, detail: "leaves less on hand than is reserved".into() };
+        let problem = Self::new(StatusCode::CONFLICT, "stock_reserved", "Not enough stock", detail);
+        Self { errors: vec![error], ..problem }
     }
 
     pub(crate) fn too_many_locations(limit: usize) -> Self {

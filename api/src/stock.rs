@@ -10,9 +10,10 @@ use crate::{
 use axum::{Json, extract::State};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use waybill_domain::ids::{Location, Sku};
+use waybill_domain::ids::{Location, MerchantId, Sku};
 use waybill_store::{
     keys::Scope,
+    shortfalls::{self, LISTED_MAX},
     stock::{self, Adjustment, LOCATIONS_MAX, PIECES_MAX, StockLevel, StockRefusal},
 };
 
@@ -20,6 +21,8 @@ use waybill_store::{
 #[serde(deny_unknown_fields)]
 pub(crate) struct PutBody {
     locations: Vec<Object<OnHand>>,
+    #[serde(default)]
+    allow_shortfall: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -36,27 +39,54 @@ pub(crate) struct AdjustBody {
     location: String,
     delta: i32,
     reason: String,
+    #[serde(default)]
+    allow_shortfall: bool,
 }
 
-fn view(sku: &Sku, levels: &[StockLevel]) -> Json<Value> {
+/// The levels, and the shipments that are short of the SKU: what is listed and what is counted may be of two moments.
+async fn view(
+    app: &App,
+    merchant: MerchantId,
+    sku: &Sku,
+    levels: &[StockLevel],
+) -> Result<Json<Value>, Problem> {
     let locations: Vec<Value> = levels
         .iter()
         .map(|l| {
             json!({
                 "location": l.location, "on_hand": l.on_hand(), "reserved": l.reserved,
-                "available": l.available, "sold": l.sold,
+                "available": l.available, "short": l.short, "sold": l.sold,
             })
         })
         .collect();
-    Json(json!({"sku": sku, "locations": locations}))
+    if levels.iter().all(|level| level.short == 0) {
+        return Ok(Json(json!({"sku": sku, "locations": locations})));
+    }
+    let short: Vec<Value> = shortfalls::of_sku(&app.pool, merchant, sku, LISTED_MAX)
+        .await?
+        .into_iter()
+        .map(|s| {
+            json!({
+                "order_id": s.order, "shipment_id": s.shipment, "location": s.location, "missing": s.missing,
+            })
+        })
+        .collect();
+    Ok(Json(json!({"sku": sku, "locations": locations, "short_shipments": short})))
 }
 
-fn refusal(refusal: StockRefusal) -> Problem {
+/// `at` is the field that has the number of items at a location.
+fn refusal(refusal: StockRefusal, at: impl Fn(&str) -> String) -> Problem {
     match refusal {
-        StockRefusal::BelowReserved { location, on_hand, reserved } => Problem::stock_conflict(format!(
-            "{on_hand} units are on hand at {location}, {reserved} of them reserved for orders; on hand can't become less \
-             than what is reserved, nor less than 0"
-        )),
+        StockRefusal::BelowReserved { location, on_hand, reserved } => {
+            let pointer = at(&location);
+            Problem::stock_conflict(
+                format!(
+                    "{on_hand} units are on hand at {location}, {reserved} of them reserved for orders; on hand can become \
+                     less than what is reserved with \"allow_shortfall\": true alone, and never less than 0"
+                ),
+                pointer,
+            )
+        }
         StockRefusal::KeyReused => Problem::key_reused(),
         StockRefusal::TooMany { location } => Problem::invalid(vec![FieldError {
             pointer: "/delta".into(),
@@ -66,7 +96,8 @@ fn refusal(refusal: StockRefusal) -> Problem {
     }
 }
 
-/// `PUT /v1/stock/{sku}`: what is on hand at these locations; others stay as they are.
+/// `PUT /v1/stock/{sku}`: what is on hand at these locations; others stay as they are. With `allow_shortfall` it may be less
+/// than what is reserved.
 pub(crate) async fn put(
     State(app): State<App>,
     caller: Authenticated,
@@ -97,8 +128,13 @@ pub(crate) async fn put(
     if !wrong.is_empty() {
         return Err(Problem::invalid(wrong));
     }
-    let levels = stock::put(&app.pool, caller.merchant_id, &sku, &on_hand).await?.map_err(refusal)?;
-    Ok(view(&sku, &levels))
+    let at = |location: &str| {
+        let number = on_hand.iter().position(|(l, _)| l.as_str() == location).unwrap_or_default();
+        format!("/locations/{number}/on_hand")
+    };
+    let changed = stock::put(&app.pool, caller.merchant_id, &sku, &on_hand, body.allow_shortfall).await?;
+    let levels = changed.map_err(|refused| refusal(refused, at))?;
+    view(&app, caller.merchant_id, &sku, &levels).await
 }
 
 /// `GET /v1/stock/{sku}`.
@@ -109,7 +145,10 @@ pub(crate) async fn get(
 ) -> Result<Json<Value>, Problem> {
     let caller = caller.with(Scope::OrdersRead)?;
     let levels = stock::get(&app.pool, caller.merchant_id, &sku).await?;
-    if levels.is_empty() { Err(Problem::not_found("SKU in stock")) } else { Ok(view(&sku, &levels)) }
+    if levels.is_empty() {
+        return Err(Problem::not_found("SKU in stock"));
+    }
+    view(&app, caller.merchant_id, &sku, &levels).await
 }
 
 /// `POST /v1/stock/adjustments`: pieces more or fewer, once per key.
@@ -132,7 +171,9 @@ pub(crate) async fn adjust(
     let (Some(sku), Some(location), true) = (sku, location, wrong.is_empty()) else {
         return Err(Problem::invalid(wrong));
     };
-    let adjustment = Adjustment { sku, location, delta: body.delta, reason: body.reason };
-    let levels = stock::adjust(&app.pool, caller.merchant_id, &key, &adjustment).await?.map_err(refusal)?;
-    Ok(view(&adjustment.sku, &levels))
+    let AdjustBody { delta, reason, allow_shortfall, .. } = body;
+    let adjustment = Adjustment { sku, location, delta, reason, allow_shortfall };
+    let changed = stock::adjust(&app.pool, caller.merchant_id, &key, &adjustment).await?;
+    let levels = changed.map_err(|refused| refusal(refused, |_| "/delta".to_owned()))?;
+    view(&app, caller.merchant_id, &adjustment.sku, &levels).await
 }

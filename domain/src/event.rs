@@ -156,6 +156,10 @@ pub enum OrderEvent {
     Inherited { reason: String },
     #[serde(rename = "stock.released")]
     Released { shipments: usize },
+    #[serde(rename = "stock.shortfall")]
+    Shortfall { shipment_id: ShipmentId, missing: Vec<Pieces> },
+    #[serde(rename = "shipment.replaced")]
+    Replaced { shipment_id: ShipmentId, by: Vec<ShipmentId> },
     #[serde(rename = "stock.gone")]
     Gone { shipment_id: ShipmentId, missing: Vec<Pieces> },
     /// The order passed through a status in which nothing else happened.
@@ -204,6 +208,7 @@ impl OrderEvent {
             Lost { shipment_id } => format!("shipment.lost:{shipment_id}"),
             Returned { shipment_id } => format!("shipment.returned:{shipment_id}"),
             ShipmentCancelled { shipment_id } => format!("shipment.cancelled:{shipment_id}"),
+            Replaced { shipment_id, .. } => format!("shipment.replaced:{shipment_id}"),
             CancelRequested { request: Some(request), .. } => format!("cancellation.requested:{request}"),
             CancelRequested { reason, source, lines, .. } => {
                 format!("cancellation.requested:{source}:{lines:?}:{reason}")

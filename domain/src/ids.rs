@@ -106,6 +106,12 @@ impl ShipmentId {
     pub fn successor(self) -> Self {
         Self(Uuid::new_v5(&self.0, b"successor"))
     }
+
+    /// The id of the shipment that serves missing items of this one from another location.
+    #[must_use]
+    pub fn served_from(self, location: &Location) -> Self {
+        Self(Uuid::new_v5(&self.0, format!("served from:{}", location.as_str()).as_bytes()))
+    }
 }
 
 /// Why a text was not accepted as an identifier.

@@ -15,6 +15,7 @@ pub mod provider_units;
 pub mod refundable;
 pub mod returns;
 pub mod risk;
+pub mod shortfall;
 pub mod state;
 pub mod status;
 

@@ -29,6 +29,10 @@ pub fn safe_actions(need: &Need) -> &'static [OperatorAction] {
         (R::StepFailing, _) => &[Retry],
         (R::RefundFailing | R::ReturnFailing, _) => &[Retry],
         (R::AuthorizationLapsed, _) => &[Retry, Resolve, Skip],
+        // No step: the carrier took the shipment nevertheless, and there is nothing left to serve.
+        (R::StockShortfall, "") => &[Resolve, Skip],
+        // Ship the missing items from elsewhere, or cancel them. That they are there is for a count to say.
+        (R::StockShortfall, _) => &[Retry, Skip],
         (
             R::UnexpectedShipment
             | R::ShipmentLost

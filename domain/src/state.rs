@@ -38,6 +38,8 @@ named!(
         Disputed = "disputed",
         /// Our books and the provider's, or stock and its reservations, say different things.
         Drift = "drift",
+        /// A count found fewer items than are reserved: the order's shipment can't be served in full.
+        StockShortfall = "stock_shortfall",
     }
 );
 

@@ -74,6 +74,24 @@ pub async fn raise_once(tx: &mut PgConnection, order: OrderId, concern: &Concern
     if known { Ok(false) } else { raise(tx, order, concern).await }
 }
 
+/// What is known of an open concern has changed. Within a transaction that has locked the order's row.
+///
+/// # Errors
+/// When Postgres fails.
+pub(crate) async fn update(tx: &mut PgConnection, order: OrderId, concern: &Concern) -> Result<()> {
+    sqlx::query!(
+        "update concerns set detail = $4
+         where order_id = $1 and reason = $2 and subject = $3 and cleared_at is null",
+        order.0,
+        concern.reason.as_str(),
+        concern.subject,
+        Json(&concern.detail) as _
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
 /// As [`raise`], in a transaction of its own.
 ///
 /// # Errors

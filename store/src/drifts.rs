@@ -112,12 +112,14 @@ pub async fn repaired(pool: &PgPool, drift: &Drift, repair: &str) -> Result<bool
 pub async fn of_stock(pool: &PgPool) -> Result<Vec<Drift>> {
     let rows = sqlx::query!(
         r#"select s.merchant_id, s.sku, s.location,
-             (s.reserved - coalesce(sum(r.quantity) filter (where r.state = 'held'), 0))::bigint as "held!",
+             (s.reserved - coalesce(sum(r.quantity - r.short) filter (where r.state = 'held'), 0))::bigint as "held!",
+             (s.short - coalesce(sum(r.short) filter (where r.state = 'held'), 0))::bigint as "short!",
              (s.sold - coalesce(sum(r.quantity - r.missing - r.returned) filter (where r.state = 'sold'), 0))::bigint as "sold!"
            from stock s left join reservations r
              on r.merchant_id = s.merchant_id and r.sku = s.sku and r.location = s.location
            group by s.merchant_id, s.sku, s.location
-           having s.reserved <> coalesce(sum(r.quantity) filter (where r.state = 'held'), 0)
+           having s.reserved <> coalesce(sum(r.quantity - r.short) filter (where r.state = 'held'), 0)
+             or s.short <> coalesce(sum(r.short) filter (where r.state = 'held'), 0)
              or s.sold <> coalesce(sum(r.quantity - r.missing - r.returned) filter (where r.state = 'sold'), 0)
            order by s.merchant_id, s.sku, s.location limit $1"#,
         STOCK_MAX
@@ -130,7 +132,9 @@ pub async fn of_stock(pool: &PgPool) -> Result<Vec<Drift>> {
             kind: "stock",
             subject: format!("{}:{}@{}", row.merchant_id, row.sku, row.location),
             order: None,
-            detail: serde_json::json!({"held_difference": row.held, "sold_difference": row.sold}),
+            detail: serde_json::json!({
+                "held_difference": row.held, "short_difference": row.short, "sold_difference": row.sold,
+            }),
         })
         .collect())
 }

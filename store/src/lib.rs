@@ -26,6 +26,7 @@ pub mod reservations;
 pub mod returns;
 pub mod risk;
 pub mod shipments;
+pub mod shortfalls;
 pub mod starts;
 pub mod stock;
 pub mod writers;

@@ -3,16 +3,17 @@
 
 mod reserve;
 
+pub(crate) use reserve::lock_available;
 pub use reserve::{Reserved, reserve};
 
-use crate::{Result, StoreError};
+use crate::{Result, shortfalls};
 use sqlx::{PgConnection, PgExecutor, PgPool, types::Json};
 use std::collections::BTreeSet;
 use uuid::Uuid;
 use waybill_domain::{
     allocation::Allocation,
     event::Pieces,
-    ids::{OrderId, ShipmentId},
+    ids::{MerchantId, OrderId, ShipmentId},
 };
 
 /// Gives back what is still held: of these shipments, or all of it. Giving back everything also keeps a late
@@ -33,15 +34,21 @@ pub async fn release(pool: &PgPool, order: OrderId, shipments: Option<&[Shipment
         .execute(&mut *tx)
         .await?;
     }
-    let only: Option<Vec<Uuid>> = shipments.map(|ids| ids.iter().map(|id| id.0).collect());
-    lock_stock(&mut tx, order, only.as_deref()).await?;
+    let only = match shipments {
+        Some(shipments) => Some(with_replacements(&mut tx, order, shipments).await?),
+        None => None,
+    };
+    let short = lock_stock(&mut tx, order, only.as_deref()).await?;
+    // Items that are here cover what others are short of before they are available.
     sqlx::query!(
         "with freed as (
-           update reservations set state = 'released'
+           update reservations set state = 'released', short = 0
            where order_id = $1 and state = 'held' and ($2::uuid[] is null or shipment_id = any($2))
            returning merchant_id, sku, location, quantity
          )
-         update stock s set available = s.available + f.quantity, reserved = s.reserved - f.quantity, updated_at = now()
+         update stock s set available = greatest(s.available + f.quantity - s.short, 0),
+           reserved = least(s.reserved + s.short - f.quantity, s.available + s.reserved),
+           short = greatest(s.short - s.available - f.quantity, 0), updated_at = now()
          from (select merchant_id, sku, location, sum(quantity)::int as quantity from freed group by 1, 2, 3) f
          where s.merchant_id = f.merchant_id and s.sku = f.sku and s.location = f.location",
         order.0,
@@ -49,11 +56,35 @@ pub async fn release(pool: &PgPool, order: OrderId, shipments: Option<&[Shipment
     )
     .execute(&mut *tx)
     .await?;
+    assign_short(&mut tx, &short).await?;
     tx.commit().await?;
     Ok(())
 }
 
+/// With the shipments that replaced these because they were short: whoever stops one of these may not know of them, as the
+/// successor of a workflow that was ended.
+async fn with_replacements(
+    tx: &mut PgConnection,
+    order: OrderId,
+    shipments: &[ShipmentId],
+) -> Result<Vec<Uuid>> {
+    let ids: Vec<Uuid> = shipments.iter().map(|id| id.0).collect();
+    Ok(sqlx::query_scalar!(
+        r#"select id as "id!" from unnest($2::uuid[]) as s (id) union
+           select unnest(successors) from settled_shortfalls where order_id = $1 and shipment_id = any($2)"#,
+        order.0,
+        &ids
+    )
+    .fetch_all(tx)
+    .await?)
+}
+
 /// The goods of these shipments left the house: what was held is sold. Repeating it changes nothing.
+///
+/// Items that were short left all the same: no count has them, so they are `missing` ([ADR 9]), and nobody is owed them any
+/// more.
+///
+/// [ADR 9]: ../../docs/adr/0009-late-news.md
 ///
 /// # Errors
 /// When Postgres fails; then nothing was sold.
@@ -82,13 +113,15 @@ async fn sell_held(executor: impl PgExecutor<'_>, shipments: &[(OrderId, Shipmen
                where merchant_id = h.merchant_id and sku = h.sku and location = h.location offset 0 for update
              ) s
            ), sold as (
-             update reservations r set state = 'sold' from gone g
+             update reservations r set state = 'sold', missing = r.missing + r.short from gone g
              where r.order_id = any($1) and r.order_id = g.order_id and r.shipment_id = g.shipment_id and r.state = 'held'
                and (select count(*) from locked) > 0
-             returning r.merchant_id, r.sku, r.location, r.quantity
+             returning r.merchant_id, r.sku, r.location, r.quantity, r.short
            )
-           update stock s set reserved = s.reserved - f.quantity, sold = s.sold + f.quantity, updated_at = now()
-           from (select merchant_id, sku, location, sum(quantity)::int as quantity from sold group by 1, 2, 3) f
+           update stock s set reserved = s.reserved - f.here, sold = s.sold + f.here, short = s.short - f.short,
+             updated_at = now()
+           from (select merchant_id, sku, location, sum(quantity - short)::int as here, sum(short)::int as short
+                 from sold group by 1, 2, 3) f
            where s.merchant_id = f.merchant_id and s.sku = f.sku and s.location = f.location"#,
         &orders,
         &shipments
@@ -142,9 +175,14 @@ pub(crate) async fn gone(
 
 /// Locks the stock rows of an order's reservations in the order that all lock them in: by SKU, location and merchant, as
 /// bytes, which is how Rust sorts them too.
-async fn lock_stock(tx: &mut PgConnection, order: OrderId, shipments: Option<&[Uuid]>) -> Result<()> {
-    sqlx::query!(
-        r#"select 1 as one from stock s where exists (
+/// Gives those that are short of items.
+async fn lock_stock(
+    tx: &mut PgConnection,
+    order: OrderId,
+    shipments: Option<&[Uuid]>,
+) -> Result<Vec<StockKey>> {
+    let rows = sqlx::query!(
+        r#"select s.merchant_id, s.sku, s.location, s.short from stock s where exists (
              select from reservations r where r.order_id = $1 and r.merchant_id = s.merchant_id and r.sku = s.sku
                and r.location = s.location and ($2::uuid[] is null or r.shipment_id = any($2)))
              and s.merchant_id in (select merchant_id from reservations where order_id = $1)
@@ -154,13 +192,24 @@ async fn lock_stock(tx: &mut PgConnection, order: OrderId, shipments: Option<&[U
         shipments
     )
     .fetch_all(tx)
-    .await
-    .map_err(StoreError::Database)?;
+    .await?;
+    let short = rows.into_iter().filter(|row| row.short > 0);
+    Ok(short.map(|row| (MerchantId(row.merchant_id), row.sku, row.location)).collect())
+}
+
+/// Whose row of `stock` it is, of what, and where.
+pub(crate) type StockKey = (MerchantId, String, String);
+
+/// Has the newest orders at these stock rows be short of what is missing there now.
+pub(crate) async fn assign_short(tx: &mut PgConnection, keys: &[StockKey]) -> Result<()> {
+    for (merchant, sku, location) in keys {
+        shortfalls::assign(tx, *merchant, sku, location).await?;
+    }
     Ok(())
 }
 
 /// Two attempts at one order take turns, whichever process they are in; those at several in one order everywhere.
-async fn take_turns(tx: &mut PgConnection, orders: &[OrderId]) -> Result<()> {
+pub(crate) async fn take_turns(tx: &mut PgConnection, orders: &[OrderId]) -> Result<()> {
     let key = |id: &OrderId| i64::from_be_bytes(id.0.as_bytes()[8..].try_into().unwrap_or_default());
     let keys: BTreeSet<i64> = orders.iter().map(key).collect();
     let keys: Vec<i64> = keys.into_iter().collect();

@@ -99,7 +99,8 @@ pub async fn replace(
 }
 
 /// Moves so many pieces of each reservation that has a quantity; what is moved already is not moved again. The
-/// reservations are locked first: what is released or sold meanwhile must be either all of one or parts of both.
+/// reservations are locked first: what is released or sold meanwhile must be either all of one or parts of both. Items that
+/// are short stay with what is not moved, as that is given up.
 async fn split(
     tx: &mut PgConnection,
     order: OrderId,
@@ -117,14 +118,16 @@ async fn split(
     .await?;
     sqlx::query!(
         "with moved as (
-           insert into reservations (order_id, shipment_id, line, merchant_id, sku, location, quantity, state)
-           select order_id, $3, r.line, merchant_id, sku, location, p.quantity, state
+           insert into reservations (order_id, shipment_id, line, merchant_id, sku, location, quantity, state, short)
+           select order_id, $3, r.line, merchant_id, sku, location, p.quantity, state,
+             greatest(r.short - (r.quantity - p.quantity), 0)
            from reservations r join unnest($4::int[], $5::int[]) as p (line, quantity) on r.line = p.line
            where order_id = $1 and shipment_id = $2 and p.quantity < r.quantity
            on conflict do nothing
            returning line, quantity
          )
-         update reservations r set quantity = r.quantity - m.quantity from moved m
+         update reservations r set quantity = r.quantity - m.quantity, short = least(r.short, r.quantity - m.quantity)
+         from moved m
          where order_id = $1 and shipment_id = $2 and r.line = m.line",
         order.0,
         shipment.0,

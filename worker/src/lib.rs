@@ -6,6 +6,7 @@ pub mod config;
 pub mod hosting;
 mod housekeeping;
 pub mod pump;
+mod shortfalls;
 
 use activities::{
     OrderSteps, Waits,

@@ -1,7 +1,7 @@
 //! What was accepted while Temporal was away or slow, brought to it at a pace it can take: orders without a workflow
 //! (the starter) and webhooks without a reader.
 
-use crate::after;
+use crate::{after, shortfalls};
 use futures::{StreamExt, stream};
 use prometheus::{
     Gauge, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, register_gauge_with_registry,
@@ -117,7 +117,8 @@ pub(crate) async fn run(pool: PgPool, engine: Engine, metrics: PumpMetrics, shut
     tokio::join!(
         turn(&shutdown, || start_due(&pool, &engine, &metrics)),
         turn(&shutdown, || after::start_due(&pool, &engine, &metrics)),
-        turn(&shutdown, || deliver_due(&pool, &engine, &metrics))
+        turn(&shutdown, || deliver_due(&pool, &engine, &metrics)),
+        turn(&shutdown, || shortfalls::announce_due(&pool, &metrics))
     );
     gauges.abort();
 }

@@ -4,6 +4,7 @@
 use crate::wire::*;
 use temporalio_common::ActivityError;
 use temporalio_macros::activity_definitions;
+use waybill_domain::shortfall::Replacement;
 
 /// Marker for the order's activities.
 pub struct OrderActivities;
@@ -47,6 +48,11 @@ impl OrderActivities {
 
     #[activity(name = "replace_shipment")]
     pub fn replace_shipment(input: ReplaceInput) -> Result<(), ActivityError> {
+        unimplemented!()
+    }
+
+    #[activity(name = "settle_shortfall")]
+    pub fn settle_shortfall(input: ShortfallInput) -> Result<Replacement, ActivityError> {
         unimplemented!()
     }
 

@@ -4,10 +4,10 @@
 use serde::{Deserialize, Serialize};
 use temporalio_common::data_converters::{PayloadConverter, RawValue};
 use waybill_domain::{
-    allocation::Allocation,
+    allocation::{Allocation, ShipmentLine},
     cancellation::CancellationPlan,
     event::{Entry, Pieces},
-    ids::{MerchantId, OrderId, ShipmentId},
+    ids::{Location, MerchantId, OrderId, ShipmentId},
     lines::LinePart,
     money::Amount,
     operator::OperatorAction,
@@ -227,6 +227,26 @@ pub struct ReplaceInput {
     pub lines: Vec<LinePart>,
     /// What they are worth.
     pub amount: Amount,
+}
+
+/// Input of `settle_shortfall`: a shipment of which items may be missing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShortfallInput {
+    /// The order.
+    pub order_id: OrderId,
+    /// The shipment.
+    pub shipment_id: ShipmentId,
+    /// Where it leaves from.
+    pub location: Location,
+    /// All of its items.
+    pub lines: Vec<ShipmentLine>,
+    /// `retry` serves missing items from elsewhere, `skip` drops them.
+    pub action: OperatorAction,
+    /// So many shipments may be added.
+    pub shipments_max: usize,
+    /// Whether only to say what would be done.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
 }
 
 /// Input of `capture`.

@@ -2,8 +2,15 @@
 
 use super::order_not_found;
 use crate::{OrderSteps, retry::StepFailure};
-use waybill_store::{late, reservations, shipments};
-use waybill_workflows::wire::{Beginning, ReleaseInput, ReplaceInput, Reservation, ShipmentRef};
+use std::collections::BTreeMap;
+use waybill_domain::shortfall::{Replacement, ShortShipment};
+use waybill_store::{
+    late, reservations, shipments,
+    shortfalls::{self, ShortfallRequest},
+};
+use waybill_workflows::wire::{
+    Beginning, ReleaseInput, ReplaceInput, Reservation, ShipmentRef, ShortfallInput,
+};
 
 pub(crate) async fn reserve(steps: &OrderSteps, input: &Beginning) -> Result<Reservation, StepFailure> {
     let reserved = steps.writers.reserve(input.order_id).await?.ok_or_else(order_not_found)?;
@@ -23,6 +30,24 @@ pub(crate) async fn release(steps: &OrderSteps, input: &ReleaseInput) -> Result<
 pub(crate) async fn replace(steps: &OrderSteps, input: &ReplaceInput) -> Result<(), StepFailure> {
     let ReplaceInput { order_id, shipment_id, successor, lines, amount } = input;
     Ok(shipments::replace(&steps.pool, *order_id, *shipment_id, *successor, lines, *amount).await?)
+}
+
+pub(crate) async fn settle_shortfall(
+    steps: &OrderSteps,
+    input: &ShortfallInput,
+) -> Result<Replacement, StepFailure> {
+    let shipment = ShortShipment {
+        order: input.order_id,
+        id: input.shipment_id,
+        location: input.location.clone(),
+        lines: input.lines.clone(),
+        missing: BTreeMap::new(),
+    };
+    let request = ShortfallRequest { shipment, action: input.action, shipments_max: input.shipments_max };
+    Ok(match input.dry_run {
+        true => shortfalls::plan(&steps.pool, &request).await?,
+        false => shortfalls::settle(&steps.pool, &request).await?,
+    })
 }
 
 pub(crate) async fn hand_over(steps: &OrderSteps, input: &ShipmentRef) -> Result<(), StepFailure> {

@@ -111,7 +111,17 @@ pub(crate) async fn handler(
                 Err(error) => return Err(super::refusal(&app, caller.merchant_id, id, error).await),
                 Ok(()) => {}
             }
-        } else if done.is_none() {
+        } else if done.is_some() {
+            // It was acted on, and what it was about may be settled by now.
+        } else if let Some(shipment) = short_shipment(&operation, &order) {
+            // Raised by a count; served by the order's workflow, which has its shipments.
+            let attention = Some(AttentionReason::StockShortfall);
+            let operation = Operation { attention, about: Some(shipment), ..operation };
+            let served = app.engine.operate(id, update_id, operation).await;
+            if let Err(error) = served {
+                return Err(super::refusal(&app, caller.merchant_id, id, error).await);
+            }
+        } else {
             // What is not the workflow's to settle is settled here; it may have ended long ago.
             settle(&app, &order, operation, word_id).await?;
         }
@@ -125,6 +135,14 @@ pub(crate) async fn handler(
 fn fits(operation: &Operation, reason: AttentionReason, about: Option<&str>) -> bool {
     operation.attention.is_none_or(|named| named == reason)
         && operation.about.as_deref().is_none_or(|named| Some(named) == about)
+}
+
+/// The shipment whose missing items the operation is about, if it is the latest such thing and has not left.
+fn short_shipment(operation: &Operation, order: &OrderRecord) -> Option<String> {
+    let mut fitting = order.concerns.iter().rev().filter(|c| fits(operation, c.reason, Some(&c.subject)));
+    let concern = fitting.next()?;
+    let is_open = concern.reason == AttentionReason::StockShortfall && concern.detail["step"].is_string();
+    is_open.then(|| concern.subject.clone())
 }
 
 /// The latest thing that the operation may be about.

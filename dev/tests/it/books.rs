@@ -21,8 +21,8 @@ pub async fn check_goods(stack: &Stack, before: &Pieces) {
         let key = (row.sku.clone(), row.location.clone());
         assert_eq!(Some(&row.pieces), before.get(&key), "free + set aside + sold changed: {row:?}");
         assert_eq!(
-            (row.held_difference, row.sold_difference),
-            (0, 0),
+            (row.held_difference, row.short_difference, row.sold_difference),
+            (0, 0, 0),
             "stock and reservations disagree: {row:?}"
         );
     }

@@ -33,6 +33,7 @@ mod provider_units;
 mod refunds;
 mod replay;
 mod retries;
+mod shortfalls;
 mod silence;
 mod support;
 mod trouble;

@@ -95,6 +95,7 @@ async fn record() {
     recorded.extend(trouble(&stack).await);
     recorded.extend(late(&stack).await);
     recorded.extend(retried(&stack).await);
+    recorded.push(served_from_elsewhere(&stack).await);
 
     let servers = Servers::for_tests().await.unwrap();
     let options = ConnectionOptions::new(servers.temporal.url().parse::<url::Url>().unwrap()).build();
@@ -124,6 +125,25 @@ async fn split(stack: &Stack, sku: &str, method: &str) -> (String, Vec<String>) 
     let id = place(&stack.client, &order).await;
     let shipments = shipments(&reach(&stack.client, &id, "fulfilling").await);
     (id, shipments)
+}
+
+/// A shipment that a count has left short, and that was replaced.
+async fn served_from_elsewhere(stack: &Stack) -> Recorded {
+    put_stock(&stack.client, "SHORT", &[("AMS", 3)]).await;
+    let id = place(&stack.client, &order(&[("SHORT", 3)])).await;
+    reach(&stack.client, &id, "fulfilling").await;
+    let counted = json!({"locations": [{"location": "AMS", "on_hand": 1}], "allow_shortfall": true});
+    stack.client.put_stock("SHORT", &counted).await.unwrap().success().unwrap();
+    needs(stack, &id, "stock_shortfall").await;
+    put_stock(&stack.client, "SHORT", &[("RTM", 2)]).await;
+    operate(&stack.client, &id, "retry", json!({"reason": "RTM has some"})).await.success().unwrap();
+    event(&stack.client, &id, "shipment.replaced").await;
+    until("its successors have labels", || async {
+        let booked = kinds(&stack.client, &id).await.iter().filter(|kind| *kind == "shipment.booked").count();
+        (booked == 3).then_some(())
+    })
+    .await;
+    of("open-shortfall-served", &id)
 }
 
 /// The ways that an order goes by itself.

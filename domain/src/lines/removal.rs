@@ -61,7 +61,7 @@ impl ShipmentState {
     }
 
     /// Whether its lines' amounts are known: those of orders that release 0.1.0 reserved for are not.
-    pub(super) fn is_priced(&self) -> bool {
+    pub fn is_priced(&self) -> bool {
         Amount::sum(self.lines.iter().map(|l| l.amount)) == Ok(self.amount)
     }
 }

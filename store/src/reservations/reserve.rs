@@ -45,7 +45,8 @@ pub async fn reserve(
     let mut asked = read(&mut tx, orders).await?;
     let unknown: Vec<&Asked> = asked.values().filter(|order| order.kept.is_none()).collect();
     if !unknown.is_empty() {
-        let mut free = lock_available(&mut tx, &unknown).await?;
+        let wanted = unknown.iter().flat_map(|o| o.lines.iter().map(|l| (o.merchant_id, l.sku.as_str())));
+        let mut free = lock_available(&mut tx, wanted.collect()).await?;
         let mut planned = Vec::with_capacity(unknown.len());
         for id in orders {
             let Some(order) = asked.get_mut(id).filter(|order| order.kept.is_none()) else { continue };
@@ -114,11 +115,12 @@ async fn read(tx: &mut PgConnection, orders: &[OrderId]) -> Result<HashMap<Order
         .collect()
 }
 
-/// The free pieces of the orders' SKUs, by merchant, their rows locked one by one in the order that all lock them in.
+/// The free pieces of these SKUs, by merchant, their rows locked one by one in the order that all lock them in.
 /// `offset 0` keeps each look-up one by key: a join would read the whole index of `stock` where it seems small.
-async fn lock_available(tx: &mut PgConnection, orders: &[&Asked]) -> Result<BTreeMap<MerchantId, Available>> {
-    let wanted: BTreeSet<(MerchantId, &str)> =
-        orders.iter().flat_map(|o| o.lines.iter().map(|l| (o.merchant_id, l.sku.as_str()))).collect();
+pub(crate) async fn lock_available(
+    tx: &mut PgConnection,
+    wanted: BTreeSet<(MerchantId, &str)>,
+) -> Result<BTreeMap<MerchantId, Available>> {
     let (merchants, skus): (Vec<Uuid>, Vec<String>) =
         wanted.into_iter().map(|(merchant, sku)| (merchant.0, sku.to_owned())).unzip();
     let rows = sqlx::query!(

@@ -1,10 +1,17 @@
 //! What came back: what it is worth, and how it gets to the shelf.
 
 use super::{LockedOrder, ReturnRecord, ReturnState, lock_order, read, share};
-use crate::{Result, parse};
+use crate::{
+    Result, parse,
+    reservations::{StockKey, assign_short},
+};
 use sqlx::{PgConnection, PgPool, types::Json};
 use std::collections::{BTreeMap, BTreeSet};
-use waybill_domain::{ids::ShipmentId, money::Amount, returns::Place};
+use waybill_domain::{
+    ids::{MerchantId, ShipmentId},
+    money::Amount,
+    returns::Place,
+};
 
 /// Writes down what came of each line, and gives what it is worth: its share of what was captured for the line.
 pub(super) async fn receive(
@@ -91,8 +98,8 @@ pub async fn restock(pool: &PgPool, of: &ReturnRecord) -> Result<()> {
         return Ok(());
     }
     // In the order in which reservations lock them.
-    sqlx::query!(
-        r#"select 1 as one from stock s where exists (
+    let stock = sqlx::query!(
+        r#"select s.merchant_id, s.sku, s.location, s.short from stock s where exists (
              select from return_lines l join reservations r
                on r.order_id = l.order_id and r.shipment_id = l.shipment_id and r.line = l.line
              where l.return_id = $1 and r.merchant_id = s.merchant_id and r.sku = s.sku and r.location = s.location)
@@ -101,7 +108,13 @@ pub async fn restock(pool: &PgPool, of: &ReturnRecord) -> Result<()> {
     )
     .fetch_all(&mut *tx)
     .await?;
-    // Pieces that other orders were promised and that were not there come first: those orders have them now.
+    let short: Vec<StockKey> = stock
+        .into_iter()
+        .filter(|row| row.short > 0)
+        .map(|row| (MerchantId(row.merchant_id), row.sku, row.location))
+        .collect();
+    // Pieces that other orders were promised and that were not there come first: those orders have them now. Then those that
+    // orders are short of.
     sqlx::query!(
         "with back as (
            select r.order_id, r.shipment_id, r.line, r.merchant_id, r.sku, r.location, l.restocked,
@@ -113,13 +126,16 @@ pub async fn restock(pool: &PgPool, of: &ReturnRecord) -> Result<()> {
            update reservations r set returned = r.returned + b.restocked, missing = r.missing - b.promised from back b
            where r.order_id = b.order_id and r.shipment_id = b.shipment_id and r.line = b.line
          )
-         update stock s set available = s.available + b.pieces, sold = s.sold - b.pieces, updated_at = now()
+         update stock s set available = greatest(s.available + b.pieces - s.short, 0),
+           reserved = least(s.reserved + s.short, s.available + s.reserved + b.pieces),
+           short = greatest(s.short - s.available - b.pieces, 0), sold = s.sold - b.pieces, updated_at = now()
          from (select merchant_id, sku, location, sum(restocked - promised)::int as pieces from back group by 1, 2, 3) b
          where s.merchant_id = b.merchant_id and s.sku = b.sku and s.location = b.location",
         of.id.0
     )
     .execute(&mut *tx)
     .await?;
+    assign_short(&mut tx, &short).await?;
     sqlx::query!("update returns set state = 'restocked', updated_at = now() where id = $1", of.id.0)
         .execute(&mut *tx)
         .await?;

@@ -75,7 +75,7 @@ async fn hear(ctx: &Ctx, event: ShipmentEvent) {
 }
 
 /// The last shipment that would have left does not, so no capture comes that would give the rest of the money free.
-async fn void_rest(ctx: &Ctx) {
+pub(super) async fn void_rest(ctx: &Ctx) {
     let (open, left) = ctx.state(|s| {
         let shipments = &s.state.shipments;
         (shipments.iter().any(|sh| sh.is_open()), shipments.iter().any(|sh| sh.has_left()))

@@ -2,6 +2,7 @@
 
 use super::{
     Ctx, OrderWorkflow, capture, carrier, changes, go, hold, lines, note, operator, read_model, recovery,
+    shortfall,
     step::{self, Mode, Step, StepError},
     unwind::{self, Stop},
     waiting::{fold_engine_cancel, wait},
@@ -109,6 +110,7 @@ async fn follow<'a>(ctx: &'a Ctx, watch: &mut hold::Watch<'a>) -> Result<(), Sto
     loop {
         carrier::hear_all(ctx).await;
         operator::settle(ctx).await;
+        shortfall::settle(ctx).await?;
         roll_up(ctx);
         if !book_unlabelled(ctx).await {
             if ctx.state(|s| s.state.shipments.iter().any(|sh| sh.is_open())) {
@@ -131,7 +133,7 @@ async fn follow<'a>(ctx: &'a Ctx, watch: &mut hold::Watch<'a>) -> Result<(), Sto
         read_model::flush(ctx).await;
         let news = |s: &OrderWorkflow| {
             let word = !s.inbox.is_empty() || !s.operations.is_empty() || !s.line_requests.is_empty();
-            word || s.renewal_due.is_some()
+            word || s.renewal_due.is_some() || !s.shortfalls.is_empty()
         };
         watch.during(ctx, wait(ctx, news, None)).await;
     }
@@ -272,6 +274,7 @@ pub(crate) async fn drain(ctx: &Ctx) {
     loop {
         carrier::hear_all(ctx).await;
         operator::settle(ctx).await;
+        shortfall::dismiss(ctx).await;
         fold_engine_cancel(ctx);
         ctx.state_mut(OrderWorkflow::refuse_late_lines);
         if ctx.state(|s| s.pending.is_empty()) {

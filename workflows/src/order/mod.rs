@@ -12,6 +12,7 @@ mod messages;
 mod operator;
 mod read_model;
 mod recovery;
+mod shortfall;
 mod step;
 mod unwind;
 mod waiting;
@@ -21,6 +22,7 @@ pub(crate) use step::refused_pause;
 use crate::{names, wire::*};
 use futures::FutureExt;
 use recovery::Unwritten;
+use shortfall::ShortfallOperation;
 use std::collections::{BTreeSet, VecDeque};
 use std::{pin::pin, time::SystemTime};
 use temporalio_common::{data_converters::RawValue, error::ApplicationFailure};
@@ -80,6 +82,8 @@ pub struct OrderWorkflow {
     reservation: Option<Reservation>,
     /// Accepted and not yet acted on.
     operations: VecDeque<Operation>,
+    /// Operations on shipments that are short of items, accepted and not yet carried out.
+    shortfalls: VecDeque<ShortfallOperation>,
     /// How many operations were acted on.
     operated: u32,
     /// Whether the order is being undone: what could be decided is past, also while the status does not say so yet.
@@ -140,6 +144,7 @@ impl OrderWorkflow {
             booked_again: BTreeSet::new(),
             reservation: None,
             operations: VecDeque::new(),
+            shortfalls: VecDeque::new(),
             operated: 0,
             unwinding: false,
             payment_news: false,

@@ -1,6 +1,8 @@
 //! People who step in: what an operator says of a step that does not succeed, or of what the carrier brought up.
 
-use super::{Ctx, OrderWorkflow, Refusal, attention, hold, messages, note, step};
+use super::{
+    Ctx, OrderWorkflow, Refusal, attention, hold, messages, note, shortfall::ShortfallOperation, step,
+};
 use crate::{activities::OrderActivities, wire::*};
 use waybill_domain::{
     event::OrderEvent,
@@ -24,6 +26,9 @@ fn is_about(operation: &Operation, need: &Need) -> bool {
 impl OrderWorkflow {
     /// Whether there is something that may be operated on so; else why not, in words for the operator.
     pub(crate) fn may_operate(&self, operation: &Operation) -> Result<(), Refusal> {
+        if operation.attention == Some(AttentionReason::StockShortfall) {
+            return self.may_settle_shortfall(operation);
+        }
         let Some(need) = self.state.needs.iter().rev().find(|need| is_about(operation, need)) else {
             return Err("the order does not need anybody for this".into());
         };
@@ -41,6 +46,10 @@ impl OrderWorkflow {
 
     /// Takes an operation in, made precise: it is about the latest need that fits.
     pub(crate) fn operate(&mut self, mut operation: Operation) {
+        if operation.attention == Some(AttentionReason::StockShortfall) {
+            operation.reason = messages::shorten(&operation.reason);
+            return self.shortfalls.push_back(ShortfallOperation { operation, is_recorded: false });
+        }
         if let Some(need) = self.state.needs.iter().rev().find(|need| is_about(&operation, need)) {
             operation.attention = Some(need.reason);
             operation.about.clone_from(&need.about);
@@ -73,7 +82,7 @@ pub(crate) async fn settle(ctx: &Ctx) {
     }
 }
 
-async fn record(ctx: &Ctx, operation: &Operation, step_name: &str) {
+pub(crate) async fn record(ctx: &Ctx, operation: &Operation, step_name: &str) {
     let Some(attention) = operation.attention else { return };
     let record = ctx.state_mut(|s| {
         s.operated += 1;

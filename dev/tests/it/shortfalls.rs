@@ -1,0 +1,443 @@
+//! A count finds fewer items than are reserved: whose they are, what an operator does about it, and that nobody else gets
+//! what is owed.
+
+use crate::{
+    books::{check_closed, values, waybill_held},
+    housekeeping::{inherited, terminate},
+    people::{audited, needs, operate},
+    support::*,
+};
+use futures::future::join_all;
+use reqwest::Method;
+use serde_json::{Value, json};
+use waybill_dev::{
+    client::{Reply, new_key},
+    sim::{Fault, Route, Rule},
+    stack::Stack,
+};
+
+const SKU: &str = "LOST-1";
+
+async fn count_at(stack: &Stack, location: &str, on_hand: i64, allow: bool) -> Reply {
+    let mut body = json!({"locations": [{"location": location, "on_hand": on_hand}]});
+    if allow {
+        body["allow_shortfall"] = json!(true);
+    }
+    stack.client.put_stock(SKU, &body).await.unwrap()
+}
+
+async fn adjust(stack: &Stack, key: &str, delta: i64, allow: bool) -> Reply {
+    let body =
+        json!({"sku": SKU, "location": "AMS", "delta": delta, "reason": "counted", "allow_shortfall": allow});
+    let request = stack.client.request(Method::POST, "/v1/stock/adjustments").header("Idempotency-Key", key);
+    stack.client.send(request.json(&body)).await.unwrap()
+}
+
+/// On hand, reserved, available and short at one location.
+fn level(stock: &Value, location: &str) -> (i64, i64, i64, i64) {
+    let found = values(&stock["locations"]).into_iter().find(|l| l["location"] == location).unwrap();
+    let number = |field: &str| found[field].as_i64().unwrap();
+    (number("on_hand"), number("reserved"), number("available"), number("short"))
+}
+
+async fn level_now(stack: &Stack, location: &str) -> (i64, i64, i64, i64) {
+    level(&stack.client.get_stock(SKU).await.unwrap().body, location)
+}
+
+/// An order of so many items, with a label.
+async fn labelled(stack: &Stack, quantity: i64) -> String {
+    let id = place(&stack.client, &order(&[(SKU, quantity)])).await;
+    reach(&stack.client, &id, "fulfilling").await;
+    id
+}
+
+async fn order_now(stack: &Stack, id: &str) -> Value {
+    stack.client.get(id).await.unwrap().body
+}
+
+async fn calm(stack: &Stack, id: &str) -> Value {
+    until(&format!("{id} needs nobody"), || async {
+        let order = order_now(stack, id).await;
+        order["attention"].is_null().then_some(order)
+    })
+    .await
+}
+
+/// Waits until the shipments that have not left are booked at these locations.
+async fn booked_at(stack: &Stack, id: &str, locations: &[&str]) -> Value {
+    until(&format!("{id} is booked at {locations:?}"), || async {
+        let order = order_now(stack, id).await;
+        let booked = values(&order["shipments"]).into_iter().filter(|s| s["status"] == "booked");
+        let mut at: Vec<&str> = booked.map(|s| s["location"].as_str().unwrap()).collect();
+        at.sort_unstable();
+        (at == locations).then_some(order.clone())
+    })
+    .await
+}
+
+fn booked(order: &Value) -> Vec<String> {
+    let booked = values(&order["shipments"]).into_iter().filter(|s| s["status"] == "booked");
+    booked.map(|s| s["id"].as_str().unwrap().to_owned()).collect()
+}
+
+fn actions(order: &Value) -> Vec<&str> {
+    values(&order["needs"][0]["actions"]).into_iter().map(|a| a["action"].as_str().unwrap()).collect()
+}
+
+async fn deliver(stack: &Stack, id: &str) -> Value {
+    for shipment in booked(&order_now(stack, id).await) {
+        carrier_says(stack, &shipment, "hand_over").await;
+        carrier_says(stack, &shipment, "deliver").await;
+    }
+    reach(&stack.client, id, "completed").await;
+    check_closed(stack, id).await
+}
+
+async fn retry(stack: &Stack, id: &str) {
+    operate(&stack.client, id, "retry", json!({"reason": "there is stock elsewhere"}))
+        .await
+        .success()
+        .unwrap();
+}
+
+async fn skip(stack: &Stack, id: &str) {
+    operate(&stack.client, id, "skip", json!({"reason": "ship what is there"})).await.success().unwrap();
+}
+
+#[tokio::test]
+async fn count_below_reserved_raises_attention_on_the_newest_orders() {
+    let stack = stack().await;
+    put_stock(&stack.client, SKU, &[("AMS", 6)]).await;
+    let (first, second, third) =
+        (labelled(&stack, 2).await, labelled(&stack, 2).await, labelled(&stack, 1).await);
+
+    let below = count_at(&stack, "AMS", 3, false).await;
+    assert_eq!(refused(&below, 409, "stock_reserved", "no shortfall is allowed"), ["/locations/0/on_hand"]);
+    for part in ["6 units", "5 of them reserved", "\"allow_shortfall\": true"] {
+        assert!(below.text("/detail").contains(part), "{part}: {}", below.body);
+    }
+    assert_eq!(level_now(&stack, "AMS").await, (6, 5, 1, 0));
+
+    for _ in 0..2 {
+        let counted = count_at(&stack, "AMS", 3, true).await.success().unwrap().body;
+        assert_eq!(level(&counted, "AMS"), (3, 3, 0, 2));
+        let short = values(&counted["short_shipments"]);
+        let orders: Vec<&Value> = short.iter().map(|s| &s["order_id"]).collect();
+        assert_eq!(orders, [&json!(third), &json!(second)], "{counted:#}");
+        assert_eq!(short[1]["missing"], json!([{"line": 0, "quantity": 1}]));
+    }
+    for id in [&second, &third] {
+        let order = needs(&stack, id, "stock_shortfall").await;
+        assert_eq!(
+            (actions(&order), &order["needs"][0]["about"]),
+            (vec!["retry", "skip"], &order["shipments"][0]["id"])
+        );
+        assert_eq!(order["allowed_actions"], json!(["cancel"]));
+        let told = event(&stack.client, id, "stock.shortfall").await;
+        assert_eq!(told["data"]["missing"], json!([{"line": 0, "quantity": 1}]));
+    }
+    assert_eq!(order_now(&stack, &first).await["attention"], Value::Null);
+
+    let late = place(&stack.client, &order(&[(SKU, 1)])).await;
+    reach(&stack.client, &late, "rejected").await;
+
+    // Fewer still: the second has nothing left, then the first is short, too.
+    refused(&adjust(&stack, &new_key(), -1, false).await, 409, "stock_reserved", "a larger shortfall");
+    let key = new_key();
+    for _ in 0..2 {
+        let fewer = adjust(&stack, &key, -2, true).await.success().unwrap().body;
+        assert_eq!(level(&fewer, "AMS"), (1, 1, 0, 4), "once per key");
+    }
+    needs(&stack, &first, "stock_shortfall").await;
+    refused(&adjust(&stack, &new_key(), -2, true).await, 409, "stock_reserved", "below nothing");
+
+    // What is received covers the oldest first, and nothing is available until all is covered.
+    assert_eq!(level(&count_at(&stack, "AMS", 2, false).await.success().unwrap().body, "AMS"), (2, 2, 0, 3));
+    calm(&stack, &first).await;
+    let covered = adjust(&stack, &new_key(), 2, false).await.success().unwrap().body;
+    assert_eq!(level(&covered, "AMS"), (4, 4, 0, 1));
+    calm(&stack, &second).await;
+    assert_eq!(order_now(&stack, &third).await["attention"], "stock_shortfall");
+    let covered = count_at(&stack, "AMS", 7, false).await.success().unwrap().body;
+    assert_eq!((level(&covered, "AMS"), &covered["short_shipments"]), ((7, 5, 2, 0), &Value::Null));
+    let third_now = calm(&stack, &third).await;
+    assert_eq!(third_now["shipments"].as_array().unwrap().len(), 1, "its label is as it was");
+    for id in [&first, &second, &third] {
+        assert_eq!(deliver(&stack, id).await["outcome"], "full");
+    }
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn retry_ships_missing_items_from_elsewhere() {
+    // Every activity is done twice.
+    let stack = builder().await.env("WAYBILL_CHAOS", "repeat").start().await.unwrap();
+    put_stock(&stack.client, SKU, &[("AMS", 3)]).await;
+    let id = labelled(&stack, 3).await;
+    let label = booked(&order_now(&stack, &id).await);
+    count_at(&stack, "AMS", 1, true).await.success().unwrap();
+    needs(&stack, &id, "stock_shortfall").await;
+
+    // There is none elsewhere: nothing changes.
+    retry(&stack, &id).await;
+    event(&stack.client, &id, "operator.acted").await;
+    put_stock(&stack.client, SKU, &[("RTM", 5)]).await;
+    assert_eq!(booked(&order_now(&stack, &id).await), label);
+
+    retry(&stack, &id).await;
+    let order = booked_at(&stack, &id, &["AMS", "RTM"]).await;
+    assert!(!booked(&order).contains(&label[0]), "a shipment never changes: {order:#}");
+    let total: i64 = values(&order["shipments"])
+        .iter()
+        .filter(|s| s["status"] == "booked")
+        .map(|s| s["amount"].as_i64().unwrap())
+        .sum();
+    assert_eq!(total, 3_000);
+    calm(&stack, &id).await;
+    assert_eq!(
+        (level_now(&stack, "AMS").await, level_now(&stack, "RTM").await),
+        ((1, 1, 0, 0), (5, 2, 3, 0))
+    );
+    event(&stack.client, &id, "shipment.replaced").await;
+    assert_eq!(audited(&stack, &id).await, 2);
+    let order = deliver(&stack, &id).await;
+    assert_eq!((&order["outcome"], &order["amounts_held"]["captured"]), (&json!("full"), &json!(3_000)));
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn skip_ships_what_is_there() {
+    let stack = builder().await.env("WAYBILL_CHAOS", "repeat").start().await.unwrap();
+    put_stock(&stack.client, SKU, &[("AMS", 5)]).await;
+    let (partly, nothing) = (labelled(&stack, 3).await, labelled(&stack, 2).await);
+    count_at(&stack, "AMS", 2, true).await.success().unwrap();
+    for id in [&partly, &nothing] {
+        needs(&stack, id, "stock_shortfall").await;
+    }
+    let resolve = json!({"reason": "x", "reference": "x"});
+    refused(
+        &operate(&stack.client, &partly, "resolve", resolve).await,
+        409,
+        "wrong_state",
+        "nothing to resolve",
+    );
+
+    skip(&stack, &nothing).await;
+    reach(&stack.client, &nothing, "cancelled").await;
+    check_closed(&stack, &nothing).await;
+    let ended = event(&stack.client, &nothing, "order.cancelled").await;
+    assert_eq!(ended["data"]["reason"], "stock_shortfall");
+
+    skip(&stack, &partly).await;
+    let order = until("the missing item is cancelled", || async {
+        let order = order_now(&stack, &partly).await;
+        (order["lines"][0]["cancelled"] == 1).then_some(order)
+    })
+    .await;
+    assert_eq!(order["lines"][0]["allocated"], 2);
+    booked_at(&stack, &partly, &["AMS"]).await;
+    calm(&stack, &partly).await;
+    assert_eq!((waybill_held(&stack, &partly).await, level_now(&stack, "AMS").await), (2, (2, 2, 0, 0)));
+    let order = deliver(&stack, &partly).await;
+    assert_eq!((&order["outcome"], &order["amounts_held"]["captured"]), (&json!("partial"), &json!(2_000)));
+    calm(&stack, &nothing).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn cancelled_and_returned_items_cover_a_shortfall() {
+    let stack = stack().await;
+    put_stock(&stack.client, SKU, &[("AMS", 4)]).await;
+    let sold = labelled(&stack, 1).await;
+    deliver(&stack, &sold).await;
+    let (oldest, middle, newest) =
+        (labelled(&stack, 1).await, labelled(&stack, 1).await, labelled(&stack, 1).await);
+    count_at(&stack, "AMS", 1, true).await.success().unwrap();
+    for id in [&middle, &newest] {
+        needs(&stack, id, "stock_shortfall").await;
+    }
+    stack.client.cancel(&oldest, "no longer wanted", false).await.unwrap().success().unwrap();
+    calm(&stack, &middle).await;
+    assert_eq!(level_now(&stack, "AMS").await, (1, 1, 0, 1));
+
+    let body = json!({"lines": [{"line": 0, "quantity": 1}], "reason": "too small"});
+    let opened =
+        stack.client.post(&format!("/v1/orders/{sold}/returns"), &body).await.unwrap().success().unwrap();
+    let receipt = json!({"lines": [{"line": 0, "quantity": 1, "condition": "restock"}]});
+    let path = format!("/v1/returns/{}/receipt", opened.text("/id"));
+    stack.client.post(&path, &receipt).await.unwrap().success().unwrap();
+    calm(&stack, &newest).await;
+    assert_eq!(level_now(&stack, "AMS").await, (2, 2, 0, 0));
+
+    // An order that is short can be cancelled like any other.
+    count_at(&stack, "AMS", 1, true).await.success().unwrap();
+    needs(&stack, &newest, "stock_shortfall").await;
+    stack.client.cancel(&newest, "no longer wanted", false).await.unwrap().success().unwrap();
+    reach(&stack.client, &newest, "cancelled").await;
+    check_closed(&stack, &newest).await;
+    calm(&stack, &newest).await;
+    assert_eq!(level_now(&stack, "AMS").await, (1, 1, 0, 0));
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn handover_of_a_short_shipment_is_accepted_and_keeps_attention() {
+    let stack = stack().await;
+    put_stock(&stack.client, SKU, &[("AMS", 4)]).await;
+    let (older, newer) = (labelled(&stack, 2).await, labelled(&stack, 2).await);
+    count_at(&stack, "AMS", 3, true).await.success().unwrap();
+    let order = needs(&stack, &newer, "stock_shortfall").await;
+
+    // A carrier that will not stop the shipment keeps it as it is.
+    let refuse = Rule { route: Route::Cancel, fault: Fault::Refuse, times: None, matching: None };
+    stack.carrier.set_faults(vec![refuse]);
+    skip(&stack, &newer).await;
+    event(&stack.client, &newer, "shipment.cancel_refused").await;
+    stack.carrier.set_faults(Vec::new());
+
+    carrier_says(&stack, &shipments(&order)[0], "hand_over").await;
+    let gone = event(&stack.client, &newer, "stock.gone").await;
+    assert_eq!(gone["data"]["missing"], json!([{"line": 0, "quantity": 1}]));
+    let order = needs(&stack, &newer, "stock_shortfall").await;
+    assert_eq!(
+        (actions(&order), &order["needs"][0]["detail"]["has_left"]),
+        (vec!["resolve", "skip"], &json!(true))
+    );
+    assert_eq!(level_now(&stack, "AMS").await, (2, 2, 0, 0), "what is counted is the older order's");
+    event(&stack.client, &newer, "payment.captured").await;
+    skip(&stack, &newer).await;
+    let order = calm(&stack, &newer).await;
+    assert_eq!(order["lines"][0]["shipped"], 2);
+
+    // The count says what is there: the older order is short if the carrier took its items.
+    count_at(&stack, "AMS", 1, true).await.success().unwrap();
+    needs(&stack, &older, "stock_shortfall").await;
+    count_at(&stack, "AMS", 2, false).await.success().unwrap();
+    calm(&stack, &older).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn cancel_undoes_what_a_lost_task_served_from_elsewhere() {
+    let mut stack = stack().await;
+    put_stock(&stack.client, SKU, &[("AMS", 3)]).await;
+    let id = labelled(&stack, 3).await;
+    count_at(&stack, "AMS", 1, true).await.success().unwrap();
+    needs(&stack, &id, "stock_shortfall").await;
+    put_stock(&stack.client, SKU, &[("RTM", 5)]).await;
+    let stall = Rule { route: Route::Book, fault: Fault::Stall, times: None, matching: None };
+    stack.carrier.set_faults(vec![stall]);
+    retry(&stack, &id).await;
+    until("a new label is being booked", || async { (!stack.carrier.stalled().is_empty()).then_some(()) })
+        .await;
+    assert_eq!(level_now(&stack, "RTM").await, (5, 2, 3, 0));
+    stack.workers[0].kill_hard().await.unwrap();
+    stack.carrier.set_faults(Vec::new());
+    until("the carrier has booked it", || async { stack.carrier.stalled().is_empty().then_some(()) }).await;
+    let input = r#"{"reason": "no longer wanted"}"#;
+    temporal(&["workflow", "signal", "-w", &format!("order:{id}"), "--name", "cancel", "--input", input])
+        .await;
+    stack.add_worker().await.unwrap();
+    reach(&stack.client, &id, "cancelled").await;
+    check_closed(&stack, &id).await;
+    let labels = stack.carrier.snapshot();
+    assert!(!labels.to_string().contains("\"booked\""), "a label was left: {labels:#}");
+    assert_eq!(
+        (level_now(&stack, "AMS").await, level_now(&stack, "RTM").await),
+        ((1, 0, 1, 0), (5, 0, 5, 0))
+    );
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn successor_run_releases_what_replaced_a_shipment_unreported() {
+    // The items are moved, and the workflow is never told.
+    let sweep = builder().await.env("WAYBILL_SWEEP_AGE_SECONDS", 0).env("WAYBILL_SWEEP_SECONDS", 86_400);
+    let stack = sweep.env("WAYBILL_CHAOS", "lose:settle_shortfall:1000").start().await.unwrap();
+    put_stock(&stack.client, SKU, &[("AMS", 3)]).await;
+    put_stock(&stack.client, "OTHER", &[("MUC", 9)]).await;
+    let id = place(&stack.client, &order(&[(SKU, 3), ("OTHER", 1)])).await;
+    let order = reach(&stack.client, &id, "fulfilling").await;
+    let other = values(&order["shipments"]).into_iter().find(|s| s["location"] == "MUC").unwrap().clone();
+    count_at(&stack, "AMS", 1, true).await.success().unwrap();
+    needs(&stack, &id, "stock_shortfall").await;
+    put_stock(&stack.client, SKU, &[("RTM", 5)]).await;
+    retry(&stack, &id).await;
+    until("the items are moved", || async { (level_now(&stack, "RTM").await.1 == 2).then_some(()) }).await;
+
+    // The carrier keeps the other shipment, so not everything that is held may be released.
+    let matching = other["id"].as_str().map(str::to_owned);
+    stack.carrier.set_faults(vec![Rule {
+        route: Route::Cancel,
+        fault: Fault::Refuse,
+        times: None,
+        matching,
+    }]);
+    terminate(&id).await;
+    inherited(&stack, &id).await;
+    event(&stack.client, &id, "stock.released").await;
+    assert_eq!(waybill_held(&stack, &id).await, 1);
+    assert_eq!(
+        (level_now(&stack, "AMS").await, level_now(&stack, "RTM").await),
+        ((1, 0, 1, 0), (5, 0, 5, 0))
+    );
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn order_before_its_promise_is_served_once_it_ships() {
+    let stack = stack().await;
+    put_stock(&stack.client, SKU, &[("AMS", 101)]).await;
+    let id = place(&stack.client, &order(&[(SKU, 101)])).await;
+    reach(&stack.client, &id, "in_review").await;
+    count_at(&stack, "AMS", 100, true).await.success().unwrap();
+    needs(&stack, &id, "stock_shortfall").await;
+    skip(&stack, &id).await;
+    stack.client.decide(&id, "approve", "known").await.unwrap().success().unwrap();
+    until("the missing item is cancelled", || async {
+        (order_now(&stack, &id).await["lines"][0]["cancelled"] == 1).then_some(())
+    })
+    .await;
+    booked_at(&stack, &id, &["AMS"]).await;
+    calm(&stack, &id).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn counts_orders_cancels_and_handovers_at_once_keep_the_books() {
+    let stack = stack().await;
+    put_stock(&stack.client, SKU, &[("AMS", 30), ("RTM", 6)]).await;
+    let ids = join_all((0..20).map(|_| labelled(&stack, 1))).await;
+    let counts = async {
+        for round in 0..12_i64 {
+            count_at(&stack, "AMS", 3 + round * 5 % 17, true).await.success().unwrap();
+        }
+    };
+    let orders = join_all((0..10).map(|_| async {
+        stack.client.place(&order(&[(SKU, 1)]), &new_key(), None).await.unwrap().success().unwrap();
+    }));
+    let moves = join_all(ids.iter().enumerate().map(|(number, id)| {
+        let stack = &stack;
+        async move {
+            let shipment = shipments(&order_now(stack, id).await).remove(0);
+            match number % 4 {
+                0 => carrier_says(stack, &shipment, "hand_over").await,
+                1 => drop(stack.client.cancel(id, "no longer wanted", false).await.unwrap()),
+                2 => drop(operate(&stack.client, id, "retry", json!({"reason": "elsewhere"})).await),
+                _ => drop(operate(&stack.client, id, "skip", json!({"reason": "what is there"})).await),
+            }
+        }
+    }));
+    tokio::join!(counts, orders, moves);
+    count_at(&stack, "AMS", 40, false).await.success().unwrap();
+    until("nothing is short", || async {
+        let found = stack.client.list(&[("attention", "true")]).await.unwrap().body;
+        let short = values(&found["orders"])
+            .iter()
+            .any(|o| values(&o["needs"]).iter().any(|n| n["detail"]["has_left"].is_null()));
+        (!short).then_some(())
+    })
+    .await;
+    // The stack checks the books when it stops.
+    stack.stop().await;
+}

@@ -1,0 +1,301 @@
+//! A shipment of which items are missing: a count found fewer than are reserved for it.
+//!
+//! A shipment's items and amount never change, so it is replaced: what stays here is its successor's, and what another
+//! location has of the missing items is a shipment from there. Each item takes its own amount along.
+
+use crate::{
+    Currency,
+    allocation::{Available, PlannedShipment, ShipmentLine, allocate},
+    event::Pieces,
+    ids::{Location, OrderId, ShipmentId, Sku},
+    money::Amount,
+    operator::OperatorAction,
+    order::OrderLine,
+    returns::share,
+    state::{OrderState, ShipmentState},
+    status::FulfilmentStatus,
+};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// A shipment with missing items.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShortShipment {
+    /// The order.
+    pub order: OrderId,
+    /// The shipment.
+    pub id: ShipmentId,
+    /// Where the items are missing.
+    pub location: Location,
+    /// All of its items, with their amounts.
+    pub lines: Vec<ShipmentLine>,
+    /// How many items of each line are missing: at most what the line has.
+    pub missing: BTreeMap<u32, u32>,
+}
+
+/// What replaces a shipment.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Replacement {
+    /// The successor at the same location, if anything stays there, and the shipments from elsewhere.
+    pub shipments: Vec<PlannedShipment>,
+    /// Items that no shipment has any more.
+    pub dropped: Vec<Pieces>,
+}
+
+impl Replacement {
+    /// Whether it serves or drops any missing item of the shipment.
+    pub fn helps(&self, id: ShipmentId) -> bool {
+        !self.dropped.is_empty() || self.shipments.iter().any(|s| s.id != id.successor())
+    }
+
+    /// Whether it replaces nothing, as for a shipment that has left.
+    pub fn is_empty(&self) -> bool {
+        self.shipments.is_empty() && self.dropped.is_empty()
+    }
+}
+
+impl ShortShipment {
+    /// `skip` drops the missing items. `retry` takes from `available` what there is of them, in at most `shipments_max`
+    /// shipments; what is nowhere stays the successor's, and stays missing.
+    pub fn replace(
+        &self,
+        action: OperatorAction,
+        available: &Available,
+        shipments_max: usize,
+        currency: Currency,
+    ) -> Replacement {
+        let drops = action == OperatorAction::Skip;
+        let elsewhere = if drops { Vec::new() } else { self.serve_from_elsewhere(available, shipments_max) };
+        let mut replacement = Replacement::default();
+        let mut successor = Vec::new();
+        for line in &self.lines {
+            let moved: u32 = elsewhere
+                .iter()
+                .flat_map(|s| &s.lines)
+                .filter(|l| l.line == line.line)
+                .map(|l| l.quantity)
+                .sum();
+            let dropped = if drops { self.missing_of(line) } else { 0 };
+            let mut split = Split { line, given: 0, currency };
+            successor.extend(split.take(line.quantity.saturating_sub(moved + dropped)));
+            for (at, shipment) in elsewhere.iter().enumerate() {
+                let here = shipment.lines.iter().filter(|l| l.line == line.line).map(|l| l.quantity).sum();
+                let taken = split.take(here);
+                if let Some(planned) = replacement.shipments.get_mut(at) {
+                    planned.lines.extend(taken);
+                } else {
+                    replacement
+                        .shipments
+                        .push(PlannedShipment { lines: taken.into_iter().collect(), ..shipment.clone() });
+                }
+            }
+            if dropped > 0 {
+                replacement.dropped.push(Pieces { line: line.line, quantity: dropped });
+            }
+        }
+        if !successor.is_empty() {
+            let (id, location) = (self.id.successor(), self.location.clone());
+            replacement
+                .shipments
+                .insert(0, PlannedShipment { id, location, lines: successor, amount: Amount::ZERO });
+        }
+        for shipment in &mut replacement.shipments {
+            // Parts of an amount that was in range.
+            shipment.amount = Amount::sum(shipment.lines.iter().map(|l| l.amount)).unwrap_or_default();
+        }
+        replacement
+    }
+
+    fn missing_of(&self, line: &ShipmentLine) -> u32 {
+        self.missing.get(&line.line).copied().unwrap_or(0).min(line.quantity)
+    }
+
+    /// The missing items, by location that has some of them. Amounts are not set.
+    fn serve_from_elsewhere(&self, available: &Available, shipments_max: usize) -> Vec<PlannedShipment> {
+        let wanted: Vec<&ShipmentLine> = self.lines.iter().filter(|l| self.missing_of(l) > 0).collect();
+        let lines: Vec<OrderLine> = wanted
+            .iter()
+            .map(|l| OrderLine { sku: l.sku.clone(), quantity: self.missing_of(l), unit_price: Amount::ZERO })
+            .collect();
+        let mut planned = allocate(self.order, &lines, available).shipments;
+        planned.truncate(shipments_max);
+        for shipment in &mut planned {
+            shipment.id = self.id.served_from(&shipment.location);
+            for line in &mut shipment.lines {
+                // `allocate` numbers what it was given.
+                line.line = wanted.get(line.line as usize).map_or(line.line, |l| l.line);
+            }
+        }
+        planned
+    }
+
+    /// The SKUs of its lines.
+    pub fn skus(&self) -> impl Iterator<Item = &Sku> {
+        self.lines.iter().map(|line| &line.sku)
+    }
+}
+
+/// A line that is given out in parts.
+struct Split<'a> {
+    line: &'a ShipmentLine,
+    given: u32,
+    currency: Currency,
+}
+
+impl Split<'_> {
+    fn take(&mut self, quantity: u32) -> Option<ShipmentLine> {
+        let ShipmentLine { line, sku, quantity: all, amount } = self.line;
+        let amount = share(*amount, *all, self.given, quantity, self.currency);
+        self.given += quantity;
+        (quantity > 0).then(|| ShipmentLine { line: *line, sku: sku.clone(), quantity, amount })
+    }
+}
+
+impl OrderState {
+    /// Others take over from an open shipment; what none of them has is cancelled.
+    pub fn replace_shipment(&mut self, id: ShipmentId, by: &[PlannedShipment]) {
+        let Some(replaced) = self.shipments.iter_mut().find(|s| s.id == id && s.is_open()) else { return };
+        replaced.status = FulfilmentStatus::Cancelled;
+        self.shipments.extend(by.iter().map(|s| ShipmentState {
+            id: s.id,
+            location: s.location.clone(),
+            status: FulfilmentStatus::Pending,
+            amount: s.amount,
+            tracking_number: None,
+            lines: s.lines.clone(),
+            captured: false,
+        }));
+        self.recount();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::allocation::{Charges, allocate};
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    const ORDER: OrderId = OrderId(Uuid::nil());
+
+    fn sku(number: usize) -> Sku {
+        format!("SKU-{number}").parse().unwrap()
+    }
+
+    /// An order of these quantities, each line of its own SKU, all at one location.
+    fn order(quantities: &[u32], tax: i64, currency: Currency) -> OrderState {
+        let lines: Vec<OrderLine> = (0..)
+            .zip(quantities)
+            .map(|(number, quantity)| OrderLine {
+                sku: sku(number),
+                quantity: *quantity,
+                unit_price: Amount::new(990).unwrap(),
+            })
+            .collect();
+        let all = lines.iter().map(|l| (l.sku.clone(), [("A".parse().unwrap(), l.quantity)].into()));
+        let mut allocation = allocate(ORDER, &lines, &all.collect());
+        let charges = Charges { tax: Amount::new(tax).unwrap(), ..Charges::default() };
+        allocation.price(&lines, charges, currency).unwrap();
+        let mut state = OrderState::received(&lines);
+        state.allocate(&allocation);
+        state
+    }
+
+    fn short(state: &OrderState, missing: &[(u32, u32)]) -> ShortShipment {
+        let of = &state.shipments[0];
+        ShortShipment {
+            order: ORDER,
+            id: of.id,
+            location: of.location.clone(),
+            lines: of.lines.clone(),
+            missing: missing.iter().copied().collect(),
+        }
+    }
+
+    fn at(entries: &[(usize, &str, u32)]) -> Available {
+        let mut available = Available::new();
+        for (number, place, quantity) in entries {
+            available.entry(sku(*number)).or_default().insert(place.parse().unwrap(), *quantity);
+        }
+        available
+    }
+
+    #[test]
+    fn retry_serves_missing_items_from_elsewhere() {
+        let mut state = order(&[3, 2], 0, Currency::EUR);
+        let shipment = short(&state, &[(1, 2)]);
+        let replacement = shipment.replace(OperatorAction::Retry, &at(&[(1, "B", 5)]), 9, Currency::EUR);
+        let [stays, moved] = &replacement.shipments[..] else { panic!("{replacement:?}") };
+        assert_eq!(
+            (stays.id, stays.location.as_str(), stays.amount.minor()),
+            (shipment.id.successor(), "A", 2_970)
+        );
+        assert_eq!((moved.location.as_str(), moved.amount.minor()), ("B", 1_980));
+        assert_eq!((moved.lines[0].line, moved.lines[0].quantity), (1, 2));
+        assert!(replacement.helps(shipment.id) && replacement.dropped.is_empty());
+        state.replace_shipment(shipment.id, &replacement.shipments);
+        assert_eq!(
+            state.lines.iter().map(|l| (l.allocated, l.cancelled)).collect::<Vec<_>>(),
+            [(3, 0), (2, 0)]
+        );
+    }
+
+    #[test]
+    fn retry_without_stock_elsewhere_does_not_help() {
+        let shipment = short(&order(&[3], 0, Currency::EUR), &[(0, 2)]);
+        for (available, room) in [(Available::new(), 9), (at(&[(0, "B", 2)]), 0)] {
+            let replacement = shipment.replace(OperatorAction::Retry, &available, room, Currency::EUR);
+            assert!(!replacement.helps(shipment.id) && !replacement.is_empty(), "{replacement:?}");
+        }
+    }
+
+    #[test]
+    fn skip_cancels_missing_items() {
+        let mut state = order(&[3, 2], 0, Currency::EUR);
+        let shipment = short(&state, &[(0, 1), (1, 2)]);
+        let replacement = shipment.replace(OperatorAction::Skip, &at(&[(0, "B", 9)]), 9, Currency::EUR);
+        let [stays] = &replacement.shipments[..] else { panic!("{replacement:?}") };
+        assert_eq!((stays.lines.len(), stays.amount.minor()), (1, 1_980));
+        state.replace_shipment(shipment.id, &replacement.shipments);
+        assert_eq!(
+            state.lines.iter().map(|l| (l.allocated, l.cancelled)).collect::<Vec<_>>(),
+            [(2, 1), (0, 2)]
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn items_and_amounts_add_up_whatever_is_missing(
+            lines in prop::collection::vec((1u32..9, 0u32..9, 0u32..5, 0u32..5), 1..6),
+            tax in 0i64..500, skips in any::<bool>(), room in 0usize..3,
+        ) {
+            let currency = Currency::KWD;
+            let quantities: Vec<u32> = lines.iter().map(|l| l.0).collect();
+            let state = order(&quantities, tax * 10, currency);
+            let missing: Vec<(u32, u32)> = (0..).zip(lines.iter().map(|l| l.1.min(l.0))).collect();
+            let mut stock: Vec<(usize, &str, u32)> = Vec::new();
+            for (number, line) in lines.iter().enumerate() {
+                stock.extend([(number, "B", line.2), (number, "C", line.3)]);
+            }
+            let shipment = short(&state, &missing);
+            let action = if skips { OperatorAction::Skip } else { OperatorAction::Retry };
+            let replacement = shipment.replace(action, &at(&stock), room, currency);
+            prop_assert!(replacement.shipments.len() <= room + 1);
+            let parts = || replacement.shipments.iter().flat_map(|s| &s.lines);
+            let mut worth = 0;
+            for line in &shipment.lines {
+                let of = |l: &&ShipmentLine| l.line == line.line;
+                let shipped: u32 = parts().filter(of).map(|l| l.quantity).sum();
+                let dropped: u32 = replacement.dropped.iter().filter(|p| p.line == line.line).map(|p| p.quantity).sum();
+                prop_assert_eq!(shipped + dropped, line.quantity);
+                worth += parts().filter(of).map(|l| l.amount.minor()).sum::<i64>();
+                if dropped == 0 {
+                    prop_assert_eq!(parts().filter(of).map(|l| l.amount.minor()).sum::<i64>(), line.amount.minor());
+                }
+            }
+            prop_assert!(parts().all(|l| l.quantity > 0 && l.amount.minor() % 10 == 0));
+            prop_assert!(replacement.shipments.iter().all(|s| !s.lines.is_empty()));
+            prop_assert_eq!(replacement.shipments.iter().map(|s| s.amount.minor()).sum::<i64>(), worth);
+        }
+    }
+}

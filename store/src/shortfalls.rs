@@ -1,0 +1,111 @@
+//! Items that orders were promised and that a count did not find
+//! ([ADR 20](../../docs/adr/0020-shortfalls.md)).
+//!
+//! `stock.short` says how many are missing at a location, `reservations.short` whose they are: the newest orders', whose
+//! reservations are still held. All that changes a stock row with a shortfall keeps `available` at 0 until it is covered,
+//! and calls [`assign`]. Which orders need an operator follows from the reservations: [`announce`] brings their concerns
+//! up to date, whatever changed them.
+
+mod announce;
+mod settle;
+
+pub use announce::{announce, unannounced};
+pub use settle::{ShortfallRequest, plan, settle};
+
+use crate::Result;
+use sqlx::{PgConnection, PgPool, types::Json};
+use waybill_domain::{
+    event::Pieces,
+    ids::{MerchantId, OrderId, ShipmentId, Sku},
+};
+
+/// Shortfalls of a SKU that are listed, newest first: as many as a page of orders has at the most. All of them are found
+/// with `GET /v1/orders?attention=true`.
+pub const LISTED_MAX: u16 = 200;
+
+/// A shipment that is short of items.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShortShipment {
+    /// Whose.
+    pub order: OrderId,
+    /// Which.
+    pub shipment: ShipmentId,
+    /// Where the items are missing.
+    pub location: String,
+    /// By line.
+    pub missing: Vec<Pieces>,
+}
+
+/// Shipments that are short of a SKU now, newest orders first, at most `limit`.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn of_sku(
+    pool: &PgPool,
+    merchant: MerchantId,
+    sku: &Sku,
+    limit: u16,
+) -> Result<Vec<ShortShipment>> {
+    let rows = sqlx::query!(
+        r#"select order_id, shipment_id, location,
+             jsonb_agg(jsonb_build_object('line', line, 'quantity', short) order by line) as "missing!: Json<Vec<Pieces>>"
+           from reservations where short > 0 and state = 'held' and merchant_id = $1 and sku = $2
+           group by order_id, shipment_id, location order by order_id desc, shipment_id desc limit $3"#,
+        merchant.0,
+        sku.as_str(),
+        i64::from(limit)
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| ShortShipment {
+            order: OrderId(row.order_id),
+            shipment: ShipmentId(row.shipment_id),
+            location: row.location,
+            missing: row.missing.0,
+        })
+        .collect())
+}
+
+/// What a location is short of is missing from the newest orders' reservations there, whole from the newest. To be called by
+/// all who change that number, or the reservations of a location that is short; they have its stock row locked.
+///
+/// It reads all held reservations by their index, which is as small as the business of the day: an index by SKU would cost
+/// every order, and shortfalls are rare.
+pub(crate) async fn assign(
+    tx: &mut PgConnection,
+    merchant: MerchantId,
+    sku: &str,
+    location: &str,
+) -> Result<()> {
+    // By themselves, as a shipment may be replaced meanwhile, which moves its reservations without the stock row: the next
+    // statement sees where they are then.
+    sqlx::query!(
+        "select 1 as one from reservations where merchant_id = $1 and sku = $2 and location = $3 and state = 'held'
+         order by order_id, shipment_id, line for update",
+        merchant.0,
+        sku,
+        location
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    sqlx::query!(
+        "with held as (
+           select order_id, shipment_id, line, quantity,
+             sum(quantity) over (order by order_id desc, shipment_id desc, line desc) - quantity as newer
+           from reservations where merchant_id = $1 and sku = $2 and location = $3 and state = 'held'
+         ), assigned as (
+           select h.order_id, h.shipment_id, h.line, greatest(0, least(h.quantity, s.short - h.newer))::int as short
+           from held h cross join stock s where s.merchant_id = $1 and s.sku = $2 and s.location = $3
+         )
+         update reservations r set short = a.short from assigned a
+         where r.order_id = a.order_id and r.shipment_id = a.shipment_id and r.line = a.line and r.short <> a.short",
+        merchant.0,
+        sku,
+        location
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
