@@ -68,13 +68,13 @@ async fn what_was_being_written_down_when_a_wait_ended_is_told() {
         let workflow = format!("order:{id}");
         let input = r#"{"decision": "perhaps"}"#;
         temporal(&["workflow", "signal", "-w", &workflow, "--name", "decide", "--input", input]).await;
-        until("the end is being written down", || async {
+        until("it is still being written down when the time is over", || async {
             let told = temporal(&["workflow", "describe", "-w", &workflow, "-o", "json"]).await;
             let told: Value = serde_json::from_str(&told).unwrap();
             let pending = told["pendingActivities"].as_array()?;
             let writing = pending.iter().any(|activity| activity["activityType"]["name"] == "project");
-            let state = temporal(&["workflow", "query", "-w", &workflow, "--type", "state"]).await;
-            (writing && state.contains("expired")).then_some(())
+            let history = temporal(&["workflow", "show", "-w", &workflow]).await;
+            (writing && history.contains("TimerFired")).then_some(())
         })
         .await;
         let lost = "select pg_terminate_backend(pid) from pg_stat_activity
