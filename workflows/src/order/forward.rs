@@ -107,8 +107,9 @@ async fn ask_customer(ctx: &Ctx, wait_seconds: u64) -> Result<(), Stop> {
     record_answer(ctx, |s| s.amendment.is_some()).await;
     check_cancel(ctx)?;
     // What was answered counts, also where the lines that were short have been cancelled meanwhile.
-    let is_answered = ctx.state(|s| s.amendment.is_some());
-    if !ctx.state(|s| s.state.is_short()) && !(is_answered && changes::has(ctx, changes::ONE_ENDING)) {
+    let (is_short, is_answered) = ctx.state(|s| (s.state.is_short(), s.amendment.is_some()));
+    let counts = is_answered && changes::has(ctx, changes::ONE_ENDING);
+    if !is_short && !counts {
         return Ok(());
     }
     match (woken, ctx.state(|s| s.amendment.clone())) {
