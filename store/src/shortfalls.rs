@@ -3,7 +3,7 @@
 //!
 //! `stock.short` says how many are missing at a location, `reservations.short` whose they are: the newest orders', whose
 //! reservations are still held. All that changes a stock row with a shortfall keeps `available` at 0 until it is covered,
-//! and calls [`assign`]. Which orders need an operator follows from the reservations: [`announce`] brings their concerns
+//! and calls `assign`. Which orders need an operator follows from the reservations: [`announce`] brings their concerns
 //! up to date, whatever changed them.
 
 mod announce;
