@@ -81,8 +81,8 @@ fn refusal(refusal: StockRefusal, at: impl Fn(&str) -> String) -> Problem {
             let pointer = at(&location);
             Problem::stock_conflict(
                 format!(
-                    "{on_hand} units are on hand at {location}, {reserved} of them reserved for orders; on hand can become \
-                     less than what is reserved with \"allow_shortfall\": true alone, and never less than 0"
+                    "{on_hand} units are on hand at {location}, {reserved} of them reserved for orders; send \
+                     \"allow_shortfall\": true to go below what is reserved; on hand is never below 0"
                 ),
                 pointer,
             )
