@@ -156,15 +156,7 @@ impl OrderState {
     pub fn replace_shipment(&mut self, id: ShipmentId, by: &[PlannedShipment]) {
         let Some(replaced) = self.shipments.iter_mut().find(|s| s.id == id && s.is_open()) else { return };
         replaced.status = FulfilmentStatus::Cancelled;
-        self.shipments.extend(by.iter().map(|s| ShipmentState {
-            id: s.id,
-            location: s.location.clone(),
-            status: FulfilmentStatus::Pending,
-            amount: s.amount,
-            tracking_number: None,
-            lines: s.lines.clone(),
-            captured: false,
-        }));
+        self.shipments.extend(by.iter().map(ShipmentState::from));
         self.recount();
     }
 }

@@ -1,7 +1,7 @@
 //! What is known of an order while it lives: the state that its workflow holds and its read model shows.
 
 use crate::{
-    allocation::{Allocation, ShipmentLine},
+    allocation::{Allocation, PlannedShipment, ShipmentLine},
     ids::{Location, ShipmentId, Sku},
     money::Amount,
     order::OrderLine,
@@ -99,6 +99,20 @@ pub struct ShipmentState {
     /// Whether its amount was captured.
     #[serde(default)]
     pub captured: bool,
+}
+
+impl From<&PlannedShipment> for ShipmentState {
+    fn from(planned: &PlannedShipment) -> Self {
+        Self {
+            id: planned.id,
+            location: planned.location.clone(),
+            status: FulfilmentStatus::Pending,
+            amount: planned.amount,
+            tracking_number: None,
+            lines: planned.lines.clone(),
+            captured: false,
+        }
+    }
 }
 
 impl ShipmentState {
@@ -206,19 +220,7 @@ impl OrderState {
     /// Takes over what was set aside.
     pub fn allocate(&mut self, allocation: &Allocation) {
         self.share_unit = allocation.share_unit;
-        self.shipments = allocation
-            .shipments
-            .iter()
-            .map(|s| ShipmentState {
-                id: s.id,
-                location: s.location.clone(),
-                status: FulfilmentStatus::Pending,
-                amount: s.amount,
-                tracking_number: None,
-                lines: s.lines.clone(),
-                captured: false,
-            })
-            .collect();
+        self.shipments = allocation.shipments.iter().map(ShipmentState::from).collect();
         self.recount();
     }
 

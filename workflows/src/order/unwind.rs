@@ -2,7 +2,7 @@
 //! until it succeeds. The goods are stopped before money goes back (see [`super::fulfil`]), and stock is freed last.
 
 use super::{
-    Ctx, changes, go, note, read_model,
+    Ctx, OrderWorkflow, changes, go, note, read_model,
     step::{self, Mode, Step},
     waiting::check_cancel,
 };
@@ -44,9 +44,14 @@ impl Undo {
 /// Undoes everything and ends the order.
 pub(crate) async fn unwind(ctx: &Ctx, mut why: Stop) {
     let is_recorded = changes::has(ctx, changes::ONE_ENDING);
-    let mut is_final = is_recorded && claim(ctx, &why).await;
+    // A cancel of shipments has been recorded and written before the carrier was asked.
+    let is_claimed = ctx.state(|s| s.state.status == OrderStatus::Cancelling);
     ctx.state_mut(|s| s.unwinding = true);
     show_cancelling(ctx, &why);
+    let mut is_final = is_recorded && matches!(why, Stop::Cancelled { .. });
+    if is_recorded && !is_claimed && (is_final || may_hold_money(ctx)) {
+        claim(ctx).await;
+    }
     while let Some(undo) = ctx.state_mut(|s| s.undo.pop()) {
         match undo {
             Undo::VoidAuthorization => void_authorization(ctx).await,
@@ -76,21 +81,15 @@ pub(crate) async fn unwind(ctx: &Ctx, mut why: Stop) {
 
 /// What is undone can't be had back. So before it is, no other run of this workflow task may take the order another way:
 /// that the order stops is recorded, for runs that come later, and written to the read model, where a run that is still
-/// at it with what came before meets it and follows. Says whether nothing can change the end any more.
-async fn claim(ctx: &Ctx, why: &Stop) -> bool {
-    let is_cancel = matches!(why, Stop::Cancelled { .. });
-    let (status, may_hold) = ctx.state(|s| {
-        let declined = s.state.payment_status == PaymentStatus::Declined;
-        (s.state.status, s.undo.contains(&Undo::VoidAuthorization) && !declined)
-    });
-    // Otherwise a cancel of shipments has recorded and written it.
-    if status != OrderStatus::Cancelling && (is_cancel || may_hold) {
-        ctx.state_mut(|s| s.unwinding = true);
-        show_cancelling(ctx, why);
-        step::record(ctx).await;
-        read_model::flush(ctx).await;
-    }
-    is_cancel
+/// at it with what came before meets it and follows.
+async fn claim(ctx: &Ctx) {
+    step::record(ctx).await;
+    read_model::flush(ctx).await;
+}
+
+fn may_hold_money(ctx: &Ctx) -> bool {
+    let is_registered = |s: &OrderWorkflow| s.undo.contains(&Undo::VoidAuthorization);
+    ctx.state(|s| is_registered(s) && s.state.payment_status != PaymentStatus::Declined)
 }
 
 fn show_cancelling(ctx: &Ctx, why: &Stop) {
