@@ -80,6 +80,31 @@ async fn an_heir_carries_out_the_cancel_that_was_under_way() {
 }
 
 #[tokio::test]
+async fn successor_run_finishes_a_cancel_beside_a_handover() {
+    let stack = sweeping().await;
+    for (sku, location) in [("HERE", "AMS"), ("THERE", "RTM")] {
+        put_stock(&stack.client, sku, &[(location, 1000)]).await;
+    }
+    let before = pieces(&stack).await;
+    let id = place(&stack.client, &order(&[("HERE", 1), ("THERE", 1)])).await;
+    let [left, stopped] = &shipments(&reach(&stack.client, &id, "fulfilling").await)[..] else { panic!() };
+    carrier_says(&stack, left, "hand_over").await;
+    event(&stack.client, &id, "payment.captured").await;
+    stack.payments.set_faults(vec![rule(Route::Void, Fault::Stall, &id)]);
+    stack.client.cancel(&id, "changed my mind", false).await.unwrap().success().unwrap();
+    event(&stack.client, &id, "step.retrying").await;
+    terminate(&id).await;
+    stack.payments.set_faults(Vec::new());
+    inherited(&stack, &id).await;
+    carrier_says(&stack, left, "deliver").await;
+    reach(&stack.client, &id, "completed").await;
+    assert_eq!(label(&stack, stopped), Some(json!("cancelled")));
+    check_closed(&stack, &id).await;
+    check_goods(&stack, &before).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
 async fn an_heir_stops_labels_that_nobody_knows_of() {
     let stack = sweeping().await;
     let before = pieces(&stack).await;

@@ -11,7 +11,7 @@ use waybill_dev::{
 use waybill_domain::{
     event::{Entry, OrderEvent},
     state::OrderState,
-    status::OrderStatus,
+    status::{FulfilmentStatus, OrderStatus},
 };
 use waybill_store::projection::{self, Applied};
 
@@ -235,5 +235,91 @@ async fn worker_that_goes_on_promises_nothing_that_is_being_undone() {
     stack.payments.set_faults(Vec::new());
     reach(&stack.client, &id, "cancelled").await;
     check_closed(&stack, &id).await;
+    stack.stop().await;
+}
+
+/// Writes to the read model what the worker that was killed would have written in the task that it lost.
+async fn write_as_lost_task(
+    stack: &Stack,
+    id: &str,
+    events: Vec<OrderEvent>,
+    change: impl Fn(&mut OrderState),
+) {
+    let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
+    let id = id.parse().unwrap();
+    let order = waybill_store::orders::get(&pool, id).await.unwrap().unwrap();
+    let mut state = order.state;
+    change(&mut state);
+    let status = state.status;
+    let entries: Vec<Entry> = events.into_iter().map(|event| Entry { event, status }).collect();
+    let written = projection::apply(&pool, id, order.version, &entries, &state).await.unwrap();
+    assert!(matches!(written, Applied::Appended { .. }), "{written:?}");
+}
+
+fn retrying(step: &str) -> OrderEvent {
+    OrderEvent::StepRetrying { step: step.to_owned() }
+}
+
+#[tokio::test]
+async fn carrier_refusal_is_reported_after_a_lost_task() {
+    let mut stack = stack().await;
+    let before = pieces(&stack).await;
+    let id = place(&stack.client, &order_with(|_| {})).await;
+    let shipment = shipments(&reach(&stack.client, &id, "fulfilling").await)[0].clone();
+    event(&stack.client, &id, "shipment.booked").await;
+    stack.carrier.set_faults(vec![rule(Route::Cancel, Fault::Stall, None)]);
+    signal(&id, "cancel", r#"{"reason": "changed my mind"}"#).await;
+    until("the carrier is asked", || async { (!stack.carrier.stalled().is_empty()).then_some(()) }).await;
+    stack.workers[0].kill_hard().await.unwrap();
+    // The next run does not have to try again, and so does not repeat this.
+    write_as_lost_task(&stack, &id, vec![retrying("cancel_label")], |_| {}).await;
+    carrier_says(&stack, &shipment, "hand_over").await;
+    stack.carrier.set_faults(Vec::new());
+    stack.add_worker().await.unwrap();
+
+    event(&stack.client, &id, "shipment.handed_over").await;
+    reach(&stack.client, &id, "shipped").await;
+    carrier_says(&stack, &shipment, "deliver").await;
+    reach(&stack.client, &id, "completed").await;
+    check_closed(&stack, &id).await;
+    let told = kinds(&stack.client, &id).await;
+    let position = |kind: &str| told.iter().position(|told| told == kind);
+    assert!(position("shipment.cancel_refused") < position("shipment.handed_over"), "{told:?}");
+    assert_eq!(position("cancellation.refused"), None, "{told:?}");
+    check_goods(&stack, &before).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn nothing_is_held_of_what_a_lost_task_stopped() {
+    let mut stack = stack().await;
+    for (sku, location) in [("HERE", "AMS"), ("THERE", "RTM")] {
+        put_stock(&stack.client, sku, &[(location, 1000)]).await;
+    }
+    let before = pieces(&stack).await;
+    let id = place(&stack.client, &order(&[("HERE", 1), ("THERE", 1)])).await;
+    let [left, stopped] = &shipments(&reach(&stack.client, &id, "fulfilling").await)[..] else { panic!() };
+    carrier_says(&stack, left, "hand_over").await;
+    event(&stack.client, &id, "payment.captured").await;
+    stack.payments.set_faults(vec![rule(Route::Void, Fault::Stall, None)]);
+    signal(&id, "cancel", r#"{"reason": "changed my mind"}"#).await;
+    until("its money is given back", || async { (!stack.payments.stalled().is_empty()).then_some(()) }).await;
+    stack.workers[0].kill_hard().await.unwrap();
+    let shipment_id = stopped.parse().unwrap();
+    let events = vec![OrderEvent::ShipmentCancelled { shipment_id }, retrying("void_authorization")];
+    let cancelled = |state: &mut OrderState| state.set_shipment(shipment_id, FulfilmentStatus::Cancelled);
+    write_as_lost_task(&stack, &id, events, cancelled).await;
+    // The next run has this to report first, and meets what was written before it comes to the stock.
+    let away = |route| rule(route, Fault::Status { status: 503 }, None);
+    stack.payments.set_faults(vec![away(Route::Void), away(Route::Lookup)]);
+    signal(&id, "decide", r#"{"decision": "approve", "reason": "known"}"#).await;
+    stack.add_worker().await.unwrap();
+    event(&stack.client, &id, "signal.ignored").await;
+    stack.payments.set_faults(Vec::new());
+
+    carrier_says(&stack, left, "deliver").await;
+    reach(&stack.client, &id, "completed").await;
+    check_closed(&stack, &id).await;
+    check_goods(&stack, &before).await;
     stack.stop().await;
 }

@@ -193,7 +193,7 @@ pub(super) fn may_have_label(ctx: &Ctx, id: ShipmentId) -> bool {
 
 /// Stops every shipment that has not left. Ends the order if none is left to go on with; else the order goes on
 /// with what the carrier would not stop or already has.
-async fn stop_open(ctx: &Ctx) -> Result<(), Stop> {
+pub(super) async fn stop_open(ctx: &Ctx) -> Result<(), Stop> {
     if ctx.state(|s| s.cancel.is_none()) {
         return Ok(());
     }
@@ -242,13 +242,12 @@ async fn stop_open(ctx: &Ctx) -> Result<(), Stop> {
     if !open {
         unwind::void_authorization(ctx).await;
     }
-    if !stopped.is_empty() {
-        // An heir may not know of every shipment that took over what was left of another.
-        let everything = !open && ctx.state(|s| s.input.inherits);
-        match everything {
-            true => unwind::release_stock(ctx, None).await,
-            false => unwind::release_stopped(ctx, stopped).await,
-        }
+    // An heir may not know of every shipment that took over what was left of another.
+    let everything = !open && ctx.state(|s| s.input.inherits);
+    if everything && (is_recorded || !stopped.is_empty()) {
+        unwind::release_stock(ctx, None).await;
+    } else if !stopped.is_empty() {
+        unwind::release_stopped(ctx, stopped).await;
     }
     go(ctx, if left { OrderStatus::PartiallyShipped } else { OrderStatus::Fulfilling });
     ctx.state_mut(OrderWorkflow::restamp);

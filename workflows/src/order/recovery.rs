@@ -12,7 +12,7 @@
 use super::{
     Ctx, OrderWorkflow, carrier, changes, fulfil, go, note, read_model,
     step::{self, Mode, Step},
-    unwind::{Stop, Undo},
+    unwind::{self, Stop, Undo},
 };
 use crate::{activities::OrderActivities, names, wire::*};
 use futures::future::pending;
@@ -237,7 +237,24 @@ pub(crate) async fn resume(ctx: &Ctx) -> Result<(), Stop> {
         _ => return OrderWorkflow::go_through(ctx).await,
     }
     capture_missing(ctx).await;
+    if status == O::Cancelling && changes::has(ctx, changes::ONE_ENDING) {
+        // Before the carrier's events, as the run that was lost did: what the carrier refuses is reported as that.
+        release_cancelled(ctx).await;
+        fulfil::stop_open(ctx).await?;
+    }
     fulfil::ship(ctx).await
+}
+
+/// A workflow task that was lost may have stopped shipments and not have come to their stock.
+async fn release_cancelled(ctx: &Ctx) {
+    let stopped: Vec<ShipmentId> = ctx.state(|s| {
+        let is_replaced = |id: ShipmentId| s.state.shipment(id.successor()).is_some();
+        let cancelled = s.state.shipments.iter().filter(|sh| sh.status == FulfilmentStatus::Cancelled);
+        cancelled.map(|sh| sh.id).filter(|id| !is_replaced(*id)).collect()
+    });
+    if !stopped.is_empty() {
+        unwind::release(ctx, Some(stopped), 0).await;
+    }
 }
 
 fn ask_to_cancel(ctx: &Ctx) {

@@ -151,7 +151,8 @@ pub(crate) async fn release_stock(ctx: &Ctx, shipments: Option<Vec<ShipmentId>>)
     release(ctx, shipments, count).await;
 }
 
-async fn release(ctx: &Ctx, shipments: Option<Vec<ShipmentId>>, count: usize) {
+/// Frees stock; the timeline says of how many shipments, if of any.
+pub(super) async fn release(ctx: &Ctx, shipments: Option<Vec<ShipmentId>>, count: usize) {
     let input = ctx.state(|s| ReleaseInput { order_id: s.input.order_id, shipments });
     let step = undo_step("release_stock", names::QUEUE_ORDERS, None);
     let by_hand = |operation: &Operation| match operation.action {
