@@ -18,7 +18,7 @@ use waybill_domain::{
 };
 use waybill_store::inbox::Message;
 use waybill_workflows::{
-    OrderWorkflow, PaymentCheckWorkflow, RefundWorkflow, ReturnWorkflow,
+    OrderWorkflow, PaymentCheckWorkflow, RefundWorkflow, ReturnWorkflow, TASK_MAX,
     after::wire::{RefundInput, ReturnInput},
     housekeeping::PaymentCheck,
     names,
@@ -27,9 +27,6 @@ use waybill_workflows::{
 
 /// Connecting and starting take no longer: the caller has something better to do than to wait.
 pub(crate) const CALL_MAX: Duration = Duration::from_secs(2);
-/// How long Temporal waits for a workflow task before it gives it to another worker: how long an order stands still
-/// after its worker was killed.
-pub(crate) const TASK_MAX: Duration = Duration::from_secs(5);
 
 /// Why Temporal did not do it.
 #[derive(Debug, thiserror::Error)]

@@ -1,6 +1,6 @@
 //! Orders, refunds and returns whose workflow was ended from outside, as Temporal knows them, and the orders' heirs.
 
-use crate::engine::{CALL_MAX, Engine, EngineError, Start, TASK_MAX, no_retries};
+use crate::engine::{CALL_MAX, Engine, EngineError, Start, no_retries};
 use futures::TryStreamExt;
 use std::{
     str::FromStr,
@@ -13,7 +13,7 @@ use temporalio_client::{
 };
 use tokio::time::timeout;
 use waybill_domain::ids::{OrderId, RefundId, ReturnId};
-use waybill_workflows::{OrderWorkflow, names, wire::OrderInput};
+use waybill_workflows::{OrderWorkflow, TASK_MAX, names, wire::OrderInput};
 
 /// How long one page of a search may take: visibility is slower than what orders wait for, and nobody waits here.
 const PAGE_MAX: Duration = Duration::from_secs(10);

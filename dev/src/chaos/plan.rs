@@ -15,7 +15,7 @@ const EARLY_WITHIN_MS: u64 = 150;
 const MESSAGES_MAX: u64 = 4;
 /// Between two faults.
 const FAULT_EVERY_MS: (u64, u64) = (700, 3_500);
-/// How long a fault lasts: from shorter than a workflow task's time-out (5 s) to longer.
+/// How long a fault lasts: from shorter than a workflow task's time-out (7 s) to longer.
 const FAULT_FOR_MS: (u64, u64) = (100, 8_000);
 
 /// What an order is like.

@@ -1,7 +1,7 @@
 //! A workflow task that is lost with its worker has done what it did: money may be held, a label may be booked, and no
 //! history says so. The task runs again, and a cancel that came in meanwhile is heard before any of it.
 
-use crate::{books::*, support::*};
+use crate::{books::*, replay::replays, support::*};
 use futures::future::join_all;
 use serde_json::{Value, json};
 use waybill_dev::{
@@ -319,6 +319,40 @@ async fn nothing_is_held_of_what_a_lost_task_stopped() {
 
     carrier_says(&stack, left, "deliver").await;
     reach(&stack.client, &id, "completed").await;
+    check_closed(&stack, &id).await;
+    check_goods(&stack, &before).await;
+    stack.stop().await;
+}
+
+/// The SDK puts what a worker that does not know the workflow is told into the step that a heartbeat without a command
+/// interrupted, and another worker that replays it behind that step. So there must be no such heartbeat.
+#[tokio::test]
+async fn cancel_on_another_worker_after_a_slow_first_step_replays() {
+    let mut stack = stack().await;
+    put_stock(&stack.client, "SLOW", &[("AMS", 5)]).await;
+    let before = pieces(&stack).await;
+    let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
+    let mut lock = pool.acquire().await.unwrap();
+    sqlx::raw_sql("begin; select from stock where sku = 'SLOW' for update")
+        .execute(&mut *lock)
+        .await
+        .unwrap();
+    let id = place(&stack.client, &order(&[("SLOW", 1)])).await;
+    let workflow = format!("order:{id}");
+    until("its first task has ended", || async {
+        let told = temporal(&["workflow", "show", "-w", &workflow]).await;
+        told.contains("WorkflowTaskCompleted").then_some(())
+    })
+    .await;
+    stack.workers[0].kill_hard().await.unwrap();
+    sqlx::raw_sql("rollback").execute(&mut *lock).await.unwrap();
+    let client = stack.client.clone();
+    let (reply, started) = tokio::join!(client.cancel(&id, "changed my mind", false), stack.add_worker());
+    started.unwrap();
+    let reply = reply.unwrap();
+    assert!([200, 202].contains(&reply.status.as_u16()), "{}", reply.body);
+    reach(&stack.client, &id, "cancelled").await;
+    replays(&workflow).await;
     check_closed(&stack, &id).await;
     check_goods(&stack, &before).await;
     stack.stop().await;

@@ -45,13 +45,33 @@ fn history(json: &[u8]) -> WorkflowHistory {
     WorkflowHistory::from_json(json).unwrap()
 }
 
-#[tokio::test]
-async fn recorded_histories_replay() {
+/// A workflow's history, as JSON.
+async fn fetch(workflow: &str) -> Vec<u8> {
+    let servers = Servers::for_tests().await.unwrap();
+    let options = ConnectionOptions::new(servers.temporal.url().parse::<url::Url>().unwrap()).build();
+    let connection = Connection::connect(options).await.unwrap();
+    let client = Client::new(connection, ClientOptions::new("default").build()).unwrap();
+    let handle = client.get_workflow_handle::<OrderWorkflow>(workflow);
+    handle.fetch_history(WorkflowFetchHistoryOptions::default()).to_json().await.unwrap()
+}
+
+fn replayer() -> WorkflowReplayer {
     let options = WorkflowReplayerOptions::new();
     let options = options.register_workflow::<OrderWorkflow>().unwrap();
     let options = options.register_workflow::<RefundWorkflow>().unwrap();
     let options = options.register_workflow::<ReturnWorkflow>().unwrap().build();
-    let replayer = WorkflowReplayer::new(options).unwrap();
+    WorkflowReplayer::new(options).unwrap()
+}
+
+/// Checks that a worker that does not know this workflow can take it up.
+pub async fn replays(workflow: &str) {
+    let replayed = replayer().replay_workflow(history(&fetch(workflow).await)).await;
+    assert!(replayed.is_ok(), "{workflow} does not replay: {:?}", replayed.err());
+}
+
+#[tokio::test]
+async fn recorded_histories_replay() {
+    let replayer = replayer();
     for (name, json) in recorded() {
         let replayed = replayer.replay_workflow(history(&json)).await;
         assert!(replayed.is_ok(), "{name} does not replay: {:?}", replayed.err());
@@ -97,14 +117,9 @@ async fn record() {
     recorded.extend(retried(&stack).await);
     recorded.push(served_from_elsewhere(&stack).await);
 
-    let servers = Servers::for_tests().await.unwrap();
-    let options = ConnectionOptions::new(servers.temporal.url().parse::<url::Url>().unwrap()).build();
-    let connection = Connection::connect(options).await.unwrap();
-    let client = Client::new(connection, ClientOptions::new("default").build()).unwrap();
     std::fs::create_dir_all(folder()).unwrap();
     for (name, workflow) in recorded {
-        let handle = client.get_workflow_handle::<OrderWorkflow>(workflow);
-        let json = handle.fetch_history(WorkflowFetchHistoryOptions::default()).to_json().await.unwrap();
+        let json = fetch(&workflow).await;
         std::fs::write(folder().join(format!("{}-{name}.json", env!("CARGO_PKG_VERSION"))), json).unwrap();
     }
     stack.stop().await;

@@ -1,6 +1,6 @@
 //! Word to a workflow: what webhooks say, as signals and updates, and what people ask for, as updates.
 
-use super::{CALL_MAX, Engine, EngineError, Start, TASK_MAX, no_retries};
+use super::{CALL_MAX, Engine, EngineError, Start, no_retries};
 use std::{str::FromStr, time::Duration};
 use temporalio_client::{
     WorkflowExecuteUpdateOptions, WorkflowIdConflictPolicy, WorkflowSignalOptions,
@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use waybill_domain::ids::{OrderId, RefundId, ReturnId};
 use waybill_store::inbox::Message;
 use waybill_workflows::{
-    OrderWorkflow, RefundWorkflow, ReturnWorkflow,
+    OrderWorkflow, RefundWorkflow, ReturnWorkflow, TASK_MAX,
     after::wire::{RefundEvent, ReturnReceipt},
     names,
     wire::*,

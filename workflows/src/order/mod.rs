@@ -13,7 +13,7 @@ mod operator;
 mod read_model;
 mod recovery;
 mod shortfall;
-mod step;
+pub(crate) mod step;
 mod unwind;
 mod waiting;
 

@@ -22,6 +22,15 @@ use waybill_domain::{
 /// How long the local attempt may take: longer than a card network's usual answer, shorter than the patience of
 /// whoever waits for the order.
 const LOCAL_ATTEMPT_MAX: Duration = Duration::from_secs(5);
+/// How long Temporal waits for a workflow task before it gives it to another worker: how long an order stands still
+/// after its worker was killed.
+pub const TASK_MAX: Duration = Duration::from_secs(7);
+/// Of the time of a workflow task, in percent, after which the SDK sends a heartbeat
+/// (`WFT_HEARTBEAT_TIMEOUT_FRACTION` in `temporalio-sdk-core`).
+const HEARTBEAT_AFTER_PERCENT: u128 = 80;
+// A heartbeat without a command must not happen: an update that meets another worker after it makes a history that does
+// not replay (sdk-python issue 1591). So the first attempt in a task ends before the heartbeat.
+const _: () = assert!(LOCAL_ATTEMPT_MAX.as_millis() * 100 < TASK_MAX.as_millis() * HEARTBEAT_AFTER_PERCENT);
 /// How long one remote attempt may take: above every client time-out of the providers' clients.
 const REMOTE_ATTEMPT_MAX: Duration = Duration::from_secs(30);
 /// First pause between remote attempts; doubled each time.
