@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::chaos::plan::ORDERS_PER_SECOND;
 use crate::guard::GuardArgs;
 use crate::load::{mix::Mix, open_loop::Arrivals};
 use crate::simulate::SimulateArgs;
@@ -159,12 +160,15 @@ pub struct LoadArgs {
 /// Options of `chaos`.
 #[derive(Clone, Debug, Args)]
 pub struct ChaosArgs {
-    /// The same seed draws the same orders, messages and faults at the same moments.
+    /// The same options and seed draw the same orders, messages and faults at the same moments.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
     /// How many orders are placed.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub orders: u32,
+    /// How many orders are placed per second.
+    #[arg(long, default_value_t = ORDERS_PER_SECOND, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub rate: u32,
     /// What is disturbed.
     #[arg(long, value_enum, default_value_t = Scenario::All)]
     pub scenario: Scenario,

@@ -162,7 +162,8 @@ pub enum OrderEvent {
     Replaced { shipment_id: ShipmentId, by: Vec<ShipmentId> },
     #[serde(rename = "stock.gone")]
     Gone { shipment_id: ShipmentId, missing: Vec<Pieces> },
-    /// The order passed through a status in which nothing else happened.
+    /// The order passed through a status in which nothing else happened, or an order stops and nothing else tells of it
+    /// before its money is given back.
     #[serde(rename = "order.status_changed")]
     StatusChanged {},
     #[serde(rename = "order.cancelled")]

@@ -28,8 +28,8 @@ use waybill_workflows::{
 
 /// Pause between attempts to reach Temporal at the start.
 const CONNECT_PAUSE: Duration = Duration::from_secs(1);
-/// After this long without an answer a worker's sticky queue is given up, and its orders go to other workers: with
-/// the workflow task's time-out, how long an order stands still after a crash.
+/// After this long without an answer a worker's sticky queue is given up, and its orders go to other workers. An order
+/// with a running workflow task waits for the task's time-out instead.
 const STICKY_MAX: Duration = Duration::from_secs(5);
 /// Orders kept in memory between their workflow tasks. A cached order holds some tens of kilobytes.
 const CACHED_WORKFLOWS_MAX: usize = 2_000;

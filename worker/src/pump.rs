@@ -115,19 +115,23 @@ pub(crate) async fn run(pool: PgPool, engine: Engine, metrics: PumpMetrics, shut
     let gauges = tokio::spawn(read_gauges(pool.clone(), metrics.clone(), shutdown.clone()));
     // Each at its own pace: what holds up the orders holds up no webhook.
     tokio::join!(
-        turn(&shutdown, || start_due(&pool, &engine, &metrics)),
-        turn(&shutdown, || after::start_due(&pool, &engine, &metrics)),
-        turn(&shutdown, || deliver_due(&pool, &engine, &metrics)),
-        turn(&shutdown, || shortfalls::announce_due(&pool, &metrics))
+        turn(&shutdown, TURN_MAX, || start_due(&pool, &engine, &metrics)),
+        turn(&shutdown, TURN_MAX, || after::start_due(&pool, &engine, &metrics)),
+        turn(&shutdown, TURN_MAX, || deliver_due(&pool, &engine, &metrics)),
+        turn(&shutdown, TURN_MAX, || shortfalls::announce_due(&pool, &metrics))
     );
     gauges.abort();
 }
 
-/// Does one thing again and again, with a pause when there is not more to do at once.
-async fn turn<F: Future<Output = bool>>(shutdown: &CancellationToken, mut once: impl FnMut() -> F) {
+/// Does one thing again and again, with a pause when there is not more to do at once. A turn takes no longer than `max`.
+async fn turn<F: Future<Output = bool>>(
+    shutdown: &CancellationToken,
+    max: Duration,
+    mut once: impl FnMut() -> F,
+) {
     while !shutdown.is_cancelled() {
         // Given up in the middle, what was done and not marked is found done.
-        let more = timeout(TURN_MAX, once()).await.unwrap_or_else(|_| {
+        let more = timeout(max, once()).await.unwrap_or_else(|_| {
             tracing::warn!("a turn of the pump was given up: something did not answer");
             false
         });
@@ -278,5 +282,30 @@ async fn count_needing_attention(pool: &PgPool, metrics: &PumpMetrics) {
     }
     for (reason, count) in counts {
         metrics.needing_attention.with_label_values(&[&reason]).set(count);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{cell::Cell, future::pending};
+
+    #[tokio::test]
+    async fn turn_that_never_ends_is_given_up() {
+        let (shutdown, turns) = (CancellationToken::new(), Cell::new(0));
+        let once = || {
+            turns.set(turns.get() + 1);
+            let (nth, shutdown) = (turns.get(), shutdown.clone());
+            async move {
+                if nth == 1 {
+                    pending::<()>().await;
+                }
+                shutdown.cancel();
+                false
+            }
+        };
+        // Far longer than both turns and the pause take: it ends what would never end.
+        timeout(Duration::from_secs(60), turn(&shutdown, Duration::from_millis(10), once)).await.unwrap();
+        assert_eq!(turns.get(), 2);
     }
 }

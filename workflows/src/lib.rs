@@ -13,4 +13,4 @@ pub mod wire;
 
 pub use after::{refund::RefundWorkflow, returns::ReturnWorkflow};
 pub use housekeeping::{PaymentCheckWorkflow, ReconcileWorkflow, SweepWorkflow};
-pub use order::{OrderWorkflow, step::TASK_MAX};
+pub use order::{OrderWorkflow, TASK_MAX};

@@ -59,7 +59,7 @@ pub async fn chaos(args: ChaosArgs) -> Result<ExitCode> {
 /// As [`chaos`].
 pub async fn run(args: &ChaosArgs) -> Result<Report> {
     let step = Step::begin(format!("Chaos with seed {}: starting", args.seed));
-    let plan = Plan::draw(args.seed, args.orders.into(), args.scenario);
+    let plan = Plan::draw(args);
     let mut servers = Servers::private().await?;
     let link = Link::to(servers.temporal.port).await?;
     let mut stack = start(&servers, &link).await?;

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use crate::cli::Scenario;
+use crate::cli::{ChaosArgs, Scenario};
 use crate::load::open_loop::Random;
 
-/// Orders per second: below what one machine gets through, so that faults find orders at every step.
-const ORDERS_PER_SECOND: u64 = 6;
+/// Orders per second unless something else is asked for: below what one machine gets through, so that faults find orders
+/// at every step.
+pub const ORDERS_PER_SECOND: u32 = 6;
 /// The latest message about an order, after its placing.
 const MESSAGE_WITHIN_MS: u64 = 12_000;
 /// Messages that come while the first workflow task runs are the likeliest to meet it.
@@ -168,9 +169,11 @@ pub const APIS: usize = 2;
 
 impl Plan {
     /// Draws a run.
-    pub fn draw(seed: u64, orders: u64, scenario: Scenario) -> Self {
-        let mut random = Random::new(seed);
-        let orders: Vec<OrderPlan> = (0..orders).map(|nth| draw_order(&mut random, nth)).collect();
+    pub fn draw(args: &ChaosArgs) -> Self {
+        let (scenario, rate) = (args.scenario, u64::from(args.rate));
+        let mut random = Random::new(args.seed);
+        let orders = 0..u64::from(args.orders);
+        let orders: Vec<OrderPlan> = orders.map(|nth| draw_order(&mut random, nth, rate)).collect();
         let end = orders.last().map_or(0, |order| millis(order.at)) + MESSAGE_WITHIN_MS;
         let (mut faults, mut at) = (Vec::new(), 0);
         loop {
@@ -205,7 +208,7 @@ fn pick<T: Copy>(random: &mut Random, from: &[(u64, T)]) -> Option<T> {
     None
 }
 
-fn draw_order(random: &mut Random, nth: u64) -> OrderPlan {
+fn draw_order(random: &mut Random, nth: u64, rate: u64) -> OrderPlan {
     use Kind as K;
     let kinds = [
         (6, K::Plain),
@@ -219,7 +222,7 @@ fn draw_order(random: &mut Random, nth: u64) -> OrderPlan {
         (1, K::SlowRefund),
     ];
     let kind = pick(random, &kinds).unwrap_or(K::Plain);
-    let at = Duration::from_millis(nth * 1_000 / ORDERS_PER_SECOND + random.below(200));
+    let at = Duration::from_millis(nth * 1_000 / rate + random.below(200));
     let mut messages: Vec<(Duration, Message)> = (0..random.below(MESSAGES_MAX + 1))
         .filter_map(|_| Some((draw_moment(random), draw_message(random)?)))
         .collect();
@@ -298,17 +301,21 @@ fn draw_fault(random: &mut Random, scenario: Scenario) -> (Part, Disturbance) {
 mod tests {
     use super::*;
 
+    fn draw(seed: u64, orders: u32, scenario: Scenario) -> Plan {
+        Plan::draw(&ChaosArgs { seed, orders, rate: ORDERS_PER_SECOND, scenario, settle: Duration::ZERO })
+    }
+
     #[test]
     fn same_seed_draws_the_same_run() {
-        let draw = |seed| format!("{:?}", Plan::draw(seed, 50, Scenario::All));
+        let draw = |seed| format!("{:?}", draw(seed, 50, Scenario::All));
         assert_eq!(draw(7), draw(7));
         assert_ne!(draw(7), draw(8));
     }
 
     #[test]
     fn calm_run_has_no_faults_and_others_stay_with_theirs() {
-        assert!(Plan::draw(1, 50, Scenario::Calm).faults.is_empty());
-        let providers = Plan::draw(1, 200, Scenario::Providers).faults;
+        assert!(draw(1, 50, Scenario::Calm).faults.is_empty());
+        let providers = draw(1, 200, Scenario::Providers).faults;
         assert!(providers.len() > 5);
         assert!(providers.iter().all(|fault| matches!(fault.part, Part::Payments | Part::Carrier)));
     }

@@ -105,6 +105,83 @@ async fn successor_run_finishes_a_cancel_beside_a_handover() {
 }
 
 #[tokio::test]
+async fn successor_run_finishes_a_cancel_beside_an_uncaptured_handover() {
+    let stack = sweeping().await;
+    for (sku, location) in [("HERE", "AMS"), ("THERE", "RTM")] {
+        put_stock(&stack.client, sku, &[(location, 1000)]).await;
+    }
+    let before = pieces(&stack).await;
+    let id = place(&stack.client, &order(&[("HERE", 1), ("THERE", 1)])).await;
+    let [left, _] = &shipments(&reach(&stack.client, &id, "fulfilling").await)[..] else { panic!() };
+    stack.payments.set_faults(vec![rule(Route::Capture, Fault::Refuse, &id)]);
+    carrier_says(&stack, left, "hand_over").await;
+    people::needs(&stack, &id, "capture_failing").await;
+    people::operate(&stack.client, &id, "skip", json!({"reason": "a gift"})).await.success().unwrap();
+    event(&stack.client, &id, "operator.acted").await;
+    stack.payments.set_faults(vec![rule(Route::Void, Fault::Stall, &id)]);
+    stack.client.cancel(&id, "changed my mind", false).await.unwrap().success().unwrap();
+    event(&stack.client, &id, "shipment.cancelled").await;
+    terminate(&id).await;
+    stack.payments.set_faults(Vec::new());
+    inherited(&stack, &id).await;
+    reach(&stack.client, &id, "shipped").await;
+    carrier_says(&stack, left, "deliver").await;
+    reach(&stack.client, &id, "completed").await;
+    assert_eq!((at_provider(&stack, &id).0, waybill_held(&stack, &id).await), (0, 0));
+    check_goods(&stack, &before).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn successor_run_cancels_an_unconfirmed_order_without_the_carrier() {
+    let stack = sweeping().await;
+    let before = pieces(&stack).await;
+    let (id, shipment) = in_review(&stack).await;
+    stack.payments.set_faults(vec![rule(Route::Void, Fault::Stall, &id)]);
+    stack.carrier.set_faults(vec![rule(Route::Cancel, Fault::Refuse, &shipment)]);
+    stack.client.cancel(&id, "changed my mind", false).await.unwrap().success().unwrap();
+    event(&stack.client, &id, "step.retrying").await;
+    terminate(&id).await;
+    stack.payments.set_faults(Vec::new());
+    cancelled_by_heir(&stack, &id, "voided").await;
+    assert_eq!(label(&stack, &shipment), None);
+    check_goods(&stack, &before).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn successor_run_keeps_the_stock_of_what_replaced_a_short_shipment() {
+    let stack = sweeping().await;
+    put_stock(&stack.client, "SHORT", &[("AMS", 2)]).await;
+    let id = place(&stack.client, &order(&[("SHORT", 2)])).await;
+    reach(&stack.client, &id, "fulfilling").await;
+    let counted = json!({"locations": [{"location": "AMS", "on_hand": 0}], "allow_shortfall": true});
+    stack.client.put_stock("SHORT", &counted).await.unwrap().success().unwrap();
+    people::needs(&stack, &id, "stock_shortfall").await;
+    put_stock(&stack.client, "SHORT", &[("RTM", 2)]).await;
+    let before = pieces(&stack).await;
+    people::operate(&stack.client, &id, "retry", json!({"reason": "RTM has some"})).await.success().unwrap();
+    let replaced = event(&stack.client, &id, "shipment.replaced").await;
+    let other = replaced["data"]["by"][0].as_str().unwrap();
+    until("it has a label", || async { label(&stack, other).map(drop) }).await;
+    stack.carrier.set_faults(vec![rule(Route::Cancel, Fault::Status { status: 503 }, other)]);
+    stack.client.cancel(&id, "changed my mind", false).await.unwrap().success().unwrap();
+    event(&stack.client, &id, "step.retrying").await;
+    terminate(&id).await;
+    stack.carrier.set_faults(vec![rule(Route::Cancel, Fault::Refuse, other)]);
+    inherited(&stack, &id).await;
+    event(&stack.client, &id, "shipment.cancel_refused").await;
+    assert_eq!(waybill_held(&stack, &id).await, 2, "it may still ship");
+    carrier_says(&stack, other, "hand_over").await;
+    reach(&stack.client, &id, "shipped").await;
+    carrier_says(&stack, other, "deliver").await;
+    reach(&stack.client, &id, "completed").await;
+    check_closed(&stack, &id).await;
+    check_goods(&stack, &before).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
 async fn an_heir_stops_labels_that_nobody_knows_of() {
     let stack = sweeping().await;
     let before = pieces(&stack).await;

@@ -341,6 +341,29 @@ async fn what_the_carrier_has_is_not_cancelled() {
 }
 
 #[tokio::test]
+async fn label_that_is_not_cancelled_and_was_never_received_is_booked_again() {
+    let stack = stack().await;
+    let before = pieces(&stack).await;
+    let always = |route, fault| Rule { route, fault, times: None, matching: None };
+    let refused = always(Route::Cancel, Fault::Refuse);
+    stack.carrier.set_faults(vec![always(Route::Book, Fault::DropReply), refused.clone()]);
+    let id = place(&stack.client, &order_with(|_| {})).await;
+    event(&stack.client, &id, "step.retrying").await;
+    assert_eq!(stack.client.cancel(&id, "late", false).await.unwrap().status.as_u16(), 202);
+    event(&stack.client, &id, "shipment.cancel_refused").await;
+    stack.carrier.set_faults(vec![refused]);
+    event(&stack.client, &id, "shipment.booked").await;
+    let shipment = shipments(&reach(&stack.client, &id, "fulfilling").await)[0].clone();
+    carrier_says(&stack, &shipment, "hand_over").await;
+    reach(&stack.client, &id, "shipped").await;
+    carrier_says(&stack, &shipment, "deliver").await;
+    reach(&stack.client, &id, "completed").await;
+    check_closed(&stack, &id).await;
+    check_goods(&stack, &before).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
 async fn a_shipment_that_the_carrier_cancels_is_given_back() {
     let stack = stack().await;
     let before = pieces(&stack).await;

@@ -1,7 +1,7 @@
 //! A workflow task that is lost with its worker has done what it did: money may be held, a label may be booked, and no
 //! history says so. The task runs again, and a cancel that came in meanwhile is heard before any of it.
 
-use crate::{books::*, replay::replays, support::*};
+use crate::{books::*, replay::assert_replays, support::*};
 use futures::future::join_all;
 use serde_json::{Value, json};
 use waybill_dev::{
@@ -9,7 +9,9 @@ use waybill_dev::{
     stack::Stack,
 };
 use waybill_domain::{
-    event::{Entry, OrderEvent},
+    event::{Entry, OrderEvent, Pieces},
+    lines::{LinePart, Selection},
+    money::Amount,
     state::OrderState,
     status::{FulfilmentStatus, OrderStatus},
 };
@@ -215,8 +217,18 @@ async fn a_cancel_undoes_the_authorization_that_a_lost_task_made() {
     stack.stop().await;
 }
 
-/// The task is not lost but taken for lost: its worker stood still, and goes on while another one undoes the order. The
-/// test plays it.
+/// The task is not lost but taken for lost: its worker stood still, and goes on while another one voids the order's
+/// authorization. The test plays it.
+async fn promises_nothing(stack: &Stack, id: &str, base: i64) {
+    until("its money is given back", || async { (!stack.payments.stalled().is_empty()).then_some(()) }).await;
+    let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
+    let promise = [Entry { event: OrderEvent::Confirmed {}, status: OrderStatus::Confirmed }];
+    let state = OrderState { status: OrderStatus::Confirmed, ..OrderState::received(&[]) };
+    let written = projection::apply(&pool, id.parse().unwrap(), base, &promise, &state).await;
+    assert_eq!(written.unwrap(), Applied::Conflict);
+    stack.payments.set_faults(Vec::new());
+}
+
 #[tokio::test]
 async fn worker_that_goes_on_promises_nothing_that_is_being_undone() {
     let stack = stack().await;
@@ -224,16 +236,21 @@ async fn worker_that_goes_on_promises_nothing_that_is_being_undone() {
     let id = place(&stack.client, &dear_order()).await;
     let base = reach(&stack.client, &id, "in_review").await["version"].as_i64().unwrap();
     signal(&id, "cancel", r#"{"reason": "changed my mind"}"#).await;
-    until("its money is given back", || async { (!stack.payments.stalled().is_empty()).then_some(()) }).await;
-
-    let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
-    let promise = [Entry { event: OrderEvent::Confirmed {}, status: OrderStatus::Confirmed }];
-    let state = OrderState { status: OrderStatus::Confirmed, ..OrderState::received(&[]) };
-    let written = projection::apply(&pool, id.parse().unwrap(), base, &promise, &state).await;
-    assert_eq!(written.unwrap(), Applied::Conflict);
-
-    stack.payments.set_faults(Vec::new());
+    promises_nothing(&stack, &id, base).await;
     reach(&stack.client, &id, "cancelled").await;
+    check_closed(&stack, &id).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn worker_that_goes_on_promises_nothing_whose_authentication_expired() {
+    let stack = builder().await.env("WAYBILL_PAYMENT_ACTION_WAIT_SECONDS", 1).start().await.unwrap();
+    stack.payments.set_faults(vec![rule(Route::Void, Fault::Stall, None)]);
+    let order = order_with(|o| o["payment"]["method"] = json!("pm_card_authenticationRequired"));
+    let id = place(&stack.client, &order).await;
+    let base = event(&stack.client, &id, "payment.action_required").await["seq"].as_i64().unwrap();
+    promises_nothing(&stack, &id, base).await;
+    reach(&stack.client, &id, "rejected").await;
     check_closed(&stack, &id).await;
     stack.stop().await;
 }
@@ -324,19 +341,105 @@ async fn nothing_is_held_of_what_a_lost_task_stopped() {
     stack.stop().await;
 }
 
-/// The SDK puts what a worker that does not know the workflow is told into the step that a heartbeat without a command
-/// interrupted, and another worker that replays it behind that step. So there must be no such heartbeat.
+#[tokio::test]
+async fn authorization_that_only_a_lost_task_knew_is_voided() {
+    let mut stack = stack().await;
+    put_stock(&stack.client, "FEW", &[("AMS", 1)]).await;
+    let before = pieces(&stack).await;
+    let mut short = order(&[("FEW", 2)]);
+    short["shortage_policy"] = json!("ask_customer");
+    let id = place(&stack.client, &short).await;
+    reach(&stack.client, &id, "awaiting_customer").await;
+    stack.payments.set_faults(vec![rule(Route::Authorize, Fault::Stall, None)]);
+    signal(&id, "amend", r#"{"accept": "ship_available"}"#).await;
+    until("it is asked for", || async { (!stack.payments.stalled().is_empty()).then_some(()) }).await;
+    stack.workers[0].kill_hard().await.unwrap();
+    stack.payments.set_faults(Vec::new());
+    until("it is held", || async { (at_provider(&stack, &id).0 > 0).then_some(()) }).await;
+    signal(&id, "cancel", r#"{"reason": "changed my mind"}"#).await;
+    // A second task was lost as well: it had claimed the stop, and the void had failed.
+    let asked = OrderEvent::CancelRequested {
+        reason: "changed my mind".into(),
+        source: "signal".into(),
+        lines: None,
+        pieces: Vec::new(),
+        request: None,
+    };
+    let cancelling = |state: &mut OrderState| state.status = OrderStatus::Cancelling;
+    write_as_lost_task(&stack, &id, vec![asked, retrying("void_authorization")], cancelling).await;
+    stack.add_worker().await.unwrap();
+    reach(&stack.client, &id, "cancelled").await;
+    check_closed(&stack, &id).await;
+    check_goods(&stack, &before).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn status_of_a_free_order_is_written_after_a_lost_cancel() {
+    let mut stack = stack().await;
+    for (sku, location) in [("HERE", "AMS"), ("THERE", "RTM")] {
+        put_stock(&stack.client, sku, &[(location, 1000)]).await;
+    }
+    let mut free = order(&[("HERE", 1), ("THERE", 1)]);
+    free["discount"] = json!(2000);
+    let id = place(&stack.client, &free).await;
+    let [left, stopped] = &shipments(&reach(&stack.client, &id, "fulfilling").await)[..] else { panic!() };
+    carrier_says(&stack, left, "hand_over").await;
+    reach(&stack.client, &id, "partially_shipped").await;
+    stack.carrier.set_faults(vec![rule(Route::Cancel, Fault::Stall, Some(stopped))]);
+    signal(&id, "cancel", r#"{"reason": "changed my mind"}"#).await;
+    until("the carrier is asked", || async { (!stack.carrier.stalled().is_empty()).then_some(()) }).await;
+    stack.workers[0].kill_hard().await.unwrap();
+    let shipment_id = stopped.parse().unwrap();
+    let events = vec![OrderEvent::ShipmentCancelled { shipment_id }, retrying("void_authorization")];
+    let cancelled = |state: &mut OrderState| state.set_shipment(shipment_id, FulfilmentStatus::Cancelled);
+    write_as_lost_task(&stack, &id, events, cancelled).await;
+    stack.carrier.set_faults(Vec::new());
+    stack.add_worker().await.unwrap();
+    reach(&stack.client, &id, "shipped").await;
+    assert_eq!(waybill_held(&stack, &id).await, 0);
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn accepted_answer_stays_in_the_timeline_when_a_lost_task_went_on() {
+    let mut stack = stack().await;
+    put_stock(&stack.client, "MANY", &[("AMS", 9)]).await;
+    let mut short = order(&[("GONE", 1), ("MANY", 1)]);
+    short["shortage_policy"] = json!("ask_customer");
+    let id = place(&stack.client, &short).await;
+    reach(&stack.client, &id, "awaiting_customer").await;
+    stack.workers[0].kill_hard().await.unwrap();
+    // The lost task cancelled what is short; the next one is told of the customer's answer first.
+    let gone = Pieces { line: 0, quantity: 1 };
+    let cancelled =
+        OrderEvent::LinesCancelled { lines: vec![gone], reason: "not that".into(), request: None };
+    let selection = Selection::read(&[LinePart::All(0)]).unwrap();
+    let reduce = |state: &mut OrderState| *state = state.after(&selection);
+    write_as_lost_task(&stack, &id, vec![cancelled], reduce).await;
+    let authorizing = OrderEvent::Authorizing { amount: Amount::new(1000).unwrap() };
+    let go_on = |state: &mut OrderState| state.status = OrderStatus::Authorizing;
+    write_as_lost_task(&stack, &id, vec![authorizing], go_on).await;
+    signal(&id, "amend", r#"{"accept": "ship_available"}"#).await;
+    stack.add_worker().await.unwrap();
+
+    reach(&stack.client, &id, "fulfilling").await;
+    let told = kinds(&stack.client, &id).await;
+    assert_eq!(told.iter().filter(|kind| *kind == "order.amended").count(), 1, "{told:?}");
+    stack.stop().await;
+}
+
+/// After a heartbeat without a command, a worker that does not know the workflow runs an update before the interrupted
+/// step, and a replay runs it after. So there must be no such heartbeat.
 #[tokio::test]
 async fn cancel_on_another_worker_after_a_slow_first_step_replays() {
     let mut stack = stack().await;
     put_stock(&stack.client, "SLOW", &[("AMS", 5)]).await;
     let before = pieces(&stack).await;
     let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
-    let mut lock = pool.acquire().await.unwrap();
-    sqlx::raw_sql("begin; select from stock where sku = 'SLOW' for update")
-        .execute(&mut *lock)
-        .await
-        .unwrap();
+    let mut tx = pool.begin().await.unwrap();
+    sqlx::query("set local idle_in_transaction_session_timeout = 0").execute(&mut *tx).await.unwrap();
+    sqlx::query("select 1 from stock where sku = 'SLOW' for update").execute(&mut *tx).await.unwrap();
     let id = place(&stack.client, &order(&[("SLOW", 1)])).await;
     let workflow = format!("order:{id}");
     until("its first task has ended", || async {
@@ -345,14 +448,14 @@ async fn cancel_on_another_worker_after_a_slow_first_step_replays() {
     })
     .await;
     stack.workers[0].kill_hard().await.unwrap();
-    sqlx::raw_sql("rollback").execute(&mut *lock).await.unwrap();
+    tx.rollback().await.unwrap();
     let client = stack.client.clone();
     let (reply, started) = tokio::join!(client.cancel(&id, "changed my mind", false), stack.add_worker());
     started.unwrap();
     let reply = reply.unwrap();
     assert!([200, 202].contains(&reply.status.as_u16()), "{}", reply.body);
     reach(&stack.client, &id, "cancelled").await;
-    replays(&workflow).await;
+    assert_replays(&workflow).await;
     check_closed(&stack, &id).await;
     check_goods(&stack, &before).await;
     stack.stop().await;

@@ -64,7 +64,7 @@ fn replayer() -> WorkflowReplayer {
 }
 
 /// Checks that a worker that does not know this workflow can take it up.
-pub async fn replays(workflow: &str) {
+pub async fn assert_replays(workflow: &str) {
     let replayed = replayer().replay_workflow(history(&fetch(workflow).await)).await;
     assert!(replayed.is_ok(), "{workflow} does not replay: {:?}", replayed.err());
 }

@@ -23,6 +23,13 @@ pub(crate) struct Change {
     since: u32,
 }
 
+impl Change {
+    /// Whether orders of this edition began with it.
+    pub(crate) fn is_in(self, edition: u32) -> bool {
+        edition >= self.since
+    }
+}
+
 /// Money is held anew before its hold lapses, and where it is found not to be held.
 pub(crate) const HOLDS_ARE_RENEWED: Change = Change { name: "holds-are-renewed", since: 1 };
 
@@ -51,5 +58,5 @@ pub(crate) const NOTHING_TO_PAY: Change = Change { name: "nothing-to-pay", since
 
 /// Whether this order goes the new way.
 pub(crate) fn has(ctx: &Ctx, change: Change) -> bool {
-    ctx.state(|s| s.edition >= change.since) || ctx.patched(change.name)
+    ctx.state(|s| change.is_in(s.edition)) || ctx.patched(change.name)
 }

@@ -135,9 +135,10 @@ async fn show_wait(ctx: &Ctx, event: OrderEvent, wait_seconds: u64) {
     if changes::has(ctx, changes::ONE_ENDING) {
         step::record(ctx).await;
     }
-    read_model::flush(ctx).await;
+    // Before the flush, after which an order may restart that is to wait for as long.
     let until = ctx.workflow_time().map(|now| now + Duration::from_secs(wait_seconds));
     ctx.state_mut(|s| s.wait_until = until);
+    read_model::flush(ctx).await;
 }
 
 fn time_left(ctx: &Ctx) -> Duration {

@@ -207,7 +207,9 @@ pub(super) async fn stop_open(ctx: &Ctx) -> Result<(), Stop> {
         s.stopping = s.cancel.take();
         s.stopping.as_ref().map(|request| request.reason.clone()).unwrap_or_default()
     });
-    go(ctx, OrderStatus::Cancelling);
+    if ctx.state(|s| s.state.status != OrderStatus::Cancelling) {
+        go(ctx, OrderStatus::Cancelling);
+    }
     if is_recorded {
         // An update is only in the history once its task completes; before that nobody is to see what it came to.
         step::record(ctx).await;
@@ -242,7 +244,7 @@ pub(super) async fn stop_open(ctx: &Ctx) -> Result<(), Stop> {
     if !open {
         unwind::void_authorization(ctx).await;
     }
-    // An heir may not know of every shipment that took over what was left of another.
+    // A successor run may not know every replacement of a shipment.
     let everything = !open && ctx.state(|s| s.input.inherits);
     if everything && (is_recorded || !stopped.is_empty()) {
         unwind::release_stock(ctx, None).await;
@@ -252,6 +254,10 @@ pub(super) async fn stop_open(ctx: &Ctx) -> Result<(), Stop> {
     go(ctx, if left { OrderStatus::PartiallyShipped } else { OrderStatus::Fulfilling });
     ctx.state_mut(OrderWorkflow::restamp);
     roll_up(ctx);
+    if is_recorded && ctx.state(|s| s.pending.is_empty()) {
+        // A task that was lost has told of everything but where the order stands now.
+        note(ctx, OrderEvent::StatusChanged {});
+    }
     Ok(())
 }
 

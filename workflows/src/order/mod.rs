@@ -13,10 +13,11 @@ mod operator;
 mod read_model;
 mod recovery;
 mod shortfall;
-pub(crate) mod step;
+mod step;
 mod unwind;
 mod waiting;
 
+pub use step::TASK_MAX;
 pub(crate) use step::refused_pause;
 
 use crate::{names, wire::*};

@@ -129,7 +129,9 @@ impl OrderWorkflow {
         self.facts = facts.into_iter().collect();
         self.booking = state.shipments.iter().filter(|sh| self.may_be_booked(sh)).map(|sh| sh.id).collect();
         self.undo = vec![Undo::ReleaseStock];
-        if !matches!(state.payment_status, PaymentStatus::None | PaymentStatus::NotRequired) {
+        // The read model may not know of an authorization yet.
+        let is_suspected = changes::ONE_ENDING.is_in(self.edition);
+        if is_suspected || !matches!(state.payment_status, PaymentStatus::None | PaymentStatus::NotRequired) {
             self.undo.push(Undo::VoidAuthorization);
         }
         self.state = state;
@@ -215,6 +217,7 @@ pub(crate) async fn resume(ctx: &Ctx) -> Result<(), Stop> {
             ask_to_cancel(ctx);
             go(ctx, O::Fulfilling);
         }
+        O::Cancelling if changes::has(ctx, changes::ONE_ENDING) => return finish_cancel(ctx).await,
         // The cancel under way is carried out from its beginning.
         O::Cancelling => {
             ask_to_cancel(ctx);
@@ -237,18 +240,38 @@ pub(crate) async fn resume(ctx: &Ctx) -> Result<(), Stop> {
         _ => return OrderWorkflow::go_through(ctx).await,
     }
     capture_missing(ctx).await;
-    if status == O::Cancelling && changes::has(ctx, changes::ONE_ENDING) {
-        // Before the carrier's events, as the run that was lost did: what the carrier refuses is reported as that.
-        release_cancelled(ctx).await;
-        fulfil::stop_open(ctx).await?;
-    }
     fulfil::ship(ctx).await
+}
+
+/// The cancel under way is carried out from its beginning. The status stays `cancelling` until then, so that another run
+/// that goes on from the read model does the same.
+async fn finish_cancel(ctx: &Ctx) -> Result<(), Stop> {
+    ask_to_cancel(ctx);
+    // Labels come after the promise.
+    let is_promised = ctx.state(|s| s.facts.contains(&fact(&OrderEvent::Confirmed {})));
+    let is_settled =
+        |s: &OrderWorkflow| s.state.shipments.iter().all(|sh| sh.status == FulfilmentStatus::Cancelled);
+    if !is_promised || ctx.state(is_settled) {
+        return stop_before_promise(ctx);
+    }
+    capture_missing(ctx).await;
+    release_cancelled(ctx).await;
+    // Before the carrier's events, so that a refusal precedes the hand-over in the timeline.
+    fulfil::stop_open(ctx).await?;
+    fulfil::ship(ctx).await
+}
+
+fn fact(event: &OrderEvent) -> String {
+    event.fact_key().unwrap_or_default()
 }
 
 /// A workflow task that was lost may have stopped shipments and not have come to their stock.
 async fn release_cancelled(ctx: &Ctx) {
     let stopped: Vec<ShipmentId> = ctx.state(|s| {
-        let is_replaced = |id: ShipmentId| s.state.shipment(id.successor()).is_some();
+        let is_replaced = |shipment_id: ShipmentId| {
+            let replaced = OrderEvent::Replaced { shipment_id, by: Vec::new() };
+            s.state.shipment(shipment_id.successor()).is_some() || s.facts.contains(&fact(&replaced))
+        };
         let cancelled = s.state.shipments.iter().filter(|sh| sh.status == FulfilmentStatus::Cancelled);
         cancelled.map(|sh| sh.id).filter(|id| !is_replaced(*id)).collect()
     });

@@ -29,7 +29,7 @@ pub const TASK_MAX: Duration = Duration::from_secs(7);
 /// (`WFT_HEARTBEAT_TIMEOUT_FRACTION` in `temporalio-sdk-core`).
 const HEARTBEAT_AFTER_PERCENT: u128 = 80;
 // A heartbeat without a command must not happen: an update that meets another worker after it makes a history that does
-// not replay (sdk-python issue 1591). So the first attempt in a task ends before the heartbeat.
+// not replay (similar: sdk-python issue 1591). So the first attempt in a task ends before the heartbeat.
 const _: () = assert!(LOCAL_ATTEMPT_MAX.as_millis() * 100 < TASK_MAX.as_millis() * HEARTBEAT_AFTER_PERCENT);
 /// How long one remote attempt may take: above every client time-out of the providers' clients.
 const REMOTE_ATTEMPT_MAX: Duration = Duration::from_secs(30);

@@ -84,6 +84,10 @@ pub(crate) async fn unwind(ctx: &Ctx, mut why: Stop) {
 /// at it with what came before meets it and follows.
 async fn claim(ctx: &Ctx) {
     step::record(ctx).await;
+    if ctx.state(|s| s.pending.is_empty()) {
+        // Nothing else tells of the stop, and without an entry there is nothing to meet.
+        note(ctx, OrderEvent::StatusChanged {});
+    }
     read_model::flush(ctx).await;
 }
 
@@ -151,7 +155,7 @@ pub(crate) async fn release_stock(ctx: &Ctx, shipments: Option<Vec<ShipmentId>>)
     release(ctx, shipments, count).await;
 }
 
-/// Frees stock; the timeline says of how many shipments, if of any.
+/// Releases stock. Adds a timeline entry if `count` is above 0.
 pub(super) async fn release(ctx: &Ctx, shipments: Option<Vec<ShipmentId>>, count: usize) {
     let input = ctx.state(|s| ReleaseInput { order_id: s.input.order_id, shipments });
     let step = undo_step("release_stock", names::QUEUE_ORDERS, None);
