@@ -40,7 +40,9 @@ pub(crate) async fn inherit(steps: &OrderSteps, input: &Beginning) -> Result<Inh
     // One that can't be read was ignored by the workflow that ended, too.
     let events = said.into_iter().filter_map(|payload| serde_json::from_value(payload).ok()).collect();
     let holds = payments::holds(&steps.pool, input.order_id).await?;
-    let hold = holds.last().map(|hold| hold::describe(hold, steps.waits.renew_before_seconds));
+    // One whose outcome is not known is asked for again under its own key.
+    let known_hold = holds.iter().rfind(|hold| hold.state != payments::State::Pending).or(holds.last());
+    let hold = known_hold.map(|hold| hold::describe(hold, steps.waits.renew_before_seconds));
     let (state, version) = (order.state, order.version);
     let (ahead, facts) = (Some(facts.ahead), facts.keys);
     Ok(Inheritance { state, version, events, hold, edition: input.edition, ahead, facts })

@@ -133,6 +133,30 @@ async fn successor_run_finishes_a_cancel_beside_an_uncaptured_handover() {
 }
 
 #[tokio::test]
+async fn successor_run_releases_what_the_carrier_cancelled() {
+    let stack = sweeping().await;
+    for (sku, location) in [("HERE", "AMS"), ("THERE", "RTM")] {
+        put_stock(&stack.client, sku, &[(location, 1000)]).await;
+    }
+    let before = pieces(&stack).await;
+    let id = place(&stack.client, &order(&[("HERE", 1), ("THERE", 1)])).await;
+    let [left, cancelled] = &shipments(&reach(&stack.client, &id, "fulfilling").await)[..] else { panic!() };
+    carrier_says(&stack, left, "hand_over").await;
+    event(&stack.client, &id, "payment.captured").await;
+    stack.payments.set_faults(vec![rule(Route::Void, Fault::Stall, &id)]);
+    carrier_says(&stack, cancelled, "cancel").await;
+    event(&stack.client, &id, "step.retrying").await;
+    terminate(&id).await;
+    stack.payments.set_faults(Vec::new());
+    inherited(&stack, &id).await;
+    carrier_says(&stack, left, "deliver").await;
+    reach(&stack.client, &id, "completed").await;
+    check_closed(&stack, &id).await;
+    check_goods(&stack, &before).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
 async fn successor_run_cancels_an_unconfirmed_order_without_the_carrier() {
     let stack = sweeping().await;
     let before = pieces(&stack).await;

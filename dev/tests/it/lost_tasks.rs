@@ -1,7 +1,7 @@
 //! A workflow task that is lost with its worker has done what it did: money may be held, a label may be booked, and no
 //! history says so. The task runs again, and a cancel that came in meanwhile is heard before any of it.
 
-use crate::{books::*, replay::assert_replays, support::*};
+use crate::{books::*, people::needs, replay::assert_replays, support::*};
 use futures::future::join_all;
 use serde_json::{Value, json};
 use waybill_dev::{
@@ -398,6 +398,46 @@ async fn status_of_a_free_order_is_written_after_a_lost_cancel() {
     stack.add_worker().await.unwrap();
     reach(&stack.client, &id, "shipped").await;
     assert_eq!(waybill_held(&stack, &id).await, 0);
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn recorded_expiry_holds_for_a_run_that_hears_of_an_approval() {
+    let mut stack = builder().await.env("WAYBILL_REVIEW_WAIT_SECONDS", 1).start().await.unwrap();
+    let before = pieces(&stack).await;
+    stack.payments.set_faults(vec![rule(Route::Void, Fault::Stall, None)]);
+    let id = place(&stack.client, &dear_order()).await;
+    until("its money is given back", || async { (!stack.payments.stalled().is_empty()).then_some(()) }).await;
+    stack.workers[0].kill_hard().await.unwrap();
+    stack.payments.set_faults(Vec::new());
+    // The first of them is noted before anything else, so that the next run meets another entry.
+    signal(&id, "amend", r#"{"accept": "ship_available"}"#).await;
+    signal(&id, "decide", r#"{"decision": "approve", "reason": "known"}"#).await;
+    write_as_lost_task(&stack, &id, vec![retrying("void_authorization")], |_| {}).await;
+    stack.add_worker().await.unwrap();
+    reach(&stack.client, &id, "expired").await;
+    check_closed(&stack, &id).await;
+    check_goods(&stack, &before).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn operation_that_was_acted_on_counts_after_a_restart() {
+    let mut stack = stack().await;
+    let id = place(&stack.client, &order_with(|_| {})).await;
+    let shipment = shipments(&reach(&stack.client, &id, "fulfilling").await)[0].clone();
+    carrier_says(&stack, &shipment, "hand_over").await;
+    event(&stack.client, &id, "payment.captured").await;
+    carrier_says(&stack, &shipment, "lose").await;
+    needs(&stack, &id, "shipment_lost").await;
+    stack.workers[0].kill_hard().await.unwrap();
+    write_as_lost_task(&stack, &id, vec![retrying("nothing")], |_| {}).await;
+    signal(&id, "operate", r#"{"action": "skip", "reason": "written off", "attention": "shipment_lost"}"#)
+        .await;
+    stack.add_worker().await.unwrap();
+    event(&stack.client, &id, "operator.acted").await;
+    event(&stack.client, &id, "attention.cleared").await;
+    assert_eq!(stack.client.get(&id).await.unwrap().body["attention"], json!(null));
     stack.stop().await;
 }
 

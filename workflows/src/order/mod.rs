@@ -105,6 +105,8 @@ pub struct OrderWorkflow {
     path: Vec<OrderStatus>,
     /// The status of the last entry that the read model has.
     written_status: OrderStatus,
+    /// The stop that is in the history: it holds for a run that restarts as well.
+    recorded_stop: Option<Stop>,
     /// Whether the order goes on from the read model instead of from its beginning.
     resumed: bool,
     /// What a resumed order has reported and reports no more (see [`OrderEvent::fact_key`]).
@@ -156,6 +158,7 @@ impl OrderWorkflow {
             wait_until: None,
             path: Vec::new(),
             written_status: OrderStatus::Received,
+            recorded_stop: None,
             resumed: false,
             facts: BTreeSet::new(),
             unwritten: Unwritten::default(),
@@ -190,7 +193,11 @@ impl OrderWorkflow {
         if resumed && status.is_terminal() {
             recovery::release_all(ctx).await;
         } else {
-            let end = if resumed { recovery::resume(ctx).await } else { Self::go_through(ctx).await };
+            let end = match ctx.state(Self::binding_stop) {
+                Some(stop) => Err(stop),
+                None if resumed => recovery::resume(ctx).await,
+                None => Self::go_through(ctx).await,
+            };
             match end {
                 Ok(()) => fulfil::complete(ctx).await,
                 Err(stop) => unwind::unwind(ctx, stop).await,

@@ -76,6 +76,7 @@ pub(crate) async fn settle(ctx: &Ctx) {
         let Some(reason) = operation.attention else { continue };
         record(ctx, &operation, "").await;
         attention::nobody_needed(ctx, reason, operation.about.as_deref());
+        ctx.state_mut(|s| s.unwritten.settled.push((reason, operation.about.clone())));
         if (reason, operation.action) == (AttentionReason::AuthorizationLapsed, OperatorAction::Retry) {
             ctx.state_mut(|s| s.renewal_due = Some(hold::ASKED_FOR));
         }

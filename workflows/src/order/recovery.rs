@@ -35,12 +35,15 @@ const UNDER_WAY: &str = "a cancellation was under way";
 pub(crate) struct Unwritten {
     pub(crate) events: Vec<ShipmentEvent>,
     pub(crate) line_requests: Vec<CancelRequest>,
+    /// What operators have dealt with, and about what.
+    pub(crate) settled: Vec<(AttentionReason, Option<String>)>,
 }
 
 impl Unwritten {
     pub(crate) fn clear(&mut self) {
         self.events.clear();
         self.line_requests.clear();
+        self.settled.clear();
     }
 }
 
@@ -148,6 +151,11 @@ impl OrderWorkflow {
         self.keep_messages();
         // Before what has come since.
         let again = std::mem::take(&mut self.unwritten);
+        for (reason, about) in again.settled {
+            if self.state.settle_need(reason, about.as_deref()) {
+                self.note(OrderEvent::AttentionCleared { reason });
+            }
+        }
         for request in again.line_requests.into_iter().rev() {
             self.line_requests.push_front(request);
         }
@@ -237,9 +245,14 @@ pub(crate) async fn resume(ctx: &Ctx) -> Result<(), Stop> {
             ask_to_cancel(ctx);
             return stop_before_promise(ctx);
         }
-        _ => return OrderWorkflow::go_through(ctx).await,
+        _ => {
+            release_cancelled(ctx).await;
+            return OrderWorkflow::go_through(ctx).await;
+        }
     }
     capture_missing(ctx).await;
+    release_cancelled(ctx).await;
+    void_rest(ctx).await;
     fulfil::ship(ctx).await
 }
 
@@ -248,7 +261,7 @@ pub(crate) async fn resume(ctx: &Ctx) -> Result<(), Stop> {
 async fn finish_cancel(ctx: &Ctx) -> Result<(), Stop> {
     ask_to_cancel(ctx);
     // Labels come after the promise.
-    let is_promised = ctx.state(|s| s.facts.contains(&fact(&OrderEvent::Confirmed {})));
+    let is_promised = ctx.state(OrderWorkflow::is_promised);
     let is_settled =
         |s: &OrderWorkflow| s.state.shipments.iter().all(|sh| sh.status == FulfilmentStatus::Cancelled);
     if !is_promised || ctx.state(is_settled) {
@@ -265,12 +278,37 @@ fn fact(event: &OrderEvent) -> String {
     event.fact_key().unwrap_or_default()
 }
 
-/// A workflow task that was lost may have stopped shipments and not have come to their stock.
+impl OrderWorkflow {
+    /// Whether a resumed order was confirmed.
+    fn is_promised(&self) -> bool {
+        self.facts.contains(&fact(&OrderEvent::Confirmed {}))
+    }
+
+    /// The recorded stop, where a run restarts with it: unless another run confirmed the order before, or wrote a cancel,
+    /// which is carried out as that.
+    pub(crate) fn binding_stop(&self) -> Option<Stop> {
+        let is_other = self.is_promised() || self.state.status == OrderStatus::Cancelling;
+        self.recorded_stop.clone().filter(|_| !is_other)
+    }
+}
+
+/// The rest of an authorization that a run before this one may not have come to void.
+async fn void_rest(ctx: &Ctx) {
+    let is_held = ctx.state(|s| s.state.authorized > s.state.captured);
+    if is_held && changes::has(ctx, changes::ONE_ENDING) {
+        carrier::void_rest(ctx).await;
+    }
+}
+
+/// A run before this one may have stopped shipments, or lines of them, and not have come to their stock.
 async fn release_cancelled(ctx: &Ctx) {
+    if !changes::has(ctx, changes::ONE_ENDING) {
+        return;
+    }
     let stopped: Vec<ShipmentId> = ctx.state(|s| {
+        // What replaced a short shipment would be released with it. After a cancel of lines its own stock is theirs alone.
         let is_replaced = |shipment_id: ShipmentId| {
-            let replaced = OrderEvent::Replaced { shipment_id, by: Vec::new() };
-            s.state.shipment(shipment_id.successor()).is_some() || s.facts.contains(&fact(&replaced))
+            s.facts.contains(&fact(&OrderEvent::Replaced { shipment_id, by: Vec::new() }))
         };
         let cancelled = s.state.shipments.iter().filter(|sh| sh.status == FulfilmentStatus::Cancelled);
         cancelled.map(|sh| sh.id).filter(|id| !is_replaced(*id)).collect()

@@ -112,6 +112,8 @@ async fn settle_one(ctx: &Ctx, operation: &Operation) {
     if !ask(ctx, &shipment, operation.action, true).await.helps(id) {
         return;
     }
+    // Its label may be cancelled from here on, so a run that comes later does not find that nothing can be done.
+    step::record(ctx).await;
     if may_have_label(ctx, id) && unwind::cancel_label(ctx, id).await != LabelCancellation::Cancelled {
         return note(ctx, OrderEvent::ShipmentCancelRefused { shipment_id: id });
     }

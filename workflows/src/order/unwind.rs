@@ -17,6 +17,7 @@ use waybill_domain::{
 };
 
 /// Why an order ends before its time.
+#[derive(Clone)]
 pub(crate) enum Stop {
     Cancelled { reason: String },
     Rejected { reason: String },
@@ -50,7 +51,7 @@ pub(crate) async fn unwind(ctx: &Ctx, mut why: Stop) {
     show_cancelling(ctx, &why);
     let mut is_final = is_recorded && matches!(why, Stop::Cancelled { .. });
     if is_recorded && !is_claimed && (is_final || may_hold_money(ctx)) {
-        claim(ctx).await;
+        claim(ctx, &why).await;
     }
     while let Some(undo) = ctx.state_mut(|s| s.undo.pop()) {
         match undo {
@@ -82,12 +83,13 @@ pub(crate) async fn unwind(ctx: &Ctx, mut why: Stop) {
 /// What is undone can't be had back. So before it is, no other run of this workflow task may take the order another way:
 /// that the order stops is recorded, for runs that come later, and written to the read model, where a run that is still
 /// at it with what came before meets it and follows.
-async fn claim(ctx: &Ctx) {
-    step::record(ctx).await;
+async fn claim(ctx: &Ctx, why: &Stop) {
     if ctx.state(|s| s.pending.is_empty()) {
         // Nothing else tells of the stop, and without an entry there is nothing to meet.
         note(ctx, OrderEvent::StatusChanged {});
     }
+    step::record(ctx).await;
+    ctx.state_mut(|s| s.recorded_stop = Some(why.clone()));
     read_model::flush(ctx).await;
 }
 
