@@ -56,7 +56,8 @@ pub struct DisputeRecord {
 }
 
 /// Writes down what the provider says, with the timeline and whether somebody is needed. A repetition changes nothing,
-/// and what comes late, after the dispute was closed, is no news. Says whether it was.
+/// and what comes late, after the dispute was closed or
+/// after an inquiry (`warning_…`) became a dispute, is no news. Says whether it was.
 ///
 /// # Errors
 /// When Postgres fails, or there is no such order.
@@ -82,7 +83,8 @@ pub async fn record(pool: &PgPool, news: &News) -> Result<bool> {
     let changed = sqlx::query!(
         "update disputes set status = $2, due_by = coalesce($3, due_by),
            closed_at = case when $4 then now() end
-         where id = $1 and closed_at is null and (status <> $2 or $4)",
+         where id = $1 and closed_at is null
+           and ($4 or status <> $2 and (starts_with(status, 'warning_') or not starts_with($2, 'warning_')))",
         news.id,
         news.status,
         news.due_by.map(|at| at.to_sqlx()) as _,

@@ -70,6 +70,26 @@ async fn refund_during_open_dispute_is_rejected() {
 }
 
 #[tokio::test]
+async fn late_event_of_an_inquiry_does_not_allow_refunds() {
+    let stack = builder().await.auto(AT_ONCE).start().await.unwrap();
+    let id = completed(&stack, &order_with(|_| {})).await;
+    let (_, payment) = payments(&stack, &id).pop().unwrap();
+    let says = |event: &'static str, kind: &'static str, status: &'static str| {
+        let dispute = json!({
+            "object": "dispute", "id": "dp_inquiry", "payment_intent": payment, "amount": 1_000,
+            "currency": "eur", "reason": "fraudulent", "status": status,
+        });
+        provider_says(&stack, event, kind, dispute)
+    };
+    says("evt_inquiry", "charge.dispute.created", "warning_needs_response").await;
+    says("evt_dispute", "charge.dispute.updated", "needs_response").await;
+    let again = says("evt_inquiry", "charge.dispute.created", "warning_needs_response").await;
+    assert!(again.status.is_success(), "{}", again.body);
+    rejected_as_disputed(&refund(&stack, &id, 100).await, 1_000, 0);
+    stack.stop().await;
+}
+
+#[tokio::test]
 async fn refund_after_lost_dispute_is_limited_to_the_rest() {
     let stack = builder().await.auto(AT_ONCE).start().await.unwrap();
     let id = completed(&stack, &order_with(|_| {})).await;
