@@ -162,8 +162,8 @@ pub enum OrderEvent {
     Replaced { shipment_id: ShipmentId, by: Vec<ShipmentId> },
     #[serde(rename = "stock.gone")]
     Gone { shipment_id: ShipmentId, missing: Vec<Pieces> },
-    /// The order passed through a status in which nothing else happened, or an order stops and nothing else tells of it
-    /// before its money is given back.
+    /// The order passed through a status in which nothing else happened, or it stops, and no other entry says so before its
+    /// authorization is voided.
     #[serde(rename = "order.status_changed")]
     StatusChanged {},
     #[serde(rename = "order.cancelled")]

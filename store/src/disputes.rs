@@ -56,8 +56,8 @@ pub struct DisputeRecord {
 }
 
 /// Writes down what the provider says, with the timeline and whether somebody is needed. A repetition changes nothing,
-/// and what comes late, after the dispute was closed or
-/// after an inquiry (`warning_…`) became a dispute, is no news. Says whether it was.
+/// and what comes late, after the dispute was closed or an
+/// inquiry (`warning_…`) became a dispute, is no news. Says whether it was.
 ///
 /// # Errors
 /// When Postgres fails, or there is no such order.

@@ -80,14 +80,12 @@ async fn an_heir_carries_out_the_cancel_that_was_under_way() {
 }
 
 #[tokio::test]
-async fn successor_run_finishes_a_cancel_beside_a_handover() {
+async fn successor_run_finishes_cancel_beside_handover() {
     let stack = sweeping().await;
-    for (sku, location) in [("HERE", "AMS"), ("THERE", "RTM")] {
-        put_stock(&stack.client, sku, &[(location, 1000)]).await;
-    }
+    stock_two_locations(&stack.client).await;
     let before = pieces(&stack).await;
-    let id = place(&stack.client, &order(&[("HERE", 1), ("THERE", 1)])).await;
-    let [left, stopped] = &shipments(&reach(&stack.client, &id, "fulfilling").await)[..] else { panic!() };
+    let (id, all) = place_two_shipments(&stack.client).await;
+    let [left, stopped] = &all;
     carrier_says(&stack, left, "hand_over").await;
     event(&stack.client, &id, "payment.captured").await;
     stack.payments.set_faults(vec![rule(Route::Void, Fault::Stall, &id)]);
@@ -105,14 +103,12 @@ async fn successor_run_finishes_a_cancel_beside_a_handover() {
 }
 
 #[tokio::test]
-async fn successor_run_finishes_a_cancel_beside_an_uncaptured_handover() {
+async fn successor_run_finishes_cancel_beside_uncaptured_handover() {
     let stack = sweeping().await;
-    for (sku, location) in [("HERE", "AMS"), ("THERE", "RTM")] {
-        put_stock(&stack.client, sku, &[(location, 1000)]).await;
-    }
+    stock_two_locations(&stack.client).await;
     let before = pieces(&stack).await;
-    let id = place(&stack.client, &order(&[("HERE", 1), ("THERE", 1)])).await;
-    let [left, _] = &shipments(&reach(&stack.client, &id, "fulfilling").await)[..] else { panic!() };
+    let (id, all) = place_two_shipments(&stack.client).await;
+    let [left, _] = &all;
     stack.payments.set_faults(vec![rule(Route::Capture, Fault::Refuse, &id)]);
     carrier_says(&stack, left, "hand_over").await;
     people::needs(&stack, &id, "capture_failing").await;
@@ -135,12 +131,10 @@ async fn successor_run_finishes_a_cancel_beside_an_uncaptured_handover() {
 #[tokio::test]
 async fn successor_run_releases_what_the_carrier_cancelled() {
     let stack = sweeping().await;
-    for (sku, location) in [("HERE", "AMS"), ("THERE", "RTM")] {
-        put_stock(&stack.client, sku, &[(location, 1000)]).await;
-    }
+    stock_two_locations(&stack.client).await;
     let before = pieces(&stack).await;
-    let id = place(&stack.client, &order(&[("HERE", 1), ("THERE", 1)])).await;
-    let [left, cancelled] = &shipments(&reach(&stack.client, &id, "fulfilling").await)[..] else { panic!() };
+    let (id, all) = place_two_shipments(&stack.client).await;
+    let [left, cancelled] = &all;
     carrier_says(&stack, left, "hand_over").await;
     event(&stack.client, &id, "payment.captured").await;
     stack.payments.set_faults(vec![rule(Route::Void, Fault::Stall, &id)]);
@@ -157,7 +151,7 @@ async fn successor_run_releases_what_the_carrier_cancelled() {
 }
 
 #[tokio::test]
-async fn successor_run_cancels_an_unconfirmed_order_without_the_carrier() {
+async fn successor_run_cancels_unconfirmed_order_without_carrier() {
     let stack = sweeping().await;
     let before = pieces(&stack).await;
     let (id, shipment) = in_review(&stack).await;
@@ -174,7 +168,7 @@ async fn successor_run_cancels_an_unconfirmed_order_without_the_carrier() {
 }
 
 #[tokio::test]
-async fn successor_run_keeps_the_stock_of_what_replaced_a_short_shipment() {
+async fn successor_run_keeps_stock_of_a_replacement_shipment() {
     let stack = sweeping().await;
     put_stock(&stack.client, "SHORT", &[("AMS", 2)]).await;
     let id = place(&stack.client, &order(&[("SHORT", 2)])).await;

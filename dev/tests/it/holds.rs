@@ -2,6 +2,7 @@
 
 use crate::{
     books::{at_provider, check_closed, check_goods, pieces, values},
+    housekeeping::{inherited, sweeping, terminate},
     people::operate,
     support::*,
 };
@@ -264,5 +265,28 @@ async fn a_card_that_can_be_captured_once_is_held_anew_for_each_shipment() {
     .await;
     assert_eq!(order["payment_status"], "refunded");
     check_goods(&stack, &before).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn successor_run_resumes_a_renewal_of_unknown_outcome() {
+    let mut stack = sweeping().await;
+    let id = place(&stack.client, &order_with(|_| {})).await;
+    let shipment = shipments(&reach(&stack.client, &id, "fulfilling").await)[0].clone();
+    lapse(&stack, &id).await;
+    stack.payments.set_faults(vec![rule(Route::Authorize, Fault::Stall, &id)]);
+    carrier_says(&stack, &shipment, "hand_over").await;
+    until("it is held anew", || async { (!stack.payments.stalled().is_empty()).then_some(()) }).await;
+    event(&stack.client, &id, "step.retrying").await;
+    stack.workers[0].kill_hard().await.unwrap();
+    stack.payments.set_faults(Vec::new());
+    until("it is held", || async { (at_provider(&stack, &id).0 > 0).then_some(()) }).await;
+    terminate(&id).await;
+    stack.add_worker().await.unwrap();
+    inherited(&stack, &id).await;
+    event(&stack.client, &id, "payment.captured").await;
+    carrier_says(&stack, &shipment, "deliver").await;
+    reach(&stack.client, &id, "completed").await;
+    assert_eq!(payments(&stack, &id), [(0, 0), (0, 1_000)], "the second hold is the one that was captured");
     stack.stop().await;
 }

@@ -262,9 +262,7 @@ struct Stage {
 impl Stage {
     async fn new() -> Self {
         let stack = stack().await;
-        for (sku, location) in [("HERE", "AMS"), ("THERE", "RTM")] {
-            put_stock(&stack.client, sku, &[(location, 1000)]).await;
-        }
+        stock_two_locations(&stack.client).await;
         Self { stack, faults: Mutex::default() }
     }
 

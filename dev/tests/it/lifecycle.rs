@@ -341,7 +341,7 @@ async fn what_the_carrier_has_is_not_cancelled() {
 }
 
 #[tokio::test]
-async fn label_that_is_not_cancelled_and_was_never_received_is_booked_again() {
+async fn label_with_lost_reply_and_refused_cancel_is_rebooked() {
     let stack = stack().await;
     let before = pieces(&stack).await;
     let always = |route, fault| Rule { route, fault, times: None, matching: None };

@@ -110,9 +110,7 @@ async fn a_cancel_undoes_the_label_that_a_lost_task_booked() {
 #[tokio::test]
 async fn a_cancel_undoes_the_second_label_that_a_lost_task_booked() {
     let mut stack = stack().await;
-    for (sku, location) in [("HERE", "AMS"), ("THERE", "RTM")] {
-        put_stock(&stack.client, sku, &[(location, 1000)]).await;
-    }
+    stock_two_locations(&stack.client).await;
     let before = pieces(&stack).await;
     let split = three(&stack, || order(&[("HERE", 51), ("THERE", 51)])).await;
     let (mut away, mut stalled) = (Vec::new(), Vec::new());
@@ -217,9 +215,9 @@ async fn a_cancel_undoes_the_authorization_that_a_lost_task_made() {
     stack.stop().await;
 }
 
-/// The task is not lost but taken for lost: its worker stood still, and goes on while another one voids the order's
-/// authorization. The test plays it.
-async fn promises_nothing(stack: &Stack, id: &str, base: i64) {
+/// The test plays a worker that froze and resumes while another one voids the order's authorization: what it would write
+/// is a conflict.
+async fn assert_confirm_conflicts(stack: &Stack, id: &str, base: i64) {
     until("its money is given back", || async { (!stack.payments.stalled().is_empty()).then_some(()) }).await;
     let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
     let promise = [Entry { event: OrderEvent::Confirmed {}, status: OrderStatus::Confirmed }];
@@ -236,20 +234,20 @@ async fn worker_that_goes_on_promises_nothing_that_is_being_undone() {
     let id = place(&stack.client, &dear_order()).await;
     let base = reach(&stack.client, &id, "in_review").await["version"].as_i64().unwrap();
     signal(&id, "cancel", r#"{"reason": "changed my mind"}"#).await;
-    promises_nothing(&stack, &id, base).await;
+    assert_confirm_conflicts(&stack, &id, base).await;
     reach(&stack.client, &id, "cancelled").await;
     check_closed(&stack, &id).await;
     stack.stop().await;
 }
 
 #[tokio::test]
-async fn worker_that_goes_on_promises_nothing_whose_authentication_expired() {
+async fn frozen_worker_cannot_confirm_after_authentication_expired() {
     let stack = builder().await.env("WAYBILL_PAYMENT_ACTION_WAIT_SECONDS", 1).start().await.unwrap();
     stack.payments.set_faults(vec![rule(Route::Void, Fault::Stall, None)]);
     let order = order_with(|o| o["payment"]["method"] = json!("pm_card_authenticationRequired"));
     let id = place(&stack.client, &order).await;
     let base = event(&stack.client, &id, "payment.action_required").await["seq"].as_i64().unwrap();
-    promises_nothing(&stack, &id, base).await;
+    assert_confirm_conflicts(&stack, &id, base).await;
     reach(&stack.client, &id, "rejected").await;
     check_closed(&stack, &id).await;
     stack.stop().await;
@@ -299,23 +297,22 @@ async fn carrier_refusal_is_reported_after_a_lost_task() {
     carrier_says(&stack, &shipment, "deliver").await;
     reach(&stack.client, &id, "completed").await;
     check_closed(&stack, &id).await;
-    let told = kinds(&stack.client, &id).await;
-    let position = |kind: &str| told.iter().position(|told| told == kind);
-    assert!(position("shipment.cancel_refused") < position("shipment.handed_over"), "{told:?}");
-    assert_eq!(position("cancellation.refused"), None, "{told:?}");
+    let events = kinds(&stack.client, &id).await;
+    let position = |kind: &str| events.iter().position(|event| event == kind);
+    let refused = position("shipment.cancel_refused").unwrap();
+    assert!(refused < position("shipment.handed_over").unwrap(), "{events:?}");
+    assert_eq!(position("cancellation.refused"), None, "{events:?}");
     check_goods(&stack, &before).await;
     stack.stop().await;
 }
 
 #[tokio::test]
-async fn nothing_is_held_of_what_a_lost_task_stopped() {
+async fn stock_that_a_lost_cancel_left_held_is_released() {
     let mut stack = stack().await;
-    for (sku, location) in [("HERE", "AMS"), ("THERE", "RTM")] {
-        put_stock(&stack.client, sku, &[(location, 1000)]).await;
-    }
+    stock_two_locations(&stack.client).await;
     let before = pieces(&stack).await;
-    let id = place(&stack.client, &order(&[("HERE", 1), ("THERE", 1)])).await;
-    let [left, stopped] = &shipments(&reach(&stack.client, &id, "fulfilling").await)[..] else { panic!() };
+    let (id, all) = place_two_shipments(&stack.client).await;
+    let [left, stopped] = &all;
     carrier_says(&stack, left, "hand_over").await;
     event(&stack.client, &id, "payment.captured").await;
     stack.payments.set_faults(vec![rule(Route::Void, Fault::Stall, None)]);
@@ -377,9 +374,7 @@ async fn authorization_that_only_a_lost_task_knew_is_voided() {
 #[tokio::test]
 async fn status_of_a_free_order_is_written_after_a_lost_cancel() {
     let mut stack = stack().await;
-    for (sku, location) in [("HERE", "AMS"), ("THERE", "RTM")] {
-        put_stock(&stack.client, sku, &[(location, 1000)]).await;
-    }
+    stock_two_locations(&stack.client).await;
     let mut free = order(&[("HERE", 1), ("THERE", 1)]);
     free["discount"] = json!(2000);
     let id = place(&stack.client, &free).await;
@@ -402,7 +397,7 @@ async fn status_of_a_free_order_is_written_after_a_lost_cancel() {
 }
 
 #[tokio::test]
-async fn recorded_expiry_holds_for_a_run_that_hears_of_an_approval() {
+async fn recorded_expiry_wins_over_a_late_approval() {
     let mut stack = builder().await.env("WAYBILL_REVIEW_WAIT_SECONDS", 1).start().await.unwrap();
     let before = pieces(&stack).await;
     stack.payments.set_faults(vec![rule(Route::Void, Fault::Stall, None)]);
@@ -422,7 +417,7 @@ async fn recorded_expiry_holds_for_a_run_that_hears_of_an_approval() {
 }
 
 #[tokio::test]
-async fn operation_that_was_acted_on_counts_after_a_restart() {
+async fn settled_attention_stays_settled_after_a_restart() {
     let mut stack = stack().await;
     let id = place(&stack.client, &order_with(|_| {})).await;
     let shipment = shipments(&reach(&stack.client, &id, "fulfilling").await)[0].clone();
@@ -442,7 +437,7 @@ async fn operation_that_was_acted_on_counts_after_a_restart() {
 }
 
 #[tokio::test]
-async fn accepted_answer_stays_in_the_timeline_when_a_lost_task_went_on() {
+async fn accepted_answer_is_kept_when_a_lost_task_went_on() {
     let mut stack = stack().await;
     put_stock(&stack.client, "MANY", &[("AMS", 9)]).await;
     let mut short = order(&[("GONE", 1), ("MANY", 1)]);
@@ -450,7 +445,7 @@ async fn accepted_answer_stays_in_the_timeline_when_a_lost_task_went_on() {
     let id = place(&stack.client, &short).await;
     reach(&stack.client, &id, "awaiting_customer").await;
     stack.workers[0].kill_hard().await.unwrap();
-    // The lost task cancelled what is short; the next one is told of the customer's answer first.
+    // The lost task cancelled the line that is short; the next one receives the customer's answer first.
     let gone = Pieces { line: 0, quantity: 1 };
     let cancelled =
         OrderEvent::LinesCancelled { lines: vec![gone], reason: "not that".into(), request: None };
@@ -464,8 +459,8 @@ async fn accepted_answer_stays_in_the_timeline_when_a_lost_task_went_on() {
     stack.add_worker().await.unwrap();
 
     reach(&stack.client, &id, "fulfilling").await;
-    let told = kinds(&stack.client, &id).await;
-    assert_eq!(told.iter().filter(|kind| *kind == "order.amended").count(), 1, "{told:?}");
+    let events = kinds(&stack.client, &id).await;
+    assert_eq!(events.iter().filter(|kind| *kind == "order.amended").count(), 1, "{events:?}");
     stack.stop().await;
 }
 
@@ -483,8 +478,8 @@ async fn cancel_on_another_worker_after_a_slow_first_step_replays() {
     let id = place(&stack.client, &order(&[("SLOW", 1)])).await;
     let workflow = format!("order:{id}");
     until("its first task has ended", || async {
-        let told = temporal(&["workflow", "show", "-w", &workflow]).await;
-        told.contains("WorkflowTaskCompleted").then_some(())
+        let history = temporal(&["workflow", "show", "-w", &workflow]).await;
+        history.contains("WorkflowTaskCompleted").then_some(())
     })
     .await;
     stack.workers[0].kill_hard().await.unwrap();

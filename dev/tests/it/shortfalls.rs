@@ -385,6 +385,33 @@ async fn successor_run_releases_what_replaced_a_shipment_unreported() {
 }
 
 #[tokio::test]
+async fn retry_goes_on_after_a_lost_task_cancelled_the_label() {
+    let mut stack = stack().await;
+    put_stock(&stack.client, SKU, &[("AMS", 3)]).await;
+    let id = labelled(&stack, 3).await;
+    count_at(&stack, "AMS", 0, true).await.success().unwrap();
+    needs(&stack, &id, "stock_shortfall").await;
+    put_stock(&stack.client, SKU, &[("RTM", 3)]).await;
+    stack.carrier.set_faults(vec![Rule {
+        route: Route::Cancel,
+        fault: Fault::Stall,
+        times: None,
+        matching: None,
+    }]);
+    retry(&stack, &id).await;
+    until("the label is being cancelled", || async { (!stack.carrier.stalled().is_empty()).then_some(()) })
+        .await;
+    stack.workers[0].kill_hard().await.unwrap();
+    stack.carrier.set_faults(Vec::new());
+    until("it is cancelled", || async { stack.carrier.stalled().is_empty().then_some(()) }).await;
+    // There is nothing elsewhere any more, so a new plan would change nothing.
+    put_stock(&stack.client, SKU, &[("RTM", 0)]).await;
+    stack.add_worker().await.unwrap();
+    event(&stack.client, &id, "shipment.replaced").await;
+    stack.stop().await;
+}
+
+#[tokio::test]
 async fn order_before_its_promise_is_served_once_it_ships() {
     let stack = stack().await;
     put_stock(&stack.client, SKU, &[("AMS", 101)]).await;

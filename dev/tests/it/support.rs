@@ -74,6 +74,20 @@ pub async fn put_stock(client: &Client, sku: &str, at: &[(&str, i64)]) {
     client.put_stock(sku, &json!({"locations": locations})).await.unwrap().success().unwrap();
 }
 
+/// Two SKUs, each at a location of its own: an order of both has two shipments.
+pub async fn stock_two_locations(client: &Client) {
+    for (sku, location) in [("HERE", "AMS"), ("THERE", "RTM")] {
+        put_stock(client, sku, &[(location, 1000)]).await;
+    }
+}
+
+/// An order of two shipments that have labels, and their ids.
+pub async fn place_two_shipments(client: &Client) -> (String, [String; 2]) {
+    let id = place(client, &order(&[("HERE", 1), ("THERE", 1)])).await;
+    let shipments = shipments(&reach(client, &id, "fulfilling").await);
+    (id, shipments.try_into().unwrap())
+}
+
 /// Places an order and gives its id.
 pub async fn place(client: &Client, order: &Value) -> String {
     let reply = client.place(order, &new_key(), None).await.unwrap();

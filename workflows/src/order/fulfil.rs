@@ -255,7 +255,7 @@ pub(super) async fn stop_open(ctx: &Ctx) -> Result<(), Stop> {
     ctx.state_mut(OrderWorkflow::restamp);
     roll_up(ctx);
     if is_recorded && ctx.state(|s| s.pending.is_empty()) {
-        // A task that was lost has told of everything but where the order stands now.
+        // A lost task has written every entry but the one with the status that follows.
         note(ctx, OrderEvent::StatusChanged {});
     }
     Ok(())

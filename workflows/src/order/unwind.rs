@@ -85,7 +85,7 @@ pub(crate) async fn unwind(ctx: &Ctx, mut why: Stop) {
 /// at it with what came before meets it and follows.
 async fn claim(ctx: &Ctx, why: &Stop) {
     if ctx.state(|s| s.pending.is_empty()) {
-        // Nothing else tells of the stop, and without an entry there is nothing to meet.
+        // Without an entry of the stop, a projection of another run would not conflict.
         note(ctx, OrderEvent::StatusChanged {});
     }
     step::record(ctx).await;
