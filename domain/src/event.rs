@@ -85,7 +85,7 @@ pub enum OrderEvent {
         /// Of these lines, those of which only so many pieces are refused.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         pieces: Vec<Pieces>,
-        /// The id of the request that was accepted before, if it has one.
+        /// The id of the request, if it has one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         request: Option<String>,
     },
@@ -180,8 +180,8 @@ pub enum OrderEvent {
 
 impl OrderEvent {
     /// A request to cancel that was refused: single lines, or without them the whole order.
-    pub fn cancel_refused(status: OrderStatus, lines: Option<Vec<u32>>) -> Self {
-        Self::CancelRefused { status, lines, pieces: Vec::new(), request: None }
+    pub fn cancel_refused(status: OrderStatus, lines: Option<Vec<u32>>, request: Option<String>) -> Self {
+        Self::CancelRefused { status, lines, pieces: Vec::new(), request }
     }
 
     /// What names this event among all of its order's, if it can happen to an order, or to one of its shipments, only

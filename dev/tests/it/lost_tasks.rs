@@ -417,6 +417,30 @@ async fn recorded_expiry_wins_over_a_late_approval() {
 }
 
 #[tokio::test]
+async fn refused_engine_cancel_is_reported_once() {
+    let mut stack = stack().await;
+    let id = place(&stack.client, &order_with(|_| {})).await;
+    let shipment = shipments(&reach(&stack.client, &id, "fulfilling").await)[0].clone();
+    carrier_says(&stack, &shipment, "hand_over").await;
+    event(&stack.client, &id, "payment.captured").await;
+    stack.workers[0].kill_hard().await.unwrap();
+    let workflow = format!("order:{id}");
+    let described = temporal(&["workflow", "describe", "-w", &workflow, "-o", "json"]).await;
+    let described: Value = serde_json::from_str(&described).unwrap();
+    let run = described["workflowExecutionInfo"]["execution"]["runId"].as_str().unwrap();
+    temporal(&["workflow", "cancel", "-w", &workflow]).await;
+    let refused = OrderEvent::cancel_refused(OrderStatus::Shipped, None, Some(format!("{run}:engine")));
+    // The next run reports the refusal first, which contradicts this.
+    write_as_lost_task(&stack, &id, vec![retrying("nothing"), refused], |_| {}).await;
+    stack.add_worker().await.unwrap();
+    carrier_says(&stack, &shipment, "deliver").await;
+    reach(&stack.client, &id, "completed").await;
+    let events = kinds(&stack.client, &id).await;
+    assert_eq!(events.iter().filter(|kind| *kind == "cancellation.refused").count(), 1, "{events:?}");
+    stack.stop().await;
+}
+
+#[tokio::test]
 async fn settled_attention_stays_settled_after_a_restart() {
     let mut stack = stack().await;
     let id = place(&stack.client, &order_with(|_| {})).await;

@@ -42,7 +42,7 @@ async fn repeated_task_writes_each_entry_once() {
     let writes = [
         vec![entry(OrderEvent::ActionRequired {}, OrderStatus::Authorizing)],
         vec![entry(OrderEvent::Confirmed {}, OrderStatus::Confirmed)],
-        vec![entry(OrderEvent::cancel_refused(OrderStatus::Shipped, None), OrderStatus::Shipped)],
+        vec![entry(OrderEvent::cancel_refused(OrderStatus::Shipped, None, None), OrderStatus::Shipped)],
     ];
     // The task is lost after its second write, and after its third.
     for lost_after in [2, 3] {
@@ -93,7 +93,7 @@ async fn terminal_status_is_final_for_any_writer() {
     let entries = [cancelled()];
     let change = projection::Change { id: order, base_version: version, entries: &entries, state: &state };
     assert_eq!(projection::apply_all(&pool, &[change]).await.unwrap(), [None], "nor in a batch");
-    let late = [entry(OrderEvent::cancel_refused(OrderStatus::Rejected, None), OrderStatus::Rejected)];
+    let late = [entry(OrderEvent::cancel_refused(OrderStatus::Rejected, None, None), OrderStatus::Rejected)];
     let applied = projection::apply(&pool, order, version, &late, &in_status(OrderStatus::Rejected)).await;
     assert!(matches!(applied.unwrap(), Applied::Appended { .. }), "what happens after the end is reported");
     stack.stop().await;

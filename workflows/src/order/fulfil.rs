@@ -116,11 +116,11 @@ async fn follow<'a>(ctx: &'a Ctx, watch: &mut hold::Watch<'a>) -> Result<(), Sto
             if ctx.state(|s| s.state.shipments.iter().any(|sh| sh.is_open())) {
                 stop_open(ctx).await?;
             } else {
-                let status = ctx.state_mut(|s| {
-                    s.cancel = None;
-                    s.state.status
-                });
-                note(ctx, OrderEvent::cancel_refused(status, None));
+                let (status, request) = ctx.state_mut(|s| (s.state.status, s.cancel.take()));
+                note(
+                    ctx,
+                    OrderEvent::cancel_refused(status, None, request.and_then(|cancel| cancel.request)),
+                );
             }
             continue;
         }

@@ -238,7 +238,7 @@ impl OrderWorkflow {
             Err(problem) => self.ignore("cancel", problem.to_string()),
             Ok(plan) if plan.answer == CancelAnswer::Refused => {
                 let lines = request.lines.map(|_| plan.refused_lines);
-                self.note(OrderEvent::cancel_refused(self.state.status, lines));
+                self.note(OrderEvent::cancel_refused(self.state.status, lines, request.request));
             }
             Ok(_) => self.accept_cancel(request, "signal"),
         }

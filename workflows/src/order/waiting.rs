@@ -24,8 +24,9 @@ pub(crate) fn fold_engine_cancel(ctx: &Ctx) {
         ctx.state_mut(|s| {
             s.engine_cancel_seen = true;
             if plan_cancellation(&s.state).answer == CancelAnswer::Refused {
-                let status = s.state.status;
-                s.note(OrderEvent::cancel_refused(status, None));
+                // A run has one, so a restart recognizes it.
+                let request = format!("{}:engine", s.chain);
+                s.note(OrderEvent::cancel_refused(s.state.status, None, Some(request)));
             } else {
                 s.accept_cancel(CancelRequest::whole(reason), "engine");
             }
