@@ -129,14 +129,15 @@ pub async fn look_up(pool: &PgPool, request: &RequestKey) -> Result<Known> {
     Ok(row.map_or(Known::New, |row| Known::of(request, row)))
 }
 
-/// Keeps the answer to a claimed request.
+/// Keeps the answer to a claimed request. The first one stays: a claim that was given up and taken again may be answered
+/// twice.
 ///
 /// # Errors
 /// When Postgres fails.
 pub async fn answer(pool: &PgPool, request: &RequestKey, status: u16, body: &str) -> Result<()> {
     sqlx::query!(
         "update idempotency_keys set response_status = $4, response_body = $5
-         where merchant_id = $1 and route = $2 and key = $3",
+         where merchant_id = $1 and route = $2 and key = $3 and response_status is null",
         request.merchant_id.0,
         request.route,
         request.key,

@@ -3,7 +3,11 @@
 use crate::{Result, parse, payments::Kind};
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
-use waybill_domain::{ids::OrderId, operator::OperatorAction, state::AttentionReason};
+use waybill_domain::{
+    ids::{OrderId, ShipmentId},
+    operator::OperatorAction,
+    state::AttentionReason,
+};
 
 /// One thing that an operator did.
 #[derive(Debug, Clone)]
@@ -24,10 +28,12 @@ pub struct OperatorWord {
     pub reason: String,
     /// The payment operation that it ends, if it ends one.
     pub ends: Option<Kind>,
+    /// The shipment that it gives a label, if it gives one: `reference` is its tracking number.
+    pub books: Option<ShipmentId>,
 }
 
 /// Writes down what an operator did. What they resolved counts as done in the payment ledger, under their reference;
-/// what they skipped counts as declined.
+/// what they skipped counts as declined. A label that they booked counts as the shipment's.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -47,6 +53,15 @@ pub async fn record(pool: &PgPool, word: &OperatorWord) -> Result<()> {
             kind.key(word.order_id),
             state,
             code,
+            word.reference
+        )
+        .execute(&mut *tx)
+        .await?;
+    }
+    if let (Some(shipment), OperatorAction::Resolve) = (word.books, word.action) {
+        sqlx::query!(
+            "update shipments set tracking_number = $2 where id = $1 and label_id is null",
+            shipment.0,
             word.reference
         )
         .execute(&mut *tx)

@@ -239,6 +239,22 @@ pub async fn finish(pool: &PgPool, order: OrderId, kind: Kind, ending: Ending<'_
     }
 }
 
+/// Ends what was about to be given free of single holds: their order's void has given all of them free, and counts it.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn finish_releases(pool: &PgPool, order: OrderId) -> Result<()> {
+    sqlx::query!(
+        "update payment_operations set state = 'succeeded', amount = 0, updated_at = now()
+         where order_id = $1 and kind = 'void' and state = 'pending' and key <> $2",
+        order.0,
+        Kind::Void.key(order)
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
 /// Writes down that the customer has to do something before an operation can go on, and where.
 ///
 /// # Errors

@@ -12,6 +12,7 @@ pub use request::{NewRefund, Requested, request};
 
 use crate::{Result, StoreError, parse, payments::Kind};
 use jiff::Timestamp;
+use jiff_sqlx::ToSqlx;
 use sqlx::{PgConnection, PgPool};
 use std::time::Duration;
 use uuid::Uuid;
@@ -174,16 +175,17 @@ pub struct Ask {
     pub key_forgotten: bool,
 }
 
-/// What asking the provider for a refund takes. Its workflow runs.
+/// What asking the provider for a refund takes. At `seen_at` it had a workflow.
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn begin(pool: &PgPool, refund: &RefundRecord) -> Result<Ask> {
+pub async fn begin(pool: &PgPool, refund: &RefundRecord, seen_at: Timestamp) -> Result<Ask> {
     let mut tx = crate::begin(pool).await?;
     lock_order(&mut tx, refund.order_id).await?;
     sqlx::query!(
-        "update refunds set workflow_started_at = coalesce(workflow_started_at, now()) where id = $1",
-        refund.id.0
+        "update refunds set workflow_started_at = coalesce(workflow_started_at, $2) where id = $1",
+        refund.id.0,
+        seen_at.to_sqlx() as _
     )
     .execute(&mut *tx)
     .await?;
@@ -218,14 +220,16 @@ pub async fn due(pool: &PgPool, age: Duration, limit: u16) -> Result<Vec<(Refund
     Ok(rows.into_iter().map(|r| (RefundId(r.id), OrderId(r.order_id), MerchantId(r.merchant_id))).collect())
 }
 
-/// The refund has a workflow.
+/// The refund had a workflow at `seen_at`, which is not later than when it was seen: one that is terminated before this is
+/// written must not look older than its end (see [`crate::housekeeping::start_anew`]).
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn mark_started(pool: &PgPool, id: RefundId) -> Result<()> {
+pub async fn mark_started(pool: &PgPool, id: RefundId, seen_at: Timestamp) -> Result<()> {
     sqlx::query!(
-        "update refunds set workflow_started_at = now() where id = $1 and workflow_started_at is null",
-        id.0
+        "update refunds set workflow_started_at = $2 where id = $1 and workflow_started_at is null",
+        id.0,
+        seen_at.to_sqlx() as _
     )
     .execute(pool)
     .await?;

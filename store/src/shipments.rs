@@ -18,6 +18,8 @@ pub struct Parcel {
     pub to: Address,
     /// SKU and pieces.
     pub goods: Vec<(String, i32)>,
+    /// The tracking number of the label that an operator booked by other means.
+    pub booked_by_hand: Option<String>,
 }
 
 /// What the carrier has to know of the shipment of that id.
@@ -28,7 +30,8 @@ pub async fn parcel(pool: &PgPool, id: ShipmentId) -> Result<Option<Parcel>> {
     let row = sqlx::query!(
         r#"select s.location, o.shipping_address as "to: Json<Address>",
              (select coalesce(jsonb_agg(jsonb_build_array(r.sku, r.quantity) order by r.line), '[]') from reservations r
-              where r.order_id = s.order_id and r.shipment_id = s.id) as "goods!: Json<Vec<(String, i32)>>"
+              where r.order_id = s.order_id and r.shipment_id = s.id) as "goods!: Json<Vec<(String, i32)>>",
+             case when s.label_id is null then s.tracking_number end as booked_by_hand
            from shipments s join orders o on o.id = s.order_id where s.id = $1"#,
         id.0
     )
@@ -36,7 +39,7 @@ pub async fn parcel(pool: &PgPool, id: ShipmentId) -> Result<Option<Parcel>> {
     .await?;
     row.map(|row| {
         let from = parse("a location", row.location.try_into())?;
-        Ok(Parcel { from, to: row.to.0, goods: row.goods.0 })
+        Ok(Parcel { from, to: row.to.0, goods: row.goods.0, booked_by_hand: row.booked_by_hand })
     })
     .transpose()
 }

@@ -2,6 +2,7 @@
 //! that follow from returns.
 
 use crate::pump::{BATCH_MAX, PumpMetrics, START_AGE};
+use jiff::Timestamp;
 use waybill_service::engine::Engine;
 use waybill_store::{PgPool, refunds, returns};
 
@@ -24,13 +25,14 @@ async fn start_refunds(pool: &PgPool, engine: &Engine, metrics: &PumpMetrics) ->
     let mut started = 0;
     // One by one: they are rare, and what fails for one fails for all.
     for (id, order_id, merchant_id) in due {
+        let before = Timestamp::now();
         if let Err(error) = engine.start_refund(id, order_id, merchant_id).await {
             metrics.pumped.with_label_values(&["refund", "failed"]).inc();
             tracing::warn!(%order_id, %error, "a refund's workflow could not be started; it will be tried again");
             break;
         }
         metrics.pumped.with_label_values(&["refund", "ok"]).inc();
-        if let Err(error) = refunds::mark_started(pool, id).await {
+        if let Err(error) = refunds::mark_started(pool, id, before).await {
             tracing::warn!(%order_id, %error, "a started refund could not be marked; it will be found started");
             break;
         }
@@ -50,13 +52,14 @@ async fn start_returns(pool: &PgPool, engine: &Engine, metrics: &PumpMetrics) ->
     let found = due.len();
     let mut started = 0;
     for (id, order_id, merchant_id) in due {
+        let before = Timestamp::now();
         if let Err(error) = engine.start_return(id, order_id, merchant_id).await {
             metrics.pumped.with_label_values(&["return", "failed"]).inc();
             tracing::warn!(%order_id, %error, "a return's workflow could not be started; it will be tried again");
             break;
         }
         metrics.pumped.with_label_values(&["return", "ok"]).inc();
-        if let Err(error) = returns::mark_started(pool, id).await {
+        if let Err(error) = returns::mark_started(pool, id, before).await {
             tracing::warn!(%order_id, %error, "a started return could not be marked; it will be found started");
             break;
         }

@@ -20,14 +20,16 @@ pub(super) async fn check(
     input: &PaymentCheck,
 ) -> Result<Reconciled, StepFailure> {
     let mut done = Reconciled { looked_at: 1, ..Reconciled::default() };
+    let before = belief::of_payment(&steps.pool, input.order_id, &input.payment).await?;
     let told = steps.provider.payment(&input.payment).await?;
     // Before anything is concluded, and whatever else is under way: a refund that has been made is a fact.
     refunds::book_of_payment(steps, &mut done, &input.payment).await?;
-    // Read after the provider's: what the provider did before, the ledger may have by now.
-    let Some(believed) = belief::of_payment(&steps.pool, input.order_id, &input.payment).await? else {
-        return Ok(done);
-    };
-    if believed.under_way {
+    // What the provider did before it answered, the ledger has by now, or it is under way.
+    let after = belief::of_payment(&steps.pool, input.order_id, &input.payment).await?;
+    let (Some(before), Some(believed)) = (before, after) else { return Ok(done) };
+    // What we did since it answered, it could not tell.
+    let moved = (before.held, before.captured) != (believed.held, believed.captured);
+    if before.under_way || believed.under_way || moved {
         return Err(StepFailure::Unavailable("the order's money", "an operation is under way".into()));
     }
     let drift = |kind| Drift {

@@ -203,8 +203,9 @@ pub trait PaymentProvider: Send + Sync {
     async fn find(&self, order: OrderId, key: &str) -> Result<Option<Hold>, ProviderError>;
 
     /// Takes money. That it was taken before is success. An answer that is lost is looked up at once: the payment itself
-    /// tells what was taken of it.
-    async fn capture(&self, request: &CaptureRequest) -> Result<(), ProviderError>;
+    /// tells what was taken of it. Returns what the payment still holds, in minor units: also after a final capture, if the
+    /// money had been taken by an earlier request that was not final.
+    async fn capture(&self, request: &CaptureRequest) -> Result<i64, ProviderError>;
 
     /// Gives free what is held and not taken. That there is nothing to give free is success, and a lost answer is looked
     /// up, as in [`capture`](Self::capture).

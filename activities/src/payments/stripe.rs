@@ -193,6 +193,11 @@ fn listed(intent: &Value) -> ProviderPayment {
     })
 }
 
+/// An amount that Stripe gives, in ISO minor units. None if it gives none, or one that can't be converted.
+fn minor(units: ProviderUnits, amount: &Value) -> Option<i64> {
+    amount.as_i64().and_then(|amount| units.to_minor(amount))
+}
+
 fn provider_ref(intent: &Value) -> String {
     intent["id"].as_str().unwrap_or_default().to_owned()
 }
@@ -245,7 +250,7 @@ impl PaymentProvider for Stripe {
         intents.iter().find(|intent| intent["metadata"]["operation"] == key).map(read).transpose()
     }
 
-    async fn capture(&self, request: &CaptureRequest) -> Result<(), ProviderError> {
+    async fn capture(&self, request: &CaptureRequest) -> Result<i64, ProviderError> {
         let path = format!("v1/payment_intents/{}/capture", request.provider_ref);
         let units = ProviderUnits::of(request.currency)?;
         let mut form = vec![("amount_to_capture", units.to_provider(request.amount)?.to_string())];
@@ -253,16 +258,15 @@ impl PaymentProvider for Stripe {
             form.push(("final_capture", "false".into()));
         }
         let failure = match self.call("capture", Method::POST, &path, Some(&request.key), &form).await {
-            Ok(Ok(_)) => return Ok(()),
+            Ok(Ok(intent)) => return Ok(minor(units, &intent["amount_capturable"]).unwrap_or(0)),
             Ok(Err(refusal)) => refusal.into_error(),
             Err(failure) => failure,
         };
         let Some(intent) = self.after(&failure, &request.provider_ref).await? else { return Err(failure) };
         // What does not say what was taken says nothing.
-        let received = intent["amount_received"].as_i64().and_then(|received| units.to_minor(received));
-        let Some(received) = received else { return Err(failure) };
+        let Some(received) = minor(units, &intent["amount_received"]) else { return Err(failure) };
         if received >= request.captured_before.minor() + request.amount.minor() {
-            return Ok(());
+            return Ok(minor(units, &intent["amount_capturable"]).unwrap_or(0));
         }
         let ended = matches!(intent["status"].as_str(), Some("canceled" | "succeeded"));
         Err(if ended && intent["amount_capturable"] == 0 { ProviderError::Lapsed } else { failure })

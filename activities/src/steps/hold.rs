@@ -8,7 +8,7 @@ use crate::{
 };
 use jiff::Timestamp;
 use waybill_domain::{ids::OrderId, money::Amount};
-use waybill_store::payments::{self, Ending, Kind, Operation, State, Terms};
+use waybill_store::payments::{self, Ending, Kind, Operation, Standing, State, Terms};
 use waybill_workflows::{
     names,
     wire::{self, Authorization, AuthorizeInput, OrderRef, VoidResult},
@@ -159,28 +159,66 @@ async fn free_earlier(steps: &OrderSteps, order_id: OrderId, generation: u32) ->
     for hold in payments::holds(&steps.pool, order_id).await? {
         let held = hold.state == State::Succeeded && !hold.is_over && hold.generation < generation;
         if let (true, Some(provider_ref)) = (held, &hold.provider_ref) {
-            let key = Kind::Rest(hold.generation).key(order_id);
-            steps.provider.void(&key, provider_ref).await?;
-            over(steps, order_id, hold.generation, hold.amount, provider_ref).await?;
+            let captured = payments::captured(&steps.pool, order_id, provider_ref).await?;
+            let rest = hold.amount.minus_or_zero(captured);
+            release(steps, order_id, Rest { generation: hold.generation, provider_ref, amount: rest })
+                .await?;
         }
     }
     Ok(())
 }
 
-/// Writes down that a hold holds nothing any more, and how much it held at last.
-pub(crate) async fn over(
+/// What one hold holds and nobody is going to take, while its order goes on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rest<'a> {
+    /// Which of the order's holds.
+    pub(super) generation: u32,
+    /// The provider's id of its payment.
+    pub(super) provider_ref: &'a str,
+    /// Held and not taken.
+    pub(super) amount: Amount,
+}
+
+impl<'a> Rest<'a> {
+    pub(super) fn of(hold: &'a Standing, captured: Amount) -> Self {
+        Self {
+            generation: hold.generation,
+            provider_ref: &hold.provider_ref,
+            amount: hold.amount.minus_or_zero(captured),
+        }
+    }
+}
+
+/// Gives free what is left of a hold.
+pub(super) async fn release(
     steps: &OrderSteps,
     order_id: OrderId,
-    generation: u32,
-    held: Amount,
-    provider_ref: &str,
+    rest: Rest<'_>,
 ) -> Result<(), StepFailure> {
-    let kind = Kind::Rest(generation);
-    let captured = payments::captured(&steps.pool, order_id, provider_ref).await?;
-    let rest = held.minus_or_zero(captured);
-    payments::begin(&steps.pool, order_id, kind, rest, Some(provider_ref)).await?;
-    let ending = Ending::of(&State::Succeeded, Some(provider_ref));
-    payments::finish(&steps.pool, order_id, kind, ending).await?;
+    begin_release(steps, order_id, rest).await?;
+    steps.provider.void(&Kind::Rest(rest.generation).key(order_id), rest.provider_ref).await?;
+    end_release(steps, order_id, rest).await
+}
+
+/// Writes down that what is left of a hold is about to be given free.
+pub(super) async fn begin_release(
+    steps: &OrderSteps,
+    order_id: OrderId,
+    rest: Rest<'_>,
+) -> Result<(), StepFailure> {
+    let kind = Kind::Rest(rest.generation);
+    payments::begin(&steps.pool, order_id, kind, rest.amount, Some(rest.provider_ref)).await?;
+    Ok(())
+}
+
+/// Writes down that a hold holds nothing any more.
+pub(super) async fn end_release(
+    steps: &OrderSteps,
+    order_id: OrderId,
+    rest: Rest<'_>,
+) -> Result<(), StepFailure> {
+    let ending = Ending::of(&State::Succeeded, Some(rest.provider_ref));
+    payments::finish(&steps.pool, order_id, Kind::Rest(rest.generation), ending).await?;
     Ok(())
 }
 
@@ -201,6 +239,7 @@ pub(crate) async fn void(steps: &OrderSteps, input: &OrderRef) -> Result<VoidRes
         let ending = Ending { amount: Some(rest), ..Ending::of(&State::Succeeded, last) };
         operation = payments::finish(pool, order_id, Kind::Void, ending).await?;
     }
+    payments::finish_releases(pool, order_id).await?;
     Ok(VoidResult { voided: operation.amount })
 }
 

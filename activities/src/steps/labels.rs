@@ -9,6 +9,10 @@ pub(crate) async fn book(steps: &OrderSteps, input: &ShipmentRef) -> Result<Labe
     let parcel = shipments::parcel(&steps.pool, input.shipment_id)
         .await?
         .ok_or_else(|| StepFailure::Refused("shipment_not_found".into()))?;
+    // Booked again after a restart of the workflow, which does not know of it.
+    if let Some(tracking_number) = parcel.booked_by_hand {
+        return Ok(Label { tracking_number });
+    }
     let request =
         BookRequest { reference: input.shipment_id, from: parcel.from, to: parcel.to, goods: parcel.goods };
     let label = steps.carrier.book(&request).await?;

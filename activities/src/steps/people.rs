@@ -37,6 +37,7 @@ pub(crate) async fn record(
             ("void_authorization", _) => Some(Kind::Void),
             _ => None,
         },
+        books: shipment.filter(|_| input.step == "book"),
     };
     Ok(operations::record(&steps.pool, &word).await?)
 }
@@ -56,6 +57,7 @@ pub(crate) async fn record_retry(
         reference: None,
         reason: input.reason.clone(),
         ends: None,
+        books: None,
     };
     concerns::record_retry(&steps.pool, &word, &[]).await?;
     steps.notifier.changed(input.order_id);

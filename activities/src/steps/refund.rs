@@ -5,6 +5,7 @@ use crate::{
     payments::{ProviderError, ProviderRefund, RefundRequest},
     retry::StepFailure,
 };
+use jiff::Timestamp;
 use waybill_domain::after::RefundState;
 use waybill_store::{
     payments::Kind,
@@ -32,7 +33,7 @@ pub(crate) async fn refund(steps: &OrderSteps, input: &RefundRef) -> Result<Refu
 }
 
 async fn ask(steps: &OrderSteps, refund: &RefundRecord) -> Result<ProviderRefund, StepFailure> {
-    let ask = refunds::begin(&steps.pool, refund).await?;
+    let ask = refunds::begin(&steps.pool, refund, Timestamp::now()).await?;
     let failed = |code: String| ProviderRefund {
         provider_ref: String::new(),
         state: RefundState::Failed,

@@ -16,8 +16,9 @@ async fn find(steps: &OrderSteps, id: ReturnId) -> Result<ReturnRecord, StepFail
 }
 
 pub(crate) async fn expect(steps: &OrderSteps, input: &ReturnRef) -> Result<ReturnExpected, StepFailure> {
+    let seen_at = jiff::Timestamp::now();
     let record = find(steps, input.return_id).await?;
-    returns::mark_started(&steps.pool, record.id).await?;
+    returns::mark_started(&steps.pool, record.id, seen_at).await?;
     let received = record.state != ReturnState::Awaiting;
     // Of a workflow that begins anew a part is over, or all of it.
     let waited = jiff::Timestamp::now().duration_since(record.created_at).as_secs();

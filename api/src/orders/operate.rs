@@ -177,6 +177,7 @@ async fn settle(app: &App, order: &OrderRecord, operation: Operation, word_id: U
         reference: operation.reference.clone(),
         reason: operation.reason.clone(),
         ends: None,
+        books: None,
     };
     match (operation.action, retry_signal(attention)) {
         (OperatorAction::Retry, Some(signal)) if is_safe => {

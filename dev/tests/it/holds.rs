@@ -269,6 +269,30 @@ async fn a_card_that_can_be_captured_once_is_held_anew_for_each_shipment() {
 }
 
 #[tokio::test]
+async fn earlier_hold_counts_as_under_way_while_it_is_voided() {
+    let stack = stack().await;
+    stack.payments.set_hold(SHORT);
+    let id = place(&stack.client, &order_with(|_| {})).await;
+    reach(&stack.client, &id, "fulfilling").await;
+    stack.payments.set_hold(LONG);
+    stack.payments.set_faults(vec![rule(Route::Void, Fault::Stall, &id)]);
+    until("the first hold is being voided", || async {
+        (!stack.payments.stalled().is_empty()).then_some(())
+    })
+    .await;
+    let under_way = "select count(*) from payment_operations
+        where order_id = $1::uuid and kind = 'void' and state = 'pending'";
+    assert_eq!(count(&stack, under_way, &id).await, 1, "reconciliation concludes nothing from its money");
+    // An order that is undone just then has one void, and nothing stays under way.
+    stack.client.cancel(&id, "enough", false).await.unwrap().success().unwrap();
+    stack.payments.set_faults(Vec::new());
+    reach(&stack.client, &id, "cancelled").await;
+    check_closed(&stack, &id).await;
+    assert_eq!(count(&stack, under_way, &id).await, 0);
+    stack.stop().await;
+}
+
+#[tokio::test]
 async fn successor_run_resumes_a_renewal_of_unknown_outcome() {
     let mut stack = sweeping().await;
     let id = place(&stack.client, &order_with(|_| {})).await;

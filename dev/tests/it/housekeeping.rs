@@ -355,6 +355,15 @@ async fn a_terminated_refund_and_a_terminated_return_begin_anew() {
     let ended = [(late.parse().unwrap(), SystemTime::now() - Duration::from_secs(3_600))];
     let none = waybill_store::housekeeping::start_anew(&pool, &[], &ended, Duration::ZERO).await.unwrap();
     assert_eq!(none, 0, "it was ended before the present one began");
+    // The pump saw the workflow, and could write that only after it had been terminated.
+    let ago = |minutes: u64| SystemTime::now() - Duration::from_secs(minutes * 60);
+    let forget = "update returns set workflow_started_at = null where id = $1::uuid";
+    sqlx::query(forget).bind(&late).execute(&pool).await.unwrap();
+    let seen_at = jiff::Timestamp::try_from(ago(10)).unwrap();
+    waybill_store::returns::mark_started(&pool, late.parse().unwrap(), seen_at).await.unwrap();
+    let ended = [(late.parse().unwrap(), ago(5))];
+    let one = waybill_store::housekeeping::start_anew(&pool, &[], &ended, Duration::ZERO).await.unwrap();
+    assert_eq!(one, 1, "it was ended after it was seen");
 
     // They came to their end, and nothing begins any more.
     let after = of_both().await;

@@ -10,12 +10,16 @@ use waybill_dev::{
 };
 use waybill_domain::{
     event::{Entry, OrderEvent, Pieces},
+    ids::OrderId,
     lines::{LinePart, Selection},
     money::Amount,
     state::OrderState,
     status::{FulfilmentStatus, OrderStatus},
 };
-use waybill_store::projection::{self, Applied};
+use waybill_store::{
+    payments::{self, Ending, Kind, State},
+    projection::{self, Applied},
+};
 
 /// As many orders as there are ways to cancel.
 type Three = [String; 3];
@@ -485,6 +489,59 @@ async fn accepted_answer_is_kept_when_a_lost_task_went_on() {
     reach(&stack.client, &id, "fulfilling").await;
     let events = kinds(&stack.client, &id).await;
     assert_eq!(events.iter().filter(|kind| *kind == "order.amended").count(), 1, "{events:?}");
+    stack.stop().await;
+}
+
+/// Captures a shipment at the provider, as a task would do that was lost before it knew that no other is left.
+async fn capture_as_lost_task(stack: &Stack, id: &str, shipment: &str, amount: i64) {
+    let ledger = stack.payments.snapshot();
+    let intent = values(&ledger["intents"]).into_iter().find(|i| i["metadata"]["order_id"] == id).unwrap();
+    let url =
+        format!("{}/v1/payment_intents/{}/capture", stack.payments.url(), intent["id"].as_str().unwrap());
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let form = [("amount_to_capture", amount.to_string()), ("final_capture", "false".into())];
+    let request = http.post(url).bearer_auth(&stack.secrets.payments_key).form(&form);
+    let request = request.header("Idempotency-Key", format!("order:{id}:capture:{shipment}"));
+    request.send().await.unwrap().error_for_status().unwrap();
+}
+
+#[tokio::test]
+async fn rest_is_voided_if_the_lost_capture_was_not_the_last() {
+    let stack = stack().await;
+    stock_two_locations(&stack.client).await;
+    let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
+    // The lost task knew the answer and wrote it down, or it did not.
+    for is_written in [true, false] {
+        let id = place(&stack.client, &order(&[("HERE", 1), ("THERE", 1)])).await;
+        reach(&stack.client, &id, "fulfilling").await;
+        let line = json!({"reason": "changed my mind", "lines": [1]});
+        let cancelled = stack.client.post(&format!("/v1/orders/{id}/cancellation"), &line).await.unwrap();
+        cancelled.success().unwrap();
+        event(&stack.client, &id, "lines.cancelled").await;
+        let order = stack.client.get(&id).await.unwrap().body;
+        let left = order["shipments"].as_array().unwrap().iter().find(|sh| sh["status"] == "booked").unwrap();
+        let (shipment, amount) = (left["id"].as_str().unwrap(), left["amount"].as_i64().unwrap());
+        capture_as_lost_task(&stack, &id, shipment, amount).await;
+        if is_written {
+            let order: OrderId = id.parse().unwrap();
+            let kind = Kind::Capture(shipment.parse().unwrap());
+            let ask = payments::begin_capture(
+                &pool,
+                order,
+                shipment.parse().unwrap(),
+                Amount::new(amount).unwrap(),
+            );
+            let of = ask.await.unwrap().standing.unwrap().provider_ref;
+            payments::finish(&pool, order, kind, Ending::of(&State::Succeeded, Some(&of))).await.unwrap();
+        }
+        carrier_says(&stack, shipment, "hand_over").await;
+        event(&stack.client, &id, "payment.captured").await;
+        carrier_says(&stack, shipment, "deliver").await;
+        reach(&stack.client, &id, "completed").await;
+        let (held, captured, ..) = at_provider(&stack, &id);
+        assert_eq!((held, captured), (0, amount), "written: {is_written}");
+        check_closed(&stack, &id).await;
+    }
     stack.stop().await;
 }
 

@@ -101,6 +101,33 @@ async fn an_operator_frees_an_order_that_can_not_be_captured() {
 }
 
 #[tokio::test]
+async fn label_booked_by_an_operator_is_not_booked_again() {
+    let stack = stack().await;
+    stack.carrier.set_faults(always(Route::Book, Fault::Status { status: 503 }));
+    let resolved = place(&stack.client, &order_with(|_| {})).await;
+    let restarted = place(&stack.client, &order_with(|_| {})).await;
+    for id in [&resolved, &restarted] {
+        needs(&stack, id, "step_failing").await;
+    }
+    let body = json!({"reason": "booked by telephone", "reference": "TN-1"});
+    operate(&stack.client, &resolved, "resolve", body).await.success().unwrap();
+    let booked = event(&stack.client, &resolved, "shipment.booked").await;
+    assert_eq!(booked["data"]["tracking_number"], "TN-1");
+    let kept = "select count(*) from shipments where order_id = $1::uuid and tracking_number = 'TN-1' and label_id is null";
+    assert_eq!(count(&stack, kept, &resolved).await, 1);
+
+    // What a workflow comes to that does not know of it.
+    let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
+    let by_hand = "update shipments set tracking_number = 'TN-2' where order_id = $1::uuid";
+    sqlx::query(by_hand).bind(&restarted).execute(&pool).await.unwrap();
+    stack.carrier.set_faults(Vec::new());
+    let booked = event(&stack.client, &restarted, "shipment.booked").await;
+    assert_eq!(booked["data"]["tracking_number"], "TN-2");
+    assert_eq!(stack.carrier.snapshot()["labels"], json!([]), "the carrier booked nothing");
+    stack.stop().await;
+}
+
+#[tokio::test]
 async fn operators_do_what_is_safe_and_nothing_else() {
     let stack = stack().await;
     let quiet = place(&stack.client, &order_with(|_| {})).await;

@@ -2,6 +2,8 @@
 
 use super::{ReturnLine, ReturnRecord};
 use crate::{Result, StoreError, parse};
+use jiff::Timestamp;
+use jiff_sqlx::ToSqlx;
 use sqlx::{PgConnection, PgPool};
 use std::time::Duration;
 use waybill_domain::{
@@ -86,14 +88,15 @@ pub async fn due(pool: &PgPool, age: Duration, limit: u16) -> Result<Vec<(Return
     Ok(rows.into_iter().map(|r| (ReturnId(r.id), OrderId(r.order_id), MerchantId(r.merchant_id))).collect())
 }
 
-/// The return has a workflow.
+/// The return had a workflow at `seen_at`, as [`crate::refunds::mark_started`].
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn mark_started(pool: &PgPool, id: ReturnId) -> Result<()> {
+pub async fn mark_started(pool: &PgPool, id: ReturnId, seen_at: Timestamp) -> Result<()> {
     sqlx::query!(
-        "update returns set workflow_started_at = now() where id = $1 and workflow_started_at is null",
-        id.0
+        "update returns set workflow_started_at = $2 where id = $1 and workflow_started_at is null",
+        id.0,
+        seen_at.to_sqlx() as _
     )
     .execute(pool)
     .await?;

@@ -7,10 +7,14 @@ use reqwest::{
     header::{ETAG, LOCATION},
 };
 use serde_json::{Value, json};
+use uuid::Uuid;
 use waybill_dev::{
     client::{Reply, new_key},
+    servers::Servers,
     stack::Stack,
 };
+use waybill_domain::ids::MerchantId;
+use waybill_store::idempotency::{self, Known, RequestKey};
 
 const ORDERS_OF: &str = "select count(*) from orders where customer_id = $1";
 
@@ -28,6 +32,29 @@ async fn the_same_request_twice_is_one_request() {
     let reused = stack.client.place(&order_with(|_| {}), &key, None).await.unwrap();
     refused(&reused, 422, "idempotency_key_reused", "after a restart");
     stack.stop().await;
+}
+
+#[tokio::test]
+async fn request_answered_twice_keeps_its_first_answer() {
+    let servers = Servers::for_tests().await.unwrap();
+    let url = servers.postgres.create_database("answered_twice").await.unwrap();
+    let pool = waybill_store::connect(&url, 2).unwrap();
+    waybill_store::migrate(&pool).await.unwrap();
+    let request = RequestKey {
+        merchant_id: MerchantId(Uuid::now_v7()),
+        route: "cancel",
+        key: new_key(),
+        fingerprint: [7; 32],
+    };
+    // The first process is slow, and the key counts as given up.
+    assert!(!idempotency::claim(&pool, &request).await.unwrap().unwrap().again);
+    idempotency::set_free(&pool, &request).await.unwrap();
+    assert!(idempotency::claim(&pool, &request).await.unwrap().unwrap().again);
+    for body in ["first", "second"] {
+        idempotency::answer(&pool, &request, 202, body).await.unwrap();
+    }
+    let known = idempotency::look_up(&pool, &request).await.unwrap();
+    assert_eq!(known, Known::Answered { status: 202, body: "first".into() });
 }
 
 fn same_again(first: &Reply, again: &Reply, what: &str) {
