@@ -18,6 +18,8 @@ use waybill_workflows::{
 /// (<https://docs.stripe.com/api/idempotent_requests>). After that a hold is only looked up, never asked for again,
 /// and a capture is looked up before.
 pub(super) const KEY_TRUSTED_HOURS: f64 = 23.0;
+/// The code of a hold that comes to nothing because its order has been undone.
+const UNDONE: &str = "order_undone";
 /// Stripe's code for a customer who would have to prove who they are, and is not there.
 const CUSTOMER_ABSENT: &str = "authentication_required";
 
@@ -33,7 +35,7 @@ pub(crate) async fn authorize(
         .ok_or_else(|| StepFailure::Refused("order_not_found".into()))?;
     let Some(mut operation) = ask.operation else {
         // A late repetition of a step that has been undone.
-        return Ok(Authorization::Declined { code: "order_undone".into() });
+        return Ok(Authorization::Declined { code: UNDONE.into() });
     };
     if operation.state == State::Pending {
         let hold = learn(steps, order_id, &operation, &ask.terms).await?;
@@ -231,11 +233,16 @@ pub(crate) async fn void(steps: &OrderSteps, input: &OrderRef) -> Result<VoidRes
     if operation.state != State::Succeeded {
         // Again: a hold may have been begun before the void was written down (see `payments::begin_hold`).
         let Held { holds, rest } = held(steps, order_id).await?;
-        for (generation, provider_ref) in &holds {
-            let kind = if *generation == 1 { Kind::Void } else { Kind::Rest(*generation) };
-            steps.provider.void(&kind.key(order_id), provider_ref).await?;
+        for hold in &holds {
+            let kind = if hold.generation == 1 { Kind::Void } else { Kind::Rest(hold.generation) };
+            steps.provider.void(&kind.key(order_id), &hold.provider_ref).await?;
+            if hold.is_pending {
+                let undone = State::Declined(UNDONE.into());
+                let kind = Kind::Authorize(hold.generation);
+                payments::finish(pool, order_id, kind, Ending::of(&undone, Some(&hold.provider_ref))).await?;
+            }
         }
-        let last = holds.last().map(|(_, provider_ref)| provider_ref.as_str());
+        let last = holds.last().map(|hold| hold.provider_ref.as_str());
         let ending = Ending { amount: Some(rest), ..Ending::of(&State::Succeeded, last) };
         operation = payments::finish(pool, order_id, Kind::Void, ending).await?;
     }
@@ -245,45 +252,60 @@ pub(crate) async fn void(steps: &OrderSteps, input: &OrderRef) -> Result<VoidRes
 
 /// What an order has at the provider.
 struct Held {
-    /// The holds that stand, by their generation, and the provider's ids of their payments.
-    holds: Vec<(u32, String)>,
+    /// What is to be voided.
+    holds: Vec<StandingHold>,
     /// Held and not captured.
     rest: Amount,
+}
+
+struct StandingHold {
+    generation: u32,
+    /// The provider's id of its payment.
+    provider_ref: String,
+    /// How much was ever held.
+    amount: Amount,
+    /// The customer has not authenticated, so nothing is held yet.
+    is_pending: bool,
 }
 
 async fn held(steps: &OrderSteps, order_id: OrderId) -> Result<Held, StepFailure> {
     let pool = &steps.pool;
     let mut held = Held { holds: Vec::new(), rest: Amount::ZERO };
     for hold in payments::holds(pool, order_id).await? {
-        if let Some((provider_ref, amount)) = standing(steps, order_id, &hold).await? {
-            let of_it = amount.minus_or_zero(payments::captured(pool, order_id, &provider_ref).await?);
-            held.rest = held.rest.plus(of_it).map_err(|e| StepFailure::Refused(e.to_string()))?;
-            held.holds.push((hold.generation, provider_ref));
+        if let Some(hold) = standing(steps, order_id, &hold).await? {
+            let captured = payments::captured(pool, order_id, &hold.provider_ref).await?;
+            let rest = hold.amount.minus_or_zero(captured);
+            held.rest = held.rest.plus(rest).map_err(|e| StepFailure::Refused(e.to_string()))?;
+            held.holds.push(hold);
         }
     }
     Ok(held)
 }
 
-/// The payment behind a hold, and how much of it was ever held, unless there is nothing to give free.
+/// A hold that stands, unless there is nothing to give free.
 async fn standing(
     steps: &OrderSteps,
     order_id: OrderId,
     hold: &Operation,
-) -> Result<Option<(String, Amount)>, StepFailure> {
+) -> Result<Option<StandingHold>, StepFailure> {
+    let stands = |provider_ref, amount, is_pending| {
+        Some(StandingHold { generation: hold.generation, provider_ref, amount, is_pending })
+    };
     Ok(match &hold.state {
         _ if hold.is_over => None,
         State::Declined(_) => None,
-        State::Succeeded => hold.provider_ref.clone().map(|id| (id, hold.amount)),
+        State::Succeeded => hold.provider_ref.clone().and_then(|id| stands(id, hold.amount, false)),
         // Nobody knows whether it happened. Asking again tells, and then there is an id to void.
         State::Pending => match learn(steps, order_id, hold, &terms(steps, order_id).await?).await? {
-            Hold::Authorized(held) => {
-                let kind = Kind::Authorize(hold.generation);
-                keep(steps, order_id, kind, &Hold::Authorized(held.clone())).await?;
-                Some((held.provider_ref, hold.amount))
-            }
             // Nothing is held yet, and nothing shall be when the customer comes back.
-            Hold::ActionRequired { provider_ref, .. } => Some((provider_ref, Amount::ZERO)),
-            Hold::Declined { .. } | Hold::Rejected { .. } => None,
+            Hold::ActionRequired { provider_ref, .. } => stands(provider_ref, Amount::ZERO, true),
+            known => {
+                keep(steps, order_id, Kind::Authorize(hold.generation), &known).await?;
+                match known {
+                    Hold::Authorized(held) => stands(held.provider_ref, hold.amount, false),
+                    _ => None,
+                }
+            }
         },
     })
 }

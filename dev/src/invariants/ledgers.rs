@@ -72,6 +72,18 @@ pub(super) async fn check_rest(pool: &PgPool) -> Result<Vec<Violation>> {
             detail: "reservations and concerns differ".into(),
         });
     }
+    // A refund may be pending for as long as the provider likes.
+    let unknown: Vec<Uuid> = sqlx::query_scalar(
+        "select distinct p.order_id from payment_operations p join orders o on o.id = p.order_id
+         where p.state = 'pending' and p.kind <> 'refund' and o.status in ('completed', 'cancelled', 'rejected', 'expired')",
+    )
+    .fetch_all(pool)
+    .await?;
+    found.extend(unknown.into_iter().map(|order| Violation {
+        order: Some(order.to_string()),
+        rule: "the ledger has the outcome of every payment operation of an order that has ended",
+        detail: "one is pending".into(),
+    }));
     if unsettled > 0 {
         found.push(violation("every message reaches its workflow", format!("{unsettled} are unsettled")));
     }
