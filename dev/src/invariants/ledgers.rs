@@ -81,7 +81,7 @@ pub(super) async fn check_rest(pool: &PgPool) -> Result<Vec<Violation>> {
     .await?;
     found.extend(unknown.into_iter().map(|order| Violation {
         order: Some(order.to_string()),
-        rule: "the ledger has the outcome of every payment operation of an order that has ended",
+        rule: "the ledger has the outcome of every payment operation of an ended order",
         detail: "one is pending".into(),
     }));
     if unsettled > 0 {
