@@ -40,7 +40,15 @@ pub(crate) async fn authorize(
     if operation.state == State::Pending {
         let hold = learn(steps, order_id, &operation, &ask.terms).await?;
         let hold = without_customer(steps, generation, hold).await?;
-        let Some(kept) = keep(steps, order_id, Kind::Authorize(generation), &hold).await? else {
+        let kind = Kind::Authorize(generation);
+        let mut kept = keep(steps, order_id, kind, &hold).await?;
+        if let (None, None, Hold::ActionRequired { provider_ref, .. }) =
+            (&kept, &operation.provider_ref, &hold)
+        {
+            // Webhooks of what the customer did before that was written found no order that waits for them.
+            kept = keep(steps, order_id, kind, &steps.provider.look_up(provider_ref).await?).await?;
+        }
+        let Some(kept) = kept else {
             return Ok(Authorization::ActionRequired { wait_seconds: steps.waits.action_seconds });
         };
         operation = kept;

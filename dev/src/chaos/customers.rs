@@ -140,7 +140,7 @@ async fn send(world: &World, random: &mut Random, id: &str, message: Message) {
         }
         M::Amend => amend(world, random, id).await,
         M::Authenticate => {
-            reach(world, random, id, |order| order["payment_action"] != Value::Null).await;
+            reach(world, random, id, |order| order["payment_action_required"] == true).await;
             authenticate(world, id).await;
         }
         M::Refund => {

@@ -1,7 +1,7 @@
 //! A workflow task that is lost with its worker has done what it did: money may be held, a label may be booked, and no
 //! history says so. The task runs again, and a cancel that came in meanwhile is heard before any of it.
 
-use crate::{books::*, people::needs, replay::assert_replays, support::*};
+use crate::{books::*, payment::authenticate, people::needs, replay::assert_replays, support::*};
 use futures::future::join_all;
 use serde_json::{Value, json};
 use waybill_dev::{
@@ -307,6 +307,31 @@ async fn carrier_refusal_is_reported_after_a_lost_task() {
     assert!(refused < position("shipment.handed_over").unwrap(), "{events:?}");
     assert_eq!(position("cancellation.refused"), None, "{events:?}");
     check_goods(&stack, &before).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn customer_can_still_authenticate_after_a_restart() {
+    let stack = stack().await;
+    let mut order = order(&[("SHOE-42-BLK", 2)]);
+    order["payment"]["method"] = json!("pm_card_authenticationRequired");
+    let id = place(&stack.client, &order).await;
+    event(&stack.client, &id, "payment.action_required").await;
+    // The order restarts from the read model, and what it asks of the provider fails once.
+    stack.payments.set_faults(vec![rule(Route::Lookup, Fault::Status { status: 429 }, None)]);
+    write_as_lost_task(&stack, &id, vec![OrderEvent::StatusChanged {}], |_| {}).await;
+    signal(&id, "cancel", r#"{"reason": "one will do", "lines": [{"line": 0, "quantity": 1}]}"#).await;
+    event(&stack.client, &id, "lines.cancelled").await;
+    event(&stack.client, &id, "step.retrying").await;
+    stack.payments.set_faults(Vec::new());
+    until("the customer is asked", || async {
+        let order = stack.client.get(&id).await.unwrap().body;
+        (order["payment_action_required"] == true).then_some(())
+    })
+    .await;
+    authenticate(&stack, &id, true).await;
+    let order = reach(&stack.client, &id, "fulfilling").await;
+    assert_eq!(order["payment_action_required"], false, "{order:#}");
     stack.stop().await;
 }
 

@@ -137,7 +137,7 @@ fn intent(stack: &Stack, id: &str) -> Value {
     intents.iter().find(|i| i["metadata"]["order_id"] == id).cloned().unwrap()
 }
 
-async fn authenticate(stack: &Stack, id: &str, success: bool) {
+pub async fn authenticate(stack: &Stack, id: &str, success: bool) {
     let intent = intent(stack, id);
     let url = format!(
         "{}/_sim/payment_intents/{}/authenticate",
@@ -201,6 +201,42 @@ async fn authentication_before_a_lost_answer_is_noticed() {
     stack.payments.set_faults(Vec::new());
     reach(&stack.client, &id, "fulfilling").await;
     assert_eq!(at_provider(&stack, &id), (1000, 0, 0, 1));
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn authentication_before_its_payment_is_in_the_ledger_is_noticed() {
+    let stack = stack().await;
+    stack.payments.set_faults(vec![always(Route::Authorize, Fault::Stall)]);
+    let order = order_with(|o| o["payment"]["method"] = json!("pm_card_authenticationRequired"));
+    let id = place(&stack.client, &order).await;
+    until("it is asked for", || async { (!stack.payments.stalled().is_empty()).then_some(()) }).await;
+    // The answer can't be written before the customer has come and gone.
+    let pool = waybill_store::connect(&stack.database_url, 2).unwrap();
+    let mut lock = pool.begin().await.unwrap();
+    let row = "select key from payment_operations where order_id = $1::uuid for update";
+    sqlx::query(row).bind(&id).execute(&mut *lock).await.unwrap();
+    stack.payments.set_faults(Vec::new());
+    until("it is at the provider", || async { (at_provider(&stack, &id).3 == 1).then_some(()) }).await;
+    authenticate(&stack, &id, true).await;
+    let heard = "select count(*) from inbox where order_id = $1::uuid and event_id like 'evt_%' and settled_at is not null";
+    until("its webhooks came", || async { (count(&stack, heard, &id).await >= 2).then_some(()) }).await;
+    lock.commit().await.unwrap();
+    reach(&stack.client, &id, "fulfilling").await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn authentication_is_heard_whatever_the_row_says() {
+    let stack = stack().await;
+    let order = order_with(|o| o["payment"]["method"] = json!("pm_card_authenticationRequired"));
+    let id = place(&stack.client, &order).await;
+    event(&stack.client, &id, "payment.action_required").await;
+    let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
+    let behind = "update orders set payment_action = false where id = $1::uuid";
+    sqlx::query(behind).bind(&id).execute(&pool).await.unwrap();
+    authenticate(&stack, &id, true).await;
+    reach(&stack.client, &id, "fulfilling").await;
     stack.stop().await;
 }
 

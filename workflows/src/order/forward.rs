@@ -233,7 +233,6 @@ async fn await_customer(ctx: &Ctx, wait_seconds: u64) -> Result<(), Stop> {
     let limit = Duration::from_secs(wait_seconds);
     let deadline = ctx.workflow_time().map(|now| now + limit);
     let woken = wait(ctx, |s| s.payment_news, Some((limit, "the customer's authentication"))).await;
-    ctx.state_mut(|s| s.state.payment_action = false);
     check_cancel(ctx)?;
     // Word that comes after the deadline is of our own voiding, where the workflow task that did it was lost.
     let late = ctx.workflow_time() >= deadline;

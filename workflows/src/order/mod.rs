@@ -490,8 +490,11 @@ impl OrderWorkflow {
         ShipmentRef { order_id: self.input.order_id, shipment_id }
     }
 
+    /// The customer has something to do until the outcome is known. Not only while the workflow waits for it: an answer that
+    /// is asked for again may change nothing else, and then nothing is written.
     fn set_payment(&mut self, status: PaymentStatus) {
         self.state.payment_status = status;
+        self.state.payment_action &= matches!(status, PaymentStatus::Pending | PaymentStatus::Unknown);
     }
 }
 

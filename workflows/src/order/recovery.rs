@@ -143,7 +143,6 @@ impl OrderWorkflow {
             self.state.needs.retain(|need| need.step == carrier::BROUGHT_UP);
             self.state.attention = self.state.needs.last().map(|need| need.reason);
         }
-        self.state.payment_action = false;
         self.unwinding = false;
         self.written_status = self.state.status;
         (self.resumed, self.path) = (true, Vec::new());

@@ -47,7 +47,10 @@ pub(crate) async fn unwind(ctx: &Ctx, mut why: Stop) {
     let is_recorded = changes::has(ctx, changes::ONE_ENDING);
     // A cancel of shipments has been recorded and written before the carrier was asked.
     let is_claimed = ctx.state(|s| s.state.status == OrderStatus::Cancelling);
-    ctx.state_mut(|s| s.unwinding = true);
+    ctx.state_mut(|s| {
+        s.unwinding = true;
+        s.state.payment_action = false;
+    });
     show_cancelling(ctx, &why);
     let mut is_final = is_recorded && matches!(why, Stop::Cancelled { .. });
     if is_recorded && !is_claimed && (is_final || may_hold_money(ctx)) {
