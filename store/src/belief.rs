@@ -29,12 +29,14 @@ pub struct Belief {
 /// When Postgres fails.
 pub async fn of_payment(pool: &PgPool, order: OrderId, payment: &str) -> Result<Option<Belief>> {
     // A pending hold whose payment is known waits for its customer: the ledger has that before the order's row does.
+    // A void that an ended order has not finished is what the comparison is to finish.
     // A hold is over when it has a `void` of its own, or when the order is undone.
     let row = sqlx::query!(
         r#"select o.status, o.payment_status = 'unknown' or o.payment_action
                or coalesce(bool_or(p.kind = 'authorize' and p.state = 'pending' and p.provider_ref is not null), false)
                as "is_awaited!",
-             coalesce(bool_or(p.state = 'pending' and p.kind <> 'refund'), false) as "under_way!",
+             coalesce(bool_or(p.state = 'pending' and p.kind <> 'refund' and not (p.kind = 'void'
+               and o.status in ('completed', 'cancelled', 'rejected', 'expired'))), false) as "under_way!",
              coalesce(bool_or(p.provider_ref = $2), false) as "is_known!",
              coalesce(sum(p.amount) filter (where p.provider_ref = $2 and p.kind = 'authorize' and p.state = 'succeeded'), 0)
                ::bigint as "authorized!",

@@ -157,11 +157,13 @@ pub struct Ledger {
 /// When Postgres fails.
 pub async fn ledgers(pool: &PgPool, orders: &[OrderId], age: Duration) -> Result<BTreeMap<OrderId, Ledger>> {
     let ids: Vec<Uuid> = orders.iter().map(|order| order.0).collect();
+    // A void that an ended order has not finished is what the comparison is to finish.
     let rows = sqlx::query!(
         r#"select o.id, o.status, o.updated_at <= now() - make_interval(secs => $2) as "old!",
              p.provider_ref as "provider_ref?",
              coalesce(sum(p.amount) filter (where p.kind = 'capture' and p.state = 'succeeded'), 0)::bigint as "captured!",
-             coalesce(bool_or(p.state = 'pending'), false) as "pending!"
+             coalesce(bool_or(p.state = 'pending' and not (p.kind = 'void'
+               and o.status in ('completed', 'cancelled', 'rejected', 'expired'))), false) as "pending!"
            from orders o left join payment_operations p on p.order_id = o.id
            where o.id = any($1) group by o.id, p.provider_ref"#,
         &ids,

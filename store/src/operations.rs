@@ -58,6 +58,16 @@ pub async fn record(pool: &PgPool, word: &OperatorWord) -> Result<()> {
         .execute(&mut *tx)
         .await?;
     }
+    if let (Some(Kind::Void), Some(_)) = (word.ends, ended) {
+        // Nothing else is done about the order's holds.
+        sqlx::query!(
+            "update payment_operations set state = 'declined', code = 'order_undone', updated_at = now()
+             where order_id = $1 and state = 'pending' and kind in ('authorize', 'void')",
+            word.order_id.0
+        )
+        .execute(&mut *tx)
+        .await?;
+    }
     if let (Some(shipment), OperatorAction::Resolve) = (word.books, word.action) {
         sqlx::query!(
             "update shipments set tracking_number = $2 where id = $1 and label_id is null",

@@ -239,6 +239,22 @@ pub async fn finish(pool: &PgPool, order: OrderId, kind: Kind, ending: Ending<'_
     }
 }
 
+/// Ends what was about to be given free of one payment's hold, if anything was.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn finish_release(pool: &PgPool, order: OrderId, provider_ref: &str) -> Result<()> {
+    sqlx::query!(
+        "update payment_operations set state = 'succeeded', updated_at = now()
+         where order_id = $1 and provider_ref = $2 and kind = 'void' and state = 'pending'",
+        order.0,
+        provider_ref
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
 /// Ends what was about to be given free of single holds: their order's void has given all of them free, and counts it.
 ///
 /// # Errors

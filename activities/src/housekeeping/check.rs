@@ -8,6 +8,7 @@ use waybill_store::{
     belief::{self, Belief},
     drifts::{self, Drift},
     inbox::{self, Message},
+    payments,
 };
 use waybill_workflows::{
     housekeeping::{PaymentCheck, Reconciled},
@@ -70,6 +71,7 @@ async fn held(
             tell(steps, done, &drift).await?;
             let key = format!("reconcile:{}:void", input.payment);
             steps.provider.void(&key, &input.payment).await?;
+            payments::finish_release(&steps.pool, input.order_id, &input.payment).await?;
             repaired(steps, done, &drift, "voided").await
         }
         (true, false) => tell(steps, done, &drift("unknown_payment")).await,

@@ -7,7 +7,10 @@ use crate::{payments::ProviderPayment, retry::StepFailure};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use temporalio_sdk::activities::ActivityContext;
-use waybill_store::drifts::{self, Drift, Ledger};
+use waybill_store::{
+    drifts::{self, Drift, Ledger},
+    payments,
+};
 use waybill_workflows::housekeeping::Reconciled;
 
 /// How far back payments and refunds are compared, in days: longer than a card's authorization lasts.
@@ -73,12 +76,14 @@ async fn compare(
         }
         _ => {}
     }
-    if payment.capturable > 0 && ledger.status.is_terminal() {
+    if let (true, true, Some(order)) = (payment.capturable > 0, ledger.status.is_terminal(), payment.order_id)
+    {
         let drift = drift("held_after_end");
         tell(steps, done, &drift).await?;
         // Nothing will ever be captured for an order that has ended, so this takes nothing from anybody.
         let key = format!("reconcile:{}:void", payment.provider_ref);
         steps.provider.void(&key, &payment.provider_ref).await?;
+        payments::finish_release(&steps.pool, order, &payment.provider_ref).await?;
         if drifts::repaired(&steps.pool, &drift, "voided").await? {
             done.repaired += 1;
         }

@@ -294,6 +294,34 @@ async fn an_heir_leaves_alone_what_an_operator_wrote_off() {
 }
 
 #[tokio::test]
+async fn successor_run_captures_what_follows_a_skipped_shipment() {
+    let stack = sweeping().await;
+    stock_two_locations(&stack.client).await;
+    let (id, left) = place_two_shipments(&stack.client).await;
+    stack.payments.set_faults(vec![rule(Route::Capture, Fault::Refuse, &id)]);
+    carrier_says(&stack, &left[0], "hand_over").await;
+    people::needs(&stack, &id, "capture_failing").await;
+    let skip = people::operate(&stack.client, &id, "skip", json!({"reason": "a gift"})).await;
+    assert_eq!(skip.status.as_u16(), 202, "{}", skip.body);
+    event(&stack.client, &id, "step.failed").await;
+    carrier_says(&stack, &left[1], "hand_over").await;
+    people::needs(&stack, &id, "capture_failing").await;
+    terminate(&id).await;
+    stack.payments.set_faults(Vec::new());
+    inherited(&stack, &id).await;
+    event(&stack.client, &id, "payment.captured").await;
+    for shipment in &left {
+        carrier_says(&stack, shipment, "deliver").await;
+    }
+    let order = reach(&stack.client, &id, "completed").await;
+    let second = order["shipments"].as_array().unwrap().iter().find(|sh| sh["id"] == left[1]).unwrap();
+    let amount = second["amount"].as_i64().unwrap();
+    assert_eq!(at_provider(&stack, &id), (0, amount, 0, 1), "of the first authorization");
+    check_closed(&stack, &id).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
 async fn an_heir_gives_free_what_was_held_for_what_was_written_off() {
     let stack = sweeping().await;
     let id = place(&stack.client, &order_with(|_| {})).await;

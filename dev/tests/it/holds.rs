@@ -2,7 +2,7 @@
 
 use crate::{
     books::{at_provider, check_closed, check_goods, pieces, values},
-    housekeeping::{inherited, sweeping, terminate},
+    housekeeping::{inherited, reconcile, sweeping, terminate},
     people::operate,
     support::*,
 };
@@ -289,6 +289,30 @@ async fn earlier_hold_counts_as_under_way_while_it_is_voided() {
     reach(&stack.client, &id, "cancelled").await;
     check_closed(&stack, &id).await;
     assert_eq!(count(&stack, under_way, &id).await, 0);
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn unfinished_void_of_an_ended_order_is_finished_by_the_reconciliation() {
+    let stack = sweeping().await;
+    stack.payments.set_hold(SHORT);
+    let id = place(&stack.client, &order_with(|_| {})).await;
+    reach(&stack.client, &id, "fulfilling").await;
+    stack.payments.set_hold(LONG);
+    let away = |route| rule(route, Fault::Status { status: 503 }, &id);
+    stack.payments.set_faults(vec![away(Route::Void), away(Route::Lookup)]);
+    // The new hold is there, the earlier one can't be voided, and an operator goes on without that.
+    needs(&stack, &id, json!("payment_unknown")).await;
+    let resolve = json!({"reason": "it is held", "reference": "pi_seen"});
+    operate(&stack.client, &id, "resolve", resolve).await.success().unwrap();
+    event(&stack.client, &id, "payment.reauthorized").await;
+    hand_over_and_deliver(&stack, &id).await;
+    let unfinished = "select count(*) from payment_operations
+        where order_id = $1::uuid and kind = 'void' and state = 'pending'";
+    assert_eq!((count(&stack, unfinished, &id).await, at_provider(&stack, &id).0), (1, 1_000));
+    stack.payments.set_faults(Vec::new());
+    reconcile(&stack).await;
+    assert_eq!((count(&stack, unfinished, &id).await, at_provider(&stack, &id).0), (0, 0));
     stack.stop().await;
 }
 

@@ -117,6 +117,7 @@ async fn label_booked_by_an_operator_is_not_booked_again() {
     assert_eq!(count(&stack, kept, &resolved).await, 1);
 
     // What a workflow comes to that does not know of it.
+    // Late attempts may still be on their way to the carrier, which is away.
     let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
     let by_hand = "update shipments set tracking_number = 'TN-2' where order_id = $1::uuid";
     sqlx::query(by_hand).bind(&restarted).execute(&pool).await.unwrap();

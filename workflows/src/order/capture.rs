@@ -12,13 +12,14 @@ use waybill_domain::{
     status::PaymentStatus,
 };
 
-/// Takes the money for a shipment, or ends because an operator says so.
-pub(crate) async fn take(ctx: &Ctx, id: ShipmentId) {
+/// Takes the money for a shipment, or ends because an operator says so. `others` says whether others that have left are
+/// still to be captured after it.
+pub(crate) async fn take(ctx: &Ctx, id: ShipmentId, others: bool) {
     let input = ctx.state(|s| CaptureInput {
         order_id: s.input.order_id,
         shipment_id: id,
         amount: s.state.shipment(id).map(|sh| sh.amount).unwrap_or_default(),
-        is_final: !s.state.shipments.iter().any(|sh| sh.is_open()),
+        is_final: !others && !s.state.shipments.iter().any(|sh| sh.is_open()),
     });
     if input.amount.is_zero() && changes::has(ctx, changes::NOTHING_TO_PAY) {
         return take_nothing(ctx, &input).await;

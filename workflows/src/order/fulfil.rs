@@ -168,6 +168,11 @@ pub(super) fn settle(ctx: &Ctx, id: ShipmentId, status: FulfilmentStatus, event:
 
 /// The pivot: the goods are gone, so their money is taken. From here on this shipment only goes forward.
 pub(super) async fn hand_over(ctx: &Ctx, id: ShipmentId) {
+    hand_over_before(ctx, id, false).await;
+}
+
+/// As [`hand_over`]; `others` says whether others that have left are still to be captured after it.
+pub(super) async fn hand_over_before(ctx: &Ctx, id: ShipmentId, others: bool) {
     settle(ctx, id, FulfilmentStatus::HandedOver, OrderEvent::HandedOver { shipment_id: id });
     roll_up(ctx);
     let goods = Step {
@@ -180,7 +185,7 @@ pub(super) async fn hand_over(ctx: &Ctx, id: ShipmentId) {
     let input = ctx.state(|s| s.shipment_ref(id));
     // A persistent step ends in success, or because an operator says so.
     let _ = step::run(ctx, || OrderActivities::hand_over, input, goods, |_| Ok(())).await;
-    capture::take(ctx, id).await;
+    capture::take(ctx, id, others).await;
 }
 
 /// Once the order was promised, a workflow task that was lost may have asked for labels that this one has not come to.

@@ -143,6 +143,7 @@ impl OrderWorkflow {
             self.state.needs.retain(|need| need.step == carrier::BROUGHT_UP);
             self.state.attention = self.state.needs.last().map(|need| need.reason);
         }
+        self.action_reported = self.facts.contains(&fact(&OrderEvent::ActionRequired {}));
         self.unwinding = false;
         self.written_status = self.state.status;
         (self.resumed, self.path) = (true, Vec::new());
@@ -337,8 +338,9 @@ async fn capture_missing(ctx: &Ctx) {
             .map(|sh| sh.id)
             .collect()
     });
+    let last = unpaid.last().copied();
     for id in unpaid {
-        fulfil::hand_over(ctx, id).await;
+        fulfil::hand_over_before(ctx, id, Some(id) != last).await;
     }
 }
 
