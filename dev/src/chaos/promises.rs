@@ -51,7 +51,11 @@ fn holds(order: &Order, promise: &Promise) -> bool {
             };
             cancelled || order.has(|event| matches!(event, E::CancelRequested { .. })) && order.has(refused)
         }
-        Promise::Answered(kind) => cancelled || order.has(|event| event.fact_key().as_deref() == Some(kind)),
+        // A successor run does not know of an answer that nobody had acted on when the workflow was terminated.
+        Promise::Answered(kind) => {
+            order.has(|event| event.fact_key().as_deref() == Some(kind))
+                || order.has(|event| matches!(event, E::Inherited { .. }))
+        }
         Promise::Refund => order.has(|event| matches!(event, E::RefundRequested { .. })),
         Promise::Return => order.has(|event| matches!(event, E::ReturnRequested { .. })),
     }

@@ -46,6 +46,36 @@ async fn what_comes_while_an_order_ends_is_taken_in() {
     stack.stop().await;
 }
 
+#[tokio::test]
+async fn answer_that_a_cancel_overtakes_is_in_the_timeline() {
+    let mut stack = stack().await;
+    put_stock(&stack.client, "SCARCE", &[("AMS", 1)]).await;
+    let reviewed = place(&stack.client, &dear_order()).await;
+    let mut short = order(&[("SCARCE", 2)]);
+    short["shortage_policy"] = json!("ask_customer");
+    let short = place(&stack.client, &short).await;
+    reach(&stack.client, &reviewed, "in_review").await;
+    reach(&stack.client, &short, "awaiting_customer").await;
+    // One workflow task has both messages.
+    stack.workers[0].kill_hard().await.unwrap();
+    let answers = [
+        (&reviewed, "decide", r#"{"decision": "approve", "reason": "known"}"#, "order.decided"),
+        (&short, "amend", r#"{"accept": "ship_available"}"#, "order.amended"),
+    ];
+    for (id, name, input, _) in answers {
+        let workflow = format!("order:{id}");
+        temporal(&["workflow", "signal", "-w", &workflow, "--name", name, "--input", input]).await;
+        temporal(&["workflow", "signal", "-w", &workflow, "--name", "cancel"]).await;
+    }
+    stack.add_worker().await.unwrap();
+    for (id, .., kind) in answers {
+        reach(&stack.client, id, "cancelled").await;
+        event(&stack.client, id, kind).await;
+        check_closed(&stack, id).await;
+    }
+    stack.stop().await;
+}
+
 /// Whether a signal came before the time of the review was over.
 async fn came_in_time(workflow: &str) -> bool {
     let history = temporal(&["workflow", "show", "-w", workflow]).await;

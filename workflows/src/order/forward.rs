@@ -105,26 +105,43 @@ async fn ask_customer(ctx: &Ctx, wait_seconds: u64) -> Result<(), Stop> {
     let limit = Some((time_left(ctx), "the customer's answer"));
     let woken = wait(ctx, |s| s.amendment.is_some() || !s.state.is_short(), limit).await;
     record_answer(ctx, |s| s.amendment.is_some()).await;
-    check_cancel(ctx)?;
+    check_cancel_after(ctx, amended)?;
     // What was answered counts, also where the lines that were short have been cancelled meanwhile.
     let (is_short, is_answered) = ctx.state(|s| (s.state.is_short(), s.amendment.is_some()));
     let counts = is_answered && changes::has(ctx, changes::ONE_ENDING);
     if !is_short && !counts {
         return Ok(());
     }
+    if let Some(event) = ctx.state(amended) {
+        note(ctx, event);
+    }
     match (woken, ctx.state(|s| s.amendment.clone())) {
-        (_, Some(Amendment { accept: Acceptance::ShipAvailable })) => {
-            note(ctx, OrderEvent::Amended { accept: "ship_available".into() });
-            Ok(())
-        }
+        (_, Some(Amendment { accept: Acceptance::ShipAvailable })) => Ok(()),
         (_, Some(Amendment { accept: Acceptance::Cancel })) => {
-            note(ctx, OrderEvent::Amended { accept: "cancel".into() });
             Err(Stop::Cancelled { reason: "the customer does not want what is left".into() })
         }
         (Woken::TimedOut | Woken::Ready, None) => {
             Err(Stop::Expired { reason: "no_answer_from_customer".into() })
         }
     }
+}
+
+/// What was amended, if anything was.
+fn amended(s: &OrderWorkflow) -> Option<OrderEvent> {
+    let accept = match s.amendment.as_ref()?.accept {
+        Acceptance::ShipAvailable => "ship_available",
+        Acceptance::Cancel => "cancel",
+    };
+    Some(OrderEvent::Amended { accept: accept.into() })
+}
+
+/// A cancel overtakes an answer that was accepted before it; the timeline has both.
+fn check_cancel_after(ctx: &Ctx, answer: impl Fn(&OrderWorkflow) -> Option<OrderEvent>) -> Result<(), Stop> {
+    let stop = check_cancel(ctx);
+    if let (Err(_), Some(event)) = (&stop, ctx.state(answer)) {
+        note(ctx, event);
+    }
+    stop
 }
 
 /// Shows that an answer is waited for, and from when on: once that is in the history, since the answer may come as soon as
@@ -286,7 +303,7 @@ async fn review(ctx: &Ctx, wait_seconds: u64) -> Result<(), Stop> {
             Some((time_left(ctx), "a reviewer's decision")),
         );
         let woken = watch.during(ctx, decided).await;
-        check_cancel(ctx)?;
+        check_cancel_after(ctx, self::decided)?;
         if ctx.state(|s| s.decision.is_some() || s.renewal_due.is_none()) {
             break woken;
         }
@@ -295,21 +312,25 @@ async fn review(ctx: &Ctx, wait_seconds: u64) -> Result<(), Stop> {
     };
     watch.end();
     record_answer(ctx, |s| s.decision.is_some()).await;
-    check_cancel(ctx)?;
-    match (woken, ctx.state(|s| s.decision.clone())) {
-        (_, Some(decision)) => {
-            let word = if decision.decision == Verdict::Approve { "approve" } else { "reject" };
-            let reason = super::messages::shorten(&decision.reason);
-            note(ctx, OrderEvent::Decided { decision: word.into(), reason });
-            match decision.decision {
-                Verdict::Approve => Ok(()),
-                Verdict::Reject => Err(Stop::Rejected { reason: "rejected_in_review".into() }),
-            }
-        }
+    check_cancel_after(ctx, self::decided)?;
+    if let Some(event) = ctx.state(self::decided) {
+        note(ctx, event);
+    }
+    match (woken, ctx.state(|s| s.decision.as_ref().map(|decision| decision.decision))) {
+        (_, Some(Verdict::Approve)) => Ok(()),
+        (_, Some(Verdict::Reject)) => Err(Stop::Rejected { reason: "rejected_in_review".into() }),
         (Woken::TimedOut | Woken::Ready, None) => {
             Err(Stop::Expired { reason: "not_reviewed_in_time".into() })
         }
     }
+}
+
+/// What was decided, if anything was.
+fn decided(s: &OrderWorkflow) -> Option<OrderEvent> {
+    let decision = s.decision.as_ref()?;
+    let word = if decision.decision == Verdict::Approve { "approve" } else { "reject" };
+    let reason = super::messages::shorten(&decision.reason);
+    Some(OrderEvent::Decided { decision: word.into(), reason })
 }
 
 /// The promise: from here on the customer may rely on the order.
