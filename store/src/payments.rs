@@ -239,7 +239,7 @@ pub async fn finish(pool: &PgPool, order: OrderId, kind: Kind, ending: Ending<'_
     }
 }
 
-/// Ends what was about to be given free of one payment's hold, if anything was.
+/// Ends the unfinished void of one payment's hold, if there is one: the payment holds nothing any more.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -255,7 +255,7 @@ pub async fn finish_release(pool: &PgPool, order: OrderId, provider_ref: &str) -
     Ok(())
 }
 
-/// Ends what was about to be given free of single holds: their order's void has given all of them free, and counts it.
+/// Ends the unfinished voids of single holds: their order's void has voided all of them, and counts the amount.
 ///
 /// # Errors
 /// When Postgres fails.

@@ -199,7 +199,7 @@ impl<'a> Rest<'a> {
     }
 }
 
-/// Gives free what is left of a hold.
+/// Voids what is left of a hold.
 pub(super) async fn release(
     steps: &OrderSteps,
     order_id: OrderId,
@@ -210,7 +210,7 @@ pub(super) async fn release(
     end_release(steps, order_id, rest).await
 }
 
-/// Writes down that what is left of a hold is about to be given free.
+/// Writes down that what is left of a hold is about to be voided.
 pub(super) async fn begin_release(
     steps: &OrderSteps,
     order_id: OrderId,
@@ -290,7 +290,7 @@ async fn held(steps: &OrderSteps, order_id: OrderId) -> Result<Held, StepFailure
     Ok(held)
 }
 
-/// A hold that stands, unless there is nothing to give free.
+/// A hold that stands, unless there is nothing to void.
 async fn standing(
     steps: &OrderSteps,
     order_id: OrderId,

@@ -54,7 +54,7 @@ fn holds(order: &Order, promise: &Promise) -> bool {
         // A successor run does not know of an answer that nobody had acted on when the workflow was terminated.
         Promise::Answered(kind) => {
             order.has(|event| event.fact_key().as_deref() == Some(kind))
-                || order.has(|event| matches!(event, E::Inherited { .. }))
+                || cancelled && order.has(|event| matches!(event, E::Inherited { .. }))
         }
         Promise::Refund => order.has(|event| matches!(event, E::RefundRequested { .. })),
         Promise::Return => order.has(|event| matches!(event, E::ReturnRequested { .. })),
