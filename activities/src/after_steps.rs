@@ -10,7 +10,7 @@ use std::sync::{
 use temporalio_macros::activities;
 use temporalio_sdk::activities::{ActivityContext, ActivityError};
 use waybill_domain::{ids::OrderId, state::AttentionReason};
-use waybill_store::concerns::{self, Concern};
+use waybill_store::orders::concerns::{self, Concern};
 use waybill_workflows::after::{activities as definitions, wire::*};
 
 /// Attempts, about 15 s of them, before attention is raised. The step goes on being tried.

@@ -7,7 +7,7 @@ use temporalio_macros::activities;
 use temporalio_sdk::activities::{ActivityContext, ActivityError};
 use tracing::Instrument;
 use waybill_domain::{ids::OrderId, shortfall::Replacement};
-use waybill_store::{PgPool, notify::Notifier, writers::Writers};
+use waybill_store::{PgPool, postgres::notify::Notifier, writers::Writers};
 use waybill_workflows::{activities as definitions, wire::*};
 
 /// How long people may take.

@@ -3,7 +3,7 @@
 use crate::{auth::Authenticated, problem::Problem, state::App};
 use axum::{Json, extract::State};
 use serde_json::{Map, Value, json};
-use waybill_store::{held, keys::Scope};
+use waybill_store::{keys::Scope, payments::held};
 
 /// `GET /v1/held`: by currency, pieces that are set aside and minor units of money.
 pub(crate) async fn get(State(app): State<App>, caller: Authenticated) -> Result<Json<Value>, Problem> {

@@ -8,7 +8,7 @@ use axum::{
 use std::future::Future;
 use tracing::Instrument;
 use waybill_domain::ids::OrderId;
-use waybill_store::idempotency::{self, Known, RequestKey};
+use waybill_store::inbox::idempotency::{self, Known, RequestKey};
 
 /// Says that an answer is the first one again.
 pub(crate) const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");

@@ -21,8 +21,7 @@ use waybill_domain::{
     returns::{Condition, ReturnState},
 };
 use waybill_store::{
-    idempotency::RequestKey,
-    inbox::Message,
+    inbox::{Message, idempotency::RequestKey},
     keys::Scope,
     refunds,
     returns::{self, NewReturn, Received, ReturnRecord},

@@ -23,11 +23,9 @@ use waybill_service::{
 };
 use waybill_store::{
     PgPool,
-    acceptance::Acceptance,
     keys::Caller,
-    notify::{Change, Changes},
-    orders::Reader,
-    starts,
+    orders::{Reader, acceptance::Acceptance, starts},
+    postgres::notify::{Change, Changes},
 };
 
 /// Orders that this process has started and no worker is known to have taken up; what comes on top is left to the

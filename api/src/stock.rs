@@ -13,8 +13,10 @@ use serde_json::{Value, json};
 use waybill_domain::ids::{Location, MerchantId, Sku};
 use waybill_store::{
     keys::Scope,
-    shortfalls::{self, LISTED_MAX},
-    stock::{self, Adjustment, LOCATIONS_MAX, PIECES_MAX, StockLevel, StockRefusal},
+    stock::{
+        self, Adjustment, LOCATIONS_MAX, PIECES_MAX, StockLevel, StockRefusal,
+        shortfalls::{self, LISTED_MAX},
+    },
 };
 
 #[derive(Debug, Deserialize)]

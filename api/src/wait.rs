@@ -9,8 +9,8 @@ use tokio::{
 };
 use waybill_domain::{ids::OrderId, state::OrderState};
 use waybill_store::{
-    notify::Change,
     orders::{self, OrderRecord},
+    postgres::notify::Change,
 };
 
 /// The longest wait: below what proxies and clients usually allow a request.

@@ -5,7 +5,7 @@ use waybill_domain::status::FulfilmentStatus;
 use waybill_store::{
     PgPool, StoreError,
     inbox::{self, Message},
-    late,
+    shipments::late,
 };
 use waybill_workflows::wire::{ShipmentEvent, ShipmentEventKind};
 

@@ -3,31 +3,15 @@
 //! "Not found" is `Ok(None)`; row counts are checked; a violated constraint that a caller can cause is an error of
 //! its own, never a bare database error.
 
-pub mod acceptance;
-pub mod belief;
-pub mod concerns;
-pub mod disputes;
-pub mod drifts;
-pub mod group;
-pub mod held;
 pub mod housekeeping;
-pub mod idempotency;
 pub mod inbox;
-mod kept;
 pub mod keys;
-pub mod late;
-pub mod notify;
-pub mod operations;
 pub mod orders;
 pub mod payments;
-pub mod projection;
+pub mod postgres;
 pub mod refunds;
-pub mod reservations;
 pub mod returns;
-pub mod risk;
 pub mod shipments;
-pub mod shortfalls;
-pub mod starts;
 pub mod stock;
 pub mod writers;
 

@@ -3,10 +3,12 @@
 
 use crate::{
     Result,
-    group::{Gather, Group, Limits},
-    kept::Kept,
-    projection::{self, Applied, Change},
-    reservations::{self, Reserved},
+    orders::projection::{self, Applied, Change},
+    postgres::{
+        group::{Gather, Group, Limits},
+        kept::Kept,
+    },
+    stock::reservations::{self, Reserved},
 };
 use sqlx::{PgConnection, PgPool};
 use std::sync::Arc;

@@ -30,7 +30,7 @@ use waybill_service::{
     metrics::Metrics,
     ops,
 };
-use waybill_store::{notify::Notifier, writers::Writers};
+use waybill_store::{postgres::notify::Notifier, writers::Writers};
 
 /// Connections to the port of health and metrics that are open at a time: its only clients are probes and scrapers.
 const CONNECTIONS_MAX: usize = 64;

@@ -22,7 +22,7 @@ use waybill_service::{
 use waybill_store::{
     PgPool, in_time,
     inbox::{self, Message},
-    orders, starts,
+    orders::{self, starts},
 };
 
 /// The API starts refunds and returns itself; the starter takes those that are still unstarted after this.

@@ -2,7 +2,7 @@
 //! changed those (a count, a return, a cancellation, a hand-over).
 
 use crate::pump::{BATCH_MAX, PumpMetrics};
-use waybill_store::{PgPool, shortfalls};
+use waybill_store::{PgPool, stock::shortfalls};
 
 /// Updates a batch of orders. Says whether there may be more to do at once.
 pub(crate) async fn announce_due(pool: &PgPool, metrics: &PumpMetrics) -> bool {

@@ -5,10 +5,12 @@ use super::{HousekeepingSteps, reconcile::tell, refunds};
 use crate::{payments::ProviderPayment, retry::StepFailure};
 use serde_json::json;
 use waybill_store::{
-    belief::{self, Belief},
-    drifts::{self, Drift},
+    housekeeping::drifts::{self, Drift},
     inbox::{self, Message},
-    payments,
+    payments::{
+        self,
+        belief::{self, Belief},
+    },
 };
 use waybill_workflows::{
     housekeeping::{PaymentCheck, Reconciled},

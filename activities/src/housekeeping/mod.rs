@@ -15,7 +15,7 @@ use std::{
 use temporalio_macros::activities;
 use temporalio_sdk::activities::{ActivityContext, ActivityError};
 use waybill_domain::ids::{OrderId, RefundId, ReturnId};
-use waybill_store::{PgPool, starts::Unstarted};
+use waybill_store::{PgPool, orders::starts::Unstarted};
 use waybill_workflows::housekeeping::{
     PaymentCheck, ReconcileInput, Reconciled, SweepInput, Swept, activities as definitions,
 };

@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use temporalio_sdk::activities::ActivityContext;
 use waybill_store::{
-    drifts::{self, Drift, Ledger},
+    housekeeping::drifts::{self, Drift, Ledger},
     payments,
 };
 use waybill_workflows::housekeeping::Reconciled;

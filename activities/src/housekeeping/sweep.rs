@@ -6,7 +6,7 @@ use super::{HousekeepingSteps, Standing, WorkflowsAway};
 use crate::retry::StepFailure;
 use temporalio_sdk::activities::ActivityContext;
 use uuid::Uuid;
-use waybill_store::{housekeeping, starts::Unstarted};
+use waybill_store::{housekeeping, orders::starts::Unstarted};
 use waybill_workflows::housekeeping::Swept;
 
 /// Ended workflows that one sweep asks Temporal for: Temporal keeps them for its retention, and lists the latest first.

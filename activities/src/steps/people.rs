@@ -4,8 +4,10 @@ use crate::{OrderSteps, retry::StepFailure};
 use uuid::Uuid;
 use waybill_domain::{ids::ShipmentId, operator::OperatorAction};
 use waybill_store::{
-    concerns,
-    operations::{self, OperatorWord},
+    orders::{
+        concerns,
+        operations::{self, OperatorWord},
+    },
     payments::{self, Kind},
 };
 use waybill_workflows::{after::wire::RetryRecord, wire::OperationRecord};

@@ -4,9 +4,12 @@ use super::{hold, order};
 use crate::{OrderSteps, retry::StepFailure};
 use waybill_domain::risk;
 use waybill_store::{
-    inbox, payments,
-    projection::{self, Applied},
-    risk as decisions,
+    inbox,
+    orders::{
+        projection::{self, Applied},
+        risk as decisions,
+    },
+    payments,
 };
 use waybill_workflows::wire::{Beginning, Inheritance, OrderRef, Projected, Projection, Screening};
 

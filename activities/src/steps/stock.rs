@@ -5,8 +5,11 @@ use crate::{OrderSteps, retry::StepFailure};
 use std::collections::BTreeMap;
 use waybill_domain::shortfall::{Replacement, ShortShipment};
 use waybill_store::{
-    late, reservations, shipments,
-    shortfalls::{self, ShortfallRequest},
+    shipments::{self, late},
+    stock::{
+        reservations,
+        shortfalls::{self, ShortfallRequest},
+    },
 };
 use waybill_workflows::wire::{
     Beginning, ReleaseInput, ReplaceInput, Reservation, ShipmentRef, ShortfallInput,

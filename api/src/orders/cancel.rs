@@ -29,7 +29,7 @@ use waybill_domain::{
     status::OrderStatus,
 };
 use waybill_service::engine::Start;
-use waybill_store::{idempotency::RequestKey, keys::Scope, orders::OrderRecord};
+use waybill_store::{inbox::idempotency::RequestKey, keys::Scope, orders::OrderRecord};
 use waybill_workflows::wire::CancelRequest;
 
 const ROUTE: &str = "cancellation";

@@ -4,7 +4,7 @@ use crate::{auth::Authenticated, extract::PathOf, problem::Problem, state::App};
 use axum::{Json, extract::State};
 use serde_json::{Value, json};
 use waybill_domain::ids::OrderId;
-use waybill_store::{disputes, keys::Scope};
+use waybill_store::{keys::Scope, refunds::disputes};
 
 pub(crate) async fn handler(
     State(app): State<App>,

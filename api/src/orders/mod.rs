@@ -24,7 +24,7 @@ use waybill_domain::{
 };
 use waybill_service::engine::EngineError;
 use waybill_store::{
-    idempotency::RequestKey,
+    inbox::idempotency::RequestKey,
     orders::{self, OrderRecord},
 };
 

@@ -23,11 +23,12 @@ use waybill_domain::{
 };
 use waybill_service::engine::EngineError;
 use waybill_store::{
-    concerns,
     inbox::Message,
     keys::Scope,
-    operations::{self, OperatorWord},
-    orders::OrderRecord,
+    orders::{
+        OrderRecord, concerns,
+        operations::{self, OperatorWord},
+    },
 };
 use waybill_workflows::{names, wire::Operation};
 

@@ -29,10 +29,9 @@ use waybill_domain::{
 };
 use waybill_service::engine::Start;
 use waybill_store::{
-    acceptance::NewAcceptance,
-    idempotency::{self, Known, RequestKey},
+    inbox::idempotency::{self, Known, RequestKey},
     keys::Scope,
-    orders::OrderRecord,
+    orders::{OrderRecord, acceptance::NewAcceptance},
 };
 
 pub(crate) const ROUTE: &str = "POST /v1/orders";

@@ -7,9 +7,12 @@ use jiff::Timestamp;
 use serde_json::Value;
 use waybill_domain::{after::RefundState, ids::RefundId, money::Amount, provider_units::ProviderUnits};
 use waybill_store::{
-    disputes::{self, News},
     inbox::Message,
-    payments, refunds,
+    payments,
+    refunds::{
+        self,
+        disputes::{self, News},
+    },
 };
 use waybill_workflows::{after::wire::RefundEvent, housekeeping::PaymentCheck, names};
 

@@ -21,9 +21,11 @@ use sha2::Sha256;
 use subtle::ConstantTimeEq;
 use waybill_domain::{ids::OrderId, provider_units::ProviderUnits};
 use waybill_store::{
-    belief::{self, Belief},
     inbox::{self, Message},
-    payments,
+    payments::{
+        self,
+        belief::{self, Belief},
+    },
 };
 use waybill_workflows::{housekeeping::PaymentCheck, names, wire::PaymentEvent};
 

@@ -65,7 +65,7 @@ pub(super) async fn check_rest(pool: &PgPool) -> Result<Vec<Violation>> {
         .fetch_one(pool)
         .await?;
     let mut found = Vec::new();
-    for order in waybill_store::shortfalls::unannounced(pool, ORDERS_MAX).await? {
+    for order in waybill_store::stock::shortfalls::unannounced(pool, ORDERS_MAX).await? {
         found.push(Violation {
             order: Some(order.to_string()),
             rule: "an order needs an operator for missing items exactly while it is short",

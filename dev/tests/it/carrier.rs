@@ -19,7 +19,7 @@ use waybill_dev::{
 async fn check_books(stack: &Stack, before: &crate::books::Pieces) {
     check_goods(stack, before).await;
     let pool = waybill_store::connect(&stack.database_url, 2).unwrap();
-    assert_eq!(waybill_store::drifts::of_stock(&pool).await.unwrap(), []);
+    assert_eq!(waybill_store::housekeeping::drifts::of_stock(&pool).await.unwrap(), []);
 }
 
 /// An order of two shipments, both booked: of two pieces and of one, with money that divides by nothing.

@@ -17,8 +17,11 @@ use waybill_domain::{
 };
 use waybill_store::{
     PgPool,
-    projection::{self, Change},
-    reservations, starts,
+    orders::{
+        projection::{self, Change},
+        starts,
+    },
+    stock::reservations,
     writers::Writers,
 };
 

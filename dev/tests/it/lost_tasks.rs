@@ -17,8 +17,8 @@ use waybill_domain::{
     status::{FulfilmentStatus, OrderStatus},
 };
 use waybill_store::{
+    orders::projection::{self, Applied},
     payments::{self, Ending, Kind, State},
-    projection::{self, Applied},
 };
 
 /// As many orders as there are ways to cancel.

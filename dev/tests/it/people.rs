@@ -191,7 +191,7 @@ async fn what_the_carrier_lost_is_settled_by_a_person() {
 #[tokio::test]
 async fn what_came_up_after_an_order_ended_is_settled_too() {
     use waybill_domain::{ids::OrderId, state::AttentionReason};
-    use waybill_store::concerns::{self, Concern};
+    use waybill_store::orders::concerns::{self, Concern};
     let stack = stack().await;
     let declined = order_with(|o| o["payment"]["method"] = json!("pm_card_chargeDeclined"));
     let id = place(&stack.client, &declined).await;
@@ -225,7 +225,7 @@ async fn what_came_up_after_an_order_ended_is_settled_too() {
 #[tokio::test]
 async fn a_repeated_word_whose_answer_was_lost_means_nothing_else() {
     use waybill_domain::{ids::OrderId, state::AttentionReason};
-    use waybill_store::concerns::{self, Concern};
+    use waybill_store::orders::concerns::{self, Concern};
     let stack = stack().await;
     let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
     // One word is the workflow's to take, of the step that fails; the other is of what no workflow holds.

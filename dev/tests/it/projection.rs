@@ -8,7 +8,7 @@ use waybill_domain::{
     state::OrderState,
     status::OrderStatus,
 };
-use waybill_store::projection::{self, Applied};
+use waybill_store::orders::projection::{self, Applied};
 
 fn entry(event: OrderEvent, status: OrderStatus) -> Entry {
     Entry { event, status }

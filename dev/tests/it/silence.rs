@@ -13,9 +13,9 @@ use waybill_dev::{client::new_key, stack::Stack};
 use waybill_domain::ids::OrderId;
 use waybill_store::{
     PgPool, connect,
-    notify::{Change, Changes, Notifier},
     orders::Reader,
-    reservations,
+    postgres::notify::{Change, Changes, Notifier},
+    stock::reservations,
     writers::Writers,
 };
 

@@ -3,8 +3,10 @@
 use super::{OrderRecord, select};
 use crate::{
     Result,
-    group::{Gather, Group, Limits},
-    kept::Kept,
+    postgres::{
+        group::{Gather, Group, Limits},
+        kept::Kept,
+    },
 };
 use sqlx::{PgExecutor, PgPool};
 use std::{
@@ -18,7 +20,7 @@ use std::{
 use uuid::Uuid;
 use waybill_domain::ids::{MerchantId, OrderId};
 
-/// Orders of one statement, and statements at a time: see [`crate::group`]. What they share is the round trip.
+/// Orders of one statement, and statements at a time: see [`crate::postgres::group`]. What they share is the round trip.
 const ORDERS: Limits = Limits { items_max: 64, lanes: 2, gather: Gather::Nobody };
 /// The same of stamps. A stamp costs Postgres a tenth of what the statement does, so one large one at a time is better than
 /// two small ones; it may be large, since where Postgres is a millisecond away there are a thousand a second.

@@ -1,7 +1,7 @@
 //! An order's row, as it is read.
 
 use super::{OrderRecord, Result};
-use crate::{StoreError, concerns::Concern, parse};
+use crate::{StoreError, orders::concerns::Concern, parse};
 use sqlx::types::Json;
 use std::collections::BTreeMap;
 use uuid::Uuid;

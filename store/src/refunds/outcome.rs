@@ -3,9 +3,11 @@
 use super::{RefundRecord, WRITER, lock_order, read};
 use crate::{
     Result,
-    concerns::{self, Concern},
+    orders::{
+        concerns::{self, Concern},
+        projection,
+    },
     payments::Kind,
-    projection,
 };
 use serde_json::json;
 use sqlx::{PgConnection, PgPool};

@@ -1,7 +1,7 @@
 //! Asking for a refund: never more than was captured and is not disputed, and of one payment.
 
 use super::{RefundRecord, WRITER, balance::balances, lock_order, plan, read};
-use crate::{Result, projection};
+use crate::{Result, orders::projection};
 use sqlx::PgPool;
 use waybill_domain::{
     event::OrderEvent,

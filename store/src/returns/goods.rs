@@ -3,7 +3,7 @@
 use super::{LockedOrder, ReturnRecord, ReturnState, lock_order, read, share};
 use crate::{
     Result, parse,
-    reservations::{StockKey, assign_short},
+    stock::reservations::{StockKey, assign_short},
 };
 use sqlx::{PgConnection, PgPool, types::Json};
 use std::collections::{BTreeMap, BTreeSet};

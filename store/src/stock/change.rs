@@ -1,7 +1,7 @@
 //! Counts and adjustments of what is on hand.
 
 use super::{LOCATIONS_MAX, PIECES_MAX, StockLevel, StockRefusal, get};
-use crate::{Result, StoreError, shortfalls};
+use crate::{Result, StoreError, stock::shortfalls};
 use sqlx::{PgConnection, PgPool};
 use waybill_domain::ids::{Location, MerchantId, Sku};
 

@@ -14,9 +14,11 @@ use waybill_domain::{
     state::OrderState,
 };
 use waybill_store::{
-    acceptance::{Acceptance, NewAcceptance},
-    idempotency::{Known, RequestKey},
-    orders::OrderRecord,
+    inbox::idempotency::{Known, RequestKey},
+    orders::{
+        OrderRecord,
+        acceptance::{Acceptance, NewAcceptance},
+    },
     refunds::{self, NewRefund, Requested},
 };
 
@@ -169,7 +171,7 @@ async fn the_starter_leaves_alone_what_is_about_to_be_started() {
         assert_eq!(accepting.accept(new.clone()).await.unwrap(), Known::New);
     }
     let due = async || {
-        let due = waybill_store::starts::due(&pool, 100).await.unwrap();
+        let due = waybill_store::orders::starts::due(&pool, 100).await.unwrap();
         due.into_iter().map(|order| order.order_id).collect::<Vec<_>>()
     };
     assert_eq!(due().await, [yours.order.id], "nobody else is about to start that one");

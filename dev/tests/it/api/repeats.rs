@@ -14,7 +14,7 @@ use waybill_dev::{
     stack::Stack,
 };
 use waybill_domain::ids::MerchantId;
-use waybill_store::idempotency::{self, Known, RequestKey};
+use waybill_store::inbox::idempotency::{self, Known, RequestKey};
 
 const ORDERS_OF: &str = "select count(*) from orders where customer_id = $1";
 

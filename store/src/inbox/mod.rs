@@ -3,6 +3,8 @@
 //! What is only noted of them waits for no flush (`synchronous_commit` is off for that statement): a Postgres that fails
 //! within the next half second may lose it. A message whose settling is lost is handed on again, which changes nothing.
 
+pub mod idempotency;
+
 use crate::{Result, parse};
 use sqlx::{PgExecutor, PgPool};
 use waybill_domain::ids::{OrderId, ShipmentId};
@@ -148,7 +150,7 @@ pub async fn said(pool: &PgPool, order: OrderId, signal: &str) -> Result<Vec<ser
 }
 
 /// A message has reached its end: `signalled`; or, when the workflow had ended before it, `late` if it was news all the
-/// same (see [`crate::late`]), else `closed`. (What is for no workflow is `recorded`: see [`record`].) Says whether this
+/// same (see [`crate::shipments::late`]), else `closed`. (What is for no workflow is `recorded`: see [`record`].) Says whether this
 /// is how it ended: the first ending stays.
 ///
 /// # Errors

@@ -2,10 +2,12 @@
 
 use crate::{
     Result,
-    group::{Gather, Group, Limits},
-    idempotency::{self, Known, RequestKey},
-    kept::Kept,
+    inbox::idempotency::{self, Known, RequestKey},
     orders::OrderRecord,
+    postgres::{
+        group::{Gather, Group, Limits},
+        kept::Kept,
+    },
 };
 use sqlx::{PgConnection, PgPool, types::Json};
 use std::{
@@ -16,7 +18,7 @@ use std::{
 use uuid::Uuid;
 use waybill_domain::order::{Address, OrderLine};
 
-/// Orders of one statement, and statements at a time: see [`crate::group`]. A statement costs Postgres as much as ten of
+/// Orders of one statement, and statements at a time: see [`crate::postgres::group`]. A statement costs Postgres as much as ten of
 /// its orders, so one large one at a time is better than several small ones.
 const LIMITS: Limits = Limits { items_max: 128, lanes: 1, gather: Gather::Pause(Duration::from_micros(200)) };
 

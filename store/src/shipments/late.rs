@@ -6,9 +6,13 @@
 
 use crate::{
     Result,
-    concerns::{self, Concern},
     inbox::{self, Message},
-    parse, projection, reservations, returns,
+    orders::{
+        concerns::{self, Concern},
+        projection,
+    },
+    parse, returns,
+    stock::reservations,
 };
 use serde_json::json;
 use sqlx::{PgConnection, PgPool, types::Json};

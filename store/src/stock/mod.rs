@@ -1,6 +1,8 @@
 //! Stock by SKU and location.
 
 mod change;
+pub mod reservations;
+pub mod shortfalls;
 
 pub use change::{Adjustment, adjust, put};
 
@@ -24,7 +26,7 @@ pub struct StockLevel {
     pub available: i32,
     /// Set aside for orders and still here. On hand is `available + reserved`.
     pub reserved: i32,
-    /// Reserved for orders and not here, as a count has shown: see [`crate::shortfalls`].
+    /// Reserved for orders and not here, as a count has shown: see [`crate::stock::shortfalls`].
     pub short: i32,
     /// Handed over to carriers since the beginning.
     pub sold: i32,

@@ -3,8 +3,11 @@
 
 use crate::{
     Result,
-    concerns::{self, Concern},
-    parse, projection,
+    orders::{
+        concerns::{self, Concern},
+        projection,
+    },
+    parse,
 };
 use sqlx::{PgPool, types::Json};
 use std::collections::BTreeMap;

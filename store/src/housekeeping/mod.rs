@@ -1,6 +1,8 @@
 //! What scheduled housekeeping looks for: orders that may hold something although nobody cares for them.
 
-use crate::{Result, starts::Unstarted};
+pub mod drifts;
+
+use crate::{Result, orders::starts::Unstarted};
 use sqlx::PgPool;
 use std::time::{Duration, SystemTime};
 use uuid::Uuid;

@@ -11,9 +11,12 @@ pub use read::{due, find, get, mark_started};
 
 use crate::{
     Result,
-    concerns::{self, Concern},
     inbox::{self, Message},
-    parse, projection,
+    orders::{
+        concerns::{self, Concern},
+        projection,
+    },
+    parse,
 };
 use jiff::Timestamp;
 use sqlx::{PgConnection, PgPool, types::Json};

@@ -1,13 +1,19 @@
-//! Orders: reading, listing. They are accepted in [`crate::acceptance`].
+//! Orders: reading, listing. They are accepted in [`crate::orders::acceptance`].
 
+pub mod acceptance;
+pub mod concerns;
 mod list;
+pub mod operations;
+pub mod projection;
 mod reader;
+pub mod risk;
 mod row;
+pub mod starts;
 
 pub use list::{Filter, list};
 pub use reader::{Reader, Stamp};
 
-use crate::{Result, concerns::Concern};
+use crate::{Result, orders::concerns::Concern};
 use jiff::Timestamp;
 use row::{Row, select_orders};
 use sqlx::{PgExecutor, PgPool};

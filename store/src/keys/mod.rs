@@ -1,6 +1,6 @@
 //! Merchants and their API keys.
 
-use crate::{Result, notify, parse};
+use crate::{Result, parse, postgres::notify};
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use sqlx::PgPool;

@@ -3,7 +3,7 @@
 use super::assign;
 use crate::{
     Result, parse,
-    reservations::{lock_available, take_turns},
+    stock::reservations::{lock_available, take_turns},
 };
 use sqlx::{PgConnection, PgPool, types::Json};
 use std::collections::{BTreeMap, BTreeSet};

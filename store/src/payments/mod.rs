@@ -1,6 +1,8 @@
 //! The ledger of what was asked of the payment provider, written before and after each call.
 
 mod begin;
+pub mod belief;
+pub mod held;
 
 pub use begin::{CaptureAsk, HoldAsk, Standing, Terms, begin, begin_capture, begin_hold};
 

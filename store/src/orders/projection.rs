@@ -2,7 +2,7 @@
 //! idempotent transaction. What it does not decide (refunds, returns, disputes, drift, an operator's word) is appended
 //! to the timeline by whoever records it, in the transaction that records it ([`append`]).
 
-use crate::{Result, StoreError, notify, parse};
+use crate::{Result, StoreError, parse, postgres::notify};
 use serde::Serialize;
 use sqlx::{PgConnection, PgExecutor, PgPool, types::Json};
 use std::collections::BTreeMap;

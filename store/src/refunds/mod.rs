@@ -2,6 +2,7 @@
 //! transaction with the order's timeline, and takes the order's row first.
 
 mod balance;
+pub mod disputes;
 mod outcome;
 mod provider;
 mod request;

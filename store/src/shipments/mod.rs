@@ -1,5 +1,7 @@
 //! Shipments: what is in them, where they go, and what the carrier calls them.
 
+pub mod late;
+
 use crate::{Result, parse};
 use sqlx::{PgConnection, PgPool, types::Json};
 use waybill_domain::{

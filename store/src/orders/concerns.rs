@@ -4,8 +4,11 @@
 use crate::{
     Result,
     inbox::{self, Message},
-    operations::{self, OperatorWord},
-    parse, projection,
+    orders::{
+        operations::{self, OperatorWord},
+        projection,
+    },
+    parse,
 };
 use serde::Deserialize;
 use sqlx::{PgConnection, PgPool, types::Json};

@@ -3,8 +3,11 @@
 
 use crate::{
     Result,
-    concerns::{self, Concern},
-    parse, projection,
+    orders::{
+        concerns::{self, Concern},
+        projection,
+    },
+    parse,
 };
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;

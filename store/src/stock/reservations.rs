@@ -6,7 +6,7 @@ mod reserve;
 pub(crate) use reserve::lock_available;
 pub use reserve::{Reserved, reserve};
 
-use crate::{Result, shortfalls};
+use crate::{Result, stock::shortfalls};
 use sqlx::{PgConnection, PgExecutor, PgPool, types::Json};
 use std::collections::BTreeSet;
 use uuid::Uuid;

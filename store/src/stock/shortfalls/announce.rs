@@ -2,8 +2,10 @@
 
 use crate::{
     Result,
-    concerns::{self, Concern},
-    projection,
+    orders::{
+        concerns::{self, Concern},
+        projection,
+    },
 };
 use serde_json::json;
 use sqlx::{PgConnection, PgPool, types::Json};
