@@ -10,10 +10,10 @@ ALLOWED = {
     "domain": set(),
     "store": {"domain"},
     "workflows": {"domain"},
-    "service": {"domain", "store", "workflows"},
+    "runtime": {"domain", "store", "workflows"},
     "activities": {"domain", "store", "workflows"},
-    "worker": {"domain", "store", "workflows", "activities", "service"},
-    "api": {"domain", "store", "workflows", "service"},
+    "worker": {"domain", "store", "workflows", "activities", "runtime"},
+    "api": {"domain", "store", "workflows", "runtime"},
     "dev": {"domain", "store", "workflows"},
     "bench": {"dev", "domain", "store"},
 }
@@ -25,7 +25,7 @@ FORBIDDEN = {
     "api": {"sqlx", "temporalio-sdk"},
     "worker": {"sqlx"},
     "activities": {"sqlx", "axum"},
-    "service": {"sqlx"},
+    "runtime": {"sqlx"},
 }
 # Named by code that macros write, not by ours; or there to unify features (see Cargo.toml).
 NOT_NAMED = {"regex-syntax", "futures", "futures-util", "temporalio-common", "temporalio-workflow", "temporalio-macros"}

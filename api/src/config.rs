@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 use secrecy::SecretString;
 use std::net::SocketAddr;
 use uuid::Uuid;
-use waybill_service::{args::CommonArgs, telemetry::LogFormat};
+use waybill_runtime::{args::CommonArgs, telemetry::LogFormat};
 use waybill_store::keys::Scope;
 
 /// `waybill-api`.

@@ -26,7 +26,7 @@ use prometheus::Registry;
 use state::{App, AppState};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
-use waybill_service::{
+use waybill_runtime::{
     engine::Engine,
     http::{Limits, Server},
     metrics::Metrics,

@@ -5,7 +5,7 @@ use waybill_api::{
     admin,
     config::{Cli, Verb},
 };
-use waybill_service::{shutdown, telemetry};
+use waybill_runtime::{shutdown, telemetry};
 
 /// Many small values are made and dropped on all threads; the system's allocator is slower at that.
 #[global_allocator]

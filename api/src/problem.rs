@@ -17,7 +17,7 @@ use waybill_domain::{
     returns::TooFew,
     status::OrderStatus,
 };
-use waybill_service::engine::EngineError;
+use waybill_runtime::engine::EngineError;
 use waybill_store::StoreError;
 
 /// When to come back after a 503, in seconds: a server's restart takes about as long.

@@ -17,7 +17,7 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast::error::RecvError};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use waybill_domain::ids::{MerchantId, OrderId, RefundId, ReturnId};
-use waybill_service::{
+use waybill_runtime::{
     args::Grouping,
     engine::{Engine, Start},
 };

@@ -3,7 +3,7 @@
 
 use crate::pump::{BATCH_MAX, PumpMetrics, START_AGE};
 use jiff::Timestamp;
-use waybill_service::engine::Engine;
+use waybill_runtime::engine::Engine;
 use waybill_store::{PgPool, refunds, returns};
 
 /// Starts a batch of each. Says whether there may be more to do at once.

@@ -4,7 +4,7 @@ use clap::Parser;
 use secrecy::SecretString;
 use std::net::SocketAddr;
 use url::Url;
-use waybill_service::args::CommonArgs;
+use waybill_runtime::args::CommonArgs;
 
 /// Settings, from flags or the environment.
 #[derive(Debug, Clone, Parser)]

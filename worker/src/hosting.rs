@@ -20,7 +20,7 @@ use temporalio_sdk::{
 };
 use tokio_util::sync::CancellationToken;
 use waybill_activities::{AfterSteps, OrderSteps, housekeeping::HousekeepingSteps};
-use waybill_service::engine::Engine;
+use waybill_runtime::engine::Engine;
 use waybill_workflows::{
     OrderWorkflow, PaymentCheckWorkflow, ReconcileWorkflow, RefundWorkflow, ReturnWorkflow, SweepWorkflow,
     names,

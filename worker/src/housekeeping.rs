@@ -11,7 +11,7 @@ use temporalio_client::{
 };
 use waybill_activities::housekeeping::{Standing, Workflows, WorkflowsAway};
 use waybill_domain::ids::{OrderId, RefundId, ReturnId};
-use waybill_service::engine::{Engine, EngineError, Start};
+use waybill_runtime::engine::{Engine, EngineError, Start};
 use waybill_store::orders::starts::Unstarted;
 use waybill_workflows::{
     ReconcileWorkflow, SweepWorkflow,

@@ -23,7 +23,7 @@ use std::{str::FromStr, sync::Arc, time::Duration};
 use temporalio_sdk::{Runtime, runtime::RuntimeOptions};
 use tokio_util::sync::CancellationToken;
 use waybill_activities as activities;
-use waybill_service::{
+use waybill_runtime::{
     args::Grouping,
     engine::Engine,
     http::{Limits, Server},

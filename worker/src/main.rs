@@ -1,7 +1,7 @@
 //! `waybill-worker`.
 
 use clap::Parser;
-use waybill_service::{shutdown, telemetry};
+use waybill_runtime::{shutdown, telemetry};
 use waybill_worker::config::WorkerArgs;
 
 /// Many small values are made and dropped on all threads; the system's allocator is slower at that.

@@ -15,7 +15,7 @@ use std::{
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use waybill_domain::{ids::OrderId, state::AttentionReason, status::OrderStatus};
-use waybill_service::{
+use waybill_runtime::{
     engine::{Engine, Start},
     webhooks,
 };

@@ -28,7 +28,7 @@ use waybill_domain::{
     state::OrderState,
     status::OrderStatus,
 };
-use waybill_service::engine::Start;
+use waybill_runtime::engine::Start;
 use waybill_store::{inbox::idempotency::RequestKey, keys::Scope, orders::OrderRecord};
 use waybill_workflows::wire::CancelRequest;
 

@@ -22,7 +22,7 @@ use waybill_domain::{
     ids::{MerchantId, OrderId},
     status::OrderStatus,
 };
-use waybill_service::engine::EngineError;
+use waybill_runtime::engine::EngineError;
 use waybill_store::{
     inbox::idempotency::RequestKey,
     orders::{self, OrderRecord},

@@ -21,7 +21,7 @@ use waybill_domain::{
     operator::{OperatorAction, safe_actions},
     state::{AttentionReason, Need},
 };
-use waybill_service::engine::EngineError;
+use waybill_runtime::engine::EngineError;
 use waybill_store::{
     inbox::Message,
     keys::Scope,

@@ -27,7 +27,7 @@ use waybill_domain::{
     order::NewOrder,
     state::OrderState,
 };
-use waybill_service::engine::Start;
+use waybill_runtime::engine::Start;
 use waybill_store::{
     inbox::idempotency::{self, Known, RequestKey},
     keys::Scope,

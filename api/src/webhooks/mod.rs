@@ -7,7 +7,7 @@ pub(crate) mod payments;
 use crate::{problem::Problem, state::App};
 use axum::{Json, http::StatusCode};
 use serde_json::{Value, json};
-use waybill_service::webhooks;
+use waybill_runtime::webhooks;
 use waybill_store::inbox::{self, Message};
 
 /// Keeps a message and hands it on at once if Temporal is there; else the worker's pump does it.
