@@ -2,13 +2,12 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::chaos::plan::ORDERS_PER_SECOND;
+use crate::chaos::ChaosArgs;
 use crate::guard::GuardArgs;
-use crate::load::{mix::Mix, open_loop::Arrivals};
+use crate::load::LoadArgs;
 use crate::simulate::SimulateArgs;
 
 /// Waybill on one machine: real Temporal, real Postgres, simulated payment provider and carrier.
@@ -117,103 +116,6 @@ pub struct OrderArgs {
     /// Only place it.
     #[arg(long)]
     pub no_follow: bool,
-}
-
-/// Options of `load`.
-#[derive(Clone, Debug, Args)]
-pub struct LoadArgs {
-    /// Requests per second.
-    #[arg(long, default_value_t = 20.0, value_parser = rate)]
-    pub rate: f64,
-    /// How long to send: `30s`, `500ms`, `5m`.
-    #[arg(long, default_value = "30s", value_parser = duration)]
-    pub duration: Duration,
-    /// Operations and their weights, of place, wait, read, list, again, cancel.
-    #[arg(long, default_value = "place=4,wait=1,read=10,list=2,again=2,cancel=1")]
-    pub mix: Mix,
-    /// Gaps between requests.
-    #[arg(long, value_enum, default_value_t = Arrivals::Constant)]
-    pub arrivals: Arrivals,
-    /// The same seed draws the same operations, orders and gaps.
-    #[arg(long, default_value_t = 1)]
-    pub seed: u64,
-    /// Order these many SKUs, LOAD-0 and on.
-    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=1_000))]
-    pub skus: u64,
-    /// Order one SKU only.
-    #[arg(long)]
-    pub hot: bool,
-    /// How long orders may take to come to rest afterwards.
-    #[arg(long, default_value = "60s", value_parser = duration)]
-    pub settle: Duration,
-    /// An API other than the running stack's.
-    #[arg(long, requires = "key")]
-    pub url: Option<String>,
-    /// A key for that API, with the scopes orders:write, orders:read and stock:write.
-    #[arg(long, requires = "url")]
-    pub key: Option<String>,
-    /// Write the report to this file, too.
-    #[arg(long, value_name = "FILE")]
-    pub json: Option<PathBuf>,
-}
-
-/// Options of `chaos`.
-#[derive(Clone, Debug, Args)]
-pub struct ChaosArgs {
-    /// The same options and seed draw the same orders, messages and faults at the same moments.
-    #[arg(long, default_value_t = 1)]
-    pub seed: u64,
-    /// How many orders are placed.
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    pub orders: u32,
-    /// How many orders are placed per second.
-    #[arg(long, default_value_t = ORDERS_PER_SECOND, value_parser = clap::value_parser!(u32).range(1..=1_000))]
-    pub rate: u32,
-    /// What is disturbed.
-    #[arg(long, value_enum, default_value_t = Scenario::All)]
-    pub scenario: Scenario,
-    /// How long everything may take to come to rest afterwards.
-    #[arg(long, default_value = "180s", value_parser = duration)]
-    pub settle: Duration,
-}
-
-/// What a chaos run disturbs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Scenario {
-    /// Everything.
-    All,
-    /// Nothing: customers and operators alone.
-    Calm,
-    /// Workers and APIs are killed and frozen.
-    Processes,
-    /// Temporal and Postgres are killed, frozen and cut off.
-    Servers,
-    /// The payment provider and the carrier fail.
-    Providers,
-}
-
-/// The highest rate that is taken: more than one process sends.
-const RATE_MAX: f64 = 100_000.0;
-
-fn rate(text: &str) -> Result<f64, String> {
-    let rate = text.parse().ok().filter(|rate| (0.001..=RATE_MAX).contains(rate));
-    rate.ok_or_else(|| format!("a number from 0.001 to {RATE_MAX}"))
-}
-
-/// The longest time that is taken: a day.
-const DURATION_MAX: Duration = Duration::from_hours(24);
-
-fn duration(text: &str) -> Result<Duration, String> {
-    let (number, unit) = text.split_at(text.find(|c: char| c.is_alphabetic()).unwrap_or(text.len()));
-    let millis = match unit {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        _ => 0,
-    };
-    let millis = number.parse::<u64>().ok().and_then(|number| number.checked_mul(millis));
-    let duration = millis.map(Duration::from_millis).filter(|d| !d.is_zero() && *d <= DURATION_MAX);
-    duration.ok_or_else(|| "a whole number of ms, s or m, such as 30s; a day at most".to_owned())
 }
 
 /// What an order wants when something is short.

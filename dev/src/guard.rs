@@ -10,17 +10,13 @@ use std::io::{Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::processes::PidRecord;
-
-/// How long a child may take to stop by itself before it is killed.
-pub const STOP_WAIT_MAX: Duration = Duration::from_secs(10);
+use crate::processes::{PidRecord, STOP_WAIT_MAX};
 
 /// The signal that asks a process to stop in an orderly way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

@@ -9,7 +9,8 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde::{Deserialize, Serialize};
 
-use crate::guard::STOP_WAIT_MAX;
+/// How long a child may take to stop by itself before it is killed.
+pub const STOP_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// What a guard notes about itself and its child.
 #[derive(Debug, Serialize, Deserialize)]

@@ -261,6 +261,14 @@ impl Stack {
         }
     }
 
+    /// What the invariants are checked on.
+    ///
+    /// # Errors
+    /// When the database can't be connected to.
+    pub fn sources(&self) -> Result<Sources<'_>> {
+        Sources::new(&self.database_url, self.temporal.clone(), &self.payments, &self.queue_prefix)
+    }
+
     /// What the names of its task queues begin with.
     pub fn queue_prefix(&self) -> &str {
         &self.queue_prefix
@@ -324,7 +332,7 @@ impl Stack {
     }
 
     async fn assert_invariants(&self) {
-        let checked = async { Sources::of(self)?.check(Moment::Anytime).await };
+        let checked = async { self.sources()?.check(Moment::Anytime).await };
         let found = checked.await.map_err(|err| format!("the invariants can't be checked: {err:#}"));
         assert_eq!(found, Ok(Vec::new()), "an invariant is broken");
     }

@@ -12,10 +12,11 @@ use rustix::process::Signal;
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
-use crate::cli::{LoadArgs, LogOf, OrderArgs};
+use crate::cli::{LogOf, OrderArgs};
 use crate::client::Client;
 use crate::follow;
 use crate::home::{StackDir, StackFile};
+use crate::load::LoadArgs;
 use crate::orders;
 use crate::ports::Role;
 use crate::processes::{running, send, stop_leftovers, until};

@@ -1,6 +1,7 @@
 //! `cargo dev chaos`: real processes, varied orders, and seeded random faults in every part; then everything heals, comes
 //! to rest, and all [invariants](crate::invariants) are checked.
 
+pub mod args;
 mod customers;
 mod disturb;
 pub mod plan;
@@ -19,13 +20,13 @@ use futures::future::join_all;
 use serde_json::json;
 use tokio::time::Instant;
 
+pub use self::args::{ChaosArgs, Scenario};
 use self::disturb::Disturber;
 use self::plan::{APIS, Kind, Plan, WORKERS};
 use self::report::Report;
 use self::world::World;
-use crate::cli::ChaosArgs;
 use crate::client::Client;
-use crate::invariants::{Moment, Sources, Violation};
+use crate::invariants::{Moment, Violation};
 use crate::servers::Servers;
 use crate::servers::link::Link;
 use crate::sim::AutoProgress;
@@ -79,7 +80,7 @@ pub async fn run(args: &ChaosArgs) -> Result<Report> {
 
     let step = Step::begin("Healed; waiting for rest");
     let mut violations = rest(&world, &stack, args.settle, &step).await?;
-    let sources = Sources::of(&stack)?;
+    let sources = stack.sources()?;
     violations.extend(sources.check(Moment::AtRest).await?);
     let orders = sources.orders().await?;
     violations.extend(world.log(|log| promises::check(log, &orders)));
@@ -155,7 +156,7 @@ async fn disturb(plan: &Plan, world: &Arc<World>, disturber: &mut Disturber<'_>)
 }
 
 async fn rest(world: &World, stack: &Stack, limit: Duration, step: &Step) -> Result<Vec<Violation>> {
-    let sources = Sources::of(stack)?;
+    let sources = stack.sources()?;
     rest::settle(world, &sources, limit, |resting, all| {
         step.say(format_args!("{resting} of {all} orders at rest"))
     })

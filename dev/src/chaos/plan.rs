@@ -2,12 +2,9 @@
 
 use std::time::Duration;
 
-use crate::cli::{ChaosArgs, Scenario};
+use super::args::{ChaosArgs, Scenario};
 use crate::load::open_loop::Random;
 
-/// Orders per second unless something else is asked for: below what one machine gets through, so that faults find orders
-/// at every step.
-pub const ORDERS_PER_SECOND: u32 = 6;
 /// The latest message about an order, after its placing.
 const MESSAGE_WITHIN_MS: u64 = 12_000;
 /// Messages that come while the first workflow task runs are the likeliest to meet it.
@@ -299,6 +296,7 @@ fn draw_fault(random: &mut Random, scenario: Scenario) -> (Part, Disturbance) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::args::ORDERS_PER_SECOND;
     use super::*;
 
     fn draw(seed: u64, orders: u32, scenario: Scenario) -> Plan {

@@ -7,9 +7,9 @@ use anyhow::Result;
 use serde_json::Value;
 use sqlx::PgPool;
 
+use super::args::ChaosArgs;
 use super::plan::Plan;
 use super::world::Log;
-use crate::cli::ChaosArgs;
 use crate::invariants::{Order, Violation};
 
 /// A run.

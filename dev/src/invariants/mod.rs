@@ -14,7 +14,7 @@ use sqlx::PgPool;
 pub use orders::Order;
 
 use crate::servers::temporal_http::TemporalHttp;
-use crate::stack::Stack;
+use crate::sim::PaymentsSim;
 
 /// Connections to look with.
 const CONNECTIONS: u32 = 4;
@@ -50,17 +50,23 @@ impl fmt::Display for Violation {
 pub struct Sources<'a> {
     pool: PgPool,
     temporal: TemporalHttp,
-    stack: &'a Stack,
+    payments: &'a PaymentsSim,
+    queue_prefix: &'a str,
 }
 
 impl<'a> Sources<'a> {
-    /// Of a stack that is up.
+    /// A stack's database, Temporal, payment provider, and what the names of its task queues begin with.
     ///
     /// # Errors
-    /// When its database can't be connected to.
-    pub fn of(stack: &'a Stack) -> Result<Self> {
-        let pool = waybill_store::connect(&stack.database_url, CONNECTIONS)?;
-        Ok(Self { pool, temporal: stack.temporal.clone(), stack })
+    /// When the database can't be connected to.
+    pub fn new(
+        database_url: &str,
+        temporal: TemporalHttp,
+        payments: &'a PaymentsSim,
+        queue_prefix: &'a str,
+    ) -> Result<Self> {
+        let pool = waybill_store::connect(database_url, CONNECTIONS)?;
+        Ok(Self { pool, temporal, payments, queue_prefix })
     }
 
     /// The database.
@@ -70,7 +76,7 @@ impl<'a> Sources<'a> {
 
     /// What the names of the stack's task queues begin with.
     pub fn queue_prefix(&self) -> &str {
-        self.stack.queue_prefix()
+        self.queue_prefix
     }
 
     /// Every order of the stack.
@@ -89,11 +95,11 @@ impl<'a> Sources<'a> {
         let orders = self.orders().await?;
         let mut found: Vec<Violation> = orders.values().flat_map(Order::check_anytime).collect();
         found.extend(ledgers::check_stock(&self.pool).await?);
-        found.extend(ledgers::check_provider(&orders, &self.stack.payments.snapshot(), moment));
+        found.extend(ledgers::check_provider(&orders, &self.payments.snapshot(), moment));
         if moment == Moment::AtRest {
             found.extend(orders.values().flat_map(Order::check_at_rest));
             found.extend(ledgers::check_rest(&self.pool).await?);
-            found.extend(orders::check_workflows(&orders, &self.temporal, self.stack.queue_prefix()).await?);
+            found.extend(orders::check_workflows(&orders, &self.temporal, self.queue_prefix).await?);
         }
         found.sort();
         Ok(found)

@@ -3,6 +3,7 @@
 //!
 //! [`open_loop`] and [`stats`] know nothing of Waybill.
 
+pub mod args;
 pub mod books;
 pub mod live;
 pub mod mix;
@@ -19,13 +20,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+pub use self::args::LoadArgs;
 use self::live::Board;
 use self::mix::Mix;
 use self::open_loop::{Plan, run_until};
 use self::report::Report;
 use self::settle::settle;
 use self::shop::Shop;
-use crate::cli::LoadArgs;
 use crate::client::Client;
 use crate::term::{self, Step};
 

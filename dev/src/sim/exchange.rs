@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{FromRequest, Request};
@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::faults::{self, Injected, Route};
 use super::ledger::{Event, KeptReply, Line, Records};
-use super::server::Core;
+use super::simulator::Core;
 use super::{lock, webhooks};
 
 /// More than any request Waybill makes.
@@ -122,10 +122,6 @@ impl Asked {
         hex::encode(hash.finalize())
     }
 }
-
-/// The idempotency keys whose first request is still being worked on.
-#[derive(Default)]
-pub(super) struct InFlight(Mutex<HashSet<String>>);
 
 /// The right to work under a key, given back when dropped.
 struct Claim<R: Records> {

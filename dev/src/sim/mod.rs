@@ -12,11 +12,13 @@
 //! real.
 
 mod carrier;
+mod courier;
 mod exchange;
 mod faults;
 mod ledger;
 mod payments;
 mod server;
+mod simulator;
 #[cfg(test)]
 mod tests;
 mod webhooks;

@@ -1,8 +1,6 @@
 //! What both simulators share: start, stop, the API key, and the control routes under `/_sim/`.
 
-use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,64 +13,19 @@ use axum::routing::{delete, get, post, put};
 use axum::serve::ListenerExt;
 use axum::{Json, Router};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-use super::exchange::{InFlight, Reply};
-use super::faults::{Faults, Rule};
-use super::ledger::{Ledger, Line, Records};
+use super::exchange::Reply;
+use super::faults::Rule;
+use super::ledger::Records;
 use super::new_id;
-use super::webhooks::{self, Courier};
+use super::simulator::Core;
+use super::webhooks;
 
 /// Requests and deliveries under way get this long; then they are cut off.
 const STOP_WAIT_MAX: Duration = Duration::from_secs(3);
-
-/// A simulator's inside.
-pub(super) struct Core<R: Records> {
-    pub ledger: Ledger<R>,
-    pub faults: Faults,
-    pub in_flight: InFlight,
-    pub courier: Courier,
-    pub tasks: TaskTracker,
-    pub shutdown: CancellationToken,
-    api_key: String,
-}
-
-impl<R: Records> Core<R> {
-    /// Opens the ledger. Errors: the file cannot be used or read.
-    pub fn open(ledger: &Path, api_key: String, courier: Courier) -> anyhow::Result<Arc<Self>> {
-        Ok(Arc::new(Self {
-            ledger: Ledger::open(ledger)?,
-            faults: Faults::default(),
-            in_flight: InFlight::default(),
-            courier,
-            tasks: TaskTracker::new(),
-            shutdown: CancellationToken::new(),
-            api_key,
-        }))
-    }
-
-    /// Forgets all idempotency keys, also for after a restart. Errors: the ledger cannot be written.
-    pub fn forget_keys(&self) -> io::Result<()> {
-        let line = Line { forgets_keys: true, ..Line::new("forget_keys") };
-        self.ledger.update(|_| (Some(line), ()))
-    }
-
-    /// Everything, as `/_sim/ledger` shows it.
-    pub fn snapshot(&self) -> Value {
-        self.ledger.read(|book| {
-            let mut pending: Vec<_> = book.pending.values().flatten().collect();
-            pending.sort_unstable_by(|one, other| one.id.cmp(&other.id));
-            let mut all = book.records.to_json();
-            all["idempotency_keys"] = json!(book.replies.len());
-            all["deliveries_pending"] = json!(pending);
-            all
-        })
-    }
-}
 
 /// A simulator that is up. Dropping it stops it without waiting.
 pub(super) struct Running<R: Records> {

@@ -19,9 +19,10 @@ use tokio::sync::watch;
 
 pub use auto::AutoProgress;
 
+use super::courier::{Courier, Style};
 use super::faults::Rule;
-use super::server::{Core, Running};
-use super::webhooks::{Courier, Style};
+use super::server::Running;
+use super::simulator::Core;
 use model::Labels;
 
 type Shared = Arc<Core<Labels>>;

@@ -7,9 +7,9 @@ use axum::{Extension, Json, Router};
 use serde::Deserialize;
 
 use super::captures::{AUTOMATIC, canceled};
-use super::disputes::{Complaint, DisputeStatus};
+use super::disputes::Complaint;
 use super::intents::{approved, declined, unexpected};
-use super::model::{Decline, Intent, Item, Status};
+use super::model::{Decline, DisputeStatus, Intent, Item, Status};
 use super::refunds::DashboardRefund;
 use super::{Hold, Shared, disputes, missing_body, refunds};
 use crate::sim::exchange::{Done, Reply, commit};

@@ -4,10 +4,8 @@ use axum::extract::{Path, State};
 use axum::response::Response;
 use serde_json::{Value, json};
 
-use super::disputes::Dispute;
 use super::form::Form;
-use super::model::{Intent, Payments};
-use super::refunds::Refund;
+use super::model::{Dispute, Intent, Payments, Refund};
 use super::{Shared, bad_parameter, missing_body, subject_of};
 use crate::sim::exchange::{Asked, Done, Reply, run};
 use crate::sim::faults::Route;

@@ -24,11 +24,12 @@ use axum::routing::{get, post};
 use axum::{Extension, Router};
 use serde_json::Value;
 
+use super::courier::{Courier, Style};
 use super::exchange::Reply;
 use super::faults::Rule;
 use super::ledger::Records;
-use super::server::{Core, Running};
-use super::webhooks::{Courier, Style};
+use super::server::Running;
+use super::simulator::Core;
 use model::{HOLD_SECONDS, Intent, Payments};
 
 type Shared = Arc<Core<Payments>>;

@@ -1,15 +1,19 @@
 //! Payment intents and their charges: state, and its shape on the wire.
 
+mod dispute;
+mod refund;
+
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::disputes::{Dispute, DisputeStatus};
-use super::refunds::Refund;
 use crate::sim::ledger::{Event, Records};
 use crate::sim::new_id;
+
+pub(in crate::sim) use dispute::{Dispute, DisputeStatus};
+pub(in crate::sim) use refund::{Refund, RefundStatus};
 
 /// Cards hold an authorization for seven days:
 /// <https://docs.stripe.com/payments/place-a-hold-on-a-payment-method>.

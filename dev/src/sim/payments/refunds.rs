@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use axum::extract::State;
 use axum::response::Response;
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde::Deserialize;
+use serde_json::json;
 
 use super::form::Form;
 use super::intents::{invalid, refused, rejected, unexpected};
-use super::model::{Decline, Intent, Item, Payments};
+use super::model::{Decline, Intent, Item, Payments, Refund, RefundStatus};
 use super::{Shared, amounts, missing_body, subject_of};
 use crate::sim::exchange::{Asked, Done, Reply, run};
 use crate::sim::faults::{Injected, Route};
@@ -18,44 +18,6 @@ use crate::sim::ledger::Event;
 use crate::sim::new_id;
 
 const OP: &str = "refund";
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(in crate::sim) enum RefundStatus {
-    Pending,
-    Succeeded,
-    Failed,
-}
-
-#[derive(Clone, Serialize, Deserialize)]
-pub(in crate::sim) struct Refund {
-    pub id: String,
-    pub payment_intent: String,
-    pub charge: Option<String>,
-    pub amount: i64,
-    pub currency: String,
-    pub status: RefundStatus,
-    pub metadata: BTreeMap<String, String>,
-    pub created: i64,
-}
-
-impl Refund {
-    pub fn json(&self) -> Value {
-        let failed = self.status == RefundStatus::Failed;
-        json!({
-            "id": self.id,
-            "object": "refund",
-            "amount": self.amount,
-            "currency": self.currency,
-            "charge": self.charge,
-            "payment_intent": self.payment_intent,
-            "status": self.status,
-            "failure_reason": failed.then_some("lost_or_stolen_card"),
-            "metadata": self.metadata,
-            "created": self.created,
-        })
-    }
-}
 
 pub(super) async fn create(State(core): State<Shared>, asked: Asked) -> Result<Response, Reply> {
     let form = Form::parse(&asked.body, &["payment_intent", "amount", "metadata", "reason", "expand"])?;
