@@ -20,7 +20,6 @@ pub mod orders;
 pub mod ports;
 pub mod processes;
 pub mod servers;
-pub mod sim;
 pub mod simulate;
 pub mod sqlx_data;
 pub mod stack;

@@ -18,8 +18,8 @@ use crate::orders;
 use crate::ports::{free_port, loopback};
 use crate::servers::Servers;
 use crate::servers::temporal_http::TemporalHttp;
-use crate::sim::{AutoProgress, CarrierSim, CarrierSimConfig, PaymentsSim, PaymentsSimConfig};
 use crate::supervise::{Child, ChildSpec, ProcessDirs};
+use waybill_simulators::{AutoProgress, CarrierSim, CarrierSimConfig, PaymentsSim, PaymentsSimConfig};
 
 /// Connecting to two servers and registering with one takes a moment on a busy machine.
 const READY_WAIT_MAX: Duration = Duration::from_secs(60);

@@ -17,9 +17,9 @@ use crate::ports::{Block, Role};
 use crate::processes::stop_leftovers;
 use crate::servers::temporal::TemporalConfig;
 use crate::servers::{Installations, Servers, postgres_data};
-use crate::sim::AutoProgress;
 use crate::stack::{Stack, StackPorts};
 use crate::term::{self, Step};
+use waybill_simulators::AutoProgress;
 
 /// The processes of a stack in the order in which they are stopped.
 pub const PROCESSES: [&str; 4] = ["api", "worker", "temporal", "postgres"];

@@ -6,7 +6,7 @@ use crate::{baseline::Kind, report::Report, world::World};
 use anyhow::Result;
 use serde_json::json;
 use std::time::Duration;
-use waybill_dev::sim::AutoProgress;
+use waybill_simulators::AutoProgress;
 
 /// Long enough that an order is at rest before the carrier speaks.
 pub const CARRIER_PAUSE: Duration = Duration::from_millis(300);

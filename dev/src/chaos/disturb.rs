@@ -10,9 +10,9 @@ use tokio::time::Instant;
 use super::plan::{Disturbance, FaultPlan, Part};
 use crate::servers::Servers;
 use crate::servers::link::Link;
-use crate::sim::{Fault, Route, Rule};
 use crate::stack::Stack;
 use crate::supervise::Child;
+use waybill_simulators::{Fault, Route, Rule};
 
 /// How slow a slow provider is.
 const SLOW_MS: u64 = 1_500;

@@ -29,9 +29,9 @@ use crate::client::Client;
 use crate::invariants::{Moment, Violation};
 use crate::servers::Servers;
 use crate::servers::link::Link;
-use crate::sim::AutoProgress;
 use crate::stack::Stack;
 use crate::term::{self, Step};
+use waybill_simulators::AutoProgress;
 
 /// More than all orders take of a SKU.
 const PLENTY: i64 = 100_000;

@@ -14,7 +14,7 @@ use sqlx::PgPool;
 pub use orders::Order;
 
 use crate::servers::temporal_http::TemporalHttp;
-use crate::sim::PaymentsSim;
+use waybill_simulators::PaymentsSim;
 
 /// Connections to look with.
 const CONNECTIONS: u32 = 4;

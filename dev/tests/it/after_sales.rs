@@ -10,10 +10,10 @@ use std::time::Duration;
 use waybill_dev::{
     client::{Client, Reply, new_key},
     ports::free_port,
-    sim::{AutoProgress, Fault, Route, Rule},
     stack::{Stack, StackPorts},
 };
 use waybill_domain::{event::Pieces, returns::Condition};
+use waybill_simulators::{AutoProgress, Fault, Route, Rule};
 use waybill_store::{inbox::Message, returns};
 
 pub const AT_ONCE: AutoProgress =

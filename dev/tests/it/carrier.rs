@@ -9,11 +9,8 @@ use crate::{
     webhooks::Webhook,
 };
 use serde_json::{Value, json};
-use waybill_dev::{
-    servers::Servers,
-    sim::{Fault, Route, Rule},
-    stack::Stack,
-};
+use waybill_dev::{servers::Servers, stack::Stack};
+use waybill_simulators::{Fault, Route, Rule};
 
 /// Stock and reservations agree, also to the reconciliation.
 async fn check_books(stack: &Stack, before: &crate::books::Pieces) {

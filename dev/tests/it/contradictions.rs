@@ -5,10 +5,8 @@ use crate::{
     support::*,
 };
 use serde_json::{Value, json};
-use waybill_dev::{
-    sim::{AutoProgress, Fault, Route, Rule},
-    stack::Stack,
-};
+use waybill_dev::stack::Stack;
+use waybill_simulators::{AutoProgress, Fault, Route, Rule};
 
 fn always(route: Route, fault: Fault) -> Rule {
     Rule { route, fault, times: None, matching: None }

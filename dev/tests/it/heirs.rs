@@ -8,11 +8,8 @@ use crate::{
 };
 use futures::future::join_all;
 use serde_json::{Value, json};
-use waybill_dev::{
-    servers::Servers,
-    sim::{Fault, Route, Rule},
-    stack::Stack,
-};
+use waybill_dev::{servers::Servers, stack::Stack};
+use waybill_simulators::{Fault, Route, Rule};
 
 fn rule(route: Route, fault: Fault, about: &str) -> Rule {
     Rule { route, fault, times: None, matching: Some(about.to_owned()) }

@@ -2,7 +2,7 @@
 
 use crate::{books::check_closed, support::*};
 use serde_json::{Value, json};
-use waybill_dev::sim::{Fault, Route, Rule};
+use waybill_simulators::{Fault, Route, Rule};
 
 /// The kinds of the last entries, behind the order's end.
 async fn after_the_end(client: &waybill_dev::client::Client, id: &str) -> Vec<(String, Value)> {

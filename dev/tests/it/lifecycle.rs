@@ -6,10 +6,8 @@ use crate::{
 };
 use serde_json::json;
 use std::time::Duration;
-use waybill_dev::{
-    client::new_key,
-    sim::{AutoProgress, Fault, Route, Rule},
-};
+use waybill_dev::client::new_key;
+use waybill_simulators::{AutoProgress, Fault, Route, Rule};
 
 #[tokio::test]
 async fn an_order_goes_from_http_to_completed() {

@@ -11,9 +11,9 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use waybill_dev::{
     client::{Reply, new_key},
-    sim::{Fault, Route, Rule},
     stack::Stack,
 };
+use waybill_simulators::{Fault, Route, Rule};
 
 const SKUS: [&str; 3] = ["LINE-0", "LINE-1", "LINE-2"];
 

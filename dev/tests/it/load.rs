@@ -10,9 +10,9 @@ use waybill_dev::{
         open_loop::{Arrivals, Plan},
         run,
     },
-    sim::AutoProgress,
     stack::Stack,
 };
+use waybill_simulators::AutoProgress;
 
 fn load() -> Load {
     let duration = Duration::from_secs(4);

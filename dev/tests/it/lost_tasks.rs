@@ -4,10 +4,7 @@
 use crate::{books::*, payment::authenticate, people::needs, replay::assert_replays, support::*};
 use futures::future::join_all;
 use serde_json::{Value, json};
-use waybill_dev::{
-    sim::{Fault, Route, Rule},
-    stack::Stack,
-};
+use waybill_dev::stack::Stack;
 use waybill_domain::{
     event::{Entry, OrderEvent, Pieces},
     ids::OrderId,
@@ -16,6 +13,7 @@ use waybill_domain::{
     state::OrderState,
     status::{FulfilmentStatus, OrderStatus},
 };
+use waybill_simulators::{Fault, Route, Rule};
 use waybill_store::{
     orders::projection::{self, Applied},
     payments::{self, Ending, Kind, State},

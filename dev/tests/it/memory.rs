@@ -2,7 +2,7 @@
 
 use crate::support::*;
 use std::time::Duration;
-use waybill_dev::sim::AutoProgress;
+use waybill_simulators::AutoProgress;
 
 /// What the mended SDK says of each activity that ended, and how many still run (`vendor/README.md`).
 const ENDED: &str = "an activity ended running=";

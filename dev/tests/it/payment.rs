@@ -6,11 +6,8 @@ use crate::{
 };
 use reqwest::Method;
 use serde_json::{Value, json};
-use waybill_dev::{
-    client::new_key,
-    sim::{Fault, Route, Rule},
-    stack::Stack,
-};
+use waybill_dev::{client::new_key, stack::Stack};
+use waybill_simulators::{Fault, Route, Rule};
 
 fn always(route: Route, fault: Fault) -> Rule {
     Rule { route, fault, times: None, matching: None }

@@ -8,9 +8,9 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use waybill_dev::{
     client::{Client, Reply, new_key},
-    sim::{Fault, Route, Rule},
     stack::Stack,
 };
+use waybill_simulators::{Fault, Route, Rule};
 
 fn always(route: Route, fault: Fault) -> Vec<Rule> {
     vec![Rule { route, fault, times: None, matching: None }]

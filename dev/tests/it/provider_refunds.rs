@@ -10,11 +10,9 @@ use crate::{
 use futures::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
-use waybill_dev::{
-    sim::{Fault, Route, Rule},
-    stack::Stack,
-};
+use waybill_dev::stack::Stack;
 use waybill_domain::{after::RefundState, money::Amount};
+use waybill_simulators::{Fault, Route, Rule};
 use waybill_store::refunds::{self, Booking, ListedRefund};
 
 /// The provider's id of the order's only payment.

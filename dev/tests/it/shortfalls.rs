@@ -12,9 +12,9 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use waybill_dev::{
     client::{Reply, new_key},
-    sim::{Fault, Route, Rule},
     stack::Stack,
 };
+use waybill_simulators::{Fault, Route, Rule};
 
 const SKU: &str = "LOST-1";
 

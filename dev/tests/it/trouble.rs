@@ -6,12 +6,8 @@ use crate::{
 };
 use serde_json::json;
 use std::time::Duration;
-use waybill_dev::{
-    client::new_key,
-    servers::Servers,
-    sim::{AutoProgress, Fault, Route, Rule},
-    stack::Stack,
-};
+use waybill_dev::{client::new_key, servers::Servers, stack::Stack};
+use waybill_simulators::{AutoProgress, Fault, Route, Rule};
 
 const AT_ONCE: AutoProgress = AutoProgress { hand_over_after: Duration::ZERO, deliver_after: Duration::ZERO };
 

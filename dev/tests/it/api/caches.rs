@@ -6,13 +6,14 @@ use futures::future::join_all;
 use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
 use uuid::Uuid;
-use waybill_dev::{client::new_key, sim::AutoProgress, stack::Stack};
+use waybill_dev::{client::new_key, stack::Stack};
 use waybill_domain::{
     ids::{MerchantId, OrderId, RefundId},
     money::Amount,
     order::{Address, NewOrder, OrderLine, ShortagePolicy},
     state::OrderState,
 };
+use waybill_simulators::AutoProgress;
 use waybill_store::{
     inbox::idempotency::{Known, RequestKey},
     orders::{

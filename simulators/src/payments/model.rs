@@ -9,11 +9,11 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::sim::ledger::{Event, Records};
-use crate::sim::new_id;
+use crate::ledger::{Event, Records};
+use crate::new_id;
 
-pub(in crate::sim) use dispute::{Dispute, DisputeStatus};
-pub(in crate::sim) use refund::{Refund, RefundStatus};
+pub(crate) use dispute::{Dispute, DisputeStatus};
+pub(crate) use refund::{Refund, RefundStatus};
 
 /// Cards hold an authorization for seven days:
 /// <https://docs.stripe.com/payments/place-a-hold-on-a-payment-method>.
@@ -24,7 +24,7 @@ const NO_MULTICAPTURE: &str = "pm_card_noMulticapture";
 
 /// All intents, refunds and disputes, by id and so by age.
 #[derive(Default)]
-pub(in crate::sim) struct Payments {
+pub(crate) struct Payments {
     pub intents: BTreeMap<String, Intent>,
     pub refunds: BTreeMap<String, Refund>,
     pub disputes: BTreeMap<String, Dispute>,
@@ -32,7 +32,7 @@ pub(in crate::sim) struct Payments {
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(in crate::sim) enum Item {
+pub(crate) enum Item {
     Intent(Intent),
     Refund(Refund),
     Dispute(Dispute),
@@ -71,7 +71,7 @@ impl Records for Payments {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(in crate::sim) enum Status {
+pub(crate) enum Status {
     RequiresPaymentMethod,
     RequiresConfirmation,
     RequiresAction,
@@ -82,7 +82,7 @@ pub(in crate::sim) enum Status {
 
 /// Why a card was declined: <https://docs.stripe.com/declines/codes>.
 #[derive(Clone, Serialize, Deserialize)]
-pub(in crate::sim) struct Decline {
+pub(crate) struct Decline {
     pub code: String,
     pub decline_code: Option<String>,
 }
@@ -143,7 +143,7 @@ impl Card {
 
 /// A payment intent and its one charge.
 #[derive(Clone, Serialize, Deserialize)]
-pub(in crate::sim) struct Intent {
+pub(crate) struct Intent {
     pub id: String,
     pub charge: Option<String>,
     pub amount: i64,

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::Shared;
 use super::model::{Labels, Step};
-use crate::sim::exchange::commit;
+use crate::exchange::commit;
 
 /// How soon a label booked meanwhile is seen.
 const POLL: Duration = Duration::from_millis(10);

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use super::form::Form;
 use super::model::{Dispute, Intent, Payments, Refund};
 use super::{Shared, bad_parameter, missing_body, subject_of};
-use crate::sim::exchange::{Asked, Done, Reply, run};
-use crate::sim::faults::Route;
+use crate::exchange::{Asked, Done, Reply, run};
+use crate::faults::Route;
 
 const PAGE_DEFAULT: i64 = 10;
 const PAGE_MAX: i64 = 100;

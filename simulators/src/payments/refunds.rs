@@ -12,10 +12,10 @@ use super::form::Form;
 use super::intents::{invalid, refused, rejected, unexpected};
 use super::model::{Decline, Intent, Item, Payments, Refund, RefundStatus};
 use super::{Shared, amounts, missing_body, subject_of};
-use crate::sim::exchange::{Asked, Done, Reply, run};
-use crate::sim::faults::{Injected, Route};
-use crate::sim::ledger::Event;
-use crate::sim::new_id;
+use crate::exchange::{Asked, Done, Reply, run};
+use crate::faults::{Injected, Route};
+use crate::ledger::Event;
+use crate::new_id;
 
 const OP: &str = "refund";
 

@@ -1,45 +1,43 @@
-//! A dispute as it is recorded.
+//! A refund as it is recorded.
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-/// A merchant has seven days or more to answer, by the card's network:
-/// <https://docs.stripe.com/disputes/responding>.
-const EVIDENCE_SECONDS: i64 = 7 * 24 * 3600;
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(in crate::sim) enum DisputeStatus {
-    NeedsResponse,
-    Won,
-    Lost,
+pub(crate) enum RefundStatus {
+    Pending,
+    Succeeded,
+    Failed,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
-pub(in crate::sim) struct Dispute {
+pub(crate) struct Refund {
     pub id: String,
     pub payment_intent: String,
     pub charge: Option<String>,
     pub amount: i64,
     pub currency: String,
-    pub reason: String,
-    pub status: DisputeStatus,
+    pub status: RefundStatus,
+    pub metadata: BTreeMap<String, String>,
     pub created: i64,
 }
 
-impl Dispute {
+impl Refund {
     pub fn json(&self) -> Value {
+        let failed = self.status == RefundStatus::Failed;
         json!({
             "id": self.id,
-            "object": "dispute",
+            "object": "refund",
             "amount": self.amount,
-            "charge": self.charge,
             "currency": self.currency,
+            "charge": self.charge,
             "payment_intent": self.payment_intent,
-            "reason": self.reason,
             "status": self.status,
-            "evidence_details": { "due_by": self.created + EVIDENCE_SECONDS },
-            "metadata": {},
+            "failure_reason": failed.then_some("lost_or_stolen_card"),
+            "metadata": self.metadata,
             "created": self.created,
         })
     }

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::model::Step;
 use super::{AutoProgress, Shared};
-use crate::sim::exchange::{Reply, commit};
+use crate::exchange::{Reply, commit};
 
 type Pace = watch::Sender<Option<AutoProgress>>;
 

@@ -6,13 +6,13 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::sim::exchange::Done;
-use crate::sim::ledger::{Event, Records};
-use crate::sim::new_id;
+use crate::exchange::Done;
+use crate::ledger::{Event, Records};
+use crate::new_id;
 
 /// All labels by reference, and those under way by the time of their last change, the oldest first.
 #[derive(Default)]
-pub(in crate::sim) struct Labels {
+pub(crate) struct Labels {
     pub by_reference: BTreeMap<String, Label>,
     pub booked: BTreeSet<(Timestamp, String)>,
     pub in_transit: BTreeSet<(Timestamp, String)>,
@@ -55,7 +55,7 @@ impl Records for Labels {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(in crate::sim) enum Status {
+pub(crate) enum Status {
     Booked,
     HandedOver,
     Delivered,
@@ -66,7 +66,7 @@ pub(in crate::sim) enum Status {
 
 /// A booking that was printed and can be tracked.
 #[derive(Clone, Serialize, Deserialize)]
-pub(in crate::sim) struct Booking {
+pub(crate) struct Booking {
     pub id: String,
     pub tracking_number: String,
     pub from: String,
@@ -78,14 +78,14 @@ pub(in crate::sim) struct Booking {
 }
 
 #[derive(Clone, Serialize, Deserialize)]
-pub(in crate::sim) struct Parcel {
+pub(crate) struct Parcel {
     pub sku: String,
     pub quantity: u32,
 }
 
 /// What the carrier knows about one reference.
 #[derive(Clone, Serialize, Deserialize)]
-pub(in crate::sim) struct Label {
+pub(crate) struct Label {
     pub reference: String,
     pub status: Status,
     /// When the status last changed.
@@ -124,7 +124,7 @@ impl Label {
 /// What happens to goods on their way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(in crate::sim) enum Step {
+pub(crate) enum Step {
     HandOver,
     Deliver,
     Lose,

@@ -1,43 +1,45 @@
-//! A refund as it is recorded.
-
-use std::collections::BTreeMap;
+//! A dispute as it is recorded.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+/// A merchant has seven days or more to answer, by the card's network:
+/// <https://docs.stripe.com/disputes/responding>.
+const EVIDENCE_SECONDS: i64 = 7 * 24 * 3600;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(in crate::sim) enum RefundStatus {
-    Pending,
-    Succeeded,
-    Failed,
+pub(crate) enum DisputeStatus {
+    NeedsResponse,
+    Won,
+    Lost,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
-pub(in crate::sim) struct Refund {
+pub(crate) struct Dispute {
     pub id: String,
     pub payment_intent: String,
     pub charge: Option<String>,
     pub amount: i64,
     pub currency: String,
-    pub status: RefundStatus,
-    pub metadata: BTreeMap<String, String>,
+    pub reason: String,
+    pub status: DisputeStatus,
     pub created: i64,
 }
 
-impl Refund {
+impl Dispute {
     pub fn json(&self) -> Value {
-        let failed = self.status == RefundStatus::Failed;
         json!({
             "id": self.id,
-            "object": "refund",
+            "object": "dispute",
             "amount": self.amount,
-            "currency": self.currency,
             "charge": self.charge,
+            "currency": self.currency,
             "payment_intent": self.payment_intent,
+            "reason": self.reason,
             "status": self.status,
-            "failure_reason": failed.then_some("lost_or_stolen_card"),
-            "metadata": self.metadata,
+            "evidence_details": { "due_by": self.created + EVIDENCE_SECONDS },
+            "metadata": {},
             "created": self.created,
         })
     }

@@ -11,9 +11,9 @@ use serde_json::json;
 use super::form::Form;
 use super::model::{Card, Decline, Intent, Item, Payments, Status};
 use super::{Hold, Shared, amounts, bad_parameter, missing_body, subject_of};
-use crate::sim::exchange::{Asked, Done, Reply, run};
-use crate::sim::faults::{Injected, Route};
-use crate::sim::new_id;
+use crate::exchange::{Asked, Done, Reply, run};
+use crate::faults::{Injected, Route};
+use crate::new_id;
 
 pub(super) const CHARGE: &str = "latest_charge";
 

@@ -7,10 +7,10 @@ use serde::Deserialize;
 
 use super::Shared;
 use super::model::{Booking, Label, Labels, Parcel, Status};
-use crate::sim::exchange::{Asked, Done, Reply, run};
-use crate::sim::faults::{Injected, Route};
-use crate::sim::ledger::Records;
-use crate::sim::new_id;
+use crate::exchange::{Asked, Done, Reply, run};
+use crate::faults::{Injected, Route};
+use crate::ledger::Records;
+use crate::new_id;
 
 /// What a label is booked with. Unknown fields are let through, as a carrier's API would.
 #[derive(Deserialize)]

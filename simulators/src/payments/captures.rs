@@ -7,8 +7,8 @@ use super::form::Form;
 use super::intents::{CHARGE, declined, invalid, on_intent, refused, rejected, unexpected};
 use super::model::{Decline, Intent, Item, Status};
 use super::{Shared, amounts};
-use crate::sim::exchange::{Asked, Done, Reply};
-use crate::sim::faults::{Injected, Route};
+use crate::exchange::{Asked, Done, Reply};
+use crate::faults::{Injected, Route};
 
 /// Why Stripe says it cancelled an intent whose authorization has lapsed.
 pub(super) const AUTOMATIC: &str = "automatic";

@@ -6,8 +6,8 @@ use serde::Deserialize;
 use super::intents::{invalid, unexpected};
 use super::missing_body;
 use super::model::{Dispute, DisputeStatus, Item, Payments};
-use crate::sim::exchange::Done;
-use crate::sim::new_id;
+use crate::exchange::Done;
+use crate::new_id;
 
 const REASON_DEFAULT: &str = "fraudulent";
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use url::form_urlencoded;
 
 use super::bad_parameter;
-use crate::sim::exchange::Reply;
+use crate::exchange::Reply;
 
 pub(super) struct Form(Vec<(String, String)>);
 

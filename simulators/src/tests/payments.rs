@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use sha2::Sha256;
 
 use super::{KEY, LedgerFile, Receiver, any_port, eventually, http};
-use crate::sim::{Fault, PaymentsSim, PaymentsSimConfig, Route, Rule};
+use crate::{Fault, PaymentsSim, PaymentsSimConfig, Route, Rule};
 
 const SECRET: &str = "whsec_payments";
 

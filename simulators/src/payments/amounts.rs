@@ -5,7 +5,7 @@
 //! the two makes a test fail.
 
 use super::{bad_parameter, error_without_code};
-use crate::sim::exchange::Reply;
+use crate::exchange::Reply;
 
 const CURRENCIES: &str = "usd aed afn all amd ang aoa ars aud awg azn bam bbd bdt bgn bhd bif bmd bnd bob brl bsd bwp byn \
     bzd cad cdf chf clp cny cop crc cve czk djf dkk dop dzd egp etb eur fjd fkp gbp gel gip gmd gnf gtq gyd hkd hnl htg \

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use sha2::Sha256;
 
 use super::{KEY, LedgerFile, Receiver, any_port, eventually, http};
-use crate::sim::{AutoProgress, CarrierSim, CarrierSimConfig, Fault, Route, Rule};
+use crate::{AutoProgress, CarrierSim, CarrierSimConfig, Fault, Route, Rule};
 
 const SECRET: &str = "whsec_d2F5YmlsbCBjYXJyaWVyIHNlY3JldA==";
 const FAST: AutoProgress =

@@ -12,7 +12,7 @@ use super::intents::{approved, declined, unexpected};
 use super::model::{Decline, DisputeStatus, Intent, Item, Status};
 use super::refunds::DashboardRefund;
 use super::{Hold, Shared, disputes, missing_body, refunds};
-use crate::sim::exchange::{Done, Reply, commit};
+use crate::exchange::{Done, Reply, commit};
 
 pub(super) fn routes(hold: Hold) -> Router<Shared> {
     Router::new()
