@@ -8,7 +8,7 @@ use tokio::{
     net::TcpListener,
     process::{Child, Command},
 };
-use waybill_dev::ports::{free_port, loopback};
+use waybill_stack::ports::{free_port, loopback};
 
 /// It binds at once; a busy machine may take a moment to start a process.
 const READY_WAIT_MAX: Duration = Duration::from_secs(10);

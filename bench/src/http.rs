@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::{net::TcpStream, task::JoinSet};
-use waybill_dev::client::Client;
+use waybill_stack::client::Client;
 
 /// A request, ready to be sent.
 pub type Ready = Request<Full<Bytes>>;

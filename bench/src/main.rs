@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 use benches::Bench;
 use clap::{Parser, Subcommand};
 use std::{path::PathBuf, process::ExitCode};
-use waybill_dev::{home::workspace_root, term};
+use waybill_stack::{home::workspace_root, term};
 use world::{Size, World};
 
 /// Rounds unless told otherwise: few enough to wait for, enough for a median and a spread.

@@ -107,5 +107,5 @@ fn tell(comparison: &Comparison) {
 }
 
 fn line(text: &str) {
-    waybill_dev::term::line(text);
+    waybill_stack::term::line(text);
 }

@@ -13,10 +13,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use sqlx::{PgPool, postgres::PgPoolOptions};
 use std::{collections::BTreeMap, time::Duration};
-use waybill_dev::{
-    servers::Servers,
-    stack::{Stack, StackBuilder},
-};
+use waybill_stack::{Stack, StackBuilder, servers::Servers};
 
 /// SKUs of a benchmark's shop: as many as a middling merchant has on one shelf.
 pub const SKUS: u64 = 1_000;

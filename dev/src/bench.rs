@@ -7,10 +7,10 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
 
-use crate::binaries::cargo;
-use crate::home::workspace_root;
-use crate::supervise::binary_dir;
-use crate::term;
+use waybill_stack::binaries::cargo;
+use waybill_stack::home::workspace_root;
+use waybill_stack::supervise::binary_dir;
+use waybill_stack::term;
 
 /// Builds everything that is measured with optimisations, and becomes the benchmarks' program. At toy size nothing is
 /// measured, and this program's own profile will do.

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::chaos::ChaosArgs;
-use crate::guard::GuardArgs;
 use crate::load::LoadArgs;
 use crate::simulate::SimulateArgs;
+use waybill_stack::guard::GuardArgs;
 
 /// Waybill on one machine: real Temporal, real Postgres, simulated payment provider and carrier.
 ///

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use crate::client::Client;
-use crate::term;
+use waybill_stack::client::Client;
+use waybill_stack::term;
 
 /// How often the timeline is asked for.
 const POLL: Duration = Duration::from_millis(100);

@@ -7,23 +7,12 @@
 //! Every process runs under a [guard], which stops it however its starter ends.
 
 pub mod bench;
-pub mod binaries;
 pub mod chaos;
 pub mod cli;
-pub mod client;
 pub mod follow;
-pub mod guard;
-pub mod home;
-pub mod invariants;
 pub mod load;
 pub mod orders;
-pub mod ports;
-pub mod processes;
-pub mod servers;
 pub mod simulate;
 pub mod sqlx_data;
-pub mod stack;
-pub mod supervise;
-pub mod term;
 pub mod up;
 pub mod verbs;

@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use waybill_dev::cli::{Cli, Verb};
-use waybill_dev::{bench, chaos, guard, simulate, sqlx_data, term, up, verbs};
+use waybill_dev::{bench, chaos, simulate, sqlx_data, up, verbs};
+use waybill_stack::{guard, term};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

@@ -1,38 +1,13 @@
-//! The demo merchant's shop: what it has in stock, and orders that take each of the ways an order can go.
+//! The demo customer: orders that take each of the ways an order can go.
 
 use serde_json::{Value, json};
 
+use waybill_stack::goods::{DEAR, GOODS, SCARCE};
+
 use crate::cli::{OrderArgs, Shortage};
 
-/// Goods with their price in cents.
-const GOODS: [(&str, i64); 5] = [
-    ("SHOE-42-BLK", 4_999),
-    ("SHOE-43-BLK", 4_999),
-    ("SOCK-M-WHT", 799),
-    ("LACE-120-BRN", 349),
-    ("CARE-KIT", 1_450),
-];
-/// A dear thing: one of these is more than the rules let pass unseen (100,000 cents).
-const DEAR: (&str, i64) = ("BIKE-CITY", 149_900);
-/// Of this there are few.
-const SCARCE: (&str, i64) = ("LAMP-DESK", 5_900);
-/// How many of the scarce thing there are, and how many a short order asks for.
-const SCARCE_ON_HAND: i64 = 3;
+/// How many of the scarce thing a short order asks for: more than there are.
 const SCARCE_WANTED: i64 = 8;
-
-/// What to put on the shelves, by SKU, as `PUT /v1/stock/{sku}` takes it.
-pub fn stock() -> Vec<(&'static str, Value)> {
-    let shelves = |amsterdam: i64, berlin: i64| {
-        json!({ "locations": [
-            { "location": "AMS-1", "on_hand": amsterdam },
-            { "location": "BER-1", "on_hand": berlin },
-        ] })
-    };
-    let mut stock: Vec<_> = GOODS.iter().map(|(sku, _)| (*sku, shelves(6_000, 4_000))).collect();
-    stock.push((DEAR.0, shelves(600, 400)));
-    stock.push((SCARCE.0, shelves(SCARCE_ON_HAND, 0)));
-    stock
-}
 
 /// An order as `POST /v1/orders` takes it.
 pub fn order(args: &OrderArgs) -> Value {
@@ -74,6 +49,7 @@ fn line(sku: &str, quantity: i64, unit_price: i64) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use waybill_stack::goods::SCARCE_ON_HAND;
 
     const PLAIN: OrderArgs =
         OrderArgs { lines: 2, decline: false, shortage: None, review: false, no_follow: false };

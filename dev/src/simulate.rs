@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::load::open_loop::{Arrivals, Plan, schedule};
 use crate::load::stats::Latencies;
-use crate::term;
+use waybill_stack::term;
 
 /// How often the API measures its backlog, in seconds: `BACKLOG_EVERY` in `api/src/state.rs`.
 const BACKLOG_EVERY_SECONDS: f64 = 2.0;

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use sqlx::migrate::Migrator;
 
-use crate::binaries::cargo;
-use crate::home::workspace_root;
-use crate::servers::Servers;
-use crate::term;
+use waybill_stack::binaries::cargo;
+use waybill_stack::home::workspace_root;
+use waybill_stack::servers::Servers;
+use waybill_stack::term;
 
 /// Writes `.sqlx/` anew; with `check` only says whether that would change it.
 pub async fn prepare(check: bool) -> Result<()> {

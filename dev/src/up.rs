@@ -7,19 +7,19 @@ use anyhow::{Context, Result, bail};
 use tokio::signal::unix::{SignalKind, signal};
 use uuid::Uuid;
 
-use crate::binaries::Binaries;
 use crate::cli::{OrderArgs, UpArgs};
-use crate::client::Client;
 use crate::follow;
-use crate::home::{StackDir, StackFile, workspace_root};
 use crate::orders;
-use crate::ports::{Block, Role};
-use crate::processes::stop_leftovers;
-use crate::servers::temporal::TemporalConfig;
-use crate::servers::{Installations, Servers, postgres_data};
-use crate::stack::{Stack, StackPorts};
-use crate::term::{self, Step};
 use waybill_simulators::AutoProgress;
+use waybill_stack::binaries::Binaries;
+use waybill_stack::client::Client;
+use waybill_stack::home::{StackDir, StackFile, workspace_root};
+use waybill_stack::ports::{Block, Role};
+use waybill_stack::processes::stop_leftovers;
+use waybill_stack::servers::temporal::TemporalConfig;
+use waybill_stack::servers::{Installations, Servers, postgres_data};
+use waybill_stack::term::{self, Step};
+use waybill_stack::{Stack, StackPorts};
 
 /// The processes of a stack in the order in which they are stopped.
 pub const PROCESSES: [&str; 4] = ["api", "worker", "temporal", "postgres"];

@@ -13,15 +13,15 @@ use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use crate::cli::{LogOf, OrderArgs};
-use crate::client::Client;
 use crate::follow;
-use crate::home::{StackDir, StackFile};
 use crate::load::LoadArgs;
 use crate::orders;
-use crate::ports::Role;
-use crate::processes::{running, send, stop_leftovers, until};
-use crate::term;
 use crate::up::{PROCESSES, open};
+use waybill_stack::client::Client;
+use waybill_stack::home::{StackDir, StackFile};
+use waybill_stack::ports::Role;
+use waybill_stack::processes::{running, send, stop_leftovers, until};
+use waybill_stack::term;
 
 /// Every process may take ten seconds to stop, one after the other.
 const DOWN_WAIT_MAX: Duration = Duration::from_secs(60);

@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 use tokio::process::Command;
-use waybill_dev::stack::Stack;
+use waybill_stack::Stack;
 
 /// Clients on both sides.
 const CLIENTS: usize = 32;

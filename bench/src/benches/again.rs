@@ -11,7 +11,7 @@ use anyhow::Result;
 use hyper::body::Bytes;
 use serde_json::json;
 use std::{sync::atomic::AtomicU64, time::Duration};
-use waybill_dev::stack::Stack;
+use waybill_stack::Stack;
 
 /// Clients that repeat themselves.
 const CLIENTS: usize = 32;

@@ -14,8 +14,8 @@ use crate::{
 use anyhow::{Result, anyhow, bail};
 use serde_json::json;
 use std::{path::Path, sync::atomic::AtomicU64, time::Duration};
-use waybill_dev::binaries::Binaries;
 use waybill_simulators::AutoProgress;
+use waybill_stack::binaries::Binaries;
 
 use super::Bench;
 

@@ -20,7 +20,7 @@ use std::{
 };
 use tokio::{sync::Semaphore, task::JoinSet};
 use uuid::Uuid;
-use waybill_dev::stack::Stack;
+use waybill_stack::Stack;
 
 /// Orders, or workflows, that are under way at a time, on both sides.
 pub const IN_FLIGHT: usize = 128;
@@ -175,7 +175,7 @@ impl AgainstTheSdk<'_> {
 }
 
 async fn place(
-    client: waybill_dev::client::Client,
+    client: waybill_stack::client::Client,
     mut connection: Connection,
     room: Arc<Semaphore>,
     next: Arc<AtomicU64>,

@@ -15,7 +15,7 @@ use std::{
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
-use waybill_dev::{stack::Stack, term::Step};
+use waybill_stack::{Stack, term::Step};
 
 /// Clients on both sides.
 const CLIENTS: usize = 32;

@@ -13,8 +13,8 @@ use crate::{
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use std::{sync::Arc, time::Duration};
-use waybill_dev::stack::Stack;
 use waybill_simulators::AutoProgress;
+use waybill_stack::Stack;
 
 /// Clients that read.
 const CLIENTS: usize = 32;

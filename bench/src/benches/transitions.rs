@@ -10,8 +10,8 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use tokio::process::Command;
-use waybill_dev::stack::Stack;
 use waybill_simulators::AutoProgress;
+use waybill_stack::Stack;
 
 /// Longer than an order takes on a busy machine.
 const ORDER_WAIT_MAX: Duration = Duration::from_secs(30);

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use super::plan::{Kind, Message, OrderPlan};
 use super::world::{Promise, World};
-use crate::client::{Client, Reply};
 use crate::load::open_loop::Random;
+use waybill_stack::client::{Client, Reply};
 
 /// What a unit costs, in cents.
 const UNIT_PRICE: i64 = 1_000;
@@ -198,7 +198,7 @@ async fn cancel_unit(world: &World, random: &mut Random, id: &str) {
 
 async fn amend(world: &World, random: &mut Random, id: &str) {
     reach(world, random, id, |order| order["status"] == "awaiting_customer").await;
-    let (path, key) = (format!("/v1/orders/{id}/amendment"), crate::client::new_key());
+    let (path, key) = (format!("/v1/orders/{id}/amendment"), waybill_stack::client::new_key());
     let accept = if random.below(3) == 0 { "cancel" } else { "ship_available" };
     let body = json!({"accept": accept});
     let build = |client: &Client| {

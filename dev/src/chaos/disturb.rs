@@ -8,11 +8,11 @@ use sqlx::{Connection, PgConnection};
 use tokio::time::Instant;
 
 use super::plan::{Disturbance, FaultPlan, Part};
-use crate::servers::Servers;
-use crate::servers::link::Link;
-use crate::stack::Stack;
-use crate::supervise::Child;
 use waybill_simulators::{Fault, Route, Rule};
+use waybill_stack::Stack;
+use waybill_stack::servers::Servers;
+use waybill_stack::servers::link::Link;
+use waybill_stack::supervise::Child;
 
 /// How slow a slow provider is.
 const SLOW_MS: u64 = 1_500;

@@ -1,5 +1,5 @@
 //! `cargo dev chaos`: real processes, varied orders, and seeded random faults in every part; then everything heals, comes
-//! to rest, and all [invariants](crate::invariants) are checked.
+//! to rest, and all [invariants](waybill_stack::invariants) are checked.
 
 pub mod args;
 mod customers;
@@ -25,13 +25,13 @@ use self::disturb::Disturber;
 use self::plan::{APIS, Kind, Plan, WORKERS};
 use self::report::Report;
 use self::world::World;
-use crate::client::Client;
-use crate::invariants::{Moment, Violation};
-use crate::servers::Servers;
-use crate::servers::link::Link;
-use crate::stack::Stack;
-use crate::term::{self, Step};
 use waybill_simulators::AutoProgress;
+use waybill_stack::Stack;
+use waybill_stack::client::Client;
+use waybill_stack::invariants::{Moment, Violation};
+use waybill_stack::servers::Servers;
+use waybill_stack::servers::link::Link;
+use waybill_stack::term::{self, Step};
 
 /// More than all orders take of a SKU.
 const PLENTY: i64 = 100_000;

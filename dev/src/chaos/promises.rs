@@ -6,7 +6,7 @@ use waybill_domain::event::OrderEvent as E;
 use waybill_domain::status::OrderStatus;
 
 use super::world::{Log, Promise};
-use crate::invariants::{Order, Violation};
+use waybill_stack::invariants::{Order, Violation};
 
 /// What was promised and is not so.
 pub fn check(log: &Log, orders: &BTreeMap<String, Order>) -> Vec<Violation> {

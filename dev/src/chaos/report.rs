@@ -10,7 +10,7 @@ use sqlx::PgPool;
 use super::args::ChaosArgs;
 use super::plan::Plan;
 use super::world::Log;
-use crate::invariants::{Order, Violation};
+use waybill_stack::invariants::{Order, Violation};
 
 /// A run.
 #[derive(Debug)]

@@ -12,8 +12,8 @@ use waybill_domain::status::{FulfilmentStatus, OrderStatus};
 
 use super::customers;
 use super::world::World;
-use crate::invariants::{Order, Sources, Violation};
 use crate::load::open_loop::Random;
+use waybill_stack::invariants::{Order, Sources, Violation};
 
 /// Between two rounds.
 const ROUND_EVERY: Duration = Duration::from_secs(1);
@@ -76,7 +76,7 @@ async fn answer(world: &World, random: &mut Random, order: &Order, round: u64) {
             world.post("Approve", random, &format!("/v1/orders/{id}/decision"), &body).await;
         }
         OrderStatus::AwaitingCustomer => {
-            let key = crate::client::new_key();
+            let key = waybill_stack::client::new_key();
             let path = format!("/v1/orders/{id}/amendment");
             world
                 .ask("Amend", random, |client| {

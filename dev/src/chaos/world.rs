@@ -8,10 +8,10 @@ use anyhow::Result;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
-use crate::client::{Client, Reply};
 use crate::load::open_loop::Random;
-use crate::servers::temporal_http::TemporalHttp;
-use crate::stack::Stack;
+use waybill_stack::Stack;
+use waybill_stack::client::{Client, Reply};
+use waybill_stack::servers::temporal_http::TemporalHttp;
 
 /// How often a request is sent that is not answered, or is answered that it should be sent again.
 const TRIES_MAX: u32 = 40;
@@ -130,7 +130,7 @@ impl World {
 
     /// Posts JSON under an idempotency key of its own.
     pub async fn post(&self, what: &str, random: &mut Random, path: &str, body: &Value) -> Option<Reply> {
-        let key = crate::client::new_key();
+        let key = waybill_stack::client::new_key();
         self.ask(what, random, |client| {
             client.request(Method::POST, path).header("Idempotency-Key", &key).json(body)
         })

@@ -9,7 +9,7 @@ use super::open_loop::{Done, Sent};
 use super::report::{millis, statuses};
 use super::shop::Outcome;
 use super::stats::{Latencies, Tally, per_second};
-use crate::term;
+use waybill_stack::term;
 
 /// How often the live line is drawn, and what "now" means in it.
 const LINE_EVERY: Duration = Duration::from_secs(1);

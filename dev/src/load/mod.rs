@@ -27,8 +27,8 @@ use self::open_loop::{Plan, run_until};
 use self::report::Report;
 use self::settle::settle;
 use self::shop::Shop;
-use crate::client::Client;
-use crate::term::{self, Step};
+use waybill_stack::client::Client;
+use waybill_stack::term::{self, Step};
 
 /// The most requests without an answer: each has a connection, and a process may open about a thousand files.
 const IN_FLIGHT_MAX: usize = 800;

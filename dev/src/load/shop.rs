@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::books::Level;
 use super::mix::Op;
 use super::open_loop::Random;
-use crate::client::{Client, Reply};
+use waybill_stack::client::{Client, Reply};
 
 /// The most pieces of a line.
 const QUANTITY_MAX: u64 = 2;

@@ -7,13 +7,13 @@ use crate::{
 use futures::future::join_all;
 use serde_json::{Value, json};
 use std::time::Duration;
-use waybill_dev::{
-    client::{Client, Reply, new_key},
-    ports::free_port,
-    stack::{Stack, StackPorts},
-};
 use waybill_domain::{event::Pieces, returns::Condition};
 use waybill_simulators::{AutoProgress, Fault, Route, Rule};
+use waybill_stack::{
+    Stack, StackPorts,
+    client::{Client, Reply, new_key},
+    ports::free_port,
+};
 use waybill_store::{inbox::Message, returns};
 
 pub const AT_ONCE: AutoProgress =
@@ -222,7 +222,7 @@ async fn a_pending_refund_is_not_refunded_and_one_that_fails_can_be_asked_for_ag
 
 #[tokio::test]
 async fn a_refund_that_was_accepted_without_temporal_is_made_when_it_is_back() {
-    let mut servers = waybill_dev::servers::Servers::private().await.unwrap();
+    let mut servers = waybill_stack::servers::Servers::private().await.unwrap();
     let stack = Stack::builder(&servers).auto(AT_ONCE).start().await.unwrap();
     let id = completed(&stack, &order_with(|_| {})).await;
     servers.temporal.child.kill_hard().await.unwrap();

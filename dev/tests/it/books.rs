@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use std::collections::BTreeMap;
-use waybill_dev::stack::Stack;
+use waybill_stack::Stack;
 
 /// Pieces by SKU and location: free, set aside and sold, added up.
 pub type Pieces = BTreeMap<(String, String), i64>;

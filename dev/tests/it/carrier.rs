@@ -9,8 +9,8 @@ use crate::{
     webhooks::Webhook,
 };
 use serde_json::{Value, json};
-use waybill_dev::{servers::Servers, stack::Stack};
 use waybill_simulators::{Fault, Route, Rule};
+use waybill_stack::{Stack, servers::Servers};
 
 /// Stock and reservations agree, also to the reconciliation.
 async fn check_books(stack: &Stack, before: &crate::books::Pieces) {

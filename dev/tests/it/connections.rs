@@ -2,8 +2,8 @@
 //! may take long on one.
 
 use crate::support::{builder, order, place, until};
-use waybill_dev::stack::Stack;
 use waybill_domain::ids::OrderId;
+use waybill_stack::Stack;
 use waybill_store::{PgPool, writers::Writers};
 
 /// Of one worker: the fewest of which a group keeps one.

@@ -5,8 +5,8 @@ use crate::{
     support::*,
 };
 use serde_json::{Value, json};
-use waybill_dev::stack::Stack;
 use waybill_simulators::{AutoProgress, Fault, Route, Rule};
+use waybill_stack::Stack;
 
 fn always(route: Route, fault: Fault) -> Rule {
     Rule { route, fault, times: None, matching: None }

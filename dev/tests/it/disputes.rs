@@ -6,7 +6,7 @@ use crate::{
     support::*,
 };
 use serde_json::{Value, json};
-use waybill_dev::{client::Reply, stack::Stack};
+use waybill_stack::{Stack, client::Reply};
 
 /// The provider's ids of an order's payments, by what was captured of each.
 fn payments(stack: &Stack, order: &str) -> Vec<(i64, String)> {

@@ -4,8 +4,8 @@ use crate::{books::check_closed, support::*};
 use futures::{StreamExt, stream};
 use serde_json::json;
 use std::time::Duration;
-use waybill_dev::{client::new_key, servers::Servers, stack::Stack};
 use waybill_domain::status::OrderStatus;
+use waybill_stack::{Stack, client::new_key, servers::Servers};
 
 /// Orders of one run, each cancelled a little later than the one before.
 const ORDERS: u64 = 60;

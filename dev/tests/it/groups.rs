@@ -7,7 +7,6 @@ use crate::{
 };
 use futures::future::{join, join_all};
 use serde_json::{Value, json};
-use waybill_dev::{client::Client, stack::Stack};
 use waybill_domain::{
     allocation::Allocation,
     event::{Entry, OrderEvent},
@@ -15,6 +14,7 @@ use waybill_domain::{
     state::OrderState,
     status::OrderStatus,
 };
+use waybill_stack::{Stack, client::Client};
 use waybill_store::{
     PgPool,
     orders::{

@@ -8,8 +8,8 @@ use crate::{
 };
 use futures::future::join_all;
 use serde_json::{Value, json};
-use waybill_dev::{servers::Servers, stack::Stack};
 use waybill_simulators::{Fault, Route, Rule};
+use waybill_stack::{Stack, servers::Servers};
 
 fn rule(route: Route, fault: Fault, about: &str) -> Rule {
     Rule { route, fault, times: None, matching: Some(about.to_owned()) }

@@ -7,8 +7,8 @@ use crate::{
     support::*,
 };
 use serde_json::{Value, json};
-use waybill_dev::stack::Stack;
 use waybill_simulators::{Fault, Route, Rule};
+use waybill_stack::Stack;
 
 /// A hold so short, in seconds, that it is renewed while a test waits, and so long that it does not lapse before.
 const SHORT: i64 = 8;

@@ -10,8 +10,8 @@ use crate::{
 };
 use serde_json::{Value, json};
 use std::time::{Duration, SystemTime};
-use waybill_dev::stack::{Stack, StackBuilder};
 use waybill_simulators::{Fault, Route, Rule};
+use waybill_stack::{Stack, StackBuilder};
 
 /// Between two rounds that a test asks for: Temporal shows an end to those who search a moment later.
 const AGAIN: Duration = Duration::from_secs(1);

@@ -12,8 +12,8 @@ use crate::{
 use futures::{FutureExt, future::join_all};
 use serde_json::{Value, json};
 use std::{panic::AssertUnwindSafe, sync::Mutex};
-use waybill_dev::{client::Reply, servers::Servers, stack::Stack};
 use waybill_simulators::{Fault, Route, Rule};
+use waybill_stack::{Stack, client::Reply, servers::Servers};
 
 /// What one shipment of these orders costs; two of them are more than the risk rules let pass. So every order waits for
 /// a reviewer first, and the test learns what its shipments are called before anything happens to them.

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use waybill_simulators::{Fault, Route, Rule};
 
 /// The kinds of the last entries, behind the order's end.
-async fn after_the_end(client: &waybill_dev::client::Client, id: &str) -> Vec<(String, Value)> {
+async fn after_the_end(client: &waybill_stack::client::Client, id: &str) -> Vec<(String, Value)> {
     let events = timeline(client, id).await;
     let end = events.iter().position(|e| e["type"] == "order.completed").unwrap();
     let behind = events[end + 1..].iter();

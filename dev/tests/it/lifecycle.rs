@@ -6,8 +6,8 @@ use crate::{
 };
 use serde_json::json;
 use std::time::Duration;
-use waybill_dev::client::new_key;
 use waybill_simulators::{AutoProgress, Fault, Route, Rule};
+use waybill_stack::client::new_key;
 
 #[tokio::test]
 async fn an_order_goes_from_http_to_completed() {
@@ -215,7 +215,7 @@ async fn a_shortage_is_settled_by_the_orders_policy() {
 }
 
 /// The three ways to ask an order to cancel itself.
-async fn cancel_by(stack: &waybill_dev::stack::Stack, way: &str, id: &str) {
+async fn cancel_by(stack: &waybill_stack::Stack, way: &str, id: &str) {
     let workflow = format!("order:{id}");
     match way {
         "api" => {

@@ -9,11 +9,11 @@ use crate::{
 };
 use reqwest::Method;
 use serde_json::{Value, json};
-use waybill_dev::{
-    client::{Reply, new_key},
-    stack::Stack,
-};
 use waybill_simulators::{Fault, Route, Rule};
+use waybill_stack::{
+    Stack,
+    client::{Reply, new_key},
+};
 
 const SKUS: [&str; 3] = ["LINE-0", "LINE-1", "LINE-2"];
 

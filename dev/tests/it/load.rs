@@ -2,17 +2,15 @@
 
 use crate::support::*;
 use std::time::Duration;
-use waybill_dev::{
-    load::{
-        Load,
-        live::Board,
-        mix::Op,
-        open_loop::{Arrivals, Plan},
-        run,
-    },
-    stack::Stack,
+use waybill_dev::load::{
+    Load,
+    live::Board,
+    mix::Op,
+    open_loop::{Arrivals, Plan},
+    run,
 };
 use waybill_simulators::AutoProgress;
+use waybill_stack::Stack;
 
 fn load() -> Load {
     let duration = Duration::from_secs(4);

@@ -13,8 +13,8 @@ use waybill_activities::{
         AuthorizeRequest, Authorized, CaptureRequest, Hold, PaymentProvider, ProviderError, stripe::Stripe,
     },
 };
-use waybill_dev::ports::free_port;
 use waybill_domain::{ids::OrderId, money::Amount, order::currency};
+use waybill_stack::ports::free_port;
 
 const VERSION: &str = "1.15.10";
 

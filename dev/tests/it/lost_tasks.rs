@@ -4,7 +4,6 @@
 use crate::{books::*, payment::authenticate, people::needs, replay::assert_replays, support::*};
 use futures::future::join_all;
 use serde_json::{Value, json};
-use waybill_dev::stack::Stack;
 use waybill_domain::{
     event::{Entry, OrderEvent, Pieces},
     ids::OrderId,
@@ -14,6 +13,7 @@ use waybill_domain::{
     status::{FulfilmentStatus, OrderStatus},
 };
 use waybill_simulators::{Fault, Route, Rule};
+use waybill_stack::Stack;
 use waybill_store::{
     orders::projection::{self, Applied},
     payments::{self, Ending, Kind, State},

@@ -6,8 +6,8 @@ use crate::{
 };
 use reqwest::Method;
 use serde_json::{Value, json};
-use waybill_dev::{client::new_key, stack::Stack};
 use waybill_simulators::{Fault, Route, Rule};
+use waybill_stack::{Stack, client::new_key};
 
 fn always(route: Route, fault: Fault) -> Rule {
     Rule { route, fault, times: None, matching: None }

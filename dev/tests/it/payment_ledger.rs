@@ -4,11 +4,11 @@
 use crate::support::until;
 use std::future::Future;
 use uuid::Uuid;
-use waybill_dev::servers::Servers;
 use waybill_domain::{
     ids::{OrderId, ShipmentId},
     money::Amount,
 };
+use waybill_stack::servers::Servers;
 use waybill_store::{
     PgPool,
     payments::{self, Ending, Kind, State},

@@ -6,11 +6,11 @@ use crate::{
 };
 use reqwest::Method;
 use serde_json::{Value, json};
-use waybill_dev::{
-    client::{Client, Reply, new_key},
-    stack::Stack,
-};
 use waybill_simulators::{Fault, Route, Rule};
+use waybill_stack::{
+    Stack,
+    client::{Client, Reply, new_key},
+};
 
 fn always(route: Route, fault: Fault) -> Vec<Rule> {
     vec![Rule { route, fault, times: None, matching: None }]

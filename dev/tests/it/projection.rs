@@ -1,13 +1,13 @@
 //! The read model is written once, whatever a repeated workflow task writes, and what readers saw is never taken back.
 
 use crate::support::{builder, kinds, order_with, place};
-use waybill_dev::stack::Stack;
 use waybill_domain::{
     event::{Entry, OrderEvent},
     ids::OrderId,
     state::OrderState,
     status::OrderStatus,
 };
+use waybill_stack::Stack;
 use waybill_store::orders::projection::{self, Applied};
 
 fn entry(event: OrderEvent, status: OrderStatus) -> Entry {

@@ -10,9 +10,9 @@ use crate::{
 use futures::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
-use waybill_dev::stack::Stack;
 use waybill_domain::{after::RefundState, money::Amount};
 use waybill_simulators::{Fault, Route, Rule};
+use waybill_stack::Stack;
 use waybill_store::refunds::{self, Booking, ListedRefund};
 
 /// The provider's id of the order's only payment.
@@ -29,7 +29,7 @@ async fn refund_at_provider(stack: &Stack, order: &str, amount: i64, webhook: bo
     bank_says(stack, &path, json!({"amount": amount, "webhook": webhook})).await
 }
 
-async fn refund(stack: &Stack, order: &str, amount: i64) -> waybill_dev::client::Reply {
+async fn refund(stack: &Stack, order: &str, amount: i64) -> waybill_stack::client::Reply {
     let body = json!({"amount": amount, "reason": "damaged"});
     stack.client.post(&format!("/v1/orders/{order}/refunds"), &body).await.unwrap()
 }

@@ -16,13 +16,13 @@ use waybill_activities::{
         stripe::Stripe,
     },
 };
-use waybill_dev::stack::Stack;
 use waybill_domain::{
     ids::{OrderId, RefundId},
     money::Amount,
     order::currency,
 };
 use waybill_simulators::{Fault, Route, Rule};
+use waybill_stack::Stack;
 
 /// Currency, an amount in ISO minor units, and the same amount in the provider's units.
 const AMOUNTS: [(&str, i64, i64); 6] = [

@@ -5,8 +5,8 @@ use futures::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::time::Duration;
-use waybill_dev::{client::Reply, stack::Stack};
 use waybill_simulators::{AutoProgress, Fault, Route, Rule};
+use waybill_stack::{Stack, client::Reply};
 
 const AT_ONCE: AutoProgress = AutoProgress { hand_over_after: Duration::ZERO, deliver_after: Duration::ZERO };
 

@@ -16,9 +16,9 @@ use temporalio_client::{
 use temporalio_macros::{workflow, workflow_methods};
 use temporalio_sdk::workflow_replayer::{WorkflowReplayer, WorkflowReplayerOptions};
 use temporalio_workflow::{WorkflowContext, WorkflowResult};
-use waybill_dev::{client::Reply, servers::Servers, stack::Stack};
 use waybill_domain::ids::{RefundId, ReturnId};
 use waybill_simulators::{Fault, Route, Rule};
+use waybill_stack::{Stack, client::Reply, servers::Servers};
 use waybill_workflows::{OrderWorkflow, RefundWorkflow, ReturnWorkflow, wire::OrderInput};
 
 fn folder() -> PathBuf {

@@ -7,8 +7,8 @@ use crate::{
 };
 use serde_json::{Value, json};
 use std::{future::Future, time::Duration};
-use waybill_dev::stack::Stack;
 use waybill_simulators::{Fault, Route, Rule};
+use waybill_stack::Stack;
 
 /// After six attempts the backoff is 16 s, and after one rejection 30 s: what comes sooner did not wait for it.
 const SOON: Duration = Duration::from_secs(10);

@@ -10,11 +10,11 @@ use crate::{
 use futures::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
-use waybill_dev::{
-    client::{Reply, new_key},
-    stack::Stack,
-};
 use waybill_simulators::{Fault, Route, Rule};
+use waybill_stack::{
+    Stack,
+    client::{Reply, new_key},
+};
 
 const SKU: &str = "LOST-1";
 

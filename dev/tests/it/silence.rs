@@ -9,8 +9,8 @@ use sqlx::postgres::PgListener;
 use std::{future::Future, time::Duration};
 use tokio::{io::copy_bidirectional, net::TcpListener, net::TcpStream, sync::watch, time::timeout};
 use url::Url;
-use waybill_dev::{client::new_key, stack::Stack};
 use waybill_domain::ids::OrderId;
+use waybill_stack::{Stack, client::new_key};
 use waybill_store::{
     PgPool, connect,
     orders::Reader,

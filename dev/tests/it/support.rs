@@ -6,10 +6,10 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use sha2::Sha256;
 use std::{future::Future, time::Duration};
-use waybill_dev::{
+use waybill_stack::{
+    Stack, StackBuilder,
     client::{Client, Reply, new_key},
     servers::Servers,
-    stack::{Stack, StackBuilder},
 };
 
 /// How long a condition may take to come true: generous, since machines are noisy. A failure costs it, a success

@@ -6,8 +6,8 @@ use crate::{
 };
 use serde_json::json;
 use std::time::Duration;
-use waybill_dev::{client::new_key, servers::Servers, stack::Stack};
 use waybill_simulators::{AutoProgress, Fault, Route, Rule};
+use waybill_stack::{Stack, client::new_key, servers::Servers};
 
 const AT_ONCE: AutoProgress = AutoProgress { hand_over_after: Duration::ZERO, deliver_after: Duration::ZERO };
 

@@ -7,7 +7,7 @@ use crate::{
     webhooks::Webhook,
 };
 use serde_json::{Value, json};
-use waybill_dev::stack::Stack;
+use waybill_stack::Stack;
 
 /// An order that was cancelled with a label booked, and whose row has lost its shipment.
 async fn unlisted(stack: &Stack) -> (String, String) {

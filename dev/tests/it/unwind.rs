@@ -7,8 +7,8 @@ use crate::{
 };
 use serde_json::{Value, json};
 use std::time::Duration;
-use waybill_dev::stack::Stack;
 use waybill_simulators::{AutoProgress, Fault, Route, Rule};
+use waybill_stack::Stack;
 
 /// Two shipments, so that there is something to undo in each place.
 async fn split(stack: &Stack) -> Value {

@@ -10,9 +10,9 @@ use hmac::{Hmac, KeyInit, Mac};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use sha2::Sha256;
-use waybill_dev::{
+use waybill_stack::{
+    Stack,
     client::{Reply, new_key},
-    stack::Stack,
 };
 
 /// How old a signature may be, in seconds.

@@ -4,10 +4,10 @@ use crate::support::*;
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use reqwest::Method;
 use serde_json::{Value, json};
-use waybill_dev::{
+use waybill_stack::{
+    Stack, StackPorts,
     client::{Client, new_key},
     ports::free_port,
-    stack::{Stack, StackPorts},
 };
 
 const PHONE: &str = "+852 5550-1234";

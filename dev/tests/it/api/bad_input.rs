@@ -6,9 +6,9 @@ use reqwest::{
     header::{ALLOW, CONTENT_TYPE, IF_MATCH},
 };
 use serde_json::{Value, json};
-use waybill_dev::{
+use waybill_stack::{
+    Stack,
     client::{Client, Reply, new_key},
-    stack::Stack,
 };
 
 const BODY_BYTES_MAX: usize = 64 * 1024;

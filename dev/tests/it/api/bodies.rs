@@ -6,7 +6,7 @@ use reqwest::{
     header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE},
 };
 use serde_json::json;
-use waybill_dev::client::new_key;
+use waybill_stack::client::new_key;
 
 #[tokio::test]
 async fn duplicate_key_is_rejected() {

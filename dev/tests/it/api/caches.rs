@@ -6,7 +6,6 @@ use futures::future::join_all;
 use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
 use uuid::Uuid;
-use waybill_dev::{client::new_key, stack::Stack};
 use waybill_domain::{
     ids::{MerchantId, OrderId, RefundId},
     money::Amount,
@@ -14,6 +13,7 @@ use waybill_domain::{
     state::OrderState,
 };
 use waybill_simulators::AutoProgress;
+use waybill_stack::{Stack, client::new_key};
 use waybill_store::{
     inbox::idempotency::{Known, RequestKey},
     orders::{

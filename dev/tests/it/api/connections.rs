@@ -9,7 +9,7 @@ use tokio::{
     net::TcpStream,
     time::timeout,
 };
-use waybill_dev::{client::Client, stack::Stack};
+use waybill_stack::{Stack, client::Client};
 
 async fn connect(stack: &Stack) -> TcpStream {
     TcpStream::connect(stack.client.base().trim_start_matches("http://")).await.unwrap()

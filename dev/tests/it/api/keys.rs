@@ -6,9 +6,9 @@ use reqwest::{
     header::{AUTHORIZATION, IF_MATCH, WWW_AUTHENTICATE},
 };
 use serde_json::{Value, json};
-use waybill_dev::{
+use waybill_stack::{
+    Stack,
     client::{Client, new_key},
-    stack::Stack,
 };
 
 #[tokio::test]

@@ -9,10 +9,10 @@ use tokio::{
     net::TcpStream,
     time::timeout,
 };
-use waybill_dev::{
+use waybill_stack::{
+    StackPorts,
     client::{Client, new_key},
     ports::free_port,
-    stack::StackPorts,
 };
 
 #[tokio::test]

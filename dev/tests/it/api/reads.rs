@@ -4,7 +4,7 @@ use crate::support::*;
 use reqwest::{Method, header::IF_NONE_MATCH};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
-use waybill_dev::{client::new_key, stack::Stack};
+use waybill_stack::{Stack, client::new_key};
 
 const ORDERS: usize = 25;
 

@@ -8,12 +8,12 @@ use reqwest::{
 };
 use serde_json::{Value, json};
 use uuid::Uuid;
-use waybill_dev::{
+use waybill_domain::ids::MerchantId;
+use waybill_stack::{
+    Stack,
     client::{Reply, new_key},
     servers::Servers,
-    stack::Stack,
 };
-use waybill_domain::ids::MerchantId;
 use waybill_store::inbox::idempotency::{self, Known, RequestKey};
 
 const ORDERS_OF: &str = "select count(*) from orders where customer_id = $1";

@@ -6,7 +6,7 @@ use crate::{
 };
 use reqwest::Method;
 use serde_json::json;
-use waybill_dev::client::stock_path;
+use waybill_stack::client::stock_path;
 
 /// With what has to be encoded in a path, several alphabets, and characters of one to four bytes.
 const SKUS: [&str; 6] =

@@ -7,9 +7,9 @@ use crate::{
 use futures::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
-use waybill_dev::{
+use waybill_stack::{
+    Stack,
     client::{Reply, new_key},
-    stack::Stack,
 };
 
 #[tokio::test]

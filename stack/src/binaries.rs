@@ -82,7 +82,7 @@ async fn build() -> Result<()> {
 
 /// Cargo, without what an outer cargo has told us about our own package: build scripts that look at it (ring's does)
 /// would take it for news, and half of all dependencies would be built again.
-pub(crate) fn cargo() -> Command {
+pub fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();

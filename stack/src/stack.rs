@@ -12,9 +12,9 @@ use uuid::Uuid;
 
 use crate::binaries::Binaries;
 use crate::client::Client;
+use crate::goods;
 use crate::home::Secrets;
 use crate::invariants::{Moment, Sources};
-use crate::orders;
 use crate::ports::{free_port, loopback};
 use crate::servers::Servers;
 use crate::servers::temporal_http::TemporalHttp;
@@ -359,7 +359,7 @@ impl Stack {
 
     /// Puts goods on the shelves that are not there yet; what was sold stays sold.
     async fn seed(&self) -> Result<()> {
-        for (sku, stock) in orders::stock() {
+        for (sku, stock) in goods::stock() {
             let known = self.client.get_stock(sku).await?;
             let empty = known.items().is_some_and(<[Value]>::is_empty);
             if known.status.as_u16() == 404 || empty {
