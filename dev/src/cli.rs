@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::chaos::ChaosArgs;
-use crate::load::LoadArgs;
-use crate::simulate::SimulateArgs;
+use waybill_load::LoadArgs;
+use waybill_load::chaos::ChaosArgs;
+use waybill_load::simulate::SimulateArgs;
 use waybill_stack::guard::GuardArgs;
 
 /// Waybill on one machine: real Temporal, real Postgres, simulated payment provider and carrier.

@@ -7,12 +7,9 @@
 //! Every process runs under a [guard], which stops it however its starter ends.
 
 pub mod bench;
-pub mod chaos;
 pub mod cli;
 pub mod follow;
-pub mod load;
 pub mod orders;
-pub mod simulate;
 pub mod sqlx_data;
 pub mod up;
 pub mod verbs;

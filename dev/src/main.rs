@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use waybill_dev::cli::{Cli, Verb};
-use waybill_dev::{bench, chaos, simulate, sqlx_data, up, verbs};
+use waybill_dev::{bench, sqlx_data, up, verbs};
+use waybill_load::{chaos, simulate};
 use waybill_stack::{guard, term};
 
 fn main() -> ExitCode {

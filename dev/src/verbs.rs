@@ -14,9 +14,9 @@ use uuid::Uuid;
 
 use crate::cli::{LogOf, OrderArgs};
 use crate::follow;
-use crate::load::LoadArgs;
 use crate::orders;
 use crate::up::{PROCESSES, open};
+use waybill_load::LoadArgs;
 use waybill_stack::client::Client;
 use waybill_stack::home::{StackDir, StackFile};
 use waybill_stack::ports::Role;
@@ -47,7 +47,7 @@ pub async fn load(dir: Option<PathBuf>, args: LoadArgs) -> Result<ExitCode> {
         (Some(url), Some(key)) => Client::new(url, key)?,
         _ => client(&up_and_running(dir)?.1)?,
     };
-    crate::load::load(client, args).await
+    waybill_load::load(client, args).await
 }
 
 /// Shows what runs; fails if something that should does not.

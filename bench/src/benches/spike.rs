@@ -16,7 +16,7 @@ use hyper::body::Bytes;
 use serde_json::json;
 use std::time::Duration;
 use uuid::Uuid;
-use waybill_dev::load::open_loop::{self, Arrivals, Plan};
+use waybill_load::open_loop::{self, Arrivals, Plan};
 
 /// How many times more arrive.
 const SPIKE: f64 = 10.0;

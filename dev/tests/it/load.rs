@@ -2,7 +2,7 @@
 
 use crate::support::*;
 use std::time::Duration;
-use waybill_dev::load::{
+use waybill_load::{
     Load,
     live::Board,
     mix::Op,

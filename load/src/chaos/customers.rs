@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::plan::{Kind, Message, OrderPlan};
 use super::world::{Promise, World};
-use crate::load::open_loop::Random;
+use crate::open_loop::Random;
 use waybill_stack::client::{Client, Reply};
 
 /// What a unit costs, in cents.

@@ -8,7 +8,7 @@ use anyhow::Result;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
-use crate::load::open_loop::Random;
+use crate::open_loop::Random;
 use waybill_stack::Stack;
 use waybill_stack::client::{Client, Reply};
 use waybill_stack::servers::temporal_http::TemporalHttp;

@@ -5,12 +5,14 @@
 
 pub mod args;
 pub mod books;
+pub mod chaos;
 pub mod live;
 pub mod mix;
 pub mod open_loop;
 pub mod report;
 pub mod settle;
 pub mod shop;
+pub mod simulate;
 pub mod stats;
 
 use std::future::Future;

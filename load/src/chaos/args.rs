@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use crate::load::args::duration;
+use crate::args::duration;
 
 /// Orders per second unless something else is asked for: below what one machine gets through, so that faults find orders
 /// at every step.

@@ -177,7 +177,7 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::load::stats::Latencies;
+    use crate::stats::Latencies;
 
     fn plan(rate_per_s: f64, millis: u64) -> Plan {
         let duration = Duration::from_millis(millis);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::args::{ChaosArgs, Scenario};
-use crate::load::open_loop::Random;
+use crate::open_loop::Random;
 
 /// The latest message about an order, after its placing.
 const MESSAGE_WITHIN_MS: u64 = 12_000;

@@ -12,7 +12,7 @@ use waybill_domain::status::{FulfilmentStatus, OrderStatus};
 
 use super::customers;
 use super::world::World;
-use crate::load::open_loop::Random;
+use crate::open_loop::Random;
 use waybill_stack::invariants::{Order, Sources, Violation};
 
 /// Between two rounds.

@@ -12,8 +12,8 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use serde::Serialize;
 
-use crate::load::open_loop::{Arrivals, Plan, schedule};
-use crate::load::stats::Latencies;
+use crate::open_loop::{Arrivals, Plan, schedule};
+use crate::stats::Latencies;
 use waybill_stack::term;
 
 /// How often the API measures its backlog, in seconds: `BACKLOG_EVERY` in `api/src/state.rs`.
