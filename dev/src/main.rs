@@ -1,10 +1,17 @@
 //! `cargo dev`.
 
+mod bench;
+mod cli;
+mod follow;
+mod orders;
+mod sqlx_data;
+mod up;
+mod verbs;
+
 use std::process::ExitCode;
 
 use clap::Parser;
-use waybill_dev::cli::{Cli, Verb};
-use waybill_dev::{bench, sqlx_data, up, verbs};
+use cli::{Cli, Verb};
 use waybill_load::{chaos, simulate};
 use waybill_stack::{guard, term};
 

@@ -7,7 +7,7 @@ out=subprocess.run(['git','diff','-M40%','--name-status',base],capture_output=Tr
 ren=[l.split('\t')[1:] for l in out.splitlines() if l.startswith('R')]
 ren=[(a,b) for a,b in ren if a.endswith(('.rs','.md'))]
 ren+=[(a[14:],b[14:]) for a,b in ren if a.startswith('workflows/src/order/') and b.startswith('workflows/src/')]
-dirs=[('dev/tests/it','tests/it'),('dev/tests/histories','tests/histories'),('simulators/src/','simulators/src/'),('simulators/src`','simulators/src`'),('stack/src/invariants','stack/src/invariants'),('load/src/chaos','load/src/chaos'),('load/src','load/src')] 
+dirs=[('tests/it','tests/it'),('tests/histories','tests/histories'),('simulators/src/','simulators/src/'),('simulators/src`','simulators/src`'),('stack/src/invariants','stack/src/invariants'),('load/src/chaos','load/src/chaos'),('load/src','load/src')] 
 dirs=[(a,b) for a,b in dirs if not pathlib.Path(a.rstrip('/`')).exists()]
 files=subprocess.run(['git','ls-files','-co','--exclude-standard'],capture_output=True,text=True).stdout.split()
 files=[f for f in files if f.endswith(('.md','.toml','.yml','.rs','.py','.sql')) or f.startswith('.ci/') or f=='Dockerfile']

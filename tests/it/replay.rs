@@ -1,6 +1,6 @@
 //! Histories that were recorded by this code replay on it: what open orders of this release need from the next one.
 //!
-//! A history is recorded anew with `WAYBILL_RECORD=1 cargo test --workspace --test it replay::record`; recorded ones
+//! A history is recorded anew with `WAYBILL_RECORD=1 cargo test -p waybill-tests replay::record`; recorded ones
 //! are never changed, only added to (a release's histories stay for as long as its orders may be open).
 
 use crate::{
@@ -22,7 +22,7 @@ use waybill_stack::{Stack, client::Reply, servers::Servers};
 use waybill_workflows::{OrderWorkflow, RefundWorkflow, ReturnWorkflow, wire::OrderInput};
 
 fn folder() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/histories")
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("histories")
 }
 
 fn recorded() -> Vec<(String, Vec<u8>)> {
