@@ -7,6 +7,7 @@
 mod after_steps;
 pub mod carrier;
 pub mod chaos;
+mod context;
 #[allow(missing_docs, reason = "activities are documented where they are declared, in crate workflows")]
 pub mod housekeeping;
 pub mod metrics;
@@ -17,4 +18,4 @@ pub mod retry;
 mod steps;
 
 pub use after_steps::AfterSteps;
-pub use order_steps::{OrderSteps, Waits};
+pub use context::{OrderSteps, Waits};

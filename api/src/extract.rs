@@ -1,6 +1,7 @@
 //! Bodies, paths, queries and headers, read so that a mistake is answered with the field and the fix.
 
 use crate::{
+    answers::KEY_CHARS_MAX,
     json::{self, DuplicateKeys, Object, Unreadable, escape, named, pointer},
     problem::{FieldError, Problem},
     state::App,
@@ -25,8 +26,6 @@ pub(crate) const BODY_BYTES_MAX: usize = 64 * 1024;
 const BODY_WAIT_MAX: Duration = Duration::from_secs(10);
 /// How much of a key in a body an error message shows, in characters: longer than any key that Waybill knows.
 const KEY_CHARS_SHOWN_MAX: usize = 64;
-/// The longest idempotency key.
-pub(crate) const KEY_CHARS_MAX: usize = 255;
 
 /// Rejects a body in any content coding: nothing here decodes one, and unread it would only look like broken JSON.
 fn check_content_encoding(headers: &HeaderMap) -> Result<(), Problem> {

@@ -1,6 +1,6 @@
 //! Idempotency of mutations other than placing an order (which has its own, in the order's own statement).
 
-use crate::{middleware::SERVED, problem::Problem, state::App};
+use crate::{problem::Problem, request_context::SERVED, state::App};
 use axum::{
     http::{HeaderName, HeaderValue, StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},

@@ -2,6 +2,7 @@
 //! and speaks to Temporal where a workflow has to be asked.
 
 pub mod admin;
+mod answers;
 mod auth;
 mod cache;
 pub mod config;
@@ -12,6 +13,7 @@ mod json;
 mod middleware;
 mod orders;
 mod problem;
+mod request_context;
 mod returns;
 mod state;
 mod stock;

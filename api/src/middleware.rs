@@ -1,7 +1,10 @@
 //! Around every request: a trace id, a measure, a line in the log, and refusal before any work when there is too
 //! much of it.
 
-use crate::problem::Problem;
+use crate::{
+    problem::Problem,
+    request_context::{SERVED, Served},
+};
 use axum::{
     extract::{MatchedPath, Request, State},
     http::{HeaderName, HeaderValue},
@@ -11,25 +14,12 @@ use axum::{
 use futures::FutureExt;
 use prometheus::{HistogramOpts, HistogramVec, Registry, register_histogram_vec_with_registry};
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tracing::Instrument;
 use uuid::Uuid;
 
-tokio::task_local! {
-    /// The request that a task answers. Work that outlives the request keeps it.
-    pub(crate) static SERVED: Arc<Served>;
-}
-
 /// Where a trace id comes and goes.
 const TRACE_HEADER: HeaderName = HeaderName::from_static("x-trace-id");
-
-/// A request under way.
-pub(crate) struct Served {
-    /// Under which it is found in the logs.
-    pub(crate) trace_id: String,
-    /// Its place among those under way; none if it is refused for want of one.
-    place: Option<OwnedSemaphorePermit>,
-}
 
 /// What all requests share.
 #[derive(Clone)]

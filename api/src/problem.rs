@@ -2,7 +2,7 @@
 //! (and its `type`), shows `detail` to a person, and finds in `errors` which field to mend. Nothing here quotes a
 //! cause of a 5xx.
 
-use crate::middleware::SERVED;
+use crate::request_context::SERVED;
 use axum::{
     http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},

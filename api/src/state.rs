@@ -1,9 +1,9 @@
 //! What the handlers share.
 
 use crate::{
+    answers::{Answer, FirstAnswer},
     cache::Cache,
     config::ServeArgs,
-    orders::{place::FirstAnswer, read::Answer},
 };
 use secrecy::SecretString;
 use std::{

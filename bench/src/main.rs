@@ -93,6 +93,7 @@ async fn run(cli: Cli) -> Result<()> {
         report.tell();
         if let Some(out) = &out {
             report.keep(out)?;
+            picture::draw(&report, &out.join(&report.name))?;
         }
     }
     Ok(())

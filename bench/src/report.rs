@@ -2,7 +2,6 @@
 
 use crate::{
     machine::{Machine, Versions},
-    picture,
     sample::{Ratio, Sample, Side},
 };
 use anyhow::{Context, Result};
@@ -74,13 +73,12 @@ impl Report {
         }
     }
 
-    /// Keeps it as `<name>.json`, `.svg` and `.png` in a directory.
+    /// Keeps it as `<name>.json` in a directory.
     pub fn keep(&self, dir: &Path) -> Result<()> {
         std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let path = dir.join(format!("{}.json", self.name));
         let json = serde_json::to_string_pretty(self)? + "\n";
-        std::fs::write(&path, json).with_context(|| format!("cannot write {}", path.display()))?;
-        picture::draw(self, &dir.join(&self.name))
+        std::fs::write(&path, json).with_context(|| format!("cannot write {}", path.display()))
     }
 }
 

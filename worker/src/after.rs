@@ -1,7 +1,7 @@
 //! What the pump starts besides orders: refunds and returns that were accepted while Temporal was away, and the refunds
 //! that follow from returns.
 
-use crate::pump::{BATCH_MAX, PumpMetrics, START_AGE};
+use crate::metrics::{BATCH_MAX, PumpMetrics, START_AGE};
 use jiff::Timestamp;
 use waybill_runtime::engine::Engine;
 use waybill_store::{PgPool, refunds, returns};

@@ -57,10 +57,8 @@ pub(crate) struct Hosting {
     pub(crate) steps: OrderSteps,
     /// Housekeeping's.
     pub(crate) housekeeping: HousekeepingSteps,
-    /// How often the sweeper runs.
-    pub(crate) sweep_every: Duration,
-    /// How often the reconciliation runs.
-    pub(crate) reconcile_every: Duration,
+    /// How often housekeeping runs.
+    pub(crate) intervals: housekeeping::Intervals,
 }
 
 /// Hosts the queues until `shutdown`, then lets running activities end.
@@ -148,7 +146,7 @@ async fn connect(engine: &Engine, hosting: &Hosting, shutdown: &CancellationToke
 async fn prepare(engine: &Engine, hosting: &Hosting) -> anyhow::Result<()> {
     ensure_search_attributes(engine).await?;
     if hosting.queues.iter().any(|queue| queue == names::QUEUE_ORDERS) {
-        housekeeping::ensure_schedules(engine, hosting).await?;
+        housekeeping::ensure_schedules(engine, &hosting.prefix, &hosting.intervals).await?;
     }
     Ok(())
 }

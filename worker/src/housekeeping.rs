@@ -1,6 +1,5 @@
 //! Housekeeping's side of Temporal: its schedules, and the orders' workflows as its activities see them.
 
-use crate::hosting::Hosting;
 use anyhow::Context;
 use async_trait::async_trait;
 use std::time::{Duration, SystemTime};
@@ -64,16 +63,24 @@ impl Workflows for OrderWorkflows {
     }
 }
 
+/// How often housekeeping runs.
+pub(crate) struct Intervals {
+    /// The sweeper.
+    pub(crate) sweep: Duration,
+    /// The reconciliation.
+    pub(crate) reconcile: Duration,
+}
+
 /// Makes sure that the schedules are there, with these intervals. Workers that start at once may do it twice.
-pub(crate) async fn ensure_schedules(engine: &Engine, hosting: &Hosting) -> anyhow::Result<()> {
-    let queue = format!("{}{}", hosting.prefix, names::QUEUE_ORDERS);
-    let id = format!("{}{}", hosting.prefix, names::SWEEP);
+pub(crate) async fn ensure_schedules(engine: &Engine, prefix: &str, every: &Intervals) -> anyhow::Result<()> {
+    let queue = format!("{}{}", prefix, names::QUEUE_ORDERS);
+    let id = format!("{}{}", prefix, names::SWEEP);
     let action = ScheduleAction::start_workflow(SweepWorkflow::run, SweepInput::default(), &*queue, &*id);
-    ensure(engine, &id, action, hosting.sweep_every).await?;
-    let id = format!("{}{}", hosting.prefix, names::RECONCILE);
+    ensure(engine, &id, action, every.sweep).await?;
+    let id = format!("{}{}", prefix, names::RECONCILE);
     let action =
         ScheduleAction::start_workflow(ReconcileWorkflow::run, ReconcileInput::default(), queue, &*id);
-    ensure(engine, &id, action, hosting.reconcile_every).await
+    ensure(engine, &id, action, every.reconcile).await
 }
 
 async fn ensure(engine: &Engine, id: &str, action: ScheduleAction, every: Duration) -> anyhow::Result<()> {

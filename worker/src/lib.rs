@@ -5,6 +5,7 @@ mod after;
 pub mod config;
 pub mod hosting;
 mod housekeeping;
+mod metrics;
 pub mod pump;
 mod shortfalls;
 
@@ -45,7 +46,7 @@ pub async fn run(args: WorkerArgs, shutdown: CancellationToken) -> anyhow::Resul
     let pool = waybill_store::connect(&args.common.database_url, args.common.database_connections)?;
     let metrics = Metrics::start(Registry::new())?;
     let step_metrics = StepMetrics::new(metrics.registry())?;
-    let pump_metrics = pump::PumpMetrics::new(metrics.registry())?;
+    let pump_metrics = metrics::PumpMetrics::new(metrics.registry())?;
     let housekeeping_metrics = HousekeepingMetrics::new(metrics.registry())?;
     let options = RuntimeOptions::builder().telemetry_options(metrics.telemetry_options());
     let runtime = Runtime::from_current_tokio(options.build().map_err(anyhow::Error::msg)?)?;
@@ -87,8 +88,10 @@ pub async fn run(args: WorkerArgs, shutdown: CancellationToken) -> anyhow::Resul
     let hosting = hosting::Hosting {
         prefix: args.common.task_queue_prefix,
         queues: args.queues,
-        sweep_every: Duration::from_secs(args.sweep_seconds),
-        reconcile_every: Duration::from_secs(args.reconcile_seconds),
+        intervals: housekeeping::Intervals {
+            sweep: Duration::from_secs(args.sweep_seconds),
+            reconcile: Duration::from_secs(args.reconcile_seconds),
+        },
         steps,
         housekeeping,
     };

@@ -1,13 +1,12 @@
 //! What was accepted while Temporal was away or slow, brought to it at a pace it can take: orders without a workflow
 //! (the starter) and webhooks without a reader.
 
-use crate::{after, shortfalls};
-use futures::{StreamExt, stream};
-use prometheus::{
-    Gauge, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, register_gauge_with_registry,
-    register_int_counter_vec_with_registry, register_int_gauge_vec_with_registry,
-    register_int_gauge_with_registry,
+use crate::{
+    after,
+    metrics::{BATCH_MAX, PumpMetrics},
+    shortfalls,
 };
+use futures::{StreamExt, stream};
 use std::{
     collections::BTreeSet,
     time::{Duration, Instant},
@@ -25,12 +24,8 @@ use waybill_store::{
     orders::{self, starts},
 };
 
-/// The API starts refunds and returns itself; the starter takes those that are still unstarted after this.
-pub(crate) const START_AGE: Duration = Duration::from_secs(2);
 /// The same for webhooks, in seconds.
 const MESSAGE_AGE_SECONDS: f64 = 2.0;
-/// Taken at a time.
-pub(crate) const BATCH_MAX: u16 = 100;
 /// Asked of Temporal at a time: few enough that a recovering server is not thrown down again.
 const CONCURRENCY_MAX: usize = 10;
 /// Orders whose webhooks may fail before a batch is given up: then it is Temporal that is away, not an order's webhook
@@ -51,64 +46,6 @@ const GAUGES_EVERY: Duration = Duration::from_secs(15);
 /// Open orders are counted with each of so many of these reads, once a minute: it reads every open order, and each worker
 /// does it.
 const ORDERS_EVERY_READS: u32 = 4;
-
-/// What the pump counts.
-#[derive(Clone)]
-pub struct PumpMetrics {
-    pub(crate) pumped: IntCounterVec,
-    backlog: Gauge,
-    backlog_age: Gauge,
-    undelivered: IntGauge,
-    orders: IntGaugeVec,
-    needing_attention: IntGaugeVec,
-}
-
-impl PumpMetrics {
-    /// Registers them.
-    ///
-    /// # Errors
-    /// When one is registered already.
-    pub fn new(registry: &Registry) -> prometheus::Result<Self> {
-        Ok(Self {
-            pumped: register_int_counter_vec_with_registry!(
-                Opts::new(
-                    "waybill_pumped_total",
-                    "Orders started and webhooks delivered by the worker's pump"
-                ),
-                &["what", "outcome"],
-                registry
-            )?,
-            backlog: register_gauge_with_registry!(
-                "waybill_starter_backlog",
-                "Accepted orders that are not known to have a workflow",
-                registry
-            )?,
-            backlog_age: register_gauge_with_registry!(
-                "waybill_starter_backlog_age_seconds",
-                "Age of the oldest of them",
-                registry
-            )?,
-            undelivered: register_int_gauge_with_registry!(
-                "waybill_webhooks_undelivered",
-                "Webhooks that are kept and that no workflow has yet",
-                registry
-            )?,
-            orders: register_int_gauge_vec_with_registry!(
-                Opts::new("waybill_orders", "Orders that have not ended by status, counted once a minute"),
-                &["status"],
-                registry
-            )?,
-            needing_attention: register_int_gauge_vec_with_registry!(
-                Opts::new(
-                    "waybill_orders_needing_attention",
-                    "Orders that need somebody now, whoever says so, by the latest reason"
-                ),
-                &["reason"],
-                registry
-            )?,
-        })
-    }
-}
 
 /// Pumps until `shutdown`.
 pub(crate) async fn run(pool: PgPool, engine: Engine, metrics: PumpMetrics, shutdown: CancellationToken) {

@@ -1,7 +1,7 @@
 //! Attention for orders that are short of items follows from their reservations: the pump brings it up to date, whatever
 //! changed those (a count, a return, a cancellation, a hand-over).
 
-use crate::pump::{BATCH_MAX, PumpMetrics};
+use crate::metrics::{BATCH_MAX, PumpMetrics};
 use waybill_store::{PgPool, stock::shortfalls};
 
 /// Updates a batch of orders. Says whether there may be more to do at once.

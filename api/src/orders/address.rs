@@ -1,6 +1,6 @@
 //! Where an order goes, as it arrives.
 
-use super::new_order::Check;
+use super::check::Check;
 use serde::Deserialize;
 use waybill_domain::{country, order::Address};
 

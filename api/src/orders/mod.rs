@@ -4,6 +4,7 @@ mod address;
 pub(crate) mod amend;
 pub(crate) mod cancel;
 mod chargeable;
+mod check;
 pub(crate) mod decide;
 pub(crate) mod disputes;
 pub(crate) mod events;

@@ -3,6 +3,7 @@
 use super::{
     address::RawAddress,
     chargeable::{self, chargeable_currency},
+    check::Check,
 };
 use crate::{
     json::{Object, escape},
@@ -16,8 +17,6 @@ use waybill_domain::{
     order::{LINES_MAX, NewOrder, OrderLine, QUANTITY_MAX, ShortagePolicy},
 };
 
-/// The longest text in an address, reference or payment method: what carriers print and providers take.
-const TEXT_CHARS_MAX: usize = 200;
 /// The most entries of metadata, and the longest key and value: as Stripe has them.
 const METADATA_ENTRIES_MAX: usize = 50;
 const METADATA_KEY_CHARS_MAX: usize = 40;
@@ -62,30 +61,7 @@ struct RawPayment {
     method: String,
 }
 
-/// Collects what is wrong.
-#[derive(Default)]
-pub(super) struct Check(Vec<FieldError>);
-
 impl Check {
-    pub(super) fn wrong(&mut self, pointer: impl Into<String>, detail: impl ToString) {
-        self.0.push(FieldError { pointer: pointer.into(), detail: detail.to_string() });
-    }
-
-    fn keep<T, E: ToString>(&mut self, pointer: &str, result: Result<T, E>) -> Option<T> {
-        result.map_err(|error| self.wrong(pointer, error.to_string())).ok()
-    }
-
-    pub(super) fn text(&mut self, pointer: &str, text: String) -> String {
-        if text.trim().is_empty() {
-            self.wrong(pointer, "must not be empty");
-        } else if text.chars().count() > TEXT_CHARS_MAX {
-            self.wrong(pointer, format!("must be at most {TEXT_CHARS_MAX} characters long"));
-        } else if text.chars().any(char::is_control) {
-            self.wrong(pointer, "must not contain control characters");
-        }
-        text
-    }
-
     fn line(&mut self, number: usize, raw: RawLine) -> Option<OrderLine> {
         let at = |field: &str| format!("/lines/{number}/{field}");
         let sku = self.keep(&at("sku"), raw.sku.parse::<Sku>());

@@ -5,8 +5,9 @@ use super::{
     view::{OrderView, etag},
 };
 use crate::{
+    answers::FirstAnswer,
     auth::Authenticated,
-    extract::{IdempotencyKey, JsonBody, KEY_CHARS_MAX},
+    extract::{IdempotencyKey, JsonBody},
     idempotency::{REPLAYED, replay},
     problem::Problem,
     state::App,
@@ -137,24 +138,10 @@ async fn waited(app: &App, request: &RequestKey, order: &OrderRecord, accepted: 
     answer
 }
 
-/// What the first request got.
-#[derive(Clone)]
-pub(crate) struct FirstAnswer {
-    id: OrderId,
-    version: i64,
-    body: Bytes,
-    fingerprint: [u8; 32],
-}
-
 impl FirstAnswer {
     fn of(order: &OrderRecord, fingerprint: [u8; 32]) -> Result<Self, Problem> {
         let body = serde_json::to_vec(&OrderView::from(order)).map_err(|_| Problem::internal())?.into();
         Ok(Self { id: order.id, version: order.version, body, fingerprint })
-    }
-
-    /// What it takes in memory with its key, about, in bytes.
-    pub(crate) fn weight(&self) -> u32 {
-        u32::try_from(size_of::<Self>() + KEY_CHARS_MAX + self.body.len()).unwrap_or(u32::MAX)
     }
 
     fn created(self) -> Response {

@@ -4,6 +4,7 @@
 
 use super::view::{OrderView, etag};
 use crate::{
+    answers::Answer,
     auth::Authenticated,
     cache::Epoch,
     extract::{PathOf, header},
@@ -11,7 +12,6 @@ use crate::{
     state::App,
 };
 use axum::{
-    body::Bytes,
     extract::State,
     http::{
         HeaderMap, HeaderValue, StatusCode,
@@ -20,26 +20,8 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use std::time::Instant;
-use waybill_domain::ids::{MerchantId, OrderId};
-use waybill_store::{
-    keys::Scope,
-    orders::{OrderRecord, Stamp},
-};
-
-/// An order, ready to be sent.
-#[derive(Clone)]
-pub(crate) struct Answer {
-    merchant_id: MerchantId,
-    pub(crate) version: i64,
-    tag: HeaderValue,
-    body: Bytes,
-    /// Which writing of the order it is of, if the answer follows from that alone.
-    stamp: Option<Stamp>,
-    /// Whether the order has ended, and hardly ever changes.
-    ended: bool,
-    /// When it was known to be true.
-    at: Instant,
-}
+use waybill_domain::ids::OrderId;
+use waybill_store::{keys::Scope, orders::OrderRecord};
 
 impl Answer {
     fn of(order: &OrderRecord, at: Instant) -> Result<Self, Problem> {
@@ -58,11 +40,6 @@ impl Answer {
         } else if self.stamp.is_some() {
             app.answers.keep_to_compare(id, self.clone());
         }
-    }
-
-    /// What it takes in memory, about, in bytes.
-    pub(crate) fn weight(&self) -> u32 {
-        u32::try_from(size_of::<Self>() + self.tag.len() + self.body.len()).unwrap_or(u32::MAX)
     }
 
     fn send(self, headers: &HeaderMap) -> Response {
