@@ -101,7 +101,7 @@ pub struct Beginning {
     /// The order.
     pub order_id: OrderId,
     /// The edition of the workflow's code; its answer says the same, which writes it into the history. See
-    /// `order/changes.rs`.
+    /// `order/step/versioning.rs`.
     #[serde(default)]
     pub edition: u32,
     /// Of `inherit`: the version that the workflow knows.

@@ -21,7 +21,7 @@ const RETRY_PAUSE_MIN: Duration = Duration::from_millis(500);
 /// Longest pause between attempts: an outage's end is noticed within it.
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(30);
 /// The marker in histories of workflows in which an operator's `retry` ended a backoff. Workflows of earlier releases
-/// ignored the signal, and their histories go on without it: see `order/changes.rs`.
+/// ignored the signal, and their histories go on without it: see `order/step/versioning.rs`.
 const RETRY_ENDS_BACKOFF: &str = "retry-ends-backoff";
 
 /// How an attempt ended.

@@ -1,36 +1,37 @@
 //! One order's life, as `lifecycle.md` has it: `OrderWorkflow::go_through` names the steps in their order.
 
-mod attention;
-mod capture;
-mod carrier;
-mod changes;
-mod forward;
-mod fulfil;
-mod hold;
-mod lines;
-mod messages;
-mod operator;
-mod read_model;
+// The steps, in their order: checkout, then shipping; what may change it meanwhile; and the ways back.
+mod checkout;
+
+mod shipping;
+
+mod adjust;
+
+mod authorization;
+
+mod compensation;
+
 mod recovery;
-mod shortfall;
+
+// How a step is run, and how anything is waited for.
 mod step;
-mod unwind;
+
 mod waiting;
 
-pub use step::TASK_MAX;
+pub use step::activity::TASK_MAX;
 pub(crate) use step::refused_pause;
 
 use crate::{names, wire::*};
 use futures::FutureExt;
-use recovery::Unwritten;
-use shortfall::ShortfallOperation;
 use std::collections::{BTreeSet, VecDeque};
 use std::{pin::pin, time::SystemTime};
+use step::operation::ShortfallOperation;
+use step::restart::Unwritten;
+use step::stop::{Stop, Undo};
 use temporalio_common::{data_converters::RawValue, error::ApplicationFailure};
 use temporalio_macros::{workflow, workflow_methods};
 use temporalio_workflow::workflows::select;
 use temporalio_workflow::{SyncWorkflowContext, WorkflowContext, WorkflowContextView, WorkflowResult};
-use unwind::{Stop, Undo};
 use waybill_domain::{
     cancellation::{CancelAnswer, plan_cancellation},
     event::{Entry, OrderEvent},
@@ -112,7 +113,7 @@ pub struct OrderWorkflow {
     /// What a resumed order has reported and reports no more (see [`OrderEvent::fact_key`]).
     facts: BTreeSet<String>,
     unwritten: Unwritten,
-    /// Whether the order has to go on from what was just adopted (see [`recovery::restart`]).
+    /// Whether the order has to go on from what was just adopted (see [`restart::restart`]).
     restart: bool,
 }
 
@@ -121,7 +122,7 @@ impl OrderWorkflow {
     #[init]
     fn new(ctx: &WorkflowContextView, input: RawValue) -> Self {
         // Typed, an input that can't be read would fail the workflow's first task for ever.
-        let (input, bad_input) = match messages::decode(&input) {
+        let (input, bad_input) = match step::messages::decode(&input) {
             Ok(input) => (input, None),
             Err(problem) => (OrderInput::unreadable(), Some(problem)),
         };
@@ -175,7 +176,7 @@ impl OrderWorkflow {
         }
         loop {
             let mut ended = pin!(Self::live(ctx).fuse());
-            let mut restarts = pin!(recovery::restarts(ctx).fuse());
+            let mut restarts = pin!(step::restart::restarts(ctx).fuse());
             select! {
                 () = ended => break,
                 () = restarts => {}
@@ -199,11 +200,11 @@ impl OrderWorkflow {
                 None => Self::go_through(ctx).await,
             };
             match end {
-                Ok(()) => fulfil::complete(ctx).await,
-                Err(stop) => unwind::unwind(ctx, stop).await,
+                Ok(()) => shipping::complete(ctx).await,
+                Err(stop) => compensation::unwind(ctx, stop).await,
             }
         }
-        fulfil::drain(ctx).await;
+        shipping::drain(ctx).await;
     }
 
     /// Each step leaves alone what a resumed order has behind it.
@@ -212,25 +213,25 @@ impl OrderWorkflow {
             Err(Stop::Cancelled { reason }) => recovery::cancel_before_promise(ctx, reason).await?,
             end => end?,
         }
-        fulfil::book(ctx).await?;
-        fulfil::ship(ctx).await
+        shipping::book(ctx).await?;
+        shipping::ship(ctx).await
     }
 
     async fn promise(ctx: &Ctx) -> Result<(), Stop> {
-        forward::reserve(ctx).await?;
-        forward::settle_shortage(ctx).await?;
-        lines::settle(ctx).await?;
-        forward::authorize(ctx).await?;
-        lines::settle(ctx).await?;
-        forward::screen(ctx).await?;
-        forward::confirm(ctx).await
+        checkout::reserve(ctx).await?;
+        checkout::settle_shortage(ctx).await?;
+        adjust::lines::settle(ctx).await?;
+        checkout::authorize(ctx).await?;
+        adjust::lines::settle(ctx).await?;
+        checkout::screen(ctx).await?;
+        checkout::confirm(ctx).await
     }
 
     /// Cancel what can still be stopped. Payload: [`CancelRequest`], or nothing.
     #[signal(name = "cancel")]
     pub fn cancel_signal(&mut self, _ctx: &mut SyncWorkflowContext<Self>, input: RawValue) {
         self.cancel_signals += 1;
-        let request = match messages::decode_or_default(&input) {
+        let request = match step::messages::decode_or_default(&input) {
             Ok(request) => self.identify_signal(request),
             Err(problem) => return self.ignore("cancel", problem),
         };
@@ -247,7 +248,7 @@ impl OrderWorkflow {
     /// Decide on an order in review. Payload: [`Decision`].
     #[signal(name = "decide")]
     pub fn decide_signal(&mut self, _ctx: &mut SyncWorkflowContext<Self>, input: RawValue) {
-        match messages::decode(&input) {
+        match step::messages::decode(&input) {
             Ok(decision) if self.awaits_decision().is_ok() => self.decision = Some(decision),
             Ok(_) => self.ignore("decide", format!("the order is {}, not in_review", self.state.status)),
             Err(problem) => self.ignore("decide", problem),
@@ -257,7 +258,7 @@ impl OrderWorkflow {
     /// Answer a shortage for the customer. Payload: [`Amendment`].
     #[signal(name = "amend")]
     pub fn amend_signal(&mut self, _ctx: &mut SyncWorkflowContext<Self>, input: RawValue) {
-        match messages::decode(&input) {
+        match step::messages::decode(&input) {
             Ok(amendment) if self.awaits_amendment().is_ok() => self.amendment = Some(amendment),
             Ok(_) => {
                 self.ignore("amend", format!("the order is {}, not awaiting_customer", self.state.status))
@@ -269,7 +270,7 @@ impl OrderWorkflow {
     /// Something happened to a shipment. Payload: [`ShipmentEvent`].
     #[signal(name = "shipment_event")]
     pub fn shipment_event(&mut self, _ctx: &mut SyncWorkflowContext<Self>, input: RawValue) {
-        match messages::decode::<ShipmentEvent>(&input) {
+        match step::messages::decode::<ShipmentEvent>(&input) {
             Ok(event) => self.hear_of(event),
             Err(problem) => self.ignore("shipment_event", problem),
         }
@@ -286,8 +287,8 @@ impl OrderWorkflow {
     /// never a fact by itself; but for our own word, for which the provider was asked, that the hold is gone.
     #[signal(name = "payment_event")]
     pub fn payment_event(&mut self, _ctx: &mut SyncWorkflowContext<Self>, input: RawValue) {
-        match messages::decode::<PaymentEvent>(&input) {
-            Ok(event) if event.kind == names::HOLD_GONE => self.renewal_due = Some(hold::LAPSED),
+        match step::messages::decode::<PaymentEvent>(&input) {
+            Ok(event) if event.kind == names::HOLD_GONE => self.renewal_due = Some(step::renewal::LAPSED),
             _ => self.payment_news = true,
         }
     }
@@ -295,13 +296,13 @@ impl OrderWorkflow {
     /// An operator does something about what the order needs somebody for. Payload: [`Operation`].
     #[signal(name = "operate")]
     pub fn operate_signal(&mut self, _ctx: &mut SyncWorkflowContext<Self>, input: RawValue) {
-        let operation: Operation = match messages::decode(&input) {
+        let operation: Operation = match step::messages::decode(&input) {
             Ok(operation) => operation,
             Err(problem) => return self.ignore("operate", problem),
         };
         match self.may_operate(&operation) {
             Ok(()) => self.operate(Operation {
-                actor: operator::ACTOR_TEMPORAL.to_owned(),
+                actor: step::operator::ACTOR_TEMPORAL.to_owned(),
                 request: None,
                 ..operation
             }),
@@ -328,7 +329,7 @@ impl OrderWorkflow {
 
     #[update_validator(cancel_update)]
     fn validate_cancel(&self, _ctx: &WorkflowContextView, request: &CancelRequest) -> Result<(), Refusal> {
-        lines::check_identity(request)?;
+        adjust::lines::check_identity(request)?;
         self.plan(request)?.refusal(self.state.status).map_or(Ok(()), |words| Err(words.into()))
     }
 
@@ -431,7 +432,7 @@ impl OrderWorkflow {
                 (Some(news), all)
             }
         };
-        let reason = messages::shorten(&request.reason);
+        let reason = step::messages::shorten(&request.reason);
         let (source, request) = (source.to_owned(), request.request);
         self.note(OrderEvent::CancelRequested {
             reason: reason.clone(),

@@ -9,20 +9,24 @@
 //! The read model may lag behind what was done, so no step counts as undone or not begun: each undo runs, for all labels,
 //! and the carrier's events are processed again. All of it is repeatable.
 
-use super::{
-    Ctx, OrderWorkflow, carrier, changes, fulfil, go, note, read_model,
-    step::{self, Mode, Step},
-    unwind::{self, Stop, Undo},
+use crate::order::step::restart::{catch_up, fact, read};
+use crate::order::{
+    Ctx, OrderWorkflow, compensation, go, note, shipping,
+    step::{
+        self,
+        definition::{Mode, Step},
+        read_model,
+        stop::{Stop, Undo},
+        versioning,
+    },
 };
 use crate::{activities::OrderActivities, names, wire::*};
-use futures::future::pending;
-use temporalio_workflow::{WaitConditionOptions, WorkflowCancellationToken};
 use waybill_domain::{
     event::OrderEvent,
     ids::ShipmentId,
     money::Amount,
     state::AttentionReason,
-    status::{FulfilmentStatus, OrderStatus, PaymentStatus},
+    status::{FulfilmentStatus, OrderStatus},
 };
 
 /// Why a successor run cancels, and why there is one.
@@ -30,66 +34,10 @@ const REASON: &str = "its workflow was ended";
 /// Why an order goes on cancelling whose request to cancel is in no history.
 const UNDER_WAY: &str = "a cancellation was under way";
 
-/// What was processed and is not in the read model yet: processed again if the order restarts from there.
-#[derive(Default)]
-pub(crate) struct Unwritten {
-    pub(crate) events: Vec<ShipmentEvent>,
-    pub(crate) line_requests: Vec<CancelRequest>,
-    /// What operators have dealt with, and about what.
-    pub(crate) settled: Vec<(AttentionReason, Option<String>)>,
-}
-
-impl Unwritten {
-    pub(crate) fn clear(&mut self) {
-        self.events.clear();
-        self.line_requests.clear();
-        self.settled.clear();
-    }
-}
-
-/// Waits until the order has to restart from what the read model has.
-pub(crate) async fn restarts(ctx: &Ctx) {
-    let token = WorkflowCancellationToken::new();
-    let options = WaitConditionOptions::builder().cancellation_token(token).build();
-    // A condition on a token that nobody cancels ends in no other way.
-    let _ = ctx.wait_condition_with_options(|s| s.restart, options).await;
-    ctx.state_mut(|s| s.restart = false);
-}
-
-/// Adopts what the read model has and ends the caller: [`OrderWorkflow::run`] drops it and begins again from there.
-pub(crate) async fn restart(ctx: &Ctx) {
-    let read = read(ctx).await;
-    ctx.state_mut(|s| {
-        s.adopt(read);
-        s.restart = true;
-    });
-    pending().await
-}
-
-/// Restarts if a lost workflow task wrote to the read model what this one has not come to. To be called before a message
-/// that the lost one did not have changes the order's way, since what is done by then can't be taken back.
-pub(crate) async fn catch_up(ctx: &Ctx) {
-    let read = read(ctx).await;
-    if is_ahead(&read) {
-        ctx.state_mut(|s| {
-            s.adopt(read);
-            s.restart = true;
-        });
-        pending().await
-    }
-}
-
-/// Earlier releases adopted what was promised, and nothing else.
-fn is_ahead(read: &Inheritance) -> bool {
-    use OrderStatus as O;
-    let promised = [O::Confirmed, O::Fulfilling, O::PartiallyShipped, O::Shipped, O::Cancelling];
-    read.ahead.unwrap_or_else(|| promised.contains(&read.state.status))
-}
-
 /// A request to cancel came before the promise. Labels are booked after the promise is in the read model, so that is
 /// asked first; whatever else a lost task may have done is undone on suspicion.
 pub(crate) async fn cancel_before_promise(ctx: &Ctx, reason: String) -> Result<(), Stop> {
-    if !changes::has(ctx, changes::LOST_TASKS_ARE_UNDONE) {
+    if !versioning::has(ctx, versioning::LOST_TASKS_ARE_UNDONE) {
         return Err(Stop::Cancelled { reason });
     }
     ctx.state_mut(|s| {
@@ -113,88 +61,6 @@ fn stop_before_promise(ctx: &Ctx) -> Result<(), Stop> {
         s.stopping.clone()
     });
     Err(Stop::Cancelled { reason: request.map_or_else(|| REASON.into(), |request| request.reason) })
-}
-
-/// What the read model has of the order, and what the carrier has reported.
-async fn read(ctx: &Ctx) -> Inheritance {
-    let input = ctx.state(|s| Beginning {
-        order_id: s.input.order_id,
-        edition: changes::EDITION,
-        version: Some(s.version),
-    });
-    step::must(ctx, || OrderActivities::inherit, input, "inherit").await
-}
-
-impl OrderWorkflow {
-    fn adopt(&mut self, read: Inheritance) {
-        let Inheritance { state, version, events, hold, facts, .. } = read;
-        (self.version, self.hold) = (version, hold);
-        self.facts = facts.into_iter().collect();
-        self.booking = state.shipments.iter().filter(|sh| self.may_be_booked(sh)).map(|sh| sh.id).collect();
-        self.undo = vec![Undo::ReleaseStock];
-        // The read model may not know of an authorization yet.
-        let is_suspected = changes::ONE_ENDING.is_in(self.edition);
-        if is_suspected || !matches!(state.payment_status, PaymentStatus::None | PaymentStatus::NotRequired) {
-            self.undo.push(Undo::VoidAuthorization);
-        }
-        self.state = state;
-        if self.input.inherits {
-            // What a step needed somebody for ended with that step; what the carrier brought up did not.
-            self.state.needs.retain(|need| need.step == carrier::BROUGHT_UP);
-            self.state.attention = self.state.needs.last().map(|need| need.reason);
-        }
-        self.action_reported = self.facts.contains(&fact(&OrderEvent::ActionRequired {}));
-        self.unwinding = false;
-        self.written_status = self.state.status;
-        (self.resumed, self.path) = (true, Vec::new());
-        self.cancel = self.cancel.take().or_else(|| self.stopping.take());
-        self.keep_messages();
-        // Before what has come since.
-        let again = std::mem::take(&mut self.unwritten);
-        for (reason, about) in again.settled {
-            if self.state.settle_need(reason, about.as_deref()) {
-                self.note(OrderEvent::AttentionCleared { reason });
-            }
-        }
-        for request in again.line_requests.into_iter().rev() {
-            self.line_requests.push_front(request);
-        }
-        for event in again.events.into_iter().rev() {
-            self.inbox.push_front(event);
-        }
-        for event in events.into_iter().rev() {
-            if self.seen_events.insert(event.event_id.clone()) {
-                self.inbox.push_front(event);
-            }
-        }
-    }
-
-    /// A successor run can't know which labels were asked for.
-    fn may_be_booked(&self, shipment: &waybill_domain::state::ShipmentState) -> bool {
-        self.input.inherits || shipment.status != FulfilmentStatus::Pending
-    }
-
-    /// Of what is not in the read model yet, what steps did is reported when they run again; what messages came to is
-    /// not.
-    fn keep_messages(&mut self) {
-        let Self { pending, facts, state, .. } = self;
-        pending.retain(|entry| {
-            let is_of_message = match &entry.event {
-                OrderEvent::CancelRequested { .. }
-                | OrderEvent::Amended { .. }
-                | OrderEvent::Decided { .. }
-                | OrderEvent::CancelRefused { lines: None, .. }
-                | OrderEvent::Inherited { .. }
-                | OrderEvent::OperatorActed { .. } => true,
-                OrderEvent::SignalIgnored { signal, .. } => signal != "shipment_event",
-                _ => false,
-            };
-            is_of_message && entry.event.fact_key().is_none_or(|key| facts.insert(key))
-        });
-        for entry in pending {
-            entry.status = state.status;
-        }
-    }
 }
 
 /// A successor run adopts what the workflow that was ended has left.
@@ -225,7 +91,7 @@ pub(crate) async fn resume(ctx: &Ctx) -> Result<(), Stop> {
             ask_to_cancel(ctx);
             go(ctx, O::Fulfilling);
         }
-        O::Cancelling if changes::has(ctx, changes::ONE_ENDING) => return finish_cancel(ctx).await,
+        O::Cancelling if versioning::has(ctx, versioning::ONE_ENDING) => return finish_cancel(ctx).await,
         // The cancel under way is carried out from its beginning.
         O::Cancelling => {
             ask_to_cancel(ctx);
@@ -253,7 +119,7 @@ pub(crate) async fn resume(ctx: &Ctx) -> Result<(), Stop> {
     capture_missing(ctx).await;
     release_cancelled(ctx).await;
     void_rest(ctx).await;
-    fulfil::ship(ctx).await
+    shipping::ship(ctx).await
 }
 
 /// The cancel under way is carried out from its beginning. The status stays `cancelling` until then, so that another run
@@ -270,12 +136,8 @@ async fn finish_cancel(ctx: &Ctx) -> Result<(), Stop> {
     capture_missing(ctx).await;
     release_cancelled(ctx).await;
     // Before the carrier's events, so that a refusal precedes the hand-over in the timeline.
-    fulfil::stop_open(ctx).await?;
-    fulfil::ship(ctx).await
-}
-
-fn fact(event: &OrderEvent) -> String {
-    event.fact_key().unwrap_or_default()
+    shipping::stop_open(ctx).await?;
+    shipping::ship(ctx).await
 }
 
 impl OrderWorkflow {
@@ -295,14 +157,14 @@ impl OrderWorkflow {
 /// The rest of an authorization that a run before this one may not have come to void.
 async fn void_rest(ctx: &Ctx) {
     let is_held = ctx.state(|s| s.state.authorized > s.state.captured);
-    if is_held && changes::has(ctx, changes::ONE_ENDING) {
-        carrier::void_rest(ctx).await;
+    if is_held && versioning::has(ctx, versioning::ONE_ENDING) {
+        compensation::void_rest(ctx).await;
     }
 }
 
 /// A run before this one may have stopped shipments, or lines of them, and not have come to their stock.
 async fn release_cancelled(ctx: &Ctx) {
-    if !changes::has(ctx, changes::ONE_ENDING) {
+    if !versioning::has(ctx, versioning::ONE_ENDING) {
         return;
     }
     let stopped: Vec<ShipmentId> = ctx.state(|s| {
@@ -314,7 +176,7 @@ async fn release_cancelled(ctx: &Ctx) {
         cancelled.map(|sh| sh.id).filter(|id| !is_replaced(*id)).collect()
     });
     if !stopped.is_empty() {
-        unwind::release(ctx, Some(stopped), 0).await;
+        compensation::release(ctx, Some(stopped), 0).await;
     }
 }
 
@@ -340,7 +202,7 @@ async fn capture_missing(ctx: &Ctx) {
     });
     let last = unpaid.last().copied();
     for id in unpaid {
-        fulfil::hand_over_before(ctx, id, Some(id) != last).await;
+        shipping::hand_over_before(ctx, id, Some(id) != last).await;
     }
 }
 

@@ -6,7 +6,7 @@
 //! began in an earlier edition takes a change up where its history has not gone past it. Temporal keeps a marker of that
 //! (`patched`), which costs an event and a search attribute each.
 
-use super::Ctx;
+use crate::order::Ctx;
 
 /// The edition that orders begin in now. 0 is release 0.1.0; it rises with changes that histories are there without.
 pub(crate) const EDITION: u32 = 3;

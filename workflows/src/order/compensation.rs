@@ -1,10 +1,18 @@
 //! The way back: what was registered before each step is undone from the last to the first, and each undo is tried
-//! until it succeeds. The goods are stopped before money goes back (see [`super::fulfil`]), and stock is freed last.
+//! until it succeeds. The goods are stopped before money goes back (see [`crate::order::shipping`]), and stock is freed last.
 
-use super::{
-    Ctx, OrderWorkflow, changes, go, note, read_model,
-    step::{self, Mode, Step},
-    waiting::check_cancel,
+use crate::order::step::{
+    activity, definition,
+    stop::{Stop, Undo},
+};
+use crate::order::{
+    Ctx, OrderWorkflow, go, note,
+    step::{
+        self,
+        cancel::check_cancel,
+        definition::{Mode, Step},
+        read_model, versioning,
+    },
 };
 use crate::{activities::OrderActivities, names, wire::*};
 use waybill_domain::{
@@ -16,35 +24,9 @@ use waybill_domain::{
     status::{OrderStatus, PaymentStatus},
 };
 
-/// Why an order ends before its time.
-#[derive(Clone)]
-pub(crate) enum Stop {
-    Cancelled { reason: String },
-    Rejected { reason: String },
-    Expired { reason: String },
-}
-
-/// What has to be undone if the order stops.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Undo {
-    ReleaseStock,
-    VoidAuthorization,
-}
-
-impl Undo {
-    /// Registered before the step runs: the step may have happened even if nobody saw it happen.
-    pub(crate) fn register(self, ctx: &Ctx) {
-        ctx.state_mut(|s| {
-            if !s.undo.contains(&self) {
-                s.undo.push(self);
-            }
-        });
-    }
-}
-
 /// Undoes everything and ends the order.
 pub(crate) async fn unwind(ctx: &Ctx, mut why: Stop) {
-    let is_recorded = changes::has(ctx, changes::ONE_ENDING);
+    let is_recorded = versioning::has(ctx, versioning::ONE_ENDING);
     // A cancel of shipments has been recorded and written before the carrier was asked.
     let is_claimed = ctx.state(|s| s.state.status == OrderStatus::Cancelling);
     ctx.state_mut(|s| {
@@ -77,7 +59,7 @@ pub(crate) async fn unwind(ctx: &Ctx, mut why: Stop) {
     note(ctx, event);
     if is_recorded && !is_final {
         // What comes in from here on is refused, also if the task that ends the order is lost or has to run again.
-        step::record(ctx).await;
+        activity::record(ctx).await;
     }
     read_model::publish_status(ctx);
     read_model::flush(ctx).await;
@@ -91,7 +73,7 @@ async fn claim(ctx: &Ctx, why: &Stop) {
         // Without an entry of the stop, a projection of another run would not conflict.
         note(ctx, OrderEvent::StatusChanged {});
     }
-    step::record(ctx).await;
+    activity::record(ctx).await;
     ctx.state_mut(|s| s.recorded_stop = Some(why.clone()));
     read_model::flush(ctx).await;
 }
@@ -104,7 +86,7 @@ fn may_hold_money(ctx: &Ctx) -> bool {
 fn show_cancelling(ctx: &Ctx, why: &Stop) {
     let status = ctx.state(|s| s.state.status);
     // Orders of earlier releases go from `received` to `cancelled` at once.
-    let is_skipped = status == OrderStatus::Received && !changes::has(ctx, changes::ONE_ENDING);
+    let is_skipped = status == OrderStatus::Received && !versioning::has(ctx, versioning::ONE_ENDING);
     if matches!(why, Stop::Cancelled { .. }) && status != OrderStatus::Cancelling && !is_skipped {
         go(ctx, OrderStatus::Cancelling);
     }
@@ -122,11 +104,14 @@ pub(crate) async fn void_authorization(ctx: &Ctx) {
     let held = ctx.state(|s| s.state.authorized.minus_or_zero(s.state.captured));
     let by_hand = move |operation: &Operation| match operation.action {
         OperatorAction::Resolve => Ok(VoidResult { voided: held }),
-        _ => Err(step::skipped()),
+        _ => Err(definition::skipped()),
     };
     let result = step::run(ctx, || OrderActivities::void_authorization, input, step, by_hand).await;
     let Ok(VoidResult { voided }) = result else {
-        return note(ctx, OrderEvent::StepFailed { step: step.name.into(), code: step::SKIPPED.into() });
+        return note(
+            ctx,
+            OrderEvent::StepFailed { step: step.name.into(), code: definition::SKIPPED.into() },
+        );
     };
     ctx.state_mut(|s| {
         s.state.authorized = s.state.captured;
@@ -161,17 +146,19 @@ pub(crate) async fn release_stock(ctx: &Ctx, shipments: Option<Vec<ShipmentId>>)
 }
 
 /// Releases stock. Adds a timeline entry if `count` is above 0.
-pub(super) async fn release(ctx: &Ctx, shipments: Option<Vec<ShipmentId>>, count: usize) {
+pub(crate) async fn release(ctx: &Ctx, shipments: Option<Vec<ShipmentId>>, count: usize) {
     let input = ctx.state(|s| ReleaseInput { order_id: s.input.order_id, shipments });
     let step = undo_step("release_stock", names::QUEUE_ORDERS, None);
     let by_hand = |operation: &Operation| match operation.action {
         OperatorAction::Resolve => Ok(()),
-        _ => Err(step::skipped()),
+        _ => Err(definition::skipped()),
     };
     match step::run(ctx, || OrderActivities::release_stock, input, step, by_hand).await {
         Ok(()) if count > 0 => note(ctx, OrderEvent::Released { shipments: count }),
         Ok(()) => {}
-        Err(_) => note(ctx, OrderEvent::StepFailed { step: step.name.into(), code: step::SKIPPED.into() }),
+        Err(_) => {
+            note(ctx, OrderEvent::StepFailed { step: step.name.into(), code: definition::SKIPPED.into() })
+        }
     }
 }
 
@@ -186,5 +173,25 @@ pub(crate) async fn cancel_label(ctx: &Ctx, shipment_id: ShipmentId) -> LabelCan
     match step::run(ctx, || OrderActivities::cancel_label, input, step, by_hand).await {
         Ok(answer) => answer,
         Err(_) => LabelCancellation::Refused,
+    }
+}
+
+/// Once the order was promised, a workflow task that was lost may have asked for labels that this one has not come to.
+pub(crate) fn may_have_label(ctx: &Ctx, id: ShipmentId) -> bool {
+    use OrderStatus::{Cancelling, Confirmed, Fulfilling, PartiallyShipped};
+    let promised =
+        ctx.state(|s| matches!(s.state.status, Confirmed | Fulfilling | PartiallyShipped | Cancelling));
+    ctx.state(|s| s.booking.contains(&id))
+        || promised && versioning::has(ctx, versioning::LOST_TASKS_ARE_UNDONE)
+}
+
+/// The last shipment that would have left does not, so no capture comes that would give the rest of the money free.
+pub(crate) async fn void_rest(ctx: &Ctx) {
+    let (open, left) = ctx.state(|s| {
+        let shipments = &s.state.shipments;
+        (shipments.iter().any(|sh| sh.is_open()), shipments.iter().any(|sh| sh.has_left()))
+    });
+    if !open && left && versioning::has(ctx, versioning::REST_IS_VOIDED) {
+        void_authorization(ctx).await;
     }
 }

@@ -1,10 +1,17 @@
 //! The way to the promise: reserve, settle a shortage, authorize, screen, confirm.
 
-use super::{
-    Ctx, OrderWorkflow, changes, go, hold, note, read_model,
-    step::{self, Mode, Step, StepError},
-    unwind::{Stop, Undo},
-    waiting::{Woken, check_cancel, wait},
+use crate::order::step::{activity, definition};
+use crate::order::{
+    Ctx, OrderWorkflow, authorization, go, note,
+    step::{
+        self,
+        cancel::check_cancel,
+        definition::{Mode, Step, StepError},
+        read_model,
+        stop::{Stop, Undo},
+        versioning,
+    },
+    waiting::{Woken, wait},
 };
 use crate::{activities::OrderActivities, names, wire::*};
 use std::time::Duration;
@@ -54,8 +61,8 @@ pub(crate) async fn reserve(ctx: &Ctx) -> Result<(), Stop> {
         shipment: None,
     };
     let input =
-        ctx.state(|s| Beginning { order_id: s.input.order_id, edition: changes::EDITION, version: None });
-    let reservation = step::run(ctx, || OrderActivities::reserve, input, step, step::not_by_hand)
+        ctx.state(|s| Beginning { order_id: s.input.order_id, edition: versioning::EDITION, version: None });
+    let reservation = step::run(ctx, || OrderActivities::reserve, input, step, definition::not_by_hand)
         .await
         .map_err(|e| stop(ctx, step.name, e))?;
     ctx.state_mut(|s| {
@@ -108,7 +115,7 @@ async fn ask_customer(ctx: &Ctx, wait_seconds: u64) -> Result<(), Stop> {
     check_cancel_after(ctx, amended)?;
     // What was answered counts, also where the lines that were short have been cancelled meanwhile.
     let (is_short, is_answered) = ctx.state(|s| (s.state.is_short(), s.amendment.is_some()));
-    let counts = is_answered && changes::has(ctx, changes::ONE_ENDING);
+    let counts = is_answered && versioning::has(ctx, versioning::ONE_ENDING);
     if !is_short && !counts {
         return Ok(());
     }
@@ -149,8 +156,8 @@ fn check_cancel_after(ctx: &Ctx, answer: impl Fn(&OrderWorkflow) -> Option<Order
 async fn show_wait(ctx: &Ctx, event: OrderEvent, wait_seconds: u64) {
     note(ctx, event);
     read_model::publish_status(ctx);
-    if changes::has(ctx, changes::ONE_ENDING) {
-        step::record(ctx).await;
+    if versioning::has(ctx, versioning::ONE_ENDING) {
+        activity::record(ctx).await;
     }
     // Before the flush, after which an order may restart that is to wait for as long.
     let until = ctx.workflow_time().map(|now| now + Duration::from_secs(wait_seconds));
@@ -165,8 +172,8 @@ fn time_left(ctx: &Ctx) -> Duration {
 
 /// An answer that came as an update is in the history before it is acted on.
 async fn record_answer(ctx: &Ctx, is_there: impl Fn(&OrderWorkflow) -> bool) {
-    if ctx.state(is_there) && changes::has(ctx, changes::ONE_ENDING) {
-        step::record(ctx).await;
+    if ctx.state(is_there) && versioning::has(ctx, versioning::ONE_ENDING) {
+        activity::record(ctx).await;
     }
 }
 
@@ -181,7 +188,7 @@ pub(crate) async fn authorize(ctx: &Ctx) -> Result<(), Stop> {
     } else if ctx.state(|s| s.state.payment_status) == PaymentStatus::Authorized {
         return Ok(());
     }
-    if ctx.state(|s| s.state.open_amount().is_zero()) && changes::has(ctx, changes::NOTHING_TO_PAY) {
+    if ctx.state(|s| s.state.open_amount().is_zero()) && versioning::has(ctx, versioning::NOTHING_TO_PAY) {
         ctx.state_mut(|s| s.set_payment(PaymentStatus::NotRequired));
         return check_cancel(ctx);
     }
@@ -203,7 +210,7 @@ pub(crate) async fn authorize(ctx: &Ctx) -> Result<(), Stop> {
         let amount = input.amount;
         let by_hand = move |operation: &Operation| match operation.action {
             OperatorAction::Resolve => Ok(Authorization::Authorized { amount, hold: None }),
-            _ => Ok(Authorization::Declined { code: step::SKIPPED.into() }),
+            _ => Ok(Authorization::Declined { code: definition::SKIPPED.into() }),
         };
         ctx.state_mut(|s| s.payment_news = false);
         match step::run(ctx, || OrderActivities::authorize, input.clone(), step, by_hand).await {
@@ -237,7 +244,7 @@ fn rejection_reason(code: &str) -> &'static str {
 
 /// The customer has to prove to their bank who they are. The provider's webhook tells that they did, or failed to.
 async fn await_customer(ctx: &Ctx, wait_seconds: u64) -> Result<(), Stop> {
-    let again = ctx.state(|s| s.action_reported) && changes::has(ctx, changes::ONE_ENDING);
+    let again = ctx.state(|s| s.action_reported) && versioning::has(ctx, versioning::ONE_ENDING);
     ctx.state_mut(|s| {
         s.state.payment_action = true;
         s.action_reported = true;
@@ -272,7 +279,7 @@ pub(crate) async fn screen(ctx: &Ctx) -> Result<(), Stop> {
         shipment: None,
     };
     let input = ctx.state(|s| s.order_ref());
-    let decision = step::run(ctx, || OrderActivities::screen, input, step, step::not_by_hand)
+    let decision = step::run(ctx, || OrderActivities::screen, input, step, definition::not_by_hand)
         .await
         .map_err(|e| stop(ctx, step.name, e))?;
     note(
@@ -295,7 +302,7 @@ async fn review(ctx: &Ctx, wait_seconds: u64) -> Result<(), Stop> {
         go(ctx, OrderStatus::InReview);
         show_wait(ctx, OrderEvent::InReview { wait_seconds }, wait_seconds).await;
     }
-    let mut watch = hold::Watch::new();
+    let mut watch = authorization::Watch::new();
     let woken = loop {
         let decided = wait(
             ctx,
@@ -308,7 +315,9 @@ async fn review(ctx: &Ctx, wait_seconds: u64) -> Result<(), Stop> {
             break woken;
         }
         // Nothing is promised yet, so nothing is kept waiting for a person.
-        hold::renew_if_due(ctx).await.map_err(|_| Stop::Rejected { reason: names::CODE_LAPSED.into() })?;
+        authorization::renew_if_due(ctx)
+            .await
+            .map_err(|_| Stop::Rejected { reason: names::CODE_LAPSED.into() })?;
     };
     watch.end();
     record_answer(ctx, |s| s.decision.is_some()).await;
@@ -329,7 +338,7 @@ async fn review(ctx: &Ctx, wait_seconds: u64) -> Result<(), Stop> {
 fn decided(s: &OrderWorkflow) -> Option<OrderEvent> {
     let decision = s.decision.as_ref()?;
     let word = if decision.decision == Verdict::Approve { "approve" } else { "reject" };
-    let reason = super::messages::shorten(&decision.reason);
+    let reason = crate::order::step::messages::shorten(&decision.reason);
     Some(OrderEvent::Decided { decision: word.into(), reason })
 }
 

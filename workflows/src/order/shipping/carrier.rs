@@ -1,11 +1,17 @@
 //! What the carrier says of a shipment. It has happened, whatever was believed here: also to goods that were cancelled,
 //! before their hand-over was told, or when they were given up.
 
-use super::{
-    Ctx, attention,
-    changes::{self, LATE_NEWS},
-    fulfil::{hand_over, settle},
-    note, read_model, step, unwind,
+use crate::order::{
+    Ctx, compensation, note,
+    shipping::hand_over::{hand_over, settle},
+    step::{
+        attention, read_model,
+        versioning::{self, LATE_NEWS},
+    },
+};
+use crate::order::{
+    compensation::void_rest,
+    step::{activity, definition::BROUGHT_UP},
 };
 use crate::{activities::OrderActivities, wire::*};
 use waybill_domain::{
@@ -17,7 +23,7 @@ use waybill_domain::{
 
 /// Processes the events that came in. One stays in the inbox until it is processed, and is processed again if the order
 /// restarts before that.
-pub(super) async fn hear_all(ctx: &Ctx) {
+pub(crate) async fn hear_all(ctx: &Ctx) {
     while let Some(event) = ctx.state(|s| s.inbox.front().cloned()) {
         hear(ctx, event).await;
         ctx.state_mut(|s| {
@@ -47,41 +53,30 @@ async fn hear(ctx: &Ctx, event: ShipmentEvent) {
         (K::Delivered, F::HandedOver) => {
             settle(ctx, id, F::Delivered, OrderEvent::Delivered { shipment_id: id })
         }
-        (K::Delivered, F::Lost) if changes::has(ctx, LATE_NEWS) => {
+        (K::Delivered, F::Lost) if versioning::has(ctx, LATE_NEWS) => {
             settle(ctx, id, F::Delivered, OrderEvent::Delivered { shipment_id: id });
             turned_up(ctx, id);
         }
         (K::Lost, F::HandedOver) => lost(ctx, id),
-        (K::Lost, F::Pending | F::Booked) if changes::has(ctx, LATE_NEWS) => {
+        (K::Lost, F::Pending | F::Booked) if versioning::has(ctx, LATE_NEWS) => {
             hand_over(ctx, id).await;
             lost(ctx, id);
         }
         (K::Returned, F::HandedOver | F::Delivered) => returned(ctx, id).await,
-        (K::Returned, F::Pending | F::Booked) if changes::has(ctx, LATE_NEWS) => {
+        (K::Returned, F::Pending | F::Booked) if versioning::has(ctx, LATE_NEWS) => {
             hand_over(ctx, id).await;
             returned(ctx, id).await;
         }
-        (K::Returned, F::Lost) if changes::has(ctx, LATE_NEWS) => {
+        (K::Returned, F::Lost) if versioning::has(ctx, LATE_NEWS) => {
             turned_up(ctx, id);
             returned(ctx, id).await;
         }
         (K::Cancelled, F::Pending | F::Booked) => {
             settle(ctx, id, F::Cancelled, OrderEvent::ShipmentCancelled { shipment_id: id });
             void_rest(ctx).await;
-            unwind::release_stopped(ctx, vec![id]).await;
+            compensation::release_stopped(ctx, vec![id]).await;
         }
         _ => {}
-    }
-}
-
-/// The last shipment that would have left does not, so no capture comes that would give the rest of the money free.
-pub(super) async fn void_rest(ctx: &Ctx) {
-    let (open, left) = ctx.state(|s| {
-        let shipments = &s.state.shipments;
-        (shipments.iter().any(|sh| sh.is_open()), shipments.iter().any(|sh| sh.has_left()))
-    });
-    if !open && left && changes::has(ctx, changes::REST_IS_VOIDED) {
-        unwind::void_authorization(ctx).await;
     }
 }
 
@@ -97,7 +92,7 @@ fn turned_up(ctx: &Ctx, id: ShipmentId) {
 
 async fn returned(ctx: &Ctx, id: ShipmentId) {
     settle(ctx, id, FulfilmentStatus::Returned, OrderEvent::Returned { shipment_id: id });
-    if changes::has(ctx, LATE_NEWS) {
+    if versioning::has(ctx, LATE_NEWS) {
         expect_back(ctx, id).await;
     }
 }
@@ -114,7 +109,7 @@ async fn unexpected(ctx: &Ctx, id: ShipmentId, kind: ShipmentEventKind) {
     };
     note(ctx, event);
     attention::call_somebody(ctx, brought_up(AttentionReason::UnexpectedShipment, id));
-    if changes::has(ctx, LATE_NEWS) {
+    if versioning::has(ctx, LATE_NEWS) {
         expect_back(ctx, id).await;
     }
 }
@@ -124,11 +119,8 @@ async fn expect_back(ctx: &Ctx, id: ShipmentId) {
     // What the carrier said is told before what follows from it.
     read_model::flush(ctx).await;
     let input = ctx.state(|s| s.shipment_ref(id));
-    step::must(ctx, || OrderActivities::expect_back, input, "expect_back").await;
+    activity::must(ctx, || OrderActivities::expect_back, input, "expect_back").await;
 }
-
-/// In the place of a step, where it is the carrier that brought something up.
-pub(super) const BROUGHT_UP: &str = "shipment_event";
 
 /// A person is needed for what the carrier says of a shipment.
 fn brought_up(reason: AttentionReason, shipment: ShipmentId) -> Need {

@@ -1,27 +1,23 @@
 //! People who step in: what an operator says of a step that does not succeed, or of what the carrier brought up.
 
-use super::{
-    Ctx, OrderWorkflow, Refusal, attention, hold, messages, note, shortfall::ShortfallOperation, step,
+use crate::order::step::{
+    activity,
+    definition::{self, concerns, is_about},
+    renewal,
+};
+use crate::order::{
+    Ctx, OrderWorkflow, Refusal, note,
+    step::{attention, messages, operation::ShortfallOperation},
 };
 use crate::{activities::OrderActivities, wire::*};
 use waybill_domain::{
     event::OrderEvent,
     operator::{OperatorAction, safe_actions},
-    state::{AttentionReason, Need},
+    state::AttentionReason,
 };
 
 /// Signals come from people with access to Temporal itself, who have no key of ours.
 pub(crate) const ACTOR_TEMPORAL: &str = "temporal";
-
-/// Whether an operation is about this step.
-pub(crate) fn concerns(operation: &Operation, step: step::Step) -> bool {
-    is_about(operation, &step.need())
-}
-
-fn is_about(operation: &Operation, need: &Need) -> bool {
-    operation.attention.is_none_or(|reason| reason == need.reason)
-        && operation.about.as_ref().is_none_or(|about| Some(about) == need.about.as_ref())
-}
 
 impl OrderWorkflow {
     /// Whether there is something that may be operated on so; else why not, in words for the operator.
@@ -61,7 +57,7 @@ impl OrderWorkflow {
 }
 
 /// The first operation about this step, written down before it is acted on.
-pub(crate) async fn take(ctx: &Ctx, step: step::Step) -> Option<Operation> {
+pub(crate) async fn take(ctx: &Ctx, step: definition::Step) -> Option<Operation> {
     let operation = ctx.state_mut(|s| {
         let at = s.operations.iter().position(|o| concerns(o, step))?;
         s.operations.remove(at)
@@ -78,7 +74,7 @@ pub(crate) async fn settle(ctx: &Ctx) {
         attention::nobody_needed(ctx, reason, operation.about.as_deref());
         ctx.state_mut(|s| s.unwritten.settled.push((reason, operation.about.clone())));
         if (reason, operation.action) == (AttentionReason::AuthorizationLapsed, OperatorAction::Retry) {
-            ctx.state_mut(|s| s.renewal_due = Some(hold::ASKED_FOR));
+            ctx.state_mut(|s| s.renewal_due = Some(renewal::ASKED_FOR));
         }
     }
 }
@@ -95,7 +91,7 @@ pub(crate) async fn record(ctx: &Ctx, operation: &Operation, step_name: &str) {
             operation: operation.clone(),
         }
     });
-    step::must(ctx, || OrderActivities::record_operation, record, "record_operation").await;
+    activity::must(ctx, || OrderActivities::record_operation, record, "record_operation").await;
     note(
         ctx,
         OrderEvent::OperatorActed {

@@ -1,8 +1,11 @@
 //! What a person is needed for: kept in the order's state, told in its timeline, and shown to those who search in
 //! Temporal.
 
-use super::{Ctx, note, read_model, step::Step};
 use crate::names;
+use crate::order::{
+    Ctx, note,
+    step::{definition::Step, read_model},
+};
 use waybill_domain::{
     event::OrderEvent,
     state::{AttentionReason, Need},

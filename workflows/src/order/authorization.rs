@@ -1,9 +1,17 @@
 //! Money that is held lapses: it is held anew in time, for as long as anything is to be handed over. Each hold is money
 //! of its own, with a generation of its own, and is asked for only when it is known how the one before stands.
 
-use super::{
-    Ctx, OrderWorkflow, attention, changes, note,
-    step::{self, Mode, Step, StepError},
+use crate::order::step::{
+    definition,
+    renewal::{LAPSED, LAPSES},
+};
+use crate::order::{
+    Ctx, OrderWorkflow, note,
+    step::{
+        self, attention,
+        definition::{Mode, Step, StepError},
+        versioning,
+    },
 };
 use crate::{activities::OrderActivities, names, wire::*};
 use futures::{FutureExt, future::FusedFuture};
@@ -20,15 +28,6 @@ use waybill_domain::{
     state::{AttentionReason, Need},
     status::PaymentStatus,
 };
-
-/// Why money is held anew: it will lapse soon.
-pub(crate) const LAPSES: &str = "lapses";
-/// Why money is held anew: it has lapsed.
-pub(crate) const LAPSED: &str = "lapsed";
-/// Why money is held anew: the provider ended the hold with its first capture.
-pub(crate) const CAPTURED_ONCE: &str = "captured_once";
-/// Why money is held anew: an operator says so.
-pub(crate) const ASKED_FOR: &str = "asked_for";
 
 /// The money could not be held anew.
 pub(crate) struct Refused;
@@ -71,7 +70,7 @@ impl<'a> Watch<'a> {
         }
         self.token.cancel();
         *self = Self { at, ..Self::new() };
-        let Some(at) = at.filter(|_| changes::has(ctx, changes::HOLDS_ARE_RENEWED)) else { return };
+        let Some(at) = at.filter(|_| versioning::has(ctx, versioning::HOLDS_ARE_RENEWED)) else { return };
         let now = ctx.workflow_time().and_then(|now| now.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
         let left = Duration::from_secs(at.unsigned_abs()).saturating_sub(now);
         let options = TimerOptions::builder(left)
@@ -94,7 +93,7 @@ impl OrderWorkflow {
 pub(crate) async fn renew_if_due(ctx: &Ctx) -> Result<(), Refused> {
     let Some(why) = ctx.state_mut(|s| s.renewal_due.take()) else { return Ok(()) };
     let amount = ctx.state(|s| s.state.open_amount());
-    if amount.is_zero() || !changes::has(ctx, changes::HOLDS_ARE_RENEWED) {
+    if amount.is_zero() || !versioning::has(ctx, versioning::HOLDS_ARE_RENEWED) {
         return Ok(());
     }
     renew(ctx, amount, why).await
@@ -132,7 +131,7 @@ pub(crate) async fn renew(ctx: &Ctx, amount: Amount, why: &'static str) -> Resul
     });
     let by_hand = |operation: &Operation| match operation.action {
         OperatorAction::Resolve => Ok(Authorization::Authorized { amount, hold: None }),
-        _ => Ok(Authorization::Declined { code: step::SKIPPED.into() }),
+        _ => Ok(Authorization::Declined { code: definition::SKIPPED.into() }),
     };
     let code = match step::run(ctx, || OrderActivities::authorize, input, STEP, by_hand).await {
         Ok(Authorization::Authorized { amount, hold }) => {

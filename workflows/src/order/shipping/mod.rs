@@ -1,11 +1,27 @@
 //! After the promise: labels, hand-overs with their captures, deliveries, and stopping what has not left.
 
-use super::{
-    Ctx, OrderWorkflow, capture, carrier, changes, go, hold, lines, note, operator, read_model, recovery,
-    shortfall,
-    step::{self, Mode, Step, StepError},
-    unwind::{self, Stop},
-    waiting::{fold_engine_cancel, wait},
+pub(crate) mod capture;
+pub(crate) mod carrier;
+pub(crate) mod hand_over;
+
+use crate::order::{
+    Ctx, OrderWorkflow,
+    adjust::{lines, shortfall},
+    authorization, compensation, go, note,
+    step::{
+        self,
+        cancel::fold_engine_cancel,
+        definition::{Mode, Step, StepError},
+        operator, read_model,
+        stop::Stop,
+        versioning,
+    },
+    waiting::wait,
+};
+use crate::order::{
+    compensation::may_have_label,
+    shipping::hand_over::{roll_up, settle},
+    step::{activity, definition, restart},
 };
 use crate::{activities::OrderActivities, names, wire::*};
 use waybill_domain::{
@@ -67,7 +83,7 @@ async fn book_one(ctx: &Ctx, id: ShipmentId) {
     });
     let by_hand = |operation: &Operation| match (&operation.action, &operation.reference) {
         (OperatorAction::Resolve, Some(number)) => Ok(Label { tracking_number: number.clone() }),
-        _ => Err(step::skipped()),
+        _ => Err(definition::skipped()),
     };
     match step::run(ctx, || OrderActivities::book, input, step, by_hand).await {
         Ok(label) => ctx.state_mut(|s| booked(s, id, label)),
@@ -100,13 +116,13 @@ fn booked(s: &mut OrderWorkflow, id: ShipmentId, label: Label) {
 
 /// Follows the shipments until all are settled.
 pub(crate) async fn ship(ctx: &Ctx) -> Result<(), Stop> {
-    let mut watch = hold::Watch::new();
+    let mut watch = authorization::Watch::new();
     let end = follow(ctx, &mut watch).await;
     watch.end();
     end
 }
 
-async fn follow<'a>(ctx: &'a Ctx, watch: &mut hold::Watch<'a>) -> Result<(), Stop> {
+async fn follow<'a>(ctx: &'a Ctx, watch: &mut authorization::Watch<'a>) -> Result<(), Stop> {
     loop {
         carrier::hear_all(ctx).await;
         operator::settle(ctx).await;
@@ -129,7 +145,7 @@ async fn follow<'a>(ctx: &'a Ctx, watch: &mut hold::Watch<'a>) -> Result<(), Sto
             OrderStatus::Cancelled => return Err(Stop::Cancelled { reason: "cancelled_by_carrier".into() }),
             _ => {}
         }
-        hold::renew_or_call(ctx).await;
+        authorization::renew_or_call(ctx).await;
         read_model::flush(ctx).await;
         let news = |s: &OrderWorkflow| {
             let word = !s.inbox.is_empty() || !s.operations.is_empty() || !s.line_requests.is_empty();
@@ -139,40 +155,8 @@ async fn follow<'a>(ctx: &'a Ctx, watch: &mut hold::Watch<'a>) -> Result<(), Sto
     }
 }
 
-/// Walks the order's status to where its shipments are.
-fn roll_up(ctx: &Ctx) {
-    use OrderStatus::{Delivered, Fulfilling, PartiallyShipped, Shipped};
-    let (from, to) = ctx.state(|s| (s.state.status, s.state.shipping_status()));
-    let path: &[OrderStatus] = match (from, to) {
-        (Fulfilling, PartiallyShipped) => &[PartiallyShipped],
-        (Fulfilling | PartiallyShipped, Shipped) => &[Shipped],
-        (Fulfilling | PartiallyShipped, Delivered) => &[Shipped, Delivered],
-        (Shipped, Delivered) => &[Delivered],
-        _ => &[],
-    };
-    for next in path {
-        go(ctx, *next);
-    }
-    if !path.is_empty() {
-        ctx.state_mut(OrderWorkflow::restamp);
-    }
-}
-
-/// A shipment has come to where it stands now.
-pub(super) fn settle(ctx: &Ctx, id: ShipmentId, status: FulfilmentStatus, event: OrderEvent) {
-    ctx.state_mut(|s| {
-        s.state.set_shipment(id, status);
-        s.note(event);
-    });
-}
-
-/// The pivot: the goods are gone, so their money is taken. From here on this shipment only goes forward.
-pub(super) async fn hand_over(ctx: &Ctx, id: ShipmentId) {
-    hand_over_before(ctx, id, false).await;
-}
-
 /// As [`hand_over`]; `others` says whether others that have left are still to be captured after it.
-pub(super) async fn hand_over_before(ctx: &Ctx, id: ShipmentId, others: bool) {
+pub(crate) async fn hand_over_before(ctx: &Ctx, id: ShipmentId, others: bool) {
     settle(ctx, id, FulfilmentStatus::HandedOver, OrderEvent::HandedOver { shipment_id: id });
     roll_up(ctx);
     let goods = Step {
@@ -188,23 +172,15 @@ pub(super) async fn hand_over_before(ctx: &Ctx, id: ShipmentId, others: bool) {
     capture::take(ctx, id, others).await;
 }
 
-/// Once the order was promised, a workflow task that was lost may have asked for labels that this one has not come to.
-pub(super) fn may_have_label(ctx: &Ctx, id: ShipmentId) -> bool {
-    use OrderStatus::{Cancelling, Confirmed, Fulfilling, PartiallyShipped};
-    let promised =
-        ctx.state(|s| matches!(s.state.status, Confirmed | Fulfilling | PartiallyShipped | Cancelling));
-    ctx.state(|s| s.booking.contains(&id)) || promised && changes::has(ctx, changes::LOST_TASKS_ARE_UNDONE)
-}
-
 /// Stops every shipment that has not left. Ends the order if none is left to go on with; else the order goes on
 /// with what the carrier would not stop or already has.
-pub(super) async fn stop_open(ctx: &Ctx) -> Result<(), Stop> {
+pub(crate) async fn stop_open(ctx: &Ctx) -> Result<(), Stop> {
     if ctx.state(|s| s.cancel.is_none()) {
         return Ok(());
     }
-    let is_recorded = changes::has(ctx, changes::ONE_ENDING);
+    let is_recorded = versioning::has(ctx, versioning::ONE_ENDING);
     if is_recorded {
-        recovery::catch_up(ctx).await;
+        restart::catch_up(ctx).await;
     }
     let reason = ctx.state_mut(|s| {
         // Single lines are cancelled along.
@@ -217,14 +193,16 @@ pub(super) async fn stop_open(ctx: &Ctx) -> Result<(), Stop> {
     }
     if is_recorded {
         // An update is only in the history once its task completes; before that nobody is to see what it came to.
-        step::record(ctx).await;
+        activity::record(ctx).await;
     }
     read_model::flush(ctx).await;
     let open: Vec<ShipmentId> =
         ctx.state(|s| s.state.shipments.iter().filter(|sh| sh.is_open()).map(|sh| sh.id).collect());
     let mut stopped = Vec::new();
     for id in open {
-        if !may_have_label(ctx, id) || unwind::cancel_label(ctx, id).await == LabelCancellation::Cancelled {
+        if !may_have_label(ctx, id)
+            || compensation::cancel_label(ctx, id).await == LabelCancellation::Cancelled
+        {
             settle(ctx, id, FulfilmentStatus::Cancelled, OrderEvent::ShipmentCancelled { shipment_id: id });
             stopped.push(id);
         } else {
@@ -235,8 +213,8 @@ pub(super) async fn stop_open(ctx: &Ctx) -> Result<(), Stop> {
         }
     }
     // Were this forgotten after the money is given back, a late hand-over would be captured from nothing.
-    if !stopped.is_empty() && changes::has(ctx, changes::STOPPED_IS_RECORDED) {
-        step::record(ctx).await;
+    if !stopped.is_empty() && versioning::has(ctx, versioning::STOPPED_IS_RECORDED) {
+        activity::record(ctx).await;
     }
     let (open, left) = ctx.state(|s| {
         let shipments = &s.state.shipments;
@@ -247,14 +225,14 @@ pub(super) async fn stop_open(ctx: &Ctx) -> Result<(), Stop> {
     }
     ctx.state_mut(|s| s.stopping = None);
     if !open {
-        unwind::void_authorization(ctx).await;
+        compensation::void_authorization(ctx).await;
     }
     // A successor run may not know every replacement of a shipment.
     let everything = !open && ctx.state(|s| s.input.inherits);
     if everything && (is_recorded || !stopped.is_empty()) {
-        unwind::release_stock(ctx, None).await;
+        compensation::release_stock(ctx, None).await;
     } else if !stopped.is_empty() {
-        unwind::release_stopped(ctx, stopped).await;
+        compensation::release_stopped(ctx, stopped).await;
     }
     go(ctx, if left { OrderStatus::PartiallyShipped } else { OrderStatus::Fulfilling });
     ctx.state_mut(OrderWorkflow::restamp);

@@ -1,6 +1,7 @@
 //! What those who look at an order see: the read model in Postgres, and Temporal's search attribute and details.
 
-use super::{Ctx, recovery, step};
+use crate::order::Ctx;
+use crate::order::step::{activity, restart};
 use crate::{activities::OrderActivities, names, wire::*};
 
 /// Shows the order's status to those who search in Temporal.
@@ -26,9 +27,9 @@ pub(crate) async fn flush(ctx: &Ctx) {
     });
     let Some(projection) = projection else { return };
     let entries = projection.entries.len();
-    let projected = step::must(ctx, || OrderActivities::project, projection, "project").await;
+    let projected = activity::must(ctx, || OrderActivities::project, projection, "project").await;
     if projected.conflict {
-        return recovery::restart(ctx).await;
+        return restart::restart(ctx).await;
     }
     ctx.state_mut(|s| {
         s.version = projected.version;

@@ -1,13 +1,18 @@
 //! Lines, and pieces of lines, that are cancelled while the rest ships. Requests wait in a queue for the points where the order may
 //! change: between its steps, and while it waits for a person or a carrier.
 
-use super::{
-    Ctx, OrderWorkflow, changes,
-    fulfil::may_have_label,
-    note, recovery,
-    step::{self, Mode, Step},
-    unwind::{self, Stop},
-    waiting::check_cancel,
+use crate::order::step::{activity, definition, restart};
+use crate::order::{
+    Ctx, OrderWorkflow,
+    compensation::{self, may_have_label},
+    note,
+    step::{
+        self,
+        cancel::check_cancel,
+        definition::{Mode, Step},
+        stop::Stop,
+        versioning,
+    },
 };
 use crate::{activities::OrderActivities, names, wire::*};
 use waybill_domain::{
@@ -33,7 +38,7 @@ struct Due {
 
 /// An update that names quantities must say what it counts once by: it may have been carried out by a workflow task that
 /// was lost, and comes again.
-pub(super) fn check_identity(request: &CancelRequest) -> Result<(), &'static str> {
+pub(crate) fn check_identity(request: &CancelRequest) -> Result<(), &'static str> {
     let is_anonymous = request.request.as_ref().is_none_or(String::is_empty);
     if is_anonymous && names_quantities(request) {
         Err("a request that names quantities needs an id in `request`, by which it counts once")
@@ -56,7 +61,7 @@ fn selection(request: &CancelRequest) -> Selection {
 /// A whole line that is cancelled twice is cancelled once; a piece that is cancelled twice is two pieces. Yet a request
 /// may come up again after it was carried out: a workflow task that is lost after it has written to the read model runs
 /// again, with the request still in its queue, or delivered again; and what this workflow carried out and could not
-/// write is taken up again on another state ([`recovery::Unwritten`]). So each request that names quantities has an id:
+/// write is taken up again on another state ([`restart::Unwritten`]). So each request that names quantities has an id:
 ///
 /// - over HTTP it follows from the order and the idempotency key, and is the same however often the request is sent;
 /// - a signal's is its number among the signals `cancel` of this workflow. Temporal records signals before it delivers
@@ -70,14 +75,14 @@ fn selection(request: &CancelRequest) -> Selection {
 /// accepted may be delivered again in another order, or not at all, and each would carry what the others came to.
 impl OrderWorkflow {
     /// Gives a signal that names quantities the id that it counts by, if it brings none.
-    pub(super) fn identify_signal(&self, mut request: CancelRequest) -> CancelRequest {
+    pub(crate) fn identify_signal(&self, mut request: CancelRequest) -> CancelRequest {
         if check_identity(&request).is_err() {
             request.request = Some(format!("{}:{}", self.chain, self.cancel_signals));
         }
         request
     }
 
-    pub(super) fn is_carried_out(&self, request: &CancelRequest) -> bool {
+    pub(crate) fn is_carried_out(&self, request: &CancelRequest) -> bool {
         request.request.as_deref().is_some_and(|id| {
             self.facts.contains(&lines_cancelled_key(id)) || self.facts.contains(&lines_refused_key(id))
         })
@@ -90,7 +95,7 @@ impl OrderWorkflow {
 
     /// What a request to cancel would come to. One that names quantities comes after those that wait: a piece that is
     /// asked for already is not open any more.
-    pub(super) fn plan(&self, request: &CancelRequest) -> Result<CancellationPlan, BadLines> {
+    pub(crate) fn plan(&self, request: &CancelRequest) -> Result<CancellationPlan, BadLines> {
         let Some(lines) = &request.lines else { return Ok(plan_cancellation(&self.state)) };
         let selection = Selection::read(lines)?;
         if self.is_carried_out(request) {
@@ -108,7 +113,7 @@ impl OrderWorkflow {
     }
 
     /// How many pieces of the lines that a request names with a quantity are cancelled as soon as it is carried out.
-    pub(super) fn cancelled_by_then(&self, request: &CancelRequest) -> Vec<Pieces> {
+    pub(crate) fn cancelled_by_then(&self, request: &CancelRequest) -> Vec<Pieces> {
         let is_accepted = |id: &String| self.accepted_requests.contains(id);
         let is_new = !self.is_carried_out(request) && !request.request.as_ref().is_some_and(is_accepted);
         let mut asked = Selection::default();
@@ -127,7 +132,7 @@ impl OrderWorkflow {
 
     /// What of a request nobody has asked to cancel yet, and whether nothing would be left without all that was asked
     /// for. Quantities add up; a whole line is asked for once.
-    pub(super) fn news(&self, lines: &[LinePart]) -> (Selection, bool) {
+    pub(crate) fn news(&self, lines: &[LinePart]) -> (Selection, bool) {
         let mut asked = Selection::default();
         for waiting in self.waiting() {
             asked.add(&selection(waiting));
@@ -139,8 +144,8 @@ impl OrderWorkflow {
     }
 
     /// Whether there are lines to be cancelled while a person is waited for. (While the payment is waited for the order
-    /// must not change, and the carrier is waited for in [`super::fulfil::ship`].)
-    pub(super) fn has_lines_due(&self) -> bool {
+    /// must not change, and the carrier is waited for in [`crate::order::shipping::ship`].)
+    pub(crate) fn has_lines_due(&self) -> bool {
         let open = matches!(self.state.status, OrderStatus::AwaitingCustomer | OrderStatus::InReview);
         open && !self.line_requests.is_empty()
     }
@@ -191,7 +196,7 @@ impl OrderWorkflow {
     }
 
     /// Requests that nobody will carry out any more. Those of an order that was cancelled are done.
-    pub(super) fn refuse_late_lines(&mut self) {
+    pub(crate) fn refuse_late_lines(&mut self) {
         while let Some(request) = self.line_requests.pop_front() {
             if self.state.status != OrderStatus::Cancelled && !self.is_carried_out(&request) {
                 let mut refused = Refused::default();
@@ -221,9 +226,9 @@ pub(crate) async fn cancel_due(ctx: &Ctx) -> bool {
     while ctx.state(|s| s.cancel.is_none() && !s.line_requests.is_empty()) {
         let mut recorded = ctx.state(|s| s.line_requests.len());
         let is_quantity = ctx.state(|s| s.line_requests.front().is_some_and(names_quantities));
-        if (is_first || is_quantity) && changes::has(ctx, changes::ONE_ENDING) {
-            recovery::catch_up(ctx).await;
-            step::record(ctx).await;
+        if (is_first || is_quantity) && versioning::has(ctx, versioning::ONE_ENDING) {
+            restart::catch_up(ctx).await;
+            activity::record(ctx).await;
         }
         is_first = false;
         while let Some(due) = ctx.state_mut(|s| s.next_due(&mut recorded)) {
@@ -242,7 +247,9 @@ async fn cancel(ctx: &Ctx, due: Due) {
     let (mut stopped, mut replaced) = (Vec::new(), false);
     for (id, taken) in removal.shipments() {
         let (id, Some(shipment)) = (*id, before.shipment(*id)) else { continue };
-        if may_have_label(ctx, id) && unwind::cancel_label(ctx, id).await != LabelCancellation::Cancelled {
+        if may_have_label(ctx, id)
+            && compensation::cancel_label(ctx, id).await != LabelCancellation::Cancelled
+        {
             note(ctx, OrderEvent::ShipmentCancelRefused { shipment_id: id });
             continue;
         }
@@ -256,12 +263,12 @@ async fn cancel(ctx: &Ctx, due: Due) {
     // that it has a part of the request, and the request would be chosen again from what is left.
     ctx.state_mut(|s| s.report_cancelled(due, &removal, &stopped, &before));
     // Were this forgotten after the successor has a label, a cancel that comes meanwhile would not know of it.
-    if replaced && changes::has(ctx, changes::SUCCESSORS_ARE_RECORDED) {
-        step::record(ctx).await;
+    if replaced && versioning::has(ctx, versioning::SUCCESSORS_ARE_RECORDED) {
+        activity::record(ctx).await;
     }
     if !stopped.is_empty() {
         // What is left of them is not theirs any more.
-        unwind::release_stock(ctx, Some(stopped)).await;
+        compensation::release_stock(ctx, Some(stopped)).await;
     }
 }
 
@@ -311,5 +318,5 @@ async fn replace(ctx: &Ctx, shipment: &ShipmentState, taken: &ByLine, left: &Shi
         amount: left.amount,
     };
     // A persistent step that nobody can do by hand ends in success alone.
-    let _ = step::run(ctx, || OrderActivities::replace_shipment, input, step, step::not_by_hand).await;
+    let _ = step::run(ctx, || OrderActivities::replace_shipment, input, step, definition::not_by_hand).await;
 }

@@ -4,11 +4,12 @@
 //!
 //! The commands here follow from a message that earlier releases refuse, so no history is there without them.
 
-use super::{
-    Ctx, OrderWorkflow, Refusal, carrier, changes,
-    fulfil::may_have_label,
-    note, operator, read_model, recovery, step,
-    unwind::{self, Stop},
+use crate::order::step::{activity, restart};
+use crate::order::{
+    Ctx, OrderWorkflow, Refusal,
+    compensation::{self, may_have_label},
+    note,
+    step::{operator, read_model, stop::Stop, versioning},
 };
 use crate::{activities::OrderActivities, wire::*};
 use waybill_domain::{
@@ -25,13 +26,6 @@ use waybill_domain::{
 const NOTHING_LEFT: &str = "stock_shortfall";
 /// Why lines are cancelled, where the operator's own words are in `operator.acted`.
 const MISSING: &str = "stock_shortfall";
-
-/// An operation that was accepted.
-pub(crate) struct ShortfallOperation {
-    pub(crate) operation: Operation,
-    /// Whether the audit and the timeline have it: an order that restarts from the read model comes to it again.
-    pub(crate) is_recorded: bool,
-}
 
 impl OrderWorkflow {
     /// Whether the operation is about a shipment that has not left. Whether items of it are missing is for Postgres to say.
@@ -61,9 +55,9 @@ pub(crate) async fn settle(ctx: &Ctx) -> Result<(), Stop> {
     if ctx.state(|s| s.shortfalls.is_empty()) {
         return Ok(());
     }
-    if changes::has(ctx, changes::ONE_ENDING) {
-        recovery::catch_up(ctx).await;
-        step::record(ctx).await;
+    if versioning::has(ctx, versioning::ONE_ENDING) {
+        restart::catch_up(ctx).await;
+        activity::record(ctx).await;
     }
     // Each stays in the queue until the read model has what came of it: a restart comes to it again.
     while let Some(operation) = record_first(ctx).await {
@@ -113,8 +107,8 @@ async fn settle_one(ctx: &Ctx, operation: &Operation) {
         return;
     }
     // Its label may be cancelled from here on, so a run that comes later does not find that nothing can be done.
-    step::record(ctx).await;
-    if may_have_label(ctx, id) && unwind::cancel_label(ctx, id).await != LabelCancellation::Cancelled {
+    activity::record(ctx).await;
+    if may_have_label(ctx, id) && compensation::cancel_label(ctx, id).await != LabelCancellation::Cancelled {
         return note(ctx, OrderEvent::ShipmentCancelRefused { shipment_id: id });
     }
     // Items elsewhere may be gone meanwhile; then its successor is short, and has a label of its own.
@@ -124,8 +118,8 @@ async fn settle_one(ctx: &Ctx, operation: &Operation) {
     }
     replace(ctx, id, replacement);
     // Were this forgotten after the successors have labels, a cancel that comes meanwhile would not know of them.
-    step::record(ctx).await;
-    carrier::void_rest(ctx).await;
+    activity::record(ctx).await;
+    compensation::void_rest(ctx).await;
 }
 
 async fn ask(ctx: &Ctx, shipment: &ShipmentState, action: OperatorAction, dry_run: bool) -> Replacement {
@@ -141,7 +135,7 @@ async fn ask(ctx: &Ctx, shipment: &ShipmentState, action: OperatorAction, dry_ru
             dry_run,
         }
     });
-    step::must(ctx, || OrderActivities::settle_shortfall, input, "settle_shortfall").await
+    activity::must(ctx, || OrderActivities::settle_shortfall, input, "settle_shortfall").await
 }
 
 fn replace(ctx: &Ctx, id: ShipmentId, Replacement { shipments, dropped }: Replacement) {

@@ -1,9 +1,13 @@
 //! A shipment has left, so its money is taken; held anew first, where it is not held any more.
 
-use super::{
-    Ctx, attention, changes, hold, note, operator,
-    step::{self, Mode, Step, StepError},
-    unwind,
+use crate::order::step::{activity, definition, renewal};
+use crate::order::{
+    Ctx, authorization, compensation, note,
+    step::{
+        self, attention,
+        definition::{Mode, Step, StepError},
+        operator, versioning,
+    },
 };
 use crate::{activities::OrderActivities, names, wire::*};
 use std::cell::Cell;
@@ -21,7 +25,7 @@ pub(crate) async fn take(ctx: &Ctx, id: ShipmentId, others: bool) {
         amount: s.state.shipment(id).map(|sh| sh.amount).unwrap_or_default(),
         is_final: !others && !s.state.shipments.iter().any(|sh| sh.is_open()),
     });
-    if input.amount.is_zero() && changes::has(ctx, changes::NOTHING_TO_PAY) {
+    if input.amount.is_zero() && versioning::has(ctx, versioning::NOTHING_TO_PAY) {
         return take_nothing(ctx, &input).await;
     }
     let operated = Cell::new(false);
@@ -29,7 +33,7 @@ pub(crate) async fn take(ctx: &Ctx, id: ShipmentId, others: bool) {
         operated.set(true);
         match operation.action {
             OperatorAction::Resolve => Ok(()),
-            _ => Err(step::skipped()),
+            _ => Err(definition::skipped()),
         }
     };
     let step = capture_step(id, AttentionReason::CaptureFailing);
@@ -47,7 +51,7 @@ pub(crate) async fn take(ctx: &Ctx, id: ShipmentId, others: bool) {
                 }
             }
             // An operator wrote it off in the workflow that this one took the order over from.
-            Err(StepError::Refused { code }) if code == step::SKIPPED => {
+            Err(StepError::Refused { code }) if code == definition::SKIPPED => {
                 operated.set(true);
                 break false;
             }
@@ -57,16 +61,16 @@ pub(crate) async fn take(ctx: &Ctx, id: ShipmentId, others: bool) {
     if taken {
         captured(ctx, &input);
     } else {
-        note(ctx, OrderEvent::StepFailed { step: step.name.into(), code: step::SKIPPED.into() });
+        note(ctx, OrderEvent::StepFailed { step: step.name.into(), code: definition::SKIPPED.into() });
     }
     if input.is_final {
         attention::nobody_needed(ctx, AttentionReason::AuthorizationLapsed, None);
         // The provider's own last capture gives the rest free; one that it did not make does not.
         if operated.get() {
-            unwind::void_authorization(ctx).await;
+            compensation::void_authorization(ctx).await;
         }
     } else if ctx.state(|s| s.hold.as_ref().is_some_and(|hold| !hold.in_parts)) {
-        ctx.state_mut(|s| s.renewal_due = Some(hold::CAPTURED_ONCE));
+        ctx.state_mut(|s| s.renewal_due = Some(renewal::CAPTURED_ONCE));
     }
 }
 
@@ -78,7 +82,7 @@ async fn take_nothing(ctx: &Ctx, input: &CaptureInput) {
         s.state.authorized > s.state.captured
     });
     if input.is_final && is_held {
-        unwind::void_authorization(ctx).await;
+        compensation::void_authorization(ctx).await;
     } else if input.is_final && ctx.state(|s| !s.state.captured.is_zero()) {
         ctx.state_mut(|s| s.set_payment(PaymentStatus::Captured));
     }
@@ -95,13 +99,13 @@ fn capture_step(id: ShipmentId, attention: AttentionReason) -> Step {
 }
 
 /// Nothing is held any more of what was authorized: what this shipment and those still to come are worth is held anew.
-async fn hold_anew(ctx: &Ctx, input: &CaptureInput) -> Result<(), hold::Refused> {
+async fn hold_anew(ctx: &Ctx, input: &CaptureInput) -> Result<(), authorization::Refused> {
     let amount = ctx.state_mut(|s| {
         s.renewal_due = None;
         let open = s.state.open_amount();
         open.plus(input.amount).unwrap_or(input.amount)
     });
-    hold::renew(ctx, amount, hold::LAPSED).await
+    authorization::renew(ctx, amount, renewal::LAPSED).await
 }
 
 /// The goods are gone and their money is not to be had: a person says what is done about it. A card that was declined is
@@ -109,7 +113,7 @@ async fn hold_anew(ctx: &Ctx, input: &CaptureInput) -> Result<(), hold::Refused>
 async fn operation_on(ctx: &Ctx, step: Step) -> Operation {
     attention::raise_attention(ctx, step).await;
     loop {
-        step::word(ctx, step).await;
+        activity::word(ctx, step).await;
         if let Some(operation) = operator::take(ctx, step).await {
             attention::clear_attention(ctx, step);
             return operation;

@@ -1,0 +1,10 @@
+//! Operations that wait to be carried out.
+
+use crate::wire::*;
+
+/// An operation that was accepted.
+pub(crate) struct ShortfallOperation {
+    pub(crate) operation: Operation,
+    /// Whether the audit and the timeline have it: an order that restarts from the read model comes to it again.
+    pub(crate) is_recorded: bool,
+}

@@ -1,0 +1,29 @@
+//! Why an order ends before its time, and what is undone then.
+
+use crate::order::Ctx;
+
+/// Why an order ends before its time.
+#[derive(Clone)]
+pub(crate) enum Stop {
+    Cancelled { reason: String },
+    Rejected { reason: String },
+    Expired { reason: String },
+}
+
+/// What has to be undone if the order stops.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Undo {
+    ReleaseStock,
+    VoidAuthorization,
+}
+
+impl Undo {
+    /// Registered before the step runs: the step may have happened even if nobody saw it happen.
+    pub(crate) fn register(self, ctx: &Ctx) {
+        ctx.state_mut(|s| {
+            if !s.undo.contains(&self) {
+                s.undo.push(self);
+            }
+        });
+    }
+}
