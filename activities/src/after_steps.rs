@@ -10,26 +10,26 @@ use std::sync::{
 use temporalio_macros::activities;
 use temporalio_sdk::activities::{ActivityContext, ActivityError};
 use waybill_domain::{ids::OrderId, state::AttentionReason};
-use waybill_store::orders::concerns::{self, Concern};
-use waybill_workflows::after::{activities as definitions, wire::*};
+use waybill_store::orders::attention::{self, AttentionRecord};
+use waybill_workflows::after_sales::{activities as definitions, payloads::*};
 
 /// Attempts, about 15 s of them, before attention is raised. The step goes on being tried.
 const ATTEMPTS_BEFORE_ATTENTION: u32 = 6;
 
 /// What the activities need: what an order's need.
 #[derive(Clone)]
-pub struct AfterSteps(pub OrderSteps);
+pub struct AfterSalesSteps(pub OrderSteps);
 
 /// What an operator is needed for while a step does not succeed.
-struct Failing {
+struct FailingStep {
     order_id: OrderId,
     reason: AttentionReason,
     /// The id of the refund or the return.
     subject: String,
 }
 
-impl Failing {
-    fn of_refund(input: &RefundRef) -> Self {
+impl FailingStep {
+    fn for_refund(input: &RefundRef) -> Self {
         let subject = input.refund_id.to_string();
         Self { order_id: input.order_id, reason: AttentionReason::RefundFailing, subject }
     }
@@ -40,12 +40,12 @@ impl Failing {
     }
 }
 
-impl AfterSteps {
+impl AfterSalesSteps {
     /// Runs one attempt of a step. Raises attention when attempts keep failing, and clears it when one succeeds.
     async fn attempt<T, F>(
         &self,
         name: &'static str,
-        failing: Failing,
+        failing: FailingStep,
         ctx: &ActivityContext,
         step: impl Fn() -> F,
     ) -> Result<T, ActivityError>
@@ -54,23 +54,23 @@ impl AfterSteps {
         F: Future<Output = Result<T, StepFailure>>,
     {
         let (steps, rejected) = (&self.0, AtomicBool::new(false));
-        let watched = || async {
+        let observed_step = || async {
             let done = step().await;
-            rejected.store(matches!(done, Err(StepFailure::Refused(_))), Ordering::Relaxed);
+            rejected.store(matches!(done, Err(StepFailure::Permanent(_))), Ordering::Relaxed);
             done
         };
-        let done = steps.attempt(name, failing.order_id, ctx, watched).await;
+        let done = steps.attempt(name, failing.order_id, ctx, observed_step).await;
         // One that was rejected is asked for by another activity, whose attempts begin with the first.
-        let is_tried = ctx.info().attempt >= ATTEMPTS_BEFORE_ATTENTION || rejected.into_inner();
+        let needs_attention = ctx.info().attempt >= ATTEMPTS_BEFORE_ATTENTION || rejected.into_inner();
         match done {
             Ok(output) => {
                 // Without Postgres it can't be cleared: the step, which may run twice, is tried again.
-                self.clear(&failing).await.map_err(StepFailure::into_activity_error)?;
+                self.clear_attention(&failing).await.map_err(StepFailure::into_activity_error)?;
                 Ok(output)
             }
             Err(error) => {
-                if is_tried {
-                    self.raise(name, failing).await;
+                if needs_attention {
+                    self.raise_attention(name, failing).await;
                 }
                 Err(error)
             }
@@ -78,24 +78,24 @@ impl AfterSteps {
     }
 
     /// Without Postgres it can't be raised; the next attempt tries again.
-    async fn raise(&self, name: &'static str, failing: Failing) {
-        let Failing { order_id, reason, subject } = failing;
-        let concern = Concern { reason, subject, detail: json!({"step": name}) };
-        let raised = concerns::raise_now(&self.0.pool, order_id, &concern).await;
-        raised.map(|_| self.0.notifier.changed(order_id)).ok();
+    async fn raise_attention(&self, name: &'static str, failing: FailingStep) {
+        let FailingStep { order_id, reason, subject } = failing;
+        let concern = AttentionRecord { reason, subject, detail: json!({"step": name}) };
+        let raised = attention::raise_committed(&self.0.pool, order_id, &concern).await;
+        raised.map(|_| self.0.notifier.notify_order(order_id)).ok();
     }
 
-    async fn clear(&self, failing: &Failing) -> Result<(), StepFailure> {
-        let Failing { order_id, reason, subject } = failing;
-        if concerns::clear_if_raised(&self.0.pool, *order_id, *reason, subject).await? {
-            self.0.notifier.changed(*order_id);
+    async fn clear_attention(&self, failing: &FailingStep) -> Result<(), StepFailure> {
+        let FailingStep { order_id, reason, subject } = failing;
+        if attention::clear_if_raised(&self.0.pool, *order_id, *reason, subject).await? {
+            self.0.notifier.notify_order(*order_id);
         }
         Ok(())
     }
 }
 
 #[activities]
-impl AfterSteps {
+impl AfterSalesSteps {
     #[activity(definition = definitions::Refund)]
     pub async fn refund(
         self: Arc<Self>,
@@ -103,7 +103,7 @@ impl AfterSteps {
         input: RefundRef,
     ) -> Result<RefundOutcome, ActivityError> {
         let refund = || steps::refund::refund(&self.0, &input);
-        self.attempt("refund", Failing::of_refund(&input), &ctx, refund).await
+        self.attempt("refund", FailingStep::for_refund(&input), &ctx, refund).await
     }
 
     #[activity(definition = definitions::ExpectReturn)]
@@ -112,8 +112,8 @@ impl AfterSteps {
         ctx: ActivityContext,
         input: ReturnRef,
     ) -> Result<ReturnExpected, ActivityError> {
-        let expect = || steps::returns::expect(&self.0, &input);
-        self.attempt("expect_return", Failing::of_return(&input), &ctx, expect).await
+        let expect = || steps::returns::expect_return(&self.0, &input);
+        self.attempt("expect_return", FailingStep::of_return(&input), &ctx, expect).await
     }
 
     #[activity(definition = definitions::FlagOverdueReturn)]
@@ -122,8 +122,8 @@ impl AfterSteps {
         ctx: ActivityContext,
         input: ReturnRef,
     ) -> Result<(), ActivityError> {
-        let flag = || steps::returns::overdue(&self.0, &input);
-        self.attempt("flag_overdue_return", Failing::of_return(&input), &ctx, flag).await
+        let flag = || steps::returns::flag_overdue(&self.0, &input);
+        self.attempt("flag_overdue_return", FailingStep::of_return(&input), &ctx, flag).await
     }
 
     #[activity(definition = definitions::Restock)]
@@ -133,7 +133,7 @@ impl AfterSteps {
         input: ReturnRef,
     ) -> Result<(), ActivityError> {
         let restock = || steps::returns::restock(&self.0, &input);
-        self.attempt("restock", Failing::of_return(&input), &ctx, restock).await
+        self.attempt("restock", FailingStep::of_return(&input), &ctx, restock).await
     }
 
     #[activity(definition = definitions::SettleReturn)]
@@ -143,7 +143,7 @@ impl AfterSteps {
         input: ReturnRef,
     ) -> Result<ReturnOutcome, ActivityError> {
         let settle = || steps::returns::settle(&self.0, &input);
-        self.attempt("settle_return", Failing::of_return(&input), &ctx, settle).await
+        self.attempt("settle_return", FailingStep::of_return(&input), &ctx, settle).await
     }
 
     #[activity(definition = definitions::RecordRetry)]
@@ -154,7 +154,7 @@ impl AfterSteps {
     ) -> Result<(), ActivityError> {
         let run = ctx.info().workflow_run_id.clone().unwrap_or_default();
         let record = || async {
-            steps::people::record_retry(&self.0, &input, &run).await.map_err(StepFailure::never_refused)
+            steps::operator::record_retry(&self.0, &input, &run).await.map_err(StepFailure::retry_permanent)
         };
         self.0.attempt("record_retry", input.order_id, &ctx, record).await
     }

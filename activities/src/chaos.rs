@@ -18,13 +18,13 @@ use waybill_domain::ids::OrderId;
 #[derive(Debug, Clone, Default)]
 pub struct Chaos {
     repeat: bool,
-    refuse: Vec<String>,
-    lose: BTreeMap<String, u32>,
-    lost: Arc<Mutex<BTreeMap<(String, OrderId), u32>>>,
+    reject_steps: Vec<String>,
+    lose_attempts: BTreeMap<String, u32>,
+    lost_so_far: Arc<Mutex<BTreeMap<(String, OrderId), u32>>>,
 }
 
 impl Chaos {
-    pub(crate) async fn around<T, F>(
+    pub(crate) async fn inject<T, F>(
         &self,
         name: &str,
         order: OrderId,
@@ -39,14 +39,14 @@ impl Chaos {
             let again = step().await?;
             let same = serde_json::to_value(&output).ok() == serde_json::to_value(&again).ok();
             if !same {
-                return Err(StepFailure::Refused(format!("{name} answered differently when repeated")));
+                return Err(StepFailure::Permanent(format!("{name} answered differently when repeated")));
             }
         }
-        if self.refuse.iter().any(|refused| refused == name) {
-            return Err(StepFailure::Refused("chaos".into()));
+        if self.reject_steps.iter().any(|refused| refused == name) {
+            return Err(StepFailure::Permanent("chaos".into()));
         }
-        if let Some(times) = self.lose.get(name) {
-            let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(times) = self.lose_attempts.get(name) {
+            let mut lost = self.lost_so_far.lock().unwrap_or_else(PoisonError::into_inner);
             let so_far = lost.entry((name.to_owned(), order)).or_default();
             if *so_far < *times {
                 *so_far += 1;
@@ -64,10 +64,10 @@ impl FromStr for Chaos {
         for fault in text.split(',').filter(|f| !f.is_empty()) {
             match fault.split(':').collect::<Vec<_>>()[..] {
                 ["repeat"] => chaos.repeat = true,
-                ["refuse", step] => chaos.refuse.push(step.to_owned()),
+                ["refuse", step] => chaos.reject_steps.push(step.to_owned()),
                 ["lose", step, times] => {
                     let times = times.parse().map_err(|e| format!("{fault}: {e}"))?;
-                    chaos.lose.insert(step.to_owned(), times);
+                    chaos.lose_attempts.insert(step.to_owned(), times);
                 }
                 _ => return Err(format!("unknown fault {fault:?}; one of repeat, refuse:STEP, lose:STEP:N")),
             }
@@ -89,8 +89,8 @@ mod tests {
             Ok(())
         };
         let order = OrderId(uuid::Uuid::nil());
-        assert!(chaos.around("capture", order, step).await.is_err());
-        assert!(chaos.around("capture", order, step).await.is_ok());
+        assert!(chaos.inject("capture", order, step).await.is_err());
+        assert!(chaos.inject("capture", order, step).await.is_ok());
         assert_eq!(done.load(std::sync::atomic::Ordering::SeqCst), 2);
     }
 

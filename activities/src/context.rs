@@ -6,11 +6,11 @@ use std::{future::Future, sync::Arc, time::Instant};
 use temporalio_sdk::activities::{ActivityContext, ActivityError};
 use tracing::Instrument;
 use waybill_domain::ids::OrderId;
-use waybill_store::{PgPool, postgres::notify::Notifier, writers::Writers};
+use waybill_store::{PgPool, batched_writers::BatchedWriters, postgres::notify::Notifier};
 
 /// How long people may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Waits {
+pub struct WaitTimes {
     /// A review, in seconds.
     pub review_seconds: u64,
     /// A customer's answer to a shortage, in seconds.
@@ -29,7 +29,7 @@ pub struct OrderSteps {
     /// Postgres.
     pub pool: PgPool,
     /// Writes to it what every order needs, for many orders at a time.
-    pub writers: Writers,
+    pub writers: BatchedWriters,
     /// Tells waiting API processes of changes.
     pub notifier: Notifier,
     /// Holds and takes money.
@@ -37,7 +37,7 @@ pub struct OrderSteps {
     /// Moves goods.
     pub carrier: Arc<dyn carrier::Carrier>,
     /// How long people may take.
-    pub waits: Waits,
+    pub wait_times: WaitTimes,
     /// Counts what happens.
     pub metrics: StepMetrics,
     /// Faults on purpose; none in production.
@@ -60,7 +60,7 @@ impl OrderSteps {
         let info = ctx.info();
         let span = tracing::info_span!("step", %order_id, step = name, attempt = info.attempt, local = info.is_local);
         let started = Instant::now();
-        let result = self.chaos.around(name, order_id, step).instrument(span.clone()).await;
+        let result = self.chaos.inject(name, order_id, step).instrument(span.clone()).await;
         let outcome = result.as_ref().map_or_else(StepFailure::outcome, |_| "ok");
         self.metrics.observe(name, info.is_local, outcome, started.elapsed());
         result.map_err(|failure| {

@@ -17,5 +17,5 @@ pub mod payments;
 pub mod retry;
 mod steps;
 
-pub use after_steps::AfterSteps;
-pub use context::{OrderSteps, Waits};
+pub use after_steps::AfterSalesSteps;
+pub use context::{OrderSteps, WaitTimes};

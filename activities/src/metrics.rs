@@ -6,7 +6,7 @@ use prometheus::{
 };
 use std::time::Duration;
 use waybill_domain::{
-    event::{Entry, OrderEvent},
+    event::{OrderEvent, TimelineEntry},
     status::OrderStatus,
 };
 
@@ -63,7 +63,7 @@ impl StepMetrics {
         self.seconds.with_label_values(&[step, kind, outcome]).observe(took.as_secs_f64());
     }
 
-    pub(crate) fn projected(&self, entered: &[OrderStatus], entries: &[Entry]) {
+    pub(crate) fn record_projection(&self, entered: &[OrderStatus], entries: &[TimelineEntry]) {
         for status in entered {
             self.transitions.with_label_values(&[status.as_str()]).inc();
         }
@@ -74,7 +74,7 @@ impl StepMetrics {
         }
     }
 
-    pub(crate) fn called(&self, provider: &str, operation: &str, outcome: &str) {
+    pub(crate) fn record_call(&self, provider: &str, operation: &str, outcome: &str) {
         self.calls.with_label_values(&[provider, operation, outcome]).inc();
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use temporalio_macros::activities;
 use temporalio_sdk::activities::{ActivityContext, ActivityError};
 use waybill_domain::shortfall::Replacement;
-use waybill_workflows::{activities as definitions, wire::*};
+use waybill_workflows::{activities as definitions, payloads::*};
 
 #[activities]
 impl OrderSteps {
@@ -13,7 +13,7 @@ impl OrderSteps {
     pub async fn reserve(
         self: Arc<Self>,
         ctx: ActivityContext,
-        input: Beginning,
+        input: OrderStepInput,
     ) -> Result<Reservation, ActivityError> {
         self.attempt("reserve", input.order_id, &ctx, || steps::stock::reserve(&self, &input)).await
     }
@@ -24,7 +24,8 @@ impl OrderSteps {
         ctx: ActivityContext,
         input: ReleaseInput,
     ) -> Result<(), ActivityError> {
-        self.attempt("release_stock", input.order_id, &ctx, || steps::stock::release(&self, &input)).await
+        self.attempt("release_stock", input.order_id, &ctx, || steps::stock::release_stock(&self, &input))
+            .await
     }
 
     #[activity(definition = definitions::ReplaceShipment)]
@@ -33,7 +34,10 @@ impl OrderSteps {
         ctx: ActivityContext,
         input: ReplaceInput,
     ) -> Result<(), ActivityError> {
-        self.attempt("replace_shipment", input.order_id, &ctx, || steps::stock::replace(&self, &input)).await
+        self.attempt("replace_shipment", input.order_id, &ctx, || {
+            steps::stock::replace_shipment(&self, &input)
+        })
+        .await
     }
 
     #[activity(definition = definitions::SettleShortfall)]
@@ -43,7 +47,7 @@ impl OrderSteps {
         input: ShortfallInput,
     ) -> Result<Replacement, ActivityError> {
         let settle = || async {
-            steps::stock::settle_shortfall(&self, &input).await.map_err(StepFailure::never_refused)
+            steps::stock::settle_shortfall(&self, &input).await.map_err(StepFailure::retry_permanent)
         };
         let name = if input.dry_run { "plan_shortfall" } else { "settle_shortfall" };
         self.attempt(name, input.order_id, &ctx, settle).await
@@ -64,7 +68,8 @@ impl OrderSteps {
         ctx: ActivityContext,
         input: AuthorizeInput,
     ) -> Result<Authorization, ActivityError> {
-        self.attempt("authorize", input.order_id, &ctx, || steps::hold::authorize(&self, &input)).await
+        self.attempt("authorize", input.order_id, &ctx, || steps::authorization::authorize(&self, &input))
+            .await
     }
 
     #[activity(definition = definitions::VoidAuthorization)]
@@ -73,7 +78,8 @@ impl OrderSteps {
         ctx: ActivityContext,
         input: OrderRef,
     ) -> Result<VoidResult, ActivityError> {
-        self.attempt("void_authorization", input.order_id, &ctx, || steps::hold::void(&self, &input)).await
+        self.attempt("void_authorization", input.order_id, &ctx, || steps::authorization::void(&self, &input))
+            .await
     }
 
     #[activity(definition = definitions::Capture)]
@@ -113,14 +119,15 @@ impl OrderSteps {
             .await
     }
 
-    #[activity(definition = definitions::ExpectBack)]
-    pub async fn expect_back(
+    #[activity(definition = definitions::OpenReturn)]
+    pub async fn open_return(
         self: Arc<Self>,
         ctx: ActivityContext,
         input: ShipmentRef,
     ) -> Result<(), ActivityError> {
-        let expect_back =
-            || async { steps::stock::expect_back(&self, &input).await.map_err(StepFailure::never_refused) };
+        let expect_back = || async {
+            steps::stock::open_return_of_shipment(&self, &input).await.map_err(StepFailure::retry_permanent)
+        };
         self.attempt("expect_back", input.order_id, &ctx, expect_back).await
     }
 
@@ -128,26 +135,34 @@ impl OrderSteps {
     pub async fn record_operation(
         self: Arc<Self>,
         ctx: ActivityContext,
-        input: OperationRecord,
+        input: OperatorCommandRecord,
     ) -> Result<(), ActivityError> {
         let run = ctx.info().workflow_run_id.clone().unwrap_or_default();
-        let record =
-            || async { steps::people::record(&self, &input, &run).await.map_err(StepFailure::never_refused) };
+        let record = || async {
+            steps::operator::record_action(&self, &input, &run).await.map_err(StepFailure::retry_permanent)
+        };
         self.attempt("record_operation", input.order_id, &ctx, record).await
     }
 
-    #[activity(definition = definitions::Record)]
-    pub async fn record(self: Arc<Self>, ctx: ActivityContext, input: OrderRef) -> Result<(), ActivityError> {
+    #[activity(definition = definitions::Checkpoint)]
+    pub async fn checkpoint(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        input: OrderRef,
+    ) -> Result<(), ActivityError> {
         self.attempt("record", input.order_id, &ctx, || async { Ok(()) }).await
     }
 
     #[activity(definition = definitions::Inherit)]
-    pub async fn inherit(
+    pub async fn load_recovery_state(
         self: Arc<Self>,
         ctx: ActivityContext,
-        input: Beginning,
-    ) -> Result<Inheritance, ActivityError> {
-        self.attempt("inherit", input.order_id, &ctx, || steps::read_model::inherit(&self, &input)).await
+        input: OrderStepInput,
+    ) -> Result<RecoveryState, ActivityError> {
+        self.attempt("inherit", input.order_id, &ctx, || {
+            steps::read_model::load_recovery_state(&self, &input)
+        })
+        .await
     }
 
     #[activity(definition = definitions::Project)]
@@ -156,8 +171,9 @@ impl OrderSteps {
         ctx: ActivityContext,
         input: Projection,
     ) -> Result<Projected, ActivityError> {
-        let project =
-            || async { steps::read_model::project(&self, &input).await.map_err(StepFailure::never_refused) };
+        let project = || async {
+            steps::read_model::project(&self, &input).await.map_err(StepFailure::retry_permanent)
+        };
         self.attempt("project", input.order_id, &ctx, project).await
     }
 }

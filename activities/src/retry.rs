@@ -17,7 +17,7 @@ pub enum StepFailure {
     UnknownOutcome(&'static str, #[source] Box<dyn std::error::Error + Send + Sync>),
     /// It will never be done, however often it is asked. The text is a code that people search for.
     #[error("{0}")]
-    Refused(String),
+    Permanent(String),
 }
 
 impl StepFailure {
@@ -26,15 +26,15 @@ impl StepFailure {
         match self {
             Self::Unavailable(..) => "unavailable",
             Self::UnknownOutcome(..) => "unknown",
-            Self::Refused(_) => "refused",
+            Self::Permanent(_) => "refused",
         }
     }
 
     /// Of a step that there is no other way than to do: it is tried again by Temporal's policy, which costs the order's
     /// history nothing, until what was refused is mended.
-    pub(crate) fn never_refused(self) -> Self {
+    pub(crate) fn retry_permanent(self) -> Self {
         match self {
-            Self::Refused(code) => Self::Unavailable("what has to be mended", code.into()),
+            Self::Permanent(code) => Self::Unavailable("what has to be mended", code.into()),
             other => other,
         }
     }
@@ -56,7 +56,7 @@ impl From<StoreError> for StepFailure {
         if error.is_transient() {
             Self::Unavailable("Postgres", Box::new(error))
         } else {
-            Self::Refused(error.to_string())
+            Self::Permanent(error.to_string())
         }
     }
 }
@@ -66,8 +66,8 @@ impl From<ProviderError> for StepFailure {
         match error {
             ProviderError::Unavailable(source) => Self::Unavailable("the payment provider", source),
             ProviderError::UnknownOutcome(source) => Self::UnknownOutcome("the payment provider", source),
-            ProviderError::Declined { code } | ProviderError::Refused { code } => Self::Refused(code),
-            ProviderError::Lapsed => Self::Refused(names::CODE_LAPSED.to_owned()),
+            ProviderError::Declined { code } | ProviderError::Permanent { code } => Self::Permanent(code),
+            ProviderError::Lapsed => Self::Permanent(names::CODE_AUTHORIZATION_LAPSED.to_owned()),
         }
     }
 }
@@ -76,7 +76,7 @@ impl From<CarrierError> for StepFailure {
     fn from(error: CarrierError) -> Self {
         match error {
             CarrierError::Unavailable(source) => Self::Unavailable("the carrier", source),
-            CarrierError::Refused { code } => Self::Refused(code),
+            CarrierError::Permanent { code } => Self::Permanent(code),
         }
     }
 }
@@ -87,7 +87,7 @@ impl StepFailure {
         let (name, non_retryable) = match &self {
             StepFailure::Unavailable(..) => (names::ERROR_UNAVAILABLE, false),
             StepFailure::UnknownOutcome(..) => (names::ERROR_UNKNOWN_OUTCOME, false),
-            StepFailure::Refused(_) => (names::ERROR_REFUSED, true),
+            StepFailure::Permanent(_) => (names::ERROR_PERMANENT, true),
         };
         // The message alone, without its causes: they may quote a provider's reply, and the history is not the
         // place for it. The log has them.

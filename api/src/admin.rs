@@ -1,7 +1,7 @@
 //! The verbs besides `serve`: they write to the terminal.
 #![allow(clippy::print_stdout, reason = "these verbs are for a person at a terminal")]
 
-use crate::config::{DatabaseArgs, KeysArgs, KeysVerb};
+use crate::config::{DatabaseArgs, KeysArgs, KeysCommand};
 use anyhow::bail;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use uuid::Uuid;
@@ -28,7 +28,7 @@ pub async fn migrate(args: &DatabaseArgs) -> anyhow::Result<()> {
 pub async fn keys(args: &KeysArgs) -> anyhow::Result<()> {
     let pool = waybill_store::connect(&args.database.database_url, 2)?;
     match &args.verb {
-        KeysVerb::Create { merchant, name, scopes } => {
+        KeysCommand::Create { merchant, name, scopes } => {
             let merchant = keys::ensure_merchant(&pool, merchant, Uuid::now_v7()).await?;
             let mut secret = [0; KEY_BYTES];
             getrandom::fill(&mut secret).map_err(|e| anyhow::anyhow!("no randomness: {e}"))?;
@@ -36,13 +36,13 @@ pub async fn keys(args: &KeysArgs) -> anyhow::Result<()> {
             keys::create(&pool, Uuid::now_v7(), merchant, name, &key, scopes).await?;
             println!("{key}");
         }
-        KeysVerb::List => {
+        KeysCommand::List => {
             for key in keys::list(&pool).await? {
-                let ended = key.revoked_at.map_or_else(|| "in use".to_owned(), |at| format!("revoked {at}"));
-                println!("{}  {}  {}  [{}]  {ended}", key.id, key.merchant, key.name, key.scopes.join(","));
+                let state = key.revoked_at.map_or_else(|| "in use".to_owned(), |at| format!("revoked {at}"));
+                println!("{}  {}  {}  [{}]  {state}", key.id, key.merchant, key.name, key.scopes.join(","));
             }
         }
-        KeysVerb::Revoke { id } => {
+        KeysCommand::Revoke { id } => {
             if !keys::revoke(&pool, *id).await? {
                 bail!("there is no key {id} that could be revoked; see `waybill-api keys list`");
             }

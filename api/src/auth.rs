@@ -12,8 +12,8 @@ pub(crate) struct Authenticated(pub(crate) Caller);
 
 impl Authenticated {
     /// The caller, if the key has the scope.
-    pub(crate) fn with(self, scope: Scope) -> Result<Caller, Problem> {
-        if self.0.may(scope) { Ok(self.0) } else { Err(Problem::forbidden(scope.as_str())) }
+    pub(crate) fn require(self, scope: Scope) -> Result<Caller, Problem> {
+        if self.0.has_scope(scope) { Ok(self.0) } else { Err(Problem::forbidden(scope.as_str())) }
     }
 }
 
@@ -30,13 +30,13 @@ impl FromRequestParts<App> for Authenticated {
             .map(|(_, key)| key.trim())
             .ok_or_else(Problem::unauthorized)?;
         let hash = keys::hash(key);
-        if let Some(caller) = app.callers.get(&hash) {
+        if let Some(caller) = app.key_cache.get(&hash) {
             return Ok(Self(caller));
         }
-        let epoch = app.callers.epoch();
+        let epoch = app.key_cache.epoch();
         // One that is not known is not remembered: a key works as soon as it is made.
         let caller = keys::find(&app.pool, &hash).await?.ok_or_else(Problem::unauthorized)?;
-        app.callers.keep(epoch, hash, caller.clone());
+        app.key_cache.insert(epoch, hash, caller.clone());
         Ok(Self(caller))
     }
 }

@@ -43,7 +43,7 @@ where
     }
 
     /// Keeps what was read since `epoch`, unless anything was forgotten meanwhile: it may be older than the change.
-    pub(crate) fn keep(&self, epoch: Epoch, key: K, value: V) {
+    pub(crate) fn insert(&self, epoch: Epoch, key: K, value: V) {
         self.entries.insert(key.clone(), value);
         // Whoever forgets counts first and removes then: one of the two sees the other.
         if self.epoch.load(Ordering::SeqCst) != epoch.0 {
@@ -52,16 +52,16 @@ where
     }
 
     /// Keeps what is compared with its source each time before it is used.
-    pub(crate) fn keep_to_compare(&self, key: K, value: V) {
+    pub(crate) fn insert_for_revalidation(&self, key: K, value: V) {
         self.entries.insert(key, value);
     }
 
-    pub(crate) fn forget(&self, key: &K) {
+    pub(crate) fn invalidate(&self, key: &K) {
         self.epoch.fetch_add(1, Ordering::SeqCst);
         self.entries.invalidate(key);
     }
 
-    pub(crate) fn forget_all(&self) {
+    pub(crate) fn invalidate_all(&self) {
         self.epoch.fetch_add(1, Ordering::SeqCst);
         self.entries.invalidate_all();
     }
@@ -79,11 +79,11 @@ mod tests {
     fn what_is_forgotten_is_gone() {
         let cache = cache();
         for key in [1, 2] {
-            cache.keep(cache.epoch(), key, key);
+            cache.insert(cache.epoch(), key, key);
         }
-        cache.forget(&1);
+        cache.invalidate(&1);
         assert_eq!((cache.get(&1), cache.get(&2)), (None, Some(2)));
-        cache.forget_all();
+        cache.invalidate_all();
         assert_eq!(cache.get(&2), None);
     }
 
@@ -91,12 +91,12 @@ mod tests {
     fn what_was_read_before_a_change_is_not_kept_after_it() {
         let cache = cache();
         let before = cache.epoch();
-        cache.forget(&1);
-        cache.keep(before, 1, 1);
+        cache.invalidate(&1);
+        cache.insert(before, 1, 1);
         assert_eq!(cache.get(&1), None);
         let before = cache.epoch();
-        cache.forget_all();
-        cache.keep(before, 1, 1);
+        cache.invalidate_all();
+        cache.insert(before, 1, 1);
         assert_eq!(cache.get(&1), None);
     }
 }

@@ -13,12 +13,12 @@ use waybill_store::keys::Scope;
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
-    pub verb: Verb,
+    pub verb: Command,
 }
 
 /// What the binary can do.
 #[derive(Debug, Subcommand)]
-pub enum Verb {
+pub enum Command {
     /// Serve the API.
     Serve(Box<ServeArgs>),
     /// Bring the database up to this release, and end.
@@ -79,12 +79,12 @@ pub struct KeysArgs {
     pub database: DatabaseArgs,
     /// What to do with them.
     #[command(subcommand)]
-    pub verb: KeysVerb,
+    pub verb: KeysCommand,
 }
 
 /// What can be done with keys.
 #[derive(Debug, Subcommand)]
-pub enum KeysVerb {
+pub enum KeysCommand {
     /// Make a key and print it, this once. The merchant is made if there is none of that name.
     Create {
         /// The merchant's name.

@@ -2,7 +2,7 @@
 
 use crate::{
     answers::KEY_CHARS_MAX,
-    json::{self, DuplicateKeys, Object, Unreadable, escape, named, pointer},
+    json::{self, DuplicateKeys, JsonError, JsonObject, field_in_message, pointer_segment, to_json_pointer},
     problem::{FieldError, Problem},
     state::App,
 };
@@ -42,15 +42,15 @@ fn check_content_encoding(headers: &HeaderMap) -> Result<(), Problem> {
 }
 
 /// The body as it came, at most [`BODY_BYTES_MAX`] long.
-pub(crate) struct Raw(pub(crate) Bytes);
+pub(crate) struct RawBody(pub(crate) Bytes);
 
-impl FromRequest<App> for Raw {
+impl FromRequest<App> for RawBody {
     type Rejection = Problem;
 
     async fn from_request(request: Request, _app: &App) -> Result<Self, Problem> {
         let body = axum::body::to_bytes(request.into_body(), BODY_BYTES_MAX);
         let body = timeout(BODY_WAIT_MAX, body).await.map_err(|_| Problem::too_slow(BODY_WAIT_MAX))?;
-        body.map(Self).map_err(|_| Problem::too_large(BODY_BYTES_MAX))
+        body.map(Self).map_err(|_| Problem::body_too_large(BODY_BYTES_MAX))
     }
 }
 
@@ -65,12 +65,12 @@ impl<T: DeserializeOwned> FromRequest<App> for JsonBody<T> {
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
         let kind = request.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-        let essence = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-        if essence != "application/json" && !essence.ends_with("+json") {
+        let media_type = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        if media_type != "application/json" && !media_type.ends_with("+json") {
             return Err(Problem::not_json());
         }
         check_content_encoding(request.headers())?;
-        let Raw(bytes) = Raw::from_request(request, app).await?;
+        let RawBody(bytes) = RawBody::from_request(request, app).await?;
         Self::parse(&bytes, DuplicateKeys::Reject)
     }
 }
@@ -80,8 +80,8 @@ impl<T: DeserializeOwned> JsonBody<T> {
         // First as any JSON: what is not JSON at all is another mistake than a wrong field. The second reading is of
         // the value, so spaces and the order of fields make no other fingerprint.
         let any = json::parse(bytes, duplicate_keys).map_err(|error| match error {
-            Unreadable::Syntax(error) => Problem::malformed("", format!("the body is not JSON: {error}")),
-            Unreadable::DuplicateKey { key, pointer } => {
+            JsonError::Syntax(error) => Problem::malformed("", format!("the body is not JSON: {error}")),
+            JsonError::DuplicateKey { key, pointer } => {
                 let key: String = key.chars().take(KEY_CHARS_SHOWN_MAX).collect();
                 Problem::malformed(pointer, format!("the key {key:?} is there twice; give it once"))
             }
@@ -89,9 +89,10 @@ impl<T: DeserializeOwned> JsonBody<T> {
         let fingerprint = Sha256::digest(any.to_string().as_bytes()).into();
         let mut track = serde_path_to_error::Track::new();
         let tracked = serde_path_to_error::Deserializer::new(any, &mut track);
-        let Object(value) = Object::<T>::deserialize(tracked).map_err(|error| {
+        let JsonObject(value) = JsonObject::<T>::deserialize(tracked).map_err(|error| {
             let detail = error.to_string();
-            let pointer = pointer(&track.path()) + &named(&detail).map(escape).unwrap_or_default();
+            let pointer = to_json_pointer(&track.path())
+                + &field_in_message(&detail).map(pointer_segment).unwrap_or_default();
             Problem::malformed(pointer, detail)
         })?;
         Ok(Self { value, fingerprint })
@@ -99,30 +100,30 @@ impl<T: DeserializeOwned> JsonBody<T> {
 }
 
 /// A part of the path that has to be read; one that can't be is not found, and the answer has the rule it breaks.
-pub(crate) struct PathOf<T>(pub(crate) T);
+pub(crate) struct PathParam<T>(pub(crate) T);
 
-impl<T: FromStr<Err: Display>> FromRequestParts<App> for PathOf<T> {
+impl<T: FromStr<Err: Display>> FromRequestParts<App> for PathParam<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         let Path(text) =
-            Path::<String>::from_request_parts(parts, app).await.map_err(|_| Problem::no_such_route())?;
+            Path::<String>::from_request_parts(parts, app).await.map_err(|_| Problem::route_not_found())?;
         text.parse().map(Self).map_err(|error: T::Err| Problem::unreadable_id(&error))
     }
 }
 
 /// Query parameters; unknown ones are refused by name.
-pub(crate) struct QueryOf<T>(pub(crate) T);
+pub(crate) struct QueryParams<T>(pub(crate) T);
 
-impl<T: DeserializeOwned> FromRequestParts<App> for QueryOf<T> {
+impl<T: DeserializeOwned> FromRequestParts<App> for QueryParams<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         Query::<T>::from_request_parts(parts, app).await.map(|Query(value)| Self(value)).map_err(
-            |rejection| match parameter(&rejection) {
+            |rejection| match query_error(&rejection) {
                 Some(wrong) => {
                     let (path, detail) = (wrong.path().to_string(), wrong.inner().to_string());
-                    Problem::malformed(named(&detail).unwrap_or(&path), detail.as_str())
+                    Problem::malformed(field_in_message(&detail).unwrap_or(&path), detail.as_str())
                 }
                 None => Problem::malformed("query", rejection.to_string()),
             },
@@ -131,17 +132,17 @@ impl<T: DeserializeOwned> FromRequestParts<App> for QueryOf<T> {
 }
 
 /// Which parameter is wrong, and how: axum keeps it among the causes.
-fn parameter<'e>(
+fn query_error<'e>(
     error: &'e (dyn Error + 'static),
 ) -> Option<&'e serde_path_to_error::Error<serde::de::value::Error>> {
-    error.downcast_ref().or_else(|| parameter(error.source()?))
+    error.downcast_ref().or_else(|| query_error(error.source()?))
 }
 
 /// The longest reason somebody gives: about what one reads of it in a timeline.
 const REASON_CHARS_MAX: usize = 200;
 
 /// What is wrong with a reason in somebody's words. NUL can't be kept in Postgres, and so would stop an order.
-pub(crate) fn check_reason(reason: &str) -> Option<FieldError> {
+pub(crate) fn validate_reason(reason: &str) -> Option<FieldError> {
     let wrong = reason.trim().is_empty()
         || reason.chars().count() > REASON_CHARS_MAX
         || reason.chars().any(char::is_control);
@@ -191,7 +192,7 @@ mod tests {
         lines: Vec<Inner>,
     }
 
-    fn refused(body: &str) -> serde_json::Value {
+    fn problem_json(body: &str) -> serde_json::Value {
         let problem = JsonBody::<Outer>::parse(body.as_bytes(), DuplicateKeys::Reject).err().unwrap();
         serde_json::to_value(&problem).unwrap()
     }
@@ -199,28 +200,28 @@ mod tests {
     #[test]
     fn a_mistake_is_answered_with_its_pointer() {
         assert_eq!(
-            refused(r#"{"lines":[{"quantity":1},{"quantity":"x"}]}"#)["errors"][0]["pointer"],
+            problem_json(r#"{"lines":[{"quantity":1},{"quantity":"x"}]}"#)["errors"][0]["pointer"],
             "/lines/1/quantity"
         );
-        let unknown = refused(r#"{"lines":[{"quantity":1,"colour":"red"}]}"#);
+        let unknown = problem_json(r#"{"lines":[{"quantity":1,"colour":"red"}]}"#);
         assert!(unknown["detail"].as_str().unwrap().contains("colour"), "{unknown}");
         assert_eq!(unknown["errors"][0]["pointer"], "/lines/0/colour");
-        assert_eq!(refused(r#"{"lines":[{}]}"#)["errors"][0]["pointer"], "/lines/0/quantity");
-        assert_eq!(refused("[[]]")["errors"][0]["pointer"], "", "an array is no object");
-        assert!(refused("{").to_string().contains("not JSON"));
-        let duplicate = refused(r#"{"lines":[{"quantity":1},{"quantity":1,"quantity":2}]}"#);
+        assert_eq!(problem_json(r#"{"lines":[{}]}"#)["errors"][0]["pointer"], "/lines/0/quantity");
+        assert_eq!(problem_json("[[]]")["errors"][0]["pointer"], "", "an array is no object");
+        assert!(problem_json("{").to_string().contains("not JSON"));
+        let duplicate = problem_json(r#"{"lines":[{"quantity":1},{"quantity":1,"quantity":2}]}"#);
         assert_eq!(duplicate["errors"][0]["pointer"], "/lines/1/quantity");
         assert!(duplicate["detail"].as_str().unwrap().contains("\"quantity\""), "{duplicate}");
     }
 
     #[test]
     fn spaces_and_order_make_no_other_fingerprint() {
-        let print = |body: &str| {
+        let fingerprint_of = |body: &str| {
             let body = JsonBody::<serde_json::Value>::parse(body.as_bytes(), DuplicateKeys::Reject);
             body.ok().unwrap().fingerprint
         };
-        assert_eq!(print(r#"{"a":1,"b":2}"#), print(r#"{ "b": 2, "a": 1 }"#));
-        assert_ne!(print(r#"{"a":1}"#), print(r#"{"a":2}"#));
+        assert_eq!(fingerprint_of(r#"{"a":1,"b":2}"#), fingerprint_of(r#"{ "b": 2, "a": 1 }"#));
+        assert_ne!(fingerprint_of(r#"{"a":1}"#), fingerprint_of(r#"{"a":2}"#));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::{fmt, marker::PhantomData};
 
 /// Why a text was not read.
 #[derive(Debug)]
-pub(crate) enum Unreadable {
+pub(crate) enum JsonError {
     /// It is not JSON.
     Syntax(serde_json::Error),
     /// An object has two members of the same name. RFC 8259 leaves open which one counts, so another reader of the same
@@ -37,16 +37,16 @@ pub(crate) enum DuplicateKeys {
 /// Not by [`Value`]'s own way: it never rejects a duplicate key. And where a crate of the build has
 /// serde_json's `raw_value` on, that takes an object with the member `$serde_json::private::RawValue` for JSON in a
 /// string. Each such string is read to its own limit of depth, so a small body could nest deeper than the stack.
-pub(crate) fn parse(bytes: &[u8], duplicate_keys: DuplicateKeys) -> Result<Value, Unreadable> {
+pub(crate) fn parse(bytes: &[u8], duplicate_keys: DuplicateKeys) -> Result<Value, JsonError> {
     let mut duplicate = None;
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let read = Reader { duplicate_keys, found: &mut duplicate }.deserialize(&mut deserializer);
+    let read = DuplicateKeyReader { duplicate_keys, found: &mut duplicate }.deserialize(&mut deserializer);
     let read = read.and_then(|value| deserializer.end().map(|()| value));
     read.map_err(|error| match duplicate {
         Some(Duplicate { key, path }) => {
-            Unreadable::DuplicateKey { key, pointer: path.iter().rev().map(String::as_str).collect() }
+            JsonError::DuplicateKey { key, pointer: path.iter().rev().map(String::as_str).collect() }
         }
-        None => Unreadable::Syntax(error),
+        None => JsonError::Syntax(error),
     })
 }
 
@@ -59,25 +59,25 @@ struct Duplicate {
 }
 
 /// Reads a value, and notes the first duplicate key in it.
-struct Reader<'a> {
+struct DuplicateKeyReader<'a> {
     duplicate_keys: DuplicateKeys,
     found: &'a mut Option<Duplicate>,
 }
 
-impl Reader<'_> {
-    fn inner(&mut self) -> Reader<'_> {
-        Reader { duplicate_keys: self.duplicate_keys, found: self.found }
+impl DuplicateKeyReader<'_> {
+    fn inner(&mut self) -> DuplicateKeyReader<'_> {
+        DuplicateKeyReader { duplicate_keys: self.duplicate_keys, found: self.found }
     }
 
     /// Adds a step to the pointer of a duplicate that was found further in.
-    fn add_step(&mut self, step: impl FnOnce() -> String) {
+    fn push_segment(&mut self, step: impl FnOnce() -> String) {
         if let Some(duplicate) = self.found {
             duplicate.path.push(step());
         }
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Reader<'_> {
+impl<'de> DeserializeSeed<'de> for DuplicateKeyReader<'_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
@@ -85,7 +85,7 @@ impl<'de> DeserializeSeed<'de> for Reader<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Reader<'_> {
+impl<'de> Visitor<'de> for DuplicateKeyReader<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -123,7 +123,7 @@ impl<'de> Visitor<'de> for Reader<'_> {
                 Ok(Some(item)) => read.push(item),
                 Ok(None) => return Ok(Value::Array(read)),
                 Err(error) => {
-                    self.add_step(|| format!("/{}", read.len()));
+                    self.push_segment(|| format!("/{}", read.len()));
                     return Err(error);
                 }
             }
@@ -134,14 +134,14 @@ impl<'de> Visitor<'de> for Reader<'_> {
         let mut read = Map::new();
         while let Some(name) = fields.next_key::<String>()? {
             if self.duplicate_keys == DuplicateKeys::Reject && read.contains_key(&name) {
-                let path = vec![escape(&name)];
+                let path = vec![pointer_segment(&name)];
                 *self.found = Some(Duplicate { key: name, path });
                 return Err(serde::de::Error::custom("duplicate key"));
             }
             match fields.next_value_seed(self.inner()) {
                 Ok(value) => read.insert(name, value),
                 Err(error) => {
-                    self.add_step(|| escape(&name));
+                    self.push_segment(|| pointer_segment(&name));
                     return Err(error);
                 }
             };
@@ -152,21 +152,21 @@ impl<'de> Visitor<'de> for Reader<'_> {
 
 /// A value that has to be an object: by itself serde also reads a structure from an array of its fields.
 #[derive(Debug)]
-pub(crate) struct Object<T>(pub(crate) T);
+pub(crate) struct JsonObject<T>(pub(crate) T);
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for JsonObject<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Fields<T>(PhantomData<T>);
 
         impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
-            type Value = Object<T>;
+            type Value = JsonObject<T>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+                T::deserialize(MapAccessDeserializer::new(map)).map(JsonObject)
             }
         }
 
@@ -175,25 +175,25 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
 }
 
 /// The field that is not there, or there twice: serde tells of it in words alone.
-pub(crate) fn named(message: &str) -> Option<&str> {
+pub(crate) fn field_in_message(message: &str) -> Option<&str> {
     let field = message.strip_prefix("missing field `").or_else(|| message.strip_prefix("duplicate field `"));
     field?.strip_suffix('`')
 }
 
 /// A path as a JSON pointer (RFC 6901).
-pub(crate) fn pointer(path: &serde_path_to_error::Path) -> String {
+pub(crate) fn to_json_pointer(path: &serde_path_to_error::Path) -> String {
     use serde_path_to_error::Segment;
     path.iter()
         .map(|segment| match segment {
             Segment::Seq { index } => format!("/{index}"),
-            Segment::Map { key } => escape(key),
+            Segment::Map { key } => pointer_segment(key),
             Segment::Enum { .. } | Segment::Unknown => String::new(),
         })
         .collect()
 }
 
 /// A step of a JSON pointer.
-pub(crate) fn escape(key: &str) -> String {
+pub(crate) fn pointer_segment(key: &str) -> String {
     format!("/{}", key.replace('~', "~0").replace('/', "~1"))
 }
 
@@ -201,7 +201,7 @@ pub(crate) fn escape(key: &str) -> String {
 mod tests {
     use super::*;
 
-    fn parse(bytes: &[u8]) -> Result<Value, Unreadable> {
+    fn parse(bytes: &[u8]) -> Result<Value, JsonError> {
         super::parse(bytes, DuplicateKeys::Reject)
     }
 
@@ -216,7 +216,7 @@ mod tests {
             assert_eq!(parse(text.as_bytes()).unwrap(), serde_json::from_str::<Value>(text).unwrap());
         }
         for (text, what) in [("[".repeat(200), "recursion"), ("{} {}".to_owned(), "trailing")] {
-            let Err(Unreadable::Syntax(error)) = parse(text.as_bytes()) else { panic!("{text} was read") };
+            let Err(JsonError::Syntax(error)) = parse(text.as_bytes()) else { panic!("{text} was read") };
             assert!(error.to_string().contains(what), "{error}");
         }
         let hidden = r#"{"$serde_json::private::RawValue":"[1]"}"#;
@@ -232,7 +232,7 @@ mod tests {
             (r#"{"a":{"b":[0,[],{"c/d~e":0,"x":{"y":1},"c/d~e":0}]}}"#, "c/d~e", "/a/b/2/c~1d~0e"),
             (r#"[{"a":1},{"a":{"a":{"a":1,"b":2,"a":3}}}]"#, "a", "/1/a/a/a"),
         ] {
-            let Err(Unreadable::DuplicateKey { key: found, pointer: at }) = parse(text.as_bytes()) else {
+            let Err(JsonError::DuplicateKey { key: found, pointer: at }) = parse(text.as_bytes()) else {
                 panic!("{text} was read");
             };
             assert_eq!((found.as_str(), at.as_str()), (key, pointer), "{text}");

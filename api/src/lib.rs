@@ -4,10 +4,10 @@
 pub mod admin;
 mod answers;
 mod auth;
+mod balances;
 mod cache;
 pub mod config;
 mod extract;
-mod held;
 mod idempotency;
 mod json;
 mod middleware;
@@ -29,10 +29,10 @@ use state::{App, AppState};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use waybill_runtime::{
-    engine::Engine,
-    http::{Limits, Server},
+    health,
+    http::{Server, ServerLimits},
     metrics::Metrics,
-    ops,
+    temporal::WorkflowClient,
 };
 
 /// Serves until `shutdown`, then finishes the requests that are under way and what they started.
@@ -43,18 +43,19 @@ pub async fn serve(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Resu
     let pool = waybill_store::connect(&args.common.database_url, args.common.database_connections)?;
     let metrics = Metrics::start(Registry::new())?;
     let (_telemetry, meter) = metrics.client_meter()?;
-    let engine = Engine::new(&args.common, meter);
-    let requests = middleware::Requests::new(args.in_flight_max, metrics.registry())?;
+    let engine = WorkflowClient::new(&args.common, meter);
+    let requests = middleware::RequestLayer::new(args.in_flight_max, metrics.registry())?;
     let listener = tokio::net::TcpListener::bind(args.listen)
         .await
         .with_context(|| format!("{} (WAYBILL_LISTEN) can't be listened on", args.listen))?;
     let app: App = Arc::new(AppState::new(&args, pool.clone(), engine.clone(), shutdown.clone()));
     let watch = tokio::spawn(state::watch_backlog(app.clone()));
-    let forget = tokio::spawn(state::forget_changed(app.clone()));
+    let forget = tokio::spawn(state::invalidate_on_changes(app.clone()));
     let registry = metrics.registry().clone();
-    let health = ops::routes(ops::Ops { pool: pool.clone(), engine, metrics, needs_temporal: false });
+    let health =
+        health::routes(health::HealthState { pool: pool.clone(), engine, metrics, needs_temporal: false });
     let router = routes(app.clone(), requests).merge(health);
-    let limits = Limits::connections(args.connections_max);
+    let limits = ServerLimits::connections(args.connections_max);
     let server = Server::new(router, limits, &problem::too_many_connections(), &registry)?;
     tracing::info!(address = %args.listen, "the API is ready");
     server.run(listener, shutdown).await;
@@ -67,29 +68,29 @@ pub async fn serve(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Resu
     Ok(())
 }
 
-fn routes(app: App, requests: middleware::Requests) -> Router {
+fn routes(app: App, requests: middleware::RequestLayer) -> Router {
     use routing::{get, post, put};
     Router::new()
         .route("/v1/orders", post(orders::place::handler).get(orders::list::handler))
-        .route("/v1/orders/{id}", get(orders::read::handler))
+        .route("/v1/orders/{id}", get(orders::get::handler))
         .route("/v1/orders/{id}/events", get(orders::events::handler))
         .route("/v1/orders/{id}/cancellation", post(orders::cancel::handler))
         .route("/v1/orders/{id}/decision", post(orders::decide::handler))
         .route("/v1/orders/{id}/amendment", post(orders::amend::handler))
         .route("/v1/orders/{id}/payment-action", get(orders::payment_action::handler))
-        .route("/v1/admin/orders/{id}/{action}", post(orders::operate::handler))
+        .route("/v1/admin/orders/{id}/{action}", post(orders::operator_action::handler))
         .route("/v1/orders/{id}/refunds", post(orders::refunds::post).get(orders::refunds::list))
         .route("/v1/orders/{id}/disputes", get(orders::disputes::handler))
         .route("/v1/orders/{id}/returns", post(returns::request))
         .route("/v1/returns/{id}", get(returns::read))
         .route("/v1/returns/{id}/receipt", post(returns::receive))
-        .route("/v1/stock/{sku}", put(stock::put).get(stock::get))
+        .route("/v1/stock/{sku}", put(stock::set_on_hand).get(stock::get))
         .route("/v1/stock/adjustments", post(stock::adjust))
-        .route("/v1/held", get(held::get))
+        .route("/v1/held", get(balances::get))
         .route("/v1/shipments/{id}/events", post(webhooks::carrier::handler))
         .route("/v1/payments/events", post(webhooks::payments::handler))
-        .fallback(|| async { Problem::no_such_route() })
+        .fallback(|| async { Problem::route_not_found() })
         .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
-        .layer(layers::from_fn_with_state(requests, middleware::around))
+        .layer(layers::from_fn_with_state(requests, middleware::handle))
         .with_state(app)
 }

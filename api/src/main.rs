@@ -3,7 +3,7 @@
 use clap::Parser;
 use waybill_api::{
     admin,
-    config::{Cli, Verb},
+    config::{Cli, Command},
 };
 use waybill_runtime::{shutdown, telemetry};
 
@@ -15,20 +15,20 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 async fn main() -> anyhow::Result<()> {
     // Two TLS stacks meet in this process; both use this one provider of cryptography.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let mut words: Vec<_> = std::env::args_os().collect();
-    if words.len() == 1 {
-        words.push("serve".into());
+    let mut arguments: Vec<_> = std::env::args_os().collect();
+    if arguments.len() == 1 {
+        arguments.push("serve".into());
     }
-    match Cli::parse_from(words).verb {
-        Verb::Serve(args) => {
+    match Cli::parse_from(arguments).verb {
+        Command::Serve(args) => {
             telemetry::init(args.common.log_format);
             waybill_api::serve(*args, shutdown::on_signal()?).await
         }
-        Verb::Migrate(args) => {
+        Command::Migrate(args) => {
             telemetry::init(args.log_format);
             admin::migrate(&args).await
         }
-        Verb::Keys(args) => {
+        Command::Keys(args) => {
             telemetry::init(args.database.log_format);
             admin::keys(&args).await
         }

@@ -3,7 +3,7 @@
 
 use crate::{
     problem::Problem,
-    request_context::{SERVED, Served},
+    request_context::{REQUEST_CONTEXT, RequestContext},
 };
 use axum::{
     extract::{MatchedPath, Request, State},
@@ -23,13 +23,13 @@ const TRACE_HEADER: HeaderName = HeaderName::from_static("x-trace-id");
 
 /// What all requests share.
 #[derive(Clone)]
-pub(crate) struct Requests {
+pub(crate) struct RequestLayer {
     in_flight: Arc<Semaphore>,
     /// HTTP by route.
     seconds: HistogramVec,
 }
 
-impl Requests {
+impl RequestLayer {
     /// At most so many at a time.
     pub(crate) fn new(in_flight_max: usize, registry: &Registry) -> prometheus::Result<Self> {
         let options = HistogramOpts::new("waybill_http_request_seconds", "Duration of HTTP requests")
@@ -53,26 +53,26 @@ fn trace_id(request: &Request) -> String {
 
 /// Names, admits, measures and logs a request. It is one layer, and a span of one field: it is done for each of
 /// them, and reading an order takes little more.
-pub(crate) async fn around(State(requests): State<Requests>, request: Request, next: Next) -> Response {
+pub(crate) async fn handle(State(requests): State<RequestLayer>, request: Request, next: Next) -> Response {
     let trace_id = trace_id(&request);
     let span = tracing::info_span!("http", trace_id, order_id = tracing::field::Empty);
     let trace_header = HeaderValue::from_str(&trace_id);
     let place = requests.in_flight.try_acquire_owned().ok();
-    let served = Arc::new(Served { trace_id, place });
-    let answered = measured(requests.seconds, request, next);
-    let mut response = SERVED.scope(served, answered).instrument(span).await;
+    let served = Arc::new(RequestContext { trace_id, permit: place });
+    let answered = measure(requests.seconds, request, next);
+    let mut response = REQUEST_CONTEXT.scope(served, answered).instrument(span).await;
     if let Ok(value) = trace_header {
         response.headers_mut().insert(TRACE_HEADER, value);
     }
     response
 }
 
-async fn measured(seconds: HistogramVec, request: Request, next: Next) -> Response {
+async fn measure(seconds: HistogramVec, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().cloned();
     let route = route.as_ref().map_or("none", MatchedPath::as_str);
-    let response = admitted(request, next).await;
+    let response = admit(request, next).await;
     let (status, took) = (response.status(), started.elapsed());
     seconds.with_label_values(&[method.as_str(), route, status.as_str()]).observe(took.as_secs_f64());
     let (status, took_ms) = (status.as_u16(), took.as_millis());
@@ -85,15 +85,15 @@ async fn measured(seconds: HistogramVec, request: Request, next: Next) -> Respon
 }
 
 /// Refuses at once what could not be done in time.
-async fn admitted(request: Request, next: Next) -> Response {
-    if SERVED.with(|served| served.place.is_none()) {
+async fn admit(request: Request, next: Next) -> Response {
+    if REQUEST_CONTEXT.with(|served| served.permit.is_none()) {
         return Problem::overloaded().into_response();
     }
-    caught(next.run(request)).await
+    catch_panic(next.run(request)).await
 }
 
 /// A handler that panics answers for itself alone.
-async fn caught(response: impl Future<Output = Response>) -> Response {
+async fn catch_panic(response: impl Future<Output = Response>) -> Response {
     AssertUnwindSafe(response).catch_unwind().await.unwrap_or_else(|_| {
         tracing::error!("a handler panicked");
         Problem::internal().into_response()
@@ -106,6 +106,6 @@ mod tests {
 
     #[tokio::test]
     async fn a_handler_that_panics_is_answered_for() {
-        assert_eq!(caught(async { panic!("a defect") }).await.status().as_u16(), 500);
+        assert_eq!(catch_panic(async { panic!("a defect") }).await.status().as_u16(), 500);
     }
 }

@@ -2,7 +2,7 @@
 //! (and its `type`), shows `detail` to a person, and finds in `errors` which field to mend. Nothing here quotes a
 //! cause of a 5xx.
 
-use crate::request_context::SERVED;
+use crate::request_context::REQUEST_CONTEXT;
 use axum::{
     http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
@@ -10,14 +10,14 @@ use axum::{
 use serde::Serialize;
 use std::{fmt::Display, time::Duration};
 use waybill_domain::{
-    cancellation::{Action, allowed_actions},
+    cancellation::{CustomerAction, allowed_actions},
     ids::OrderId,
     money::Amount,
-    refundable::RefundLimit,
-    returns::TooFew,
+    refundable::RefundRejection,
+    returns::InsufficientQuantity,
     status::OrderStatus,
 };
-use waybill_runtime::engine::EngineError;
+use waybill_runtime::temporal::WorkflowClientError;
 use waybill_store::StoreError;
 
 /// When to come back after a 503, in seconds: a server's restart takes about as long.
@@ -50,14 +50,14 @@ pub(crate) struct Problem {
     #[serde(skip_serializing_if = "Option::is_none")]
     order_id: Option<OrderId>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    allowed_actions: Option<&'static [Action]>,
+    allowed_actions: Option<&'static [CustomerAction]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     trace_id: Option<String>,
 }
 
 impl Problem {
     /// Whether it says nothing of the request, and that may have been done nevertheless.
-    pub(crate) fn is_of_the_server(&self) -> bool {
+    pub(crate) fn is_server_error(&self) -> bool {
         self.status >= 500
     }
 
@@ -87,7 +87,7 @@ impl Problem {
     }
 
     /// Names the order it is about.
-    pub(crate) fn about(mut self, order: OrderId) -> Self {
+    pub(crate) fn for_order(mut self, order: OrderId) -> Self {
         self.order_id = Some(order);
         self
     }
@@ -132,7 +132,7 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "not_found", "Not found", detail)
     }
 
-    pub(crate) fn no_such_route() -> Self {
+    pub(crate) fn route_not_found() -> Self {
         Self::new(StatusCode::NOT_FOUND, "no_such_route", "Not found", "there is nothing at this path")
     }
 
@@ -141,7 +141,7 @@ impl Problem {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Method not allowed", detail)
     }
 
-    pub(crate) fn too_large(limit_bytes: usize) -> Self {
+    pub(crate) fn body_too_large(limit_bytes: usize) -> Self {
         let detail = format!("the body may have at most {limit_bytes} bytes");
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "The body is too large", detail)
     }
@@ -177,7 +177,7 @@ impl Problem {
             .with_errors(vec![error])
     }
 
-    pub(crate) fn key_under_way() -> Self {
+    pub(crate) fn key_in_progress() -> Self {
         let detail =
             "the first request with this Idempotency-Key is still being answered; repeat it in a moment";
         Self::new(StatusCode::CONFLICT, "idempotency_key_under_way", "Under way", detail).retryable()
@@ -185,17 +185,21 @@ impl Problem {
 
     pub(crate) fn wrong_state(order: OrderId, status: OrderStatus, detail: impl Into<String>) -> Self {
         let mut problem =
-            Self::new(StatusCode::CONFLICT, "wrong_state", "Not in this state", detail).about(order);
+            Self::new(StatusCode::CONFLICT, "wrong_state", "Not in this state", detail).for_order(order);
         problem.allowed_actions = Some(allowed_actions(status));
         problem
     }
 
     /// Why a refund of that amount is rejected.
-    pub(crate) fn refund_limited(order: OrderId, status: OrderStatus, limit: RefundLimit) -> Self {
+    pub(crate) fn refund_rejected(order: OrderId, status: OrderStatus, limit: RefundRejection) -> Self {
         match limit {
-            RefundLimit::MoreThanCaptured { left, .. } => Self::more_than_captured(order, left),
-            RefundLimit::MoreThanOnePayment { most } => Self::more_than_one_payment(order, most),
-            RefundLimit::Disputed { most, disputed } => Self::charge_disputed(order, status, most, disputed),
+            RefundRejection::MoreThanCaptured { left, .. } => Self::more_than_captured(order, left),
+            RefundRejection::ExceedsEachPayment { max_refundable: most } => {
+                Self::more_than_one_payment(order, most)
+            }
+            RefundRejection::Disputed { max_refundable: most, disputed } => {
+                Self::charge_disputed(order, status, most, disputed)
+            }
         }
     }
 
@@ -204,32 +208,35 @@ impl Problem {
             "{disputed} minor units of what was captured are disputed and can't be refunded unless the dispute is won; at most {most} can be refunded now, see GET /v1/orders/{order}/disputes"
         );
         let mut problem =
-            Self::new(StatusCode::CONFLICT, "charge_disputed", "The charge is disputed", detail).about(order);
+            Self::new(StatusCode::CONFLICT, "charge_disputed", "The charge is disputed", detail)
+                .for_order(order);
         problem.allowed_actions = Some(allowed_actions(status));
         problem
     }
 
     fn more_than_captured(order: OrderId, left: Amount) -> Self {
         let detail = format!("{left} minor units of what was captured are left to be refunded");
-        Self::new(StatusCode::CONFLICT, "more_than_captured", "More than was captured", detail).about(order)
+        Self::new(StatusCode::CONFLICT, "more_than_captured", "More than was captured", detail)
+            .for_order(order)
     }
 
     fn more_than_one_payment(order: OrderId, most: Amount) -> Self {
         let detail = format!(
             "the order was paid in several payments; at most {most} minor units can be refunded at once, the rest by another refund"
         );
-        Self::new(StatusCode::CONFLICT, "more_than_one_payment", "More than one payment", detail).about(order)
+        Self::new(StatusCode::CONFLICT, "more_than_one_payment", "More than one payment", detail)
+            .for_order(order)
     }
 
-    pub(crate) fn not_returnable(order: OrderId, too_few: TooFew) -> Self {
-        let TooFew { line, left } = too_few;
+    pub(crate) fn not_returnable(order: OrderId, too_few: InsufficientQuantity) -> Self {
+        let InsufficientQuantity { line, left } = too_few;
         let detail = format!("of line {line}, {left} pieces are left to be returned");
-        Self::new(StatusCode::CONFLICT, "not_returnable", "Not to be returned", detail).about(order)
+        Self::new(StatusCode::CONFLICT, "not_returnable", "Not to be returned", detail).for_order(order)
     }
 
     pub(crate) fn already_received(order: OrderId) -> Self {
         let detail = "the goods of this return were received before; read the return to see what came";
-        Self::new(StatusCode::CONFLICT, "already_received", "Received before", detail).about(order)
+        Self::new(StatusCode::CONFLICT, "already_received", "Received before", detail).for_order(order)
     }
 
     pub(crate) fn stock_conflict(detail: String, pointer: String) -> Self {
@@ -250,7 +257,7 @@ impl Problem {
 
     pub(crate) fn precondition_failed(order: OrderId) -> Self {
         let detail = "the order has changed since that ETag; read it again";
-        Self::new(StatusCode::PRECONDITION_FAILED, "stale", "The order has changed", detail).about(order)
+        Self::new(StatusCode::PRECONDITION_FAILED, "stale", "The order has changed", detail).for_order(order)
     }
 
     pub(crate) fn overloaded() -> Self {
@@ -264,11 +271,11 @@ impl Problem {
     }
 
     /// The order's workflow was terminated, and the sweeper has not started its successor yet.
-    pub(crate) fn awaits_successor(order: OrderId) -> Self {
+    pub(crate) fn awaiting_successor_run(order: OrderId) -> Self {
         let detail = "the order's workflow was terminated and is about to be restarted; come back after Retry-After seconds";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Not available", detail)
             .retryable()
-            .about(order)
+            .for_order(order)
     }
 
     pub(crate) fn internal() -> Self {
@@ -297,8 +304,8 @@ impl From<StoreError> for Problem {
     }
 }
 
-impl From<EngineError> for Problem {
-    fn from(error: EngineError) -> Self {
+impl From<WorkflowClientError> for Problem {
+    fn from(error: WorkflowClientError) -> Self {
         tracing::error!(error = %error, cause = ?std::error::Error::source(&error).map(ToString::to_string), "Temporal");
         Self::unavailable()
     }
@@ -306,7 +313,7 @@ impl From<EngineError> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(mut self) -> Response {
-        self.trace_id = SERVED.try_with(|served| served.trace_id.clone()).ok();
+        self.trace_id = REQUEST_CONTEXT.try_with(|served| served.trace_id.clone()).ok();
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let body = serde_json::to_string(&self).unwrap_or_default();
         let kind: (HeaderName, HeaderValue) =

@@ -3,12 +3,12 @@
 
 use crate::{
     auth::Authenticated,
-    extract::{IdempotencyKey, JsonBody, PathOf, check_reason},
-    idempotency::{Answer, once},
+    extract::{IdempotencyKey, JsonBody, PathParam, validate_reason},
+    idempotency::{HandlerResponse, run_once},
     orders,
     problem::{FieldError, Problem},
     state::App,
-    webhooks::hand_on,
+    webhooks::deliver_if_new,
 };
 use axum::{Json, extract::State, http::StatusCode, response::Response};
 use serde::Deserialize;
@@ -16,24 +16,24 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use uuid::Uuid;
 use waybill_domain::{
-    event::Pieces,
+    event::LineQuantity,
     ids::{MerchantId, OrderId, ReturnId},
-    returns::{Condition, ReturnState},
+    returns::{ReturnDisposition, ReturnState},
 };
 use waybill_store::{
     inbox::{Message, idempotency::RequestKey},
     keys::Scope,
     refunds,
-    returns::{self, NewReturn, Received, ReturnRecord},
+    returns::{self, NewReturn, ReceiptOutcome, ReturnRecord},
 };
-use waybill_workflows::after::wire::ReturnReceipt;
+use waybill_workflows::after_sales::payloads::ReturnReceipt;
 
 const ROUTE: &str = "returns";
 const RECEIPT_ROUTE: &str = "receipt";
 /// As many lines as an order may have, each in both conditions.
-const LINES_MAX: usize = 400;
+const RETURN_LINES_MAX: usize = 400;
 /// As many pieces as a line may have.
-const PIECES_MAX: u32 = 10_000;
+const RETURN_QUANTITY_MAX: u32 = 10_000;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -61,21 +61,21 @@ pub(crate) struct Receipt {
 struct ReceivedLine {
     line: u32,
     quantity: u32,
-    condition: Condition,
+    condition: ReturnDisposition,
 }
 
 /// What is wrong with the quantities.
-fn check_quantities(quantities: impl ExactSizeIterator<Item = u32>) -> Vec<FieldError> {
-    if quantities.len() > LINES_MAX {
-        let detail = format!("must have at most {LINES_MAX} entries");
+fn validate_quantities(quantities: impl ExactSizeIterator<Item = u32>) -> Vec<FieldError> {
+    if quantities.len() > RETURN_LINES_MAX {
+        let detail = format!("must have at most {RETURN_LINES_MAX} entries");
         return vec![FieldError { pointer: "/lines".into(), detail }];
     }
     quantities
         .enumerate()
-        .filter(|(_, quantity)| !(1..=PIECES_MAX).contains(quantity))
+        .filter(|(_, quantity)| !(1..=RETURN_QUANTITY_MAX).contains(quantity))
         .map(|(index, _)| FieldError {
             pointer: format!("/lines/{index}/quantity"),
-            detail: format!("must be between 1 and {PIECES_MAX}"),
+            detail: format!("must be between 1 and {RETURN_QUANTITY_MAX}"),
         })
         .collect()
 }
@@ -83,17 +83,17 @@ fn check_quantities(quantities: impl ExactSizeIterator<Item = u32>) -> Vec<Field
 pub(crate) async fn request(
     State(app): State<App>,
     caller: Authenticated,
-    PathOf(id): PathOf<OrderId>,
+    PathParam(id): PathParam<OrderId>,
     IdempotencyKey(key): IdempotencyKey,
     JsonBody { value: body, fingerprint }: JsonBody<Body>,
 ) -> Result<Response, Problem> {
-    let caller = caller.with(Scope::OrdersWrite)?;
-    let mut wrong = check_quantities(body.lines.iter().map(|l| l.quantity));
+    let caller = caller.require(Scope::OrdersWrite)?;
+    let mut wrong = validate_quantities(body.lines.iter().map(|l| l.quantity));
     if body.lines.is_empty() {
         let detail = "must have at least one entry".to_owned();
         wrong.push(FieldError { pointer: "/lines".into(), detail });
     }
-    wrong.extend(check_reason(&body.reason));
+    wrong.extend(validate_reason(&body.reason));
     if !wrong.is_empty() {
         return Err(Problem::invalid(wrong));
     }
@@ -109,7 +109,7 @@ pub(crate) async fn request(
         order_id: order.id,
         merchant_id: order.merchant_id,
         reason: body.reason,
-        pieces: by_line.into_iter().map(|(line, quantity)| Pieces { line, quantity }).collect(),
+        lines: by_line.into_iter().map(|(line, quantity)| LineQuantity { line, quantity }).collect(),
         request_key: Some(request.key.clone()),
     };
     let task_app = app.clone();
@@ -117,30 +117,30 @@ pub(crate) async fn request(
         let app = task_app;
         let asked = returns::request(&app.pool, &new).await?;
         let record = asked.map_err(|too_few| Problem::not_returnable(new.order_id, too_few))?;
-        app.start_return_soon(record.id, record.order_id, record.merchant_id);
+        app.spawn_start_return(record.id, record.order_id, record.merchant_id);
         Ok((StatusCode::CREATED, view(&app, &record).await?))
     };
-    Ok(once(&app, id, request, task).await)
+    Ok(run_once(&app, id, request, task).await)
 }
 
 pub(crate) async fn read(
     State(app): State<App>,
     caller: Authenticated,
-    PathOf(id): PathOf<ReturnId>,
+    PathParam(id): PathParam<ReturnId>,
 ) -> Result<Json<Value>, Problem> {
-    let caller = caller.with(Scope::OrdersRead)?;
+    let caller = caller.require(Scope::OrdersRead)?;
     Ok(Json(view(&app, &find(&app, caller.merchant_id, id).await?).await?))
 }
 
 pub(crate) async fn receive(
     State(app): State<App>,
     caller: Authenticated,
-    PathOf(id): PathOf<ReturnId>,
+    PathParam(id): PathParam<ReturnId>,
     IdempotencyKey(key): IdempotencyKey,
     JsonBody { value: body, fingerprint }: JsonBody<Receipt>,
 ) -> Result<Response, Problem> {
-    let caller = caller.with(Scope::OrdersWrite)?;
-    let wrong = check_quantities(body.lines.iter().map(|l| l.quantity));
+    let caller = caller.require(Scope::OrdersWrite)?;
+    let wrong = validate_quantities(body.lines.iter().map(|l| l.quantity));
     if !wrong.is_empty() {
         return Err(Problem::invalid(wrong));
     }
@@ -148,22 +148,22 @@ pub(crate) async fn receive(
     // Of another return it is another request.
     let request =
         orders::request_key(caller.merchant_id, RECEIPT_ROUTE, key, OrderId(record.id.0), &fingerprint);
-    let came: Vec<(Pieces, Condition)> = body
+    let received_lines: Vec<(LineQuantity, ReturnDisposition)> = body
         .lines
         .into_iter()
-        .map(|l| (Pieces { line: l.line, quantity: l.quantity }, l.condition))
+        .map(|l| (LineQuantity { line: l.line, quantity: l.quantity }, l.condition))
         .collect();
     let order = record.order_id;
-    let task = take_receipt(app.clone(), record, request.clone(), came);
-    Ok(once(&app, order, request, task).await)
+    let task = record_receipt(app.clone(), record, request.clone(), received_lines);
+    Ok(run_once(&app, order, request, task).await)
 }
 
-async fn take_receipt(
+async fn record_receipt(
     app: App,
     record: ReturnRecord,
     request: RequestKey,
-    came: Vec<(Pieces, Condition)>,
-) -> Result<Answer, Problem> {
+    received_lines: Vec<(LineQuantity, ReturnDisposition)>,
+) -> Result<HandlerResponse, Problem> {
     let order_id = record.order_id;
     let receipt = ReturnReceipt { return_id: record.id };
     let message = Message {
@@ -173,14 +173,15 @@ async fn take_receipt(
         signal: "receipt".into(),
         payload: serde_json::to_value(&receipt).map_err(|_| Problem::internal())?,
     };
-    let received = returns::receive(&app.pool, &record, &request.key, &came, &message).await?;
+    let received =
+        returns::record_received(&app.pool, &record, &request.key, &received_lines, &message).await?;
     let (record, is_new) = match received {
-        Received::Accepted { record, is_new } => (record, is_new),
-        Received::TooMany(too_few) => return Err(Problem::not_returnable(order_id, too_few)),
-        Received::Before(_) => return Err(Problem::already_received(order_id)),
+        ReceiptOutcome::Accepted { record, is_new } => (record, is_new),
+        ReceiptOutcome::ExceedsReturn(too_few) => return Err(Problem::not_returnable(order_id, too_few)),
+        ReceiptOutcome::AlreadyReceived(_) => return Err(Problem::already_received(order_id)),
     };
     // What becomes of it is for the pump, if not now.
-    let _answer = hand_on(&app, message, is_new).await?;
+    let _answer = deliver_if_new(&app, message, is_new).await?;
     Ok((StatusCode::ACCEPTED, view(&app, &record).await?))
 }
 
@@ -206,7 +207,7 @@ async fn view(app: &App, record: &ReturnRecord) -> Result<Value, Problem> {
         .collect();
     // Several where the order was paid in several payments.
     let refunds = match record.state {
-        ReturnState::Closed => refunds::of_order(&app.pool, record.order_id).await?,
+        ReturnState::Closed => refunds::find_by_order(&app.pool, record.order_id).await?,
         _ => Vec::new(),
     };
     let refunds: Vec<Value> = refunds

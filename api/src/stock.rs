@@ -2,8 +2,8 @@
 
 use crate::{
     auth::Authenticated,
-    extract::{IdempotencyKey, JsonBody, PathOf, check_reason},
-    json::Object,
+    extract::{IdempotencyKey, JsonBody, PathParam, validate_reason},
+    json::JsonObject,
     problem::{FieldError, Problem},
     state::App,
 };
@@ -14,7 +14,7 @@ use waybill_domain::ids::{Location, MerchantId, Sku};
 use waybill_store::{
     keys::Scope,
     stock::{
-        self, Adjustment, LOCATIONS_MAX, PIECES_MAX, StockLevel, StockRefusal,
+        self, Adjustment, LOCATIONS_MAX, StockLevel, StockRejection, UNITS_MAX,
         shortfalls::{self, LISTED_MAX},
     },
 };
@@ -22,7 +22,7 @@ use waybill_store::{
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PutBody {
-    locations: Vec<Object<OnHand>>,
+    locations: Vec<JsonObject<OnHand>>,
     #[serde(default)]
     allow_shortfall: bool,
 }
@@ -64,7 +64,7 @@ async fn view(
     if levels.iter().all(|level| level.short == 0) {
         return Ok(Json(json!({"sku": sku, "locations": locations})));
     }
-    let short: Vec<Value> = shortfalls::of_sku(&app.pool, merchant, sku, LISTED_MAX)
+    let short: Vec<Value> = shortfalls::find_by_sku(&app.pool, merchant, sku, LISTED_MAX)
         .await?
         .into_iter()
         .map(|s| {
@@ -77,9 +77,9 @@ async fn view(
 }
 
 /// `at` is the field that has the number of items at a location.
-fn refusal(refusal: StockRefusal, at: impl Fn(&str) -> String) -> Problem {
+fn rejection_problem(refusal: StockRejection, at: impl Fn(&str) -> String) -> Problem {
     match refusal {
-        StockRefusal::BelowReserved { location, on_hand, reserved } => {
+        StockRejection::BelowReserved { location, on_hand, reserved } => {
             let pointer = at(&location);
             Problem::stock_conflict(
                 format!(
@@ -89,34 +89,34 @@ fn refusal(refusal: StockRefusal, at: impl Fn(&str) -> String) -> Problem {
                 pointer,
             )
         }
-        StockRefusal::KeyReused => Problem::key_reused(),
-        StockRefusal::TooMany { location } => Problem::invalid(vec![FieldError {
+        StockRejection::KeyReused => Problem::key_reused(),
+        StockRejection::QuantityTooLarge { location } => Problem::invalid(vec![FieldError {
             pointer: "/delta".into(),
-            detail: format!("there would be more than {PIECES_MAX} pieces at {location}"),
+            detail: format!("there would be more than {UNITS_MAX} pieces at {location}"),
         }]),
-        StockRefusal::TooManyLocations => Problem::too_many_locations(LOCATIONS_MAX),
+        StockRejection::TooManyLocations => Problem::too_many_locations(LOCATIONS_MAX),
     }
 }
 
 /// `PUT /v1/stock/{sku}`: what is on hand at these locations; others stay as they are. With `allow_shortfall` it may be less
 /// than what is reserved.
-pub(crate) async fn put(
+pub(crate) async fn set_on_hand(
     State(app): State<App>,
     caller: Authenticated,
-    PathOf(sku): PathOf<Sku>,
+    PathParam(sku): PathParam<Sku>,
     JsonBody { value: body, .. }: JsonBody<PutBody>,
 ) -> Result<Json<Value>, Problem> {
-    let caller = caller.with(Scope::StockWrite)?;
+    let caller = caller.require(Scope::StockWrite)?;
     let mut wrong = Vec::new();
     if body.locations.is_empty() || body.locations.len() > LOCATIONS_MAX {
         let detail = format!("must have 1 to {LOCATIONS_MAX} locations");
         wrong.push(FieldError { pointer: "/locations".into(), detail });
     }
     let mut on_hand: Vec<(Location, i32)> = Vec::new();
-    for (number, Object(entry)) in body.locations.into_iter().enumerate() {
+    for (number, JsonObject(entry)) in body.locations.into_iter().enumerate() {
         let at = |field: &str| format!("/locations/{number}/{field}");
-        if !(0..=PIECES_MAX).contains(&entry.on_hand) {
-            let detail = format!("must be between 0 and {PIECES_MAX}");
+        if !(0..=UNITS_MAX).contains(&entry.on_hand) {
+            let detail = format!("must be between 0 and {UNITS_MAX}");
             wrong.push(FieldError { pointer: at("on_hand"), detail });
         }
         match entry.location.parse::<Location>() {
@@ -135,7 +135,7 @@ pub(crate) async fn put(
         format!("/locations/{number}/on_hand")
     };
     let changed = stock::put(&app.pool, caller.merchant_id, &sku, &on_hand, body.allow_shortfall).await?;
-    let levels = changed.map_err(|refused| refusal(refused, at))?;
+    let levels = changed.map_err(|refused| rejection_problem(refused, at))?;
     view(&app, caller.merchant_id, &sku, &levels).await
 }
 
@@ -143,9 +143,9 @@ pub(crate) async fn put(
 pub(crate) async fn get(
     State(app): State<App>,
     caller: Authenticated,
-    PathOf(sku): PathOf<Sku>,
+    PathParam(sku): PathParam<Sku>,
 ) -> Result<Json<Value>, Problem> {
-    let caller = caller.with(Scope::OrdersRead)?;
+    let caller = caller.require(Scope::OrdersRead)?;
     let levels = stock::get(&app.pool, caller.merchant_id, &sku).await?;
     if levels.is_empty() {
         return Err(Problem::not_found("SKU in stock"));
@@ -160,22 +160,22 @@ pub(crate) async fn adjust(
     IdempotencyKey(key): IdempotencyKey,
     JsonBody { value: body, .. }: JsonBody<AdjustBody>,
 ) -> Result<Json<Value>, Problem> {
-    let caller = caller.with(Scope::StockWrite)?;
+    let caller = caller.require(Scope::StockWrite)?;
     let mut wrong = Vec::new();
-    let mut keep =
+    let mut add_error =
         |pointer: &str, detail: String| wrong.push(FieldError { pointer: pointer.to_owned(), detail });
-    let sku = body.sku.parse::<Sku>().map_err(|e| keep("/sku", e.to_string())).ok();
-    let location = body.location.parse::<Location>().map_err(|e| keep("/location", e.to_string())).ok();
-    if body.delta == 0 || body.delta.unsigned_abs() > PIECES_MAX.unsigned_abs() {
-        keep("/delta", format!("must be between -{PIECES_MAX} and {PIECES_MAX}, and not 0"));
+    let sku = body.sku.parse::<Sku>().map_err(|e| add_error("/sku", e.to_string())).ok();
+    let location = body.location.parse::<Location>().map_err(|e| add_error("/location", e.to_string())).ok();
+    if body.delta == 0 || body.delta.unsigned_abs() > UNITS_MAX.unsigned_abs() {
+        add_error("/delta", format!("must be between -{UNITS_MAX} and {UNITS_MAX}, and not 0"));
     }
-    wrong.extend(check_reason(&body.reason));
+    wrong.extend(validate_reason(&body.reason));
     let (Some(sku), Some(location), true) = (sku, location, wrong.is_empty()) else {
         return Err(Problem::invalid(wrong));
     };
     let AdjustBody { delta, reason, allow_shortfall, .. } = body;
     let adjustment = Adjustment { sku, location, delta, reason, allow_shortfall };
     let changed = stock::adjust(&app.pool, caller.merchant_id, &key, &adjustment).await?;
-    let levels = changed.map_err(|refused| refusal(refused, |_| "/delta".to_owned()))?;
+    let levels = changed.map_err(|refused| rejection_problem(refused, |_| "/delta".to_owned()))?;
     view(&app, caller.merchant_id, &adjustment.sku, &levels).await
 }

@@ -10,7 +10,7 @@ use tokio::{
 use waybill_domain::{ids::OrderId, state::OrderState};
 use waybill_store::{
     orders::{self, OrderRecord},
-    postgres::notify::Change,
+    postgres::notify::ChangeNotification,
 };
 
 /// The longest wait: below what proxies and clients usually allow a request.
@@ -18,10 +18,10 @@ const WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// How long a change is waited for that was just recorded, where the client does not say: a workflow task or two. So the
 /// answer usually has it.
-pub(crate) const CHANGE_MAX: Duration = Duration::from_secs(1);
+pub(crate) const CHANGE_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// How long the client would wait, if it said so.
-pub(crate) fn preference(headers: &HeaderMap) -> Option<Duration> {
+pub(crate) fn parse_prefer_wait(headers: &HeaderMap) -> Option<Duration> {
     headers
         .get_all("prefer")
         .iter()
@@ -33,29 +33,29 @@ pub(crate) fn preference(headers: &HeaderMap) -> Option<Duration> {
 
 /// Waits until `enough` holds for the order or the time is over, and reads the order. `changes` was subscribed to
 /// before what is waited for was set going, so nothing is missed.
-pub(crate) async fn for_order(
+pub(crate) async fn wait_for_order(
     app: &App,
     id: OrderId,
     limit: Duration,
-    mut changes: Receiver<Change>,
-    enough: impl Fn(&OrderState) -> bool,
+    mut changes: Receiver<ChangeNotification>,
+    condition: impl Fn(&OrderState) -> bool,
 ) -> Result<OrderRecord, Problem> {
     let deadline = Instant::now() + limit;
     let permit = app.waiters.try_acquire();
-    let mut over = permit.is_err();
+    let mut is_over = permit.is_err();
     loop {
         let record = orders::get(&app.pool, id).await?.ok_or_else(|| Problem::not_found("order"))?;
-        if over || enough(&record.state) {
+        if is_over || condition(&record.state) {
             return Ok(record);
         }
-        over = loop {
+        is_over = loop {
             let changed = tokio::select! {
                 changed = timeout_at(deadline, changes.recv()) => changed,
                 () = app.shutdown.cancelled() => break true,
             };
             match changed {
-                Ok(Ok(Change::Order(changed))) if changed == id => break false,
-                Ok(Ok(Change::Anything)) => break false,
+                Ok(Ok(ChangeNotification::Order(changed))) if changed == id => break false,
+                Ok(Ok(ChangeNotification::Unknown)) => break false,
                 Ok(Ok(_)) => {}
                 // Too much happened to be told of it all: look.
                 Ok(Err(RecvError::Lagged(_))) => break false,
@@ -66,8 +66,8 @@ pub(crate) async fn for_order(
 }
 
 /// Whether somebody who waits for a new order has an answer.
-pub(crate) fn is_settled(state: &OrderState) -> bool {
-    state.status.is_settled() || state.attention.is_some() || state.payment_action
+pub(crate) fn ends_wait(state: &OrderState) -> bool {
+    state.status.ends_wait() || state.attention.is_some() || state.payment_action
 }
 
 #[cfg(test)]
@@ -79,7 +79,7 @@ mod tests {
         let headers = |value: &str| {
             let mut headers = HeaderMap::new();
             headers.insert("prefer", value.parse().unwrap());
-            preference(&headers)
+            parse_prefer_wait(&headers)
         };
         assert_eq!(headers("respond-async, wait=5"), Some(Duration::from_secs(5)));
         assert_eq!(headers("wait=9999"), Some(WAIT_MAX));

@@ -65,7 +65,7 @@ impl Versions {
 }
 
 fn commit() -> Option<String> {
-    let root = waybill_stack::home::workspace_root().ok()?;
+    let root = waybill_stack::stack_dir::workspace_root().ok()?;
     let git = |args: &[&str]| {
         let out = std::process::Command::new("git").args(args).current_dir(&root).output().ok()?;
         out.status.success().then(|| String::from_utf8_lossy(&out.stdout).trim().to_owned())

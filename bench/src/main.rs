@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 use benches::Bench;
 use clap::{Parser, Subcommand};
 use std::{path::PathBuf, process::ExitCode};
-use waybill_stack::{home::workspace_root, term};
+use waybill_stack::{output, stack_dir::workspace_root};
 use world::{Size, World};
 
 /// Rounds unless told otherwise: few enough to wait for, enough for a median and a spread.
@@ -62,7 +62,7 @@ async fn main() -> ExitCode {
     match run(Cli::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            term::error(&error);
+            output::error(&error);
             ExitCode::FAILURE
         }
     }

@@ -105,5 +105,5 @@ fn tell(comparison: &Comparison) {
 }
 
 fn line(text: &str) {
-    waybill_stack::term::line(text);
+    waybill_stack::output::line(text);
 }

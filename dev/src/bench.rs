@@ -8,9 +8,9 @@ use std::process::Stdio;
 use anyhow::{Context, Result, bail};
 
 use waybill_stack::binaries::cargo;
-use waybill_stack::home::workspace_root;
-use waybill_stack::supervise::binary_dir;
-use waybill_stack::term;
+use waybill_stack::child_process::binary_dir;
+use waybill_stack::output;
+use waybill_stack::stack_dir::workspace_root;
 
 /// Builds everything that is measured with optimisations, and becomes the benchmarks' program. At toy size nothing is
 /// measured, and this program's own profile will do.
@@ -26,7 +26,7 @@ pub async fn exec(args: &[OsString]) -> Result<Infallible> {
     }
     if dir.ends_with("release") {
         command.arg("--release");
-        term::line("Building with optimisations; the first time this takes some minutes");
+        output::line("Building with optimisations; the first time this takes some minutes");
     }
     command.arg("--target-dir").arg(target).stdin(Stdio::null()).kill_on_drop(true);
     if !command.status().await.context("cannot run cargo")?.success() {

@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use waybill_load::LoadArgs;
 use waybill_load::chaos::ChaosArgs;
 use waybill_load::simulate::SimulateArgs;
-use waybill_stack::guard::GuardArgs;
+use waybill_stack::child_guard::GuardArgs;
 
 /// Waybill on one machine: real Temporal, real Postgres, simulated payment provider and carrier.
 ///
@@ -18,7 +18,7 @@ use waybill_stack::guard::GuardArgs;
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
-    pub verb: Option<Verb>,
+    pub verb: Option<Command>,
     /// The stack's directory; `.dev` in the workspace by default.
     #[arg(long, global = true, env = "WAYBILL_DEV_DIR")]
     pub dir: Option<PathBuf>,
@@ -29,7 +29,7 @@ pub struct Cli {
 
 /// What `cargo dev` can do.
 #[derive(Debug, Subcommand)]
-pub enum Verb {
+pub enum Command {
     /// Start everything, place an order, stay up until Ctrl-C (the default)
     Up(UpArgs),
     /// Place an order on the running stack and follow it

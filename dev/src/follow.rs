@@ -6,12 +6,12 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use waybill_stack::client::Client;
-use waybill_stack::term;
+use waybill_stack::output;
 
 /// How often the timeline is asked for.
 const POLL: Duration = Duration::from_millis(100);
 /// An order that says nothing for so long is left to itself.
-const SILENCE_MAX: Duration = Duration::from_secs(60);
+const INACTIVITY_TIMEOUT: Duration = Duration::from_secs(60);
 /// In these an order waits for a person, for days if need be.
 const WAITING: [&str; 2] = ["in_review", "awaiting_customer"];
 /// From these an order goes nowhere any more.
@@ -26,12 +26,12 @@ pub async fn place(client: &Client, order: &Value, idempotency_key: &str) -> Res
         bail!("the API accepted the order without telling its id: {}", reply.body);
     }
     let total = reply.body["total"].as_i64().unwrap_or_default();
-    term::line(format_args!(
+    output::line(format_args!(
         "\nPOST /v1/orders {} {} {} {}",
         reply.status.as_u16(),
-        term::bold(&id),
-        money(total, order["currency"].as_str().unwrap_or_default()),
-        term::dim(term::seconds(started.elapsed())),
+        output::bold(&id),
+        format_money(total, order["currency"].as_str().unwrap_or_default()),
+        output::dim(output::seconds(started.elapsed())),
     ));
     Ok(id)
 }
@@ -60,17 +60,17 @@ pub async fn follow(client: &Client, id: &str) -> Result<String> {
         }
         let waits = WAITING.contains(&status.as_str());
         if waits && !advised {
-            advise(client, id, &status).await?;
+            print_next_action(client, id, &status).await?;
             // Whoever watches can answer from another terminal, and then watch on.
-            if !term::interactive() {
+            if !output::interactive() {
                 return Ok(status);
             }
         }
         advised = waits;
-        if !waits && heard.elapsed() > SILENCE_MAX {
+        if !waits && heard.elapsed() > INACTIVITY_TIMEOUT {
             bail!(
                 "no news of order {id} (`{status}`) for {} s; see `cargo dev status` and `cargo dev logs worker`",
-                SILENCE_MAX.as_secs()
+                INACTIVITY_TIMEOUT.as_secs()
             );
         }
         tokio::time::sleep(POLL).await;
@@ -78,15 +78,15 @@ pub async fn follow(client: &Client, id: &str) -> Result<String> {
 }
 
 /// Says what somebody has to do, where an order waits for somebody.
-async fn advise(client: &Client, id: &str, status: &str) -> Result<()> {
+async fn print_next_action(client: &Client, id: &str, status: &str) -> Result<()> {
     let (what, path, if_match, body) = if status == "in_review" {
         ("a decision", "decision", String::new(), r#"{"decision": "approve", "reason": "looks fine"}"#)
     } else {
         let etag = client.get(id).await?.header("etag").unwrap_or_default().to_owned();
         ("the customer", "amendment", format!(" -H 'If-Match: {etag}'"), r#"{"accept": "ship_available"}"#)
     };
-    term::line(format_args!("\nThe order waits for {what}:"));
-    term::line(format_args!(
+    output::line(format_args!("\nThe order waits for {what}:"));
+    output::line(format_args!(
         "  curl -X POST {}/v1/orders/{id}/{path} -H \"Authorization: Bearer $WAYBILL_KEY\"{if_match} -H \"Idempotency-Key: $RANDOM$RANDOM\" \\\n    \
          -H 'Content-Type: application/json' -d '{body}'\n",
         client.base()
@@ -98,12 +98,12 @@ fn show(event: &Value, elapsed: Duration) {
     let status = event["status"].as_str().unwrap_or_default();
     let kind = ["type", "kind", "event"].iter().find_map(|name| event[*name].as_str()).unwrap_or_default();
     let coloured = match status {
-        "completed" | "delivered" => term::green(format_args!("{status:<18}")),
-        "rejected" | "cancelled" | "expired" | "cancelling" => term::yellow(format_args!("{status:<18}")),
+        "completed" | "delivered" => output::green(format_args!("{status:<18}")),
+        "rejected" | "cancelled" | "expired" | "cancelling" => output::yellow(format_args!("{status:<18}")),
         _ => format!("{status:<18}"),
     };
-    let time = term::dim(format_args!("{:>7.2} s", elapsed.as_secs_f64()));
-    term::line(format_args!("{time}  {coloured} {kind}{}", details(event)));
+    let time = output::dim(format_args!("{:>7.2} s", elapsed.as_secs_f64()));
+    output::line(format_args!("{time}  {coloured} {kind}{}", details(event)));
 }
 
 /// What else an event says, as `name=value`.
@@ -114,9 +114,9 @@ fn details(event: &Value) -> String {
         Value::String(text) => format!(" {name}={text}"),
         other => format!(" {name}={other}"),
     });
-    term::dim(fields.collect::<String>())
+    output::dim(fields.collect::<String>())
 }
 
-fn money(minor: i64, currency: &str) -> String {
+fn format_money(minor: i64, currency: &str) -> String {
     format!("{}.{:02} {currency}", minor / 100, minor % 100)
 }

@@ -2,24 +2,24 @@
 
 mod bench;
 mod cli;
+mod commands;
 mod follow;
 mod orders;
-mod sqlx_data;
+mod sqlx_prepare;
 mod up;
-mod verbs;
 
 use std::process::ExitCode;
 
 use clap::Parser;
-use cli::{Cli, Verb};
+use cli::{Cli, Command};
 use waybill_load::{chaos, simulate};
-use waybill_stack::{guard, term};
+use waybill_stack::{child_guard, output};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let runtime = match &cli.verb {
         // One guard runs per process of the stack: it gets by on one thread.
-        Some(Verb::Guard(_)) => tokio::runtime::Builder::new_current_thread().enable_all().build(),
+        Some(Command::Guard(_)) => tokio::runtime::Builder::new_current_thread().enable_all().build(),
         _ => tokio::runtime::Builder::new_multi_thread().enable_all().build(),
     };
     let done = match runtime {
@@ -32,7 +32,7 @@ fn main() -> ExitCode {
         Err(err) => Err(err.into()),
     };
     done.unwrap_or_else(|err| {
-        term::error(&err);
+        output::error(&err);
         ExitCode::FAILURE
     })
 }
@@ -41,21 +41,21 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     // A second call would be refused, which changes nothing.
     rustls::crypto::ring::default_provider().install_default().ok();
     let dir = cli.dir;
-    match cli.verb.unwrap_or(Verb::Up(cli.up)) {
-        Verb::Guard(args) => return Ok(guard::run(args).await.into()),
-        Verb::Up(args) => up::up(dir, args).await?,
-        Verb::Order(args) => verbs::order(dir, args).await?,
-        Verb::Load(args) => return verbs::load(dir, args).await,
-        Verb::Chaos(args) => return chaos::chaos(args).await,
-        Verb::Status => return verbs::status(dir).await,
-        Verb::Down => verbs::down(dir).await?,
-        Verb::Reset => verbs::reset(dir).await?,
-        Verb::Psql { args } => return verbs::psql(dir, args),
-        Verb::Logs { process, follow } => verbs::logs(dir, process, follow).await?,
-        Verb::Sqlx { check } => sqlx_data::prepare(check).await?,
-        Verb::Simulate(args) => simulate::run(&args)?,
-        Verb::Bench { args } => match bench::exec(&args).await? {},
-        Verb::Temporal { args } => return verbs::temporal(dir, args),
+    match cli.verb.unwrap_or(Command::Up(cli.up)) {
+        Command::Guard(args) => return Ok(child_guard::run(args).await.into()),
+        Command::Up(args) => up::up(dir, args).await?,
+        Command::Order(args) => commands::order(dir, args).await?,
+        Command::Load(args) => return commands::load(dir, args).await,
+        Command::Chaos(args) => return chaos::chaos(args).await,
+        Command::Status => return commands::status(dir).await,
+        Command::Down => commands::down(dir).await?,
+        Command::Reset => commands::reset(dir).await?,
+        Command::Psql { args } => return commands::psql(dir, args),
+        Command::Logs { process, follow } => commands::logs(dir, process, follow).await?,
+        Command::Sqlx { check } => sqlx_prepare::prepare(check).await?,
+        Command::Simulate(args) => simulate::run(&args)?,
+        Command::Bench { args } => match bench::exec(&args).await? {},
+        Command::Temporal { args } => return commands::temporal(dir, args),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -13,18 +13,18 @@ use crate::orders;
 use waybill_simulators::AutoProgress;
 use waybill_stack::binaries::Binaries;
 use waybill_stack::client::Client;
-use waybill_stack::home::{StackDir, StackFile, workspace_root};
-use waybill_stack::ports::{Block, Role};
+use waybill_stack::output::{self, Step};
+use waybill_stack::ports::{PortBlock, Role};
 use waybill_stack::processes::stop_leftovers;
 use waybill_stack::servers::temporal::TemporalConfig;
 use waybill_stack::servers::{Installations, Servers, postgres_data};
-use waybill_stack::term::{self, Step};
+use waybill_stack::stack_dir::{StackDir, StackFile, workspace_root};
 use waybill_stack::{Stack, StackPorts};
 
 /// The processes of a stack in the order in which they are stopped.
 pub const PROCESSES: [&str; 4] = ["api", "worker", "temporal", "postgres"];
 /// How often the processes are looked after.
-const CHECK: Duration = Duration::from_millis(250);
+const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 /// How long the simulated carrier takes to fetch a parcel, and then to deliver it.
 const HAND_OVER_AFTER: Duration = Duration::from_secs(2);
 const DELIVER_AFTER: Duration = Duration::from_secs(3);
@@ -75,7 +75,7 @@ pub async fn up(dir: Option<PathBuf>, args: UpArgs) -> Result<()> {
     };
     let pids = home.processes()?.pids;
     for name in stop_leftovers(&pids, &PROCESSES).await? {
-        term::line(format_args!("Stopped {name}, which an earlier run had left behind"));
+        output::line(format_args!("Stopped {name}, which an earlier run had left behind"));
     }
 
     let mut running = Running::default();
@@ -84,7 +84,7 @@ pub async fn up(dir: Option<PathBuf>, args: UpArgs) -> Result<()> {
         signal = stop_signal() => signal,
     };
     if outcome.is_ok() {
-        term::line("\nStopping");
+        output::line("\nStopping");
     }
     running.stop().await;
     // What was dropped half started stops without us; it is waited for here.
@@ -112,7 +112,7 @@ async fn session(home: &StackDir, args: &UpArgs, running: &mut Running) -> Resul
     file.outside = home.outside().path().exists().then(|| home.outside().path().to_owned());
     home.write(&file)?;
     if args.servers_only {
-        term::line(format_args!(
+        output::line(format_args!(
             "\nPostgres      {}\nTemporal      {}\nTemporal UI   http://127.0.0.1:{}\n\nCtrl-C stops them.",
             servers.postgres.url("postgres"),
             servers.temporal.address(),
@@ -131,9 +131,9 @@ async fn session(home: &StackDir, args: &UpArgs, running: &mut Running) -> Resul
         if !args.no_order
             && let Err(err) = first_order(&client).await
         {
-            term::error(&err);
+            output::error(&err);
         }
-        welcome(home, &file, &key);
+        print_welcome(home, &file, &key);
         std::future::pending().await
     };
     tokio::select! {
@@ -150,18 +150,22 @@ async fn first_order(client: &Client) -> Result<()> {
 }
 
 /// The block asked for, else the one of the last run, else the first free one.
-fn take_ports(home: &StackDir, args: &UpArgs) -> Result<(Block, StackFile)> {
+fn take_ports(home: &StackDir, args: &UpArgs) -> Result<(PortBlock, StackFile)> {
     let known = home.read()?;
     let block = match args.ports.or(known.as_ref().map(|file| file.base_port)) {
-        Some(base) => Block::hold(base)?,
-        None => Block::first_free()?,
+        Some(base) => PortBlock::reserve(base)?,
+        None => PortBlock::first_free()?,
     };
     let mut file = known.unwrap_or_else(|| StackFile::new(block.base()));
     file.base_port = block.base();
     Ok((block, file))
 }
 
-async fn start_servers(home: &StackDir, installations: Installations, block: &mut Block) -> Result<Servers> {
+async fn start_servers(
+    home: &StackDir,
+    installations: Installations,
+    block: &mut PortBlock,
+) -> Result<Servers> {
     let dir = home.path();
     let step = Step::begin("Starting Postgres and Temporal");
     let data = postgres_data(&installations.postgres, dir, &home.outside())?;
@@ -185,7 +189,7 @@ async fn start_stack(
     home: &StackDir,
     servers: &Servers,
     file: &StackFile,
-    block: &mut Block,
+    block: &mut PortBlock,
 ) -> Result<Stack> {
     let step = Step::begin("Starting the simulators, the API and a worker");
     let ports = StackPorts {
@@ -195,7 +199,7 @@ async fn start_stack(
         carrier: block.release(Role::Carrier),
     };
     let stack = Stack::builder(servers)
-        .lasting(home.path(), &file.secrets, file.api_key.as_deref())
+        .persistent(home.path(), &file.secrets, file.api_key.as_deref())
         .ports(ports)
         .auto(AutoProgress { hand_over_after: HAND_OVER_AFTER, deliver_after: DELIVER_AFTER })
         .start()
@@ -208,7 +212,7 @@ async fn start_stack(
 async fn watch(running: &mut Running) -> Result<()> {
     loop {
         running.check()?;
-        tokio::time::sleep(CHECK).await;
+        tokio::time::sleep(CHECK_INTERVAL).await;
     }
 }
 
@@ -224,32 +228,32 @@ async fn stop_signal() -> Result<()> {
 }
 
 /// What a newcomer needs next.
-fn welcome(home: &StackDir, file: &StackFile, key: &str) {
+fn print_welcome(home: &StackDir, file: &StackFile, key: &str) {
     let url = |role: Role| format!("http://127.0.0.1:{}", role.port(file.base_port));
-    let row = |name: &str, value: String| term::line(format_args!("  {name:<22} {value}"));
-    term::line(format_args!("\n{}", term::bold("Waybill is up.")));
+    let row = |name: &str, value: String| output::line(format_args!("  {name:<22} {value}"));
+    output::line(format_args!("\n{}", output::bold("Waybill is up.")));
     row("API", url(Role::Api));
     row("Temporal UI", url(Role::TemporalUi));
     row("Metrics", format!("{}/metrics  {}/metrics", url(Role::Api), url(Role::Worker)));
     row("Simulators", format!("{}  {}", url(Role::Payments), url(Role::Carrier)));
-    row("Data and logs", shown(home.path()));
-    term::line("\nFor another terminal:");
-    term::line(format_args!("  export WAYBILL_API={} WAYBILL_KEY={key}", url(Role::Api)));
-    term::line(format_args!("  export TEMPORAL_ADDRESS=127.0.0.1:{}", Role::Temporal.port(file.base_port)));
-    term::line("\nTry:");
-    term::line("  curl -H \"Authorization: Bearer $WAYBILL_KEY\" \"$WAYBILL_API/v1/orders?limit=5\"");
+    row("Data and logs", display_path(home.path()));
+    output::line("\nFor another terminal:");
+    output::line(format_args!("  export WAYBILL_API={} WAYBILL_KEY={key}", url(Role::Api)));
+    output::line(format_args!("  export TEMPORAL_ADDRESS=127.0.0.1:{}", Role::Temporal.port(file.base_port)));
+    output::line("\nTry:");
+    output::line("  curl -H \"Authorization: Bearer $WAYBILL_KEY\" \"$WAYBILL_API/v1/orders?limit=5\"");
     for (command, what) in [
         ("cargo dev order", "one more order (--review, --decline, --shortage)"),
         ("cargo dev temporal workflow list", "the orders' workflows"),
         ("cargo dev status", "what runs, and how many orders are where"),
     ] {
-        term::line(format_args!("  {command:<34} {}", term::dim(what)));
+        output::line(format_args!("  {command:<34} {}", output::dim(what)));
     }
-    term::line(format_args!("\n{}", term::bold("Ctrl-C stops everything; the data stays.")));
+    output::line(format_args!("\n{}", output::bold("Ctrl-C stops everything; the data stays.")));
 }
 
 /// A path as short as it can be typed here.
-fn shown(path: &Path) -> String {
+fn display_path(path: &Path) -> String {
     let here = std::env::current_dir().ok();
     let relative = here.as_deref().and_then(|here| path.strip_prefix(here).ok());
     relative.unwrap_or(path).display().to_string()

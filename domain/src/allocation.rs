@@ -1,13 +1,13 @@
 //! Which location serves which line, and what each shipment captures.
 
-mod places;
+mod location_choice;
 
 use crate::{
     Currency,
     ids::{Location, OrderId, ShipmentId, Sku},
     money::{Amount, AmountOutOfRange},
     order::OrderLine,
-    provider_units::smallest_share,
+    provider_units::amount_increment,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -67,7 +67,7 @@ pub struct Allocation {
 
 /// What an order costs besides its goods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Charges {
+pub struct OrderCharges {
     /// Off the goods; at most what they cost.
     pub discount: Amount,
     /// For shipping.
@@ -77,37 +77,37 @@ pub struct Charges {
 }
 
 /// What is free, by SKU and location, in pieces.
-pub type Available = BTreeMap<Sku, BTreeMap<Location, u32>>;
+pub type AvailableStock = BTreeMap<Sku, BTreeMap<Location, u32>>;
 
 /// Chooses locations for the lines of an order, as few of them as serve all that is there (module `places`), and at most
 /// [`SHIPMENTS_MAX`]. Each gives the lines, the first one first, what they still want and it has, so two lines of one
 /// SKU can't be given the same piece.
-pub fn allocate(order: OrderId, lines: &[OrderLine], available: &Available) -> Allocation {
-    let mut wanted: Vec<u32> = lines.iter().map(|l| l.quantity).collect();
+pub fn allocate(order: OrderId, lines: &[OrderLine], available: &AvailableStock) -> Allocation {
+    let mut remaining: Vec<u32> = lines.iter().map(|l| l.quantity).collect();
     let mut shipments = Vec::new();
-    for location in places::choose(lines, available) {
-        let taken = take(&location, lines, &mut wanted, available);
+    for location in location_choice::choose_locations(lines, available) {
+        let taken = allocate_at(&location, lines, &mut remaining, available);
         let id = ShipmentId::derive(order, &location);
         shipments.push(PlannedShipment { id, location, lines: taken, amount: Amount::ZERO });
     }
     let short = (0u32..)
-        .zip(&wanted)
+        .zip(&remaining)
         .filter(|(_, missing)| **missing > 0)
         .map(|(line, missing)| Shortage { line, missing: *missing })
         .collect();
     Allocation { shipments, short, share_unit: None }
 }
 
-fn take(
+fn allocate_at(
     place: &Location,
     lines: &[OrderLine],
-    wanted: &mut [u32],
-    available: &Available,
+    remaining: &mut [u32],
+    available: &AvailableStock,
 ) -> Vec<ShipmentLine> {
     let mut here: BTreeMap<&Sku, u32> =
         available.iter().filter_map(|(sku, at)| Some((sku, *at.get(place)?))).collect();
     let mut taken = Vec::new();
-    for ((number, line), want) in (0u32..).zip(lines).zip(wanted) {
+    for ((number, line), want) in (0u32..).zip(lines).zip(remaining) {
         let Some(here) = here.get_mut(&line.sku) else { continue };
         let quantity = (*here).min(*want);
         if quantity > 0 {
@@ -130,23 +130,23 @@ impl Allocation {
     ///
     /// # Errors
     /// When an amount leaves the allowed range.
-    pub fn price(
+    pub fn set_amounts(
         &mut self,
         lines: &[OrderLine],
-        charges: Charges,
+        charges: OrderCharges,
         currency: Currency,
     ) -> Result<(), AmountOutOfRange> {
-        let worth = |line: u32, quantity: u32| {
+        let value = |line: u32, quantity: u32| {
             lines.get(line as usize).map_or(Ok(Amount::ZERO), |l| l.unit_price.times(quantity))
         };
         let goods: Vec<Amount> = self
             .shipments
             .iter()
             .flat_map(|s| &s.lines)
-            .map(|l| worth(l.line, l.quantity))
+            .map(|l| value(l.line, l.quantity))
             .collect::<Result<_, _>>()?;
         let unshipped =
-            Amount::sum(self.short.iter().map(|s| worth(s.line, s.missing)).collect::<Result<Vec<_>, _>>()?)?;
+            Amount::sum(self.short.iter().map(|s| value(s.line, s.missing)).collect::<Result<Vec<_>, _>>()?)?;
         let weights: Vec<i64> = goods.iter().map(|g| g.minor()).collect();
         let mut with_unshipped = weights.clone();
         with_unshipped.push(unshipped.minor());
@@ -156,7 +156,7 @@ impl Allocation {
         let exact = (0..goods.len())
             .map(|i| goods[i].minus_or_zero(discounts[i]).plus(taxes[i])?.plus(fees[i]))
             .collect::<Result<Vec<_>, _>>()?;
-        let unit = smallest_share(currency);
+        let unit = amount_increment(currency);
         self.share_unit = Some(unit);
         let amounts = Amount::round_parts(&exact, unit);
         for (line, amount) in self.shipments.iter_mut().flat_map(|s| &mut s.lines).zip(amounts) {

@@ -1,10 +1,10 @@
 //! The order's timeline: what happened, in the words of the field. Names are pinned: clients match on them.
 
 use crate::{
-    after::RefundSource,
     allocation::Shortage,
     ids::{RefundId, ReturnId, ShipmentId},
     money::Amount,
+    refund::RefundSource,
     risk::Verdict,
     state::AttentionReason,
     status::{OrderStatus, Outcome},
@@ -21,7 +21,7 @@ pub enum OrderEvent {
     #[serde(rename = "stock.reserved")]
     Reserved { shipments: usize, short: Vec<Shortage> },
     #[serde(rename = "stock.short")]
-    Short { short: Vec<Shortage> },
+    StockShort { short: Vec<Shortage> },
     #[serde(rename = "order.awaiting_customer")]
     AwaitingCustomer { wait_seconds: u64 },
     #[serde(rename = "order.amended")]
@@ -59,7 +59,7 @@ pub enum OrderEvent {
     #[serde(rename = "shipment.cancelled")]
     ShipmentCancelled { shipment_id: ShipmentId },
     #[serde(rename = "shipment.cancel_refused")]
-    ShipmentCancelRefused { shipment_id: ShipmentId },
+    ShipmentCancelRejected { shipment_id: ShipmentId },
     #[serde(rename = "order.completed")]
     Completed { outcome: Outcome },
     #[serde(rename = "cancellation.requested")]
@@ -71,20 +71,20 @@ pub enum OrderEvent {
         lines: Option<Vec<u32>>,
         /// Of these lines, those of which only so many pieces are to go.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        pieces: Vec<Pieces>,
+        pieces: Vec<LineQuantity>,
         /// What the request counts once by, if it has such an id.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         request: Option<String>,
     },
     #[serde(rename = "cancellation.refused")]
-    CancelRefused {
+    CancelRejected {
         status: OrderStatus,
         /// Numbers of lines, from 0; without them, the whole order.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         lines: Option<Vec<u32>>,
         /// Of these lines, those of which only so many pieces are refused.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        pieces: Vec<Pieces>,
+        pieces: Vec<LineQuantity>,
         /// The id of the request, if it has one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         request: Option<String>,
@@ -119,9 +119,9 @@ pub enum OrderEvent {
     #[serde(rename = "refund.failed")]
     RefundFailed { refund_id: RefundId, code: String },
     #[serde(rename = "return.requested")]
-    ReturnRequested { return_id: ReturnId, lines: Vec<Pieces>, reason: String },
+    ReturnRequested { return_id: ReturnId, lines: Vec<LineQuantity>, reason: String },
     #[serde(rename = "return.received")]
-    ReturnReceived { return_id: ReturnId, restocked: Vec<Pieces>, written_off: Vec<Pieces> },
+    ReturnReceived { return_id: ReturnId, restocked: Vec<LineQuantity>, written_off: Vec<LineQuantity> },
     #[serde(rename = "return.closed")]
     ReturnClosed {
         return_id: ReturnId,
@@ -139,12 +139,12 @@ pub enum OrderEvent {
     #[serde(rename = "reconciliation.repaired")]
     DriftRepaired { drift: String, repair: String },
     #[serde(rename = "payment.renewing")]
-    Renewing { amount: Amount, why: String },
+    Reauthorizing { amount: Amount, reason: String },
     #[serde(rename = "payment.reauthorized")]
     Reauthorized { amount: Amount },
     #[serde(rename = "lines.cancelled")]
     LinesCancelled {
-        lines: Vec<Pieces>,
+        lines: Vec<LineQuantity>,
         reason: String,
         /// The id of the request that is carried out with it, if it has one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -153,15 +153,15 @@ pub enum OrderEvent {
     #[serde(rename = "operator.acted")]
     OperatorActed { action: String, attention: AttentionReason, reason: String, reference: Option<String> },
     #[serde(rename = "order.inherited")]
-    Inherited { reason: String },
+    TakenOver { reason: String },
     #[serde(rename = "stock.released")]
     Released { shipments: usize },
     #[serde(rename = "stock.shortfall")]
-    Shortfall { shipment_id: ShipmentId, missing: Vec<Pieces> },
+    Shortfall { shipment_id: ShipmentId, missing: Vec<LineQuantity> },
     #[serde(rename = "shipment.replaced")]
     Replaced { shipment_id: ShipmentId, by: Vec<ShipmentId> },
     #[serde(rename = "stock.gone")]
-    Gone { shipment_id: ShipmentId, missing: Vec<Pieces> },
+    LeftWithMissingItems { shipment_id: ShipmentId, missing: Vec<LineQuantity> },
     /// The order passed through a status in which nothing else happened, or it stops, and no other entry says so before its
     /// authorization is voided.
     #[serde(rename = "order.status_changed")]
@@ -180,18 +180,18 @@ pub enum OrderEvent {
 
 impl OrderEvent {
     /// A request to cancel that was refused: single lines, or without them the whole order.
-    pub fn cancel_refused(status: OrderStatus, lines: Option<Vec<u32>>, request: Option<String>) -> Self {
-        Self::CancelRefused { status, lines, pieces: Vec::new(), request }
+    pub fn cancel_rejected(status: OrderStatus, lines: Option<Vec<u32>>, request: Option<String>) -> Self {
+        Self::CancelRejected { status, lines, pieces: Vec::new(), request }
     }
 
     /// What names this event among all of its order's, if it can happen to an order, or to one of its shipments, only
     /// once. A workflow that goes on from what the read model has does not report it again.
-    pub fn fact_key(&self) -> Option<String> {
+    pub fn deduplication_key(&self) -> Option<String> {
         use OrderEvent::*;
         Some(match self {
             Received {} => "order.received".into(),
             Reserved { .. } => "stock.reserved".into(),
-            Short { .. } => "stock.short".into(),
+            StockShort { .. } => "stock.short".into(),
             AwaitingCustomer { .. } => "order.awaiting_customer".into(),
             Amended { .. } => "order.amended".into(),
             Authorizing { .. } => "payment.authorizing".into(),
@@ -215,7 +215,7 @@ impl OrderEvent {
                 format!("cancellation.requested:{source}:{lines:?}:{reason}")
             }
             LinesCancelled { request: Some(request), .. } => lines_cancelled_key(request),
-            CancelRefused { request: Some(request), .. } => lines_refused_key(request),
+            CancelRejected { request: Some(request), .. } => lines_rejected_key(request),
             Completed { .. } | Cancelled { .. } | Rejected { .. } | Expired { .. } => "end".into(),
             _ => return None,
         })
@@ -228,13 +228,13 @@ pub fn lines_cancelled_key(request: &str) -> String {
 }
 
 /// The key of the fact that a request for lines was refused when it was to be carried out, at least in part.
-pub fn lines_refused_key(request: &str) -> String {
+pub fn lines_rejected_key(request: &str) -> String {
     format!("cancellation.refused:{request}")
 }
 
 /// Pieces of one line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Pieces {
+pub struct LineQuantity {
     /// Which line of the order, from 0.
     pub line: u32,
     /// How many pieces.
@@ -243,7 +243,7 @@ pub struct Pieces {
 
 /// An entry and the status the order had after it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
+pub struct TimelineEntry {
     /// What happened.
     #[serde(flatten)]
     pub event: OrderEvent,

@@ -63,7 +63,7 @@ impl RefundId {
     }
 
     /// The id of a refund that was made at the provider and not here: each is booked once.
-    pub fn of_provider(order: OrderId, provider_ref: &str) -> Self {
+    pub fn for_provider_refund(order: OrderId, provider_ref: &str) -> Self {
         Self(Uuid::new_v5(&order.0, format!("provider refund:{provider_ref}").as_bytes()))
     }
 }
@@ -82,7 +82,7 @@ impl ReturnId {
 
     /// The id of the return of a shipment that nobody asked back: it left although it had been cancelled, or the carrier
     /// brings it back.
-    pub fn of_unexpected(shipment: ShipmentId) -> Self {
+    pub fn for_unexpected_shipment(shipment: ShipmentId) -> Self {
         Self(Uuid::new_v5(&shipment.0, b"return"))
     }
 }
@@ -103,20 +103,20 @@ impl ShipmentId {
     /// The id of the shipment that takes over what is left of this one when some of its goods were cancelled: the
     /// carrier knows a cancelled shipment's id as cancelled for ever.
     #[must_use]
-    pub fn successor(self) -> Self {
+    pub fn replacement(self) -> Self {
         Self(Uuid::new_v5(&self.0, b"successor"))
     }
 
     /// The id of the shipment that serves missing items of this one from another location.
     #[must_use]
-    pub fn served_from(self, location: &Location) -> Self {
+    pub fn replacement_from(self, location: &Location) -> Self {
         Self(Uuid::new_v5(&self.0, format!("served from:{}", location.as_str()).as_bytes()))
     }
 }
 
 /// Why a text was not accepted as an identifier.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum BadText {
+pub enum InvalidId {
     /// Nothing was given.
     #[error("must not be empty")]
     Empty,
@@ -125,23 +125,23 @@ pub enum BadText {
     TooLong(usize),
     /// A character outside the printable ASCII range, or a space.
     #[error("must consist of printable ASCII characters without spaces")]
-    BadCharacter,
+    InvalidCharacter,
     /// Not a text that a SKU may have.
     #[error(
         "must have 1 to {max} characters, no control character and no line or paragraph separator among them, no white \
          space at either end, and not be \".\" or \"..\"",
         max = Sku::MAX_CHARS
     )]
-    BadSku,
+    InvalidSku,
 }
 
 /// Printable ASCII without spaces.
-fn check_ascii(text: &str, chars_max: usize) -> Result<(), BadText> {
+fn validate_ascii(text: &str, chars_max: usize) -> Result<(), InvalidId> {
     match text {
-        "" => Err(BadText::Empty),
+        "" => Err(InvalidId::Empty),
         // One byte each, if the next rule holds.
-        _ if text.len() > chars_max => Err(BadText::TooLong(chars_max)),
-        _ if !text.bytes().all(|b| b.is_ascii_graphic()) => Err(BadText::BadCharacter),
+        _ if text.len() > chars_max => Err(InvalidId::TooLong(chars_max)),
+        _ if !text.bytes().all(|b| b.is_ascii_graphic()) => Err(InvalidId::InvalidCharacter),
         _ => Ok(()),
     }
 }
@@ -151,15 +151,23 @@ fn check_ascii(text: &str, chars_max: usize) -> Result<(), BadText> {
 ///
 /// Two SKUs are the same if their bytes are: nothing is normalized, and format characters and characters that Unicode has
 /// not assigned yet are left to the merchant.
-fn check_new_sku(text: &str, chars_max: usize) -> Result<(), BadText> {
-    if [".", ".."].contains(&text) { Err(BadText::BadSku) } else { check_stored_sku(text, chars_max) }
+fn validate_sku(text: &str, chars_max: usize) -> Result<(), InvalidId> {
+    if [".", ".."].contains(&text) {
+        Err(InvalidId::InvalidSku)
+    } else {
+        validate_stored_sku(text, chars_max)
+    }
 }
 
 /// A SKU that was accepted before, also by a release that took `.` and `..`: histories and rows with those stay readable.
-fn check_stored_sku(text: &str, chars_max: usize) -> Result<(), BadText> {
+fn validate_stored_sku(text: &str, chars_max: usize) -> Result<(), InvalidId> {
     let has_separator = |c: char| c.is_control() || ['\u{2028}', '\u{2029}'].contains(&c);
-    let fits = (1..=chars_max).contains(&text.chars().count());
-    if fits && text.trim() == text && !text.contains(has_separator) { Ok(()) } else { Err(BadText::BadSku) }
+    let is_valid_length = (1..=chars_max).contains(&text.chars().count());
+    if is_valid_length && text.trim() == text && !text.contains(has_separator) {
+        Ok(())
+    } else {
+        Err(InvalidId::InvalidSku)
+    }
 }
 
 /// `$stored` judges what comes from Postgres or a history, `$new` what comes from outside.
@@ -181,16 +189,16 @@ macro_rules! text_id {
         }
 
         impl TryFrom<String> for $name {
-            type Error = BadText;
-            fn try_from(text: String) -> Result<Self, BadText> {
+            type Error = InvalidId;
+            fn try_from(text: String) -> Result<Self, InvalidId> {
                 $stored(&text, $max)?;
                 Ok(Self(text))
             }
         }
 
         impl FromStr for $name {
-            type Err = BadText;
-            fn from_str(s: &str) -> Result<Self, BadText> {
+            type Err = InvalidId;
+            fn from_str(s: &str) -> Result<Self, InvalidId> {
                 $new(s, $max)?;
                 Ok(Self(s.to_owned()))
             }
@@ -213,15 +221,15 @@ macro_rules! text_id {
 text_id!(
     /// A stock keeping unit, as the merchant names it: printable Unicode. Parse one from outside with [`FromStr`], which
     /// takes less than what was stored may be.
-    Sku, 100, stored: check_stored_sku, new: check_new_sku
+    Sku, 100, stored: validate_stored_sku, new: validate_sku
 );
 text_id!(
     /// A place that stock lies at and ships from.
-    Location, 64, stored: check_ascii, new: check_ascii
+    Location, 64, stored: validate_ascii, new: validate_ascii
 );
 text_id!(
     /// The merchant's name for a customer. A pseudonym: no e-mail address, no name of a person.
-    CustomerId, 64, stored: check_ascii, new: check_ascii
+    CustomerId, 64, stored: validate_ascii, new: validate_ascii
 );
 
 #[cfg(test)]
@@ -230,9 +238,9 @@ mod tests {
 
     #[test]
     fn text_ids_refuse_what_they_should() {
-        assert_eq!("".parse::<Location>(), Err(BadText::Empty));
-        assert_eq!("a b".parse::<Location>(), Err(BadText::BadCharacter));
-        assert_eq!("x".repeat(65).parse::<Location>(), Err(BadText::TooLong(64)));
+        assert_eq!("".parse::<Location>(), Err(InvalidId::Empty));
+        assert_eq!("a b".parse::<Location>(), Err(InvalidId::InvalidCharacter));
+        assert_eq!("x".repeat(65).parse::<Location>(), Err(InvalidId::TooLong(64)));
         assert!(serde_json::from_str::<Location>("\"\\u0000\"").is_err());
         assert_eq!("AMS-1".parse::<Location>().unwrap().as_str(), "AMS-1");
     }
@@ -272,12 +280,12 @@ mod tests {
             "..",
             &too_long,
         ] {
-            assert_eq!(text.parse::<Sku>(), Err(BadText::BadSku), "{text:?}");
+            assert_eq!(text.parse::<Sku>(), Err(InvalidId::InvalidSku), "{text:?}");
         }
         for text in ["a\u{2028}b", "a\u{2029}b"] {
-            assert_eq!(text.parse::<Sku>(), Err(BadText::BadSku), "{text:?}");
+            assert_eq!(text.parse::<Sku>(), Err(InvalidId::InvalidSku), "{text:?}");
         }
-        let rule = BadText::BadSku.to_string();
+        let rule = InvalidId::InvalidSku.to_string();
         assert!(rule.contains("1 to 100 characters") && rule.contains("white space"), "{rule}");
     }
 

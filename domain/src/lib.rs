@@ -1,7 +1,6 @@
 //! The order, its money and its goods: rules and types that know no Temporal, SQL or HTTP, no clock and no
 //! randomness. Everything here is pure and is the same on every machine.
 
-pub mod after;
 pub mod allocation;
 pub mod cancellation;
 pub mod country;
@@ -12,6 +11,7 @@ pub mod money;
 pub mod operator;
 pub mod order;
 pub mod provider_units;
+pub mod refund;
 pub mod refundable;
 pub mod returns;
 pub mod risk;

@@ -6,13 +6,13 @@
 mod removal;
 mod selection;
 
-pub use removal::{ByLine, Removal};
-pub use selection::{BadLines, LinePart, Selection};
+pub use removal::{QuantityByLine, UnitRemoval};
+pub use selection::{InvalidLines, LineSelection, LineSelector};
 
 use crate::{
     allocation::{SHIPMENTS_MAX, ShipmentLine},
-    cancellation::{CancelAnswer, CancellationPlan, plan_cancellation, release},
-    event::Pieces,
+    cancellation::{CancelDecision, CancellationPlan, plan_cancellation, sum_by_sku},
+    event::LineQuantity,
     ids::ShipmentId,
     money::Amount,
     order::LINES_MAX,
@@ -23,40 +23,48 @@ use crate::{
 /// The most shipments, stopped ones included, that an order may list and still be split further. A line can be cancelled
 /// once, but its pieces can be cancelled one by one, and each time a shipment more is listed: in the order's row, and in
 /// every write of it. It is as many as there would be if every line were cancelled by itself.
-pub const SHIPMENTS_LISTED_MAX: usize = SHIPMENTS_MAX + LINES_MAX;
+pub const SHIPMENTS_PER_ORDER_MAX: usize = SHIPMENTS_MAX + LINES_MAX;
 
 /// Plans a request to cancel these lines. Of all lines, or if nothing would be left to ship without them, it is the
 /// whole order's.
 ///
 /// # Errors
 /// When the order does not have these lines, or not so many pieces of one.
-pub fn plan_lines(state: &OrderState, selection: &Selection) -> Result<CancellationPlan, BadLines> {
-    selection.check(state)?;
+pub fn plan_line_cancellation(
+    state: &OrderState,
+    selection: &LineSelection,
+) -> Result<CancellationPlan, InvalidLines> {
+    selection.validate(state)?;
     let whole = plan_cancellation(state);
     let every =
         state.lines.is_empty() || state.lines.len() == selection.lines().len() && !selection.has_quantities();
-    let all_are_open = selection.iter().all(|(line, quantity)| state.has_open(line, quantity));
-    if every || state.status == OrderStatus::Cancelling || (all_are_open && state.is_all(selection)) {
+    let all_are_open = selection.iter().all(|(line, quantity)| state.has_open_quantity(line, quantity));
+    if every
+        || state.status == OrderStatus::Cancelling
+        || (all_are_open && state.covers_whole_order(selection))
+    {
         return Ok(whole);
     }
-    let can_not = |(line, quantity): &(u32, Option<u32>)| !state.can_drop(*line, *quantity);
+    let can_not = |(line, quantity): &(u32, Option<u32>)| !state.can_cancel_line(*line, *quantity);
     let refused_lines: Vec<u32> = selection.iter().filter(can_not).map(|(line, _)| line).collect();
-    let too_much = |Pieces { line, quantity }: Pieces| {
-        let open = state.open_pieces(line);
-        (open > 0 && quantity > open).then_some(Pieces { line, quantity: open })
+    let too_much = |LineQuantity { line, quantity }: LineQuantity| {
+        let open = state.open_quantity(line);
+        (open > 0 && quantity > open).then_some(LineQuantity { line, quantity: open })
     };
-    let answer = if refused_lines.is_empty() { whole.answer } else { CancelAnswer::Refused };
+    let answer = if refused_lines.is_empty() { whole.answer } else { CancelDecision::Rejected };
     let removal = match answer {
-        CancelAnswer::Refused => Removal::default(),
-        _ => state.choose(selection),
+        CancelDecision::Rejected => UnitRemoval::default(),
+        _ => state.choose_units(selection),
     };
-    let stopped: Vec<(&ShipmentState, &ByLine)> =
-        state.shipments.iter().filter_map(|s| Some((s, removal.of(s.id)?))).collect();
+    let stopped: Vec<(&ShipmentState, &QuantityByLine)> =
+        state.shipments.iter().filter_map(|s| Some((s, removal.for_shipment(s.id)?))).collect();
     let dropped: Vec<ShipmentLine> =
-        stopped.iter().flat_map(|(s, taken)| s.taken(taken, state.unit())).collect();
+        stopped.iter().flat_map(|(s, removed)| s.removed_lines(removed, state.amount_increment())).collect();
     let amount = Amount::sum(dropped.iter().map(|l| l.amount)).unwrap_or_default();
     let ids = |left: bool| -> Vec<ShipmentId> {
-        let is_left = |(s, taken): &&(&ShipmentState, &ByLine)| s.without(taken, 1).is_some() == left;
+        let is_left = |(s, removed): &&(&ShipmentState, &QuantityByLine)| {
+            s.remainder_without(removed, 1).is_some() == left
+        };
         stopped.iter().filter(is_left).map(|(s, _)| s.id).collect()
     };
     Ok(CancellationPlan {
@@ -66,70 +74,72 @@ pub fn plan_lines(state: &OrderState, selection: &Selection) -> Result<Cancellat
         asks_carrier: stopped.iter().any(|(s, _)| s.tracking_number.is_some()),
         void: amount.min(state.authorized.minus_or_zero(state.captured)),
         refund: Amount::ZERO,
-        release: release(&dropped),
-        refused_lines,
+        release: sum_by_sku(&dropped),
+        rejected_lines: refused_lines,
         still_open: selection.quantities().into_iter().filter_map(too_much).collect(),
     })
 }
 
 impl OrderState {
-    fn has_open(&self, line: u32, quantity: Option<u32>) -> bool {
-        let open = self.open_pieces(line);
+    fn has_open_quantity(&self, line: u32, quantity: Option<u32>) -> bool {
+        let open = self.open_quantity(line);
         open > 0 && quantity.is_none_or(|quantity| quantity <= open)
     }
 
     /// Whether so many pieces of a line, or all that is open of it, can be cancelled while the rest ships.
-    pub fn can_drop(&self, line: u32, quantity: Option<u32>) -> bool {
+    pub fn can_cancel_line(&self, line: u32, quantity: Option<u32>) -> bool {
         let mut shipments = self.shipments.iter().filter(|s| s.is_open());
-        let is_split = quantity.is_some_and(|quantity| quantity < self.open_pieces(line));
+        let is_split = quantity.is_some_and(|quantity| quantity < self.open_quantity(line));
         // Amounts can only be split by those who know what the payment provider takes.
         let can_split = self.shipments.is_empty()
-            || self.share_unit.is_some() && self.shipments.len() < SHIPMENTS_LISTED_MAX;
-        self.has_open(line, quantity)
+            || self.amount_increment.is_some() && self.shipments.len() < SHIPMENTS_PER_ORDER_MAX;
+        self.has_open_quantity(line, quantity)
             && (!is_split || can_split)
-            && shipments.all(|s| s.is_priced() || !s.lines.iter().any(|l| l.line == line))
+            && shipments.all(|s| s.has_line_amounts() || !s.lines.iter().any(|l| l.line == line))
     }
 
     /// Whether nothing would be left to ship without these lines, and something is with them.
-    pub fn is_all(&self, selection: &Selection) -> bool {
+    pub fn covers_whole_order(&self, selection: &LineSelection) -> bool {
         if self.shipments.is_empty() {
-            let left = self.after(selection);
+            let left = self.with_cancelled(selection);
             let is_open =
-                |state: &Self| (0u32..).zip(&state.lines).any(|(line, _)| state.open_pieces(line) > 0);
+                |state: &Self| (0u32..).zip(&state.lines).any(|(line, _)| state.open_quantity(line) > 0);
             return is_open(self) && !is_open(&left);
         }
-        let removal = self.choose(selection);
+        let removal = self.choose_units(selection);
         let mut open = self.shipments.iter().filter(|s| s.is_open()).peekable();
         open.peek().is_some()
-            && open.all(|s| removal.of(s.id).is_some_and(|taken| s.without(taken, 1).is_none()))
+            && open.all(|s| {
+                removal.for_shipment(s.id).is_some_and(|removed| s.remainder_without(removed, 1).is_none())
+            })
     }
 
     /// What of a request can be carried out now, and what can't any more: lines of which nothing is open, and pieces above
     /// what is open of their line.
-    pub fn split_late(&self, selection: &Selection) -> (Selection, Refused) {
-        let (mut due, mut late) = (Selection::default(), Refused::default());
+    pub fn split_cancellable(&self, selection: &LineSelection) -> (LineSelection, RejectedLines) {
+        let (mut due, mut rejected) = (LineSelection::default(), RejectedLines::default());
         for (line, quantity) in selection.iter() {
-            let open = self.open_pieces(line);
+            let open = self.open_quantity(line);
             let missing = quantity.map_or(0, |quantity| quantity.saturating_sub(open));
             if open > 0 {
                 due.0.insert(line, quantity.map(|quantity| quantity.min(open)));
             }
             if open == 0 || missing > 0 {
-                late.add(line, quantity.map(|_| missing));
+                rejected.add(line, quantity.map(|_| missing));
             }
         }
-        (due, late)
+        (due, rejected)
     }
 }
 
 /// Lines that a request was refused for, and how many pieces of those that it named a quantity of.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Refused(Selection);
+pub struct RejectedLines(LineSelection);
 
-impl Refused {
+impl RejectedLines {
     /// A line, or so many of its pieces, are refused (too).
     pub fn add(&mut self, line: u32, quantity: Option<u32>) {
-        self.0.add(&Selection([(line, quantity)].into()));
+        self.0.add(&LineSelection([(line, quantity)].into()));
     }
 
     /// The lines.
@@ -138,7 +148,7 @@ impl Refused {
     }
 
     /// The pieces, where quantities were named.
-    pub fn pieces(&self) -> Vec<Pieces> {
+    pub fn quantities(&self) -> Vec<LineQuantity> {
         self.0.quantities()
     }
 

@@ -1,11 +1,11 @@
 //! What a person may do about an order that needs one.
 
 use crate::{
-    state::{AttentionReason, Need},
-    status::named,
+    state::{AttentionItem, AttentionReason},
+    status::string_enum,
 };
 
-named!(
+string_enum!(
     /// What an operator does.
     OperatorAction "operator action" {
         /// Try the step again, now.
@@ -18,7 +18,7 @@ named!(
 );
 
 /// What is safe to do about a need. A step whose result nobody can make up by hand is only tried again.
-pub fn safe_actions(need: &Need) -> &'static [OperatorAction] {
+pub fn safe_actions(need: &AttentionItem) -> &'static [OperatorAction] {
     use AttentionReason as R;
     use OperatorAction::{Resolve, Retry, Skip};
     match (need.reason, need.step.as_str()) {
@@ -58,7 +58,7 @@ mod tests {
                 .unwrap_or_else(|e| panic!("docs/runbook/{reason}.md: {e}"));
             assert!(index.contains(&format!("({reason}.md)")), "the index lacks {reason}");
             for step in ["book", "authorize", "capture", "void_authorization", "x"] {
-                let need = Need { reason: *reason, step: step.into(), about: None };
+                let need = AttentionItem { reason: *reason, step: step.into(), subject: None };
                 for action in safe_actions(&need) {
                     assert!(page.contains(&format!("`{action}`")), "{reason}: {action} is not explained");
                 }
@@ -70,7 +70,7 @@ mod tests {
     fn something_can_be_done_about_everything() {
         for reason in AttentionReason::ALL {
             for step in ["reserve", "authorize", "screen", "book", "hand_over", "capture", "x"] {
-                let need = Need { reason: *reason, step: step.into(), about: None };
+                let need = AttentionItem { reason: *reason, step: step.into(), subject: None };
                 assert!(!safe_actions(&need).is_empty(), "{reason} in {step}");
             }
         }

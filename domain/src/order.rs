@@ -3,7 +3,7 @@
 use crate::{
     ids::{CustomerId, Sku},
     money::{Amount, AmountOutOfRange},
-    status::{UnknownName, named},
+    status::{UnknownVariant, string_enum},
 };
 use iso_currency::Currency;
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,7 @@ pub const LINES_MAX: usize = 200;
 /// The most pieces a line may ask for.
 pub const QUANTITY_MAX: u32 = 10_000;
 
-named!(
+string_enum!(
     /// What happens when some of the order is not in stock.
     ShortagePolicy "shortage policy" {
         /// The order is rejected.
@@ -120,7 +120,7 @@ impl NewOrder {
 ///
 /// # Errors
 /// When no currency has the code.
-pub fn currency(code: &str) -> Result<Currency, UnknownName> {
+pub fn parse_currency(code: &str) -> Result<Currency, UnknownVariant> {
     Currency::from_str(code).map_err(|_| unknown_currency(code))
 }
 
@@ -129,17 +129,17 @@ pub fn currency(code: &str) -> Result<Currency, UnknownName> {
 ///
 /// # Errors
 /// When it is not the code of such a currency.
-pub fn sale_currency(code: &str) -> Result<Currency, UnknownName> {
+pub fn parse_sale_currency(code: &str) -> Result<Currency, UnknownVariant> {
     let is_current = |currency: &Currency| match currency {
         // ISO 4217 lists VES beside VED, and Venezuela uses it; the crate has it as withdrawn.
         Currency::VES => true,
         other => other.flags().is_empty(),
     };
-    currency(code).ok().filter(is_current).ok_or_else(|| unknown_currency(code))
+    parse_currency(code).ok().filter(is_current).ok_or_else(|| unknown_currency(code))
 }
 
-fn unknown_currency(code: &str) -> UnknownName {
-    UnknownName {
+fn unknown_currency(code: &str) -> UnknownVariant {
+    UnknownVariant {
         what: "currency",
         text: code.chars().take(8).collect(),
         choices: "the upper-case codes of ISO 4217 that goods can be sold in, such as EUR, USD, JPY".into(),
@@ -159,15 +159,15 @@ mod tests {
         for code in
             not_money.iter().chain(&funds).chain(&["HRK", "BGN", "SLL", "CUC", "ZWL", "eur", "ABC", ""])
         {
-            assert!(sale_currency(code).is_err(), "{code}");
+            assert!(parse_sale_currency(code).is_err(), "{code}");
         }
         for code in ["EUR", "USD", "JPY", "KWD", "XOF", "XAF", "XPF", "XCD", "XCG", "VES", "SLE", "ZWG"] {
-            assert_eq!(sale_currency(code).unwrap().code(), code);
+            assert_eq!(parse_sale_currency(code).unwrap().code(), code);
         }
     }
 
     #[test]
     fn withdrawn_currency_of_an_accepted_order_stays_readable() {
-        assert_eq!(currency("HRK").unwrap().code(), "HRK");
+        assert_eq!(parse_currency("HRK").unwrap().code(), "HRK");
     }
 }

@@ -54,7 +54,7 @@ impl NotChargeable {
 
 /// How the provider counts a currency.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ProviderUnits {
+pub struct ProviderCurrency {
     /// ISO minor units of one unit of the provider's; 1 where the provider's are finer.
     minor_per_unit: i64,
     /// The provider's units of one ISO minor unit; 1 where ISO's are finer.
@@ -67,12 +67,12 @@ pub struct ProviderUnits {
     maximum: i64,
 }
 
-impl ProviderUnits {
+impl ProviderCurrency {
     /// How the provider counts a currency.
     ///
     /// # Errors
     /// When the provider does not support it.
-    pub fn of(currency: Currency) -> Result<Self, NotChargeable> {
+    pub fn for_currency(currency: Currency) -> Result<Self, NotChargeable> {
         let decimals = decimals(currency).ok_or(NotChargeable::UnsupportedCurrency)?;
         let iso = currency.exponent().map_or(decimals, u32::from);
         let step = match (decimals, iso) {
@@ -95,9 +95,9 @@ impl ProviderUnits {
     ///
     /// # Errors
     /// When there is no such currency, or the provider does not support it.
-    pub fn of_code(code: &str) -> Result<Self, NotChargeable> {
+    pub fn for_code(code: &str) -> Result<Self, NotChargeable> {
         let currency = Currency::from_code(&code.to_ascii_uppercase());
-        currency.ok_or(NotChargeable::UnsupportedCurrency).and_then(Self::of)
+        currency.ok_or(NotChargeable::UnsupportedCurrency).and_then(Self::for_currency)
     }
 
     /// The amount in the provider's units.
@@ -105,8 +105,8 @@ impl ProviderUnits {
     /// # Errors
     /// When the provider's units can't express it.
     pub fn to_provider(self, amount: Amount) -> Result<i64, NotChargeable> {
-        if amount.minor() % self.smallest() != 0 {
-            return Err(NotChargeable::NotAMultiple(self.smallest()));
+        if amount.minor() % self.increment() != 0 {
+            return Err(NotChargeable::NotAMultiple(self.increment()));
         }
         Ok(amount.minor() / self.minor_per_unit * self.units_per_minor)
     }
@@ -124,30 +124,30 @@ impl ProviderUnits {
     pub fn check_charge(self, amount: Amount) -> Result<(), NotChargeable> {
         let units = self.to_provider(amount)?;
         if units < self.minimum {
-            return Err(NotChargeable::TooSmall(self.in_minor(self.minimum)));
+            return Err(NotChargeable::TooSmall(self.to_minor_rounded_down(self.minimum)));
         }
         if units > self.maximum {
-            return Err(NotChargeable::TooLarge(self.in_minor(self.maximum)));
+            return Err(NotChargeable::TooLarge(self.to_minor_rounded_down(self.maximum)));
         }
         Ok(())
     }
 
     /// The smallest amount that the provider can express, in ISO minor units: every amount it takes is a multiple of it.
-    pub fn smallest(self) -> i64 {
+    pub fn increment(self) -> i64 {
         (self.step * self.minor_per_unit / self.units_per_minor).max(1)
     }
 
     /// The provider's units in ISO minor units, rounded down to what both can express.
-    fn in_minor(self, units: i64) -> i64 {
+    fn to_minor_rounded_down(self, units: i64) -> i64 {
         let minor = units * self.minor_per_unit / self.units_per_minor;
-        minor - minor % self.smallest()
+        minor - minor % self.increment()
     }
 }
 
 /// What shares of an amount are multiples of, in ISO minor units. 1 where the provider does not support the currency:
 /// such an order is refused before it is paid.
-pub fn smallest_share(currency: Currency) -> i64 {
-    ProviderUnits::of(currency).map_or(1, ProviderUnits::smallest)
+pub fn amount_increment(currency: Currency) -> i64 {
+    ProviderCurrency::for_currency(currency).map_or(1, ProviderCurrency::increment)
 }
 
 /// Decimals of the provider's unit; none for a currency that it does not support.

@@ -38,7 +38,7 @@ impl PaymentBalance {
 
 /// Why an amount can't be refunded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RefundLimit {
+pub enum RefundRejection {
     /// The refunds together would exceed the captures.
     MoreThanCaptured {
         /// What may still be refunded.
@@ -49,14 +49,14 @@ pub enum RefundLimit {
     /// The captures would do, but too much of them is disputed.
     Disputed {
         /// The most that one refund may be now.
-        most: Amount,
+        max_refundable: Amount,
         /// What is left of the captures and can't be refunded because it is disputed.
         disputed: Amount,
     },
     /// A refund is made of one payment, and none has that much left.
-    MoreThanOnePayment {
+    ExceedsEachPayment {
         /// The most that one refund may be now.
-        most: Amount,
+        max_refundable: Amount,
     },
 }
 
@@ -64,27 +64,27 @@ pub enum RefundLimit {
 ///
 /// # Errors
 /// When no payment has that much left.
-pub fn choose_payment(balances: &[PaymentBalance], amount: Amount) -> Result<&str, RefundLimit> {
+pub fn choose_payment(balances: &[PaymentBalance], amount: Amount) -> Result<&str, RefundRejection> {
     let sum = |of: fn(&PaymentBalance) -> i64| balances.iter().map(of).sum::<i64>();
     let (unrefunded, left) = (sum(PaymentBalance::unrefunded), sum(PaymentBalance::refundable));
     let disputed = clamp(unrefunded - left);
     if amount.minor() > unrefunded {
-        return Err(RefundLimit::MoreThanCaptured { left: clamp(left), disputed });
+        return Err(RefundRejection::MoreThanCaptured { left: clamp(left), disputed });
     }
     let known = || balances.iter().filter_map(|b| Some((b, b.payment.as_deref()?)));
-    let fits = |(balance, payment): (&PaymentBalance, _)| {
+    let is_sufficient = |(balance, payment): (&PaymentBalance, _)| {
         (balance.refundable() >= amount.minor()).then_some((balance.refundable(), payment))
     };
     // Compared as bytes: the same choice wherever it is made.
-    if let Some((_, payment)) = known().filter_map(fits).min() {
+    if let Some((_, payment)) = known().filter_map(is_sufficient).min() {
         return Ok(payment);
     }
     let most = clamp(known().map(|(balance, _)| balance.refundable()).max().unwrap_or_default());
     let without_dispute = known().any(|(balance, _)| balance.unrefunded() >= amount.minor());
     if amount.minor() > left || without_dispute {
-        return Err(RefundLimit::Disputed { most, disputed });
+        return Err(RefundRejection::Disputed { max_refundable: most, disputed });
     }
-    Err(RefundLimit::MoreThanOnePayment { most })
+    Err(RefundRejection::ExceedsEachPayment { max_refundable: most })
 }
 
 fn clamp(minor: i64) -> Amount {
@@ -117,13 +117,13 @@ mod tests {
     fn only_the_disputed_amount_is_blocked() {
         let partly = [balance("pi_1", 1_000, 0, 300)];
         assert_eq!(choose_payment(&partly, amount(700)), Ok("pi_1"));
-        let limit = RefundLimit::Disputed { most: amount(700), disputed: amount(300) };
+        let limit = RefundRejection::Disputed { max_refundable: amount(700), disputed: amount(300) };
         assert_eq!(choose_payment(&partly, amount(701)), Err(limit));
         // Banks may dispute the whole charge, whatever was refunded of it.
         let wholly = [balance("pi_1", 1_000, 400, 1_000)];
-        let limit = RefundLimit::Disputed { most: amount(0), disputed: amount(600) };
+        let limit = RefundRejection::Disputed { max_refundable: amount(0), disputed: amount(600) };
         assert_eq!(choose_payment(&wholly, amount(1)), Err(limit));
-        let limit = RefundLimit::MoreThanCaptured { left: amount(0), disputed: amount(600) };
+        let limit = RefundRejection::MoreThanCaptured { left: amount(0), disputed: amount(600) };
         assert_eq!(choose_payment(&wholly, amount(601)), Err(limit));
     }
 
@@ -131,7 +131,7 @@ mod tests {
     fn dispute_of_one_payment_leaves_the_other_refundable() {
         let two = [balance("pi_1", 600, 0, 600), balance("pi_2", 400, 0, 0)];
         assert_eq!(choose_payment(&two, amount(400)), Ok("pi_2"));
-        let limit = RefundLimit::Disputed { most: amount(400), disputed: amount(600) };
+        let limit = RefundRejection::Disputed { max_refundable: amount(400), disputed: amount(600) };
         assert_eq!(choose_payment(&two, amount(401)), Err(limit));
     }
 
@@ -140,9 +140,9 @@ mod tests {
         let two = [balance("pi_1", 600, 0, 0), balance("pi_2", 400, 0, 0)];
         assert_eq!(choose_payment(&two, amount(300)), Ok("pi_2"));
         assert_eq!(choose_payment(&two, amount(500)), Ok("pi_1"));
-        let limit = RefundLimit::MoreThanOnePayment { most: amount(600) };
+        let limit = RefundRejection::ExceedsEachPayment { max_refundable: amount(600) };
         assert_eq!(choose_payment(&two, amount(601)), Err(limit));
-        let limit = RefundLimit::MoreThanCaptured { left: amount(1_000), disputed: amount(0) };
+        let limit = RefundRejection::MoreThanCaptured { left: amount(1_000), disputed: amount(0) };
         assert_eq!(choose_payment(&two, amount(1_001)), Err(limit));
     }
 
@@ -150,7 +150,7 @@ mod tests {
     fn refunds_beyond_a_capture_leave_nothing() {
         // A refund made at the provider crossed one that was requested here.
         let crossed = [balance("pi_1", 1_000, 1_100, 0), balance("pi_2", 50, 0, 0)];
-        let limit = RefundLimit::MoreThanCaptured { left: amount(50), disputed: amount(0) };
+        let limit = RefundRejection::MoreThanCaptured { left: amount(50), disputed: amount(0) };
         assert_eq!(choose_payment(&crossed, amount(51)), Err(limit));
     }
 }

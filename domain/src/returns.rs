@@ -1,12 +1,13 @@
 //! Goods that come back: which pieces may, and what they are worth.
 
 use crate::{
-    Currency, event::Pieces, ids::ShipmentId, money::Amount, provider_units::smallest_share, status::named,
+    Currency, event::LineQuantity, ids::ShipmentId, money::Amount, provider_units::amount_increment,
+    status::string_enum,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-named!(
+string_enum!(
     /// Where a return stands.
     ReturnState "return state" {
         /// The goods are to come.
@@ -20,9 +21,9 @@ named!(
     }
 );
 
-named!(
+string_enum!(
     /// What becomes of a piece that came back.
-    Condition "condition" {
+    ReturnDisposition "condition" {
         /// It goes back to the shelf it came from.
         Restock = "restock",
         /// It can't be sold again.
@@ -32,7 +33,7 @@ named!(
 
 /// Pieces of one line that left with one shipment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Place {
+pub struct ShippedLine {
     /// Which line of the order, from 0.
     pub line: u32,
     /// With which shipment.
@@ -42,7 +43,7 @@ pub struct Place {
 /// A line has fewer pieces than are wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {left} pieces are left")]
-pub struct TooFew {
+pub struct InsufficientQuantity {
     /// Which line of the order, from 0.
     pub line: u32,
     /// How many pieces there are.
@@ -54,21 +55,25 @@ pub struct TooFew {
 ///
 /// # Errors
 /// When a line has too few; then `there` is of no more use.
-pub fn take(there: &mut BTreeMap<Place, u32>, wanted: &[Pieces]) -> Result<BTreeMap<Place, u32>, TooFew> {
+pub fn take_units(
+    returnable: &mut BTreeMap<ShippedLine, u32>,
+    wanted: &[LineQuantity],
+) -> Result<BTreeMap<ShippedLine, u32>, InsufficientQuantity> {
     let mut taken = BTreeMap::new();
-    for Pieces { line, quantity } in wanted {
-        let of_line = |place: &Place| place.line == *line;
-        let left: u32 = there.iter().filter(|(place, _)| of_line(place)).map(|(_, pieces)| *pieces).sum();
+    for LineQuantity { line, quantity } in wanted {
+        let of_line = |place: &ShippedLine| place.line == *line;
+        let left: u32 =
+            returnable.iter().filter(|(place, _)| of_line(place)).map(|(_, pieces)| *pieces).sum();
         if left < *quantity {
-            return Err(TooFew { line: *line, left });
+            return Err(InsufficientQuantity { line: *line, left });
         }
         let mut missing = *quantity;
-        for (place, pieces) in there.iter_mut().filter(|(place, _)| of_line(place)) {
-            let some = missing.min(*pieces);
-            if some > 0 {
-                *pieces -= some;
-                missing -= some;
-                *taken.entry(*place).or_default() += some;
+        for (place, pieces) in returnable.iter_mut().filter(|(place, _)| of_line(place)) {
+            let units = missing.min(*pieces);
+            if units > 0 {
+                *pieces -= units;
+                missing -= units;
+                *taken.entry(*place).or_default() += units;
             }
         }
     }
@@ -78,16 +83,16 @@ pub fn take(there: &mut BTreeMap<Place, u32>, wanted: &[Pieces]) -> Result<BTree
 /// What `now` pieces are worth of `amount`, which was captured for `all`, when `before` have come back already. Rounded
 /// by what has come back so far, so that when all have, exactly `amount` has gone back; down to a multiple of what the
 /// payment provider takes of the currency.
-pub fn share(amount: Amount, all: u32, before: u32, now: u32, currency: Currency) -> Amount {
-    let unit = i128::from(smallest_share(currency));
-    let worth = |pieces: u32| {
+pub fn refund_share(amount: Amount, all: u32, before: u32, now: u32, currency: Currency) -> Amount {
+    let unit = i128::from(amount_increment(currency));
+    let value = |pieces: u32| {
         if pieces >= all && all > 0 {
             return amount;
         }
         let part = i128::from(amount.minor()) * i128::from(pieces) / i128::from(all.max(1));
         Amount::new(i64::try_from(part - part % unit).unwrap_or_default()).unwrap_or_default()
     };
-    worth(before.saturating_add(now)).minus_or_zero(worth(before))
+    value(before.saturating_add(now)).minus_or_zero(value(before))
 }
 
 #[cfg(test)]
@@ -96,8 +101,8 @@ mod tests {
     use proptest::prelude::*;
     use uuid::Uuid;
 
-    fn place(line: u32, shipment: u128) -> Place {
-        Place { line, shipment_id: Uuid::from_u128(shipment).into() }
+    fn place(line: u32, shipment: u128) -> ShippedLine {
+        ShippedLine { line, shipment_id: Uuid::from_u128(shipment).into() }
     }
 
     proptest! {
@@ -111,12 +116,12 @@ mod tests {
             prop_assume!(all > 0);
             let (mut before, mut back) = (0, 0);
             for now in parts {
-                back += share(amount, all, before, now, Currency::EUR).minor();
+                back += refund_share(amount, all, before, now, Currency::EUR).minor();
                 prop_assert!(back <= minor, "never more than was captured");
                 before += now;
             }
             prop_assert_eq!(back, minor);
-            prop_assert_eq!(share(amount, all, all, 1, Currency::EUR), Amount::ZERO);
+            prop_assert_eq!(refund_share(amount, all, all, 1, Currency::EUR), Amount::ZERO);
         }
 
         #[test]
@@ -132,7 +137,7 @@ mod tests {
             prop_assume!(all > 0);
             let (mut before, mut back) = (0, 0);
             for now in parts {
-                let share = share(amount, all, before, now, currency).minor();
+                let share = refund_share(amount, all, before, now, currency).minor();
                 prop_assert_eq!(share % unit, 0);
                 (before, back) = (before + now, back + share);
             }
@@ -142,13 +147,16 @@ mod tests {
 
     #[test]
     fn pieces_are_taken_from_where_there_are_some() {
-        let mut there = BTreeMap::from([(place(0, 1), 2), (place(0, 2), 1), (place(1, 2), 5)]);
-        let wanted = [Pieces { line: 0, quantity: 2 }, Pieces { line: 0, quantity: 1 }];
-        let taken = take(&mut there, &wanted).unwrap();
+        let mut returnable = BTreeMap::from([(place(0, 1), 2), (place(0, 2), 1), (place(1, 2), 5)]);
+        let wanted = [LineQuantity { line: 0, quantity: 2 }, LineQuantity { line: 0, quantity: 1 }];
+        let taken = take_units(&mut returnable, &wanted).unwrap();
         assert_eq!(taken, BTreeMap::from([(place(0, 1), 2), (place(0, 2), 1)]));
-        assert_eq!(there[&place(1, 2)], 5);
-        let more = take(&mut there, &[Pieces { line: 0, quantity: 1 }]);
-        assert_eq!(more, Err(TooFew { line: 0, left: 0 }));
-        assert_eq!(take(&mut there, &[Pieces { line: 7, quantity: 1 }]), Err(TooFew { line: 7, left: 0 }));
+        assert_eq!(returnable[&place(1, 2)], 5);
+        let more = take_units(&mut returnable, &[LineQuantity { line: 0, quantity: 1 }]);
+        assert_eq!(more, Err(InsufficientQuantity { line: 0, left: 0 }));
+        assert_eq!(
+            take_units(&mut returnable, &[LineQuantity { line: 7, quantity: 1 }]),
+            Err(InsufficientQuantity { line: 7, left: 0 })
+        );
     }
 }

@@ -1,6 +1,6 @@
 //! The risk decision by rules: used until there is a model, and whenever the model can't answer.
 
-use crate::{money::Amount, status::named};
+use crate::{money::Amount, status::string_enum};
 use serde::{Deserialize, Serialize};
 
 /// Orders above this go to a person: 1,000.00 in currencies with two decimals. A rule of thumb, in minor units of
@@ -11,7 +11,7 @@ pub const VELOCITY_MAX: u32 = 20;
 /// The window in which a customer's orders are counted, in seconds.
 pub const VELOCITY_WINDOW_SECONDS: u32 = 3_600;
 
-named!(
+string_enum!(
     /// What becomes of an order on account of its risk.
     Verdict "verdict" {
         /// It goes on.
@@ -42,7 +42,7 @@ pub struct RiskDecision {
 }
 
 /// Decides by rules.
-pub fn decide(input: RiskInput) -> RiskDecision {
+pub fn evaluate(input: RiskInput) -> RiskDecision {
     let mut reasons = Vec::new();
     if input.total.minor() > REVIEW_ABOVE {
         reasons.push("amount_above_limit".to_owned());
@@ -61,7 +61,7 @@ mod tests {
     #[test]
     fn each_rule_speaks_just_above_its_limit() {
         let decide = |minor, recent_orders| {
-            super::decide(RiskInput { total: Amount::new(minor).unwrap(), recent_orders })
+            super::evaluate(RiskInput { total: Amount::new(minor).unwrap(), recent_orders })
         };
         assert_eq!(decide(REVIEW_ABOVE, VELOCITY_MAX).verdict, Verdict::Approve);
         assert_eq!(decide(REVIEW_ABOVE + 1, 1).reasons, ["amount_above_limit"]);

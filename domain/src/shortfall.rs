@@ -5,13 +5,13 @@
 
 use crate::{
     Currency,
-    allocation::{Available, PlannedShipment, ShipmentLine, allocate},
-    event::Pieces,
+    allocation::{AvailableStock, PlannedShipment, ShipmentLine, allocate},
+    event::LineQuantity,
     ids::{Location, OrderId, ShipmentId, Sku},
     money::Amount,
     operator::OperatorAction,
     order::OrderLine,
-    returns::share,
+    returns::refund_share,
     state::{OrderState, ShipmentState},
     status::FulfilmentStatus,
 };
@@ -39,13 +39,13 @@ pub struct Replacement {
     /// The successor at the same location, if anything stays there, and the shipments from elsewhere.
     pub shipments: Vec<PlannedShipment>,
     /// Items that no shipment has any more.
-    pub dropped: Vec<Pieces>,
+    pub dropped: Vec<LineQuantity>,
 }
 
 impl Replacement {
     /// Whether it serves or drops any missing item of the shipment.
-    pub fn helps(&self, id: ShipmentId) -> bool {
-        !self.dropped.is_empty() || self.shipments.iter().any(|s| s.id != id.successor())
+    pub fn resolves_anything(&self, id: ShipmentId) -> bool {
+        !self.dropped.is_empty() || self.shipments.iter().any(|s| s.id != id.replacement())
     }
 
     /// Whether it replaces nothing, as for a shipment that has left.
@@ -57,15 +57,15 @@ impl Replacement {
 impl ShortShipment {
     /// `skip` drops the missing items. `retry` takes from `available` what there is of them, in at most `shipments_max`
     /// shipments; what is nowhere stays the successor's, and stays missing.
-    pub fn replace(
+    pub fn plan_replacement(
         &self,
         action: OperatorAction,
-        available: &Available,
+        available: &AvailableStock,
         shipments_max: usize,
         currency: Currency,
     ) -> Replacement {
-        let drops = action == OperatorAction::Skip;
-        let elsewhere = if drops { Vec::new() } else { self.serve_from_elsewhere(available, shipments_max) };
+        let is_skip = action == OperatorAction::Skip;
+        let elsewhere = if is_skip { Vec::new() } else { self.allocate_elsewhere(available, shipments_max) };
         let mut replacement = Replacement::default();
         let mut successor = Vec::new();
         for line in &self.lines {
@@ -75,12 +75,12 @@ impl ShortShipment {
                 .filter(|l| l.line == line.line)
                 .map(|l| l.quantity)
                 .sum();
-            let dropped = if drops { self.missing_of(line) } else { 0 };
-            let mut split = Split { line, given: 0, currency };
-            successor.extend(split.take(line.quantity.saturating_sub(moved + dropped)));
+            let dropped = if is_skip { self.missing_quantity(line) } else { 0 };
+            let mut split = LineSplitter { line, assigned: 0, currency };
+            successor.extend(split.take_units(line.quantity.saturating_sub(moved + dropped)));
             for (at, shipment) in elsewhere.iter().enumerate() {
                 let here = shipment.lines.iter().filter(|l| l.line == line.line).map(|l| l.quantity).sum();
-                let taken = split.take(here);
+                let taken = split.take_units(here);
                 if let Some(planned) = replacement.shipments.get_mut(at) {
                     planned.lines.extend(taken);
                 } else {
@@ -90,11 +90,11 @@ impl ShortShipment {
                 }
             }
             if dropped > 0 {
-                replacement.dropped.push(Pieces { line: line.line, quantity: dropped });
+                replacement.dropped.push(LineQuantity { line: line.line, quantity: dropped });
             }
         }
         if !successor.is_empty() {
-            let (id, location) = (self.id.successor(), self.location.clone());
+            let (id, location) = (self.id.replacement(), self.location.clone());
             replacement
                 .shipments
                 .insert(0, PlannedShipment { id, location, lines: successor, amount: Amount::ZERO });
@@ -106,21 +106,25 @@ impl ShortShipment {
         replacement
     }
 
-    fn missing_of(&self, line: &ShipmentLine) -> u32 {
+    fn missing_quantity(&self, line: &ShipmentLine) -> u32 {
         self.missing.get(&line.line).copied().unwrap_or(0).min(line.quantity)
     }
 
     /// The missing items, by location that has some of them. Amounts are not set.
-    fn serve_from_elsewhere(&self, available: &Available, shipments_max: usize) -> Vec<PlannedShipment> {
-        let wanted: Vec<&ShipmentLine> = self.lines.iter().filter(|l| self.missing_of(l) > 0).collect();
+    fn allocate_elsewhere(&self, available: &AvailableStock, shipments_max: usize) -> Vec<PlannedShipment> {
+        let wanted: Vec<&ShipmentLine> = self.lines.iter().filter(|l| self.missing_quantity(l) > 0).collect();
         let lines: Vec<OrderLine> = wanted
             .iter()
-            .map(|l| OrderLine { sku: l.sku.clone(), quantity: self.missing_of(l), unit_price: Amount::ZERO })
+            .map(|l| OrderLine {
+                sku: l.sku.clone(),
+                quantity: self.missing_quantity(l),
+                unit_price: Amount::ZERO,
+            })
             .collect();
         let mut planned = allocate(self.order, &lines, available).shipments;
         planned.truncate(shipments_max);
         for shipment in &mut planned {
-            shipment.id = self.id.served_from(&shipment.location);
+            shipment.id = self.id.replacement_from(&shipment.location);
             for line in &mut shipment.lines {
                 // `allocate` numbers what it was given.
                 line.line = wanted.get(line.line as usize).map_or(line.line, |l| l.line);
@@ -136,17 +140,17 @@ impl ShortShipment {
 }
 
 /// A line that is given out in parts.
-struct Split<'a> {
+struct LineSplitter<'a> {
     line: &'a ShipmentLine,
-    given: u32,
+    assigned: u32,
     currency: Currency,
 }
 
-impl Split<'_> {
-    fn take(&mut self, quantity: u32) -> Option<ShipmentLine> {
+impl LineSplitter<'_> {
+    fn take_units(&mut self, quantity: u32) -> Option<ShipmentLine> {
         let ShipmentLine { line, sku, quantity: all, amount } = self.line;
-        let amount = share(*amount, *all, self.given, quantity, self.currency);
-        self.given += quantity;
+        let amount = refund_share(*amount, *all, self.assigned, quantity, self.currency);
+        self.assigned += quantity;
         (quantity > 0).then(|| ShipmentLine { line: *line, sku: sku.clone(), quantity, amount })
     }
 }
@@ -157,14 +161,14 @@ impl OrderState {
         let Some(replaced) = self.shipments.iter_mut().find(|s| s.id == id && s.is_open()) else { return };
         replaced.status = FulfilmentStatus::Cancelled;
         self.shipments.extend(by.iter().map(ShipmentState::from));
-        self.recount();
+        self.recompute_line_counts();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::allocation::{Charges, allocate};
+    use crate::allocation::{OrderCharges, allocate};
     use proptest::prelude::*;
     use uuid::Uuid;
 
@@ -186,10 +190,10 @@ mod tests {
             .collect();
         let all = lines.iter().map(|l| (l.sku.clone(), [("A".parse().unwrap(), l.quantity)].into()));
         let mut allocation = allocate(ORDER, &lines, &all.collect());
-        let charges = Charges { tax: Amount::new(tax).unwrap(), ..Charges::default() };
-        allocation.price(&lines, charges, currency).unwrap();
+        let charges = OrderCharges { tax: Amount::new(tax).unwrap(), ..OrderCharges::default() };
+        allocation.set_amounts(&lines, charges, currency).unwrap();
         let mut state = OrderState::received(&lines);
-        state.allocate(&allocation);
+        state.apply_allocation(&allocation);
         state
     }
 
@@ -204,8 +208,8 @@ mod tests {
         }
     }
 
-    fn at(entries: &[(usize, &str, u32)]) -> Available {
-        let mut available = Available::new();
+    fn stock_at(entries: &[(usize, &str, u32)]) -> AvailableStock {
+        let mut available = AvailableStock::new();
         for (number, place, quantity) in entries {
             available.entry(sku(*number)).or_default().insert(place.parse().unwrap(), *quantity);
         }
@@ -216,15 +220,16 @@ mod tests {
     fn retry_serves_missing_items_from_elsewhere() {
         let mut state = order(&[3, 2], 0, Currency::EUR);
         let shipment = short(&state, &[(1, 2)]);
-        let replacement = shipment.replace(OperatorAction::Retry, &at(&[(1, "B", 5)]), 9, Currency::EUR);
+        let replacement =
+            shipment.plan_replacement(OperatorAction::Retry, &stock_at(&[(1, "B", 5)]), 9, Currency::EUR);
         let [stays, moved] = &replacement.shipments[..] else { panic!("{replacement:?}") };
         assert_eq!(
             (stays.id, stays.location.as_str(), stays.amount.minor()),
-            (shipment.id.successor(), "A", 2_970)
+            (shipment.id.replacement(), "A", 2_970)
         );
         assert_eq!((moved.location.as_str(), moved.amount.minor()), ("B", 1_980));
         assert_eq!((moved.lines[0].line, moved.lines[0].quantity), (1, 2));
-        assert!(replacement.helps(shipment.id) && replacement.dropped.is_empty());
+        assert!(replacement.resolves_anything(shipment.id) && replacement.dropped.is_empty());
         state.replace_shipment(shipment.id, &replacement.shipments);
         assert_eq!(
             state.lines.iter().map(|l| (l.allocated, l.cancelled)).collect::<Vec<_>>(),
@@ -235,9 +240,13 @@ mod tests {
     #[test]
     fn retry_without_stock_elsewhere_does_not_help() {
         let shipment = short(&order(&[3], 0, Currency::EUR), &[(0, 2)]);
-        for (available, room) in [(Available::new(), 9), (at(&[(0, "B", 2)]), 0)] {
-            let replacement = shipment.replace(OperatorAction::Retry, &available, room, Currency::EUR);
-            assert!(!replacement.helps(shipment.id) && !replacement.is_empty(), "{replacement:?}");
+        for (available, room) in [(AvailableStock::new(), 9), (stock_at(&[(0, "B", 2)]), 0)] {
+            let replacement =
+                shipment.plan_replacement(OperatorAction::Retry, &available, room, Currency::EUR);
+            assert!(
+                !replacement.resolves_anything(shipment.id) && !replacement.is_empty(),
+                "{replacement:?}"
+            );
         }
     }
 
@@ -245,7 +254,8 @@ mod tests {
     fn skip_cancels_missing_items() {
         let mut state = order(&[3, 2], 0, Currency::EUR);
         let shipment = short(&state, &[(0, 1), (1, 2)]);
-        let replacement = shipment.replace(OperatorAction::Skip, &at(&[(0, "B", 9)]), 9, Currency::EUR);
+        let replacement =
+            shipment.plan_replacement(OperatorAction::Skip, &stock_at(&[(0, "B", 9)]), 9, Currency::EUR);
         let [stays] = &replacement.shipments[..] else { panic!("{replacement:?}") };
         assert_eq!((stays.lines.len(), stays.amount.minor()), (1, 1_980));
         state.replace_shipment(shipment.id, &replacement.shipments);
@@ -271,7 +281,7 @@ mod tests {
             }
             let shipment = short(&state, &missing);
             let action = if skips { OperatorAction::Skip } else { OperatorAction::Retry };
-            let replacement = shipment.replace(action, &at(&stock), room, currency);
+            let replacement = shipment.plan_replacement(action, &stock_at(&stock), room, currency);
             prop_assert!(replacement.shipments.len() <= room + 1);
             let parts = || replacement.shipments.iter().flat_map(|s| &s.lines);
             let mut worth = 0;

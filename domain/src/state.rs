@@ -5,11 +5,13 @@ use crate::{
     ids::{Location, ShipmentId, Sku},
     money::Amount,
     order::OrderLine,
-    status::{FulfilmentStatus, IllegalTransition, OrderStatus, Outcome, PaymentStatus, named, transition},
+    status::{
+        FulfilmentStatus, IllegalTransition, OrderStatus, Outcome, PaymentStatus, string_enum, transition,
+    },
 };
 use serde::{Deserialize, Serialize};
 
-named!(
+string_enum!(
     /// Why an order needs a person.
     AttentionReason "attention reason" {
         /// A payment operation's outcome stays unknown.
@@ -45,20 +47,25 @@ named!(
 
 /// One thing that a person is needed for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Need {
+pub struct AttentionItem {
     /// Why.
     pub reason: AttentionReason,
     /// The step that does not succeed, or what brought it up.
     pub step: String,
     /// What else is known: the shipment, the provider's code.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub about: Option<String>,
+    #[serde(rename = "about")]
+    pub subject: Option<String>,
 }
 
 /// Takes away what a person was needed for: about this, or whatever it is about. Says whether there was such a thing.
-pub fn settle_need(needs: &mut Vec<Need>, reason: AttentionReason, about: Option<&str>) -> bool {
+pub fn clear_attention_item(
+    needs: &mut Vec<AttentionItem>,
+    reason: AttentionReason,
+    about: Option<&str>,
+) -> bool {
     let before = needs.len();
-    needs.retain(|n| n.reason != reason || (about.is_some() && n.about.as_deref() != about));
+    needs.retain(|n| n.reason != reason || (about.is_some() && n.subject.as_deref() != about));
     needs.len() < before
 }
 
@@ -151,14 +158,15 @@ pub struct OrderState {
     pub shipments: Vec<ShipmentState>,
     /// Everything that a person is needed for; `attention` is the latest.
     #[serde(default)]
-    pub needs: Vec<Need>,
+    pub needs: Vec<AttentionItem>,
     /// Whether the customer has to do something before the payment can go on.
     #[serde(default)]
     pub payment_action: bool,
     /// What the amounts of parts of it are multiples of, in minor units
     /// ([`crate::provider_units::smallest_share`]). Not known before stock is set aside.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub share_unit: Option<i64>,
+    #[serde(rename = "share_unit")]
+    pub amount_increment: Option<i64>,
 }
 
 impl OrderState {
@@ -187,13 +195,13 @@ impl OrderState {
             shipments: Vec::new(),
             needs: Vec::new(),
             payment_action: false,
-            share_unit: None,
+            amount_increment: None,
         }
     }
 
     /// A person is needed. Says whether that is news.
-    pub fn raise(&mut self, need: Need) -> bool {
-        let known = self.needs.iter().any(|n| n.reason == need.reason && n.about == need.about);
+    pub fn raise_for_step(&mut self, need: AttentionItem) -> bool {
+        let known = self.needs.iter().any(|n| n.reason == need.reason && n.subject == need.subject);
         if !known {
             self.needs.push(need);
         }
@@ -202,8 +210,8 @@ impl OrderState {
     }
 
     /// What a person was needed for is settled. Says whether there was such a thing.
-    pub fn settle_need(&mut self, reason: AttentionReason, about: Option<&str>) -> bool {
-        let settled = settle_need(&mut self.needs, reason, about);
+    pub fn clear_attention_item(&mut self, reason: AttentionReason, about: Option<&str>) -> bool {
+        let settled = clear_attention_item(&mut self.needs, reason, about);
         self.attention = self.needs.last().map(|n| n.reason);
         settled
     }
@@ -212,16 +220,16 @@ impl OrderState {
     ///
     /// # Errors
     /// When the lifecycle has no such step; the state is unchanged.
-    pub fn go(&mut self, to: OrderStatus) -> Result<(), IllegalTransition> {
+    pub fn transition_to(&mut self, to: OrderStatus) -> Result<(), IllegalTransition> {
         self.status = transition(self.status, to)?;
         Ok(())
     }
 
     /// Takes over what was set aside.
-    pub fn allocate(&mut self, allocation: &Allocation) {
-        self.share_unit = allocation.share_unit;
+    pub fn apply_allocation(&mut self, allocation: &Allocation) {
+        self.amount_increment = allocation.share_unit;
         self.shipments = allocation.shipments.iter().map(ShipmentState::from).collect();
-        self.recount();
+        self.recompute_line_counts();
     }
 
     /// Marks what no location has as cancelled: the order goes on without it.
@@ -237,11 +245,11 @@ impl OrderState {
     }
 
     /// Moves one shipment on and counts the lines anew. Unknown shipments are ignored.
-    pub fn set_shipment(&mut self, id: ShipmentId, status: FulfilmentStatus) {
+    pub fn set_shipment_status(&mut self, id: ShipmentId, status: FulfilmentStatus) {
         if let Some(shipment) = self.shipments.iter_mut().find(|s| s.id == id) {
             shipment.status = status;
         }
-        self.recount();
+        self.recompute_line_counts();
     }
 
     /// The shipment's money was taken, as far as it has any.
@@ -256,7 +264,7 @@ impl OrderState {
         self.shipments.iter().find(|s| s.id == id)
     }
 
-    pub(crate) fn recount(&mut self) {
+    pub(crate) fn recompute_line_counts(&mut self) {
         use FulfilmentStatus::*;
         for (number, line) in (0u32..).zip(&mut self.lines) {
             let pieces = |want: &[FulfilmentStatus]| -> u32 {
@@ -279,11 +287,11 @@ impl OrderState {
     }
 
     /// Everything of the order is given up: what is left of each line counts as cancelled.
-    pub fn cancel_rest(&mut self) {
+    pub fn cancel_remaining(&mut self) {
         for shipment in self.shipments.iter_mut().filter(|s| s.is_open()) {
             shipment.status = FulfilmentStatus::Cancelled;
         }
-        self.recount();
+        self.recompute_line_counts();
         for line in &mut self.lines {
             line.cancelled = line.quantity.saturating_sub(line.shipped);
         }
@@ -321,16 +329,16 @@ impl OrderState {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::allocation::{Available, allocate};
+    use crate::allocation::{AvailableStock, allocate};
     use uuid::Uuid;
 
     fn two_shipments() -> OrderState {
         let line =
             OrderLine { sku: "S".parse().unwrap(), quantity: 3, unit_price: Amount::new(100).unwrap() };
-        let mut available = Available::new();
+        let mut available = AvailableStock::new();
         available.insert("S".parse().unwrap(), [("A".parse().unwrap(), 2), ("B".parse().unwrap(), 1)].into());
         let mut state = OrderState::received(std::slice::from_ref(&line));
-        state.allocate(&allocate(Uuid::nil().into(), &[line], &available));
+        state.apply_allocation(&allocate(Uuid::nil().into(), &[line], &available));
         state
     }
 
@@ -354,8 +362,8 @@ mod tests {
         for (first, second, expected) in cases {
             let mut state = two_shipments();
             let ids: Vec<_> = state.shipments.iter().map(|s| s.id).collect();
-            state.set_shipment(ids[0], first);
-            state.set_shipment(ids[1], second);
+            state.set_shipment_status(ids[0], first);
+            state.set_shipment_status(ids[1], second);
             assert_eq!(state.shipping_status(), expected, "{first} and {second}");
         }
     }
@@ -364,12 +372,12 @@ mod tests {
     fn pieces_are_counted_by_what_became_of_them() {
         let mut state = two_shipments();
         let ids: Vec<_> = state.shipments.iter().map(|s| s.id).collect();
-        state.set_shipment(ids[0], FulfilmentStatus::Delivered);
-        state.set_shipment(ids[1], FulfilmentStatus::Cancelled);
+        state.set_shipment_status(ids[0], FulfilmentStatus::Delivered);
+        state.set_shipment_status(ids[1], FulfilmentStatus::Cancelled);
         let line = &state.lines[0];
         assert_eq!((line.allocated, line.shipped, line.delivered, line.cancelled), (2, 2, 2, 1));
         assert_eq!(state.final_outcome(), Outcome::Partial);
-        state.set_shipment(ids[1], FulfilmentStatus::Returned);
+        state.set_shipment_status(ids[1], FulfilmentStatus::Returned);
         let line = &state.lines[0];
         assert_eq!((line.shipped, line.delivered, line.returned), (3, 2, 0), "who receives it counts it");
         assert_eq!(state.final_outcome(), Outcome::Partial);

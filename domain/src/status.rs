@@ -5,7 +5,7 @@
 /// A text that names no member of an enumeration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("unknown {what} {text:?}; one of: {choices}")]
-pub struct UnknownName {
+pub struct UnknownVariant {
     /// The enumeration.
     pub what: &'static str,
     /// What was given.
@@ -15,7 +15,7 @@ pub struct UnknownName {
 }
 
 /// An enumeration with one pinned name per member: in JSON, in SQL and in URLs alike.
-macro_rules! named {
+macro_rules! string_enum {
     ($(#[$doc:meta])* $name:ident $what:literal { $($(#[$vdoc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
@@ -38,11 +38,11 @@ macro_rules! named {
         }
 
         impl std::str::FromStr for $name {
-            type Err = $crate::status::UnknownName;
-            fn from_str(text: &str) -> Result<Self, $crate::status::UnknownName> {
+            type Err = $crate::status::UnknownVariant;
+            fn from_str(text: &str) -> Result<Self, $crate::status::UnknownVariant> {
                 match text {
                     $($text => Ok(Self::$variant),)+
-                    _ => Err($crate::status::UnknownName {
+                    _ => Err($crate::status::UnknownVariant {
                         what: $what,
                         text: text.chars().take(64).collect(),
                         choices: Self::ALL.iter().map(|m| m.as_str()).collect::<Vec<_>>().join(", "),
@@ -52,9 +52,9 @@ macro_rules! named {
         }
     };
 }
-pub(crate) use named;
+pub(crate) use string_enum;
 
-named!(
+string_enum!(
     /// Where the order as a whole stands.
     OrderStatus "order status" {
         /// Durable in Postgres; its workflow may not have begun.
@@ -90,7 +90,7 @@ named!(
     }
 );
 
-named!(
+string_enum!(
     /// Where the order's money stands.
     PaymentStatus "payment status" {
         /// Nothing was asked of the provider.
@@ -118,7 +118,7 @@ named!(
     }
 );
 
-named!(
+string_enum!(
     /// Where one shipment stands.
     FulfilmentStatus "fulfilment status" {
         /// Planned; no label yet.
@@ -138,7 +138,7 @@ named!(
     }
 );
 
-named!(
+string_enum!(
     /// How a completed order ended.
     Outcome "outcome" {
         /// Everything ordered was delivered.
@@ -160,7 +160,7 @@ pub struct IllegalTransition {
 
 impl OrderStatus {
     /// What may directly follow this status.
-    pub fn next(self) -> &'static [Self] {
+    pub fn allowed_next(self) -> &'static [Self] {
         use OrderStatus::*;
         match self {
             Received => &[Reserving, Cancelling, Cancelled],
@@ -180,7 +180,7 @@ impl OrderStatus {
 
     /// Whether nothing follows: the order's workflow has ended or is about to.
     pub fn is_terminal(self) -> bool {
-        self.next().is_empty()
+        self.allowed_next().is_empty()
     }
 
     /// The statuses that nothing follows.
@@ -190,7 +190,7 @@ impl OrderStatus {
 
     /// Whether somebody who waits for the order's fate has an answer: it is confirmed or later, ended, or needs a
     /// person.
-    pub fn is_settled(self) -> bool {
+    pub fn ends_wait(self) -> bool {
         use OrderStatus::*;
         !matches!(self, Received | Reserving | Authorizing | Cancelling)
     }
@@ -201,7 +201,7 @@ impl OrderStatus {
 /// # Errors
 /// When the lifecycle has no such step.
 pub fn transition(from: OrderStatus, to: OrderStatus) -> Result<OrderStatus, IllegalTransition> {
-    if from.next().contains(&to) { Ok(to) } else { Err(IllegalTransition { from, to }) }
+    if from.allowed_next().contains(&to) { Ok(to) } else { Err(IllegalTransition { from, to }) }
 }
 
 #[cfg(test)]
@@ -216,7 +216,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_step_is_legal_exactly_when_the_table_has_it(from in any_status(), to in any_status()) {
-            prop_assert_eq!(transition(from, to).is_ok(), from.next().contains(&to));
+            prop_assert_eq!(transition(from, to).is_ok(), from.allowed_next().contains(&to));
             prop_assert!(!from.is_terminal() || transition(from, to).is_err());
         }
 
@@ -225,12 +225,12 @@ mod tests {
             let mut at = start;
             for choice in choices {
                 if at.is_terminal() { break }
-                at = at.next()[choice.index(at.next().len())];
+                at = at.allowed_next()[choice.index(at.allowed_next().len())];
             }
             let mut reached = vec![at];
             let mut i = 0;
             while i < reached.len() {
-                for next in reached[i].next() {
+                for next in reached[i].allowed_next() {
                     if !reached.contains(next) { reached.push(*next) }
                 }
                 i += 1;
@@ -275,7 +275,7 @@ mod tests {
                 let status: OrderStatus = status.parse().unwrap();
                 let mut next: Vec<OrderStatus> =
                     quoted(cells[3]).iter().map(|s| s.parse().unwrap()).collect();
-                let mut expected = status.next().to_vec();
+                let mut expected = status.allowed_next().to_vec();
                 next.sort();
                 expected.sort();
                 assert_eq!(next, expected, "docs/lifecycle.md says otherwise of {status}");

@@ -4,7 +4,6 @@
 //! [`open_loop`] and [`stats`] know nothing of Waybill.
 
 pub mod args;
-pub mod books;
 pub mod chaos;
 pub mod live;
 pub mod mix;
@@ -14,6 +13,7 @@ pub mod settle;
 pub mod shop;
 pub mod simulate;
 pub mod stats;
+pub mod stock_check;
 
 use std::future::Future;
 use std::process::ExitCode;
@@ -23,14 +23,14 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 pub use self::args::LoadArgs;
-use self::live::Board;
+use self::live::LiveStats;
 use self::mix::Mix;
 use self::open_loop::{Plan, run_until};
 use self::report::Report;
-use self::settle::settle;
-use self::shop::Shop;
+use self::settle::wait_and_reconcile;
+use self::shop::LoadClient;
 use waybill_stack::client::Client;
-use waybill_stack::term::{self, Step};
+use waybill_stack::output::{self, Step};
 
 /// The most requests without an answer: each has a connection, and a process may open about a thousand files.
 const IN_FLIGHT_MAX: usize = 800;
@@ -54,20 +54,20 @@ pub async fn run(
     load: &Load,
     client: Client,
     stop: impl Future<Output = ()>,
-    board: &Board,
+    board: &LiveStats,
     on_look: impl FnMut(u64, u64),
 ) -> Result<Report> {
-    let shop = Arc::new(Shop::new(client, load.skus, load.plan.seed));
+    let shop = Arc::new(LoadClient::new(client, load.skus, load.plan.seed));
     let orders = open_loop::schedule(&load.plan).count() as u64;
     let before = shop.fill(orders).await.context("the goods for the load can't be put on the shelves")?;
     let op = |nth| {
         let (shop, op) = (Arc::clone(&shop), load.mix.draw(&mut shop.random(nth)));
-        async move { shop.perform(op, nth).await }
+        async move { shop.run_operation(op, nth).await }
     };
     let sent = run_until(&load.plan, stop, op, |done| board.done(&done), |sent| board.sent(sent)).await;
     board.end();
-    let books = settle(&shop, before.as_ref(), load.settle_max, on_look).await;
-    Ok(Report { rate_per_s: load.plan.rate_per_s, sent, tallies: board.tallies(), books })
+    let books = wait_and_reconcile(&shop, before.as_ref(), load.settle_max, on_look).await;
+    Ok(Report { rate_per_s: load.plan.rate_per_s, sent, tallies: board.tallies(), reconciliation: books })
 }
 
 /// The verb: shows the load while it runs, prints the report. Fails when nothing was answered or books do not add up.
@@ -90,11 +90,11 @@ pub async fn load(client: Client, args: LoadArgs) -> Result<ExitCode> {
             std::future::pending::<()>().await;
         }
     };
-    let board = Board::default();
+    let board = LiveStats::default();
     let mut looking = None;
     let on_look = |rest, of| {
         let step = looking.get_or_insert_with(|| Step::begin("looking at the orders"));
-        step.say(format_args!("{rest} of {of} orders rest"));
+        step.update(format_args!("{rest} of {of} orders rest"));
     };
     let report = {
         let running = run(&load, client, stop, &board, on_look);
@@ -105,10 +105,10 @@ pub async fn load(client: Client, args: LoadArgs) -> Result<ExitCode> {
         }
     }?;
     drop(looking);
-    report.lines().into_iter().for_each(term::line);
+    report.lines().into_iter().for_each(output::line);
     if let Some(path) = args.json {
         let text = serde_json::to_string_pretty(&report.to_json())?;
         std::fs::write(&path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
     }
-    Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if report.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -5,11 +5,11 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::mix::Op;
-use super::open_loop::{Done, Sent};
+use super::open_loop::{Completed, SendSummary};
 use super::report::{millis, statuses};
 use super::shop::Outcome;
 use super::stats::{Latencies, Tally, per_second};
-use waybill_stack::term;
+use waybill_stack::output;
 
 /// How often the live line is drawn, and what "now" means in it.
 const LINE_EVERY: Duration = Duration::from_secs(1);
@@ -18,7 +18,7 @@ const PRINTED_ONE_IN: u32 = 5;
 
 #[derive(Debug, Default)]
 struct State {
-    sent: Sent,
+    sent: SendSummary,
     tallies: BTreeMap<Op, Tally>,
     lately: Latencies,
     ended: bool,
@@ -26,27 +26,27 @@ struct State {
 
 /// The counts of a load that runs.
 #[derive(Debug, Default)]
-pub struct Board(Mutex<State>);
+pub struct LiveStats(Mutex<State>);
 
-impl Board {
-    fn with<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {
+impl LiveStats {
+    fn lock<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {
         look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Notes how far the plan has got.
-    pub fn sent(&self, sent: Sent) {
-        self.with(|state| state.sent = sent);
+    pub fn sent(&self, sent: SendSummary) {
+        self.lock(|state| state.sent = sent);
     }
 
     /// Notes that the plan is carried out and all is answered.
     pub fn end(&self) {
-        self.with(|state| state.ended = true);
+        self.lock(|state| state.ended = true);
     }
 
     /// Notes a request that ended.
-    pub fn done(&self, done: &Done<Outcome>) {
-        let Done { latency, value, .. } = done;
-        self.with(|state| {
+    pub fn done(&self, done: &Completed<Outcome>) {
+        let Completed { latency, value, .. } = done;
+        self.lock(|state| {
             let tally = state.tallies.entry(value.op).or_default();
             tally.record(*latency, value.status, value.code.as_deref());
             state.lately.record(*latency);
@@ -55,23 +55,23 @@ impl Board {
 
     /// The counts by operation.
     pub fn tallies(&self) -> BTreeMap<Op, Tally> {
-        self.with(|state| state.tallies.clone())
+        self.lock(|state| state.tallies.clone())
     }
 
     /// The live line; begins a new second.
     fn line(&self, rate_per_s: f64) -> String {
         let (sent, tallies, lately) =
-            self.with(|state| (state.sent, state.tallies.clone(), std::mem::take(&mut state.lately)));
+            self.lock(|state| (state.sent, state.tallies.clone(), std::mem::take(&mut state.lately)));
         let mut all = Tally::default();
         tallies.values().for_each(|tally| all.merge(tally));
         let total = &all.latencies;
         format!(
             "{:.1} of {rate_per_s:.1}/s, p50 {} p99 {} (last second {} {}), {}, {} unsent, {} in flight",
             per_second(sent.started, sent.took),
-            millis(total.at(0.5)),
-            millis(total.at(0.99)),
-            millis(lately.at(0.5)),
-            millis(lately.at(0.99)),
+            millis(total.percentile(0.5)),
+            millis(total.percentile(0.99)),
+            millis(lately.percentile(0.5)),
+            millis(lately.percentile(0.99)),
             statuses(&all),
             sent.unsent,
             sent.started.saturating_sub(total.count()),
@@ -80,17 +80,17 @@ impl Board {
 
     /// Shows the live line until the sending has ended or this is dropped.
     pub async fn show(&self, rate_per_s: f64) {
-        let step = term::Step::begin("sending");
+        let step = output::Step::begin("sending");
         for seconds in 1_u32.. {
             tokio::time::sleep(LINE_EVERY).await;
-            if self.with(|state| state.ended) {
+            if self.lock(|state| state.ended) {
                 return;
             }
             let line = self.line(rate_per_s);
-            if term::interactive() {
-                step.say(line);
+            if output::interactive() {
+                step.update(line);
             } else if seconds.is_multiple_of(PRINTED_ONE_IN) {
-                term::line(format_args!("{seconds:>4} s  {line}"));
+                output::line(format_args!("{seconds:>4} s  {line}"));
             }
         }
     }

@@ -16,14 +16,14 @@ pub enum Op {
     /// Lists the newest orders.
     List,
     /// Repeats an earlier `POST`: the same key, the same body.
-    Again,
+    Repeat,
     /// Cancels an order that was placed earlier.
     Cancel,
 }
 
 impl Op {
     /// All of them, in the order of the reports.
-    pub const ALL: [Self; 6] = [Self::Place, Self::Wait, Self::Read, Self::List, Self::Again, Self::Cancel];
+    pub const ALL: [Self; 6] = [Self::Place, Self::Wait, Self::Read, Self::List, Self::Repeat, Self::Cancel];
 
     /// As a mix and reports name it.
     pub fn name(self) -> &'static str {
@@ -32,7 +32,7 @@ impl Op {
             Self::Wait => "wait",
             Self::Read => "read",
             Self::List => "list",
-            Self::Again => "again",
+            Self::Repeat => "again",
             Self::Cancel => "cancel",
         }
     }
@@ -92,10 +92,10 @@ mod tests {
         let drawn: Vec<Op> = (0..10_000).map(|_| mix.draw(&mut random)).collect();
         let of = |op| drawn.iter().filter(|drawn| **drawn == op).count();
         assert!((7_800..8_200).contains(&of(Op::Read)), "{}", of(Op::Read));
-        assert!((850..1_150).contains(&of(Op::Again)), "{}", of(Op::Again));
+        assert!((850..1_150).contains(&of(Op::Repeat)), "{}", of(Op::Repeat));
         assert_eq!(
             (of(Op::List), of(Op::Cancel), of(Op::Place)),
-            (0, 0, 10_000 - of(Op::Read) - of(Op::Again))
+            (0, 0, 10_000 - of(Op::Read) - of(Op::Repeat))
         );
     }
 

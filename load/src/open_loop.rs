@@ -36,7 +36,7 @@ pub struct Plan {
 
 /// A request that came to its end.
 #[derive(Clone, Debug)]
-pub struct Done<T> {
+pub struct Completed<T> {
     /// When it was due, since the start.
     pub scheduled: Duration,
     /// From when it was due until it was answered.
@@ -47,7 +47,7 @@ pub struct Done<T> {
 
 /// How much of a plan was carried out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sent {
+pub struct SendSummary {
     /// Requests that became due.
     pub scheduled: u64,
     /// Those that were sent.
@@ -109,7 +109,11 @@ pub fn schedule(plan: &Plan) -> impl Iterator<Item = Duration> + use<> {
 
 /// Carries out a plan: `op` starts the nth request, `on_done` hears of each that ended. Returns when all are
 /// answered. Dropping the future drops the requests that are under way.
-pub async fn run<T: Send + 'static, F, Fut>(plan: &Plan, op: F, on_done: impl FnMut(Done<T>)) -> Sent
+pub async fn run<T: Send + 'static, F, Fut>(
+    plan: &Plan,
+    op: F,
+    on_done: impl FnMut(Completed<T>),
+) -> SendSummary
 where
     F: Fn(u64) -> Fut,
     Fut: Future<Output = T> + Send + 'static,
@@ -122,9 +126,9 @@ pub async fn run_until<T: Send + 'static, F, Fut>(
     plan: &Plan,
     stop: impl Future<Output = ()>,
     op: F,
-    mut on_done: impl FnMut(Done<T>),
-    mut on_sent: impl FnMut(Sent),
-) -> Sent
+    mut on_done: impl FnMut(Completed<T>),
+    mut on_sent: impl FnMut(SendSummary),
+) -> SendSummary
 where
     F: Fn(u64) -> Fut,
     Fut: Future<Output = T> + Send + 'static,
@@ -132,7 +136,7 @@ where
     let room = Arc::new(Semaphore::new(plan.in_flight_max));
     let (ended, mut endings) = mpsc::unbounded_channel();
     let mut tasks = tokio::task::JoinSet::new();
-    let mut sent = Sent::default();
+    let mut sent = SendSummary::default();
     let start = Instant::now();
     tokio::pin!(stop);
     'sending: for scheduled in schedule(plan) {
@@ -160,7 +164,7 @@ where
                     let latency = start.elapsed().saturating_sub(scheduled);
                     drop(permit);
                     // Nobody listens when the run was dropped.
-                    ended.send(Done { scheduled, latency, value }).ok();
+                    ended.send(Completed { scheduled, latency, value }).ok();
                 });
             }
         }
@@ -216,8 +220,8 @@ mod tests {
         .await;
         assert_eq!((sent.scheduled, sent.started, sent.unsent), (200, 200, 0));
         // The nth waits for the last, which is due 199 - n ms later.
-        assert!(latencies.at(0.99) >= Duration::from_millis(195), "{:?}", latencies.at(0.99));
-        assert!(latencies.at(0.5) >= Duration::from_millis(98), "{:?}", latencies.at(0.5));
+        assert!(latencies.percentile(0.99) >= Duration::from_millis(195), "{:?}", latencies.percentile(0.99));
+        assert!(latencies.percentile(0.5) >= Duration::from_millis(98), "{:?}", latencies.percentile(0.5));
     }
 
     /// The generator itself stands still: what it sends late has been waiting since it was due.

@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::mix::Op;
-use super::open_loop::Sent;
-use super::settle::{Books, some};
+use super::open_loop::SendSummary;
+use super::settle::{Reconciliation, first_few};
 use super::stats::{Class, Tally, per_second};
 
 /// What came of a load.
@@ -16,15 +16,15 @@ pub struct Report {
     /// Requests per second that were asked for.
     pub rate_per_s: f64,
     /// How much of the plan was sent.
-    pub sent: Sent,
+    pub sent: SendSummary,
     /// What was answered, by operation.
     pub tallies: BTreeMap<Op, Tally>,
     /// Whether everything adds up.
-    pub books: Books,
+    pub reconciliation: Reconciliation,
 }
 
 /// Sent less than this share of what was asked for counts as not keeping the rate.
-const RATE_KEPT_MIN: f64 = 0.99;
+const ACHIEVED_RATE_MIN: f64 = 0.99;
 
 impl Report {
     /// All operations together.
@@ -35,8 +35,10 @@ impl Report {
     }
 
     /// Whether something was answered, every order came to rest, and nothing is wrong in the books.
-    pub fn is_good(&self) -> bool {
-        self.all().answered() > 0 && self.books.wrong.is_empty() && self.books.late.is_empty()
+    pub fn is_ok(&self) -> bool {
+        self.all().answered() > 0
+            && self.reconciliation.wrong.is_empty()
+            && self.reconciliation.late.is_empty()
     }
 
     /// Everything, latencies in microseconds.
@@ -47,7 +49,7 @@ impl Report {
         json!({
             "rate_asked_per_s": self.rate_per_s, "scheduled": self.sent.scheduled, "started": self.sent.started,
             "unsent": self.sent.unsent, "took_s": took.as_secs_f64(), "all": self.all().to_json(took),
-            "operations": by_op, "books": self.books.to_json(), "good": self.is_good(),
+            "operations": by_op, "books": self.reconciliation.to_json(), "good": self.is_ok(),
         })
     }
 
@@ -72,15 +74,15 @@ impl Report {
             sent.unsent
         ));
         let achieved = per_second(sent.started, sent.took);
-        if achieved < self.rate_per_s * RATE_KEPT_MIN {
+        if achieved < self.rate_per_s * ACHIEVED_RATE_MIN {
             lines.push(format!("The rate was not kept: {achieved:.1} per s of {:.1}", self.rate_per_s));
         }
-        lines.extend(self.book_lines());
+        lines.extend(self.reconciliation_lines());
         lines
     }
 
-    fn book_lines(&self) -> Vec<String> {
-        let books = &self.books;
+    fn reconciliation_lines(&self) -> Vec<String> {
+        let books = &self.reconciliation;
         let rest: Vec<_> = books.statuses.iter().map(|(status, n)| format!("{n} {status}")).collect();
         let mut lines = vec![format!("{} orders accepted: {}", books.accepted, rest.join(", "))];
         lines.push(format!("{} repetitions answered with their order", books.repeated));
@@ -93,7 +95,7 @@ impl Report {
         lines.extend(books.unchecked.iter().map(|what| format!("Not checked: {what}")));
         lines.extend(books.wrong.iter().map(|what| format!("WRONG: {what}")));
         if !books.late.is_empty() {
-            let (n, ids) = (books.late.len(), some(&books.late));
+            let (n, ids) = (books.late.len(), first_few(&books.late));
             lines.push(format!("LATE: {n} orders are still under way: {ids}"));
             lines.push(
                 "More than the workers finish may have been sent: try a lower --rate, or a longer --settle."
@@ -105,7 +107,7 @@ impl Report {
     }
 
     fn verdict(&self) -> &'static str {
-        let books = &self.books;
+        let books = &self.reconciliation;
         match (books.wrong.is_empty(), books.late.is_empty(), books.unchecked.is_empty()) {
             _ if self.all().answered() == 0 => "Nothing was answered.",
             (false, ..) => "The books do not add up.",
@@ -117,7 +119,7 @@ impl Report {
 }
 
 fn latency_row(name: &str, tally: &Tally, took: Duration) -> String {
-    let at = |share| millis(tally.latencies.at(share));
+    let at = |share| millis(tally.latencies.percentile(share));
     format!(
         "{name:<8}{:>8}{:>9.1}{:>10}{:>10}{:>10}{:>10}{:>10}",
         tally.latencies.count(),

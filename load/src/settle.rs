@@ -7,19 +7,19 @@ use futures::StreamExt;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::books::{Level, Pieces, add_pieces, differences, rests};
-use super::shop::{Placed, Shop};
+use super::shop::{AcknowledgedOrder, LoadClient};
+use super::stock_check::{StockLevel, UnitsByLocation, add_units, find_differences, is_at_rest};
 
 /// Requests at once while orders are looked at: a few, as the workers still have to do.
-const LOOKS_AT_ONCE: usize = 8;
+const CONCURRENT_READS: usize = 8;
 /// Pause between two looks at orders that do not rest yet.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// The most orders that are named in one line of the report.
-const NAMED_MAX: usize = 5;
+const LISTED_IDS_MAX: usize = 5;
 
 /// What the books say.
 #[derive(Clone, Debug, Default)]
-pub struct Books {
+pub struct Reconciliation {
     /// Orders that were acknowledged.
     pub accepted: u64,
     /// Requests without a clear answer that were repeated with their key, to find out what they had come to.
@@ -36,7 +36,7 @@ pub struct Books {
     pub unchecked: Vec<String>,
 }
 
-impl Books {
+impl Reconciliation {
     /// As in the report.
     pub fn to_json(&self) -> Value {
         json!({"accepted": self.accepted, "cleared_up": self.cleared_up, "repeated": self.repeated,
@@ -46,8 +46,8 @@ impl Books {
 }
 
 /// What a look at an order found.
-enum Look {
-    Rests { status: String, pieces: Pieces },
+enum OrderState {
+    Rests { status: String, pieces: UnitsByLocation },
     Moves,
     Unknown,
     Forbidden,
@@ -55,14 +55,15 @@ enum Look {
 }
 
 /// Checks the books; `before` is the stock before the load, `on_look` hears how many of how many orders rest.
-pub async fn settle(
-    shop: &Shop,
-    before: Option<&BTreeMap<String, Level>>,
+pub async fn wait_and_reconcile(
+    shop: &LoadClient,
+    before: Option<&BTreeMap<String, StockLevel>>,
     wait_max: Duration,
     mut on_look: impl FnMut(u64, u64),
-) -> Books {
+) -> Reconciliation {
     let deadline = Instant::now() + wait_max;
-    let mut books = Books { cleared_up: clear_up(shop, deadline).await, ..Books::default() };
+    let mut books =
+        Reconciliation { cleared_up: resolve_unknown(shop, deadline).await, ..Reconciliation::default() };
     let ledger = shop.ledger();
     books.accepted = ledger.placed.len() as u64;
     books.repeated = ledger.repeated;
@@ -74,23 +75,23 @@ pub async fn settle(
         ));
     }
 
-    let mut pieces = Pieces::new();
+    let mut pieces = UnitsByLocation::new();
     let mut open = ledger.placed;
     let (mut unknown, mut forbidden, mut first) = (Vec::new(), false, true);
     loop {
         let looks = futures::stream::iter(std::mem::take(&mut open))
-            .map(|order| async move { (look(shop, &order, first).await, order) });
-        let mut looks = looks.buffer_unordered(LOOKS_AT_ONCE);
+            .map(|order| async move { (inspect_order(shop, &order, first).await, order) });
+        let mut looks = looks.buffer_unordered(CONCURRENT_READS);
         while let Some((look, order)) = looks.next().await {
             match look {
-                Look::Rests { status, pieces: its } => {
+                OrderState::Rests { status, pieces: its } => {
                     *books.statuses.entry(status).or_default() += 1;
                     its.into_iter().for_each(|(sku, n)| *pieces.entry(sku).or_default() += n);
                     on_look(books.statuses.values().sum(), books.accepted);
                 }
-                Look::Unknown => unknown.push(order.id),
-                Look::Forbidden => forbidden = true,
-                Look::Moves | Look::NoAnswer => open.push(order),
+                OrderState::Unknown => unknown.push(order.id),
+                OrderState::Forbidden => forbidden = true,
+                OrderState::Moves | OrderState::NoAnswer => open.push(order),
             }
         }
         drop(looks);
@@ -103,10 +104,14 @@ pub async fn settle(
         let cancelling: BTreeMap<_, _> =
             shop.ledger().placed.into_iter().map(|order| (order.id, order.cancelling)).collect();
         open.iter_mut().for_each(|order| order.cancelling = cancelling.get(&order.id) == Some(&true));
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
     if !unknown.is_empty() {
-        books.wrong.push(format!("{} acknowledged orders are unknown: {}", unknown.len(), some(&unknown)));
+        books.wrong.push(format!(
+            "{} acknowledged orders are unknown: {}",
+            unknown.len(),
+            first_few(&unknown)
+        ));
     }
     if !open.is_empty() {
         books.late = open.into_iter().map(|order| order.id).collect();
@@ -114,57 +119,57 @@ pub async fn settle(
     } else if forbidden {
         books.unchecked.push("orders and stock: the key lacks the scope orders:read".to_owned());
     }
-    let settled = !forbidden && ids_rest(&books, &unknown) && ledger.unclear.is_empty();
+    let settled = !forbidden && all_at_rest(&books, &unknown) && ledger.unclear.is_empty();
     compare(shop, before, settled.then_some(&pieces), &mut books).await;
     books
 }
 
-fn ids_rest(books: &Books, unknown: &[String]) -> bool {
+fn all_at_rest(books: &Reconciliation, unknown: &[String]) -> bool {
     books.statuses.values().sum::<u64>() + unknown.len() as u64 == books.accepted
 }
 
 /// Repeats what has no clear answer, with its key, until it has one.
-async fn clear_up(shop: &Shop, deadline: Instant) -> u64 {
+async fn resolve_unknown(shop: &LoadClient, deadline: Instant) -> u64 {
     let unclear = shop.ledger().unclear;
     for nth in &unclear {
         while shop.place(*nth, None).await.is_err() || shop.ledger().unclear.contains(nth) {
             if Instant::now() >= deadline {
                 return 0;
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
     unclear.len() as u64
 }
 
 /// Looks at an order. A cancellation whose end can't be seen is asked for once more: its answer may have been lost.
-async fn look(shop: &Shop, order: &Placed, ask_again: bool) -> Look {
-    let Ok(reply) = shop.client.get(&order.id).await else { return Look::NoAnswer };
+async fn inspect_order(shop: &LoadClient, order: &AcknowledgedOrder, ask_again: bool) -> OrderState {
+    let Ok(reply) = shop.client.get(&order.id).await else { return OrderState::NoAnswer };
     match reply.status.as_u16() {
         200 => {}
-        403 => return Look::Forbidden,
-        404 => return Look::Unknown,
-        _ => return Look::NoAnswer,
+        403 => return OrderState::Forbidden,
+        404 => return OrderState::Unknown,
+        _ => return OrderState::NoAnswer,
     }
     let status = reply.text("/status");
-    if rests(status, order.cancelling) {
-        let mut pieces = Pieces::new();
-        add_pieces(&reply.body, &mut pieces);
-        return Look::Rests { status: status.to_owned(), pieces };
+    if is_at_rest(status, order.cancelling) {
+        let mut pieces = UnitsByLocation::new();
+        add_units(&reply.body, &mut pieces);
+        return OrderState::Rests { status: status.to_owned(), pieces };
     }
     if ask_again && order.cancelling {
         // Should this not be answered either, the order is reported as late.
         shop.cancel(order).await.ok();
     }
-    Look::Moves
+    OrderState::Moves
 }
 
 /// Compares the stock with what it was, and with the orders' pieces where all of those are known.
 async fn compare(
-    shop: &Shop,
-    before: Option<&BTreeMap<String, Level>>,
-    pieces: Option<&Pieces>,
-    books: &mut Books,
+    shop: &LoadClient,
+    before: Option<&BTreeMap<String, StockLevel>>,
+    pieces: Option<&UnitsByLocation>,
+    books: &mut Reconciliation,
 ) {
     let after = match shop.stock().await {
         Ok(after) => after,
@@ -173,14 +178,15 @@ async fn compare(
     let (Some(before), Some(after)) = (before, after) else {
         return books.unchecked.push("stock: the key lacks the scope orders:read".to_owned());
     };
-    let taken = |levels: &BTreeMap<String, Level>, sku: &String| levels.get(sku).map_or(0, |l| l.taken());
-    let unsettled: Pieces =
+    let taken =
+        |levels: &BTreeMap<String, StockLevel>, sku: &String| levels.get(sku).map_or(0, |l| l.committed());
+    let unsettled: UnitsByLocation =
         before.keys().map(|sku| (sku.clone(), taken(&after, sku) - taken(before, sku))).collect();
-    books.wrong.extend(differences(before, &after, pieces.unwrap_or(&unsettled)));
+    books.wrong.extend(find_differences(before, &after, pieces.unwrap_or(&unsettled)));
 }
 
 /// The first few, to be looked up.
-pub fn some(ids: &[String]) -> String {
-    let more = if ids.len() > NAMED_MAX { ", …" } else { "" };
-    format!("{}{more}", ids.iter().take(NAMED_MAX).cloned().collect::<Vec<_>>().join(", "))
+pub fn first_few(ids: &[String]) -> String {
+    let more = if ids.len() > LISTED_IDS_MAX { ", …" } else { "" };
+    format!("{}{more}", ids.iter().take(LISTED_IDS_MAX).cloned().collect::<Vec<_>>().join(", "))
 }

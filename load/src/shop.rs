@@ -6,9 +6,9 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
-use super::books::Level;
 use super::mix::Op;
 use super::open_loop::Random;
+use super::stock_check::StockLevel;
 use waybill_stack::client::{Client, Reply};
 
 /// The most pieces of a line.
@@ -28,7 +28,7 @@ const LIST_LIMIT: &str = "20";
 
 /// An order that was acknowledged.
 #[derive(Clone, Debug)]
-pub struct Placed {
+pub struct AcknowledgedOrder {
     /// The request that placed it; its key and body follow from it.
     pub nth: u64,
     /// The order's id.
@@ -39,9 +39,9 @@ pub struct Placed {
 
 /// What is known of the orders of a load.
 #[derive(Clone, Debug, Default)]
-pub struct Ledger {
+pub struct OrderLog {
     /// Orders that were acknowledged.
-    pub placed: Vec<Placed>,
+    pub placed: Vec<AcknowledgedOrder>,
     /// Requests of which nobody knows whether they placed an order.
     pub unclear: Vec<u64>,
     /// Repetitions that were answered with another order.
@@ -63,17 +63,17 @@ pub struct Outcome {
 
 /// Places, reads, repeats and cancels orders, and remembers them.
 #[derive(Debug)]
-pub struct Shop {
+pub struct LoadClient {
     /// The API.
     pub client: Client,
     /// In keys and customers, so that runs do not meet.
     run: String,
     skus: u64,
     seed: u64,
-    ledger: Mutex<Ledger>,
+    ledger: Mutex<OrderLog>,
 }
 
-impl Shop {
+impl LoadClient {
     /// A shop of the SKUs `LOAD-0` to `LOAD-(skus - 1)`.
     pub fn new(client: Client, skus: u64, seed: u64) -> Self {
         let run = uuid::Uuid::now_v7().simple().to_string();
@@ -81,11 +81,11 @@ impl Shop {
     }
 
     /// What is known so far.
-    pub fn ledger(&self) -> Ledger {
-        self.with(|ledger| ledger.clone())
+    pub fn ledger(&self) -> OrderLog {
+        self.lock(|ledger| ledger.clone())
     }
 
-    fn with<T>(&self, look: impl FnOnce(&mut Ledger) -> T) -> T {
+    fn lock<T>(&self, look: impl FnOnce(&mut OrderLog) -> T) -> T {
         look(&mut self.ledger.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -122,14 +122,14 @@ impl Shop {
 
     /// Sees to it that each SKU has enough for so many orders. Answers the stock, by SKU; none where the key may
     /// not look at it.
-    pub async fn fill(&self, orders: u64) -> Result<Option<BTreeMap<String, Level>>> {
+    pub async fn fill(&self, orders: u64) -> Result<Option<BTreeMap<String, StockLevel>>> {
         let wanted = i64::try_from(orders.saturating_mul(QUANTITY_MAX))?;
         for sku in self.skus() {
             let reply = self.client.get_stock(&sku).await?;
             let level = match reply.status.as_u16() {
                 403 => return Ok(None),
-                404 => Level::default(),
-                _ => Level::of(&reply.success()?.body),
+                404 => StockLevel::default(),
+                _ => StockLevel::of(&reply.success()?.body),
             };
             if level.available >= wanted {
                 continue;
@@ -147,28 +147,28 @@ impl Shop {
     }
 
     /// The stock of each SKU; none where the key may not look at it.
-    pub async fn stock(&self) -> Result<Option<BTreeMap<String, Level>>> {
+    pub async fn stock(&self) -> Result<Option<BTreeMap<String, StockLevel>>> {
         let mut levels = BTreeMap::new();
         for sku in self.skus() {
             let reply = self.client.get_stock(&sku).await?;
             match reply.status.as_u16() {
                 403 => return Ok(None),
                 404 => {}
-                _ => drop(levels.insert(sku, Level::of(&reply.success()?.body))),
+                _ => drop(levels.insert(sku, StockLevel::of(&reply.success()?.body))),
             }
         }
         Ok(Some(levels))
     }
 
     /// Does what the nth request is to do. What needs an earlier order places one while there is none.
-    pub async fn perform(&self, op: Op, nth: u64) -> Outcome {
-        let earlier = |not_cancelling: bool| self.earlier(nth, not_cancelling);
+    pub async fn run_operation(&self, op: Op, nth: u64) -> Outcome {
+        let earlier = |not_cancelling: bool| self.pick_earlier_order(nth, not_cancelling);
         let (op, reply) = match op {
             Op::Read => match earlier(false) {
                 Some(order) => (op, self.client.get(&order.id).await),
                 None => (Op::Place, self.place(nth, None).await),
             },
-            Op::Again => match earlier(false) {
+            Op::Repeat => match earlier(false) {
                 Some(order) => (op, self.again(&order).await),
                 None => (Op::Place, self.place(nth, None).await),
             },
@@ -186,9 +186,9 @@ impl Shop {
     }
 
     /// Any order that was placed before: most of them have long been finished.
-    fn earlier(&self, nth: u64, not_cancelling: bool) -> Option<Placed> {
+    fn pick_earlier_order(&self, nth: u64, not_cancelling: bool) -> Option<AcknowledgedOrder> {
         let mut random = self.random(!nth);
-        self.with(|ledger| {
+        self.lock(|ledger| {
             let count = ledger.placed.len();
             let from = usize::try_from(random.below(count as u64)).ok()?;
             let (before, behind) = ledger.placed.split_at_mut_checked(from)?;
@@ -207,12 +207,12 @@ impl Shop {
     /// Places the nth request's order. May be called again while it is unclear whether there is one.
     pub async fn place(&self, nth: u64, wait: Option<u32>) -> Result<Reply> {
         let reply = self.post(nth, wait).await;
-        self.with(|ledger| {
+        self.lock(|ledger| {
             ledger.unclear.retain(|unclear| *unclear != nth);
             match &reply {
                 Ok(reply) if reply.status.is_success() => {
                     let id = reply.text("/id").to_owned();
-                    ledger.placed.push(Placed { nth, id, cancelling: false });
+                    ledger.placed.push(AcknowledgedOrder { nth, id, cancelling: false });
                 }
                 // Refused, or sent away before anything was done.
                 Ok(reply) if !reply.status.is_server_error() || reply.text("/code") == "overloaded" => {}
@@ -223,10 +223,10 @@ impl Shop {
     }
 
     /// Repeats an order's `POST`, and notes whether the answer is the first one's.
-    pub async fn again(&self, order: &Placed) -> Result<Reply> {
+    pub async fn again(&self, order: &AcknowledgedOrder) -> Result<Reply> {
         let reply = self.post(order.nth, None).await?;
         if reply.status.is_success() {
-            self.with(|ledger| match reply.text("/id") {
+            self.lock(|ledger| match reply.text("/id") {
                 id if id == order.id => ledger.repeated += 1,
                 id => ledger.contradictions.push(format!("{} repeated is {id}", order.id)),
             });
@@ -235,10 +235,10 @@ impl Shop {
     }
 
     /// Asks for an order to be cancelled.
-    pub async fn cancel(&self, order: &Placed) -> Result<Reply> {
+    pub async fn cancel(&self, order: &AcknowledgedOrder) -> Result<Reply> {
         let reply = self.client.cancel(&order.id, "a customer of the load", false).await?;
         if reply.status.is_client_error() {
-            self.with(|ledger| {
+            self.lock(|ledger| {
                 let refused = ledger.placed.iter_mut().filter(|placed| placed.id == order.id);
                 refused.for_each(|placed| placed.cancelling = false);
             });

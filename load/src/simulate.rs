@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::open_loop::{Arrivals, Plan, schedule};
 use crate::stats::Latencies;
-use waybill_stack::term;
+use waybill_stack::output;
 
 /// How often the API measures its backlog, in seconds: `BACKLOG_EVERY` in `api/src/state.rs`.
 const BACKLOG_EVERY_SECONDS: f64 = 2.0;
@@ -62,7 +62,7 @@ pub struct SimulateArgs {
 
 /// How it stands at one moment; counts are since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct Moment {
+pub struct Snapshot {
     /// Seconds since the start.
     pub at: f64,
     /// Orders that arrived.
@@ -83,7 +83,7 @@ pub struct Moment {
 #[derive(Clone, Debug, Serialize)]
 pub struct Outcome {
     /// Each second until the backlog is gone.
-    pub moments: Vec<Moment>,
+    pub moments: Vec<Snapshot>,
     /// Orders per second that got their labels, in the spike against before it.
     pub goodput: f64,
     /// The longest backlog.
@@ -112,7 +112,7 @@ pub fn simulate(args: &SimulateArgs) -> Result<Outcome> {
         "--base is a share of what is sustainable: from 0 to below 1"
     );
     let arrivals = arrivals(args);
-    let (mut now, mut state, mut waits) = (Moment::default(), State::default(), Latencies::default());
+    let (mut now, mut state, mut waits) = (Snapshot::default(), State::default(), Latencies::default());
     let (mut moments, end) = (vec![now], 3.0 * args.spike);
     let mut next = arrivals.iter().copied().peekable();
     let mut step = 0_u64;
@@ -123,7 +123,7 @@ pub fn simulate(args: &SimulateArgs) -> Result<Outcome> {
         );
         step += 1;
         now.at = step as f64 * STEP_SECONDS;
-        state.look(&now, args);
+        state.measure_backlog(&now, args);
         let (accepted, shed) = (now.accepted, now.shed);
         while next.next_if(|at| *at < now.at).is_some() {
             now.offered += 1;
@@ -172,7 +172,7 @@ struct State {
 
 impl State {
     /// What the API sees every two seconds: between two looks it does not know better.
-    fn look(&mut self, now: &Moment, args: &SimulateArgs) {
+    fn measure_backlog(&mut self, now: &Snapshot, args: &SimulateArgs) {
         if now.at - self.looked >= BACKLOG_EVERY_SECONDS {
             self.looked = now.at;
             self.overloaded = self.waiting.len() > args.backlog_max;
@@ -180,7 +180,7 @@ impl State {
         self.acceptable = (self.acceptable + args.accept * STEP_SECONDS).min(args.accept * BURST_SECONDS);
     }
 
-    fn arrive(&mut self, now: &mut Moment) {
+    fn arrive(&mut self, now: &mut Snapshot) {
         if self.overloaded || self.acceptable < 1.0 {
             now.shed += 1;
             return;
@@ -190,7 +190,7 @@ impl State {
         self.waiting.push_back(now.at);
     }
 
-    fn work(&mut self, now: &mut Moment, spent: f64, args: &SimulateArgs, waits: &mut Latencies) {
+    fn work(&mut self, now: &mut Snapshot, spent: f64, args: &SimulateArgs, waits: &mut Latencies) {
         self.doable += args.sustainable * STEP_SECONDS - spent;
         while self.doable >= 1.0 {
             let Some(since) = self.waiting.pop_front() else {
@@ -206,7 +206,7 @@ impl State {
     }
 }
 
-fn outcome(args: &SimulateArgs, moments: Vec<Moment>, waits: &Latencies) -> Outcome {
+fn outcome(args: &SimulateArgs, moments: Vec<Snapshot>, waits: &Latencies) -> Outcome {
     let at =
         |seconds: f64| moments.iter().rfind(|m| m.at <= seconds + STEP_SECONDS).copied().unwrap_or_default();
     let (begin, end) = (at(args.spike), at(2.0 * args.spike));
@@ -217,8 +217,8 @@ fn outcome(args: &SimulateArgs, moments: Vec<Moment>, waits: &Latencies) -> Outc
     Outcome {
         goodput: during / before.max(1.0),
         backlog_max: moments.iter().map(|m| m.backlog).max().unwrap_or_default(),
-        wait_p50: waits.at(0.5).as_secs_f64(),
-        wait_p99: waits.at(0.99).as_secs_f64(),
+        wait_p50: waits.percentile(0.5).as_secs_f64(),
+        wait_p99: waits.percentile(0.99).as_secs_f64(),
         drained_after: gone.map_or(0.0, |m| m.at - 2.0 * args.spike),
         moments,
     }
@@ -228,16 +228,16 @@ fn outcome(args: &SimulateArgs, moments: Vec<Moment>, waits: &Latencies) -> Outc
 pub fn run(args: &SimulateArgs) -> Result<()> {
     let outcome = simulate(args)?;
     let every = (outcome.moments.len() / 24).max(1);
-    term::line("      s   offered  accepted      shed confirmed   backlog   oldest");
-    for Moment { at, offered, accepted, shed, confirmed, backlog, oldest } in
+    output::line("      s   offered  accepted      shed confirmed   backlog   oldest");
+    for Snapshot { at, offered, accepted, shed, confirmed, backlog, oldest } in
         outcome.moments.iter().step_by(every)
     {
-        term::line(format_args!(
+        output::line(format_args!(
             "{at:7.0} {offered:9} {accepted:9} {shed:9} {confirmed:9} {backlog:9} {oldest:6.1} s"
         ));
     }
     let Outcome { goodput, backlog_max, wait_p50, wait_p99, drained_after, .. } = &outcome;
-    term::line(format_args!(
+    output::line(format_args!(
         "\nGoodput in the spike {goodput:.2} of that before it; at most {backlog_max} waited, \
          p50 {wait_p50:.1} s, p99 {wait_p99:.1} s; gone {drained_after:.0} s after the spike."
     ));

@@ -40,7 +40,7 @@ impl Latencies {
     }
 
     /// The latency that this share (0 to 1) of them did not exceed; zero when there are none.
-    pub fn at(&self, share: f64) -> Duration {
+    pub fn percentile(&self, share: f64) -> Duration {
         Duration::from_micros(self.0.value_at_quantile(share))
     }
 
@@ -140,7 +140,7 @@ impl Tally {
     /// As in the report: latencies in microseconds, rate per second over `took`.
     pub fn to_json(&self, took: Duration) -> Value {
         let micros = |latency: Duration| u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
-        let at = |share| micros(self.latencies.at(share));
+        let at = |share| micros(self.latencies.percentile(share));
         let statuses: BTreeMap<_, _> =
             Class::ALL.iter().map(|class| (class.name(), self.of(*class))).collect();
         json!({
@@ -170,12 +170,12 @@ mod tests {
         low.merge(&high);
         assert_eq!(low.count(), 1_000);
         for (share, ms) in [(0.5, 500), (0.9, 900), (0.99, 990), (1.0, 1_000)] {
-            let (got, due) = (low.at(share).as_micros(), ms * 1_000);
+            let (got, due) = (low.percentile(share).as_micros(), ms * 1_000);
             assert!(got.abs_diff(due) <= due / 1_000, "{share}: {got}");
         }
         low.record(Duration::MAX);
         assert!(low.max() >= Duration::from_mins(10), "an endless one is not forgotten");
-        assert_eq!((Latencies::default().at(0.99), Latencies::default().max()), Default::default());
+        assert_eq!((Latencies::default().percentile(0.99), Latencies::default().max()), Default::default());
     }
 
     #[test]

@@ -31,11 +31,11 @@ pub struct CommonArgs {
     /// How an order's steps are run: `local-first`, or each as a remote activity (`remote`), which costs several times
     /// as much and is for measuring and debugging. Orders keep what they were started with.
     #[arg(long, env = "WAYBILL_STEPS", default_value = "local-first")]
-    pub steps: Steps,
+    pub steps: StepExecution,
     /// Whether what many orders need of Postgres at the same time is written together; `off` is for measuring, and for
     /// finding out whether it is to blame.
-    #[arg(long, env = "WAYBILL_GROUPING", value_enum, default_value_t = Grouping::On)]
-    pub grouping: Grouping,
+    #[arg(long, env = "WAYBILL_GROUPING", value_enum, default_value_t = Batching::On)]
+    pub grouping: Batching,
 }
 
 /// Whether calls to Temporal are compressed.
@@ -49,7 +49,7 @@ pub enum Compression {
 
 /// Whether statements that many wait for are written together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Grouping {
+pub enum Batching {
     /// A busy process' are.
     On,
     /// Each alone.
@@ -58,7 +58,7 @@ pub enum Grouping {
 
 /// How an order's steps are run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Steps {
+pub enum StepExecution {
     /// As a local activity, and as a remote one when that fails.
     LocalFirst,
     /// As a remote activity.

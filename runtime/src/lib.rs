@@ -2,11 +2,11 @@
 //! the HTTP server, logs, metrics, health and an orderly end. It holds no rule of the business.
 
 pub mod args;
-pub mod engine;
-mod heirs;
+pub mod health;
 pub mod http;
 pub mod metrics;
-pub mod ops;
+mod recovery;
 pub mod shutdown;
 pub mod telemetry;
+pub mod temporal;
 pub mod webhooks;

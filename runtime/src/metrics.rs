@@ -66,8 +66,8 @@ impl Metrics {
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         let mut text = String::from_utf8(text)?;
-        let theirs = self.http.get(format!("http://{}/metrics", self.temporal)).send().await;
-        match theirs {
+        let temporal_metrics = self.http.get(format!("http://{}/metrics", self.temporal)).send().await;
+        match temporal_metrics {
             Ok(response) => text += &response.text().await.unwrap_or_default(),
             Err(error) => tracing::debug!(%error, "Temporal's metrics could not be fetched"),
         }

@@ -30,7 +30,7 @@ impl FromStr for LogFormat {
 /// Starts logging to standard error. Later calls change nothing.
 pub fn init(format: LogFormat) {
     let chosen = std::env::var("RUST_LOG").unwrap_or_default();
-    let (filter, refused) = filter(&chosen);
+    let (filter, parse_error) = filter(&chosen);
     let registry = tracing_subscriber::registry().with(filter);
     // A second start in one process (tests) keeps the first.
     let _ = match format {
@@ -39,7 +39,7 @@ pub fn init(format: LogFormat) {
             registry.with(fmt::layer().json().flatten_event(true).with_writer(std::io::stderr)).try_init()
         }
     };
-    if let Some(why) = refused {
+    if let Some(why) = parse_error {
         tracing::warn!(
             chosen,
             why,

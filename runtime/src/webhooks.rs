@@ -1,20 +1,20 @@
 //! Bringing a kept webhook to whom it concerns: the workflow it is for or, when that has ended, the books.
 
-use crate::engine::{Engine, EngineError};
+use crate::temporal::{WorkflowClient, WorkflowClientError};
 use waybill_domain::status::FulfilmentStatus;
 use waybill_store::{
     PgPool, StoreError,
     inbox::{self, Message},
-    shipments::late,
+    shipments::late_events,
 };
-use waybill_workflows::wire::{ShipmentEvent, ShipmentEventKind};
+use waybill_workflows::payloads::{ShipmentEvent, ShipmentEventKind};
 
 /// Why a message is still to be delivered: it can be tried again at any time.
 #[derive(Debug, thiserror::Error)]
-pub enum Undelivered {
+pub enum DeliveryError {
     /// Temporal did not take it.
     #[error(transparent)]
-    Engine(#[from] EngineError),
+    Temporal(#[from] WorkflowClientError),
     /// It could not be written down that it was taken.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -26,14 +26,16 @@ pub enum Undelivered {
 ///
 /// # Errors
 /// As [`deliver`].
-pub async fn deliver_now(
+pub async fn deliver_update_first(
     pool: &PgPool,
-    engine: &Engine,
+    engine: &WorkflowClient,
     message: &Message,
-) -> Result<&'static str, Undelivered> {
+) -> Result<&'static str, DeliveryError> {
     let Some(event) = shipment_event(message) else { return deliver(pool, engine, message).await };
-    match engine.tell(message, event).await {
-        told @ (Ok(()) | Err(EngineError::NoWorkflow)) => settle(pool, message, told).await,
+    match engine.update_with_shipment_event(message, event).await {
+        result @ (Ok(()) | Err(WorkflowClientError::NoWorkflow)) => {
+            record_delivery(pool, message, result).await
+        }
         // Also from a worker of an earlier release, which knows the signal alone.
         Err(_) => deliver(pool, engine, message).await,
     }
@@ -45,25 +47,37 @@ pub async fn deliver_now(
 ///
 /// # Errors
 /// When Temporal or Postgres is away.
-pub async fn deliver(pool: &PgPool, engine: &Engine, message: &Message) -> Result<&'static str, Undelivered> {
-    settle(pool, message, engine.signal(message).await).await
+pub async fn deliver(
+    pool: &PgPool,
+    engine: &WorkflowClient,
+    message: &Message,
+) -> Result<&'static str, DeliveryError> {
+    record_delivery(pool, message, engine.signal(message).await).await
 }
 
-async fn settle(
+async fn record_delivery(
     pool: &PgPool,
     message: &Message,
-    delivered: Result<(), EngineError>,
-) -> Result<&'static str, Undelivered> {
-    let how = match delivered {
+    delivered: Result<(), WorkflowClientError>,
+) -> Result<&'static str, DeliveryError> {
+    let outcome = match delivered {
         Ok(()) => "signalled",
-        Err(EngineError::NoWorkflow) => match shipment_event(message) {
-            Some(event) => return Ok(late::hear(pool, message, event.shipment_id, said(event.kind)).await?),
+        Err(WorkflowClientError::NoWorkflow) => match shipment_event(message) {
+            Some(event) => {
+                return Ok(late_events::record_carrier_event(
+                    pool,
+                    message,
+                    event.shipment_id,
+                    reported_status(event.kind),
+                )
+                .await?);
+            }
             None => "closed",
         },
         Err(error) => return Err(error.into()),
     };
-    inbox::note_settled(pool, message, how).await?;
-    Ok(how)
+    inbox::mark_settled_async(pool, message, outcome).await?;
+    Ok(outcome)
 }
 
 fn shipment_event(message: &Message) -> Option<ShipmentEvent> {
@@ -71,7 +85,7 @@ fn shipment_event(message: &Message) -> Option<ShipmentEvent> {
     (message.signal == "shipment_event").then(|| serde_json::from_value(message.payload.clone()).ok())?
 }
 
-fn said(kind: ShipmentEventKind) -> FulfilmentStatus {
+fn reported_status(kind: ShipmentEventKind) -> FulfilmentStatus {
     match kind {
         ShipmentEventKind::HandedOver => FulfilmentStatus::HandedOver,
         ShipmentEventKind::Delivered => FulfilmentStatus::Delivered,

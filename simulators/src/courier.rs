@@ -21,14 +21,14 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 const ATTEMPTS_AT_ONCE_MAX: usize = 16;
 
 /// How an event is addressed and signed.
-pub(super) enum Style {
+pub(super) enum SignatureScheme {
     /// One URL for all; `Stripe-Signature`.
     Stripe { secret: String },
     /// A URL per shipment under Waybill's base URL; Standard Webhooks headers. The key is the decoded secret.
     Standard { key: Vec<u8> },
 }
 
-impl Style {
+impl SignatureScheme {
     /// Errors: the secret is not `whsec_` and base64.
     pub fn standard(secret: &str) -> anyhow::Result<Self> {
         let encoded = secret.strip_prefix("whsec_").context("the webhook secret must begin with whsec_")?;
@@ -64,17 +64,17 @@ fn hmac_sha256(key: &[u8], message: &str) -> Vec<u8> {
 }
 
 /// The sending side. What is to be sent stands in the ledger.
-pub(super) struct Courier {
+pub(super) struct WebhookSender {
     http: reqwest::Client,
-    style: Style,
+    style: SignatureScheme,
     target: watch::Sender<Option<String>>,
     /// References that have a task at work.
     pub active: Mutex<HashSet<String>>,
     permits: Semaphore,
 }
 
-impl Courier {
-    pub fn new(style: Style, target: Option<String>) -> anyhow::Result<Self> {
+impl WebhookSender {
+    pub fn new(style: SignatureScheme, target: Option<String>) -> anyhow::Result<Self> {
         // The client wants a TLS provider even for plain HTTP; another part of the process may have set one.
         rustls::crypto::ring::default_provider().install_default().ok();
         let http = reqwest::Client::builder().timeout(ATTEMPT_TIMEOUT).no_proxy().build()?;

@@ -12,9 +12,9 @@ use axum::{Json, http};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::faults::{self, Injected, Route};
-use super::ledger::{Event, KeptReply, Line, Records};
-use super::simulator::Core;
+use super::faults::{self, InjectedFaults, Route};
+use super::ledger::{Event, Line, Records, StoredReply};
+use super::simulator::SimState;
 use super::{lock, webhooks};
 
 /// More than any request Waybill makes.
@@ -51,7 +51,7 @@ impl IntoResponse for Reply {
 }
 
 /// What an operation decided: the new records, the events about them, and the reply.
-pub(super) struct Done<T> {
+pub(super) struct OperationOutcome<T> {
     pub op: &'static str,
     pub changes: Vec<T>,
     pub events: Vec<Event>,
@@ -60,7 +60,7 @@ pub(super) struct Done<T> {
     pub keep: bool,
 }
 
-impl<T> Done<T> {
+impl<T> OperationOutcome<T> {
     pub fn new(op: &'static str, status: u16, body: Value) -> Self {
         Self { op, changes: Vec::new(), events: Vec::new(), reply: Reply::new(status, body), keep: true }
     }
@@ -75,21 +75,21 @@ impl<T> Done<T> {
         self
     }
 
-    pub fn not_kept(mut self) -> Self {
+    pub fn without_stored_reply(mut self) -> Self {
         self.keep = false;
         self
     }
 }
 
 /// A request, read whole.
-pub(super) struct Asked {
+pub(super) struct SimRequest {
     pub query: String,
     pub body: Bytes,
     method_and_path: String,
     headers: HeaderMap,
 }
 
-impl<S: Send + Sync> FromRequest<S> for Asked {
+impl<S: Send + Sync> FromRequest<S> for SimRequest {
     type Rejection = Reply;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Reply> {
@@ -104,7 +104,7 @@ impl<S: Send + Sync> FromRequest<S> for Asked {
     }
 }
 
-impl Asked {
+impl SimRequest {
     fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
@@ -125,12 +125,12 @@ impl Asked {
 
 /// The right to work under a key, given back when dropped.
 struct Claim<R: Records> {
-    core: Arc<Core<R>>,
+    core: Arc<SimState<R>>,
     key: String,
     fingerprint: String,
 }
 
-type Claimed<R> = (Option<Claim<R>>, Option<Reply>);
+type ClaimResult<R> = (Option<Claim<R>>, Option<Reply>);
 
 impl<R: Records> Drop for Claim<R> {
     fn drop(&mut self) {
@@ -140,15 +140,15 @@ impl<R: Records> Drop for Claim<R> {
 
 /// Answers one request of the simulated API. `subject` is the text that fault rules match on.
 pub(super) async fn run<R, F>(
-    core: Arc<Core<R>>,
-    asked: Asked,
+    core: Arc<SimState<R>>,
+    asked: SimRequest,
     route: Route,
     subject: &str,
     decide: F,
 ) -> Response
 where
     R: Records,
-    F: FnOnce(&R, &Injected) -> Done<R::Item> + Send + 'static,
+    F: FnOnce(&R, &InjectedFaults) -> OperationOutcome<R::Item> + Send + 'static,
 {
     let mut injected = core.faults.take(route, subject);
     match asked.header("x-sim-fault").map(faults::parse_header) {
@@ -161,22 +161,22 @@ where
     // On a task of its own: a caller who hangs up does not stop the work, as with a real provider.
     let work = core.tasks.spawn(perform(Arc::clone(&core), asked, about, injected, decide));
     match work.await {
-        Ok(_) if drop_reply => torn_response(),
+        Ok(_) if drop_reply => aborted_response(),
         Ok(reply) => reply.into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }
 
 async fn perform<R, F>(
-    core: Arc<Core<R>>,
-    asked: Asked,
+    core: Arc<SimState<R>>,
+    asked: SimRequest,
     about: (Route, String),
-    injected: Injected,
+    injected: InjectedFaults,
     decide: F,
 ) -> Reply
 where
     R: Records,
-    F: FnOnce(&R, &Injected) -> Done<R::Item>,
+    F: FnOnce(&R, &InjectedFaults) -> OperationOutcome<R::Item>,
 {
     let (claim, earlier) = match claim(&core, &asked) {
         Ok(claimed) => claimed,
@@ -186,7 +186,7 @@ where
         let wait = async {
             tokio::time::sleep(injected.latency).await;
             if injected.stall {
-                core.faults.stall(about.0, &about.1).await;
+                core.faults.wait_while_stalled(about.0, &about.1).await;
             }
         };
         tokio::select! {
@@ -207,7 +207,7 @@ where
 }
 
 /// The claim on the request's key if it has one, and the reply already given under it.
-fn claim<R: Records>(core: &Arc<Core<R>>, asked: &Asked) -> Result<Claimed<R>, Reply> {
+fn claim<R: Records>(core: &Arc<SimState<R>>, asked: &SimRequest) -> Result<ClaimResult<R>, Reply> {
     let Some(key) = asked.header("idempotency-key") else { return Ok((None, None)) };
     let fingerprint = asked.fingerprint();
     let mut in_flight = lock(&core.in_flight.0);
@@ -231,14 +231,14 @@ fn claim<R: Records>(core: &Arc<Core<R>>, asked: &Asked) -> Result<Claimed<R>, R
 /// Decides and writes the outcome as one line; then its events are on their way. `key` is the idempotency key
 /// and the request's fingerprint. Control routes come in here, past keys and faults.
 pub(super) fn commit<R: Records>(
-    core: &Arc<Core<R>>,
+    core: &Arc<SimState<R>>,
     key: Option<(String, String)>,
-    decide: impl FnOnce(&R) -> Done<R::Item>,
+    decide: impl FnOnce(&R) -> OperationOutcome<R::Item>,
 ) -> Reply {
     let outcome = core.ledger.update(|book| {
         let done = decide(&book.records);
         let references: HashSet<_> = done.events.iter().map(|event| event.reference.clone()).collect();
-        let kept = key.filter(|_| done.keep).map(|(key, fingerprint)| KeptReply {
+        let kept = key.filter(|_| done.keep).map(|(key, fingerprint)| StoredReply {
             key,
             fingerprint,
             status: done.reply.status,
@@ -254,7 +254,7 @@ pub(super) fn commit<R: Records>(
     match outcome {
         Ok((reply, references)) => {
             for reference in references {
-                webhooks::wake(core, reference);
+                webhooks::ensure_delivery_task(core, reference);
             }
             reply
         }
@@ -266,7 +266,7 @@ pub(super) fn commit<R: Records>(
 }
 
 /// A response whose body fails at once: the server closes the connection before it has sent anything.
-fn torn_response() -> Response {
+fn aborted_response() -> Response {
     let torn = async { Err::<Bytes, _>(io::Error::other("a fault switch dropped the reply")) };
     let body = Body::from_stream(futures::stream::once(torn));
     ([(header::CONTENT_LENGTH, "1")], body).into_response()

@@ -23,7 +23,8 @@ pub enum Route {
     /// Creating a refund.
     Refund,
     /// Every read of both simulators.
-    Lookup,
+    #[serde(rename = "lookup")]
+    Read,
     /// Booking a label.
     Book,
     /// Cancelling a label.
@@ -115,7 +116,7 @@ impl Faults {
     }
 
     /// Waits until no rule stalls such a request any more.
-    pub async fn stall(&self, route: Route, subject: &str) {
+    pub async fn wait_while_stalled(&self, route: Route, subject: &str) {
         lock(&self.stalled).push(subject.to_owned());
         while self.list().iter().any(|rule| rule.fault == Fault::Stall && rule.is_for(route, subject)) {
             tokio::time::sleep(STALL_POLL).await;
@@ -127,8 +128,8 @@ impl Faults {
     }
 
     /// What goes wrong this time. Counts the rules that applied, and removes those that are used up.
-    pub fn take(&self, route: Route, subject: &str) -> Injected {
-        let mut injected = Injected::default();
+    pub fn take(&self, route: Route, subject: &str) -> InjectedFaults {
+        let mut injected = InjectedFaults::default();
         lock(&self.rules).retain_mut(|rule| {
             if !rule.is_for(route, subject) {
                 return true;
@@ -146,7 +147,7 @@ impl Faults {
 
 /// Everything that goes wrong with one request or one delivery.
 #[derive(Default)]
-pub(super) struct Injected {
+pub(super) struct InjectedFaults {
     pub latency: Duration,
     pub stall: bool,
     pub status: Option<u16>,
@@ -158,7 +159,7 @@ pub(super) struct Injected {
     pub suppress: bool,
 }
 
-impl Injected {
+impl InjectedFaults {
     pub fn add(&mut self, fault: Fault) {
         match fault {
             Fault::Latency { ms } => self.latency += Duration::from_millis(ms),

@@ -42,11 +42,11 @@ pub(super) struct Line<T> {
     #[serde(default = "Vec::new", skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<T>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reply: Option<KeptReply>,
+    pub reply: Option<StoredReply>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub queued: Vec<Event>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub settled: Option<Settled>,
+    pub settled: Option<DeliveredEvent>,
     /// All idempotency keys so far are new again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub forgets_keys: bool,
@@ -62,7 +62,7 @@ impl<T> Line<T> {
 
 /// The first reply given under an idempotency key.
 #[derive(Clone, Serialize, Deserialize)]
-pub(super) struct KeptReply {
+pub(super) struct StoredReply {
     pub key: String,
     /// SHA-256 of method, path and parameters, in hex.
     pub fingerprint: String,
@@ -80,19 +80,19 @@ pub(super) struct Event {
 
 /// An event that needs no delivery any more: taken, refused for good, or suppressed by a fault switch.
 #[derive(Serialize, Deserialize)]
-pub(super) struct Settled {
+pub(super) struct DeliveredEvent {
     pub id: String,
     pub reference: String,
 }
 
 /// Everything the ledger's lines add up to.
-pub(super) struct Book<R> {
+pub(super) struct LedgerState<R> {
     pub records: R,
-    pub replies: HashMap<String, KeptReply>,
+    pub replies: HashMap<String, StoredReply>,
     pub pending: HashMap<String, VecDeque<Event>>,
 }
 
-impl<R: Records> Book<R> {
+impl<R: Records> LedgerState<R> {
     fn apply(&mut self, line: Line<R::Item>) {
         for item in line.changes {
             self.records.apply(item);
@@ -124,7 +124,7 @@ struct Inner<R> {
     /// None once closed: nothing is done after a stop.
     file: Option<File>,
     length_bytes: u64,
-    book: Book<R>,
+    book: LedgerState<R>,
 }
 
 impl<R: Records> Ledger<R> {
@@ -142,19 +142,23 @@ impl<R: Records> Ledger<R> {
             .open(path)
             .with_context(|| format!("cannot open the ledger {}", path.display()))?;
         file.try_lock().with_context(|| format!("another simulator uses the ledger {}", path.display()))?;
-        let mut book = Book { records: R::default(), replies: HashMap::new(), pending: HashMap::new() };
+        let mut book =
+            LedgerState { records: R::default(), replies: HashMap::new(), pending: HashMap::new() };
         let length_bytes = replay(&file, &mut book).with_context(|| format!("in {}", path.display()))?;
         file.set_len(length_bytes)?;
         file.seek(SeekFrom::Start(length_bytes))?;
         Ok(Self(Mutex::new(Inner { file: Some(file), length_bytes, book })))
     }
 
-    pub fn read<T>(&self, read: impl FnOnce(&Book<R>) -> T) -> T {
+    pub fn read<T>(&self, read: impl FnOnce(&LedgerState<R>) -> T) -> T {
         read(&lock(&self.0).book)
     }
 
     /// Decides and writes as one step: nobody else's change comes between. Without a line nothing changes.
-    pub fn update<T>(&self, decide: impl FnOnce(&Book<R>) -> (Option<Line<R::Item>>, T)) -> io::Result<T> {
+    pub fn update<T>(
+        &self,
+        decide: impl FnOnce(&LedgerState<R>) -> (Option<Line<R::Item>>, T),
+    ) -> io::Result<T> {
         let inner = &mut *lock(&self.0);
         let (line, result) = decide(&inner.book);
         if let Some(line) = line {
@@ -187,7 +191,7 @@ impl<R: Records> Inner<R> {
 }
 
 /// Applies every whole line; the length in bytes of those lines.
-fn replay<R: Records>(file: &File, book: &mut Book<R>) -> anyhow::Result<u64> {
+fn replay<R: Records>(file: &File, book: &mut LedgerState<R>) -> anyhow::Result<u64> {
     let mut reader = BufReader::new(file);
     let mut length_bytes = 0;
     let mut text = Vec::new();

@@ -21,7 +21,7 @@ use super::exchange::Reply;
 use super::faults::Rule;
 use super::ledger::Records;
 use super::new_id;
-use super::simulator::Core;
+use super::simulator::SimState;
 use super::webhooks;
 
 /// Requests and deliveries under way get this long; then they are cut off.
@@ -29,7 +29,7 @@ const STOP_WAIT_MAX: Duration = Duration::from_secs(3);
 
 /// A simulator that is up. Dropping it stops it without waiting.
 pub(super) struct Running<R: Records> {
-    pub core: Arc<Core<R>>,
+    pub core: Arc<SimState<R>>,
     address: SocketAddr,
     server: Option<JoinHandle<()>>,
 }
@@ -37,10 +37,10 @@ pub(super) struct Running<R: Records> {
 impl<R: Records> Running<R> {
     /// Binds, resumes pending deliveries and serves. `api` needs the key, `control` does not.
     pub async fn start(
-        core: Arc<Core<R>>,
+        core: Arc<SimState<R>>,
         listen: SocketAddr,
-        api: Router<Arc<Core<R>>>,
-        control: Router<Arc<Core<R>>>,
+        api: Router<Arc<SimState<R>>>,
+        control: Router<Arc<SimState<R>>>,
     ) -> anyhow::Result<Self> {
         let listener =
             TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
@@ -50,7 +50,7 @@ impl<R: Records> Running<R> {
             stream.set_nodelay(true).ok();
         });
         for reference in core.ledger.read(|book| book.pending.keys().cloned().collect::<Vec<_>>()) {
-            webhooks::wake(&core, reference);
+            webhooks::ensure_delivery_task(&core, reference);
         }
         let router = api
             .route_layer(middleware::from_fn_with_state(Arc::clone(&core), authorize::<R>))
@@ -91,7 +91,11 @@ impl<R: Records> Drop for Running<R> {
     }
 }
 
-async fn authorize<R: Records>(State(core): State<Arc<Core<R>>>, request: Request, next: Next) -> Response {
+async fn authorize<R: Records>(
+    State(core): State<Arc<SimState<R>>>,
+    request: Request,
+    next: Next,
+) -> Response {
     let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     if given.and_then(|given| given.strip_prefix("Bearer ")) == Some(core.api_key.as_str()) {
         return next.run(request).await;
@@ -110,7 +114,7 @@ async fn add_request_id(request: Request, next: Next) -> Response {
     response
 }
 
-fn control_routes<R: Records>() -> Router<Arc<Core<R>>> {
+fn control_routes<R: Records>() -> Router<Arc<SimState<R>>> {
     Router::new()
         .route("/healthz", get(async || "ok"))
         .route("/_sim/ledger", get(ledger::<R>))
@@ -119,28 +123,28 @@ fn control_routes<R: Records>() -> Router<Arc<Core<R>>> {
         .route("/_sim/webhook_target", post(set_target::<R>))
 }
 
-async fn ledger<R: Records>(State(core): State<Arc<Core<R>>>) -> Json<Value> {
+async fn ledger<R: Records>(State(core): State<Arc<SimState<R>>>) -> Json<Value> {
     Json(core.snapshot())
 }
 
 async fn set_faults<R: Records>(
-    State(core): State<Arc<Core<R>>>,
+    State(core): State<Arc<SimState<R>>>,
     Json(rules): Json<Vec<Rule>>,
 ) -> Json<Vec<Rule>> {
     core.faults.set(rules);
     Json(core.faults.list())
 }
 
-async fn list_faults<R: Records>(State(core): State<Arc<Core<R>>>) -> Json<Vec<Rule>> {
+async fn list_faults<R: Records>(State(core): State<Arc<SimState<R>>>) -> Json<Vec<Rule>> {
     Json(core.faults.list())
 }
 
-async fn clear_faults<R: Records>(State(core): State<Arc<Core<R>>>) -> StatusCode {
+async fn clear_faults<R: Records>(State(core): State<Arc<SimState<R>>>) -> StatusCode {
     core.faults.set(Vec::new());
     StatusCode::NO_CONTENT
 }
 
-async fn forget_keys<R: Records>(State(core): State<Arc<Core<R>>>) -> StatusCode {
+async fn forget_keys<R: Records>(State(core): State<Arc<SimState<R>>>) -> StatusCode {
     match core.forget_keys() {
         Ok(()) => StatusCode::NO_CONTENT,
         Err(error) => {
@@ -157,7 +161,10 @@ struct Target {
     url: Option<String>,
 }
 
-async fn set_target<R: Records>(State(core): State<Arc<Core<R>>>, Json(target): Json<Target>) -> StatusCode {
+async fn set_target<R: Records>(
+    State(core): State<Arc<SimState<R>>>,
+    Json(target): Json<Target>,
+) -> StatusCode {
     core.courier.set_target(target.url);
     StatusCode::NO_CONTENT
 }

@@ -9,24 +9,24 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::courier::Courier;
+use super::courier::WebhookSender;
 use super::faults::Faults;
 use super::ledger::{Ledger, Line, Records};
 
 /// A simulator's inside.
-pub(super) struct Core<R: Records> {
+pub(super) struct SimState<R: Records> {
     pub ledger: Ledger<R>,
     pub faults: Faults,
     pub in_flight: InFlight,
-    pub courier: Courier,
+    pub courier: WebhookSender,
     pub tasks: TaskTracker,
     pub shutdown: CancellationToken,
     pub api_key: String,
 }
 
-impl<R: Records> Core<R> {
+impl<R: Records> SimState<R> {
     /// Opens the ledger. Errors: the file cannot be used or read.
-    pub fn open(ledger: &Path, api_key: String, courier: Courier) -> anyhow::Result<Arc<Self>> {
+    pub fn open(ledger: &Path, api_key: String, courier: WebhookSender) -> anyhow::Result<Arc<Self>> {
         Ok(Arc::new(Self {
             ledger: Ledger::open(ledger)?,
             faults: Faults::default(),

@@ -7,9 +7,9 @@ use anyhow::{Context, Result, bail};
 use tokio::process::Command;
 use tokio::sync::OnceCell;
 
-use crate::home::workspace_root;
-use crate::supervise::binary_dir;
-use crate::term;
+use crate::child_process::binary_dir;
+use crate::output;
+use crate::stack_dir::workspace_root;
 
 /// The two processes that Waybill consists of.
 #[derive(Clone, Debug)]
@@ -63,11 +63,11 @@ async fn build() -> Result<()> {
         command.arg("--target-dir").arg(target);
     }
     command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
-    let built = if term::interactive() {
+    let built = if output::interactive() {
         // Cargo shows its own bar.
         command.stderr(Stdio::inherit()).status().await.map(|status| (status.success(), String::new()))
     } else {
-        term::line("Building waybill-api and waybill-worker");
+        output::line("Building waybill-api and waybill-worker");
         let out = command.stderr(Stdio::piped()).output().await;
         out.map(|out| (out.status.success(), String::from_utf8_lossy(&out.stderr).into_owned()))
     };

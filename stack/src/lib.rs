@@ -7,16 +7,16 @@
 //! Every process runs under a [guard], which stops it however its starter ends.
 
 pub mod binaries;
+pub mod child_guard;
+pub mod child_process;
 pub mod client;
 pub mod goods;
-pub mod guard;
-pub mod home;
 pub mod invariants;
+pub mod output;
 pub mod ports;
 pub mod processes;
 pub mod servers;
 mod stack;
-pub mod supervise;
-pub mod term;
+pub mod stack_dir;
 
 pub use stack::{Stack, StackBuilder, StackPorts};

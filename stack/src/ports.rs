@@ -73,17 +73,17 @@ impl Role {
 
 /// A block of ports, each held by us until its owner is about to start.
 #[derive(Debug)]
-pub struct Block {
+pub struct PortBlock {
     base: u16,
     held: Vec<(Role, TcpListener)>,
 }
 
-impl Block {
+impl PortBlock {
     /// The first block of which all ports are free.
     pub fn first_free() -> Result<Self> {
         let bases = (0..BLOCKS_MAX).map(|n| FIRST_BASE + n * BLOCK);
         for base in bases {
-            if let Ok(block) = Self::hold(base) {
+            if let Ok(block) = Self::reserve(base) {
                 return Ok(block);
             }
         }
@@ -92,7 +92,7 @@ impl Block {
     }
 
     /// The block that begins at `base`; an error that names the port which is taken.
-    pub fn hold(base: u16) -> Result<Self> {
+    pub fn reserve(base: u16) -> Result<Self> {
         if !(1024..=u16::MAX - BLOCK).contains(&base) {
             bail!("a block of ports begins between 1024 and {}, not at {base}", u16::MAX - BLOCK);
         }
@@ -126,7 +126,7 @@ impl Block {
 /// The first port for tests.
 const TESTS_FIRST: u16 = 10_000;
 /// Ports that a process claims at once.
-const CLAIM: u16 = 100;
+const PORTS_PER_CLAIM: u16 = 100;
 /// Where Linux begins with the ports that it chooses itself, unless it is told otherwise.
 const SYSTEM_FIRST: u16 = 32_768;
 
@@ -161,14 +161,16 @@ pub fn free_port() -> Result<u16> {
 impl Claims {
     fn extend(&mut self) -> Result<()> {
         let end = system_first();
-        for first in (TESTS_FIRST..end.saturating_sub(CLAIM)).step_by(CLAIM.into()) {
+        for first in (TESTS_FIRST..end.saturating_sub(PORTS_PER_CLAIM)).step_by(PORTS_PER_CLAIM.into()) {
             if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, first)) {
                 self.held.push(listener);
-                (self.next, self.end) = (first + 1, first + CLAIM);
+                (self.next, self.end) = (first + 1, first + PORTS_PER_CLAIM);
                 return Ok(());
             }
         }
-        bail!("no {CLAIM} ports are free between {TESTS_FIRST} and {end}, where the system's own begin")
+        bail!(
+            "no {PORTS_PER_CLAIM} ports are free between {TESTS_FIRST} and {end}, where the system's own begin"
+        )
     }
 }
 
@@ -199,16 +201,17 @@ mod tests {
 
     #[test]
     fn two_stacks_take_two_blocks_and_a_taken_port_is_named() {
-        let mut one = Block::first_free().unwrap();
-        let two = Block::first_free().unwrap();
+        let mut one = PortBlock::first_free().unwrap();
+        let two = PortBlock::first_free().unwrap();
         assert_ne!(one.base(), two.base());
 
         let port = one.release(Role::Postgres);
-        let _other = soon(|| TcpListener::bind(("127.0.0.1", port)).map_err(|error| error.to_string()));
+        let _other =
+            retry_briefly(|| TcpListener::bind(("127.0.0.1", port)).map_err(|error| error.to_string()));
         let base = one.base();
         drop(one);
-        let err = soon(|| {
-            let err = Block::hold(base).unwrap_err().to_string();
+        let err = retry_briefly(|| {
+            let err = PortBlock::reserve(base).unwrap_err().to_string();
             if err.contains(&format!("port {port} (Postgres) is taken")) { Ok(err) } else { Err(err) }
         });
         assert!(err.contains("--ports"), "{err}");
@@ -216,7 +219,7 @@ mod tests {
 
     /// What a port that we let go of allows: a process that another test starts has our sockets, too, until it becomes
     /// what it is to run.
-    fn soon<T>(mut attempt: impl FnMut() -> Result<T, String>) -> T {
+    fn retry_briefly<T>(mut attempt: impl FnMut() -> Result<T, String>) -> T {
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
             match attempt() {
@@ -270,7 +273,7 @@ mod tests {
 
     #[test]
     fn a_block_must_fit() {
-        assert!(Block::hold(80).is_err());
-        assert!(Block::hold(65_530).is_err());
+        assert!(PortBlock::reserve(80).is_err());
+        assert!(PortBlock::reserve(65_530).is_err());
     }
 }

@@ -11,14 +11,14 @@ use tokio::process::Command;
 use uuid::Uuid;
 
 use crate::binaries::Binaries;
+use crate::child_process::{Child, ChildSpec, ProcessDirs};
 use crate::client::Client;
 use crate::goods;
-use crate::home::Secrets;
 use crate::invariants::{Moment, Sources};
 use crate::ports::{free_port, loopback};
 use crate::servers::Servers;
 use crate::servers::temporal_http::TemporalHttp;
-use crate::supervise::{Child, ChildSpec, ProcessDirs};
+use crate::stack_dir::Secrets;
 use waybill_simulators::{AutoProgress, CarrierSim, CarrierSimConfig, PaymentsSim, PaymentsSimConfig};
 
 /// Connecting to two servers and registering with one takes a moment on a busy machine.
@@ -68,7 +68,7 @@ impl<'a> StackBuilder<'a> {
     /// Whether [`Stack::stop`] checks what must always be true, and panics if it is not. For tests; those that spoil the
     /// books on purpose do without.
     #[must_use]
-    pub fn checked(mut self, checked: bool) -> Self {
+    pub fn check_invariants(mut self, checked: bool) -> Self {
         self.checked = checked;
         self
     }
@@ -111,7 +111,7 @@ impl<'a> StackBuilder<'a> {
     /// Keeps logs and ledgers in a directory of its own, uses the database `waybill` and unprefixed task queues:
     /// a stack to come back to.
     #[must_use]
-    pub fn lasting(mut self, dir: &Path, secrets: &Secrets, key: Option<&str>) -> Self {
+    pub fn persistent(mut self, dir: &Path, secrets: &Secrets, key: Option<&str>) -> Self {
         self.dir = dir.to_owned();
         self.database = "waybill".to_owned();
         self.queue_prefix = String::new();
@@ -149,7 +149,7 @@ impl<'a> StackBuilder<'a> {
         let (payments, carrier) = tokio::try_join!(payments, carrier)?;
 
         let env = self.environment(&database_url, &payments.url(), &carrier.url());
-        tool(&binaries.api, &["migrate"], &env).await?;
+        run_command(&binaries.api, &["migrate"], &env).await?;
         let key = match self.key {
             Some(key) => key,
             None => create_key(&binaries.api, &env, "demo").await?,
@@ -178,7 +178,7 @@ impl<'a> StackBuilder<'a> {
         if self.worker {
             stack.add_worker_at(ports.worker).await?;
         }
-        stack.seed().await?;
+        stack.seed_stock().await?;
         Ok(stack)
     }
 
@@ -284,7 +284,7 @@ impl Stack {
         let mut api = Child::spawn(spec)?;
         let client = Client::new(&format!("http://127.0.0.1:{port}"), &self.key)?;
         let url = format!("{}/readyz", client.base());
-        api.ready(READY_WAIT_MAX, || answers_ok(&client, &url)).await?;
+        api.ready(READY_WAIT_MAX, || responds_ok(&client, &url)).await?;
         self.more_apis.push(api);
         Ok(client)
     }
@@ -306,8 +306,8 @@ impl Stack {
     }
 
     /// Runs a verb of `waybill-api` on this stack's database; answers what it printed.
-    pub async fn api_tool(&self, args: &[&str]) -> Result<String> {
-        tool(&self.binaries.api, args, &self.env).await
+    pub async fn run_api_command(&self, args: &[&str]) -> Result<String> {
+        run_command(&self.binaries.api, args, &self.env).await
     }
 
     /// An error that says which process has ended by itself, if one has.
@@ -332,7 +332,7 @@ impl Stack {
     }
 
     async fn assert_invariants(&self) {
-        let checked = async { self.sources()?.check(Moment::Anytime).await };
+        let checked = async { self.sources()?.check(Moment::Always).await };
         let found = checked.await.map_err(|err| format!("the invariants can't be checked: {err:#}"));
         assert_eq!(found, Ok(Vec::new()), "an invariant is broken");
     }
@@ -347,18 +347,18 @@ impl Stack {
         spec.env.push(("WAYBILL_METRICS_LISTEN".to_owned(), loopback(port).to_string()));
         let mut worker = Child::spawn(spec)?;
         let url = format!("http://127.0.0.1:{port}/readyz");
-        worker.ready(READY_WAIT_MAX, || answers_ok(&self.client, &url)).await?;
+        worker.ready(READY_WAIT_MAX, || responds_ok(&self.client, &url)).await?;
         self.workers.push(worker);
         Ok(())
     }
 
     async fn api_ready(&mut self) -> Result<()> {
         let url = format!("{}/readyz", self.client.base());
-        self.api.ready(READY_WAIT_MAX, || answers_ok(&self.client, &url)).await
+        self.api.ready(READY_WAIT_MAX, || responds_ok(&self.client, &url)).await
     }
 
     /// Puts goods on the shelves that are not there yet; what was sold stays sold.
-    async fn seed(&self) -> Result<()> {
+    async fn seed_stock(&self) -> Result<()> {
         for (sku, stock) in goods::stock() {
             let known = self.client.get_stock(sku).await?;
             let empty = known.items().is_some_and(<[Value]>::is_empty);
@@ -375,13 +375,13 @@ impl Stack {
 }
 
 /// Whether a URL answers with a success.
-pub async fn answers_ok(client: &Client, url: &str) -> bool {
+pub async fn responds_ok(client: &Client, url: &str) -> bool {
     client.probe(url).await.is_some_and(|status| status.is_success())
 }
 
 async fn create_key(api: &Path, env: &[(String, String)], merchant: &str) -> Result<String> {
     let args = ["keys", "create", "--merchant", merchant, "--name", "cargo dev", "--scopes", SCOPES];
-    let printed = tool(api, &args, env).await?;
+    let printed = run_command(api, &args, env).await?;
     printed
         .lines()
         .last()
@@ -389,7 +389,7 @@ async fn create_key(api: &Path, env: &[(String, String)], merchant: &str) -> Res
         .context("`waybill-api keys create` printed no key")
 }
 
-async fn tool(program: &Path, args: &[&str], env: &[(String, String)]) -> Result<String> {
+async fn run_command(program: &Path, args: &[&str], env: &[(String, String)]) -> Result<String> {
     let out = Command::new(program)
         .args(args)
         .envs(env.iter().map(|(name, value)| (name, value)))

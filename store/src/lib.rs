@@ -3,6 +3,7 @@
 //! "Not found" is `Ok(None)`; row counts are checked; a violated constraint that a caller can cause is an error of
 //! its own, never a bare database error.
 
+pub mod batched_writers;
 pub mod housekeeping;
 pub mod inbox;
 pub mod keys;
@@ -13,7 +14,6 @@ pub mod refunds;
 pub mod returns;
 pub mod shipments;
 pub mod stock;
-pub mod writers;
 
 use sqlx::{
     Connection as _, Postgres, Transaction,
@@ -26,21 +26,21 @@ pub use sqlx::PgPool;
 
 /// How long a caller waits for a free connection before it is told that Postgres is busy: long enough for a burst,
 /// short enough for an HTTP client.
-const ACQUIRE_WAIT_MAX: Duration = Duration::from_secs(3);
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 /// A connection that rested longer is asked whether it is still there before it is used. Asking each time would be a round
 /// trip more for every statement.
-const TRUSTED_MAX: Duration = Duration::from_secs(1);
+const PING_AFTER_IDLE: Duration = Duration::from_secs(1);
 /// A connection that does not answer that within this time is closed, and the next one asked: of a Postgres that is gone
 /// without a word many may be left, and a caller waits no longer than [`ACQUIRE_WAIT_MAX`].
-const PING_MAX: Duration = Duration::from_millis(500);
+const PING_TIMEOUT: Duration = Duration::from_millis(500);
 /// Work that takes longer is given up. Postgres ends a statement before that ([`STATEMENT_MAX`]), and of several only one
 /// waits for locks for long. A server that is gone without a word ends nothing.
-const WORK_MAX: Duration = Duration::from_secs(15);
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(15);
 /// A statement that takes longer is ended by Postgres: nothing here is meant to take a tenth of it.
-const STATEMENT_MAX: Duration = Duration::from_secs(10);
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A transaction whose next statement does not come for so long is rolled back by Postgres. Only round trips lie between
 /// two statements here: whoever began it is frozen or gone without a word, and others wait for its locks.
-const IDLE_IN_TRANSACTION_MAX: Duration = Duration::from_secs(10);
+const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What can go wrong with Postgres.
 #[derive(Debug, thiserror::Error)]
@@ -62,7 +62,7 @@ pub enum StoreError {
     Migrate(#[from] sqlx::migrate::MigrateError),
     /// What befell a whole group befell each of its items.
     #[error(transparent)]
-    Shared(std::sync::Arc<StoreError>),
+    BatchFailed(std::sync::Arc<StoreError>),
 }
 
 impl StoreError {
@@ -74,21 +74,21 @@ impl StoreError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Database(_) => true,
-            Self::Shared(error) => error.is_transient(),
+            Self::BatchFailed(error) => error.is_transient(),
             Self::Corrupt { .. } | Self::Migrate(_) => false,
         }
     }
 
     /// Whether it is about what was to be written or read, and not about Postgres as a whole: the SQLSTATE classes 21
     /// to 23 (cardinality, data, integrity), or a row that can't be read.
-    pub(crate) fn is_of_an_item(&self) -> bool {
+    pub(crate) fn is_item_error(&self) -> bool {
         match self {
             Self::Corrupt { .. } => true,
             Self::Database(error) => error
                 .as_database_error()
                 .and_then(|error| error.code())
                 .is_some_and(|code| ["21", "22", "23"].iter().any(|class| code.starts_with(class))),
-            Self::Shared(_) | Self::Migrate(_) => false,
+            Self::BatchFailed(_) | Self::Migrate(_) => false,
         }
     }
 }
@@ -97,7 +97,7 @@ impl StoreError {
 pub type Result<T> = std::result::Result<T, StoreError>;
 
 /// Postgres did not do it in time.
-fn no_answer() -> sqlx::Error {
+fn timed_out() -> sqlx::Error {
     sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())
 }
 
@@ -106,8 +106,8 @@ fn no_answer() -> sqlx::Error {
 ///
 /// # Errors
 /// Those of the work, and when it takes longer than Postgres may take for a statement.
-pub async fn in_time<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    timeout(WORK_MAX, work).await.unwrap_or_else(|_| Err(no_answer().into()))
+pub async fn with_timeout<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    timeout(OPERATION_TIMEOUT, work).await.unwrap_or_else(|_| Err(timed_out().into()))
 }
 
 /// Turns a text or number of the database into a domain type.
@@ -124,8 +124,8 @@ where
 /// When the URL is not one of Postgres.
 pub fn connect(url: &str, connections_max: u32) -> Result<PgPool> {
     let options = PgConnectOptions::from_str(url)?.application_name("waybill").options([
-        ("statement_timeout", STATEMENT_MAX.as_millis().to_string()),
-        ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION_MAX.as_millis().to_string()),
+        ("statement_timeout", STATEMENT_TIMEOUT.as_millis().to_string()),
+        ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION_TIMEOUT.as_millis().to_string()),
         // Everything here goes by key. A plan that was made when the tables were new and empty would read them whole,
         // and be kept until Postgres next analyses them.
         ("enable_seqscan", "off".to_owned()),
@@ -143,12 +143,12 @@ pub fn connect(url: &str, connections_max: u32) -> Result<PgPool> {
     ]);
     Ok(PgPoolOptions::new()
         .max_connections(connections_max)
-        .acquire_timeout(ACQUIRE_WAIT_MAX)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
         .test_before_acquire(false)
         .before_acquire(|connection, metadata| {
             Box::pin(async move {
-                if metadata.idle_for >= TRUSTED_MAX {
-                    timeout(PING_MAX, connection.ping()).await.map_err(|_| no_answer())??;
+                if metadata.idle_for >= PING_AFTER_IDLE {
+                    timeout(PING_TIMEOUT, connection.ping()).await.map_err(|_| timed_out())??;
                 }
                 Ok(true)
             })

@@ -2,9 +2,9 @@
 //! back, that are lost and turn up, while their order's workflow is open and when it has ended.
 
 use crate::{
-    after_sales::{closed, events_of, receipt, refunded, returning, settles},
-    books::{at_provider, check_closed, check_goods, pieces, waybill_held},
-    people::{needs, operate},
+    accounting::{at_provider, authorized_amount, check_closed_order, check_stock, units_by_location},
+    operator_actions::{needs, operate},
+    refunds_and_returns::{closed, events_of, receipt, refunded, returning, settles},
     support::*,
     webhooks::Webhook,
 };
@@ -13,10 +13,10 @@ use waybill_simulators::{Fault, Route, Rule};
 use waybill_stack::{Stack, servers::Servers};
 
 /// Stock and reservations agree, also to the reconciliation.
-async fn check_books(stack: &Stack, before: &crate::books::Pieces) {
-    check_goods(stack, before).await;
+async fn check_books(stack: &Stack, before: &crate::accounting::UnitsBySku) {
+    check_stock(stack, before).await;
     let pool = waybill_store::connect(&stack.database_url, 2).unwrap();
-    assert_eq!(waybill_store::housekeeping::drifts::of_stock(&pool).await.unwrap(), []);
+    assert_eq!(waybill_store::housekeeping::drifts::find_stock_drifts(&pool).await.unwrap(), []);
 }
 
 /// An order of two shipments, both booked: of two pieces and of one, with money that divides by nothing.
@@ -33,8 +33,8 @@ async fn in_two_parts(stack: &Stack, sku: &str) -> (String, Vec<String>) {
 async fn shipped(stack: &Stack) -> (String, String) {
     let id = place(&stack.client, &order_with(|_| {})).await;
     let shipment = shipments(&reach(&stack.client, &id, "fulfilling").await).remove(0);
-    carrier_says(stack, &shipment, "hand_over").await;
-    event(&stack.client, &id, "payment.captured").await;
+    send_carrier_event(stack, &shipment, "hand_over").await;
+    wait_for_event(&stack.client, &id, "payment.captured").await;
     (id, shipment)
 }
 
@@ -44,7 +44,7 @@ async fn cancelled(stack: &Stack, order: &Value) -> (String, Vec<String>) {
     let ids = shipments(&reach(&stack.client, &id, "fulfilling").await);
     stack.client.cancel(&id, "no longer wanted", false).await.unwrap().success().unwrap();
     reach(&stack.client, &id, "cancelled").await;
-    check_closed(stack, &id).await;
+    check_closed_order(stack, &id).await;
     (id, ids)
 }
 
@@ -57,7 +57,7 @@ async fn opened(stack: &Stack, id: &str) -> Vec<(String, Value)> {
 
 /// Waits until as many returns were opened, and gives the last.
 async fn returns(stack: &Stack, id: &str, number: usize) -> (String, Value) {
-    until(&format!("return {number} of {id}"), || async {
+    wait_until(&format!("return {number} of {id}"), || async {
         let opened = opened(stack, id).await;
         assert!(opened.len() <= number, "no more than {number}: {opened:?}");
         (opened.len() == number).then(|| opened.into_iter().next_back()).flatten()
@@ -87,44 +87,46 @@ async fn settled(stack: &Stack, id: &str, how: &str, number: i64) {
         "late" => "select count(*) from inbox where order_id = $1::uuid and settled_as = 'late'",
         _ => "select count(*) from inbox where order_id = $1::uuid and settled_as = 'closed'",
     };
-    until(&format!("{number} {how}"), || async { (count(stack, sql, id).await == number).then_some(()) })
-        .await;
+    wait_until(&format!("{number} {how}"), || async {
+        (count(stack, sql, id).await == number).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn goods_that_leave_after_all_are_sold_and_asked_back() {
     let stack = builder().await.env("WAYBILL_CHAOS", "repeat").start().await.unwrap();
     let (id, ids) = in_two_parts(&stack, "SPLIT").await;
-    let before = pieces(&stack).await;
-    carrier_says(&stack, &ids[0], "hand_over").await;
-    event(&stack.client, &id, "payment.captured").await;
+    let before = units_by_location(&stack).await;
+    send_carrier_event(&stack, &ids[0], "hand_over").await;
+    wait_for_event(&stack.client, &id, "payment.captured").await;
     stack.client.cancel(&id, "the rest", false).await.unwrap().success().unwrap();
     reach(&stack.client, &id, "shipped").await;
     let captured = at_provider(&stack, &id).1;
-    assert_eq!(stock_of(&stack, "SPLIT").await, (1, 0, 2), "what was cancelled is free");
+    assert_eq!(stock_level(&stack, "SPLIT").await, (1, 0, 2), "what was cancelled is free");
 
-    carrier_says(&stack, &ids[1], "hand_over").await;
+    send_carrier_event(&stack, &ids[1], "hand_over").await;
     let (back, lines) = returns(&stack, &id, 1).await;
     assert_eq!(lines, json!([{"line": 0, "quantity": 1}]), "of exactly what left");
     let order = needs(&stack, &id, "unexpected_shipment").await;
     assert_eq!(about(&order, "unexpected_shipment"), [&json!(ids[1])]);
-    assert_eq!(stock_of(&stack, "SPLIT").await, (0, 0, 3), "it is not on the shelf");
+    assert_eq!(stock_level(&stack, "SPLIT").await, (0, 0, 3), "it is not on the shelf");
     check_books(&stack, &before).await;
     // More of the same changes nothing.
-    carrier_says(&stack, &ids[1], "deliver").await;
-    event(&stack.client, &id, "shipment.delivered").await;
+    send_carrier_event(&stack, &ids[1], "deliver").await;
+    wait_for_event(&stack.client, &id, "shipment.delivered").await;
     returns(&stack, &id, 1).await;
     assert_eq!(events_of(&kinds(&stack.client, &id).await, "stock.gone"), 1);
 
     let done = received(&stack, &back, json!([goods(0, 1, "restock")])).await;
     assert_eq!((&done["amount"], &done["refunds"]), (&json!(0), &json!([])), "nothing was captured for it");
-    assert_eq!(stock_of(&stack, "SPLIT").await, (1, 0, 2));
+    assert_eq!(stock_level(&stack, "SPLIT").await, (1, 0, 2));
     check_books(&stack, &before).await;
     let body = json!({"reason": "it is back", "reference": "case-1", "about": ids[1]});
     operate(&stack.client, &id, "resolve", body).await.success().unwrap();
-    carrier_says(&stack, &ids[0], "deliver").await;
+    send_carrier_event(&stack, &ids[0], "deliver").await;
     reach(&stack.client, &id, "completed").await;
-    let order = check_closed(&stack, &id).await;
+    let order = check_closed_order(&stack, &id).await;
     assert_eq!((&order["attention"], &order["outcome"]), (&Value::Null, &json!("partial")));
     assert_eq!(at_provider(&stack, &id), (0, captured, 0, 1), "what was cancelled is not charged");
     check_books(&stack, &before).await;
@@ -135,16 +137,16 @@ async fn goods_that_leave_after_all_are_sold_and_asked_back() {
 async fn goods_of_an_ended_order_leave_and_were_promised_to_others() {
     let stack = stack().await;
     put_stock(&stack.client, "LAST", &[("AMS", 3)]).await;
-    let before = pieces(&stack).await;
+    let before = units_by_location(&stack).await;
     let (id, ids) = cancelled(&stack, &order(&[("LAST", 2), ("LAST", 1)])).await;
     let other = place(&stack.client, &order(&[("LAST", 2)])).await;
     reach(&stack.client, &other, "fulfilling").await;
-    assert_eq!(stock_of(&stack, "LAST").await, (1, 2, 0));
+    assert_eq!(stock_level(&stack, "LAST").await, (1, 2, 0));
 
     // Each webhook comes twice.
     let twice = Rule { route: Route::Webhook, fault: Fault::Duplicate, times: None, matching: None };
     stack.carrier.set_faults(vec![twice]);
-    carrier_says(&stack, &ids[0], "hand_over").await;
+    send_carrier_event(&stack, &ids[0], "hand_over").await;
     let (back, lines) = returns(&stack, &id, 1).await;
     assert_eq!(lines, json!([{"line": 0, "quantity": 2}, {"line": 1, "quantity": 1}]));
     let order = needs(&stack, &id, "unexpected_shipment").await;
@@ -152,9 +154,9 @@ async fn goods_of_an_ended_order_leave_and_were_promised_to_others() {
     assert_eq!((&order["status"], &need["about"]), (&json!("cancelled"), &json!(ids[0])));
     let missing = json!([{"line": 0, "quantity": 1}, {"line": 1, "quantity": 1}]);
     assert_eq!(need["detail"], json!({"said": "handed_over", "missing": missing}), "two are another order's");
-    assert_eq!(stock_of(&stack, "LAST").await, (0, 2, 1), "what others were promised stays theirs");
+    assert_eq!(stock_level(&stack, "LAST").await, (0, 2, 1), "what others were promised stays theirs");
     check_books(&stack, &before).await;
-    carrier_says(&stack, &ids[0], "deliver").await;
+    send_carrier_event(&stack, &ids[0], "deliver").await;
     settled(&stack, &id, "late", 2).await;
     let told = kinds(&stack.client, &id).await;
     for once in ["shipment.handed_over", "shipment.delivered", "stock.gone", "attention.raised"] {
@@ -165,15 +167,15 @@ async fn goods_of_an_ended_order_leave_and_were_promised_to_others() {
     let lines = json!([goods(0, 2, "restock"), goods(1, 1, "write_off")]);
     let done = received(&stack, &back, lines).await;
     assert_eq!((&done["amount"], &done["refunds"]), (&json!(0), &json!([])));
-    assert_eq!(stock_of(&stack, "LAST").await, (1, 2, 0));
+    assert_eq!(stock_level(&stack, "LAST").await, (1, 2, 0));
     check_books(&stack, &before).await;
     assert_eq!(at_provider(&stack, &id), (0, 0, 0, 1));
     let order = stack.client.get(&id).await.unwrap().body;
     assert_eq!((&order["lines"][0]["returned"], &order["lines"][1]["returned"]), (&json!(2), &json!(1)));
     operate(&stack.client, &id, "skip", json!({"reason": "all is back"})).await.success().unwrap();
-    let order = check_closed(&stack, &id).await;
+    let order = check_closed_order(&stack, &id).await;
     assert_eq!(order["attention"], Value::Null, "{order:#}");
-    assert_eq!(waybill_held(&stack, &other).await, 2);
+    assert_eq!(authorized_amount(&stack, &other).await, 2);
     stack.stop().await;
 }
 
@@ -181,7 +183,7 @@ async fn goods_of_an_ended_order_leave_and_were_promised_to_others() {
 async fn what_the_carrier_says_of_an_ended_order_while_temporal_is_away_is_heard() {
     let mut servers = Servers::private().await.unwrap();
     let stack = Stack::builder(&servers).start().await.unwrap();
-    let before = pieces(&stack).await;
+    let before = units_by_location(&stack).await;
     let (id, ids) = cancelled(&stack, &order_with(|_| {})).await;
     servers.temporal.child.kill_hard().await.unwrap();
     let said = Webhook::carrier(&stack, &ids[0], "shipment.handed_over");
@@ -203,31 +205,31 @@ async fn what_the_carrier_says_of_an_ended_order_while_temporal_is_away_is_heard
 async fn what_the_carrier_brings_back_is_refunded_to_the_last_cent() {
     let stack = builder().await.env("WAYBILL_CHAOS", "repeat").start().await.unwrap();
     let (id, ids) = in_two_parts(&stack, "SPLIT").await;
-    let before = pieces(&stack).await;
+    let before = units_by_location(&stack).await;
     for shipment in &ids {
-        carrier_says(&stack, shipment, "hand_over").await;
+        send_carrier_event(&stack, shipment, "hand_over").await;
     }
     let order = reach(&stack.client, &id, "shipped").await;
     let amounts: Vec<i64> =
         order["shipments"].as_array().unwrap().iter().map(|s| s["amount"].as_i64().unwrap()).collect();
 
     // To the sender, before the order is complete.
-    carrier_says(&stack, &ids[1], "return").await;
+    send_carrier_event(&stack, &ids[1], "return").await;
     let (undelivered, lines) = returns(&stack, &id, 1).await;
     assert_eq!(lines, json!([{"line": 0, "quantity": 1}]));
-    carrier_says(&stack, &ids[0], "deliver").await;
+    send_carrier_event(&stack, &ids[0], "deliver").await;
     let order = reach(&stack.client, &id, "completed").await;
     assert_eq!(order["outcome"], "partial", "one piece never arrived: {order:#}");
     let done = received(&stack, &undelivered, json!([goods(0, 1, "restock")])).await;
     assert_eq!(done["refunds"][0]["amount"], amounts[1]);
-    let order = check_closed(&stack, &id).await;
+    let order = check_closed_order(&stack, &id).await;
     let line = &order["lines"][0];
     assert_eq!((&line["shipped"], &line["delivered"], &line["returned"]), (&json!(3), &json!(2), &json!(1)));
     check_books(&stack, &before).await;
 
     // And afterwards; one piece is in the customer's own return.
     let own = returning(&stack, &id, json!([{"line": 0, "quantity": 1}])).await;
-    carrier_says(&stack, &ids[0], "return").await;
+    send_carrier_event(&stack, &ids[0], "return").await;
     let (rest, lines) = returns(&stack, &id, 3).await;
     assert_eq!(lines, json!([{"line": 0, "quantity": 1}]), "all that is in no return");
     settled(&stack, &id, "late", 1).await;
@@ -242,7 +244,7 @@ async fn what_the_carrier_brings_back_is_refunded_to_the_last_cent() {
     let order = stack.client.get(&id).await.unwrap().body;
     assert_eq!((&order["payment_status"], &order["lines"][0]["returned"]), (&json!("refunded"), &json!(3)));
     assert_eq!(at_provider(&stack, &id), (0, 3602, 3602, 1), "exactly what was captured");
-    assert_eq!(stock_of(&stack, "SPLIT").await, (2, 0, 1), "one was written off");
+    assert_eq!(stock_level(&stack, "SPLIT").await, (2, 0, 1), "one was written off");
     check_books(&stack, &before).await;
     stack.stop().await;
 }
@@ -250,22 +252,22 @@ async fn what_the_carrier_brings_back_is_refunded_to_the_last_cent() {
 #[tokio::test]
 async fn what_was_lost_may_turn_up() {
     let stack = stack().await;
-    let before = pieces(&stack).await;
+    let before = units_by_location(&stack).await;
     let (found, shipment) = shipped(&stack).await;
-    carrier_says(&stack, &shipment, "lose").await;
+    send_carrier_event(&stack, &shipment, "lose").await;
     let order = needs(&stack, &found, "shipment_lost").await;
     assert_eq!(about(&order, "shipment_lost"), [&json!(shipment)]);
     assert_eq!(order["status"], "shipped", "never completed with nothing delivered: {order:#}");
-    carrier_says(&stack, &shipment, "deliver").await;
+    send_carrier_event(&stack, &shipment, "deliver").await;
     reach(&stack.client, &found, "completed").await;
-    let order = check_closed(&stack, &found).await;
+    let order = check_closed_order(&stack, &found).await;
     assert_eq!((&order["attention"], &order["outcome"]), (&Value::Null, &json!("full")));
     assert_eq!(order["shipments"][0]["status"], "delivered");
 
     let (back, shipment) = shipped(&stack).await;
-    carrier_says(&stack, &shipment, "lose").await;
+    send_carrier_event(&stack, &shipment, "lose").await;
     needs(&stack, &back, "shipment_lost").await;
-    carrier_says(&stack, &shipment, "return").await;
+    send_carrier_event(&stack, &shipment, "return").await;
     let (open, _) = returns(&stack, &back, 1).await;
     assert_eq!(received(&stack, &open, json!([goods(0, 1, "restock")])).await["refunds"][0]["amount"], 1000);
     let order = stack.client.get(&back).await.unwrap().body;
@@ -277,10 +279,10 @@ async fn what_was_lost_may_turn_up() {
         let id = place(&stack.client, &order_with(|_| {})).await;
         let shipment = shipments(&reach(&stack.client, &id, "fulfilling").await).remove(0);
         Webhook::carrier(&stack, &shipment, kind).send(&stack).await.success().unwrap();
-        event(&stack.client, &id, kind).await;
+        wait_for_event(&stack.client, &id, kind).await;
         let order = reach(&stack.client, &id, "shipped").await;
         assert_eq!((&order["attention"], &order["amounts_held"]["captured"]), (&attention, &json!(1000)));
-        carrier_says(&stack, &shipment, "hand_over").await;
+        send_carrier_event(&stack, &shipment, "hand_over").await;
         assert_eq!(events_of(&kinds(&stack.client, &id).await, "shipment.handed_over"), 1);
     }
     check_books(&stack, &before).await;
@@ -291,14 +293,14 @@ async fn what_was_lost_may_turn_up() {
 async fn an_order_of_which_nothing_arrived_is_settled_by_a_person_and_still_listens() {
     let stack = stack().await;
     let (id, ids) = in_two_parts(&stack, "SPLIT").await;
-    let before = pieces(&stack).await;
+    let before = units_by_location(&stack).await;
     for shipment in &ids {
-        carrier_says(&stack, shipment, "hand_over").await;
+        send_carrier_event(&stack, shipment, "hand_over").await;
     }
     reach(&stack.client, &id, "shipped").await;
-    carrier_says(&stack, &ids[0], "lose").await;
+    send_carrier_event(&stack, &ids[0], "lose").await;
     let order = needs(&stack, &id, "shipment_lost").await;
-    carrier_says(&stack, &ids[1], "return").await;
+    send_carrier_event(&stack, &ids[1], "return").await;
     let (back, _) = returns(&stack, &id, 1).await;
     received(&stack, &back, json!([goods(0, 1, "restock")])).await;
     let lost = order["shipments"][0]["amount"].as_i64().unwrap();
@@ -308,16 +310,16 @@ async fn an_order_of_which_nothing_arrived_is_settled_by_a_person_and_still_list
     assert_eq!(order["attention"], "shipment_lost", "until somebody says that it is settled");
     let body = json!({"reason": "refunded", "reference": refund});
     operate(&stack.client, &id, "resolve", body).await.success().unwrap();
-    event(&stack.client, &id, "attention.cleared").await;
+    wait_for_event(&stack.client, &id, "attention.cleared").await;
     let order = stack.client.get(&id).await.unwrap().body;
     assert_eq!((&order["status"], &order["attention"]), (&json!("shipped"), &Value::Null), "{order:#}");
     assert_eq!(order["allowed_actions"], json!([]));
     check_books(&stack, &before).await;
 
-    carrier_says(&stack, &ids[0], "deliver").await;
+    send_carrier_event(&stack, &ids[0], "deliver").await;
     let order = reach(&stack.client, &id, "completed").await;
     assert_eq!((&order["outcome"], &order["attention"]), (&json!("partial"), &Value::Null));
-    check_closed(&stack, &id).await;
+    check_closed_order(&stack, &id).await;
     check_books(&stack, &before).await;
     stack.stop().await;
 }
@@ -328,7 +330,7 @@ async fn two_things_of_one_kind_are_settled_one_by_one() {
     put_stock(&stack.client, "SPLIT", &[("AMS", 2), ("RTM", 1)]).await;
     let (id, ids) = cancelled(&stack, &order(&[("SPLIT", 3)])).await;
     for shipment in &ids {
-        carrier_says(&stack, shipment, "hand_over").await;
+        send_carrier_event(&stack, shipment, "hand_over").await;
     }
     returns(&stack, &id, 2).await;
     let listed = stack.client.list(&[("attention", "true")]).await.unwrap().body;
@@ -355,20 +357,20 @@ async fn what_contradicts_an_ended_order_is_told_once_and_what_it_left_behind_is
     let stack = stack().await;
     let (found, ids) = in_two_parts(&stack, "ONE").await;
     let (given_up, others) = in_two_parts(&stack, "TWO").await;
-    let before = pieces(&stack).await;
+    let before = units_by_location(&stack).await;
     for (id, ids) in [(&found, &ids), (&given_up, &others)] {
         for (shipment, what) in
             [(&ids[1], "hand_over"), (&ids[1], "lose"), (&ids[0], "hand_over"), (&ids[0], "deliver")]
         {
-            carrier_says(&stack, shipment, what).await;
+            send_carrier_event(&stack, shipment, what).await;
         }
         let order = reach(&stack.client, id, "completed").await;
         assert_eq!((&order["attention"], &order["outcome"]), (&json!("shipment_lost"), &json!("partial")));
     }
     // The carrier finds one; nobody needs to look any more.
-    carrier_says(&stack, &ids[1], "deliver").await;
+    send_carrier_event(&stack, &ids[1], "deliver").await;
     settled(&stack, &found, "late", 1).await;
-    let order = check_closed(&stack, &found).await;
+    let order = check_closed_order(&stack, &found).await;
     assert_eq!((&order["attention"], &order["outcome"]), (&Value::Null, &json!("partial")));
     assert_eq!(events_of(&kinds(&stack.client, &found).await, "shipment.delivered"), 2);
     // The other is given up; the workflow can't be told any more.
@@ -380,8 +382,8 @@ async fn what_contradicts_an_ended_order_is_told_once_and_what_it_left_behind_is
         [("shipment.lost", "late"), ("shipment.lost", "closed"), ("shipment.handed_over", "closed")]
     {
         Webhook::carrier(&stack, &ids[0], kind).send(&stack).await.success().unwrap();
-        event(&stack.client, &found, "shipment.lost").await;
-        until(&format!("{kind} is {status}"), || async {
+        wait_for_event(&stack.client, &found, "shipment.lost").await;
+        wait_until(&format!("{kind} is {status}"), || async {
             let sql = "select count(*) from inbox where settled_at is null and order_id = $1::uuid";
             (count(&stack, sql, &found).await == 0).then_some(())
         })
@@ -398,28 +400,28 @@ async fn what_contradicts_an_ended_order_is_told_once_and_what_it_left_behind_is
 async fn money_for_a_last_shipment_that_the_carrier_cancels_is_given_free() {
     let stack = stack().await;
     let (id, parcels) = in_two_parts(&stack, "SPLIT").await;
-    let before = pieces(&stack).await;
-    carrier_says(&stack, &parcels[0], "hand_over").await;
-    event(&stack.client, &id, "payment.captured").await;
-    carrier_says(&stack, &parcels[1], "cancel").await;
+    let before = units_by_location(&stack).await;
+    send_carrier_event(&stack, &parcels[0], "hand_over").await;
+    wait_for_event(&stack.client, &id, "payment.captured").await;
+    send_carrier_event(&stack, &parcels[1], "cancel").await;
     let order = reach(&stack.client, &id, "shipped").await;
-    until("nothing is held", || async {
-        let held = (at_provider(&stack, &id).0, waybill_held(&stack, &id).await);
+    wait_until("nothing is held", || async {
+        let held = (at_provider(&stack, &id).0, authorized_amount(&stack, &id).await);
         (held == (0, 0)).then_some(())
     })
     .await;
     let shipped =
         order["shipments"].as_array().unwrap().iter().find(|s| s["id"] == parcels[0].as_str()).unwrap();
-    event(&stack.client, &id, "stock.released").await;
+    wait_for_event(&stack.client, &id, "stock.released").await;
     let order = stack.client.get(&id).await.unwrap().body;
     assert_eq!(
         (&order["payment_status"], &order["amounts_held"]["authorized"]),
         (&json!("captured"), &shipped["amount"])
     );
-    carrier_says(&stack, &parcels[0], "deliver").await;
+    send_carrier_event(&stack, &parcels[0], "deliver").await;
     let order = reach(&stack.client, &id, "completed").await;
     assert_eq!(order["outcome"], "partial");
-    check_closed(&stack, &id).await;
-    check_goods(&stack, &before).await;
+    check_closed_order(&stack, &id).await;
+    check_stock(&stack, &before).await;
     stack.stop().await;
 }

@@ -1,10 +1,10 @@
 //! Connections that rested: they are asked whether they are still there, and nobody sits on one that others need. And what
 //! may take long on one.
 
-use crate::support::{builder, order, place, until};
+use crate::support::{builder, order, place, wait_until};
 use waybill_domain::ids::OrderId;
 use waybill_stack::Stack;
-use waybill_store::{PgPool, writers::Writers};
+use waybill_store::{PgPool, batched_writers::BatchedWriters};
 
 /// Of one worker: the fewest of which a group keeps one.
 const CONNECTIONS: u32 = 8;
@@ -19,8 +19,8 @@ async fn quiet() -> (Stack, OrderId, PgPool) {
 }
 
 /// Waits until no session of the service has done anything for longer than one is trusted unasked.
-async fn all_rest(look: &PgPool) {
-    until("all connections rested", || async {
+async fn wait_until_idle(look: &PgPool) {
+    wait_until("all connections rested", || async {
         let busy = "select count(*) from pg_stat_activity where application_name = 'waybill'
             and datname = current_database() and clock_timestamp() - state_change < '1.1 s'";
         let busy: i64 = sqlx::query_scalar(busy).fetch_one(look).await.unwrap();
@@ -41,13 +41,13 @@ async fn cut(look: &PgPool) {
 async fn a_connection_that_rested_is_asked_whether_it_is_there() {
     let (stack, id, look) = quiet().await;
     let pool = waybill_store::connect(&stack.database_url, CONNECTIONS).unwrap();
-    let writers = Writers::start(&pool, true);
+    let writers = BatchedWriters::start(&pool, true);
     writers.reserve(id).await.unwrap().unwrap();
-    all_rest(&look).await;
+    wait_until_idle(&look).await;
     cut(&look).await;
     writers.reserve(id).await.expect("the group noticed").unwrap();
     waybill_store::ping(&pool).await.unwrap();
-    all_rest(&look).await;
+    wait_until_idle(&look).await;
     cut(&look).await;
     waybill_store::ping(&pool).await.expect("the pool noticed");
     stack.stop().await;
@@ -57,13 +57,13 @@ async fn a_connection_that_rested_is_asked_whether_it_is_there() {
 async fn a_group_that_rested_sits_on_no_connection_while_it_asks_for_one() {
     let (stack, id, look) = quiet().await;
     let pool = waybill_store::connect(&stack.database_url, CONNECTIONS).unwrap();
-    let writers = Writers::start(&pool, true);
+    let writers = BatchedWriters::start(&pool, true);
     writers.reserve(id).await.unwrap().unwrap();
     let mut others = Vec::new();
     for _ in 1..CONNECTIONS {
         others.push(pool.acquire().await.unwrap());
     }
-    all_rest(&look).await;
+    wait_until_idle(&look).await;
     writers.reserve(id).await.expect("the one that it kept").unwrap();
     drop(others);
     stack.stop().await;
@@ -74,8 +74,8 @@ async fn a_migration_may_take_longer_than_a_statement() {
     let (stack, _, look) = quiet().await;
     let mut tx = look.begin().await.unwrap();
     sqlx::query("lock table _sqlx_migrations in access exclusive mode").execute(&mut *tx).await.unwrap();
-    let migrating = async { stack.api_tool(&["migrate"]).await };
-    let waiting = until("it has waited for longer than any statement may", || async {
+    let migrating = async { stack.run_api_command(&["migrate"]).await };
+    let waiting = wait_until("it has waited for longer than any statement may", || async {
         let long = "select count(*) from pg_stat_activity where datname = current_database()
             and wait_event_type = 'Lock' and clock_timestamp() - query_start > '10.5 s'";
         let long: i64 = sqlx::query_scalar(long).fetch_one(&look).await.unwrap();

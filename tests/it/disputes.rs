@@ -1,8 +1,8 @@
 //! Disputed money is not refunded: the bank has taken it, and keeps it if the dispute is lost.
 
 use crate::{
-    after_sales::{AT_ONCE, closed, completed, receipt, refunded, returning, settles},
-    books::{at_provider, check_goods, pieces, values},
+    accounting::{at_provider, check_stock, units_by_location, values},
+    refunds_and_returns::{AT_ONCE, closed, completed, receipt, refunded, returning, settles},
     support::*,
 };
 use serde_json::{Value, json};
@@ -26,14 +26,14 @@ fn payments(stack: &Stack, order: &str) -> Vec<(i64, String)> {
 async fn disputed(stack: &Stack, order: &str, amount: i64) -> String {
     let (_, payment) = payments(stack, order).pop().unwrap();
     let body = json!({"amount": amount});
-    let dispute = bank_says(stack, &format!("payment_intents/{payment}/dispute"), body).await;
-    event(&stack.client, order, "dispute.opened").await;
+    let dispute = control_provider(stack, &format!("payment_intents/{payment}/dispute"), body).await;
+    wait_for_event(&stack.client, order, "dispute.opened").await;
     dispute["id"].as_str().unwrap().to_owned()
 }
 
 async fn close_dispute(stack: &Stack, order: &str, dispute: &str, status: &str) {
-    bank_says(stack, &format!("disputes/{dispute}/close"), json!({"status": status})).await;
-    event(&stack.client, order, "dispute.closed").await;
+    control_provider(stack, &format!("disputes/{dispute}/close"), json!({"status": status})).await;
+    wait_for_event(&stack.client, order, "dispute.closed").await;
 }
 
 async fn refund(stack: &Stack, order: &str, amount: i64) -> Reply {
@@ -50,7 +50,7 @@ fn rejected_as_disputed(reply: &Reply, disputed: i64, most: i64) {
 }
 
 async fn return_closed(stack: &Stack, order: &str) -> Value {
-    event(&stack.client, order, "return.closed").await["data"].clone()
+    wait_for_event(&stack.client, order, "return.closed").await["data"].clone()
 }
 
 #[tokio::test]
@@ -79,7 +79,7 @@ async fn late_event_of_an_inquiry_does_not_allow_refunds() {
             "object": "dispute", "id": "dp_inquiry", "payment_intent": payment, "amount": 1_000,
             "currency": "eur", "reason": "fraudulent", "status": status,
         });
-        provider_says(&stack, event, kind, dispute)
+        send_provider_event(&stack, event, kind, dispute)
     };
     says("evt_inquiry", "charge.dispute.created", "warning_needs_response").await;
     says("evt_dispute", "charge.dispute.updated", "needs_response").await;
@@ -125,7 +125,7 @@ async fn dispute_of_one_payment_leaves_the_other_refundable() {
 async fn return_of_disputed_goods_restocks_and_refunds_nothing() {
     let stack = builder().await.auto(AT_ONCE).env("WAYBILL_CHAOS", "repeat").start().await.unwrap();
     put_stock(&stack.client, "BACK", &[("AMS", 3)]).await;
-    let before = pieces(&stack).await;
+    let before = units_by_location(&stack).await;
     for status in [None, Some("lost")] {
         let id = completed(&stack, &order(&[("BACK", 1)])).await;
         let dispute = disputed(&stack, &id, 1_000).await;
@@ -133,7 +133,7 @@ async fn return_of_disputed_goods_restocks_and_refunds_nothing() {
             close_dispute(&stack, &id, &dispute, status).await;
         }
         let back = returning(&stack, &id, json!([{"line": 0, "quantity": 1}])).await;
-        assert_eq!(stock_of(&stack, "BACK").await, (2, 0, 1));
+        assert_eq!(stock_level(&stack, "BACK").await, (2, 0, 1));
         let came = json!([{"line": 0, "quantity": 1, "condition": "restock"}]);
         receipt(&stack, &back, came).await.success().unwrap();
         let back = closed(&stack, &back).await;
@@ -142,8 +142,8 @@ async fn return_of_disputed_goods_restocks_and_refunds_nothing() {
         assert_eq!(told["outcome"], "not_refunded_disputed", "{told}");
         assert_eq!(told["disputed"], 1_000, "{told}");
         assert_eq!(at_provider(&stack, &id).2, 0);
-        assert_eq!(stock_of(&stack, "BACK").await, (3, 0, 0), "the goods are on the shelf");
-        check_goods(&stack, &before).await;
+        assert_eq!(stock_level(&stack, "BACK").await, (3, 0, 0), "the goods are on the shelf");
+        check_stock(&stack, &before).await;
     }
     stack.stop().await;
 }

@@ -1,11 +1,11 @@
 //! Housekeeping: what `temporal workflow terminate` leaves behind is found and let go of.
 
 use crate::{
-    after_sales::{
+    accounting::*,
+    operator_actions::{needs, operate},
+    refunds_and_returns::{
         AT_ONCE, at_the_provider, closed, completed, paid_with, receipt, refunded, returning, settles,
     },
-    books::*,
-    people::{needs, operate},
     support::*,
 };
 use serde_json::{Value, json};
@@ -18,10 +18,10 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 /// A stack whose sweeper takes every order that was left, but only when it is told to.
 pub async fn sweeping() -> Stack {
-    swept_by_hand(builder().await).start().await.unwrap()
+    with_manual_sweeps(builder().await).start().await.unwrap()
 }
 
-pub fn swept_by_hand(builder: StackBuilder<'_>) -> StackBuilder<'_> {
+pub fn with_manual_sweeps(builder: StackBuilder<'_>) -> StackBuilder<'_> {
     builder.env("WAYBILL_SWEEP_AGE_SECONDS", 0).env("WAYBILL_SWEEP_SECONDS", 86_400)
 }
 
@@ -31,7 +31,7 @@ pub fn prefix(stack: &Stack) -> String {
     format!("{}-", url.path().trim_start_matches('/'))
 }
 
-async fn rounds(stack: &Stack, workflow: &str) -> i64 {
+async fn completed_rounds(stack: &Stack, workflow: &str) -> i64 {
     let queue = format!("{}orders", prefix(stack));
     let query =
         format!("WorkflowType = '{workflow}' AND TaskQueue = '{queue}' AND ExecutionStatus = 'Completed'");
@@ -43,10 +43,10 @@ async fn rounds(stack: &Stack, workflow: &str) -> i64 {
 
 /// Has one round run to its end.
 async fn round(stack: &Stack, workflow: &str, schedule: &str) {
-    let before = rounds(stack, workflow).await;
+    let before = completed_rounds(stack, workflow).await;
     let schedule = format!("{}{schedule}", prefix(stack));
     temporal(&["schedule", "trigger", "--schedule-id", &schedule]).await;
-    until(workflow, || async { (rounds(stack, workflow).await > before).then_some(()) }).await;
+    wait_until(workflow, || async { (completed_rounds(stack, workflow).await > before).then_some(()) }).await;
 }
 
 pub async fn sweep(stack: &Stack) {
@@ -58,8 +58,8 @@ pub async fn reconcile(stack: &Stack) {
 }
 
 /// Sweeps until the order's timeline says that it has an heir.
-pub async fn inherited(stack: &Stack, id: &str) {
-    until(&format!("an heir of {id}"), || async {
+pub async fn sweep_until_taken_over(stack: &Stack, id: &str) {
+    wait_until(&format!("an heir of {id}"), || async {
         sweep(stack).await;
         tokio::time::sleep(AGAIN).await;
         kinds(&stack.client, id).await.contains(&"order.inherited".to_owned()).then_some(())
@@ -78,23 +78,23 @@ async fn terminate_workflow(id: &str) {
 #[tokio::test]
 async fn a_terminated_order_lets_go_of_what_it_holds() {
     let stack = sweeping().await;
-    let before = pieces(&stack).await;
-    let in_review = place(&stack.client, &dear_order()).await;
+    let before = units_by_location(&stack).await;
+    let in_review = place(&stack.client, &order_needing_review()).await;
     reach(&stack.client, &in_review, "in_review").await;
     let fulfilling = place(&stack.client, &order_with(|_| {})).await;
     reach(&stack.client, &fulfilling, "fulfilling").await;
-    let open = place(&stack.client, &dear_order()).await;
+    let open = place(&stack.client, &order_needing_review()).await;
     reach(&stack.client, &open, "in_review").await;
     for id in [&in_review, &fulfilling] {
         terminate(id).await;
         assert!(at_provider(&stack, id).0 > 0, "the end of its workflow leaves the money held");
     }
-    inherited(&stack, &in_review).await;
-    inherited(&stack, &fulfilling).await;
+    sweep_until_taken_over(&stack, &in_review).await;
+    sweep_until_taken_over(&stack, &fulfilling).await;
     for id in [&in_review, &fulfilling] {
         let order = reach(&stack.client, id, "cancelled").await;
         assert_eq!(order["payment_status"], "voided", "{order:#}");
-        check_closed(&stack, id).await;
+        check_closed_order(&stack, id).await;
         let told = timeline(&stack.client, id).await;
         let asked = told.iter().find(|e| e["type"] == "cancellation.requested").unwrap();
         assert_eq!(asked["data"], json!({"source": "system", "reason": "its workflow was ended"}));
@@ -113,11 +113,11 @@ async fn a_terminated_order_lets_go_of_what_it_holds() {
         temporal(&["workflow", "count", "--query", &format!("WorkflowId = 'order:{in_review}'")]).await
     );
     let untouched = reach(&stack.client, &open, "in_review").await;
-    assert!(waybill_held(&stack, &open).await > 0 && at_provider(&stack, &open).0 > 0, "{untouched:#}");
+    assert!(authorized_amount(&stack, &open).await > 0 && at_provider(&stack, &open).0 > 0, "{untouched:#}");
     assert!(!kinds(&stack.client, &open).await.contains(&"order.inherited".to_owned()));
     stack.client.decide(&open, "approve", "fine").await.unwrap().success().unwrap();
     reach(&stack.client, &open, "fulfilling").await;
-    check_goods(&stack, &before).await;
+    check_stock(&stack, &before).await;
     stack.stop().await;
 }
 
@@ -125,52 +125,52 @@ async fn a_terminated_order_lets_go_of_what_it_holds() {
 async fn what_left_the_house_goes_on() {
     let stack = sweeping().await;
     put_stock(&stack.client, "SPLIT", &[("AMS", 2), ("RTM", 1)]).await;
-    let before = pieces(&stack).await;
+    let before = units_by_location(&stack).await;
     let id = place(&stack.client, &order(&[("SPLIT", 3)])).await;
     let order = reach(&stack.client, &id, "fulfilling").await;
     let [gone, here] = &shipments(&order)[..] else { panic!("two shipments: {order:#}") };
-    carrier_says(&stack, gone, "hand_over").await;
+    send_carrier_event(&stack, gone, "hand_over").await;
     reach(&stack.client, &id, "partially_shipped").await;
-    event(&stack.client, &id, "payment.captured").await;
+    wait_for_event(&stack.client, &id, "payment.captured").await;
     terminate(&id).await;
-    inherited(&stack, &id).await;
+    sweep_until_taken_over(&stack, &id).await;
     let order = reach(&stack.client, &id, "shipped").await;
     let stopped = order["shipments"].as_array().unwrap().iter().find(|s| s["id"] == *here).unwrap();
     assert_eq!(stopped["status"], "cancelled", "{order:#}");
-    assert_eq!((waybill_held(&stack, &id).await, at_provider(&stack, &id).0), (0, 0), "{order:#}");
+    assert_eq!((authorized_amount(&stack, &id).await, at_provider(&stack, &id).0), (0, 0), "{order:#}");
     sweep(&stack).await;
-    carrier_says(&stack, gone, "deliver").await;
+    send_carrier_event(&stack, gone, "deliver").await;
     let order = reach(&stack.client, &id, "completed").await;
     assert_eq!(order["outcome"], "partial", "{order:#}");
-    check_closed(&stack, &id).await;
+    check_closed_order(&stack, &id).await;
     let captures = kinds(&stack.client, &id).await.iter().filter(|kind| *kind == "payment.captured").count();
     assert_eq!(captures, 1, "what was captured is not captured again");
-    check_goods(&stack, &before).await;
+    check_stock(&stack, &before).await;
     stack.stop().await;
 }
 
 #[tokio::test]
 async fn what_the_carrier_said_while_nobody_listened_is_heard() {
     let stack = sweeping().await;
-    let before = pieces(&stack).await;
+    let before = units_by_location(&stack).await;
     let id = place(&stack.client, &order_with(|_| {})).await;
     let order = reach(&stack.client, &id, "fulfilling").await;
     terminate(&id).await;
     let shipment = &shipments(&order)[0];
-    carrier_says(&stack, shipment, "hand_over").await;
-    carrier_says(&stack, shipment, "deliver").await;
+    send_carrier_event(&stack, shipment, "hand_over").await;
+    send_carrier_event(&stack, shipment, "deliver").await;
     let settled = "select count(*) from inbox where order_id = $1::uuid and settled_as = 'closed'";
-    until("both are kept", || async { (count(&stack, settled, &id).await == 2).then_some(()) }).await;
-    inherited(&stack, &id).await;
+    wait_until("both are kept", || async { (count(&stack, settled, &id).await == 2).then_some(()) }).await;
+    sweep_until_taken_over(&stack, &id).await;
     let order = reach(&stack.client, &id, "completed").await;
     assert_eq!(order["outcome"], "full", "{order:#}");
-    check_closed(&stack, &id).await;
-    check_goods(&stack, &before).await;
+    check_closed_order(&stack, &id).await;
+    check_stock(&stack, &before).await;
     stack.stop().await;
 }
 
 /// Holds money at the provider for an order, behind Waybill's back.
-async fn hold_by_hand(stack: &Stack, id: &str) {
+async fn insert_stock_hold(stack: &Stack, id: &str) {
     let url = format!("{}/v1/payment_intents", stack.payments.url());
     let order_id = id.to_owned();
     let form = [
@@ -197,12 +197,12 @@ async fn drifts(stack: &Stack) -> Vec<(String, bool)> {
 #[tokio::test]
 async fn what_differs_is_told_once_and_money_of_ended_orders_is_given_free() {
     // Its books are spoiled on purpose.
-    let stack = swept_by_hand(builder().await.checked(false)).start().await.unwrap();
+    let stack = with_manual_sweeps(builder().await.check_invariants(false)).start().await.unwrap();
     let ended = place(&stack.client, &order_with(|_| {})).await;
     reach(&stack.client, &ended, "fulfilling").await;
     stack.client.cancel(&ended, "no longer wanted", false).await.unwrap().success().unwrap();
     reach(&stack.client, &ended, "cancelled").await;
-    let open = place(&stack.client, &dear_order()).await;
+    let open = place(&stack.client, &order_needing_review()).await;
     reach(&stack.client, &open, "in_review").await;
     reconcile(&stack).await;
     assert_eq!(drifts(&stack).await, [], "the books agree");
@@ -210,8 +210,8 @@ async fn what_differs_is_told_once_and_money_of_ended_orders_is_given_free() {
     // Its webhooks would have each payment looked at at once.
     let lost = Rule { route: Route::Webhook, fault: Fault::Suppress, times: None, matching: None };
     stack.payments.set_faults(vec![lost]);
-    hold_by_hand(&stack, &ended).await;
-    hold_by_hand(&stack, &open).await;
+    insert_stock_hold(&stack, &ended).await;
+    insert_stock_hold(&stack, &open).await;
     let held = at_provider(&stack, &open).0;
     let pool = waybill_store::connect(&stack.database_url, 2).unwrap();
     let row = "update stock set reserved = reserved + 1 where sku = 'SHOE-42-BLK'";
@@ -245,19 +245,19 @@ async fn what_is_held_is_what_the_provider_and_the_reservations_say() {
     reach(&stack.client, &cancelled, "cancelled").await;
     let split = place(&stack.client, &order(&[("SPLIT", 3)])).await;
     let order = reach(&stack.client, &split, "fulfilling").await;
-    carrier_says(&stack, &shipments(&order)[0], "hand_over").await;
-    event(&stack.client, &split, "payment.captured").await;
+    send_carrier_event(&stack, &shipments(&order)[0], "hand_over").await;
+    wait_for_event(&stack.client, &split, "payment.captured").await;
     let completed = place(&stack.client, &order_with(|_| {})).await;
     let order = reach(&stack.client, &completed, "fulfilling").await;
-    carrier_says(&stack, &shipments(&order)[0], "hand_over").await;
-    carrier_says(&stack, &shipments(&order)[0], "deliver").await;
+    send_carrier_event(&stack, &shipments(&order)[0], "hand_over").await;
+    send_carrier_event(&stack, &shipments(&order)[0], "deliver").await;
     reach(&stack.client, &completed, "completed").await;
 
     let (mut authorized, mut captured, mut refunded, mut pieces) = (0, 0, 0, 0);
     for id in [&cancelled, &split, &completed] {
         let (capturable, received, back, _) = at_provider(&stack, id);
         (authorized, captured, refunded) = (authorized + capturable, captured + received, refunded + back);
-        pieces += waybill_held(&stack, id).await;
+        pieces += authorized_amount(&stack, id).await;
     }
     assert!(authorized > 0 && captured > 0 && pieces > 0);
     let reply = stack.client.send(stack.client.request(reqwest::Method::GET, "/v1/held")).await.unwrap();
@@ -283,10 +283,10 @@ async fn an_overdue_hold_of_an_open_order_is_extended_and_nothing_is_voided_that
     let overdue = "update stock_holds set expires_at = now() - interval '1 hour' where order_id = $1::uuid";
     sqlx::query(overdue).bind(&open).execute(&pool).await.unwrap();
     terminate(&ended).await;
-    inherited(&stack, &ended).await;
+    sweep_until_taken_over(&stack, &ended).await;
     let order = reach(&stack.client, &ended, "cancelled").await;
     assert_eq!(order["payment_status"], "none", "{order:#}");
-    check_closed(&stack, &ended).await;
+    check_closed_order(&stack, &ended).await;
     reach(&stack.client, &open, "awaiting_customer").await;
     let extended = "select count(*) from stock_holds where order_id = $1::uuid and expires_at > now()";
     assert_eq!(count(&stack, extended, &open).await, 1);
@@ -295,7 +295,7 @@ async fn an_overdue_hold_of_an_open_order_is_extended_and_nothing_is_voided_that
 
 #[tokio::test]
 async fn a_terminated_refund_and_a_terminated_return_begin_anew() {
-    let stack = swept_by_hand(builder().await.auto(AT_ONCE)).start().await.unwrap();
+    let stack = with_manual_sweeps(builder().await.auto(AT_ONCE)).start().await.unwrap();
     let paid = completed(&stack, &paid_with("pm_card_pendingRefund")).await;
     let refund = refunded(&stack, &paid, 500).await;
     settles(&stack, &paid, &refund, "pending").await;
@@ -308,7 +308,7 @@ async fn a_terminated_refund_and_a_terminated_return_begin_anew() {
         let told = temporal(&["workflow", "list", "--query", &format!("WorkflowId = '{workflow}'")]).await;
         told.contains(&workflow).then_some(())
     };
-    until("the return has a workflow", asked).await;
+    wait_until("the return has a workflow", asked).await;
     terminate_workflow(&workflow).await;
 
     // Another one, whose deadline is over when it begins anew.
@@ -318,7 +318,7 @@ async fn a_terminated_refund_and_a_terminated_return_begin_anew() {
         let query = format!("WorkflowId = '{workflow_of_late}'");
         temporal(&["workflow", "list", "--query", &query]).await.contains(&workflow_of_late).then_some(())
     };
-    until("the other return has a workflow", asked).await;
+    wait_until("the other return has a workflow", asked).await;
     terminate_workflow(&workflow_of_late).await;
     let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
     let long_ago = "update returns set created_at = now() - interval '1 year' where id = $1::uuid";
@@ -337,7 +337,7 @@ async fn a_terminated_refund_and_a_terminated_return_begin_anew() {
     };
     let of_both = || async { (runs(format!("refund:{refund}")).await, runs(workflow.clone()).await) };
     let before = of_both().await;
-    until("both have a successor", || async {
+    wait_until("both have a successor", || async {
         sweep(&stack).await;
         tokio::time::sleep(AGAIN).await;
         let after = of_both().await;
@@ -351,7 +351,7 @@ async fn a_terminated_refund_and_a_terminated_return_begin_anew() {
     needs(&stack, &sold, "return_overdue").await;
     // What ended long before the workflow that is open now is no reason to begin anew.
     let ended = [(late.parse().unwrap(), SystemTime::now() - Duration::from_secs(3_600))];
-    let none = waybill_store::housekeeping::start_anew(&pool, &[], &ended, Duration::ZERO).await.unwrap();
+    let none = waybill_store::housekeeping::reset_started(&pool, &[], &ended, Duration::ZERO).await.unwrap();
     assert_eq!(none, 0, "it was ended before the present one began");
     // The pump saw the workflow, and could write that only after it had been terminated.
     let ago = |minutes: u64| SystemTime::now() - Duration::from_secs(minutes * 60);
@@ -360,7 +360,7 @@ async fn a_terminated_refund_and_a_terminated_return_begin_anew() {
     let seen_at = jiff::Timestamp::try_from(ago(10)).unwrap();
     waybill_store::returns::mark_started(&pool, late.parse().unwrap(), seen_at).await.unwrap();
     let ended = [(late.parse().unwrap(), ago(5))];
-    let one = waybill_store::housekeeping::start_anew(&pool, &[], &ended, Duration::ZERO).await.unwrap();
+    let one = waybill_store::housekeeping::reset_started(&pool, &[], &ended, Duration::ZERO).await.unwrap();
     assert_eq!(one, 1, "it was ended after it was seen");
 
     // They came to their end, and nothing begins any more.
@@ -372,7 +372,7 @@ async fn a_terminated_refund_and_a_terminated_return_begin_anew() {
 
 #[tokio::test]
 async fn dismissed_overdue_return_is_not_flagged_after_terminate() {
-    let builder = swept_by_hand(builder().await.auto(AT_ONCE)).env("WAYBILL_RETURN_WAIT_SECONDS", 1);
+    let builder = with_manual_sweeps(builder().await.auto(AT_ONCE)).env("WAYBILL_RETURN_WAIT_SECONDS", 1);
     let stack = builder.start().await.unwrap();
     let id = completed(&stack, &order_with(|_| {})).await;
     let back = returning(&stack, &id, json!([{"line": 0, "quantity": 1}])).await;
@@ -381,17 +381,17 @@ async fn dismissed_overdue_return_is_not_flagged_after_terminate() {
     let workflow = format!("return:{back}");
     let runs =
         || async { temporal(&["workflow", "count", "--query", &format!("WorkflowId = '{workflow}'")]).await };
-    until("its workflow is listed", || async { runs().await.contains('1').then_some(()) }).await;
+    wait_until("its workflow is listed", || async { runs().await.contains('1').then_some(()) }).await;
     let before = runs().await;
     terminate_workflow(&workflow).await;
-    until("it has a successor", || async {
+    wait_until("it has a successor", || async {
         sweep(&stack).await;
         tokio::time::sleep(AGAIN).await;
         (runs().await != before).then_some(())
     })
     .await;
     // Its deadline is over when it begins: it asks whether to flag the return, and waits on.
-    until("the successor has done both of its steps", || async {
+    wait_until("the successor has done both of its steps", || async {
         let told = temporal(&["workflow", "show", "-w", &workflow, "-o", "json"]).await;
         (told.matches("EVENT_TYPE_ACTIVITY_TASK_COMPLETED").count() >= 2).then_some(())
     })

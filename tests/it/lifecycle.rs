@@ -1,7 +1,7 @@
 //! The order's ways, as `lifecycle.md` has them.
 
 use crate::{
-    books::{at_provider, check_closed, check_goods, pieces},
+    accounting::{at_provider, check_closed_order, check_stock, units_by_location},
     support::*,
 };
 use serde_json::json;
@@ -13,7 +13,7 @@ use waybill_stack::client::new_key;
 async fn an_order_goes_from_http_to_completed() {
     let auto = AutoProgress { hand_over_after: Duration::ZERO, deliver_after: Duration::ZERO };
     let stack = builder().await.auto(auto).start().await.unwrap();
-    let before = pieces(&stack).await;
+    let before = units_by_location(&stack).await;
     let order = order_with(|o| {
         o["tax"] = json!(190);
         o["shipping_fee"] = json!(500);
@@ -24,10 +24,10 @@ async fn an_order_goes_from_http_to_completed() {
     assert_ne!(reply.body["status"], "received", "the answer waited: {}", reply.body);
     let id = reply.text("/id").to_owned();
     reach(&stack.client, &id, "completed").await;
-    let order = check_closed(&stack, &id).await;
+    let order = check_closed_order(&stack, &id).await;
     assert_eq!((&order["outcome"], &order["payment_status"]), (&json!("full"), &json!("captured")));
     assert_eq!(order["amounts_held"]["captured"], 1690);
-    check_goods(&stack, &before).await;
+    check_stock(&stack, &before).await;
     assert_eq!(
         kinds(&stack.client, &id).await,
         [
@@ -51,7 +51,7 @@ async fn an_order_goes_from_http_to_completed() {
 async fn each_shipment_is_captured_at_its_own_hand_over() {
     let stack = stack().await;
     put_stock(&stack.client, "SPLIT", &[("AMS", 2), ("RTM", 1)]).await;
-    let before = pieces(&stack).await;
+    let before = units_by_location(&stack).await;
     let mut order = order(&[("SPLIT", 3)]);
     order["shipping_fee"] = json!(100);
     let id = place(&stack.client, &order).await;
@@ -60,23 +60,23 @@ async fn each_shipment_is_captured_at_its_own_hand_over() {
     assert_eq!(ids.len(), 2);
     assert_eq!(at_provider(&stack, &id).0, 3100);
 
-    carrier_says(&stack, &ids[0], "hand_over").await;
+    send_carrier_event(&stack, &ids[0], "hand_over").await;
     let order = reach(&stack.client, &id, "partially_shipped").await;
     assert_eq!(order["payment_status"], "partially_captured");
     let (capturable, captured, ..) = at_provider(&stack, &id);
     assert_eq!((capturable, captured), (1033, 2067), "the fee is split to the last cent");
-    assert_eq!(stock_of(&stack, "SPLIT").await, (0, 1, 2), "what has not left is still set aside");
+    assert_eq!(stock_level(&stack, "SPLIT").await, (0, 1, 2), "what has not left is still set aside");
 
-    carrier_says(&stack, &ids[1], "hand_over").await;
+    send_carrier_event(&stack, &ids[1], "hand_over").await;
     let order = reach(&stack.client, &id, "shipped").await;
     assert_eq!(order["payment_status"], "captured");
     for shipment in &ids {
-        carrier_says(&stack, shipment, "deliver").await;
+        send_carrier_event(&stack, shipment, "deliver").await;
     }
     reach(&stack.client, &id, "completed").await;
-    let order = check_closed(&stack, &id).await;
+    let order = check_closed_order(&stack, &id).await;
     assert_eq!(order["outcome"], "full");
-    check_goods(&stack, &before).await;
+    check_stock(&stack, &before).await;
     stack.stop().await;
 }
 
@@ -84,7 +84,7 @@ async fn each_shipment_is_captured_at_its_own_hand_over() {
 async fn refusals_hold_nothing() {
     let stack = stack().await;
     put_stock(&stack.client, "FEW", &[("AMS", 3)]).await;
-    let before = pieces(&stack).await;
+    let before = units_by_location(&stack).await;
     let declined = order_with(|o| o["payment"]["method"] = json!("pm_card_chargeDeclinedInsufficientFunds"));
     let unknown = order_with(|o| o["payment"]["method"] = json!("pm_nonsense"));
     // Two lines of one SKU want four of three: their demand counts together.
@@ -98,22 +98,22 @@ async fn refusals_hold_nothing() {
     ] {
         let id = place(&stack.client, &order).await;
         reach(&stack.client, &id, "rejected").await;
-        check_closed(&stack, &id).await;
+        check_closed_order(&stack, &id).await;
         let events = timeline(&stack.client, &id).await;
         assert!(events.iter().any(|e| e["type"] == kind), "{events:#?}");
         assert_eq!(events.last().unwrap()["data"]["reason"], reason);
     }
-    check_goods(&stack, &before).await;
+    check_stock(&stack, &before).await;
     stack.stop().await;
 }
 
 #[tokio::test]
 async fn people_decide_by_http_and_by_signal() {
     let stack = stack().await;
-    let before = pieces(&stack).await;
-    let by_http = place(&stack.client, &dear_order()).await;
-    let by_signal = place(&stack.client, &dear_order()).await;
-    let rejected = place(&stack.client, &dear_order()).await;
+    let before = units_by_location(&stack).await;
+    let by_http = place(&stack.client, &order_needing_review()).await;
+    let by_signal = place(&stack.client, &order_needing_review()).await;
+    let rejected = place(&stack.client, &order_needing_review()).await;
     for id in [&by_http, &by_signal, &rejected] {
         let order = reach(&stack.client, id, "in_review").await;
         assert_eq!(order["allowed_actions"], json!(["approve", "reject", "cancel"]));
@@ -134,13 +134,16 @@ async fn people_decide_by_http_and_by_signal() {
     reach(&stack.client, &by_http, "fulfilling").await;
     reach(&stack.client, &by_signal, "fulfilling").await;
     reach(&stack.client, &rejected, "rejected").await;
-    check_closed(&stack, &rejected).await;
-    assert_eq!(event(&stack.client, &by_signal, "order.decided").await["data"]["reason"], "by phone");
-    event(&stack.client, &by_signal, "signal.ignored").await;
+    check_closed_order(&stack, &rejected).await;
+    assert_eq!(
+        wait_for_event(&stack.client, &by_signal, "order.decided").await["data"]["reason"],
+        "by phone"
+    );
+    wait_for_event(&stack.client, &by_signal, "signal.ignored").await;
 
     let late = stack.client.decide(&by_http, "reject", "too late").await.unwrap();
     assert_eq!((late.status.as_u16(), late.text("/code")), (409, "wrong_state"), "{}", late.body);
-    check_goods(&stack, &before).await;
+    check_stock(&stack, &before).await;
     stack.stop().await;
 }
 
@@ -154,16 +157,16 @@ async fn nobody_answers() {
         .await
         .unwrap();
     put_stock(&stack.client, "FEW", &[("AMS", 1)]).await;
-    let before = pieces(&stack).await;
-    let review = place(&stack.client, &dear_order()).await;
+    let before = units_by_location(&stack).await;
+    let review = place(&stack.client, &order_needing_review()).await;
     let mut short = order(&[("FEW", 2)]);
     short["shortage_policy"] = json!("ask_customer");
     let short = place(&stack.client, &short).await;
     for id in [review, short] {
         reach(&stack.client, &id, "expired").await;
-        check_closed(&stack, &id).await;
+        check_closed_order(&stack, &id).await;
     }
-    check_goods(&stack, &before).await;
+    check_stock(&stack, &before).await;
     stack.stop().await;
 }
 
@@ -178,7 +181,7 @@ async fn a_shortage_is_settled_by_the_orders_policy() {
     for sku in ["FEW-1", "FEW-2", "FEW-3"] {
         put_stock(&stack.client, sku, &[("AMS", 1)]).await;
     }
-    let before = pieces(&stack).await;
+    let before = units_by_location(&stack).await;
     let available = place(&stack.client, &ask("FEW-1", "ship_available")).await;
     let amended = place(&stack.client, &ask("FEW-2", "ask_customer")).await;
     let unwanted = place(&stack.client, &ask("FEW-3", "ask_customer")).await;
@@ -202,15 +205,15 @@ async fn a_shortage_is_settled_by_the_orders_policy() {
     let etag = format!("\"{}\"", asked["version"]);
     stack.client.amend(&unwanted, "cancel", Some(&etag)).await.unwrap().success().unwrap();
     reach(&stack.client, &unwanted, "cancelled").await;
-    check_closed(&stack, &unwanted).await;
+    check_closed_order(&stack, &unwanted).await;
 
     for shipment in shipments(&order) {
-        carrier_says(&stack, &shipment, "hand_over").await;
-        carrier_says(&stack, &shipment, "deliver").await;
+        send_carrier_event(&stack, &shipment, "hand_over").await;
+        send_carrier_event(&stack, &shipment, "deliver").await;
     }
     reach(&stack.client, &available, "completed").await;
-    assert_eq!(check_closed(&stack, &available).await["outcome"], "partial");
-    check_goods(&stack, &before).await;
+    assert_eq!(check_closed_order(&stack, &available).await["outcome"], "partial");
+    check_stock(&stack, &before).await;
     stack.stop().await;
 }
 
@@ -238,12 +241,15 @@ const WAYS: [&str; 3] = ["api", "engine", "signal"];
 async fn an_order_is_cancelled_the_same_way_however_it_is_asked() {
     let stack = stack().await;
     put_stock(&stack.client, "FEW", &[("AMS", 1)]).await;
-    let before = pieces(&stack).await;
+    let before = units_by_location(&stack).await;
     for way in WAYS {
         let mut short = order(&[("FEW", 2)]);
         short["shortage_policy"] = json!("ask_customer");
-        let waits =
-            [(short, "awaiting_customer"), (dear_order(), "in_review"), (order_with(|_| {}), "fulfilling")];
+        let waits = [
+            (short, "awaiting_customer"),
+            (order_needing_review(), "in_review"),
+            (order_with(|_| {}), "fulfilling"),
+        ];
         for (order, status) in waits {
             let id = place(&stack.client, &order).await;
             reach(&stack.client, &id, status).await;
@@ -251,21 +257,21 @@ async fn an_order_is_cancelled_the_same_way_however_it_is_asked() {
             assert_eq!((plan.status.as_u16(), plan.text("/answer")), (200, "accepted"), "{}", plan.body);
             cancel_by(&stack, way, &id).await;
             reach(&stack.client, &id, "cancelled").await;
-            check_closed(&stack, &id).await;
-            let asked = event(&stack.client, &id, "cancellation.requested").await;
+            check_closed_order(&stack, &id).await;
+            let asked = wait_for_event(&stack.client, &id, "cancellation.requested").await;
             assert_eq!(asked["data"]["source"], way);
             // Asked again it is still cancelled.
             assert_eq!(stack.client.cancel(&id, "again", false).await.unwrap().status.as_u16(), 200);
         }
     }
-    check_goods(&stack, &before).await;
+    check_stock(&stack, &before).await;
     stack.stop().await;
 }
 
 #[tokio::test]
 async fn a_cancel_during_each_step_is_carried_out() {
     let stack = stack().await;
-    let before = pieces(&stack).await;
+    let before = units_by_location(&stack).await;
     // Slower than the local attempt's limit, so that the request comes while a remote attempt is under way.
     for (route, status) in [(Route::Authorize, "authorizing"), (Route::Book, "confirmed")] {
         for way in WAYS {
@@ -273,7 +279,7 @@ async fn a_cancel_during_each_step_is_carried_out() {
             stack.payments.set_faults(vec![rule(Fault::Status { status: 503 })]);
             stack.carrier.set_faults(vec![rule(Fault::Status { status: 503 })]);
             let id = place(&stack.client, &order_with(|_| {})).await;
-            event(&stack.client, &id, "step.retrying").await;
+            wait_for_event(&stack.client, &id, "step.retrying").await;
             assert_eq!(stack.client.get(&id).await.unwrap().body["status"], status);
             if way == "api" {
                 let reply = stack.client.cancel(&id, "changed my mind", false).await.unwrap();
@@ -285,11 +291,11 @@ async fn a_cancel_during_each_step_is_carried_out() {
             stack.payments.set_faults(Vec::new());
             stack.carrier.set_faults(Vec::new());
             reach(&stack.client, &id, "cancelled").await;
-            let order = check_closed(&stack, &id).await;
+            let order = check_closed_order(&stack, &id).await;
             assert_eq!(order["payment_status"], "voided", "{order:#}");
         }
     }
-    check_goods(&stack, &before).await;
+    check_stock(&stack, &before).await;
     stack.stop().await;
 }
 
@@ -297,20 +303,20 @@ async fn a_cancel_during_each_step_is_carried_out() {
 async fn what_the_carrier_has_is_not_cancelled() {
     let stack = stack().await;
     put_stock(&stack.client, "SPLIT", &[("AMS", 2), ("RTM", 1)]).await;
-    let before = pieces(&stack).await;
+    let before = units_by_location(&stack).await;
 
     // One shipment has left: the other is stopped, and the order ends with what was delivered.
     let partly = place(&stack.client, &order(&[("SPLIT", 3)])).await;
     let ids = shipments(&reach(&stack.client, &partly, "fulfilling").await);
-    carrier_says(&stack, &ids[0], "hand_over").await;
+    send_carrier_event(&stack, &ids[0], "hand_over").await;
     reach(&stack.client, &partly, "partially_shipped").await;
     let reply = stack.client.cancel(&partly, "too many", false).await.unwrap();
     assert_eq!(reply.status.as_u16(), 202, "{}", reply.body);
     assert_eq!(reply.body["plan"]["cancel_shipments"], json!([ids[1]]));
     reach(&stack.client, &partly, "shipped").await;
-    carrier_says(&stack, &ids[0], "deliver").await;
+    send_carrier_event(&stack, &ids[0], "deliver").await;
     reach(&stack.client, &partly, "completed").await;
-    let order = check_closed(&stack, &partly).await;
+    let order = check_closed_order(&stack, &partly).await;
     assert_eq!((&order["outcome"], &order["amounts_held"]["captured"]), (&json!("partial"), &json!(2000)));
     assert_eq!(order["lines"][0]["cancelled"], 1);
 
@@ -320,9 +326,9 @@ async fn what_the_carrier_has_is_not_cancelled() {
     let goes_on = place(&stack.client, &order_with(|_| {})).await;
     let ids = shipments(&reach(&stack.client, &goes_on, "fulfilling").await);
     assert_eq!(stack.client.cancel(&goes_on, "late", false).await.unwrap().status.as_u16(), 202);
-    event(&stack.client, &goes_on, "shipment.cancel_refused").await;
+    wait_for_event(&stack.client, &goes_on, "shipment.cancel_refused").await;
     reach(&stack.client, &goes_on, "fulfilling").await;
-    carrier_says(&stack, &ids[0], "hand_over").await;
+    send_carrier_event(&stack, &ids[0], "hand_over").await;
     reach(&stack.client, &goes_on, "shipped").await;
 
     // All has left: refused, and the answer says what else is possible.
@@ -330,47 +336,47 @@ async fn what_the_carrier_has_is_not_cancelled() {
     assert_eq!((refused.status.as_u16(), refused.text("/code")), (409, "wrong_state"), "{}", refused.body);
     assert_eq!(refused.body["allowed_actions"], json!([]));
     temporal(&["workflow", "cancel", "-w", &format!("order:{goes_on}")]).await;
-    event(&stack.client, &goes_on, "cancellation.refused").await;
-    carrier_says(&stack, &ids[0], "deliver").await;
+    wait_for_event(&stack.client, &goes_on, "cancellation.refused").await;
+    send_carrier_event(&stack, &ids[0], "deliver").await;
     reach(&stack.client, &goes_on, "completed").await;
-    check_closed(&stack, &goes_on).await;
-    check_goods(&stack, &before).await;
+    check_closed_order(&stack, &goes_on).await;
+    check_stock(&stack, &before).await;
     stack.stop().await;
 }
 
 #[tokio::test]
 async fn label_with_lost_reply_and_refused_cancel_is_rebooked() {
     let stack = stack().await;
-    let before = pieces(&stack).await;
+    let before = units_by_location(&stack).await;
     let always = |route, fault| Rule { route, fault, times: None, matching: None };
     let refused = always(Route::Cancel, Fault::Refuse);
     stack.carrier.set_faults(vec![always(Route::Book, Fault::DropReply), refused.clone()]);
     let id = place(&stack.client, &order_with(|_| {})).await;
-    event(&stack.client, &id, "step.retrying").await;
+    wait_for_event(&stack.client, &id, "step.retrying").await;
     assert_eq!(stack.client.cancel(&id, "late", false).await.unwrap().status.as_u16(), 202);
-    event(&stack.client, &id, "shipment.cancel_refused").await;
+    wait_for_event(&stack.client, &id, "shipment.cancel_refused").await;
     stack.carrier.set_faults(vec![refused]);
-    event(&stack.client, &id, "shipment.booked").await;
+    wait_for_event(&stack.client, &id, "shipment.booked").await;
     let shipment = shipments(&reach(&stack.client, &id, "fulfilling").await)[0].clone();
-    carrier_says(&stack, &shipment, "hand_over").await;
+    send_carrier_event(&stack, &shipment, "hand_over").await;
     reach(&stack.client, &id, "shipped").await;
-    carrier_says(&stack, &shipment, "deliver").await;
+    send_carrier_event(&stack, &shipment, "deliver").await;
     reach(&stack.client, &id, "completed").await;
-    check_closed(&stack, &id).await;
-    check_goods(&stack, &before).await;
+    check_closed_order(&stack, &id).await;
+    check_stock(&stack, &before).await;
     stack.stop().await;
 }
 
 #[tokio::test]
 async fn a_shipment_that_the_carrier_cancels_is_given_back() {
     let stack = stack().await;
-    let before = pieces(&stack).await;
+    let before = units_by_location(&stack).await;
     let id = place(&stack.client, &order_with(|_| {})).await;
     let ids = shipments(&reach(&stack.client, &id, "fulfilling").await);
-    carrier_says(&stack, &ids[0], "cancel").await;
+    send_carrier_event(&stack, &ids[0], "cancel").await;
     reach(&stack.client, &id, "cancelled").await;
-    check_closed(&stack, &id).await;
-    check_goods(&stack, &before).await;
+    check_closed_order(&stack, &id).await;
+    check_stock(&stack, &before).await;
     stack.stop().await;
 }
 
@@ -388,9 +394,9 @@ async fn order_with_total_zero_needs_no_payment() {
     let shown = reach(&stack.client, &id, "fulfilling").await;
     assert_eq!((&shown["payment_status"], &shown["total"]), (&json!("not_required"), &json!(0)));
     assert!(shown.get("payment").is_none());
-    carrier_says(&stack, &shipments(&shown)[0], "hand_over").await;
+    send_carrier_event(&stack, &shipments(&shown)[0], "hand_over").await;
     reach(&stack.client, &id, "shipped").await;
-    carrier_says(&stack, &shipments(&shown)[0], "deliver").await;
+    send_carrier_event(&stack, &shipments(&shown)[0], "deliver").await;
     let shown = reach(&stack.client, &id, "completed").await;
     assert_eq!((&shown["payment_status"], &shown["outcome"]), (&json!("not_required"), &json!("full")));
     assert_eq!(at_provider(&stack, &id), (0, 0, 0, 0), "the provider was never asked");
@@ -402,13 +408,13 @@ async fn order_with_total_zero_needs_no_payment() {
     let receipt = json!({"lines": [{"line": 0, "quantity": 1, "condition": "restock"}]});
     let path = format!("/v1/returns/{}/receipt", asked.text("/id"));
     stack.client.post(&path, &receipt).await.unwrap().success().unwrap();
-    event(&stack.client, &id, "return.closed").await;
+    wait_for_event(&stack.client, &id, "return.closed").await;
     let kinds = kinds(&stack.client, &id).await;
     assert!(
         !kinds.iter().any(|kind| kind.starts_with("payment.") || kind.starts_with("refund.")),
         "{kinds:?}"
     );
-    assert_eq!(stock_of(&stack, "SAMPLE").await, (10, 0, 0));
+    assert_eq!(stock_level(&stack, "SAMPLE").await, (10, 0, 0));
 
     let id = place(&stack.client, &free()).await;
     reach(&stack.client, &id, "fulfilling").await;
@@ -431,7 +437,7 @@ async fn shipment_worth_nothing_is_not_captured() {
         parcels.sort_by_key(|parcel| parcel["location"] == last);
         for step in ["hand_over", "deliver"] {
             for parcel in &parcels {
-                carrier_says(&stack, parcel["id"].as_str().unwrap(), step).await;
+                send_carrier_event(&stack, parcel["id"].as_str().unwrap(), step).await;
             }
         }
         let shown = reach(&stack.client, &id, "completed").await;

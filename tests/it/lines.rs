@@ -3,8 +3,8 @@
 mod quantities;
 
 use crate::{
-    books::*,
-    housekeeping::{inherited, sweeping, terminate},
+    accounting::*,
+    housekeeping::{sweep_until_taken_over, sweeping, terminate},
     support::*,
 };
 use reqwest::Method;
@@ -70,7 +70,7 @@ async fn signal(id: &str, input: &str) {
 
 /// Waits until so many pieces of each line are cancelled.
 async fn cancelled(stack: &Stack, id: &str, pieces: [u64; 3]) -> Value {
-    until(&format!("{pieces:?} of {id} are cancelled"), || async {
+    wait_until(&format!("{pieces:?} of {id} are cancelled"), || async {
         let order = stack.client.get(id).await.unwrap().body;
         let now: Vec<u64> =
             values(&order["lines"]).iter().map(|l| l["cancelled"].as_u64().unwrap()).collect();
@@ -91,7 +91,7 @@ fn amounts(shipments: &[Value]) -> i64 {
 /// Waits until the order is in this status and every open shipment has a label.
 async fn labelled(stack: &Stack, id: &str, status: &str) -> Value {
     reach(&stack.client, id, status).await;
-    until(&format!("all that is open of {id} is booked"), || async {
+    wait_until(&format!("all that is open of {id} is booked"), || async {
         let order = stack.client.get(id).await.unwrap().body;
         open(&order).iter().all(|s| s["status"] == "booked").then_some(order)
     })
@@ -105,13 +105,13 @@ async fn deliver(stack: &Stack, id: &str) -> Value {
     let open = open(&order);
     for shipment in &open {
         let shipment = shipment["id"].as_str().unwrap();
-        carrier_says(stack, shipment, "hand_over").await;
+        send_carrier_event(stack, shipment, "hand_over").await;
     }
     for shipment in values(&order["shipments"]).iter().filter(|s| s["status"] != "cancelled") {
-        carrier_says(stack, shipment["id"].as_str().unwrap(), "deliver").await;
+        send_carrier_event(stack, shipment["id"].as_str().unwrap(), "deliver").await;
     }
     reach(&stack.client, id, "completed").await;
-    let order = check_closed(stack, id).await;
+    let order = check_closed_order(stack, id).await;
     assert_eq!(order["amounts_held"]["captured"], before + amounts(&open), "{order:#}");
     order
 }
@@ -132,10 +132,10 @@ fn always(route: Route, fault: Fault) -> Vec<Rule> {
 async fn before_stock_is_set_aside_less_is_authorized() {
     let stack = builder().await.env("WAYBILL_CHAOS", "lose:reserve:4").start().await.unwrap();
     let order = three_lines(&stack).await;
-    let before = pieces(&stack).await;
+    let before = units_by_location(&stack).await;
     for way in ["api", "signal"] {
         let id = place(&stack.client, &order).await;
-        event(&stack.client, &id, "step.retrying").await;
+        wait_for_event(&stack.client, &id, "step.retrying").await;
         if way == "api" {
             cancel_as_planned(&stack, &id, &[1]).await;
         } else {
@@ -157,14 +157,14 @@ async fn before_stock_is_set_aside_less_is_authorized() {
 
     // One by one they come to the whole order, which turns out when it is known what the order is.
     let id = place(&stack.client, &order).await;
-    event(&stack.client, &id, "step.retrying").await;
+    wait_for_event(&stack.client, &id, "step.retrying").await;
     for line in 0..3 {
         cancel_as_planned(&stack, &id, &[line]).await;
     }
     let order = reach(&stack.client, &id, "cancelled").await;
     assert_eq!(order["payment_status"], "none");
-    check_closed(&stack, &id).await;
-    check_goods(&stack, &before).await;
+    check_closed_order(&stack, &id).await;
+    check_stock(&stack, &before).await;
     stack.stop().await;
 }
 
@@ -174,7 +174,7 @@ async fn a_customer_who_cancels_what_is_short_need_not_answer_any_more() {
     let mut order = three_lines(&stack).await;
     put_stock(&stack.client, SKUS[0], &[("AMS", 2)]).await;
     order["shortage_policy"] = json!("ask_customer");
-    let before = pieces(&stack).await;
+    let before = units_by_location(&stack).await;
     let some = place(&stack.client, &order).await;
     reach(&stack.client, &some, "awaiting_customer").await;
     let none = place(&stack.client, &order).await;
@@ -183,7 +183,7 @@ async fn a_customer_who_cancels_what_is_short_need_not_answer_any_more() {
     let plan = cancel_as_planned(&stack, &some, &[2]).await;
     assert_eq!((&plan["void"], &plan["release"]), (&json!(0), &json!([{"sku": SKUS[2], "quantity": 3}])));
     let asked = cancelled(&stack, &some, [0, 0, 3]).await;
-    assert_eq!((&asked["status"], waybill_held(&stack, &some).await), (&json!("awaiting_customer"), 5));
+    assert_eq!((&asked["status"], authorized_amount(&stack, &some).await), (&json!("awaiting_customer"), 5));
     signal(&some, r#"{"reason": "not without the rest", "lines": [0]}"#).await;
     let order = labelled(&stack, &some, "fulfilling").await;
     assert_eq!(order["lines"][0]["cancelled"], 3, "the piece that was short, too: {order:#}");
@@ -196,8 +196,8 @@ async fn a_customer_who_cancels_what_is_short_need_not_answer_any_more() {
     // What would be left of the other is nowhere: that is the whole order's cancel.
     cancel_as_planned(&stack, &none, &[1, 2]).await;
     reach(&stack.client, &none, "cancelled").await;
-    check_closed(&stack, &none).await;
-    check_goods(&stack, &before).await;
+    check_closed_order(&stack, &none).await;
+    check_stock(&stack, &before).await;
     stack.stop().await;
 }
 
@@ -205,7 +205,7 @@ async fn a_customer_who_cancels_what_is_short_need_not_answer_any_more() {
 async fn a_review_goes_on_with_what_is_left() {
     let stack = stack().await;
     let basket = dear_lines(&stack).await;
-    let before = pieces(&stack).await;
+    let before = units_by_location(&stack).await;
     let id = place(&stack.client, &basket).await;
     let held = reach(&stack.client, &id, "in_review").await["amounts_held"]["authorized"].as_i64().unwrap();
     let plan = cancel_as_planned(&stack, &id, &[0]).await;
@@ -213,7 +213,7 @@ async fn a_review_goes_on_with_what_is_left() {
     cancelled(&stack, &id, [3, 0, 0]).await;
     signal(&id, r#"{"reason": "this too", "lines": [1]}"#).await;
     let order = cancelled(&stack, &id, [3, 3, 0]).await;
-    assert_eq!((&order["status"], waybill_held(&stack, &id).await), (&json!("in_review"), 3));
+    assert_eq!((&order["status"], authorized_amount(&stack, &id).await), (&json!("in_review"), 3));
     assert_eq!(of(&timeline(&stack.client, &id).await, "stock.released").len(), 2, "each is free at once");
     assert!(amounts(&open(&order)) < held - plan["void"].as_i64().unwrap());
     let history = temporal(&["workflow", "show", "-w", &format!("order:{id}"), "-o", "json"]).await;
@@ -239,8 +239,8 @@ async fn a_review_goes_on_with_what_is_left() {
     cancel_as_planned(&stack, &id, &[0, 1]).await;
     let order = reach(&stack.client, &id, "cancelled").await;
     assert_eq!(order["payment_status"], "voided");
-    check_closed(&stack, &id).await;
-    check_goods(&stack, &before).await;
+    check_closed_order(&stack, &id).await;
+    check_stock(&stack, &before).await;
     stack.stop().await;
 }
 
@@ -248,12 +248,12 @@ async fn a_review_goes_on_with_what_is_left() {
 async fn while_the_payment_is_unknown_lines_wait_for_its_outcome() {
     let stack = stack().await;
     let order = three_lines(&stack).await;
-    let before = pieces(&stack).await;
+    let before = units_by_location(&stack).await;
     let (approved, declined, nothing) = ("approved", "declined", "nothing is left");
     for case in [approved, declined, nothing] {
         stack.payments.set_faults(always(Route::Authorize, Fault::Status { status: 503 }));
         let id = place(&stack.client, &order).await;
-        event(&stack.client, &id, "step.retrying").await;
+        wait_for_event(&stack.client, &id, "step.retrying").await;
         assert_eq!(cancel_as_planned(&stack, &id, &[0]).await["cancel_shipments"], json!([]));
         let again = cancel(&stack, &id, &[0, 0]).await;
         assert_eq!((again.status.as_u16(), again.text("/answer")), (202, "deferred"), "{}", again.body);
@@ -276,13 +276,13 @@ async fn while_the_payment_is_unknown_lines_wait_for_its_outcome() {
             }
             "declined" => {
                 reach(&stack.client, &id, "rejected").await;
-                check_closed(&stack, &id).await;
-                let told = event(&stack.client, &id, "cancellation.refused").await;
+                check_closed_order(&stack, &id).await;
+                let told = wait_for_event(&stack.client, &id, "cancellation.refused").await;
                 assert_eq!(told["data"], json!({"status": "rejected", "lines": [0]}));
             }
             _ => {
                 reach(&stack.client, &id, "cancelled").await;
-                check_closed(&stack, &id).await;
+                check_closed_order(&stack, &id).await;
             }
         }
         let told = timeline(&stack.client, &id).await;
@@ -290,7 +290,7 @@ async fn while_the_payment_is_unknown_lines_wait_for_its_outcome() {
         assert_eq!(asked.len(), if case == nothing { 3 } else { 1 }, "asked twice is asked once: {told:#?}");
         assert_eq!(asked[0], &json!({"reason": "changed my mind", "source": "api", "lines": [0]}));
     }
-    check_goods(&stack, &before).await;
+    check_stock(&stack, &before).await;
     stack.stop().await;
 }
 
@@ -298,7 +298,7 @@ async fn while_the_payment_is_unknown_lines_wait_for_its_outcome() {
 async fn what_is_left_of_a_shipment_gets_another_label_and_is_charged_exactly() {
     let stack = builder().await.env("WAYBILL_CHAOS", "repeat").start().await.unwrap();
     let order = three_lines(&stack).await;
-    let before = pieces(&stack).await;
+    let before = units_by_location(&stack).await;
     for way in ["api", "signal"] {
         let id = place(&stack.client, &order).await;
         let order = labelled(&stack, &id, "fulfilling").await;
@@ -313,7 +313,7 @@ async fn what_is_left_of_a_shipment_gets_another_label_and_is_charged_exactly() 
         }
         cancelled(&stack, &id, [0, 3, 0]).await;
         let order = labelled(&stack, &id, "fulfilling").await;
-        assert_eq!(waybill_held(&stack, &id).await, 6);
+        assert_eq!(authorized_amount(&stack, &id).await, 6);
         let [second] = &open(&order)[..] else { panic!("{order:#}") };
         let ledger = stack.carrier.snapshot();
         assert_eq!(label(&ledger, &first)["status"], "cancelled");
@@ -338,7 +338,7 @@ async fn what_is_left_of_a_shipment_gets_another_label_and_is_charged_exactly() 
         let told = timeline(&stack.client, &id).await;
         assert!(of(&told, "step.failed").is_empty(), "a repetition answered differently: {told:#?}");
     }
-    check_goods(&stack, &before).await;
+    check_stock(&stack, &before).await;
     stack.stop().await;
 }
 
@@ -346,19 +346,19 @@ async fn what_is_left_of_a_shipment_gets_another_label_and_is_charged_exactly() 
 async fn a_label_that_the_carrier_will_not_cancel_keeps_its_lines() {
     let stack = stack().await;
     let basket = two_places(&stack).await;
-    let before = pieces(&stack).await;
+    let before = units_by_location(&stack).await;
     let id = place(&stack.client, &basket).await;
     labelled(&stack, &id, "fulfilling").await;
     stack.carrier.set_faults(always(Route::Cancel, Fault::Refuse));
     let reply = cancel(&stack, &id, &[1]).await;
     assert_eq!(reply.status.as_u16(), 202, "{}", reply.body);
-    let told = event(&stack.client, &id, "cancellation.refused").await;
+    let told = wait_for_event(&stack.client, &id, "cancellation.refused").await;
     assert_eq!(told["data"], json!({"status": "fulfilling", "lines": [1]}));
     let told = timeline(&stack.client, &id).await;
     assert_eq!(of(&told, "shipment.cancel_refused").len(), 1);
     assert!(of(&told, "lines.cancelled").is_empty());
     let order = stack.client.get(&id).await.unwrap().body;
-    assert_eq!((open(&order).len(), waybill_held(&stack, &id).await), (2, 9));
+    assert_eq!((open(&order).len(), authorized_amount(&stack, &id).await), (2, 9));
     let order = deliver(&stack, &id).await;
     assert_eq!((&order["outcome"], &order["amounts_held"]["captured"]), (&json!("full"), &json!(9601)));
 
@@ -369,12 +369,12 @@ async fn a_label_that_the_carrier_will_not_cancel_keeps_its_lines() {
     cancel(&stack, &id, &[1]).await.success().unwrap();
     cancelled(&stack, &id, [0, 3, 0]).await;
     labelled(&stack, &id, "fulfilling").await;
-    carrier_says(&stack, &first, "hand_over").await;
-    let raised = event(&stack.client, &id, "attention.raised").await;
+    send_carrier_event(&stack, &first, "hand_over").await;
+    let raised = wait_for_event(&stack.client, &id, "attention.raised").await;
     assert_eq!(raised["data"]["reason"], "unexpected_shipment");
     assert_eq!(at_provider(&stack, &id).1, 0);
     deliver(&stack, &id).await;
-    check_goods(&stack, &before).await;
+    check_stock(&stack, &before).await;
     stack.stop().await;
 }
 
@@ -382,10 +382,10 @@ async fn a_label_that_the_carrier_will_not_cancel_keeps_its_lines() {
 async fn between_bookings_lines_are_cancelled_before_the_next_label() {
     let stack = stack().await;
     let basket = two_places(&stack).await;
-    let before = pieces(&stack).await;
+    let before = units_by_location(&stack).await;
     stack.carrier.set_faults(always(Route::Book, Fault::Status { status: 503 }));
     let id = place(&stack.client, &basket).await;
-    event(&stack.client, &id, "step.retrying").await;
+    wait_for_event(&stack.client, &id, "step.retrying").await;
     let confirmed = reach(&stack.client, &id, "confirmed").await;
     let goods =
         |s: &Value| values(&s["lines"]).iter().map(|l| l["line"].as_u64().unwrap()).collect::<Vec<_>>();
@@ -394,7 +394,7 @@ async fn between_bookings_lines_are_cancelled_before_the_next_label() {
     let line = u32::try_from(goods(&second)[0]).unwrap();
     cancel_as_planned(&stack, &id, &[line]).await;
     stack.carrier.set_faults(Vec::new());
-    event(&stack.client, &id, "lines.cancelled").await;
+    wait_for_event(&stack.client, &id, "lines.cancelled").await;
     let order = labelled(&stack, &id, "fulfilling").await;
     let ledger = stack.carrier.snapshot();
     // A task that was lost may have asked for its label, so the carrier is told that there shall be none.
@@ -410,8 +410,8 @@ async fn between_bookings_lines_are_cancelled_before_the_next_label() {
     stack.carrier.set_faults(always(Route::Book, Fault::Decline { code }));
     cancel(&stack, &id, &[2]).await.success().unwrap();
     reach(&stack.client, &id, "cancelled").await;
-    check_closed(&stack, &id).await;
-    check_goods(&stack, &before).await;
+    check_closed_order(&stack, &id).await;
+    check_stock(&stack, &before).await;
     stack.stop().await;
 }
 
@@ -419,19 +419,19 @@ async fn between_bookings_lines_are_cancelled_before_the_next_label() {
 async fn while_others_are_on_their_way_lines_that_are_here_are_cancelled() {
     let stack = stack().await;
     let order = two_places(&stack).await;
-    let before = pieces(&stack).await;
+    let before = units_by_location(&stack).await;
     for way in ["api", "signal"] {
         let id = place(&stack.client, &order).await;
         let order = labelled(&stack, &id, "fulfilling").await;
         let left = open(&order).into_iter().find(|s| s["lines"][0]["line"] == 0).unwrap();
-        carrier_says(&stack, left["id"].as_str().unwrap(), "hand_over").await;
+        send_carrier_event(&stack, left["id"].as_str().unwrap(), "hand_over").await;
         reach(&stack.client, &id, "partially_shipped").await;
-        event(&stack.client, &id, "payment.captured").await;
+        wait_for_event(&stack.client, &id, "payment.captured").await;
         let gone = cancel(&stack, &id, &[0, 1]).await;
         refused(&gone, 409, "wrong_state", "line 0 has left");
         assert!(gone.text("/detail").contains("line 0 "), "{}", gone.body);
         signal(&id, r#"{"lines": [0]}"#).await;
-        let told = event(&stack.client, &id, "cancellation.refused").await;
+        let told = wait_for_event(&stack.client, &id, "cancellation.refused").await;
         assert_eq!(told["data"], json!({"status": "partially_shipped", "lines": [0]}));
 
         cancel_as_planned(&stack, &id, &[2]).await;
@@ -444,15 +444,19 @@ async fn while_others_are_on_their_way_lines_that_are_here_are_cancelled() {
             // The last of what is here: what is left of the authorization is given free.
             signal(&id, r#"{"reason": "enough", "lines": [1]}"#).await;
             let order = reach(&stack.client, &id, "shipped").await;
-            assert_eq!((at_provider(&stack, &id).0, waybill_held(&stack, &id).await), (0, 0), "{order:#}");
-            event(&stack.client, &id, "payment.voided").await;
+            assert_eq!(
+                (at_provider(&stack, &id).0, authorized_amount(&stack, &id).await),
+                (0, 0),
+                "{order:#}"
+            );
+            wait_for_event(&stack.client, &id, "payment.voided").await;
         }
         let order = deliver(&stack, &id).await;
         let lines: Vec<&Value> = values(&order["lines"]).iter().map(|l| &l["cancelled"]).collect();
         assert_eq!(lines, if way == "api" { [0, 0, 3] } else { [0, 3, 3] });
         assert_eq!(order["outcome"], "partial");
     }
-    check_goods(&stack, &before).await;
+    check_stock(&stack, &before).await;
     stack.stop().await;
 }
 
@@ -460,7 +464,7 @@ async fn while_others_are_on_their_way_lines_that_are_here_are_cancelled() {
 async fn lines_are_named_by_their_numbers_and_a_request_counts_once() {
     let stack = stack().await;
     let order = three_lines(&stack).await;
-    let before = pieces(&stack).await;
+    let before = units_by_location(&stack).await;
     let id = place(&stack.client, &order).await;
     labelled(&stack, &id, "fulfilling").await;
     for (lines, pointers) in [
@@ -476,7 +480,7 @@ async fn lines_are_named_by_their_numbers_and_a_request_counts_once() {
     for input in [r#"{"lines": []}"#, r#"{"lines": [3]}"#, r#"{"lines": [-1]}"#, r#"{"lines": "1"}"#] {
         signal(&id, input).await;
     }
-    until("the signals are ignored", || async {
+    wait_until("the signals are ignored", || async {
         let told = timeline(&stack.client, &id).await;
         (of(&told, "signal.ignored").len() == 4).then_some(())
     })
@@ -500,10 +504,10 @@ async fn lines_are_named_by_their_numbers_and_a_request_counts_once() {
     // All of them, left or not, are the whole order.
     cancel_as_planned(&stack, &id, &[0, 1, 2]).await;
     reach(&stack.client, &id, "cancelled").await;
-    check_closed(&stack, &id).await;
+    check_closed_order(&stack, &id).await;
     assert_eq!(cancel(&stack, &id, &[0, 1, 2]).await.status.as_u16(), 200, "as it is");
     refused(&cancel(&stack, &id, &[0]).await, 409, "wrong_state", "nothing of it is left");
-    check_goods(&stack, &before).await;
+    check_stock(&stack, &before).await;
     stack.stop().await;
 }
 
@@ -511,31 +515,31 @@ async fn lines_are_named_by_their_numbers_and_a_request_counts_once() {
 async fn an_heir_stops_what_took_over_from_others() {
     let stack = sweeping().await;
     let order = two_places(&stack).await;
-    let before = pieces(&stack).await;
+    let before = units_by_location(&stack).await;
     let (gone, partly) = (place(&stack.client, &order).await, place(&stack.client, &order).await);
     for id in [&gone, &partly] {
         let order = labelled(&stack, id, "fulfilling").await;
         if id == &partly {
             let left = open(&order).into_iter().find(|s| s["lines"][0]["line"] == 0).unwrap();
-            carrier_says(&stack, left["id"].as_str().unwrap(), "hand_over").await;
+            send_carrier_event(&stack, left["id"].as_str().unwrap(), "hand_over").await;
             reach(&stack.client, id, "partially_shipped").await;
-            event(&stack.client, id, "payment.captured").await;
+            wait_for_event(&stack.client, id, "payment.captured").await;
         }
         cancel(&stack, id, &[1]).await.success().unwrap();
         cancelled(&stack, id, [0, 3, 0]).await;
         labelled(&stack, id, if id == &partly { "partially_shipped" } else { "fulfilling" }).await;
         terminate(id).await;
     }
-    inherited(&stack, &gone).await;
-    inherited(&stack, &partly).await;
+    sweep_until_taken_over(&stack, &gone).await;
+    sweep_until_taken_over(&stack, &partly).await;
     reach(&stack.client, &gone, "cancelled").await;
-    check_closed(&stack, &gone).await;
+    check_closed_order(&stack, &gone).await;
     reach(&stack.client, &partly, "shipped").await;
-    assert_eq!((at_provider(&stack, &partly).0, waybill_held(&stack, &partly).await), (0, 0));
+    assert_eq!((at_provider(&stack, &partly).0, authorized_amount(&stack, &partly).await), (0, 0));
     let labels = stack.carrier.snapshot();
     assert!(!labels.to_string().contains("\"booked\""), "a label was left: {labels:#}");
     deliver(&stack, &partly).await;
-    check_goods(&stack, &before).await;
+    check_stock(&stack, &before).await;
     stack.stop().await;
 }
 
@@ -545,19 +549,19 @@ async fn an_heir_frees_what_a_successor_had_that_nobody_was_told_of() {
     let sweep = builder().await.env("WAYBILL_SWEEP_AGE_SECONDS", 0).env("WAYBILL_SWEEP_SECONDS", 86_400);
     let stack = sweep.env(chaos.0, chaos.1).start().await.unwrap();
     let order = two_places(&stack).await;
-    let before = pieces(&stack).await;
+    let before = units_by_location(&stack).await;
     let id = place(&stack.client, &order).await;
     let order = labelled(&stack, &id, "fulfilling").await;
     let left = open(&order).into_iter().find(|s| s["lines"][0]["line"] == 0).unwrap();
-    carrier_says(&stack, left["id"].as_str().unwrap(), "hand_over").await;
-    event(&stack.client, &id, "payment.captured").await;
+    send_carrier_event(&stack, left["id"].as_str().unwrap(), "hand_over").await;
+    wait_for_event(&stack.client, &id, "payment.captured").await;
     cancel(&stack, &id, &[1]).await.success().unwrap();
-    event(&stack.client, &id, "step.retrying").await;
+    wait_for_event(&stack.client, &id, "step.retrying").await;
     terminate(&id).await;
-    inherited(&stack, &id).await;
+    sweep_until_taken_over(&stack, &id).await;
     reach(&stack.client, &id, "shipped").await;
-    assert_eq!((at_provider(&stack, &id).0, waybill_held(&stack, &id).await), (0, 0));
+    assert_eq!((at_provider(&stack, &id).0, authorized_amount(&stack, &id).await), (0, 0));
     deliver(&stack, &id).await;
-    check_goods(&stack, &before).await;
+    check_stock(&stack, &before).await;
     stack.stop().await;
 }

@@ -4,7 +4,7 @@ use crate::support::*;
 use std::time::Duration;
 use waybill_load::{
     Load,
-    live::Board,
+    live::LiveStats,
     mix::Op,
     open_loop::{Arrivals, Plan},
     run,
@@ -19,7 +19,7 @@ fn load() -> Load {
         plan: Plan { rate_per_s: 20.0, duration, in_flight_max: 100, arrivals, seed: 3 },
         mix: "place=3,wait=1,read=3,list=1,again=2,cancel=2".parse().unwrap(),
         skus: 4,
-        settle_max: LIMIT,
+        settle_max: WAIT_TIMEOUT,
     }
 }
 
@@ -32,28 +32,28 @@ async fn busy_stack() -> Stack {
 #[tokio::test]
 async fn a_small_load_does_everything_and_its_books_add_up() {
     let stack = busy_stack().await;
-    let board = Board::default();
+    let board = LiveStats::default();
     let report = run(&load(), stack.client.clone(), std::future::pending(), &board, |_, _| {}).await.unwrap();
     let said = report.lines().join("\n");
-    assert!(report.is_good(), "{said}");
-    assert_eq!(report.books.unchecked, [""; 0], "{said}");
+    assert!(report.is_ok(), "{said}");
+    assert_eq!(report.reconciliation.unchecked, [""; 0], "{said}");
     assert_eq!(report.tallies.keys().copied().collect::<Vec<_>>(), Op::ALL, "{said}");
     assert_eq!(report.all().latencies.count() + report.sent.unsent, report.sent.scheduled, "{said}");
-    let again = &report.tallies[&Op::Again];
-    assert_eq!(report.books.repeated, again.latencies.count(), "{said}");
-    assert!(report.books.statuses.contains_key("cancelled"), "{said}");
+    let again = &report.tallies[&Op::Repeat];
+    assert_eq!(report.reconciliation.repeated, again.latencies.count(), "{said}");
+    assert!(report.reconciliation.statuses.contains_key("cancelled"), "{said}");
     let placed = [Op::Place, Op::Wait].map(|op| report.tallies[&op].latencies.count());
-    assert_eq!(report.books.accepted, placed.iter().sum::<u64>(), "{said}");
+    assert_eq!(report.reconciliation.accepted, placed.iter().sum::<u64>(), "{said}");
     stack.stop().await;
 }
 
 #[tokio::test]
 async fn a_load_notices_that_books_do_not_add_up() {
     let stack = busy_stack().await;
-    let (load, board) = (load(), Board::default());
+    let (load, board) = (load(), LiveStats::default());
     let running = run(&load, stack.client.clone(), std::future::pending(), &board, |_, _| {});
     let spoil = async {
-        until("something was answered", || async { (!board.tallies().is_empty()).then_some(()) }).await;
+        wait_until("something was answered", || async { (!board.tallies().is_empty()).then_some(()) }).await;
         let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
         let more = "update stock set available = available + 1 where sku = 'LOAD-1'";
         assert_eq!(sqlx::query(more).execute(&pool).await.unwrap().rows_affected(), 1);
@@ -61,9 +61,9 @@ async fn a_load_notices_that_books_do_not_add_up() {
     let (report, ()) = tokio::join!(running, spoil);
     let report = report.unwrap();
     let said = report.lines().join("\n");
-    assert!(!report.is_good() && said.contains("The books do not add up."), "{said}");
-    assert_eq!(report.books.wrong.len(), 1, "{said}");
-    assert!(report.books.wrong[0].starts_with("LOAD-1: available + reserved + sold was"), "{said}");
+    assert!(!report.is_ok() && said.contains("The books do not add up."), "{said}");
+    assert_eq!(report.reconciliation.wrong.len(), 1, "{said}");
+    assert!(report.reconciliation.wrong[0].starts_with("LOAD-1: available + reserved + sold was"), "{said}");
     stack.stop().await;
 }
 
@@ -71,13 +71,13 @@ async fn a_load_notices_that_books_do_not_add_up() {
 async fn orders_under_way_are_late_and_not_wrong() {
     let stack = builder().await.worker(false).start().await.unwrap();
     let load = Load { mix: "place=1".parse().unwrap(), settle_max: Duration::ZERO, ..load() };
-    let board = Board::default();
+    let board = LiveStats::default();
     let report = run(&load, stack.client.clone(), std::future::pending(), &board, |_, _| {}).await.unwrap();
     let said = report.lines().join("\n");
-    assert!(!report.is_good() && report.books.accepted > 0, "{said}");
+    assert!(!report.is_ok() && report.reconciliation.accepted > 0, "{said}");
     assert_eq!(
-        (report.books.late.len() as u64, report.books.wrong.len()),
-        (report.books.accepted, 0),
+        (report.reconciliation.late.len() as u64, report.reconciliation.wrong.len()),
+        (report.reconciliation.accepted, 0),
         "{said}"
     );
     assert!(said.contains("The books could not be closed"), "{said}");

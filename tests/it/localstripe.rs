@@ -2,7 +2,7 @@
 //!
 //! It ignores idempotency keys, knows no multicapture and declines no manual capture: those are tried on our simulator.
 
-use crate::support::until;
+use crate::support::wait_until;
 use prometheus::Registry;
 use std::{path::PathBuf, process::Stdio};
 use tokio::process::{Child, Command};
@@ -10,10 +10,11 @@ use uuid::Uuid;
 use waybill_activities::{
     metrics::StepMetrics,
     payments::{
-        AuthorizeRequest, Authorized, CaptureRequest, Hold, PaymentProvider, ProviderError, stripe::Stripe,
+        AuthorizationOutcome, AuthorizeRequest, CaptureRequest, PaymentProvider, ProviderAuthorization,
+        ProviderError, stripe::Stripe,
     },
 };
-use waybill_domain::{ids::OrderId, money::Amount, order::currency};
+use waybill_domain::{ids::OrderId, money::Amount, order::parse_currency};
 use waybill_stack::ports::free_port;
 
 const VERSION: &str = "1.15.10";
@@ -57,14 +58,14 @@ fn request(payment_method: &str) -> AuthorizeRequest {
         key: format!("order:{order_id}:authorize"),
         order_id,
         amount: amount(4_200),
-        currency: currency("EUR").unwrap(),
+        currency: parse_currency("EUR").unwrap(),
         payment_method: payment_method.to_owned(),
     }
 }
 
-fn authorized(hold: Hold) -> Authorized {
+fn authorized(hold: AuthorizationOutcome) -> ProviderAuthorization {
     match hold {
-        Hold::Authorized(held) => held,
+        AuthorizationOutcome::Authorized(held) => held,
         other => panic!("not held: {other:?}"),
     }
 }
@@ -74,8 +75,10 @@ async fn authorize_capture_and_void() {
     rustls::crypto::ring::default_provider().install_default().ok();
     let port = free_port().unwrap();
     let _server = start(port).await;
-    until("localstripe listens", || async { tokio::net::TcpStream::connect(("127.0.0.1", port)).await.ok() })
-        .await;
+    wait_until("localstripe listens", || async {
+        tokio::net::TcpStream::connect(("127.0.0.1", port)).await.ok()
+    })
+    .await;
     let base = format!("http://127.0.0.1:{port}/").parse().unwrap();
     let metrics = StepMetrics::new(&Registry::new()).unwrap();
     let stripe = Stripe::new(base, "sk_test_localstripe".to_owned().into(), None, metrics).unwrap();
@@ -86,20 +89,20 @@ async fn authorize_capture_and_void() {
         key: "capture".into(),
         provider_ref: held.provider_ref.clone(),
         amount: amount(4_200),
-        currency: currency("EUR").unwrap(),
-        captured_before: Amount::ZERO,
+        currency: parse_currency("EUR").unwrap(),
+        previously_captured: Amount::ZERO,
         is_final: true,
     };
     stripe.capture(&capture).await.unwrap();
     // It says nothing of what was received, so a repetition can't be told from an error; but it takes nothing twice.
-    assert!(matches!(stripe.capture(&capture).await, Err(ProviderError::Refused { .. })));
+    assert!(matches!(stripe.capture(&capture).await, Err(ProviderError::Permanent { .. })));
 
     let held = authorized(stripe.authorize(&request("pm_card_visa")).await.unwrap());
     stripe.void("void", &held.provider_ref).await.unwrap();
     stripe.void("void", &held.provider_ref).await.unwrap();
 
     match stripe.authorize(&request("pm_no_such_method")).await {
-        Ok(Hold::Rejected { .. }) => {}
+        Ok(AuthorizationOutcome::Rejected { .. }) => {}
         other => panic!("not refused: {other:?}"),
     }
     let gone = Stripe::new(

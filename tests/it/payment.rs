@@ -1,7 +1,7 @@
 //! Money whose outcome is not known yet, and customers who have to prove who they are.
 
 use crate::{
-    books::{at_provider, check_closed, check_goods, pieces},
+    accounting::{at_provider, check_closed_order, check_stock, units_by_location},
     support::*,
 };
 use reqwest::Method;
@@ -20,14 +20,14 @@ async fn an_authorization_that_nobody_answered_is_looked_up_and_never_made_twice
     let away = Fault::Status { status: 503 };
     stack.payments.set_faults(vec![
         always(Route::Authorize, Fault::DropReply),
-        always(Route::Lookup, away.clone()),
+        always(Route::Read, away.clone()),
         always(Route::Webhook, Fault::Suppress),
     ]);
     let id = place(&stack.client, &order_with(|_| {})).await;
-    event(&stack.client, &id, "payment.unknown").await;
+    wait_for_event(&stack.client, &id, "payment.unknown").await;
     let order = stack.client.get(&id).await.unwrap().body;
     assert_eq!((&order["status"], &order["payment_status"]), (&json!("authorizing"), &json!("unknown")));
-    let order = event(&stack.client, &id, "attention.raised").await;
+    let order = wait_for_event(&stack.client, &id, "attention.raised").await;
     assert_eq!(order["data"]["reason"], "payment_unknown");
 
     stack.payments.set_faults(vec![always(Route::Authorize, Fault::DropReply)]);
@@ -40,14 +40,14 @@ async fn an_authorization_that_nobody_answered_is_looked_up_and_never_made_twice
 #[tokio::test]
 async fn a_key_that_was_used_with_another_request_is_no_decline() {
     let stack = stack().await;
-    let away = || always(Route::Lookup, Fault::Status { status: 503 });
+    let away = || always(Route::Read, Fault::Status { status: 503 });
     let lost = || always(Route::Authorize, Fault::DropReply);
     stack.payments.set_faults(vec![lost(), away()]);
     let id = place(&stack.client, &order_with(|_| {})).await;
-    event(&stack.client, &id, "payment.unknown").await;
+    wait_for_event(&stack.client, &id, "payment.unknown").await;
     // An attempt that has read how the order is paid has asked before that changes.
-    stack.payments.set_faults(vec![lost(), always(Route::Lookup, Fault::Stall), away()]);
-    until("an attempt that searches", || async { (!stack.payments.stalled().is_empty()).then_some(()) })
+    stack.payments.set_faults(vec![lost(), always(Route::Read, Fault::Stall), away()]);
+    wait_until("an attempt that searches", || async { (!stack.payments.stalled().is_empty()).then_some(()) })
         .await;
     // As when a setting that goes into the request was changed before the next attempt.
     let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
@@ -55,7 +55,7 @@ async fn a_key_that_was_used_with_another_request_is_no_decline() {
     sqlx::query(otherwise).bind(&id).execute(&pool).await.unwrap();
     stack.payments.set_faults(vec![away()]);
     // After several attempts, of which the provider has answered some.
-    event(&stack.client, &id, "attention.raised").await;
+    wait_for_event(&stack.client, &id, "attention.raised").await;
     assert_eq!(at_provider(&stack, &id).3, 1, "not asked for again");
     stack.payments.set_faults(Vec::new());
     reach(&stack.client, &id, "fulfilling").await;
@@ -68,22 +68,22 @@ async fn a_key_that_the_provider_may_have_forgotten_is_not_used_again() {
     let stack = stack().await;
     let away = Fault::Status { status: 503 };
     let lost = always(Route::Authorize, Fault::DropReply);
-    stack.payments.set_faults(vec![lost.clone(), always(Route::Lookup, away.clone())]);
+    stack.payments.set_faults(vec![lost.clone(), always(Route::Read, away.clone())]);
     let id = place(&stack.client, &order_with(|_| {})).await;
-    event(&stack.client, &id, "payment.unknown").await;
+    wait_for_event(&stack.client, &id, "payment.unknown").await;
     // An attempt that has read how old its key is has asked with it before the provider forgets it.
-    let held_up = always(Route::Lookup, Fault::Stall);
-    stack.payments.set_faults(vec![lost, held_up, always(Route::Lookup, away.clone())]);
-    until("an attempt that searches", || async { (!stack.payments.stalled().is_empty()).then_some(()) })
+    let held_up = always(Route::Read, Fault::Stall);
+    stack.payments.set_faults(vec![lost, held_up, always(Route::Read, away.clone())]);
+    wait_until("an attempt that searches", || async { (!stack.payments.stalled().is_empty()).then_some(()) })
         .await;
     let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
     let age =
         "update payment_operations set created_at = now() - interval '25 hours' where order_id = $1::uuid";
     sqlx::query(age).bind(&id).execute(&pool).await.unwrap();
-    stack.payments.forget_keys();
-    stack.payments.set_faults(vec![always(Route::Lookup, away)]);
+    stack.payments.expire_keys();
+    stack.payments.set_faults(vec![always(Route::Read, away)]);
     // It is told that a person is needed only after several attempts: all of them with the provider answering.
-    event(&stack.client, &id, "attention.raised").await;
+    wait_for_event(&stack.client, &id, "attention.raised").await;
     assert_eq!(at_provider(&stack, &id).3, 1, "not asked for again");
     // Asked for while the order still needs somebody: once the provider can be searched, it may help itself first.
     let retry = json!({"reason": "the provider will be searched again"});
@@ -103,26 +103,28 @@ async fn a_capture_whose_key_may_be_forgotten_is_looked_up_first() {
     let booked = reach(&stack.client, &id, "fulfilling").await;
     // The smaller one: of what is held there is enough to take it twice.
     let small = booked["shipments"].as_array().unwrap().iter().find(|s| s["amount"] == 1000).unwrap();
-    let away = || always(Route::Lookup, Fault::Status { status: 503 });
+    let away = || always(Route::Read, Fault::Status { status: 503 });
     let lost = || always(Route::Capture, Fault::DropReply);
     stack.payments.set_faults(vec![lost(), away()]);
-    carrier_says(&stack, small["id"].as_str().unwrap(), "hand_over").await;
-    event(&stack.client, &id, "step.retrying").await;
+    send_carrier_event(&stack, small["id"].as_str().unwrap(), "hand_over").await;
+    wait_for_event(&stack.client, &id, "step.retrying").await;
     // An attempt that has read how old its key is has asked with it before the provider forgets it.
-    stack.payments.set_faults(vec![lost(), always(Route::Lookup, Fault::Stall), away()]);
-    until("an attempt that looks it up", || async { (!stack.payments.stalled().is_empty()).then_some(()) })
-        .await;
+    stack.payments.set_faults(vec![lost(), always(Route::Read, Fault::Stall), away()]);
+    wait_until("an attempt that looks it up", || async {
+        (!stack.payments.stalled().is_empty()).then_some(())
+    })
+    .await;
     let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
     let age = "update payment_operations set created_at = now() - interval '25 hours'
         where order_id = $1::uuid and kind = 'capture'";
     sqlx::query(age).bind(&id).execute(&pool).await.unwrap();
-    stack.payments.forget_keys();
+    stack.payments.expire_keys();
     stack.payments.set_faults(vec![away()]);
     // After several attempts, all of them with the provider taking captures.
-    event(&stack.client, &id, "attention.raised").await;
+    wait_for_event(&stack.client, &id, "attention.raised").await;
     assert_eq!(at_provider(&stack, &id).1, 1000, "not asked for again");
     stack.payments.set_faults(Vec::new());
-    event(&stack.client, &id, "payment.captured").await;
+    wait_for_event(&stack.client, &id, "payment.captured").await;
     assert_eq!(at_provider(&stack, &id).1, 1000, "once");
     stack.stop().await;
 }
@@ -171,12 +173,12 @@ async fn a_customer_proves_who_they_are() {
 
     authenticate(&stack, &ids[1], false).await;
     reach(&stack.client, &ids[1], "rejected").await;
-    assert_eq!(check_closed(&stack, &ids[1]).await["payment_status"], "declined");
+    assert_eq!(check_closed_order(&stack, &ids[1]).await["payment_status"], "declined");
 
     let reply = stack.client.cancel(&ids[2], "never mind", false).await.unwrap();
     assert_eq!(reply.text("/answer"), "deferred", "{}", reply.body);
     reach(&stack.client, &ids[2], "cancelled").await;
-    check_closed(&stack, &ids[2]).await;
+    check_closed_order(&stack, &ids[2]).await;
     assert_eq!(intent(&stack, &ids[2])["status"], "canceled", "it can't be authenticated any more");
     stack.stop().await;
 }
@@ -187,12 +189,12 @@ async fn authentication_before_a_lost_answer_is_noticed() {
     let rule = |route, fault| Rule { route, fault, times: None, matching: None };
     stack.payments.set_faults(vec![
         rule(Route::Authorize, Fault::DropReply),
-        rule(Route::Lookup, Fault::Status { status: 503 }),
+        rule(Route::Read, Fault::Status { status: 503 }),
         rule(Route::Webhook, Fault::Suppress),
     ]);
     let order = order_with(|o| o["payment"]["method"] = json!("pm_card_authenticationRequired"));
     let id = place(&stack.client, &order).await;
-    event(&stack.client, &id, "payment.unknown").await;
+    wait_for_event(&stack.client, &id, "payment.unknown").await;
     authenticate(&stack, &id, true).await;
     // The same key is answered as it was at first: the customer has to act.
     stack.payments.set_faults(Vec::new());
@@ -207,17 +209,17 @@ async fn authentication_before_its_payment_is_in_the_ledger_is_noticed() {
     stack.payments.set_faults(vec![always(Route::Authorize, Fault::Stall)]);
     let order = order_with(|o| o["payment"]["method"] = json!("pm_card_authenticationRequired"));
     let id = place(&stack.client, &order).await;
-    until("it is asked for", || async { (!stack.payments.stalled().is_empty()).then_some(()) }).await;
+    wait_until("it is asked for", || async { (!stack.payments.stalled().is_empty()).then_some(()) }).await;
     // The answer can't be written before the customer has come and gone.
     let pool = waybill_store::connect(&stack.database_url, 2).unwrap();
     let mut lock = pool.begin().await.unwrap();
     let row = "select key from payment_operations where order_id = $1::uuid for update";
     sqlx::query(row).bind(&id).execute(&mut *lock).await.unwrap();
     stack.payments.set_faults(Vec::new());
-    until("it is at the provider", || async { (at_provider(&stack, &id).3 == 1).then_some(()) }).await;
+    wait_until("it is at the provider", || async { (at_provider(&stack, &id).3 == 1).then_some(()) }).await;
     authenticate(&stack, &id, true).await;
     let heard = "select count(*) from inbox where order_id = $1::uuid and event_id like 'evt_%' and settled_at is not null";
-    until("its webhooks came", || async { (count(&stack, heard, &id).await >= 2).then_some(()) }).await;
+    wait_until("its webhooks came", || async { (count(&stack, heard, &id).await >= 2).then_some(()) }).await;
     lock.commit().await.unwrap();
     reach(&stack.client, &id, "fulfilling").await;
     stack.stop().await;
@@ -228,7 +230,7 @@ async fn authentication_is_heard_whatever_the_row_says() {
     let stack = stack().await;
     let order = order_with(|o| o["payment"]["method"] = json!("pm_card_authenticationRequired"));
     let id = place(&stack.client, &order).await;
-    event(&stack.client, &id, "payment.action_required").await;
+    wait_for_event(&stack.client, &id, "payment.action_required").await;
     let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
     let behind = "update orders set payment_action = false where id = $1::uuid";
     sqlx::query(behind).bind(&id).execute(&pool).await.unwrap();
@@ -243,7 +245,7 @@ async fn a_customer_does_not_come_back() {
     let order = order_with(|o| o["payment"]["method"] = json!("pm_card_authenticationRequired"));
     let id = place(&stack.client, &order).await;
     reach(&stack.client, &id, "rejected").await;
-    check_closed(&stack, &id).await;
+    check_closed_order(&stack, &id).await;
     assert_eq!(intent(&stack, &id)["status"], "canceled");
     let last = timeline(&stack.client, &id).await.pop().unwrap();
     assert_eq!(last["data"]["reason"], "payment_action_expired");
@@ -253,7 +255,7 @@ async fn a_customer_does_not_come_back() {
 #[tokio::test]
 async fn captures_and_voids_that_nobody_answered_are_looked_up_and_done_once() {
     let stack = stack().await;
-    let before = pieces(&stack).await;
+    let before = units_by_location(&stack).await;
     // The provider does what it is asked, and its answers never arrive.
     stack.payments.set_faults(vec![
         always(Route::Capture, Fault::DropReply),
@@ -264,9 +266,9 @@ async fn captures_and_voids_that_nobody_answered_are_looked_up_and_done_once() {
     let voided = place(&stack.client, &order_with(|_| {})).await;
     let order = reach(&stack.client, &captured, "fulfilling").await;
     reach(&stack.client, &voided, "fulfilling").await;
-    carrier_says(&stack, &shipments(&order)[0], "hand_over").await;
+    send_carrier_event(&stack, &shipments(&order)[0], "hand_over").await;
     stack.client.cancel(&voided, "enough", false).await.unwrap().success().unwrap();
-    event(&stack.client, &captured, "payment.captured").await;
+    wait_for_event(&stack.client, &captured, "payment.captured").await;
     reach(&stack.client, &voided, "cancelled").await;
     for id in [&captured, &voided] {
         let told = kinds(&stack.client, id).await;
@@ -278,27 +280,27 @@ async fn captures_and_voids_that_nobody_answered_are_looked_up_and_done_once() {
     let order = reach(&stack.client, &unknown, "fulfilling").await;
     stack.payments.set_faults(vec![
         always(Route::Capture, Fault::DropReply),
-        always(Route::Lookup, Fault::Status { status: 503 }),
+        always(Route::Read, Fault::Status { status: 503 }),
         always(Route::Webhook, Fault::Suppress),
     ]);
-    carrier_says(&stack, &shipments(&order)[0], "hand_over").await;
-    event(&stack.client, &unknown, "attention.raised").await;
+    send_carrier_event(&stack, &shipments(&order)[0], "hand_over").await;
+    wait_for_event(&stack.client, &unknown, "attention.raised").await;
     let order = stack.client.get(&unknown).await.unwrap().body;
     assert_eq!(
         (&order["payment_status"], &order["attention"]),
         (&json!("unknown"), &json!("capture_failing"))
     );
-    stack.payments.forget_keys();
+    stack.payments.expire_keys();
     stack.payments.set_faults(Vec::new());
-    event(&stack.client, &unknown, "payment.captured").await;
+    wait_for_event(&stack.client, &unknown, "payment.captured").await;
     for id in [&captured, &unknown] {
         assert_eq!(at_provider(&stack, id), (0, 1000, 0, 1), "taken once");
         let order = stack.client.get(id).await.unwrap().body;
-        carrier_says(&stack, &shipments(&order)[0], "deliver").await;
+        send_carrier_event(&stack, &shipments(&order)[0], "deliver").await;
         reach(&stack.client, id, "completed").await;
-        check_closed(&stack, id).await;
+        check_closed_order(&stack, id).await;
     }
-    check_closed(&stack, &voided).await;
-    check_goods(&stack, &before).await;
+    check_closed_order(&stack, &voided).await;
+    check_stock(&stack, &before).await;
     stack.stop().await;
 }

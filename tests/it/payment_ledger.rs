@@ -1,7 +1,7 @@
 //! What is written down before and after the provider is asked, statement by statement: with another one that writes the
 //! same meanwhile, of orders that are undone, and of holds that follow one another.
 
-use crate::support::until;
+use crate::support::wait_until;
 use std::future::Future;
 use uuid::Uuid;
 use waybill_domain::{
@@ -11,7 +11,7 @@ use waybill_domain::{
 use waybill_stack::servers::Servers;
 use waybill_store::{
     PgPool,
-    payments::{self, Ending, Kind, State},
+    payments::{self, OperationKind, OperationResult, OperationState},
 };
 
 /// An order of 10.00, and what its ledger says.
@@ -41,33 +41,41 @@ impl Ledger {
         sqlx::query_scalar(rows).bind(self.order.0).fetch_one(&self.pool).await.unwrap()
     }
 
-    async fn begin(&self, kind: Kind, minor: i64, provider_ref: Option<&str>) -> payments::Operation {
-        payments::begin(&self.pool, self.order, kind, amount(minor), provider_ref).await.unwrap()
+    async fn begin(
+        &self,
+        kind: OperationKind,
+        minor: i64,
+        provider_ref: Option<&str>,
+    ) -> payments::PaymentOperation {
+        payments::begin_operation(&self.pool, self.order, kind, amount(minor), provider_ref).await.unwrap()
     }
 
-    async fn begin_hold(&self, generation: u32) -> payments::HoldAsk {
-        payments::begin_hold(&self.pool, self.order, generation, amount(1_000)).await.unwrap().unwrap()
+    async fn begin_hold(&self, generation: u32) -> payments::AuthorizationAttempt {
+        payments::begin_authorization(&self.pool, self.order, generation, amount(1_000))
+            .await
+            .unwrap()
+            .unwrap()
     }
 
-    async fn begin_capture(&self, shipment: ShipmentId, minor: i64) -> payments::CaptureAsk {
+    async fn begin_capture(&self, shipment: ShipmentId, minor: i64) -> payments::CaptureAttempt {
         payments::begin_capture(&self.pool, self.order, shipment, amount(minor)).await.unwrap()
     }
 
-    async fn succeed(&self, kind: Kind, provider_ref: &str) -> payments::Operation {
-        let ending = Ending::of(&State::Succeeded, Some(provider_ref));
-        payments::finish(&self.pool, self.order, kind, ending).await.unwrap()
+    async fn succeed(&self, kind: OperationKind, provider_ref: &str) -> payments::PaymentOperation {
+        let ending = OperationResult::of(&OperationState::Succeeded, Some(provider_ref));
+        payments::finish_operation(&self.pool, self.order, kind, ending).await.unwrap()
     }
 
     async fn hold(&self, generation: u32, provider_ref: &str) {
         self.begin_hold(generation).await;
-        self.succeed(Kind::Authorize(generation), provider_ref).await;
+        self.succeed(OperationKind::Authorize(generation), provider_ref).await;
     }
 
     /// Waits until a statement waits for a row that another transaction has written.
     async fn is_waiting(&self) {
         let waiting = "select count(*) from pg_stat_activity
             where datname = current_database() and wait_event_type = 'Lock'";
-        until("it waits for the other one", || async {
+        wait_until("it waits for the other one", || async {
             let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&self.pool).await.unwrap();
             (waiting == 1).then_some(())
         })
@@ -75,7 +83,7 @@ impl Ledger {
     }
 
     /// What beginning an operation gives when another one has written it meanwhile, with an amount of 7.00.
-    async fn met<T>(&self, kind: Kind, begin: impl Future<Output = T>) -> T {
+    async fn met<T>(&self, kind: OperationKind, begin: impl Future<Output = T>) -> T {
         let mut other = self.pool.begin().await.unwrap();
         let row = "insert into payment_operations (key, order_id, kind, amount, state) values ($1, $2, $3, 700, 'pending')";
         let row = sqlx::query(row).bind(kind.key(self.order)).bind(self.order.0).bind(kind.as_str());
@@ -96,9 +104,11 @@ fn amount(minor: i64) -> Amount {
 async fn what_another_one_begins_meanwhile_is_begun_once() {
     let ledger = Ledger::new("ledger_meanwhile").await;
     let shipment = ShipmentId(Uuid::now_v7());
-    let rest = ledger.met(Kind::Rest(1), ledger.begin(Kind::Rest(1), 500, None)).await;
-    let hold = ledger.met(Kind::Authorize(1), ledger.begin_hold(1)).await.operation.unwrap();
-    let capture = ledger.met(Kind::Capture(shipment), ledger.begin_capture(shipment, 500)).await;
+    let rest = ledger
+        .met(OperationKind::VoidRemainder(1), ledger.begin(OperationKind::VoidRemainder(1), 500, None))
+        .await;
+    let hold = ledger.met(OperationKind::Authorize(1), ledger.begin_hold(1)).await.operation.unwrap();
+    let capture = ledger.met(OperationKind::Capture(shipment), ledger.begin_capture(shipment, 500)).await;
     for (what, begun) in [("rest", rest.amount), ("hold", hold.amount), ("capture", capture.amount)] {
         assert_eq!(begun, amount(700), "{what}: what was written first is asked");
     }
@@ -110,19 +120,25 @@ async fn an_operation_is_begun_once_and_its_first_ending_stays() {
     let ledger = Ledger::new("ledger_once").await;
     let ask = ledger.begin_hold(1).await;
     assert_eq!((ask.terms.currency.code(), ask.terms.payment_method.as_str()), ("EUR", "pm_card_visa"));
-    assert_eq!(ask.operation.unwrap().state, State::Pending);
-    assert_eq!(ledger.succeed(Kind::Authorize(1), "pi_1").await.state, State::Succeeded);
-    let declined = State::Declined("no".into());
-    let late = Ending::of(&declined, Some("pi_2"));
-    let stands = payments::finish(&ledger.pool, ledger.order, Kind::Authorize(1), late).await.unwrap();
+    assert_eq!(ask.operation.unwrap().state, OperationState::Pending);
+    assert_eq!(ledger.succeed(OperationKind::Authorize(1), "pi_1").await.state, OperationState::Succeeded);
+    let declined = OperationState::Declined("no".into());
+    let late = OperationResult::of(&declined, Some("pi_2"));
+    let stands = payments::finish_operation(&ledger.pool, ledger.order, OperationKind::Authorize(1), late)
+        .await
+        .unwrap();
     let again = ledger.begin_hold(1).await.operation.unwrap();
     for operation in [stands, again] {
-        assert_eq!((operation.state, operation.provider_ref.as_deref()), (State::Succeeded, Some("pi_1")));
+        assert_eq!(
+            (operation.state, operation.provider_ref.as_deref()),
+            (OperationState::Succeeded, Some("pi_1"))
+        );
     }
-    assert_eq!(ledger.begin(Kind::Rest(1), 300, Some("pi_1")).await.amount, amount(300));
-    assert_eq!(ledger.begin(Kind::Rest(1), 400, None).await.amount, amount(300));
+    assert_eq!(ledger.begin(OperationKind::VoidRemainder(1), 300, Some("pi_1")).await.amount, amount(300));
+    assert_eq!(ledger.begin(OperationKind::VoidRemainder(1), 400, None).await.amount, amount(300));
     assert_eq!(ledger.rows().await, 2);
-    let nobodys = payments::begin_hold(&ledger.pool, OrderId(Uuid::now_v7()), 1, amount(1)).await.unwrap();
+    let nobodys =
+        payments::begin_authorization(&ledger.pool, OrderId(Uuid::now_v7()), 1, amount(1)).await.unwrap();
     assert!(nobodys.is_none(), "there is no such order");
 }
 
@@ -131,7 +147,7 @@ async fn for_an_order_that_is_undone_nothing_is_begun() {
     let ledger = Ledger::new("ledger_undone").await;
     // The first hold had been begun, and nobody knows what became of it; the second had not.
     ledger.begin_hold(1).await;
-    ledger.begin(Kind::Void, 0, None).await;
+    ledger.begin(OperationKind::Void, 0, None).await;
     for generation in [1, 2] {
         assert!(ledger.begin_hold(generation).await.operation.is_none(), "hold {generation}");
     }
@@ -144,13 +160,13 @@ async fn hold_begun_while_its_order_is_undone_is_not_asked_for() {
     // The hold's statement began before the void is written, and is held up.
     let mut blocker = ledger.pool.begin().await.unwrap();
     let row = "insert into payment_operations (key, order_id, kind, amount, state) values ($1, $2, 'authorize', 700, 'pending')";
-    let row = sqlx::query(row).bind(Kind::Authorize(1).key(ledger.order)).bind(ledger.order.0);
+    let row = sqlx::query(row).bind(OperationKind::Authorize(1).key(ledger.order)).bind(ledger.order.0);
     row.execute(&mut *blocker).await.unwrap();
     let undo = async {
         ledger.is_waiting().await;
-        ledger.begin(Kind::Void, 0, None).await;
+        ledger.begin(OperationKind::Void, 0, None).await;
         assert!(
-            payments::holds(&ledger.pool, ledger.order).await.unwrap().is_empty(),
+            payments::find_authorizations(&ledger.pool, ledger.order).await.unwrap().is_empty(),
             "the void sees no hold"
         );
         blocker.rollback().await.unwrap();
@@ -164,32 +180,38 @@ async fn a_capture_is_asked_of_the_hold_that_stands() {
     let ledger = Ledger::new("ledger_capture").await;
     let [first, second] = [ShipmentId(Uuid::now_v7()), ShipmentId(Uuid::now_v7())];
     let none = ledger.begin_capture(first, 400).await;
-    assert!(none.standing.is_none() && !none.was_authorized, "{none:?}");
+    assert!(none.authorization.is_none() && !none.was_authorized, "{none:?}");
 
     ledger.hold(1, "pi_1").await;
-    assert_eq!(ledger.begin_capture(first, 400).await.standing.unwrap().captured, amount(0));
-    ledger.succeed(Kind::Capture(first), "pi_1").await;
+    assert_eq!(ledger.begin_capture(first, 400).await.authorization.unwrap().captured, amount(0));
+    ledger.succeed(OperationKind::Capture(first), "pi_1").await;
     let ask = ledger.begin_capture(second, 600).await;
-    let standing = ask.standing.unwrap();
+    let standing = ask.authorization.unwrap();
     assert_eq!((standing.generation, standing.captured), (1, amount(400)));
 
     // It lapses without the second, which is asked of the next one: as much as before, and nothing is captured of that.
-    ledger.begin(Kind::Rest(1), 600, Some("pi_1")).await;
-    ledger.succeed(Kind::Rest(1), "pi_1").await;
+    ledger.begin(OperationKind::VoidRemainder(1), 600, Some("pi_1")).await;
+    ledger.succeed(OperationKind::VoidRemainder(1), "pi_1").await;
     let lapsed = ledger.begin_capture(second, 600).await;
-    assert!(lapsed.standing.is_none() && lapsed.was_authorized, "{lapsed:?}");
+    assert!(lapsed.authorization.is_none() && lapsed.was_authorized, "{lapsed:?}");
     ledger.hold(2, "pi_2").await;
     let ask = ledger.begin_capture(second, 550).await;
-    assert_eq!((ask.state, ask.amount), (State::Pending, amount(600)));
-    let standing = ask.standing.unwrap();
+    assert_eq!((ask.state, ask.amount), (OperationState::Pending, amount(600)));
+    let standing = ask.authorization.unwrap();
     assert_eq!((standing.generation, standing.provider_ref.as_str()), (2, "pi_2"));
     assert_eq!((standing.amount, standing.captured), (amount(1_000), amount(0)));
-    let written = payments::find(&ledger.pool, ledger.order, Kind::Capture(second)).await.unwrap().unwrap();
+    let written = payments::find_operation(&ledger.pool, ledger.order, OperationKind::Capture(second))
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(written.provider_ref.as_deref(), Some("pi_2"), "before it is asked");
 
     // What was captured stays what it was captured of.
     let done = ledger.begin_capture(first, 400).await;
-    assert_eq!((done.state, done.amount), (State::Succeeded, amount(400)));
-    let done = payments::find(&ledger.pool, ledger.order, Kind::Capture(first)).await.unwrap().unwrap();
+    assert_eq!((done.state, done.amount), (OperationState::Succeeded, amount(400)));
+    let done = payments::find_operation(&ledger.pool, ledger.order, OperationKind::Capture(first))
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(done.provider_ref.as_deref(), Some("pi_1"));
 }

@@ -2,32 +2,32 @@
 
 use crate::support::{builder, kinds, order_with, place};
 use waybill_domain::{
-    event::{Entry, OrderEvent},
+    event::{OrderEvent, TimelineEntry},
     ids::OrderId,
     state::OrderState,
     status::OrderStatus,
 };
 use waybill_stack::Stack;
-use waybill_store::orders::projection::{self, Applied};
+use waybill_store::orders::projection::{self, ProjectionOutcome};
 
-fn entry(event: OrderEvent, status: OrderStatus) -> Entry {
-    Entry { event, status }
+fn entry(event: OrderEvent, status: OrderStatus) -> TimelineEntry {
+    TimelineEntry { event, status }
 }
 
 /// An order without a worker, whose workflow is played by the test. It writes no whole timelines, so that the invariants
 /// are not checked at the end.
 async fn order_to_project() -> (Stack, waybill_store::PgPool, OrderId) {
-    let stack = builder().await.worker(false).checked(false).start().await.unwrap();
+    let stack = builder().await.worker(false).check_invariants(false).start().await.unwrap();
     let id = place(&stack.client, &order_with(|_| {})).await;
     let pool = waybill_store::connect(&stack.database_url, 2).unwrap();
     (stack, pool, id.parse().unwrap())
 }
 
-fn rejected() -> Entry {
+fn rejected() -> TimelineEntry {
     entry(OrderEvent::Rejected { reason: "out_of_stock".into() }, OrderStatus::Rejected)
 }
 
-fn cancelled() -> Entry {
+fn cancelled() -> TimelineEntry {
     entry(OrderEvent::Cancelled { reason: "changed my mind".into() }, OrderStatus::Cancelled)
 }
 
@@ -42,7 +42,7 @@ async fn repeated_task_writes_each_entry_once() {
     let writes = [
         vec![entry(OrderEvent::ActionRequired {}, OrderStatus::Authorizing)],
         vec![entry(OrderEvent::Confirmed {}, OrderStatus::Confirmed)],
-        vec![entry(OrderEvent::cancel_refused(OrderStatus::Shipped, None, None), OrderStatus::Shipped)],
+        vec![entry(OrderEvent::cancel_rejected(OrderStatus::Shipped, None, None), OrderStatus::Shipped)],
     ];
     // The task is lost after its second write, and after its third.
     for lost_after in [2, 3] {
@@ -63,18 +63,18 @@ async fn repeated_task_writes_each_entry_once() {
 #[tokio::test]
 async fn different_entries_behind_the_base_are_a_conflict() {
     let (stack, pool, order) = order_to_project().await;
-    let reserving = entry(OrderEvent::Short { short: Vec::new() }, OrderStatus::Reserving);
+    let reserving = entry(OrderEvent::StockShort { short: Vec::new() }, OrderStatus::Reserving);
     let lost = [reserving.clone(), rejected()];
     projection::apply(&pool, order, 1, &lost, &in_status(OrderStatus::Rejected)).await.unwrap();
     let state = in_status(OrderStatus::Cancelled);
     for again in [vec![cancelled()], vec![reserving, cancelled()]] {
         let applied = projection::apply(&pool, order, 1, &again, &state).await.unwrap();
-        assert_eq!(applied, Applied::Conflict);
+        assert_eq!(applied, ProjectionOutcome::Conflict);
     }
     // The same event in another status is another entry.
-    let elsewhere = [entry(OrderEvent::Short { short: Vec::new() }, OrderStatus::AwaitingCustomer)];
+    let elsewhere = [entry(OrderEvent::StockShort { short: Vec::new() }, OrderStatus::AwaitingCustomer)];
     let applied = projection::apply(&pool, order, 1, &elsewhere, &state).await.unwrap();
-    assert_eq!(applied, Applied::Conflict);
+    assert_eq!(applied, ProjectionOutcome::Conflict);
     let id = order.to_string();
     assert_eq!(kinds(&stack.client, &id).await, ["order.received", "stock.short", "order.rejected"]);
     assert_eq!(stack.client.get(&id).await.unwrap().body["status"], "rejected");
@@ -89,12 +89,16 @@ async fn terminal_status_is_final_for_any_writer() {
     let version = ended.unwrap().version().unwrap();
     let state = in_status(OrderStatus::Cancelled);
     let applied = projection::apply(&pool, order, version, &[cancelled()], &state).await.unwrap();
-    assert_eq!(applied, Applied::Conflict);
+    assert_eq!(applied, ProjectionOutcome::Conflict);
     let entries = [cancelled()];
-    let change = projection::Change { id: order, base_version: version, entries: &entries, state: &state };
-    assert_eq!(projection::apply_all(&pool, &[change]).await.unwrap(), [None], "nor in a batch");
-    let late = [entry(OrderEvent::cancel_refused(OrderStatus::Rejected, None, None), OrderStatus::Rejected)];
+    let change =
+        projection::OrderChange { id: order, base_version: version, entries: &entries, state: &state };
+    assert_eq!(projection::apply_batch(&pool, &[change]).await.unwrap(), [None], "nor in a batch");
+    let late = [entry(OrderEvent::cancel_rejected(OrderStatus::Rejected, None, None), OrderStatus::Rejected)];
     let applied = projection::apply(&pool, order, version, &late, &in_status(OrderStatus::Rejected)).await;
-    assert!(matches!(applied.unwrap(), Applied::Appended { .. }), "what happens after the end is reported");
+    assert!(
+        matches!(applied.unwrap(), ProjectionOutcome::Appended { .. }),
+        "what happens after the end is reported"
+    );
     stack.stop().await;
 }

@@ -2,18 +2,18 @@
 //! reconciliation comes first, and counted like our own.
 
 use crate::{
-    after_sales::{AT_ONCE, at_the_provider, completed, events_of, paid_with, refunded, settles},
-    books::{at_provider, check_closed, values},
-    housekeeping::{reconcile, swept_by_hand},
+    accounting::{at_provider, check_closed_order, values},
+    housekeeping::{reconcile, with_manual_sweeps},
+    refunds_and_returns::{AT_ONCE, at_the_provider, completed, events_of, paid_with, refunded, settles},
     support::*,
 };
 use futures::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
-use waybill_domain::{after::RefundState, money::Amount};
+use waybill_domain::{money::Amount, refund::RefundState};
 use waybill_simulators::{Fault, Route, Rule};
 use waybill_stack::Stack;
-use waybill_store::refunds::{self, Booking, ListedRefund};
+use waybill_store::refunds::{self, ListedRefund, RecordOutcome};
 
 /// The provider's id of the order's only payment.
 fn payment(stack: &Stack, order: &str) -> String {
@@ -26,7 +26,7 @@ fn payment(stack: &Stack, order: &str) -> String {
 /// Somebody refunds in the provider's dashboard; gives the refund as the provider has it.
 async fn refund_at_provider(stack: &Stack, order: &str, amount: i64, webhook: bool) -> Value {
     let path = format!("payment_intents/{}/refund", payment(stack, order));
-    bank_says(stack, &path, json!({"amount": amount, "webhook": webhook})).await
+    control_provider(stack, &path, json!({"amount": amount, "webhook": webhook})).await
 }
 
 async fn refund(stack: &Stack, order: &str, amount: i64) -> waybill_stack::client::Reply {
@@ -57,7 +57,7 @@ async fn refund_at_provider_counts_in_limit_and_status() {
     let stack = builder().await.auto(AT_ONCE).start().await.unwrap();
     let id = completed(&stack, &order_with(|_| {})).await;
     refund_at_provider(&stack, &id, 400, true).await;
-    let told = event(&stack.client, &id, "payment.refunded").await;
+    let told = wait_for_event(&stack.client, &id, "payment.refunded").await;
     assert_eq!((&told["data"]["amount"], &told["data"]["source"]), (&json!(400), &json!("provider")));
     let order = stack.client.get(&id).await.unwrap().body;
     assert_eq!(order["amounts_held"]["refunded"], 400, "{order:#}");
@@ -78,13 +78,13 @@ async fn refund_at_provider_counts_in_limit_and_status() {
     assert_eq!(events_of(&told, "reconciliation.drift"), 0, "{told:?}");
     let ours = timeline(&stack.client, &id).await.into_iter().rfind(|e| e["type"] == "payment.refunded");
     assert_eq!(ours.unwrap()["data"], json!({"refund_id": rest, "amount": 600}), "ours has no source");
-    check_closed(&stack, &id).await;
+    check_closed_order(&stack, &id).await;
     stack.stop().await;
 }
 
 #[tokio::test]
 async fn refund_is_booked_once_by_webhook_and_reconciliation() {
-    let stack = swept_by_hand(builder().await.auto(AT_ONCE)).start().await.unwrap();
+    let stack = with_manual_sweeps(builder().await.auto(AT_ONCE)).start().await.unwrap();
     let by_webhook = completed(&stack, &order_with(|_| {})).await;
     let by_reconciliation = completed(&stack, &order_with(|_| {})).await;
     // One of our own beside it, which neither may take for the provider's.
@@ -93,7 +93,7 @@ async fn refund_is_booked_once_by_webhook_and_reconciliation() {
         settles(&stack, id, &ours, "succeeded").await;
     }
     refund_at_provider(&stack, &by_webhook, 400, true).await;
-    until("the webhook's refund is booked", || async {
+    wait_until("the webhook's refund is booked", || async {
         (listed(&stack, &by_webhook).await.len() == 2).then_some(())
     })
     .await;
@@ -101,9 +101,9 @@ async fn refund_is_booked_once_by_webhook_and_reconciliation() {
     assert_eq!(listed(&stack, &by_reconciliation).await.len(), 1, "nobody has said so");
     reconcile(&stack).await;
     reconcile(&stack).await;
-    let late = provider_says(&stack, "evt_late", "refund.created", silent).await;
+    let late = send_provider_event(&stack, "evt_late", "refund.created", silent).await;
     assert_eq!(late.status.as_u16(), 202, "{}", late.body);
-    until("the late webhook is settled", || async {
+    wait_until("the late webhook is settled", || async {
         let told = temporal(&["workflow", "describe", "-w", "payment-check:evt_late", "-o", "json"]).await;
         told.contains("WORKFLOW_EXECUTION_STATUS_COMPLETED").then_some(())
     })
@@ -111,7 +111,7 @@ async fn refund_is_booked_once_by_webhook_and_reconciliation() {
     for id in [&by_webhook, &by_reconciliation] {
         let expected = [entry(100, "succeeded", "waybill"), entry(400, "succeeded", "provider")];
         assert_eq!(listed(&stack, id).await, expected);
-        let order = check_closed(&stack, id).await;
+        let order = check_closed_order(&stack, id).await;
         assert_eq!(order["amounts_held"]["refunded"], 500, "{order:#}");
         assert_eq!(events_of(&kinds(&stack.client, id).await, "payment.refunded"), 2);
     }
@@ -132,26 +132,27 @@ async fn bookings_at_once_are_one_refund() {
         refund_id: None,
     };
     let one = of("re_1", 400);
-    let booked = join_all((0..8).map(|_| refunds::book(&pool, &one))).await;
-    let booked = booked.into_iter().filter(|b| matches!(b, Ok(Booking::Booked(_)))).count();
+    let booked = join_all((0..8).map(|_| refunds::record_provider_refund(&pool, &one))).await;
+    let booked = booked.into_iter().filter(|b| matches!(b, Ok(RecordOutcome::Booked(_)))).count();
     assert_eq!((booked, listed(&stack, &id).await.len()), (1, 1));
     // The captures do not cover it: the provider lists that an authorization was released.
-    let release = refunds::book(&pool, &of("re_2", 601)).await.unwrap();
-    assert!(matches!(release, Booking::NothingCaptured(_)), "{release:?}");
+    let release = refunds::record_provider_refund(&pool, &of("re_2", 601)).await.unwrap();
+    assert!(matches!(release, RecordOutcome::NothingCaptured(_)), "{release:?}");
     // Requested here, and known by the provider's id of it alone.
     let ours = refunded(&stack, &id, 100).await;
     settles(&stack, &id, &ours, "succeeded").await;
-    let known = refunds::book(&pool, &of(&at_the_provider(&stack, &ours), 100)).await.unwrap();
-    assert_eq!((known, listed(&stack, &id).await.len()), (Booking::Nothing, 2));
+    let known =
+        refunds::record_provider_refund(&pool, &of(&at_the_provider(&stack, &ours), 100)).await.unwrap();
+    assert_eq!((known, listed(&stack, &id).await.len()), (RecordOutcome::Nothing, 2));
     stack.stop().await;
 }
 
 #[tokio::test]
 async fn pending_refund_at_provider_counts_when_it_succeeds() {
-    let stack = swept_by_hand(builder().await.auto(AT_ONCE)).start().await.unwrap();
+    let stack = with_manual_sweeps(builder().await.auto(AT_ONCE)).start().await.unwrap();
     let id = completed(&stack, &paid_with("pm_card_pendingRefund")).await;
     let pending = refund_at_provider(&stack, &id, 400, true).await;
-    let told = event(&stack.client, &id, "refund.pending").await;
+    let told = wait_for_event(&stack.client, &id, "refund.pending").await;
     assert_eq!((&told["data"]["amount"], &told["data"]["source"]), (&json!(400), &json!("provider")));
     let order = stack.client.get(&id).await.unwrap().body;
     assert_eq!(
@@ -164,17 +165,17 @@ async fn pending_refund_at_provider_counts_when_it_succeeds() {
     let lost = Rule { route: Route::Webhook, fault: Fault::Suppress, times: None, matching: None };
     stack.payments.set_faults(vec![lost]);
     let path = format!("refunds/{}", pending["id"].as_str().unwrap());
-    bank_says(&stack, &format!("{path}/settle"), json!({"status": "succeeded"})).await;
+    control_provider(&stack, &format!("{path}/settle"), json!({"status": "succeeded"})).await;
     let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
-    assert_eq!(refunds::pending(&pool, 10).await.unwrap().len(), 1);
+    assert_eq!(refunds::find_pending_at_provider(&pool, 10).await.unwrap().len(), 1);
     reconcile(&stack).await;
     let order = stack.client.get(&id).await.unwrap().body;
     assert_eq!(order["amounts_held"]["refunded"], 400, "{order:#}");
 
     // The customer's bank sends it back: it can be refunded again.
     stack.payments.set_faults(Vec::new());
-    bank_says(&stack, &format!("{path}/fail"), json!({})).await;
-    event(&stack.client, &id, "refund.failed").await;
+    control_provider(&stack, &format!("{path}/fail"), json!({})).await;
+    wait_for_event(&stack.client, &id, "refund.failed").await;
     let order = stack.client.get(&id).await.unwrap().body;
     assert_eq!(order["amounts_held"]["refunded"], 0, "{order:#}");
     assert_eq!(order["attention"], "refund_failed", "the customer has not got it: {order:#}");

@@ -1,8 +1,8 @@
 //! Amounts in the payment provider's units, from an order to the provider and back, and what the provider rejects.
 
 use crate::{
-    after_sales::{AT_ONCE, closed, completed, receipt, refunded, returning, settles},
-    books::{at_provider, check_closed},
+    accounting::{at_provider, check_closed_order},
+    refunds_and_returns::{AT_ONCE, closed, completed, receipt, refunded, returning, settles},
     support::*,
 };
 use jiff::{SignedDuration, Timestamp};
@@ -12,14 +12,14 @@ use uuid::Uuid;
 use waybill_activities::{
     metrics::StepMetrics,
     payments::{
-        AuthorizeRequest, CaptureRequest, Hold, PaymentProvider, ProviderPayment, RefundRequest,
-        stripe::Stripe,
+        AuthorizationOutcome, AuthorizeRequest, CaptureRequest, PaymentProvider, ProviderPayment,
+        RefundRequest, stripe::Stripe,
     },
 };
 use waybill_domain::{
     ids::{OrderId, RefundId},
     money::Amount,
-    order::currency,
+    order::parse_currency,
 };
 use waybill_simulators::{Fault, Route, Rule};
 use waybill_stack::Stack;
@@ -57,7 +57,7 @@ async fn stripe_client_converts_amounts_both_ways() {
     let stack = builder().await.worker(false).start().await.unwrap();
     let stripe = client(&stack);
     for (code, minor, units) in AMOUNTS {
-        let (order_id, currency) = (OrderId(Uuid::now_v7()), currency(code).unwrap());
+        let (order_id, currency) = (OrderId(Uuid::now_v7()), parse_currency(code).unwrap());
         let (key, amount) = (format!("order:{order_id}"), amount(minor));
         let request = AuthorizeRequest {
             key: key.clone(),
@@ -66,12 +66,14 @@ async fn stripe_client_converts_amounts_both_ways() {
             currency,
             payment_method: "pm_card_visa".into(),
         };
-        let Hold::Authorized(held) = stripe.authorize(&request).await.unwrap() else { panic!("{code}") };
+        let AuthorizationOutcome::Authorized(held) = stripe.authorize(&request).await.unwrap() else {
+            panic!("{code}")
+        };
         let provider_ref = held.provider_ref;
         assert_eq!(at_provider(&stack, &order_id.to_string()), (units, 0, 0, 1), "{code}");
         let listed = |payment: &ProviderPayment| (payment.capturable, payment.captured, payment.refunded);
         let since = Timestamp::now() - SignedDuration::from_hours(1);
-        let page = stripe.list_since(since, None).await.unwrap();
+        let page = stripe.list_payments_since(since, None).await.unwrap();
         let found = page.payments.iter().find(|payment| payment.provider_ref == provider_ref).unwrap();
         assert_eq!((found.capturable, found.captured), (minor, 0), "{code}");
 
@@ -80,7 +82,7 @@ async fn stripe_client_converts_amounts_both_ways() {
             provider_ref: provider_ref.clone(),
             amount,
             currency,
-            captured_before: Amount::ZERO,
+            previously_captured: Amount::ZERO,
             is_final: true,
         };
         stripe.capture(&capture).await.unwrap();
@@ -99,7 +101,7 @@ async fn stripe_client_converts_amounts_both_ways() {
         };
         stripe.refund(&refund).await.unwrap();
         assert_eq!(at_provider(&stack, &order_id.to_string()), (0, units, units, 1), "{code}");
-        let payment = stripe.payment(&provider_ref).await.unwrap();
+        let payment = stripe.get_payment(&provider_ref).await.unwrap();
         assert_eq!(listed(&payment), (0, minor, Some(minor)), "{code}");
     }
     stack.stop().await;
@@ -119,11 +121,14 @@ async fn amount_without_provider_units_is_rejected_unsent() {
             key: format!("order:{order_id}"),
             order_id,
             amount: amount(minor),
-            currency: currency(code).unwrap(),
+            currency: parse_currency(code).unwrap(),
             payment_method: "pm_card_visa".into(),
         };
         let answer = stripe.authorize(&request).await.unwrap();
-        assert!(matches!(&answer, Hold::Rejected { code } if code == expected), "{code}: {answer:?}");
+        assert!(
+            matches!(&answer, AuthorizationOutcome::Rejected { code } if code == expected),
+            "{code}: {answer:?}"
+        );
         assert_eq!(at_provider(&stack, &order_id.to_string()).3, 0, "{code}");
     }
     stack.stop().await;
@@ -155,7 +160,7 @@ async fn kwd_shipments_are_captured_in_tens() {
     let mut placed = order(&[("SPLIT", 2)]);
     (placed["currency"], placed["lines"][0]["unit_price"]) = (json!("KWD"), json!(5_005));
     let id = completed(&stack, &placed).await;
-    let order = check_closed(&stack, &id).await;
+    let order = check_closed_order(&stack, &id).await;
     let mut amounts: Vec<i64> =
         order["shipments"].as_array().unwrap().iter().map(|s| s["amount"].as_i64().unwrap()).collect();
     amounts.sort_unstable();
@@ -209,8 +214,8 @@ async fn request_rejected_by_the_provider_is_no_decline() {
     let unknown = place(&stack.client, &unknown_method).await;
     reach(&stack.client, &unknown, "rejected").await;
     for (id, code) in [(rejected, "invalid_request:refused"), (unknown, "invalid_request:resource_missing")] {
-        check_closed(&stack, &id).await;
-        assert_eq!(event(&stack.client, &id, "payment.declined").await["data"]["code"], code);
+        check_closed_order(&stack, &id).await;
+        assert_eq!(wait_for_event(&stack.client, &id, "payment.declined").await["data"]["code"], code);
         let last = timeline(&stack.client, &id).await.pop().unwrap();
         assert_eq!(last["data"]["reason"], "payment_request_rejected");
     }

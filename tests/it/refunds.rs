@@ -1,6 +1,6 @@
 //! Money that goes back: never more than was captured, never twice, and not before the provider says so.
 
-use crate::{books::at_provider, support::*};
+use crate::{accounting::at_provider, support::*};
 use futures::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -8,7 +8,8 @@ use std::time::Duration;
 use waybill_simulators::{AutoProgress, Fault, Route, Rule};
 use waybill_stack::{Stack, client::Reply};
 
-const AT_ONCE: AutoProgress = AutoProgress { hand_over_after: Duration::ZERO, deliver_after: Duration::ZERO };
+const IMMEDIATE_DELIVERY: AutoProgress =
+    AutoProgress { hand_over_after: Duration::ZERO, deliver_after: Duration::ZERO };
 
 async fn completed(stack: &Stack, method: &str) -> String {
     let order = order_with(|o| {
@@ -32,7 +33,7 @@ async fn statuses(stack: &Stack, id: &str) -> Vec<String> {
 }
 
 /// Tells the provider's simulator what became of a refund.
-async fn provider_says(stack: &Stack, order: &str, path: &str, body: Value) {
+async fn send_provider_event(stack: &Stack, order: &str, path: &str, body: Value) {
     let ledger = stack.payments.snapshot();
     let refunds = ledger["refunds"].as_array().unwrap();
     let refund = refunds.iter().find(|r| r["metadata"]["order_id"] == order).unwrap();
@@ -44,11 +45,11 @@ async fn provider_says(stack: &Stack, order: &str, path: &str, body: Value) {
 
 #[tokio::test]
 async fn refunds_together_never_exceed_what_was_captured() {
-    let stack = builder().await.auto(AT_ONCE).start().await.unwrap();
+    let stack = builder().await.auto(IMMEDIATE_DELIVERY).start().await.unwrap();
     let id = completed(&stack, "pm_card_visa").await;
     let first = refund(&stack, &id, 1_000).await;
     assert_eq!(first.status.as_u16(), 201, "{}", first.body);
-    event(&stack.client, &id, "payment.refunded").await;
+    wait_for_event(&stack.client, &id, "payment.refunded").await;
     let order = stack.client.get(&id).await.unwrap().body;
     assert_eq!(order["payment_status"], "partially_refunded");
     assert_eq!(order["amounts_held"]["refunded"], 1_000);
@@ -60,7 +61,7 @@ async fn refunds_together_never_exceed_what_was_captured() {
     for reply in replies.iter().filter(|r| r.status.as_u16() != 201) {
         refused(reply, 409, "more_than_captured", "one too many");
     }
-    until("all is refunded", || async {
+    wait_until("all is refunded", || async {
         let order = stack.client.get(&id).await.unwrap().body;
         (order["payment_status"] == "refunded").then_some(())
     })
@@ -79,41 +80,41 @@ async fn refunds_together_never_exceed_what_was_captured() {
 
 #[tokio::test]
 async fn a_refund_whose_answer_is_lost_is_one_refund() {
-    let stack = builder().await.auto(AT_ONCE).start().await.unwrap();
+    let stack = builder().await.auto(IMMEDIATE_DELIVERY).start().await.unwrap();
     let id = completed(&stack, "pm_card_visa").await;
     let lost = Rule { route: Route::Refund, fault: Fault::DropReply, times: Some(2), matching: None };
     let blind =
-        Rule { route: Route::Lookup, fault: Fault::Status { status: 503 }, times: Some(2), matching: None };
+        Rule { route: Route::Read, fault: Fault::Status { status: 503 }, times: Some(2), matching: None };
     stack.payments.set_faults(vec![lost, blind]);
     refund(&stack, &id, 4_000).await.success().unwrap();
-    event(&stack.client, &id, "payment.refunded").await;
+    wait_for_event(&stack.client, &id, "payment.refunded").await;
     assert_eq!(at_provider(&stack, &id), (0, 10_000, 4_000, 1), "once, however often it was asked for");
     stack.stop().await;
 }
 
 #[tokio::test]
 async fn a_refund_is_done_when_the_provider_says_so() {
-    let stack = builder().await.auto(AT_ONCE).start().await.unwrap();
+    let stack = builder().await.auto(IMMEDIATE_DELIVERY).start().await.unwrap();
     // Pending is not refunded.
     let pending = completed(&stack, "pm_card_pendingRefund").await;
     refund(&stack, &pending, 10_000).await.success().unwrap();
-    event(&stack.client, &pending, "refund.pending").await;
+    wait_for_event(&stack.client, &pending, "refund.pending").await;
     let order = stack.client.get(&pending).await.unwrap().body;
     assert_eq!(
         (&order["payment_status"], &order["amounts_held"]["refunded"]),
         (&json!("captured"), &json!(0))
     );
     refused(&refund(&stack, &pending, 1).await, 409, "more_than_captured", "it is on its way");
-    provider_says(&stack, &pending, "settle", json!({"status": "succeeded"})).await;
-    event(&stack.client, &pending, "payment.refunded").await;
+    send_provider_event(&stack, &pending, "settle", json!({"status": "succeeded"})).await;
+    wait_for_event(&stack.client, &pending, "payment.refunded").await;
     assert_eq!(statuses(&stack, &pending).await, ["succeeded"]);
 
     // One that fails can be made again, and somebody is told.
     let failing = completed(&stack, "pm_card_pendingRefund").await;
     refund(&stack, &failing, 10_000).await.success().unwrap();
-    event(&stack.client, &failing, "refund.pending").await;
-    provider_says(&stack, &failing, "settle", json!({"status": "failed"})).await;
-    event(&stack.client, &failing, "refund.failed").await;
+    wait_for_event(&stack.client, &failing, "refund.pending").await;
+    send_provider_event(&stack, &failing, "settle", json!({"status": "failed"})).await;
+    wait_for_event(&stack.client, &failing, "refund.failed").await;
     let order = stack.client.get(&failing).await.unwrap().body;
     assert_eq!(
         (&order["attention"], &order["amounts_held"]["refunded"]),
@@ -126,23 +127,23 @@ async fn a_refund_is_done_when_the_provider_says_so() {
 
 #[tokio::test]
 async fn refund_settled_before_a_lost_answer_is_noticed() {
-    let stack = builder().await.auto(AT_ONCE).start().await.unwrap();
+    let stack = builder().await.auto(IMMEDIATE_DELIVERY).start().await.unwrap();
     let id = completed(&stack, "pm_card_pendingRefund").await;
     let rule = |route, fault| Rule { route, fault, times: None, matching: None };
     stack.payments.set_faults(vec![
         rule(Route::Refund, Fault::DropReply),
-        rule(Route::Lookup, Fault::Status { status: 503 }),
+        rule(Route::Read, Fault::Status { status: 503 }),
         rule(Route::Webhook, Fault::Suppress),
     ]);
     refund(&stack, &id, 1_000).await.success().unwrap();
-    until("the provider has it", || async {
+    wait_until("the provider has it", || async {
         let ledger = stack.payments.snapshot();
         ledger["refunds"].as_array().is_some_and(|refunds| !refunds.is_empty()).then_some(())
     })
     .await;
-    provider_says(&stack, &id, "settle", json!({"status": "succeeded"})).await;
+    send_provider_event(&stack, &id, "settle", json!({"status": "succeeded"})).await;
     // The same key is answered as it was at first: pending.
     stack.payments.set_faults(Vec::new());
-    event(&stack.client, &id, "payment.refunded").await;
+    wait_for_event(&stack.client, &id, "payment.refunded").await;
     stack.stop().await;
 }

@@ -4,8 +4,8 @@
 //! are never changed, only added to (a release's histories stay for as long as its orders may be open).
 
 use crate::{
-    after_sales::{closed, refunded, returning, settles},
-    people::{needs, operate},
+    operator_actions::{needs, operate},
+    refunds_and_returns::{closed, refunded, returning, settles},
     support::*,
 };
 use serde_json::json;
@@ -19,7 +19,7 @@ use temporalio_workflow::{WorkflowContext, WorkflowResult};
 use waybill_domain::ids::{RefundId, ReturnId};
 use waybill_simulators::{Fault, Route, Rule};
 use waybill_stack::{Stack, client::Reply, servers::Servers};
-use waybill_workflows::{OrderWorkflow, RefundWorkflow, ReturnWorkflow, wire::OrderInput};
+use waybill_workflows::{OrderWorkflow, RefundWorkflow, ReturnWorkflow, payloads::OrderInput};
 
 fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("histories")
@@ -148,8 +148,8 @@ async fn served_from_elsewhere(stack: &Stack) -> Recorded {
     needs(stack, &id, "stock_shortfall").await;
     put_stock(&stack.client, "SHORT", &[("RTM", 2)]).await;
     operate(&stack.client, &id, "retry", json!({"reason": "RTM has some"})).await.success().unwrap();
-    event(&stack.client, &id, "shipment.replaced").await;
-    until("its successors have labels", || async {
+    wait_for_event(&stack.client, &id, "shipment.replaced").await;
+    wait_until("its successors have labels", || async {
         let booked = kinds(&stack.client, &id).await.iter().filter(|kind| *kind == "shipment.booked").count();
         (booked == 3).then_some(())
     })
@@ -161,8 +161,8 @@ async fn served_from_elsewhere(stack: &Stack) -> Recorded {
 async fn forward(stack: &Stack) -> Vec<Recorded> {
     let (completed, parcels) = split(stack, "ONE", "pm_card_visa").await;
     for parcel in &parcels {
-        carrier_says(stack, parcel, "hand_over").await;
-        carrier_says(stack, parcel, "deliver").await;
+        send_carrier_event(stack, parcel, "hand_over").await;
+        send_carrier_event(stack, parcel, "deliver").await;
     }
     reach(&stack.client, &completed, "completed").await;
 
@@ -170,7 +170,7 @@ async fn forward(stack: &Stack) -> Vec<Recorded> {
     let declined = place(&stack.client, &declined).await;
     reach(&stack.client, &declined, "rejected").await;
 
-    let approved = place(&stack.client, &dear_order()).await;
+    let approved = place(&stack.client, &order_needing_review()).await;
     reach(&stack.client, &approved, "in_review").await;
     stack.client.decide(&approved, "approve", "fine").await.unwrap().success().unwrap();
     reach(&stack.client, &approved, "fulfilling").await;
@@ -183,7 +183,7 @@ async fn forward(stack: &Stack) -> Vec<Recorded> {
 
     let proving = order_with(|o| o["payment"]["method"] = json!("pm_card_authenticationRequired"));
     let proving = place(&stack.client, &proving).await;
-    event(&stack.client, &proving, "payment.action_required").await;
+    wait_for_event(&stack.client, &proving, "payment.action_required").await;
 
     let two_lines = crate::support::order(&[("SHOE-42-BLK", 1), ("SHOE-42-BLK", 1)]);
     let reduced = place(&stack.client, &two_lines).await;
@@ -196,7 +196,7 @@ async fn forward(stack: &Stack) -> Vec<Recorded> {
         .unwrap()
         .success()
         .unwrap();
-    until("what is left has another label", || async {
+    wait_until("what is left has another label", || async {
         (kinds(&stack.client, &reduced).await.last()? == "shipment.booked").then_some(())
     })
     .await;
@@ -204,7 +204,7 @@ async fn forward(stack: &Stack) -> Vec<Recorded> {
     let refunds = format!("/v1/orders/{completed}/refunds");
     let refund = json!({"amount": 100, "reason": "a scratch"});
     let refund = stack.client.post(&refunds, &refund).await.unwrap().success().unwrap();
-    event(&stack.client, &completed, "payment.refunded").await;
+    wait_for_event(&stack.client, &completed, "payment.refunded").await;
     let returns = format!("/v1/orders/{completed}/returns");
     let back = json!({"lines": [{"line": 0, "quantity": 1}], "reason": "too small"});
     let back = stack.client.post(&returns, &back).await.unwrap().success().unwrap();
@@ -229,14 +229,14 @@ async fn trouble(stack: &Stack) -> Vec<Recorded> {
     reach(&stack.client, &retried, "fulfilling").await;
 
     let (once, parcels) = split(stack, "TWO", "pm_card_noMulticapture").await;
-    carrier_says(stack, &parcels[0], "hand_over").await;
-    event(&stack.client, &once, "payment.reauthorized").await;
+    send_carrier_event(stack, &parcels[0], "hand_over").await;
+    wait_for_event(&stack.client, &once, "payment.reauthorized").await;
 
-    stack.payments.set_hold(6);
+    stack.payments.set_authorization_lifetime(6);
     let renewed = place(&stack.client, &order_with(|_| {})).await;
     reach(&stack.client, &renewed, "fulfilling").await;
-    stack.payments.set_hold(7 * 24 * 3_600);
-    event(&stack.client, &renewed, "payment.reauthorized").await;
+    stack.payments.set_authorization_lifetime(7 * 24 * 3_600);
+    wait_for_event(&stack.client, &renewed, "payment.reauthorized").await;
 
     let refuse = |matching: &str| Rule {
         route: Route::Capture,
@@ -247,11 +247,11 @@ async fn trouble(stack: &Stack) -> Vec<Recorded> {
     let skipped = place(&stack.client, &order_with(|_| {})).await;
     let parcel = shipments(&reach(&stack.client, &skipped, "fulfilling").await).remove(0);
     stack.payments.set_faults(vec![refuse(&skipped)]);
-    carrier_says(stack, &parcel, "hand_over").await;
-    event(&stack.client, &skipped, "attention.raised").await;
+    send_carrier_event(stack, &parcel, "hand_over").await;
+    wait_for_event(&stack.client, &skipped, "attention.raised").await;
     let skip = json!({"reason": "written off"});
     stack.client.post(&format!("/v1/admin/orders/{skipped}/skip"), &skip).await.unwrap().success().unwrap();
-    event(&stack.client, &skipped, "operator.acted").await;
+    wait_for_event(&stack.client, &skipped, "operator.acted").await;
 
     let cancelled = place(&stack.client, &order_with(|_| {})).await;
     reach(&stack.client, &cancelled, "fulfilling").await;
@@ -275,19 +275,19 @@ async fn trouble(stack: &Stack) -> Vec<Recorded> {
 /// What the carrier says late.
 async fn late(stack: &Stack) -> Vec<Recorded> {
     let (partly, parcels) = split(stack, "THREE", "pm_card_visa").await;
-    carrier_says(stack, &parcels[0], "hand_over").await;
-    event(&stack.client, &partly, "payment.captured").await;
+    send_carrier_event(stack, &parcels[0], "hand_over").await;
+    wait_for_event(&stack.client, &partly, "payment.captured").await;
     stack.client.cancel(&partly, "the rest is not wanted", false).await.unwrap().success().unwrap();
-    event(&stack.client, &partly, "shipment.cancelled").await;
-    carrier_says(stack, &parcels[1], "hand_over").await;
-    event(&stack.client, &partly, "stock.gone").await;
+    wait_for_event(&stack.client, &partly, "shipment.cancelled").await;
+    send_carrier_event(stack, &parcels[1], "hand_over").await;
+    wait_for_event(&stack.client, &partly, "stock.gone").await;
 
     let back = place(&stack.client, &order_with(|_| {})).await;
     let parcel = shipments(&reach(&stack.client, &back, "fulfilling").await).remove(0);
     for what in ["hand_over", "return"] {
-        carrier_says(stack, &parcel, what).await;
+        send_carrier_event(stack, &parcel, what).await;
     }
-    event(&stack.client, &back, "return.requested").await;
+    wait_for_event(&stack.client, &back, "return.requested").await;
     vec![of("open-late-hand-over", &partly), of("open-brought-back", &back)]
 }
 
@@ -295,8 +295,8 @@ async fn late(stack: &Stack) -> Vec<Recorded> {
 async fn retried(stack: &Stack) -> Vec<Recorded> {
     let (order, parcels) = split(stack, "FOUR", "pm_card_visa").await;
     for parcel in &parcels {
-        carrier_says(stack, parcel, "hand_over").await;
-        carrier_says(stack, parcel, "deliver").await;
+        send_carrier_event(stack, parcel, "hand_over").await;
+        send_carrier_event(stack, parcel, "deliver").await;
     }
     reach(&stack.client, &order, "completed").await;
     let fault = Fault::Status { status: 503 };
@@ -309,7 +309,7 @@ async fn retried(stack: &Stack) -> Vec<Recorded> {
 
     let back = returning(stack, &order, json!([{"line": 0, "quantity": 1}])).await;
     let workflow = format!("return:{back}");
-    until("the return is awaited", || async {
+    wait_until("the return is awaited", || async {
         let told = temporal(&["workflow", "show", "-w", &workflow, "-o", "json"]).await;
         told.contains("EVENT_TYPE_TIMER_STARTED").then_some(())
     })

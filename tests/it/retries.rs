@@ -1,8 +1,8 @@
 //! Steps of refunds and returns that keep failing: attention is raised, and an operator's `retry` ends their backoff.
 
 use crate::{
-    after_sales::{AT_ONCE, closed, completed, events_of, receipt, refunded, returning, settles},
-    people::{audited, needs, operate},
+    operator_actions::{audited, needs, operate},
+    refunds_and_returns::{AT_ONCE, closed, completed, events_of, receipt, refunded, returning, settles},
     support::*,
 };
 use serde_json::{Value, json};
@@ -100,7 +100,7 @@ async fn terminal_retry_ends_backoff_of_rejected_return_step() {
     let id = completed(&stack, &order_with(|_| {})).await;
     let back = returning(&stack, &id, json!([{"line": 0, "quantity": 1}])).await;
     let workflow = format!("return:{back}");
-    until("the return is awaited", || async {
+    wait_until("the return is awaited", || async {
         let told = temporal(&["workflow", "show", "-w", &workflow, "-o", "json"]).await;
         told.contains("EVENT_TYPE_TIMER_STARTED").then_some(())
     })

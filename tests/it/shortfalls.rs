@@ -2,9 +2,9 @@
 //! what is owed.
 
 use crate::{
-    books::{check_closed, values, waybill_held},
-    housekeeping::{inherited, terminate},
-    people::{audited, needs, operate},
+    accounting::{authorized_amount, check_closed_order, values},
+    housekeeping::{sweep_until_taken_over, terminate},
+    operator_actions::{audited, needs, operate},
     support::*,
 };
 use futures::future::join_all;
@@ -56,7 +56,7 @@ async fn order_now(stack: &Stack, id: &str) -> Value {
 }
 
 async fn calm(stack: &Stack, id: &str) -> Value {
-    until(&format!("{id} needs nobody"), || async {
+    wait_until(&format!("{id} needs nobody"), || async {
         let order = order_now(stack, id).await;
         order["attention"].is_null().then_some(order)
     })
@@ -65,7 +65,7 @@ async fn calm(stack: &Stack, id: &str) -> Value {
 
 /// Waits until the shipments that have not left are booked at these locations.
 async fn booked_at(stack: &Stack, id: &str, locations: &[&str]) -> Value {
-    until(&format!("{id} is booked at {locations:?}"), || async {
+    wait_until(&format!("{id} is booked at {locations:?}"), || async {
         let order = order_now(stack, id).await;
         let booked = values(&order["shipments"]).into_iter().filter(|s| s["status"] == "booked");
         let mut at: Vec<&str> = booked.map(|s| s["location"].as_str().unwrap()).collect();
@@ -86,11 +86,11 @@ fn actions(order: &Value) -> Vec<&str> {
 
 async fn deliver(stack: &Stack, id: &str) -> Value {
     for shipment in booked(&order_now(stack, id).await) {
-        carrier_says(stack, &shipment, "hand_over").await;
-        carrier_says(stack, &shipment, "deliver").await;
+        send_carrier_event(stack, &shipment, "hand_over").await;
+        send_carrier_event(stack, &shipment, "deliver").await;
     }
     reach(&stack.client, id, "completed").await;
-    check_closed(stack, id).await
+    check_closed_order(stack, id).await
 }
 
 async fn retry(stack: &Stack, id: &str) {
@@ -133,7 +133,7 @@ async fn count_below_reserved_raises_attention_on_the_newest_orders() {
             (vec!["retry", "skip"], &order["shipments"][0]["id"])
         );
         assert_eq!(order["allowed_actions"], json!(["cancel"]));
-        let told = event(&stack.client, id, "stock.shortfall").await;
+        let told = wait_for_event(&stack.client, id, "stock.shortfall").await;
         assert_eq!(told["data"]["missing"], json!([{"line": 0, "quantity": 1}]));
     }
     assert_eq!(order_now(&stack, &first).await["attention"], Value::Null);
@@ -180,7 +180,7 @@ async fn retry_ships_missing_items_from_elsewhere() {
 
     // There is none elsewhere: nothing changes.
     retry(&stack, &id).await;
-    event(&stack.client, &id, "operator.acted").await;
+    wait_for_event(&stack.client, &id, "operator.acted").await;
     put_stock(&stack.client, SKU, &[("RTM", 5)]).await;
     assert_eq!(booked(&order_now(&stack, &id).await), label);
 
@@ -198,7 +198,7 @@ async fn retry_ships_missing_items_from_elsewhere() {
         (level_now(&stack, "AMS").await, level_now(&stack, "RTM").await),
         ((1, 1, 0, 0), (5, 2, 3, 0))
     );
-    event(&stack.client, &id, "shipment.replaced").await;
+    wait_for_event(&stack.client, &id, "shipment.replaced").await;
     assert_eq!(audited(&stack, &id).await, 2);
     let order = deliver(&stack, &id).await;
     assert_eq!((&order["outcome"], &order["amounts_held"]["captured"]), (&json!("full"), &json!(3_000)));
@@ -224,12 +224,12 @@ async fn skip_ships_what_is_there() {
 
     skip(&stack, &nothing).await;
     reach(&stack.client, &nothing, "cancelled").await;
-    check_closed(&stack, &nothing).await;
-    let ended = event(&stack.client, &nothing, "order.cancelled").await;
+    check_closed_order(&stack, &nothing).await;
+    let ended = wait_for_event(&stack.client, &nothing, "order.cancelled").await;
     assert_eq!(ended["data"]["reason"], "stock_shortfall");
 
     skip(&stack, &partly).await;
-    let order = until("the missing item is cancelled", || async {
+    let order = wait_until("the missing item is cancelled", || async {
         let order = order_now(&stack, &partly).await;
         (order["lines"][0]["cancelled"] == 1).then_some(order)
     })
@@ -237,7 +237,7 @@ async fn skip_ships_what_is_there() {
     assert_eq!(order["lines"][0]["allocated"], 2);
     booked_at(&stack, &partly, &["AMS"]).await;
     calm(&stack, &partly).await;
-    assert_eq!((waybill_held(&stack, &partly).await, level_now(&stack, "AMS").await), (2, (2, 2, 0, 0)));
+    assert_eq!((authorized_amount(&stack, &partly).await, level_now(&stack, "AMS").await), (2, (2, 2, 0, 0)));
     let order = deliver(&stack, &partly).await;
     assert_eq!((&order["outcome"], &order["amounts_held"]["captured"]), (&json!("partial"), &json!(2_000)));
     calm(&stack, &nothing).await;
@@ -274,7 +274,7 @@ async fn cancelled_and_returned_items_cover_a_shortfall() {
     needs(&stack, &newest, "stock_shortfall").await;
     stack.client.cancel(&newest, "no longer wanted", false).await.unwrap().success().unwrap();
     reach(&stack.client, &newest, "cancelled").await;
-    check_closed(&stack, &newest).await;
+    check_closed_order(&stack, &newest).await;
     calm(&stack, &newest).await;
     assert_eq!(level_now(&stack, "AMS").await, (1, 1, 0, 0));
     stack.stop().await;
@@ -292,11 +292,11 @@ async fn handover_of_a_short_shipment_is_accepted_and_keeps_attention() {
     let refuse = Rule { route: Route::Cancel, fault: Fault::Refuse, times: None, matching: None };
     stack.carrier.set_faults(vec![refuse]);
     skip(&stack, &newer).await;
-    event(&stack.client, &newer, "shipment.cancel_refused").await;
+    wait_for_event(&stack.client, &newer, "shipment.cancel_refused").await;
     stack.carrier.set_faults(Vec::new());
 
-    carrier_says(&stack, &shipments(&order)[0], "hand_over").await;
-    let gone = event(&stack.client, &newer, "stock.gone").await;
+    send_carrier_event(&stack, &shipments(&order)[0], "hand_over").await;
+    let gone = wait_for_event(&stack.client, &newer, "stock.gone").await;
     assert_eq!(gone["data"]["missing"], json!([{"line": 0, "quantity": 1}]));
     let order = needs(&stack, &newer, "stock_shortfall").await;
     assert_eq!(
@@ -304,7 +304,7 @@ async fn handover_of_a_short_shipment_is_accepted_and_keeps_attention() {
         (vec!["resolve", "skip"], &json!(true))
     );
     assert_eq!(level_now(&stack, "AMS").await, (2, 2, 0, 0), "what is counted is the older order's");
-    event(&stack.client, &newer, "payment.captured").await;
+    wait_for_event(&stack.client, &newer, "payment.captured").await;
     skip(&stack, &newer).await;
     let order = calm(&stack, &newer).await;
     assert_eq!(order["lines"][0]["shipped"], 2);
@@ -328,18 +328,21 @@ async fn cancel_undoes_what_a_lost_task_served_from_elsewhere() {
     let stall = Rule { route: Route::Book, fault: Fault::Stall, times: None, matching: None };
     stack.carrier.set_faults(vec![stall]);
     retry(&stack, &id).await;
-    until("a new label is being booked", || async { (!stack.carrier.stalled().is_empty()).then_some(()) })
-        .await;
+    wait_until("a new label is being booked", || async {
+        (!stack.carrier.stalled().is_empty()).then_some(())
+    })
+    .await;
     assert_eq!(level_now(&stack, "RTM").await, (5, 2, 3, 0));
     stack.workers[0].kill_hard().await.unwrap();
     stack.carrier.set_faults(Vec::new());
-    until("the carrier has booked it", || async { stack.carrier.stalled().is_empty().then_some(()) }).await;
+    wait_until("the carrier has booked it", || async { stack.carrier.stalled().is_empty().then_some(()) })
+        .await;
     let input = r#"{"reason": "no longer wanted"}"#;
     temporal(&["workflow", "signal", "-w", &format!("order:{id}"), "--name", "cancel", "--input", input])
         .await;
     stack.add_worker().await.unwrap();
     reach(&stack.client, &id, "cancelled").await;
-    check_closed(&stack, &id).await;
+    check_closed_order(&stack, &id).await;
     let labels = stack.carrier.snapshot();
     assert!(!labels.to_string().contains("\"booked\""), "a label was left: {labels:#}");
     assert_eq!(
@@ -363,7 +366,8 @@ async fn successor_run_releases_what_replaced_a_shipment_unreported() {
     needs(&stack, &id, "stock_shortfall").await;
     put_stock(&stack.client, SKU, &[("RTM", 5)]).await;
     retry(&stack, &id).await;
-    until("the items are moved", || async { (level_now(&stack, "RTM").await.1 == 2).then_some(()) }).await;
+    wait_until("the items are moved", || async { (level_now(&stack, "RTM").await.1 == 2).then_some(()) })
+        .await;
 
     // The carrier keeps the other shipment, so not everything that is held may be released.
     let matching = other["id"].as_str().map(str::to_owned);
@@ -374,9 +378,9 @@ async fn successor_run_releases_what_replaced_a_shipment_unreported() {
         matching,
     }]);
     terminate(&id).await;
-    inherited(&stack, &id).await;
-    event(&stack.client, &id, "stock.released").await;
-    assert_eq!(waybill_held(&stack, &id).await, 1);
+    sweep_until_taken_over(&stack, &id).await;
+    wait_for_event(&stack.client, &id, "stock.released").await;
+    assert_eq!(authorized_amount(&stack, &id).await, 1);
     assert_eq!(
         (level_now(&stack, "AMS").await, level_now(&stack, "RTM").await),
         ((1, 0, 1, 0), (5, 0, 5, 0))
@@ -399,15 +403,17 @@ async fn retry_goes_on_after_a_lost_task_cancelled_the_label() {
         matching: None,
     }]);
     retry(&stack, &id).await;
-    until("the label is being cancelled", || async { (!stack.carrier.stalled().is_empty()).then_some(()) })
-        .await;
+    wait_until("the label is being cancelled", || async {
+        (!stack.carrier.stalled().is_empty()).then_some(())
+    })
+    .await;
     stack.workers[0].kill_hard().await.unwrap();
     stack.carrier.set_faults(Vec::new());
-    until("it is cancelled", || async { stack.carrier.stalled().is_empty().then_some(()) }).await;
+    wait_until("it is cancelled", || async { stack.carrier.stalled().is_empty().then_some(()) }).await;
     // There is nothing elsewhere any more, so a new plan would change nothing.
     put_stock(&stack.client, SKU, &[("RTM", 0)]).await;
     stack.add_worker().await.unwrap();
-    event(&stack.client, &id, "shipment.replaced").await;
+    wait_for_event(&stack.client, &id, "shipment.replaced").await;
     stack.stop().await;
 }
 
@@ -421,7 +427,7 @@ async fn order_before_its_promise_is_served_once_it_ships() {
     needs(&stack, &id, "stock_shortfall").await;
     skip(&stack, &id).await;
     stack.client.decide(&id, "approve", "known").await.unwrap().success().unwrap();
-    until("the missing item is cancelled", || async {
+    wait_until("the missing item is cancelled", || async {
         (order_now(&stack, &id).await["lines"][0]["cancelled"] == 1).then_some(())
     })
     .await;
@@ -448,7 +454,7 @@ async fn counts_orders_cancels_and_handovers_at_once_keep_the_books() {
         async move {
             let shipment = shipments(&order_now(stack, id).await).remove(0);
             match number % 4 {
-                0 => carrier_says(stack, &shipment, "hand_over").await,
+                0 => send_carrier_event(stack, &shipment, "hand_over").await,
                 1 => drop(stack.client.cancel(id, "no longer wanted", false).await.unwrap()),
                 2 => drop(operate(&stack.client, id, "retry", json!({"reason": "elsewhere"})).await),
                 _ => drop(operate(&stack.client, id, "skip", json!({"reason": "what is there"})).await),
@@ -457,7 +463,7 @@ async fn counts_orders_cancels_and_handovers_at_once_keep_the_books() {
     }));
     tokio::join!(counts, orders, moves);
     count_at(&stack, "AMS", 40, false).await.success().unwrap();
-    until("nothing is short", || async {
+    wait_until("nothing is short", || async {
         let found = stack.client.list(&[("attention", "true")]).await.unwrap().body;
         let short = values(&found["orders"])
             .iter()

@@ -14,14 +14,14 @@ use waybill_stack::{
 
 /// How long a condition may take to come true: generous, since machines are noisy. A failure costs it, a success
 /// does not.
-pub const LIMIT: Duration = Duration::from_secs(60);
+pub const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Pause between two looks at a condition.
 const LOOK_EVERY: Duration = Duration::from_millis(30);
 
 /// A stack to be configured. It ends with a check of everything that must always be true; a test that writes to the
 /// database in the workflows' place does without (`checked(false)`).
 pub async fn builder() -> StackBuilder<'static> {
-    Stack::builder(Servers::for_tests().await.expect("the servers start")).checked(true)
+    Stack::builder(Servers::for_tests().await.expect("the servers start")).check_invariants(true)
 }
 
 /// A stack as it comes: one worker, a carrier that waits to be told.
@@ -30,8 +30,8 @@ pub async fn stack() -> Stack {
 }
 
 /// Looks until there is something, and says what was waited for if it never comes.
-pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
-    let deadline = tokio::time::Instant::now() + LIMIT;
+pub async fn wait_until<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
+    let deadline = tokio::time::Instant::now() + WAIT_TIMEOUT;
     loop {
         if let Some(found) = look().await {
             return found;
@@ -63,7 +63,7 @@ pub fn order_with(change: impl FnOnce(&mut Value)) -> Value {
 }
 
 /// An order that goes to review.
-pub fn dear_order() -> Value {
+pub fn order_needing_review() -> Value {
     order(&[("SHOE-42-BLK", 101)])
 }
 
@@ -98,7 +98,7 @@ pub async fn place(client: &Client, order: &Value) -> String {
 /// Waits until the order is in the status, and gives the order.
 pub async fn reach(client: &Client, id: &str, status: &str) -> Value {
     let mut last = Value::Null;
-    let deadline = tokio::time::Instant::now() + LIMIT;
+    let deadline = tokio::time::Instant::now() + WAIT_TIMEOUT;
     loop {
         if let Ok(reply) = client.get(id).await {
             if reply.body["status"] == status {
@@ -115,8 +115,8 @@ pub async fn reach(client: &Client, id: &str, status: &str) -> Value {
 }
 
 /// Waits until an event of the type is in the timeline, and gives it.
-pub async fn event(client: &Client, id: &str, kind: &str) -> Value {
-    let deadline = tokio::time::Instant::now() + LIMIT;
+pub async fn wait_for_event(client: &Client, id: &str, kind: &str) -> Value {
+    let deadline = tokio::time::Instant::now() + WAIT_TIMEOUT;
     loop {
         let events = timeline(client, id).await;
         if let Some(found) = events.iter().find(|e| e["type"] == kind) {
@@ -147,14 +147,14 @@ pub fn shipments(order: &Value) -> Vec<String> {
 }
 
 /// Tells the carrier's simulator that something happened to a shipment.
-pub async fn carrier_says(stack: &Stack, shipment: &str, what: &str) {
+pub async fn send_carrier_event(stack: &Stack, shipment: &str, what: &str) {
     let url = format!("{}/_sim/labels/{shipment}/{what}", stack.carrier.url());
     let reply = reqwest::Client::builder().no_proxy().build().unwrap().post(url).send().await.unwrap();
     assert!(reply.status().is_success(), "{what}: {}", reply.text().await.unwrap());
 }
 
 /// Tells the provider's simulator something, as a bank would.
-pub async fn bank_says(stack: &Stack, path: &str, body: Value) -> Value {
+pub async fn control_provider(stack: &Stack, path: &str, body: Value) -> Value {
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
     let url = format!("{}/_sim/{path}", stack.payments.url());
     let reply = http.post(url).json(&body).send().await.unwrap();
@@ -163,7 +163,7 @@ pub async fn bank_says(stack: &Stack, path: &str, body: Value) -> Value {
 }
 
 /// Delivers an event that the simulator does not send, signed as the provider's.
-pub async fn provider_says(stack: &Stack, event: &str, kind: &str, object: Value) -> Reply {
+pub async fn send_provider_event(stack: &Stack, event: &str, kind: &str, object: Value) -> Reply {
     let body = json!({"id": event, "type": kind, "data": {"object": object}}).to_string();
     let seconds = Timestamp::now().as_second();
     let mut mac = Hmac::<Sha256>::new_from_slice(stack.secrets.payments_webhook.as_bytes()).unwrap();
@@ -215,7 +215,7 @@ pub fn check_problem(reply: &Reply, what: &str) -> Vec<String> {
 }
 
 /// Available, reserved and sold of one SKU, at all its places together.
-pub async fn stock_of(stack: &Stack, sku: &str) -> (i64, i64, i64) {
+pub async fn stock_level(stack: &Stack, sku: &str) -> (i64, i64, i64) {
     let levels = stack.client.get_stock(sku).await.unwrap().body;
     let levels = levels["locations"].as_array().unwrap().clone();
     let sum = |of: &str| levels.iter().map(|l| l[of].as_i64().unwrap()).sum();

@@ -1,8 +1,8 @@
 //! The carrier moves a shipment that an ended order does not list, as one that an unrecorded task had reserved.
 
 use crate::{
-    after_sales::events_of,
-    people::{needs, operate},
+    operator_actions::{needs, operate},
+    refunds_and_returns::events_of,
     support::*,
     webhooks::Webhook,
 };
@@ -23,20 +23,20 @@ async fn unlisted(stack: &Stack) -> (String, String) {
 
 async fn carrier_reports(stack: &Stack, id: &str, shipment: &str, kind: &str) {
     Webhook::carrier(stack, shipment, kind).send(stack).await.success().unwrap();
-    event(&stack.client, id, kind).await;
+    wait_for_event(&stack.client, id, kind).await;
 }
 
 #[tokio::test]
 async fn handover_of_unlisted_shipment_raises_attention_once() {
     let stack = stack().await;
     let (id, shipment) = unlisted(&stack).await;
-    let before = stock_of(&stack, "SHOE-42-BLK").await;
+    let before = stock_level(&stack, "SHOE-42-BLK").await;
     carrier_reports(&stack, &id, &shipment, "shipment.handed_over").await;
     let order = needs(&stack, &id, "unexpected_shipment").await;
     assert_eq!((&order["needs"][0]["about"], &order["status"]), (&json!(shipment), &json!("cancelled")));
-    event(&stack.client, &id, "stock.gone").await;
-    event(&stack.client, &id, "return.requested").await;
-    let after = stock_of(&stack, "SHOE-42-BLK").await;
+    wait_for_event(&stack.client, &id, "stock.gone").await;
+    wait_for_event(&stack.client, &id, "return.requested").await;
+    let after = stock_level(&stack, "SHOE-42-BLK").await;
     assert_eq!((after.0, after.2), (before.0 - 1, before.2 + 1), "the goods have left");
 
     // What an operator has dismissed stays dismissed, whatever the carrier reports next.

@@ -1,7 +1,7 @@
 //! Webhooks: believed when they are signed, counted once, and right in whatever order they come.
 
 use crate::{
-    books::{at_provider, check_closed, check_goods, pieces},
+    accounting::{at_provider, check_closed_order, check_stock, units_by_location},
     support::*,
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -156,7 +156,7 @@ async fn webhooks_are_believed_when_they_are_signed_and_count_once() {
     headers[2].1 = format!("v1,{} {}", STANDARD.encode("old"), headers[2].1);
     assert_eq!(said(delivered.send_with(&stack, headers).await), (202, "delivered".to_owned()));
     reach(&stack.client, &id, "completed").await;
-    check_closed(&stack, &id).await;
+    check_closed_order(&stack, &id).await;
     for late in [&from_carrier, &delivered] {
         assert_eq!(said(late.send(&stack).await), (202, "duplicate".to_owned()));
     }
@@ -254,7 +254,7 @@ async fn from_the_provider(stack: &Stack, id: &str) {
 async fn an_order_ends_well_whatever_order_its_webhooks_come_in() {
     let stack = stack().await;
     put_stock(&stack.client, "SPLIT", &[("AMS", 2), ("RTM", 1)]).await;
-    let before = pieces(&stack).await;
+    let before = units_by_location(&stack).await;
     let id = place(&stack.client, &order(&[("SPLIT", 3)])).await;
     let order = reach(&stack.client, &id, "fulfilling").await;
     let ids = shipments(&order);
@@ -275,7 +275,7 @@ async fn an_order_ends_well_whatever_order_its_webhooks_come_in() {
         assert_eq!(words.iter().filter(|word| **word == "duplicate").count(), 9, "{words:?}");
     }
     reach(&stack.client, &id, "completed").await;
-    let order = check_closed(&stack, &id).await;
+    let order = check_closed_order(&stack, &id).await;
     assert_eq!((&order["outcome"], &order["payment_status"]), (&json!("full"), &json!("captured")));
     assert_eq!(order["attention"], json!(null), "nothing was unexpected");
     assert_eq!(at_provider(&stack, &id), (0, 3000, 0, 1));
@@ -283,6 +283,6 @@ async fn an_order_ends_well_whatever_order_its_webhooks_come_in() {
     for twice in ["payment.captured", "shipment.delivered", "shipment.handed_over"] {
         assert_eq!(seen.iter().filter(|kind| *kind == twice).count(), 2, "one for each shipment: {seen:?}");
     }
-    check_goods(&stack, &before).await;
+    check_stock(&stack, &before).await;
     stack.stop().await;
 }

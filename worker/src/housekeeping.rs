@@ -8,10 +8,10 @@ use temporalio_client::{
     schedules::{CreateScheduleOptions, ScheduleAction, ScheduleError, ScheduleOverlapPolicy, ScheduleSpec},
     tonic::Code,
 };
-use waybill_activities::housekeeping::{Standing, Workflows, WorkflowsAway};
+use waybill_activities::housekeeping::{TemporalUnavailable, WorkflowDirectory, WorkflowStatus};
 use waybill_domain::ids::{OrderId, RefundId, ReturnId};
-use waybill_runtime::engine::{Engine, EngineError, Start};
-use waybill_store::orders::starts::Unstarted;
+use waybill_runtime::temporal::{OrderStart, WorkflowClient, WorkflowClientError};
+use waybill_store::orders::outbox::OutboxEntry;
 use waybill_workflows::{
     ReconcileWorkflow, SweepWorkflow,
     housekeeping::{ReconcileInput, SweepInput},
@@ -22,44 +22,44 @@ use waybill_workflows::{
 const CALL_MAX: Duration = Duration::from_secs(10);
 
 /// The orders' workflows.
-pub(crate) struct OrderWorkflows(pub(crate) Engine);
+pub(crate) struct TemporalDirectory(pub(crate) WorkflowClient);
 
-fn away(error: EngineError) -> WorkflowsAway {
-    WorkflowsAway(Box::new(error))
+fn unavailable(error: WorkflowClientError) -> TemporalUnavailable {
+    TemporalUnavailable(Box::new(error))
 }
 
 #[async_trait]
-impl Workflows for OrderWorkflows {
-    async fn ended(&self, limit: usize) -> Result<Vec<OrderId>, WorkflowsAway> {
-        self.0.ended(limit).await.map_err(away)
+impl WorkflowDirectory for TemporalDirectory {
+    async fn find_terminated_orders(&self, limit: usize) -> Result<Vec<OrderId>, TemporalUnavailable> {
+        self.0.find_terminated_orders(limit).await.map_err(unavailable)
     }
 
-    async fn ended_refunds(&self, limit: usize) -> Result<Vec<(RefundId, SystemTime)>, WorkflowsAway> {
-        self.0.ended_refunds(limit).await.map_err(away)
+    async fn ended_refunds(&self, limit: usize) -> Result<Vec<(RefundId, SystemTime)>, TemporalUnavailable> {
+        self.0.ended_refunds(limit).await.map_err(unavailable)
     }
 
-    async fn ended_returns(&self, limit: usize) -> Result<Vec<(ReturnId, SystemTime)>, WorkflowsAway> {
-        self.0.ended_returns(limit).await.map_err(away)
+    async fn ended_returns(&self, limit: usize) -> Result<Vec<(ReturnId, SystemTime)>, TemporalUnavailable> {
+        self.0.ended_returns(limit).await.map_err(unavailable)
     }
 
-    async fn standing(&self, order: OrderId) -> Result<Standing, WorkflowsAway> {
+    async fn latest_status(&self, order: OrderId) -> Result<WorkflowStatus, TemporalUnavailable> {
         use WorkflowExecutionStatus as S;
-        Ok(match self.0.standing(order).await.map_err(away)? {
-            None => Standing::Missing,
-            Some(S::Terminated | S::Failed | S::TimedOut | S::Canceled) => Standing::Ended,
-            Some(S::Completed) => Standing::Done,
+        Ok(match self.0.latest_status(order).await.map_err(unavailable)? {
+            None => WorkflowStatus::NotFound,
+            Some(S::Terminated | S::Failed | S::TimedOut | S::Canceled) => WorkflowStatus::Terminated,
+            Some(S::Completed) => WorkflowStatus::Completed,
             // What a newer server may call a status is not taken for an end.
-            Some(_) => Standing::Open,
+            Some(_) => WorkflowStatus::Running,
         })
     }
 
-    async fn start_heir(&self, order: &Unstarted) -> Result<bool, WorkflowsAway> {
-        let start = Start {
+    async fn start_successor(&self, order: &OutboxEntry) -> Result<bool, TemporalUnavailable> {
+        let start = OrderStart {
             order_id: order.order_id,
             merchant_id: order.merchant_id,
             customer_id: order.customer_id.clone(),
         };
-        self.0.start_heir(&start).await.map_err(away)
+        self.0.start_successor(&start).await.map_err(unavailable)
     }
 }
 
@@ -72,18 +72,27 @@ pub(crate) struct Intervals {
 }
 
 /// Makes sure that the schedules are there, with these intervals. Workers that start at once may do it twice.
-pub(crate) async fn ensure_schedules(engine: &Engine, prefix: &str, every: &Intervals) -> anyhow::Result<()> {
+pub(crate) async fn ensure_schedules(
+    engine: &WorkflowClient,
+    prefix: &str,
+    every: &Intervals,
+) -> anyhow::Result<()> {
     let queue = format!("{}{}", prefix, names::QUEUE_ORDERS);
     let id = format!("{}{}", prefix, names::SWEEP);
     let action = ScheduleAction::start_workflow(SweepWorkflow::run, SweepInput::default(), &*queue, &*id);
-    ensure(engine, &id, action, every.sweep).await?;
+    ensure_schedule(engine, &id, action, every.sweep).await?;
     let id = format!("{}{}", prefix, names::RECONCILE);
     let action =
         ScheduleAction::start_workflow(ReconcileWorkflow::run, ReconcileInput::default(), queue, &*id);
-    ensure(engine, &id, action, every.reconcile).await
+    ensure_schedule(engine, &id, action, every.reconcile).await
 }
 
-async fn ensure(engine: &Engine, id: &str, action: ScheduleAction, every: Duration) -> anyhow::Result<()> {
+async fn ensure_schedule(
+    engine: &WorkflowClient,
+    id: &str,
+    action: ScheduleAction,
+    every: Duration,
+) -> anyhow::Result<()> {
     let rpc = RpcOptions::builder().timeout(CALL_MAX).build();
     let options = CreateScheduleOptions::builder()
         .action(action)

@@ -1,16 +1,16 @@
 //! The worker: hosts the workflows and activities, starts what was accepted while Temporal was away, and delivers
 //! what webhooks left in the inbox. Stateless; run as many as are needed.
 
-mod after;
+mod after_sales;
 pub mod config;
-pub mod hosting;
 mod housekeeping;
 mod metrics;
-pub mod pump;
+pub mod outbox_dispatcher;
 mod shortfalls;
+pub mod task_queues;
 
 use activities::{
-    OrderSteps, Waits,
+    OrderSteps, WaitTimes,
     carrier::http::HttpCarrier,
     chaos::Chaos,
     housekeeping::{HousekeepingMetrics, HousekeepingSteps},
@@ -25,18 +25,19 @@ use temporalio_sdk::{Runtime, runtime::RuntimeOptions};
 use tokio_util::sync::CancellationToken;
 use waybill_activities as activities;
 use waybill_runtime::{
-    args::Grouping,
-    engine::Engine,
-    http::{Limits, Server},
+    args::Batching,
+    health,
+    http::{Server, ServerLimits},
     metrics::Metrics,
-    ops,
+    temporal::WorkflowClient,
 };
-use waybill_store::{postgres::notify::Notifier, writers::Writers};
+use waybill_store::{batched_writers::BatchedWriters, postgres::notify::Notifier};
 
 /// Connections to the port of health and metrics that are open at a time: its only clients are probes and scrapers.
 const CONNECTIONS_MAX: usize = 64;
 /// The response to a connection above that limit.
-const FULL: &str = "HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+const TOO_MANY_CONNECTIONS: &str =
+    "HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
 /// Runs until `shutdown`, then finishes what is under way.
 ///
@@ -46,14 +47,14 @@ pub async fn run(args: WorkerArgs, shutdown: CancellationToken) -> anyhow::Resul
     let pool = waybill_store::connect(&args.common.database_url, args.common.database_connections)?;
     let metrics = Metrics::start(Registry::new())?;
     let step_metrics = StepMetrics::new(metrics.registry())?;
-    let pump_metrics = metrics::PumpMetrics::new(metrics.registry())?;
+    let pump_metrics = metrics::DispatcherMetrics::new(metrics.registry())?;
     let housekeeping_metrics = HousekeepingMetrics::new(metrics.registry())?;
     let options = RuntimeOptions::builder().telemetry_options(metrics.telemetry_options());
     let runtime = Runtime::from_current_tokio(options.build().map_err(anyhow::Error::msg)?)?;
     let (_telemetry, meter) = metrics.client_meter()?;
-    let engine = Engine::new(&args.common, meter);
+    let engine = WorkflowClient::new(&args.common, meter);
     let steps = OrderSteps {
-        writers: Writers::start(&pool, args.common.grouping == Grouping::On),
+        writers: BatchedWriters::start(&pool, args.common.grouping == Batching::On),
         notifier: Notifier::start(pool.clone()),
         provider: Arc::new(Stripe::new(
             args.stripe_base_url,
@@ -66,7 +67,7 @@ pub async fn run(args: WorkerArgs, shutdown: CancellationToken) -> anyhow::Resul
             args.carrier_api_key,
             step_metrics.clone(),
         )?),
-        waits: Waits {
+        wait_times: WaitTimes {
             review_seconds: args.review_wait_seconds,
             customer_seconds: args.customer_wait_seconds,
             action_seconds: args.payment_action_wait_seconds,
@@ -80,12 +81,12 @@ pub async fn run(args: WorkerArgs, shutdown: CancellationToken) -> anyhow::Resul
 
     let housekeeping = HousekeepingSteps {
         pool: pool.clone(),
-        workflows: Arc::new(housekeeping::OrderWorkflows(engine.clone())),
+        workflows: Arc::new(housekeeping::TemporalDirectory(engine.clone())),
         provider: steps.provider.clone(),
         sweep_age: Duration::from_secs(args.sweep_age_seconds),
         metrics: housekeeping_metrics,
     };
-    let hosting = hosting::Hosting {
+    let hosting = task_queues::WorkerSetup {
         prefix: args.common.task_queue_prefix,
         queues: args.queues,
         intervals: housekeeping::Intervals {
@@ -100,14 +101,20 @@ pub async fn run(args: WorkerArgs, shutdown: CancellationToken) -> anyhow::Resul
         .await
         .with_context(|| format!("{} (WAYBILL_METRICS_LISTEN) can't be listened on", args.metrics_listen))?;
     let registry = metrics.registry().clone();
-    let routes =
-        ops::routes(ops::Ops { pool: pool.clone(), engine: engine.clone(), metrics, needs_temporal: true });
-    let server = Server::new(routes, Limits::connections(CONNECTIONS_MAX), FULL, &registry)?;
+    let routes = health::routes(health::HealthState {
+        pool: pool.clone(),
+        engine: engine.clone(),
+        metrics,
+        needs_temporal: true,
+    });
+    let server =
+        Server::new(routes, ServerLimits::connections(CONNECTIONS_MAX), TOO_MANY_CONNECTIONS, &registry)?;
     // Health and metrics are served until the last activity has ended.
     let served = tokio::spawn(server.run(listener, CancellationToken::new()));
 
-    let pump = tokio::spawn(pump::run(pool.clone(), engine.clone(), pump_metrics, shutdown.clone()));
-    let hosted = hosting::run(&runtime, &engine, hosting, shutdown).await;
+    let pump =
+        tokio::spawn(outbox_dispatcher::run(pool.clone(), engine.clone(), pump_metrics, shutdown.clone()));
+    let hosted = task_queues::run(&runtime, &engine, hosting, shutdown).await;
     pump.await?;
     served.abort();
     pool.close().await;

@@ -8,15 +8,15 @@ use prometheus::{
 use std::time::Duration;
 
 /// The API starts refunds and returns itself; the starter takes those that are still unstarted after this.
-pub(crate) const START_AGE: Duration = Duration::from_secs(2);
+pub(crate) const START_AGE_MIN: Duration = Duration::from_secs(2);
 
 /// Taken at a time.
 pub(crate) const BATCH_MAX: u16 = 100;
 
 /// What the pump counts.
 #[derive(Clone)]
-pub struct PumpMetrics {
-    pub(crate) pumped: IntCounterVec,
+pub struct DispatcherMetrics {
+    pub(crate) dispatched: IntCounterVec,
     pub(crate) backlog: Gauge,
     pub(crate) backlog_age: Gauge,
     pub(crate) undelivered: IntGauge,
@@ -24,14 +24,14 @@ pub struct PumpMetrics {
     pub(crate) needing_attention: IntGaugeVec,
 }
 
-impl PumpMetrics {
+impl DispatcherMetrics {
     /// Registers them.
     ///
     /// # Errors
     /// When one is registered already.
     pub fn new(registry: &Registry) -> prometheus::Result<Self> {
         Ok(Self {
-            pumped: register_int_counter_vec_with_registry!(
+            dispatched: register_int_counter_vec_with_registry!(
                 Opts::new(
                     "waybill_pumped_total",
                     "Orders started and webhooks delivered by the worker's pump"

@@ -1,7 +1,7 @@
 //! The activities the workflow needs, by pinned name. Crate `activities` implements them.
 #![allow(missing_docs, clippy::unimplemented, reason = "the macro wants bodies that are never run")]
 
-use crate::wire::*;
+use crate::payloads::*;
 use temporalio_common::ActivityError;
 use temporalio_macros::activity_definitions;
 use waybill_domain::shortfall::Replacement;
@@ -12,7 +12,7 @@ pub struct OrderActivities;
 #[activity_definitions]
 impl OrderActivities {
     #[activity(name = "reserve")]
-    pub fn reserve(input: Beginning) -> Result<Reservation, ActivityError> {
+    pub fn reserve(input: OrderStepInput) -> Result<Reservation, ActivityError> {
         unimplemented!()
     }
 
@@ -67,23 +67,23 @@ impl OrderActivities {
     }
 
     #[activity(name = "expect_back")]
-    pub fn expect_back(input: ShipmentRef) -> Result<(), ActivityError> {
+    pub fn open_return(input: ShipmentRef) -> Result<(), ActivityError> {
         unimplemented!()
     }
 
     #[activity(name = "record_operation")]
-    pub fn record_operation(input: OperationRecord) -> Result<(), ActivityError> {
+    pub fn record_operation(input: OperatorCommandRecord) -> Result<(), ActivityError> {
         unimplemented!()
     }
 
     /// Does nothing: that it is asked for has Temporal record what the workflow task did.
     #[activity(name = "record")]
-    pub fn record(input: OrderRef) -> Result<(), ActivityError> {
+    pub fn checkpoint(input: OrderRef) -> Result<(), ActivityError> {
         unimplemented!()
     }
 
     #[activity(name = "inherit")]
-    pub fn inherit(input: Beginning) -> Result<Inheritance, ActivityError> {
+    pub fn inherit(input: OrderStepInput) -> Result<RecoveryState, ActivityError> {
         unimplemented!()
     }
 

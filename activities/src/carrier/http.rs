@@ -1,7 +1,7 @@
 //! A carrier behind a small JSON API: `POST /v1/labels`, `POST /v1/labels/{reference}/cancel`. Carriers' APIs differ;
 //! a real one is one more implementation of [`Carrier`] beside this.
 
-use super::{BookRequest, BookedLabel, Carrier, CarrierError};
+use super::{BookRequest, Carrier, CarrierError, Label};
 use crate::metrics::StepMetrics;
 use async_trait::async_trait;
 use reqwest::{Client, StatusCode};
@@ -12,9 +12,9 @@ use url::Url;
 use waybill_domain::ids::ShipmentId;
 
 /// A call that has not been answered by then failed.
-const CALL_MAX: Duration = Duration::from_secs(20);
+const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// Connecting takes no longer, or the carrier is away.
-const CONNECT_MAX: Duration = Duration::from_secs(3);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The client.
 pub struct HttpCarrier {
@@ -30,7 +30,7 @@ impl HttpCarrier {
     /// # Errors
     /// When the HTTP client can't be built.
     pub fn new(base: Url, key: SecretString, metrics: StepMetrics) -> reqwest::Result<Self> {
-        let http = Client::builder().timeout(CALL_MAX).connect_timeout(CONNECT_MAX).build()?;
+        let http = Client::builder().timeout(CALL_TIMEOUT).connect_timeout(CONNECT_TIMEOUT).build()?;
         Ok(Self { http, base, key, metrics })
     }
 
@@ -46,7 +46,7 @@ impl HttpCarrier {
             Ok(_) => "refused",
             Err(_) => "unavailable",
         };
-        self.metrics.called("carrier", operation, outcome);
+        self.metrics.record_call("carrier", operation, outcome);
         result
     }
 
@@ -68,9 +68,9 @@ impl HttpCarrier {
     }
 }
 
-fn refusal(status: StatusCode, body: &Value) -> CarrierError {
+fn parse_error(status: StatusCode, body: &Value) -> CarrierError {
     let code = body["code"].as_str().map_or_else(|| format!("http_{}", status.as_u16()), str::to_owned);
-    CarrierError::Refused { code }
+    CarrierError::Permanent { code }
 }
 
 /// A booking, as the carrier's API takes it. What the address does not have is left out.
@@ -82,14 +82,14 @@ fn booking(request: &BookRequest) -> Value {
 
 #[async_trait]
 impl Carrier for HttpCarrier {
-    async fn book(&self, request: &BookRequest) -> Result<BookedLabel, CarrierError> {
+    async fn book(&self, request: &BookRequest) -> Result<Label, CarrierError> {
         let (status, reply) = self.post("book", "v1/labels", &booking(request)).await?;
         match (status.is_success(), reply["id"].as_str(), reply["tracking_number"].as_str()) {
             (true, Some(id), Some(number)) => {
-                Ok(BookedLabel { id: id.to_owned(), tracking_number: number.to_owned() })
+                Ok(Label { id: id.to_owned(), tracking_number: number.to_owned() })
             }
             (true, ..) => Err(CarrierError::Unavailable("a label without id or tracking number".into())),
-            (false, ..) => Err(refusal(status, &reply)),
+            (false, ..) => Err(parse_error(status, &reply)),
         }
     }
 
@@ -100,7 +100,7 @@ impl Carrier for HttpCarrier {
             _ if status.is_success() => Ok(true),
             StatusCode::NOT_FOUND => Ok(true),
             StatusCode::CONFLICT => Ok(false),
-            _ => Err(refusal(status, &reply)),
+            _ => Err(parse_error(status, &reply)),
         }
     }
 }

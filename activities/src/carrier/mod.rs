@@ -16,7 +16,7 @@ pub enum CarrierError {
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// It can never work.
     #[error("refused: {code}")]
-    Refused {
+    Permanent {
         /// The carrier's code.
         code: String,
     },
@@ -37,7 +37,7 @@ pub struct BookRequest {
 
 /// A label.
 #[derive(Debug, Clone)]
-pub struct BookedLabel {
+pub struct Label {
     /// The carrier's id.
     pub id: String,
     /// What customers follow it by.
@@ -48,7 +48,7 @@ pub struct BookedLabel {
 #[async_trait]
 pub trait Carrier: Send + Sync {
     /// Books a label, once per reference.
-    async fn book(&self, request: &BookRequest) -> Result<BookedLabel, CarrierError>;
+    async fn book(&self, request: &BookRequest) -> Result<Label, CarrierError>;
 
     /// Cancels a label, also one that was never booked and then never will be. `false`: the carrier will not.
     async fn cancel(&self, reference: ShipmentId) -> Result<bool, CarrierError>;

@@ -1,6 +1,6 @@
 //! What is looked for on a schedule, and mended where that is provably safe.
 
-mod check;
+mod payment_check;
 mod reconcile;
 mod refunds;
 mod sweep;
@@ -15,63 +15,63 @@ use std::{
 use temporalio_macros::activities;
 use temporalio_sdk::activities::{ActivityContext, ActivityError};
 use waybill_domain::ids::{OrderId, RefundId, ReturnId};
-use waybill_store::{PgPool, orders::starts::Unstarted};
+use waybill_store::{PgPool, orders::outbox::OutboxEntry};
 use waybill_workflows::housekeeping::{
-    PaymentCheck, ReconcileInput, Reconciled, SweepInput, Swept, activities as definitions,
+    PaymentCheck, ReconcileInput, ReconcileResult, SweepInput, SweepResult, activities as definitions,
 };
 
 /// Why Temporal could not be asked.
 #[derive(Debug, thiserror::Error)]
 #[error("Temporal is not available")]
-pub struct WorkflowsAway(#[source] pub Box<dyn std::error::Error + Send + Sync>);
+pub struct TemporalUnavailable(#[source] pub Box<dyn std::error::Error + Send + Sync>);
 
 /// How an order's latest workflow stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum WorkflowStatus {
     /// It is open.
-    Open,
+    Running,
     /// It came to its own end.
-    Done,
+    Completed,
     /// It was ended from outside, or failed.
-    Ended,
+    Terminated,
     /// Temporal knows of none.
-    Missing,
+    NotFound,
 }
 
 /// The orders' workflows, as housekeeping sees them.
 #[async_trait]
-pub trait Workflows: Send + Sync {
+pub trait WorkflowDirectory: Send + Sync {
     /// Orders of whose workflows one was ended from outside, the latest first, at most `limit`. There may be a
     /// successor, and orders that ended moments ago may be missing.
     ///
     /// # Errors
     /// When Temporal is away.
-    async fn ended(&self, limit: usize) -> Result<Vec<OrderId>, WorkflowsAway>;
+    async fn find_terminated_orders(&self, limit: usize) -> Result<Vec<OrderId>, TemporalUnavailable>;
 
     /// Refunds whose workflows were ended so, and when.
     ///
     /// # Errors
     /// When Temporal is away.
-    async fn ended_refunds(&self, limit: usize) -> Result<Vec<(RefundId, SystemTime)>, WorkflowsAway>;
+    async fn ended_refunds(&self, limit: usize) -> Result<Vec<(RefundId, SystemTime)>, TemporalUnavailable>;
 
     /// Returns whose workflows were ended so, and when.
     ///
     /// # Errors
     /// When Temporal is away.
-    async fn ended_returns(&self, limit: usize) -> Result<Vec<(ReturnId, SystemTime)>, WorkflowsAway>;
+    async fn ended_returns(&self, limit: usize) -> Result<Vec<(ReturnId, SystemTime)>, TemporalUnavailable>;
 
     /// How the order's latest workflow stands.
     ///
     /// # Errors
     /// When Temporal is away.
-    async fn standing(&self, order: OrderId) -> Result<Standing, WorkflowsAway>;
+    async fn latest_status(&self, order: OrderId) -> Result<WorkflowStatus, TemporalUnavailable>;
 
     /// Starts the order's heir, unless its latest workflow is open or came to its own end: that is judged by Temporal
     /// at that moment. Says whether one was started.
     ///
     /// # Errors
     /// When Temporal is away.
-    async fn start_heir(&self, order: &Unstarted) -> Result<bool, WorkflowsAway>;
+    async fn start_successor(&self, order: &OutboxEntry) -> Result<bool, TemporalUnavailable>;
 }
 
 /// What housekeeping needs.
@@ -80,7 +80,7 @@ pub struct HousekeepingSteps {
     /// Postgres.
     pub pool: PgPool,
     /// Temporal.
-    pub workflows: Arc<dyn Workflows>,
+    pub workflows: Arc<dyn WorkflowDirectory>,
     /// Whose ledger ours is compared with.
     pub provider: Arc<dyn PaymentProvider>,
     /// An order that changed since this long ago is left alone.
@@ -127,7 +127,7 @@ impl HousekeepingSteps {
         self: Arc<Self>,
         ctx: ActivityContext,
         _input: SweepInput,
-    ) -> Result<Swept, ActivityError> {
+    ) -> Result<SweepResult, ActivityError> {
         sweep::sweep(&self, &ctx).await.map_err(|failure| {
             failure.log();
             failure.into_activity_error()
@@ -139,7 +139,7 @@ impl HousekeepingSteps {
         self: Arc<Self>,
         ctx: ActivityContext,
         _input: ReconcileInput,
-    ) -> Result<Reconciled, ActivityError> {
+    ) -> Result<ReconcileResult, ActivityError> {
         reconcile::reconcile(&self, &ctx).await.map_err(|failure| {
             failure.log();
             failure.into_activity_error()
@@ -151,16 +151,16 @@ impl HousekeepingSteps {
         self: Arc<Self>,
         _ctx: ActivityContext,
         input: PaymentCheck,
-    ) -> Result<Reconciled, ActivityError> {
-        check::check(&self, &input).await.map_err(|failure| {
+    ) -> Result<ReconcileResult, ActivityError> {
+        payment_check::check_payment(&self, &input).await.map_err(|failure| {
             failure.log();
             failure.into_activity_error()
         })
     }
 }
 
-impl From<WorkflowsAway> for StepFailure {
-    fn from(WorkflowsAway(source): WorkflowsAway) -> Self {
+impl From<TemporalUnavailable> for StepFailure {
+    fn from(TemporalUnavailable(source): TemporalUnavailable) -> Self {
         Self::Unavailable("Temporal", source)
     }
 }

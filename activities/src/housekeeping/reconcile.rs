@@ -8,10 +8,10 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use temporalio_sdk::activities::ActivityContext;
 use waybill_store::{
-    housekeeping::drifts::{self, Drift, Ledger},
+    housekeeping::drifts::{self, Drift, OrderLedger},
     payments,
 };
-use waybill_workflows::housekeeping::Reconciled;
+use waybill_workflows::housekeeping::ReconcileResult;
 
 /// How far back payments and refunds are compared, in days: longer than a card's authorization lasts.
 const WINDOW_DAYS: i64 = 8;
@@ -19,42 +19,42 @@ const WINDOW_DAYS: i64 = 8;
 pub(super) async fn reconcile(
     steps: &HousekeepingSteps,
     ctx: &ActivityContext,
-) -> Result<Reconciled, StepFailure> {
-    let mut done = Reconciled::default();
-    for drift in drifts::of_stock(&steps.pool).await? {
-        tell(steps, &mut done, &drift).await?;
+) -> Result<ReconcileResult, StepFailure> {
+    let mut result = ReconcileResult::default();
+    for drift in drifts::find_stock_drifts(&steps.pool).await? {
+        report_drift(steps, &mut result, &drift).await?;
     }
     let since = Timestamp::now() - SignedDuration::from_hours(24 * WINDOW_DAYS);
     let mut after: Option<String> = None;
     loop {
         // A sign of life that can't be given shows as a time-out of the activity.
-        let _ = ctx.record_heartbeat(done.clone()).await;
-        let page = steps.provider.list_since(since, after.as_deref()).await?;
+        let _ = ctx.record_heartbeat(result.clone()).await;
+        let page = steps.provider.list_payments_since(since, after.as_deref()).await?;
         let orders: Vec<_> = page.payments.iter().filter_map(|payment| payment.order_id).collect();
         // Read after the provider's: what the provider did before, the ledger may have by now.
-        let ledgers = drifts::ledgers(&steps.pool, &orders, steps.sweep_age).await?;
+        let ledgers = drifts::find_order_ledgers(&steps.pool, &orders, steps.sweep_age).await?;
         for payment in &page.payments {
             // Without an order of ours it is somebody else's payment in the same account.
             let Some(ledger) = payment.order_id.and_then(|order| ledgers.get(&order)) else { continue };
-            done.looked_at += 1;
-            compare(steps, &mut done, payment, ledger).await?;
+            result.checked += 1;
+            compare(steps, &mut result, payment, ledger).await?;
         }
         after = page.payments.last().map(|payment| payment.provider_ref.clone());
-        if !page.more || after.is_none() {
+        if !page.has_more || after.is_none() {
             break;
         }
     }
-    refunds::book_since(steps, ctx, &mut done, since).await?;
-    Ok(done)
+    refunds::record_refunds_since(steps, ctx, &mut result, since).await?;
+    Ok(result)
 }
 
 async fn compare(
     steps: &HousekeepingSteps,
-    done: &mut Reconciled,
+    result: &mut ReconcileResult,
     payment: &ProviderPayment,
-    ledger: &Ledger,
+    ledger: &OrderLedger,
 ) -> Result<(), StepFailure> {
-    if !ledger.quiet {
+    if !ledger.is_settled {
         return Ok(());
     }
     let known = ledger.captured.get(&payment.provider_ref);
@@ -69,35 +69,35 @@ async fn compare(
     };
     match known {
         None if payment.capturable > 0 || payment.captured > 0 => {
-            tell(steps, done, &drift("unknown_payment")).await?;
+            report_drift(steps, result, &drift("unknown_payment")).await?;
         }
         Some(captured) if *captured != payment.captured => {
-            tell(steps, done, &drift("captured_differs")).await?;
+            report_drift(steps, result, &drift("captured_differs")).await?;
         }
         _ => {}
     }
     if let (true, true, Some(order)) = (payment.capturable > 0, ledger.status.is_terminal(), payment.order_id)
     {
         let drift = drift("held_after_end");
-        tell(steps, done, &drift).await?;
+        report_drift(steps, result, &drift).await?;
         // Nothing will ever be captured for an order that has ended, so this takes nothing from anybody.
         let key = format!("reconcile:{}:void", payment.provider_ref);
         steps.provider.void(&key, &payment.provider_ref).await?;
         payments::finish_release(&steps.pool, order, &payment.provider_ref).await?;
-        if drifts::repaired(&steps.pool, &drift, "voided").await? {
-            done.repaired += 1;
+        if drifts::record_repair(&steps.pool, &drift, "voided").await? {
+            result.repaired += 1;
         }
     }
     Ok(())
 }
 
-pub(super) async fn tell(
+pub(super) async fn report_drift(
     steps: &HousekeepingSteps,
-    done: &mut Reconciled,
+    result: &mut ReconcileResult,
     drift: &Drift,
 ) -> Result<(), StepFailure> {
-    if drifts::found(&steps.pool, drift).await? {
-        done.drifts += 1;
+    if drifts::record_drift(&steps.pool, drift).await? {
+        result.drifts += 1;
         steps.metrics.drifts.with_label_values(&[drift.kind]).inc();
         tracing::warn!(kind = drift.kind, subject = drift.subject, detail = %drift.detail, "a drift was found");
     }

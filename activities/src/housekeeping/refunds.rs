@@ -3,55 +3,55 @@
 
 use super::HousekeepingSteps;
 use crate::{
-    payments::{ListedRefund, ProviderError},
+    payments::{ProviderError, ProviderListedRefund},
     retry::StepFailure,
 };
 use jiff::Timestamp;
 use temporalio_sdk::activities::ActivityContext;
-use waybill_store::refunds::{self, Booking};
-use waybill_workflows::housekeeping::Reconciled;
+use waybill_store::refunds::{self, RecordOutcome};
+use waybill_workflows::housekeeping::ReconcileResult;
 
 /// Pending refunds that one reconciliation looks up: they are rare, and each is a call to the provider.
 const PENDING_MAX: u16 = 100;
 
 /// Books the refunds of one payment.
-pub(super) async fn book_of_payment(
+pub(super) async fn record_refunds_of_payment(
     steps: &HousekeepingSteps,
-    done: &mut Reconciled,
+    result: &mut ReconcileResult,
     payment: &str,
 ) -> Result<(), StepFailure> {
-    for listed in steps.provider.refunds_of(payment).await? {
-        book(steps, done, listed).await?;
+    for listed in steps.provider.list_refunds_of(payment).await? {
+        record_listed(steps, result, listed).await?;
     }
     Ok(())
 }
 
 /// Books the refunds since then, and what became of those that were pending before.
-pub(super) async fn book_since(
+pub(super) async fn record_refunds_since(
     steps: &HousekeepingSteps,
     ctx: &ActivityContext,
-    done: &mut Reconciled,
+    result: &mut ReconcileResult,
     since: Timestamp,
 ) -> Result<(), StepFailure> {
     let mut after: Option<String> = None;
     loop {
         // A sign of life that can't be given shows as a time-out of the activity.
-        let _ = ctx.record_heartbeat(done.clone()).await;
-        let page = steps.provider.refunds_since(since, after.as_deref()).await?;
-        after = page.last;
+        let _ = ctx.record_heartbeat(result.clone()).await;
+        let page = steps.provider.list_refunds_since(since, after.as_deref()).await?;
+        after = page.last_id;
         for listed in page.refunds {
-            book(steps, done, listed).await?;
+            record_listed(steps, result, listed).await?;
         }
-        if !page.more || after.is_none() {
+        if !page.has_more || after.is_none() {
             break;
         }
     }
-    for pending in refunds::pending(&steps.pool, PENDING_MAX).await? {
-        let _ = ctx.record_heartbeat(done.clone()).await;
-        let found = match steps.provider.look_up_refund(&pending.provider_ref).await {
+    for pending in refunds::find_pending_at_provider(&steps.pool, PENDING_MAX).await? {
+        let _ = ctx.record_heartbeat(result.clone()).await;
+        let found = match steps.provider.get_refund(&pending.provider_ref).await {
             Ok(found) => found,
             // The provider does not know it any more; the others are looked up all the same.
-            Err(ProviderError::Declined { code } | ProviderError::Refused { code }) => {
+            Err(ProviderError::Declined { code } | ProviderError::Permanent { code }) => {
                 tracing::warn!(
                     refund = pending.provider_ref,
                     code,
@@ -62,17 +62,17 @@ pub(super) async fn book_since(
             Err(error) => return Err(error.into()),
         };
         let listed = refunds::ListedRefund { state: found.state, code: found.code, ..pending };
-        record(steps, done, &listed).await?;
+        record_refund(steps, result, &listed).await?;
     }
     Ok(())
 }
 
-async fn book(
+async fn record_listed(
     steps: &HousekeepingSteps,
-    done: &mut Reconciled,
-    listed: ListedRefund,
+    result: &mut ReconcileResult,
+    listed: ProviderListedRefund,
 ) -> Result<(), StepFailure> {
-    let ListedRefund { refund, payment, amount, refund_id } = listed;
+    let ProviderListedRefund { refund, payment, amount, refund_id } = listed;
     let listed = refunds::ListedRefund {
         provider_ref: refund.provider_ref,
         payment,
@@ -81,25 +81,25 @@ async fn book(
         code: refund.code,
         refund_id,
     };
-    record(steps, done, &listed).await
+    record_refund(steps, result, &listed).await
 }
 
-async fn record(
+async fn record_refund(
     steps: &HousekeepingSteps,
-    done: &mut Reconciled,
+    result: &mut ReconcileResult,
     listed: &refunds::ListedRefund,
 ) -> Result<(), StepFailure> {
-    match refunds::book(&steps.pool, listed).await? {
-        Booking::Booked(order_id) => {
-            done.refunds_booked += 1;
+    match refunds::record_provider_refund(&steps.pool, listed).await? {
+        RecordOutcome::Booked(order_id) => {
+            result.refunds_recorded += 1;
             let (refund, state) = (&listed.provider_ref, listed.state);
             tracing::info!(%order_id, refund, %state, "a refund made at the provider was booked");
         }
-        Booking::NothingCaptured(order_id) => {
+        RecordOutcome::NothingCaptured(order_id) => {
             let refund = &listed.provider_ref;
             tracing::debug!(%order_id, refund, "a refund at the provider is of more than was captured");
         }
-        Booking::Nothing => {}
+        RecordOutcome::Nothing => {}
     }
     Ok(())
 }

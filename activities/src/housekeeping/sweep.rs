@@ -2,87 +2,93 @@
 //! given an heir. Two sweeps at once do no harm: Temporal lets one heir be started. Refunds and returns need none: they
 //! begin anew, and find in Postgres how far they were.
 
-use super::{HousekeepingSteps, Standing, WorkflowsAway};
+use super::{HousekeepingSteps, TemporalUnavailable, WorkflowStatus};
 use crate::retry::StepFailure;
 use temporalio_sdk::activities::ActivityContext;
 use uuid::Uuid;
-use waybill_store::{housekeeping, orders::starts::Unstarted};
-use waybill_workflows::housekeeping::Swept;
+use waybill_store::{housekeeping, orders::outbox::OutboxEntry};
+use waybill_workflows::housekeeping::SweepResult;
 
 /// Ended workflows that one sweep asks Temporal for: Temporal keeps them for its retention, and lists the latest first.
-const ENDED_MAX: usize = 10_000;
+const TERMINATED_MAX: usize = 10_000;
 /// Orders read at a time.
 const PAGE: u16 = 200;
 /// Heirs that can't be started before a sweep is given up: then it is Temporal that is away.
 const FAILURES_MAX: u64 = 5;
 
-pub(super) async fn sweep(steps: &HousekeepingSteps, ctx: &ActivityContext) -> Result<Swept, StepFailure> {
-    let mut swept = Swept::default();
-    let ended = steps.workflows.ended(ENDED_MAX).await?;
+pub(super) async fn sweep(
+    steps: &HousekeepingSteps,
+    ctx: &ActivityContext,
+) -> Result<SweepResult, StepFailure> {
+    let mut swept = SweepResult::default();
+    let ended = steps.workflows.find_terminated_orders(TERMINATED_MAX).await?;
     for page in ended.chunks(usize::from(PAGE)) {
-        for order in housekeeping::holding(&steps.pool, page, steps.sweep_age).await? {
-            beat(ctx, &swept).await;
+        for order in housekeeping::find_open_or_holding_stock(&steps.pool, page, steps.sweep_age).await? {
+            heartbeat(ctx, &swept).await;
             let outcome = start_heir(steps, &order).await;
-            count(steps, &mut swept, &order, outcome)?;
+            record_outcome(steps, &mut swept, &order, outcome)?;
         }
     }
     let mut after = Uuid::nil().into();
     loop {
-        let page = housekeeping::overdue(&steps.pool, after, steps.sweep_age, PAGE).await?;
+        let page = housekeeping::find_overdue(&steps.pool, after, steps.sweep_age, PAGE).await?;
         for order in &page {
-            beat(ctx, &swept).await;
+            heartbeat(ctx, &swept).await;
             after = order.order_id;
-            let outcome = look_after(steps, order).await?;
-            count(steps, &mut swept, order, outcome)?;
+            let outcome = sweep_overdue(steps, order).await?;
+            record_outcome(steps, &mut swept, order, outcome)?;
         }
         if page.len() < usize::from(PAGE) {
             break;
         }
     }
-    beat(ctx, &swept).await;
-    let refunds = steps.workflows.ended_refunds(ENDED_MAX).await?;
-    beat(ctx, &swept).await;
-    let returns = steps.workflows.ended_returns(ENDED_MAX).await?;
-    beat(ctx, &swept).await;
-    swept.anew = housekeeping::start_anew(&steps.pool, &refunds, &returns, steps.sweep_age).await?;
-    steps.metrics.swept.with_label_values(&["anew"]).inc_by(swept.anew);
+    heartbeat(ctx, &swept).await;
+    let refunds = steps.workflows.ended_refunds(TERMINATED_MAX).await?;
+    heartbeat(ctx, &swept).await;
+    let returns = steps.workflows.ended_returns(TERMINATED_MAX).await?;
+    heartbeat(ctx, &swept).await;
+    swept.restarted = housekeeping::reset_started(&steps.pool, &refunds, &returns, steps.sweep_age).await?;
+    steps.metrics.swept.with_label_values(&["anew"]).inc_by(swept.restarted);
     Ok(swept)
 }
 
-async fn start_heir(steps: &HousekeepingSteps, order: &Unstarted) -> Result<&'static str, WorkflowsAway> {
-    Ok(if steps.workflows.start_heir(order).await? { "heir" } else { "looked_after" })
+async fn start_heir(
+    steps: &HousekeepingSteps,
+    order: &OutboxEntry,
+) -> Result<&'static str, TemporalUnavailable> {
+    Ok(if steps.workflows.start_successor(order).await? { "heir" } else { "looked_after" })
 }
 
 /// An order that nobody was seen to look after for long.
-async fn look_after(
+async fn sweep_overdue(
     steps: &HousekeepingSteps,
-    order: &Unstarted,
-) -> Result<Result<&'static str, WorkflowsAway>, StepFailure> {
-    Ok(match steps.workflows.standing(order.order_id).await {
-        Ok(Standing::Ended | Standing::Missing) => start_heir(steps, order).await,
-        Ok(Standing::Open) => {
-            housekeeping::extend(&steps.pool, order.order_id).await?;
+    order: &OutboxEntry,
+) -> Result<Result<&'static str, TemporalUnavailable>, StepFailure> {
+    Ok(match steps.workflows.latest_status(order.order_id).await {
+        Ok(WorkflowStatus::Terminated | WorkflowStatus::NotFound) => start_heir(steps, order).await,
+        Ok(WorkflowStatus::Running) => {
+            housekeeping::extend_hold_expiry(&steps.pool, order.order_id).await?;
             Ok("looked_after")
         }
         // Its own workflow told the end, and it holds something all the same: that is for the reconciliation to say.
-        Ok(Standing::Done) => Ok("done"),
+        Ok(WorkflowStatus::Completed) => Ok("done"),
         Err(error) => Err(error),
     })
 }
 
-fn count(
+fn record_outcome(
     steps: &HousekeepingSteps,
-    swept: &mut Swept,
-    order: &Unstarted,
-    outcome: Result<&'static str, WorkflowsAway>,
+    swept: &mut SweepResult,
+    order: &OutboxEntry,
+    outcome: Result<&'static str, TemporalUnavailable>,
 ) -> Result<(), StepFailure> {
-    swept.looked_at += 1;
+    swept.checked += 1;
     let order_id = order.order_id;
-    let word = outcome.as_ref().map_or("failed", |word| word);
-    steps.metrics.swept.with_label_values(&[word]).inc();
+    let label = outcome.as_ref().map_or("failed", |label| label);
+    steps.metrics.swept.with_label_values(&[label]).inc();
     match outcome {
         Ok("heir") => {
-            swept.heirs += 1;
+            swept.successors_started += 1;
             tracing::info!(%order_id, "an order whose workflow was ended has an heir");
         }
         Ok(_) => {}
@@ -98,6 +104,6 @@ fn count(
 }
 
 /// A sign of life, which the SDK thins out. One that can't be given shows as a time-out of the activity.
-async fn beat(ctx: &ActivityContext, swept: &Swept) {
+async fn heartbeat(ctx: &ActivityContext, swept: &SweepResult) {
     let _ = ctx.record_heartbeat(swept.clone()).await;
 }

@@ -7,10 +7,10 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use waybill_domain::{
     Currency,
-    after::RefundState,
     ids::{OrderId, RefundId},
     money::Amount,
     provider_units::NotChargeable,
+    refund::RefundState,
 };
 
 /// Why a call to the provider did not do what was asked.
@@ -33,7 +33,7 @@ pub enum ProviderError {
     },
     /// The request can never work.
     #[error("refused: {code}")]
-    Refused {
+    Permanent {
         /// The provider's code.
         code: String,
     },
@@ -41,7 +41,7 @@ pub enum ProviderError {
 
 impl From<NotChargeable> for ProviderError {
     fn from(reason: NotChargeable) -> Self {
-        Self::Refused { code: reason.code().to_owned() }
+        Self::Permanent { code: reason.code().to_owned() }
     }
 }
 
@@ -62,7 +62,7 @@ pub struct AuthorizeRequest {
 
 /// Money that is held.
 #[derive(Debug, Clone)]
-pub struct Authorized {
+pub struct ProviderAuthorization {
     /// The provider's id of the payment.
     pub provider_ref: String,
     /// When the hold lapses, if the provider says so.
@@ -73,9 +73,9 @@ pub struct Authorized {
 
 /// What a payment is at the provider.
 #[derive(Debug, Clone)]
-pub enum Hold {
+pub enum AuthorizationOutcome {
     /// The money is held, or was and has been taken.
-    Authorized(Authorized),
+    Authorized(ProviderAuthorization),
     /// The customer has to do something first.
     ActionRequired {
         /// The provider's id of the payment.
@@ -107,7 +107,7 @@ pub struct CaptureRequest {
     /// Of the amounts.
     pub currency: Currency,
     /// What our ledger says was taken of this payment before, without this.
-    pub captured_before: Amount,
+    pub previously_captured: Amount,
     /// Whether the rest is given free.
     pub is_final: bool,
 }
@@ -133,7 +133,7 @@ pub struct PaymentPage {
     /// At most a hundred.
     pub payments: Vec<ProviderPayment>,
     /// Whether there are older ones.
-    pub more: bool,
+    pub has_more: bool,
 }
 
 /// A request to give back money that was taken.
@@ -166,7 +166,7 @@ pub struct ProviderRefund {
 
 /// A refund in the provider's list, whoever made it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ListedRefund {
+pub struct ProviderListedRefund {
     /// As the provider has it.
     pub refund: ProviderRefund,
     /// The provider's id of the payment.
@@ -181,11 +181,11 @@ pub struct ListedRefund {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefundPage {
     /// At most a hundred. Entries that say that an authorization was released, and no money moved, are left out.
-    pub refunds: Vec<ListedRefund>,
+    pub refunds: Vec<ProviderListedRefund>,
     /// The provider's id of the last entry, left out or not: the next page is behind it.
-    pub last: Option<String>,
+    pub last_id: Option<String>,
     /// Whether there are older ones.
-    pub more: bool,
+    pub has_more: bool,
 }
 
 /// A provider that can hold money and take it in parts.
@@ -193,14 +193,18 @@ pub struct RefundPage {
 pub trait PaymentProvider: Send + Sync {
     /// Holds money, once per key. A bank that declines is [`Hold::Declined`], a request that the provider rejects is
     /// [`Hold::Rejected`].
-    async fn authorize(&self, request: &AuthorizeRequest) -> Result<Hold, ProviderError>;
+    async fn authorize(&self, request: &AuthorizeRequest) -> Result<AuthorizationOutcome, ProviderError>;
 
     /// What became of a payment.
-    async fn look_up(&self, provider_ref: &str) -> Result<Hold, ProviderError>;
+    async fn get_authorization(&self, provider_ref: &str) -> Result<AuthorizationOutcome, ProviderError>;
 
     /// Finds what an authorization came to by our own references. That nothing is found proves nothing: providers show
     /// new payments late.
-    async fn find(&self, order: OrderId, key: &str) -> Result<Option<Hold>, ProviderError>;
+    async fn search_authorization(
+        &self,
+        order: OrderId,
+        key: &str,
+    ) -> Result<Option<AuthorizationOutcome>, ProviderError>;
 
     /// Takes money. That it was taken before is success. An answer that is lost is looked up at once: the payment itself
     /// tells what was taken of it. Returns what the payment still holds, in minor units: also after a final capture, if the
@@ -212,10 +216,14 @@ pub trait PaymentProvider: Send + Sync {
     async fn void(&self, key: &str, provider_ref: &str) -> Result<(), ProviderError>;
 
     /// A payment as the provider's ledger has it.
-    async fn payment(&self, provider_ref: &str) -> Result<ProviderPayment, ProviderError>;
+    async fn get_payment(&self, provider_ref: &str) -> Result<ProviderPayment, ProviderError>;
 
     /// Payments that were begun since, the latest first: a page, behind the payment `after`.
-    async fn list_since(&self, since: Timestamp, after: Option<&str>) -> Result<PaymentPage, ProviderError>;
+    async fn list_payments_since(
+        &self,
+        since: Timestamp,
+        after: Option<&str>,
+    ) -> Result<PaymentPage, ProviderError>;
 
     /// Gives money back. That it was given back before under this refund's id is success, and a lost answer is looked up
     /// under it.
@@ -229,12 +237,15 @@ pub trait PaymentProvider: Send + Sync {
     ) -> Result<Option<ProviderRefund>, ProviderError>;
 
     /// Every refund of a payment, whoever made it.
-    async fn refunds_of(&self, payment: &str) -> Result<Vec<ListedRefund>, ProviderError>;
+    async fn list_refunds_of(&self, payment: &str) -> Result<Vec<ProviderListedRefund>, ProviderError>;
 
     /// Refunds that were made since, the latest first: a page, behind the refund `after`.
-    async fn refunds_since(&self, since: Timestamp, after: Option<&str>)
-    -> Result<RefundPage, ProviderError>;
+    async fn list_refunds_since(
+        &self,
+        since: Timestamp,
+        after: Option<&str>,
+    ) -> Result<RefundPage, ProviderError>;
 
     /// How a refund stands, by the provider's id of it.
-    async fn look_up_refund(&self, provider_ref: &str) -> Result<ProviderRefund, ProviderError>;
+    async fn get_refund(&self, provider_ref: &str) -> Result<ProviderRefund, ProviderError>;
 }

@@ -1,17 +1,18 @@
 //! Stripe, by its public HTTP API (<https://docs.stripe.com/api>): PaymentIntents with manual capture. Several
 //! shipments of one order are several captures of one authorization ("multicapture").
 
+mod error;
 mod refunds;
-mod refusal;
 
 use super::{
-    AuthorizeRequest, Authorized, CaptureRequest, Hold, ListedRefund, PaymentPage, PaymentProvider,
-    ProviderError, ProviderPayment, ProviderRefund, RefundPage, RefundRequest,
+    AuthorizationOutcome, AuthorizeRequest, CaptureRequest, PaymentPage, PaymentProvider,
+    ProviderAuthorization, ProviderError, ProviderListedRefund, ProviderPayment, ProviderRefund, RefundPage,
+    RefundRequest,
 };
 use crate::metrics::StepMetrics;
 use async_trait::async_trait;
+use error::StripeError;
 use jiff::Timestamp;
-use refusal::Refusal;
 use reqwest::{Client, Method, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
@@ -19,14 +20,14 @@ use std::time::Duration;
 use url::Url;
 use waybill_domain::{
     ids::{OrderId, RefundId},
-    provider_units::ProviderUnits,
+    provider_units::ProviderCurrency,
 };
 
 /// A call that has not been answered by then is of unknown outcome. Below an attempt's own limit, so that the answer
 /// is ours and not the engine's.
-const CALL_MAX: Duration = Duration::from_secs(20);
+const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// Connecting takes no longer, or the provider is away.
-const CONNECT_MAX: Duration = Duration::from_secs(3);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Payments listed at a time: as many as Stripe gives.
 const LIST_PAGE: u8 = 100;
 /// The version of Stripe's API that this client was written for.
@@ -53,7 +54,7 @@ impl Stripe {
         return_url: Option<Url>,
         metrics: StepMetrics,
     ) -> reqwest::Result<Self> {
-        let http = Client::builder().timeout(CALL_MAX).connect_timeout(CONNECT_MAX).build()?;
+        let http = Client::builder().timeout(CALL_TIMEOUT).connect_timeout(CONNECT_TIMEOUT).build()?;
         Ok(Self { http, base, key, return_url, metrics })
     }
 
@@ -65,7 +66,7 @@ impl Stripe {
         path: &str,
         key: Option<&str>,
         form: &[(&str, String)],
-    ) -> Result<Result<Value, Refusal>, ProviderError> {
+    ) -> Result<Result<Value, StripeError>, ProviderError> {
         let result = self.send(method, path, key, form).await;
         let outcome = match &result {
             Ok(Ok(_)) => "ok",
@@ -73,7 +74,7 @@ impl Stripe {
             Err(ProviderError::Unavailable(_)) => "unavailable",
             Err(_) => "unknown",
         };
-        self.metrics.called("payments", operation, outcome);
+        self.metrics.record_call("payments", operation, outcome);
         result
     }
 
@@ -83,7 +84,7 @@ impl Stripe {
         path: &str,
         key: Option<&str>,
         form: &[(&str, String)],
-    ) -> Result<Result<Value, Refusal>, ProviderError> {
+    ) -> Result<Result<Value, StripeError>, ProviderError> {
         let url = self.base.join(path).map_err(|e| ProviderError::Unavailable(e.into()))?;
         let mut request = self
             .http
@@ -118,35 +119,35 @@ impl Stripe {
             _ if status.is_server_error() => {
                 Err(ProviderError::UnknownOutcome(format!("HTTP {status}").into()))
             }
-            _ => Ok(Err(Refusal::parse(status, &body))),
+            _ => Ok(Err(StripeError::parse(status, &body))),
         }
     }
 
-    async fn intent(&self, provider_ref: &str) -> Result<Value, ProviderError> {
+    async fn get_payment_intent(&self, provider_ref: &str) -> Result<Value, ProviderError> {
         let path = format!("v1/payment_intents/{provider_ref}?expand[]=latest_charge");
-        self.call("look_up", Method::GET, &path, None, &[]).await?.map_err(Refusal::into_error)
+        self.call("look_up", Method::GET, &path, None, &[]).await?.map_err(StripeError::into_error)
     }
 
     /// The payment after a call about it that failed: perhaps it was done all the same, now or before. Stripe forgets
     /// keys after a day; the payment itself remembers. None if the call was never made, or if nobody can say.
-    async fn after(
+    async fn get_intent_after_failure(
         &self,
         failure: &ProviderError,
         provider_ref: &str,
     ) -> Result<Option<Value>, ProviderError> {
         match failure {
             ProviderError::Unavailable(_) => Ok(None),
-            ProviderError::UnknownOutcome(_) => Ok(self.intent(provider_ref).await.ok()),
-            _ => self.intent(provider_ref).await.map(Some),
+            ProviderError::UnknownOutcome(_) => Ok(self.get_payment_intent(provider_ref).await.ok()),
+            _ => self.get_payment_intent(provider_ref).await.map(Some),
         }
     }
 }
 
 /// What a PaymentIntent says (<https://docs.stripe.com/payments/paymentintents/lifecycle>).
-fn read(intent: &Value) -> Result<Hold, ProviderError> {
+fn parse_authorization(intent: &Value) -> Result<AuthorizationOutcome, ProviderError> {
     let provider_ref = provider_ref(intent);
     Ok(match intent["status"].as_str() {
-        Some("requires_capture" | "succeeded") => Hold::Authorized(Authorized {
+        Some("requires_capture" | "succeeded") => AuthorizationOutcome::Authorized(ProviderAuthorization {
             capture_before: intent["latest_charge"]["payment_method_details"]["card"]["capture_before"]
                 .as_i64()
                 .and_then(|seconds| Timestamp::from_second(seconds).ok()),
@@ -155,14 +156,14 @@ fn read(intent: &Value) -> Result<Hold, ProviderError> {
                 .map(|status| status == "available"),
             provider_ref,
         }),
-        Some("requires_action") => Hold::ActionRequired {
+        Some("requires_action") => AuthorizationOutcome::ActionRequired {
             url: intent["next_action"]["redirect_to_url"]["url"].as_str().map(str::to_owned),
             provider_ref,
         },
         Some("requires_payment_method" | "canceled") => {
             let error = &intent["last_payment_error"];
             let code = error["decline_code"].as_str().or_else(|| error["code"].as_str());
-            Hold::Declined { code: code.unwrap_or("card_declined").to_owned() }
+            AuthorizationOutcome::Declined { code: code.unwrap_or("card_declined").to_owned() }
         }
         other => return Err(ProviderError::UnknownOutcome(format!("payment is {other:?}").into())),
     })
@@ -170,8 +171,8 @@ fn read(intent: &Value) -> Result<Hold, ProviderError> {
 
 /// The amounts of a PaymentIntent, in ISO minor units; what was refunded is known of its charge alone. None if Stripe's
 /// units can't be converted, as of a currency that we do not take.
-fn payment(intent: &Value) -> Option<ProviderPayment> {
-    let units = ProviderUnits::of_code(intent["currency"].as_str()?).ok()?;
+fn parse_payment(intent: &Value) -> Option<ProviderPayment> {
+    let units = ProviderCurrency::for_code(intent["currency"].as_str()?).ok()?;
     let amount = |value: &Value| units.to_minor(value.as_i64().unwrap_or(0));
     let refunded = &intent["latest_charge"]["amount_refunded"];
     Some(ProviderPayment {
@@ -185,8 +186,8 @@ fn payment(intent: &Value) -> Option<ProviderPayment> {
 
 /// A payment in a list. One that can't be converted is listed without its order, so that reconciliation skips it and still
 /// compares the others.
-fn listed(intent: &Value) -> ProviderPayment {
-    payment(intent).unwrap_or_else(|| {
+fn parse_listed_payment(intent: &Value) -> ProviderPayment {
+    parse_payment(intent).unwrap_or_else(|| {
         let provider_ref = provider_ref(intent);
         tracing::warn!(payment = provider_ref, "a payment's amounts can't be converted; it is not compared");
         ProviderPayment { provider_ref, order_id: None, capturable: 0, captured: 0, refunded: None }
@@ -194,7 +195,7 @@ fn listed(intent: &Value) -> ProviderPayment {
 }
 
 /// An amount that Stripe gives, in ISO minor units. None if it gives none, or one that can't be converted.
-fn minor(units: ProviderUnits, amount: &Value) -> Option<i64> {
+fn parse_minor(units: ProviderCurrency, amount: &Value) -> Option<i64> {
     amount.as_i64().and_then(|amount| units.to_minor(amount))
 }
 
@@ -204,10 +205,12 @@ fn provider_ref(intent: &Value) -> String {
 
 #[async_trait]
 impl PaymentProvider for Stripe {
-    async fn authorize(&self, request: &AuthorizeRequest) -> Result<Hold, ProviderError> {
-        let amount = match ProviderUnits::of(request.currency).and_then(|u| u.to_provider(request.amount)) {
+    async fn authorize(&self, request: &AuthorizeRequest) -> Result<AuthorizationOutcome, ProviderError> {
+        let amount = match ProviderCurrency::for_currency(request.currency)
+            .and_then(|u| u.to_provider(request.amount))
+        {
             Ok(amount) => amount,
-            Err(reason) => return Ok(Hold::Rejected { code: reason.code().to_owned() }),
+            Err(reason) => return Ok(AuthorizationOutcome::Rejected { code: reason.code().to_owned() }),
         };
         let mut form = vec![
             ("amount", amount.to_string()),
@@ -226,47 +229,58 @@ impl PaymentProvider for Stripe {
         }
         let reply =
             self.call("authorize", Method::POST, "v1/payment_intents", Some(&request.key), &form).await?;
-        match reply.map_err(Refusal::into_error_of_authorization) {
-            Ok(intent) => read(&intent),
-            Err(ProviderError::Declined { code }) => Ok(Hold::Declined { code }),
-            Err(ProviderError::Refused { code }) => Ok(Hold::Rejected { code }),
+        match reply.map_err(StripeError::into_authorization_error) {
+            Ok(intent) => parse_authorization(&intent),
+            Err(ProviderError::Declined { code }) => Ok(AuthorizationOutcome::Declined { code }),
+            Err(ProviderError::Permanent { code }) => Ok(AuthorizationOutcome::Rejected { code }),
             Err(error) => Err(error),
         }
     }
 
-    async fn look_up(&self, provider_ref: &str) -> Result<Hold, ProviderError> {
-        read(&self.intent(provider_ref).await?)
+    async fn get_authorization(&self, provider_ref: &str) -> Result<AuthorizationOutcome, ProviderError> {
+        parse_authorization(&self.get_payment_intent(provider_ref).await?)
     }
 
-    async fn find(&self, order: OrderId, key: &str) -> Result<Option<Hold>, ProviderError> {
+    async fn search_authorization(
+        &self,
+        order: OrderId,
+        key: &str,
+    ) -> Result<Option<AuthorizationOutcome>, ProviderError> {
         let query = [
             ("query", format!("metadata['order_id']:'{order}'")),
             ("expand[]", "data.latest_charge".to_owned()),
         ];
         let query = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(query).finish();
         let path = format!("v1/payment_intents/search?{query}");
-        let found = self.call("find", Method::GET, &path, None, &[]).await?.map_err(Refusal::into_error)?;
+        let found =
+            self.call("find", Method::GET, &path, None, &[]).await?.map_err(StripeError::into_error)?;
         let intents = found["data"].as_array().map(Vec::as_slice).unwrap_or_default();
-        intents.iter().find(|intent| intent["metadata"]["operation"] == key).map(read).transpose()
+        intents
+            .iter()
+            .find(|intent| intent["metadata"]["operation"] == key)
+            .map(parse_authorization)
+            .transpose()
     }
 
     async fn capture(&self, request: &CaptureRequest) -> Result<i64, ProviderError> {
         let path = format!("v1/payment_intents/{}/capture", request.provider_ref);
-        let units = ProviderUnits::of(request.currency)?;
+        let units = ProviderCurrency::for_currency(request.currency)?;
         let mut form = vec![("amount_to_capture", units.to_provider(request.amount)?.to_string())];
         if !request.is_final {
             form.push(("final_capture", "false".into()));
         }
         let failure = match self.call("capture", Method::POST, &path, Some(&request.key), &form).await {
-            Ok(Ok(intent)) => return Ok(minor(units, &intent["amount_capturable"]).unwrap_or(0)),
+            Ok(Ok(intent)) => return Ok(parse_minor(units, &intent["amount_capturable"]).unwrap_or(0)),
             Ok(Err(refusal)) => refusal.into_error(),
             Err(failure) => failure,
         };
-        let Some(intent) = self.after(&failure, &request.provider_ref).await? else { return Err(failure) };
+        let Some(intent) = self.get_intent_after_failure(&failure, &request.provider_ref).await? else {
+            return Err(failure);
+        };
         // What does not say what was taken says nothing.
-        let Some(received) = minor(units, &intent["amount_received"]) else { return Err(failure) };
-        if received >= request.captured_before.minor() + request.amount.minor() {
-            return Ok(minor(units, &intent["amount_capturable"]).unwrap_or(0));
+        let Some(received) = parse_minor(units, &intent["amount_received"]) else { return Err(failure) };
+        if received >= request.previously_captured.minor() + request.amount.minor() {
+            return Ok(parse_minor(units, &intent["amount_capturable"]).unwrap_or(0));
         }
         let ended = matches!(intent["status"].as_str(), Some("canceled" | "succeeded"));
         Err(if ended && intent["amount_capturable"] == 0 { ProviderError::Lapsed } else { failure })
@@ -279,32 +293,37 @@ impl PaymentProvider for Stripe {
             Ok(Err(refusal)) => refusal.into_error(),
             Err(failure) => failure,
         };
-        let intent = self.after(&failure, provider_ref).await?.unwrap_or_default();
+        let intent = self.get_intent_after_failure(&failure, provider_ref).await?.unwrap_or_default();
         if matches!(intent["status"].as_str(), Some("canceled" | "succeeded")) {
             return Ok(());
         }
         Err(failure)
     }
 
-    async fn payment(&self, provider_ref: &str) -> Result<ProviderPayment, ProviderError> {
-        let intent = self.intent(provider_ref).await?;
-        payment(&intent)
+    async fn get_payment(&self, provider_ref: &str) -> Result<ProviderPayment, ProviderError> {
+        let intent = self.get_payment_intent(provider_ref).await?;
+        parse_payment(&intent)
             .ok_or_else(|| ProviderError::UnknownOutcome("the payment's amounts can't be converted".into()))
     }
 
-    async fn list_since(&self, since: Timestamp, after: Option<&str>) -> Result<PaymentPage, ProviderError> {
+    async fn list_payments_since(
+        &self,
+        since: Timestamp,
+        after: Option<&str>,
+    ) -> Result<PaymentPage, ProviderError> {
         let mut path = format!("v1/payment_intents?limit={LIST_PAGE}&created[gte]={}", since.as_second());
         if let Some(after) = after {
             path += &format!("&starting_after={after}");
         }
-        let list = self.call("list", Method::GET, &path, None, &[]).await?.map_err(Refusal::into_error)?;
+        let list =
+            self.call("list", Method::GET, &path, None, &[]).await?.map_err(StripeError::into_error)?;
         let payments = list["data"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let payments = payments.iter().map(listed).collect();
-        Ok(PaymentPage { payments, more: list["has_more"].as_bool().unwrap_or(false) })
+        let payments = payments.iter().map(parse_listed_payment).collect();
+        Ok(PaymentPage { payments, has_more: list["has_more"].as_bool().unwrap_or(false) })
     }
 
     async fn refund(&self, request: &RefundRequest) -> Result<ProviderRefund, ProviderError> {
-        refunds::ask(self, request).await
+        refunds::create(self, request).await
     }
 
     async fn find_refund(
@@ -315,19 +334,19 @@ impl PaymentProvider for Stripe {
         refunds::find(self, payment, refund).await
     }
 
-    async fn refunds_of(&self, payment: &str) -> Result<Vec<ListedRefund>, ProviderError> {
-        refunds::of_payment(self, payment).await
+    async fn list_refunds_of(&self, payment: &str) -> Result<Vec<ProviderListedRefund>, ProviderError> {
+        refunds::list_by_payment(self, payment).await
     }
 
-    async fn refunds_since(
+    async fn list_refunds_since(
         &self,
         since: Timestamp,
         after: Option<&str>,
     ) -> Result<RefundPage, ProviderError> {
-        refunds::page(self, &format!("created[gte]={}", since.as_second()), after).await
+        refunds::list_page(self, &format!("created[gte]={}", since.as_second()), after).await
     }
 
-    async fn look_up_refund(&self, provider_ref: &str) -> Result<ProviderRefund, ProviderError> {
-        refunds::look_up(self, provider_ref).await
+    async fn get_refund(&self, provider_ref: &str) -> Result<ProviderRefund, ProviderError> {
+        refunds::get(self, provider_ref).await
     }
 }

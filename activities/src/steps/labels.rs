@@ -2,19 +2,19 @@
 
 use crate::{OrderSteps, carrier::BookRequest, retry::StepFailure};
 use waybill_store::shipments;
-use waybill_workflows::wire::{Label, LabelCancellation, ShipmentRef};
+use waybill_workflows::payloads::{Label, LabelCancellation, ShipmentRef};
 
 pub(crate) async fn book(steps: &OrderSteps, input: &ShipmentRef) -> Result<Label, StepFailure> {
     // The address is looked up here, so that it is in no history.
-    let parcel = shipments::parcel(&steps.pool, input.shipment_id)
+    let parcel = shipments::find_details(&steps.pool, input.shipment_id)
         .await?
-        .ok_or_else(|| StepFailure::Refused("shipment_not_found".into()))?;
+        .ok_or_else(|| StepFailure::Permanent("shipment_not_found".into()))?;
     // Booked again after a restart of the workflow, which does not know of it.
-    if let Some(tracking_number) = parcel.booked_by_hand {
+    if let Some(tracking_number) = parcel.manual_tracking_number {
         return Ok(Label { tracking_number });
     }
     let request =
-        BookRequest { reference: input.shipment_id, from: parcel.from, to: parcel.to, goods: parcel.goods };
+        BookRequest { reference: input.shipment_id, from: parcel.from, to: parcel.to, goods: parcel.items };
     let label = steps.carrier.book(&request).await?;
     shipments::set_label(&steps.pool, input.shipment_id, &label.id, &label.tracking_number).await?;
     Ok(Label { tracking_number: label.tracking_number })
@@ -25,5 +25,5 @@ pub(crate) async fn cancel_label(
     input: &ShipmentRef,
 ) -> Result<LabelCancellation, StepFailure> {
     let cancelled = steps.carrier.cancel(input.shipment_id).await?;
-    Ok(if cancelled { LabelCancellation::Cancelled } else { LabelCancellation::Refused })
+    Ok(if cancelled { LabelCancellation::Cancelled } else { LabelCancellation::Rejected })
 }

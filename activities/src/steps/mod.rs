@@ -1,9 +1,9 @@
 //! The steps themselves, by what they touch.
 
+pub(crate) mod authorization;
 pub(crate) mod capture;
-pub(crate) mod hold;
 pub(crate) mod labels;
-pub(crate) mod people;
+pub(crate) mod operator;
 pub(crate) mod read_model;
 pub(crate) mod refund;
 pub(crate) mod returns;
@@ -14,10 +14,10 @@ use waybill_domain::ids::OrderId;
 use waybill_store::orders::{self, OrderRecord};
 
 /// The order a step is about. Its workflow was started for it, so it is there.
-async fn order(steps: &OrderSteps, id: OrderId) -> Result<OrderRecord, StepFailure> {
+async fn find_order(steps: &OrderSteps, id: OrderId) -> Result<OrderRecord, StepFailure> {
     orders::get(&steps.pool, id).await?.ok_or_else(order_not_found)
 }
 
 fn order_not_found() -> StepFailure {
-    StepFailure::Refused("order_not_found".into())
+    StepFailure::Permanent("order_not_found".into())
 }

@@ -1,52 +1,67 @@
 //! The risk decision, and the read model that everybody reads.
 
-use super::{hold, order};
+use super::{authorization, find_order};
 use crate::{OrderSteps, retry::StepFailure};
 use waybill_domain::risk;
 use waybill_store::{
     inbox,
     orders::{
-        projection::{self, Applied},
+        projection::{self, ProjectionOutcome},
         risk as decisions,
     },
     payments,
 };
-use waybill_workflows::wire::{Beginning, Inheritance, OrderRef, Projected, Projection, Screening};
+use waybill_workflows::payloads::{
+    OrderRef, OrderStepInput, Projected, Projection, RecoveryState, Screening,
+};
 
 pub(crate) async fn screen(steps: &OrderSteps, input: &OrderRef) -> Result<Screening, StepFailure> {
-    let known = decisions::known(&steps.pool, input.order_id)
+    let known = decisions::load_context(&steps.pool, input.order_id)
         .await?
-        .ok_or_else(|| StepFailure::Refused("order_not_found".into()))?;
+        .ok_or_else(|| StepFailure::Permanent("order_not_found".into()))?;
     let decision = match known.decision {
         Some(decision) => decision,
-        None => decisions::decide_once(&steps.pool, input.order_id, &risk::decide(known.input)).await?,
+        None => decisions::decide_once(&steps.pool, input.order_id, &risk::evaluate(known.input)).await?,
     };
-    Ok(Screening { decision, review_wait_seconds: steps.waits.review_seconds })
+    Ok(Screening { decision, review_wait_seconds: steps.wait_times.review_seconds })
 }
 
 pub(crate) async fn project(steps: &OrderSteps, input: &Projection) -> Result<Projected, StepFailure> {
     let Projection { order_id, base_version, entries, state } = input;
     let applied = steps.writers.project(*order_id, *base_version, entries, state).await?;
-    if let Applied::Appended { entered, .. } = &applied {
-        steps.metrics.projected(entered, entries);
-        steps.notifier.changed(*order_id);
+    if let ProjectionOutcome::Appended { entered, .. } = &applied {
+        steps.metrics.record_projection(entered, entries);
+        steps.notifier.notify_order(*order_id);
     }
     let version = applied.version();
     Ok(Projected { version: version.unwrap_or(*base_version), conflict: version.is_none() })
 }
 
-pub(crate) async fn inherit(steps: &OrderSteps, input: &Beginning) -> Result<Inheritance, StepFailure> {
-    let order = order(steps, input.order_id).await?;
+pub(crate) async fn load_recovery_state(
+    steps: &OrderSteps,
+    input: &OrderStepInput,
+) -> Result<RecoveryState, StepFailure> {
+    let order = find_order(steps, input.order_id).await?;
     let known = input.version.unwrap_or_default();
-    let facts = projection::facts(&steps.pool, input.order_id, known, order.version).await?;
-    let said = inbox::said(&steps.pool, input.order_id, "shipment_event").await?;
+    let facts = projection::find_reported_events(&steps.pool, input.order_id, known, order.version).await?;
+    let payloads = inbox::latest_payloads(&steps.pool, input.order_id, "shipment_event").await?;
     // One that can't be read was ignored by the workflow that ended, too.
-    let events = said.into_iter().filter_map(|payload| serde_json::from_value(payload).ok()).collect();
-    let holds = payments::holds(&steps.pool, input.order_id).await?;
+    let events = payloads.into_iter().filter_map(|payload| serde_json::from_value(payload).ok()).collect();
+    let holds = payments::find_authorizations(&steps.pool, input.order_id).await?;
     // One whose outcome is not known is asked for again under its own key.
-    let known_hold = holds.iter().rfind(|hold| hold.state != payments::State::Pending).or(holds.last());
-    let hold = known_hold.map(|hold| hold::describe(hold, steps.waits.renew_before_seconds));
+    let known_hold =
+        holds.iter().rfind(|hold| hold.state != payments::OperationState::Pending).or(holds.last());
+    let hold = known_hold
+        .map(|hold| authorization::authorization_details(hold, steps.wait_times.renew_before_seconds));
     let (state, version) = (order.state, order.version);
-    let (ahead, facts) = (Some(facts.ahead), facts.keys);
-    Ok(Inheritance { state, version, events, hold, edition: input.edition, ahead, facts })
+    let (ahead, facts) = (Some(facts.is_ahead), facts.keys);
+    Ok(RecoveryState {
+        state,
+        version,
+        events,
+        hold,
+        edition: input.edition,
+        is_ahead: ahead,
+        reported_keys: facts,
+    })
 }

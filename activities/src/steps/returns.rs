@@ -2,33 +2,37 @@
 
 use crate::{OrderSteps, retry::StepFailure};
 use waybill_domain::{
-    allocation::SHIPMENTS_MAX, ids::ReturnId, money::Amount, refundable::RefundLimit, returns::ReturnState,
+    allocation::SHIPMENTS_MAX, ids::ReturnId, money::Amount, refundable::RefundRejection,
+    returns::ReturnState,
 };
 use waybill_store::{
-    refunds::{self, NewRefund, Requested},
+    refunds::{self, NewRefund, RefundRequestOutcome},
     returns::{self, ReturnRecord},
 };
-use waybill_workflows::after::wire::{ReturnExpected, ReturnOutcome, ReturnRef};
+use waybill_workflows::after_sales::payloads::{ReturnExpected, ReturnOutcome, ReturnRef};
 
 /// The return a step is about. Its workflow was started for it, so it is there.
 async fn find(steps: &OrderSteps, id: ReturnId) -> Result<ReturnRecord, StepFailure> {
-    returns::get(&steps.pool, id).await?.ok_or_else(|| StepFailure::Refused("return_not_found".into()))
+    returns::get(&steps.pool, id).await?.ok_or_else(|| StepFailure::Permanent("return_not_found".into()))
 }
 
-pub(crate) async fn expect(steps: &OrderSteps, input: &ReturnRef) -> Result<ReturnExpected, StepFailure> {
+pub(crate) async fn expect_return(
+    steps: &OrderSteps,
+    input: &ReturnRef,
+) -> Result<ReturnExpected, StepFailure> {
     let seen_at = jiff::Timestamp::now();
     let record = find(steps, input.return_id).await?;
     returns::mark_started(&steps.pool, record.id, seen_at).await?;
     let received = record.state != ReturnState::Awaiting;
     // Of a workflow that begins anew a part is over, or all of it.
     let waited = jiff::Timestamp::now().duration_since(record.created_at).as_secs();
-    let wait_seconds = steps.waits.return_seconds.saturating_sub(waited.max(0).unsigned_abs());
+    let wait_seconds = steps.wait_times.return_seconds.saturating_sub(waited.max(0).unsigned_abs());
     Ok(ReturnExpected { wait_seconds, received })
 }
 
-pub(crate) async fn overdue(steps: &OrderSteps, input: &ReturnRef) -> Result<(), StepFailure> {
-    returns::overdue(&steps.pool, &find(steps, input.return_id).await?).await?;
-    steps.notifier.changed(input.order_id);
+pub(crate) async fn flag_overdue(steps: &OrderSteps, input: &ReturnRef) -> Result<(), StepFailure> {
+    returns::flag_overdue(&steps.pool, &find(steps, input.return_id).await?).await?;
+    steps.notifier.notify_order(input.order_id);
     Ok(())
 }
 
@@ -42,9 +46,9 @@ pub(crate) async fn settle(steps: &OrderSteps, input: &ReturnRef) -> Result<Retu
     let record = find(steps, input.return_id).await?;
     if record.state == ReturnState::Closed {
         // An earlier attempt closed it. Money that became refundable since is not this return's to refund.
-        return Ok(ReturnOutcome { refunded: requested(steps, &record).await? });
+        return Ok(ReturnOutcome { refunded: requested_amount(steps, &record).await? });
     }
-    let Refunds { refunded, disputed } = refund(steps, &record).await?;
+    let ReturnRefunds { refunded, disputed } = refund(steps, &record).await?;
     let received = record.lines.iter().any(|l| l.restocked + l.written_off > 0);
     let outcome = match (received, refunded.is_zero()) {
         (false, _) => "nothing_received",
@@ -54,40 +58,41 @@ pub(crate) async fn settle(steps: &OrderSteps, input: &ReturnRef) -> Result<Retu
     };
     let disputed = Some(disputed).filter(|disputed| !disputed.is_zero());
     returns::close(&steps.pool, &record, outcome, disputed).await?;
-    steps.notifier.changed(input.order_id);
+    steps.notifier.notify_order(input.order_id);
     Ok(ReturnOutcome { refunded })
 }
 
 /// What the refunds of a return come to.
-async fn requested(steps: &OrderSteps, record: &ReturnRecord) -> Result<Amount, StepFailure> {
-    let refunds = refunds::of_order(&steps.pool, record.order_id).await?;
+async fn requested_amount(steps: &OrderSteps, record: &ReturnRecord) -> Result<Amount, StepFailure> {
+    let refunds = refunds::find_by_order(&steps.pool, record.order_id).await?;
     let of_return = refunds.iter().filter(|refund| refund.return_id == Some(record.id));
-    Amount::sum(of_return.map(|refund| refund.amount)).map_err(|e| StepFailure::Refused(e.to_string()))
+    Amount::sum(of_return.map(|refund| refund.amount)).map_err(|e| StepFailure::Permanent(e.to_string()))
 }
 
 /// What was requested for a return.
-struct Refunds {
+struct ReturnRefunds {
     refunded: Amount,
     /// What is not refunded because it is disputed.
     disputed: Amount,
 }
 
 /// Requests the refunds of a return: of each payment that it was captured of as much as is left there.
-async fn refund(steps: &OrderSteps, record: &ReturnRecord) -> Result<Refunds, StepFailure> {
+async fn refund(steps: &OrderSteps, record: &ReturnRecord) -> Result<ReturnRefunds, StepFailure> {
     let mut missing = record.amount.unwrap_or_default();
-    let mut refunds = Refunds { refunded: Amount::ZERO, disputed: Amount::ZERO };
+    let mut refunds = ReturnRefunds { refunded: Amount::ZERO, disputed: Amount::ZERO };
     for part in 0..SHIPMENTS_MAX {
-        let Part { requested, disputed } = refund_part(steps, record, part, missing).await?;
+        let PartialRefund { requested, disputed } = refund_part(steps, record, part, missing).await?;
         refunds.disputed = disputed.min(missing);
         let Some(amount) = requested else { break };
         missing = missing.minus_or_zero(amount);
-        refunds.refunded = refunds.refunded.plus(amount).map_err(|e| StepFailure::Refused(e.to_string()))?;
+        refunds.refunded =
+            refunds.refunded.plus(amount).map_err(|e| StepFailure::Permanent(e.to_string()))?;
     }
     Ok(refunds)
 }
 
 /// One of a return's refunds.
-struct Part {
+struct PartialRefund {
     /// None if nothing is left to be refunded.
     requested: Option<Amount>,
     /// What is left of the captures and can't be refunded because it is disputed.
@@ -100,7 +105,7 @@ async fn refund_part(
     record: &ReturnRecord,
     part: usize,
     mut amount: Amount,
-) -> Result<Part, StepFailure> {
+) -> Result<PartialRefund, StepFailure> {
     let mut disputed_now = Amount::ZERO;
     // What is left only becomes less while others refund, unless a refund fails: then it is asked for once more.
     while !amount.is_zero() {
@@ -114,17 +119,19 @@ async fn refund_part(
             request_key: None,
         };
         match refunds::request(&steps.pool, &new).await? {
-            Requested::Accepted(refund) => {
-                return Ok(Part { requested: Some(refund.amount), disputed: disputed_now });
+            RefundRequestOutcome::Accepted(refund) => {
+                return Ok(PartialRefund { requested: Some(refund.amount), disputed: disputed_now });
             }
-            Requested::Limited(RefundLimit::MoreThanCaptured { left, disputed }) => {
+            RefundRequestOutcome::Rejected(RefundRejection::MoreThanCaptured { left, disputed }) => {
                 (amount, disputed_now) = (left, disputed);
             }
-            Requested::Limited(RefundLimit::Disputed { most, disputed }) => {
+            RefundRequestOutcome::Rejected(RefundRejection::Disputed { max_refundable: most, disputed }) => {
                 (amount, disputed_now) = (most, disputed);
             }
-            Requested::Limited(RefundLimit::MoreThanOnePayment { most }) => amount = most,
+            RefundRequestOutcome::Rejected(RefundRejection::ExceedsEachPayment { max_refundable: most }) => {
+                amount = most
+            }
         }
     }
-    Ok(Part { requested: None, disputed: disputed_now })
+    Ok(PartialRefund { requested: None, disputed: disputed_now })
 }

@@ -5,34 +5,35 @@ use crate::{OrderSteps, retry::StepFailure};
 use std::collections::BTreeMap;
 use waybill_domain::shortfall::{Replacement, ShortShipment};
 use waybill_store::{
-    shipments::{self, late},
+    shipments::{self, late_events},
     stock::{
         reservations,
         shortfalls::{self, ShortfallRequest},
     },
 };
-use waybill_workflows::wire::{
-    Beginning, ReleaseInput, ReplaceInput, Reservation, ShipmentRef, ShortfallInput,
+use waybill_workflows::payloads::{
+    OrderStepInput, ReleaseInput, ReplaceInput, Reservation, ShipmentRef, ShortfallInput,
 };
 
-pub(crate) async fn reserve(steps: &OrderSteps, input: &Beginning) -> Result<Reservation, StepFailure> {
+pub(crate) async fn reserve(steps: &OrderSteps, input: &OrderStepInput) -> Result<Reservation, StepFailure> {
     let reserved = steps.writers.reserve(input.order_id).await?.ok_or_else(order_not_found)?;
     Ok(Reservation {
         lines: reserved.lines,
         shortage_policy: reserved.shortage_policy,
         allocation: reserved.allocation,
-        customer_wait_seconds: steps.waits.customer_seconds,
+        customer_wait_seconds: steps.wait_times.customer_seconds,
         edition: input.edition,
     })
 }
 
-pub(crate) async fn release(steps: &OrderSteps, input: &ReleaseInput) -> Result<(), StepFailure> {
+pub(crate) async fn release_stock(steps: &OrderSteps, input: &ReleaseInput) -> Result<(), StepFailure> {
     Ok(reservations::release(&steps.pool, input.order_id, input.shipments.as_deref()).await?)
 }
 
-pub(crate) async fn replace(steps: &OrderSteps, input: &ReplaceInput) -> Result<(), StepFailure> {
-    let ReplaceInput { order_id, shipment_id, successor, lines, amount } = input;
-    Ok(shipments::replace(&steps.pool, *order_id, *shipment_id, *successor, lines, *amount).await?)
+pub(crate) async fn replace_shipment(steps: &OrderSteps, input: &ReplaceInput) -> Result<(), StepFailure> {
+    let ReplaceInput { order_id, shipment_id, replacement_id: successor, lines, amount } = input;
+    Ok(shipments::move_to_replacement(&steps.pool, *order_id, *shipment_id, *successor, lines, *amount)
+        .await?)
 }
 
 pub(crate) async fn settle_shortfall(
@@ -48,8 +49,8 @@ pub(crate) async fn settle_shortfall(
     };
     let request = ShortfallRequest { shipment, action: input.action, shipments_max: input.shipments_max };
     Ok(match input.dry_run {
-        true => shortfalls::plan(&steps.pool, &request).await?,
-        false => shortfalls::settle(&steps.pool, &request).await?,
+        true => shortfalls::plan_replacement(&steps.pool, &request).await?,
+        false => shortfalls::replace_shipment(&steps.pool, &request).await?,
     })
 }
 
@@ -58,8 +59,11 @@ pub(crate) async fn hand_over(steps: &OrderSteps, input: &ShipmentRef) -> Result
 }
 
 /// The return that this opens gets its workflow from the pump.
-pub(crate) async fn expect_back(steps: &OrderSteps, input: &ShipmentRef) -> Result<(), StepFailure> {
-    late::expect_back(&steps.pool, input.order_id, input.shipment_id).await?;
-    steps.notifier.changed(input.order_id);
+pub(crate) async fn open_return_of_shipment(
+    steps: &OrderSteps,
+    input: &ShipmentRef,
+) -> Result<(), StepFailure> {
+    late_events::expect_back(&steps.pool, input.order_id, input.shipment_id).await?;
+    steps.notifier.notify_order(input.order_id);
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Where an order goes, as it arrives.
 
-use super::check::Check;
+use super::check::Validator;
 use serde::Deserialize;
 use waybill_domain::{country, order::Address};
 
@@ -34,37 +34,37 @@ impl std::fmt::Debug for RawAddress {
     }
 }
 
-impl Check {
+impl Validator {
     pub(super) fn address(&mut self, raw: RawAddress) -> Address {
         let at = |field: &str| format!("/shipping_address/{field}");
         if !country::is_assigned(&raw.country) {
-            self.wrong(
+            self.reject(
                 at("country"),
                 "must be an officially assigned ISO 3166-1 alpha-2 code in upper case, such as NL",
             );
         } else if raw.postal_code.is_none() && country::has_postal_codes(&raw.country) {
             let detail = format!("must be given: addresses in {} have a postal code", raw.country);
-            self.wrong(at("postal_code"), detail);
+            self.reject(at("postal_code"), detail);
         }
         if raw.phone.as_deref().is_some_and(|phone| !is_phone(phone)) {
             let detail = format!(
                 "must have 1 to {PHONE_CHARS_MAX} characters: digits, at least one, spaces and any of + - ( ) ."
             );
-            self.wrong(at("phone"), detail);
+            self.reject(at("phone"), detail);
         }
         if raw.email.as_deref().is_some_and(|email| !is_email(email)) {
             let detail = format!(
                 "must have one @ with something on both sides, no white space, and at most {EMAIL_CHARS_MAX} characters"
             );
-            self.wrong(at("email"), detail);
+            self.reject(at("email"), detail);
         }
         Address {
-            name: self.text(&at("name"), raw.name),
-            line1: self.text(&at("line1"), raw.line1),
-            line2: raw.line2.map(|line| self.text(&at("line2"), line)),
-            city: self.text(&at("city"), raw.city),
-            postal_code: raw.postal_code.map(|code| self.text(&at("postal_code"), code)),
-            region: raw.region.map(|region| self.text(&at("region"), region)),
+            name: self.validate_text(&at("name"), raw.name),
+            line1: self.validate_text(&at("line1"), raw.line1),
+            line2: raw.line2.map(|line| self.validate_text(&at("line2"), line)),
+            city: self.validate_text(&at("city"), raw.city),
+            postal_code: raw.postal_code.map(|code| self.validate_text(&at("postal_code"), code)),
+            region: raw.region.map(|region| self.validate_text(&at("region"), region)),
             country: raw.country,
             phone: raw.phone,
             email: raw.email,

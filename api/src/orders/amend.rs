@@ -3,8 +3,8 @@
 use super::view::{self, etag};
 use crate::{
     auth::Authenticated,
-    extract::{IdempotencyKey, JsonBody, PathOf, header},
-    idempotency::once,
+    extract::{IdempotencyKey, JsonBody, PathParam, header},
+    idempotency::run_once,
     problem::Problem,
     state::App,
     wait,
@@ -17,25 +17,25 @@ use axum::{
 use serde::Deserialize;
 use waybill_domain::{ids::OrderId, state::OrderState, status::OrderStatus};
 use waybill_store::keys::Scope;
-use waybill_workflows::wire::{Acceptance, Amendment};
+use waybill_workflows::payloads::{Amendment, ShortageAnswer};
 
 const ROUTE: &str = "amendment";
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Body {
-    accept: Acceptance,
+    accept: ShortageAnswer,
 }
 
 pub(crate) async fn handler(
     State(app): State<App>,
     caller: Authenticated,
-    PathOf(id): PathOf<OrderId>,
+    PathParam(id): PathParam<OrderId>,
     headers: HeaderMap,
     IdempotencyKey(key): IdempotencyKey,
     JsonBody { value: body, fingerprint }: JsonBody<Body>,
 ) -> Result<Response, Problem> {
-    let caller = caller.with(Scope::OrdersWrite)?;
+    let caller = caller.require(Scope::OrdersWrite)?;
     let expected = header(&headers, "if-match").ok_or_else(Problem::precondition_missing)?.to_owned();
     let request = super::request_key(caller.merchant_id, ROUTE, key, id, &fingerprint);
     let update_id = super::update_id(&request);
@@ -51,11 +51,11 @@ pub(crate) async fn handler(
         }
         let changes = app.changes.subscribe();
         if let Err(error) = app.engine.amend(id, update_id, Amendment { accept: body.accept }).await {
-            return Err(super::refusal(&app, caller.merchant_id, id, error).await);
+            return Err(super::workflow_error(&app, caller.merchant_id, id, error).await);
         }
         let amended = |state: &OrderState| state.status != OrderStatus::AwaitingCustomer;
-        let order = wait::for_order(&app, id, wait::CHANGE_MAX, changes, amended).await?;
-        Ok((StatusCode::ACCEPTED, view::value(&order)))
+        let order = wait::wait_for_order(&app, id, wait::CHANGE_WAIT_MAX, changes, amended).await?;
+        Ok((StatusCode::ACCEPTED, view::to_json(&order)))
     };
-    Ok(once(&app, id, request, task).await)
+    Ok(run_once(&app, id, request, task).await)
 }

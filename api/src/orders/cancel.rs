@@ -3,8 +3,8 @@
 use super::view;
 use crate::{
     auth::Authenticated,
-    extract::{IdempotencyKey, JsonBody, PathOf, check_reason},
-    idempotency::{Answer, once},
+    extract::{IdempotencyKey, JsonBody, PathParam, validate_reason},
+    idempotency::{HandlerResponse, run_once},
     problem::{FieldError, Problem},
     state::App,
     wait,
@@ -21,20 +21,20 @@ use std::time::Duration;
 use uuid::Uuid;
 use waybill_domain::{
     cancellation::{CancellationPlan, plan_cancellation},
-    event::Pieces,
+    event::LineQuantity,
     ids::OrderId,
-    lines::{BadLines, LinePart, Selection, plan_lines},
+    lines::{InvalidLines, LineSelection, LineSelector, plan_line_cancellation},
     order::LINES_MAX,
     state::OrderState,
     status::OrderStatus,
 };
-use waybill_runtime::engine::Start;
+use waybill_runtime::temporal::OrderStart;
 use waybill_store::{inbox::idempotency::RequestKey, keys::Scope, orders::OrderRecord};
-use waybill_workflows::wire::CancelRequest;
+use waybill_workflows::payloads::CancelRequest;
 
 const ROUTE: &str = "cancellation";
 /// One more than an order may have.
-const LINES_TOO_MANY: usize = LINES_MAX + 1;
+const LINES_LIMIT_EXCEEDED: usize = LINES_MAX + 1;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -42,7 +42,7 @@ pub(crate) struct Body {
     reason: String,
     /// Whole lines by their numbers, from 0, and so many pieces of lines; without them, the whole order.
     #[serde(default)]
-    lines: Option<Vec<LinePart>>,
+    lines: Option<Vec<LineSelector>>,
     #[serde(default)]
     dry_run: bool,
 }
@@ -50,60 +50,64 @@ pub(crate) struct Body {
 pub(crate) async fn handler(
     State(app): State<App>,
     caller: Authenticated,
-    PathOf(id): PathOf<OrderId>,
+    PathParam(id): PathParam<OrderId>,
     headers: HeaderMap,
     request: Request,
 ) -> Result<Response, Problem> {
-    let caller = caller.with(Scope::OrdersWrite)?;
+    let caller = caller.require(Scope::OrdersWrite)?;
     let (mut parts, body) = request.into_parts();
     let key = IdempotencyKey::from_request_parts(&mut parts, &app).await;
     let request = Request::from_parts(parts, body);
     let JsonBody { value: body, fingerprint } =
         <JsonBody<Body> as axum::extract::FromRequest<App>>::from_request(request, &app).await?;
-    if let Some(wrong) = check_reason(&body.reason) {
+    if let Some(wrong) = validate_reason(&body.reason) {
         return Err(Problem::invalid(vec![wrong]));
     }
     let order = super::find(&app, caller.merchant_id, id).await?;
-    let lines = lines(body.lines.as_deref(), &order)?;
+    let lines = parse_lines(body.lines.as_deref(), &order)?;
     if body.dry_run {
         // It changes nothing, so it needs no key.
-        return Ok(Json(answer(plan(&order, lines.as_ref())?, &order)).into_response());
+        return Ok(Json(response_body(plan(&order, lines.as_ref())?, &order)).into_response());
     }
     let key = super::request_key(caller.merchant_id, ROUTE, key?.0, id, &fingerprint);
-    let limit = wait::preference(&headers).unwrap_or(wait::CHANGE_MAX);
+    let limit = wait::parse_prefer_wait(&headers).unwrap_or(wait::CHANGE_WAIT_MAX);
     let id_of_key = || Uuid::new_v5(&id.0, super::update_id(&key).as_bytes()).to_string();
     let request = CancelRequest {
         reason: body.reason,
         source: String::new(),
         // Whole lines need no id: what is cancelled twice is cancelled once.
-        request: lines.as_ref().is_some_and(Selection::has_quantities).then(id_of_key),
+        request: lines.as_ref().is_some_and(LineSelection::has_quantities).then(id_of_key),
         lines: lines.map(|lines| lines.parts()),
     };
     let task = cancel(app.clone(), order, key.clone(), request, limit);
-    Ok(once(&app, id, key, task).await)
+    Ok(run_once(&app, id, key, task).await)
 }
 
 /// The lines that are to be cancelled, once each; nothing if that is the whole order.
-fn lines(named: Option<&[LinePart]>, order: &OrderRecord) -> Result<Option<Selection>, Problem> {
-    let Some(named) = named else { return Ok(None) };
+fn parse_lines(
+    requested: Option<&[LineSelector]>,
+    order: &OrderRecord,
+) -> Result<Option<LineSelection>, Problem> {
+    let Some(requested) = requested else { return Ok(None) };
     let ordered: Vec<u32> = order.placed.lines.iter().map(|line| line.quantity).collect();
     let wrong = |pointer: &str, detail: String| vec![FieldError { pointer: pointer.into(), detail }];
-    let errors: Vec<FieldError> = match named.len() {
-        0 => wrong("/lines", BadLines::None.to_string()),
-        LINES_TOO_MANY.. => wrong("/lines", format!("must have at most {LINES_MAX} entries")),
-        _ => (0..named.len()).filter_map(|index| check_entry(named, index, &ordered)).collect(),
+    let errors: Vec<FieldError> = match requested.len() {
+        0 => wrong("/lines", InvalidLines::Empty.to_string()),
+        LINES_LIMIT_EXCEEDED.. => wrong("/lines", format!("must have at most {LINES_MAX} entries")),
+        _ => (0..requested.len()).filter_map(|index| validate_entry(requested, index, &ordered)).collect(),
     };
     if !errors.is_empty() {
         return Err(Problem::invalid(errors));
     }
-    let lines = Selection::read(named).map_err(|bad| Problem::invalid(wrong("/lines", bad.to_string())))?;
+    let lines =
+        LineSelection::parse(requested).map_err(|bad| Problem::invalid(wrong("/lines", bad.to_string())))?;
     let is_whole_order = lines.lines().len() == ordered.len() && !lines.has_quantities();
     Ok((!is_whole_order).then_some(lines))
 }
 
 /// What is wrong with an entry. A whole line may be there twice: it means the same as once.
-fn check_entry(named: &[LinePart], index: usize, ordered: &[u32]) -> Option<FieldError> {
-    let entry = named[index];
+fn validate_entry(requested: &[LineSelector], index: usize, ordered: &[u32]) -> Option<FieldError> {
+    let entry = requested[index];
     let line = entry.line();
     let of_line = match entry.quantity() {
         None => format!("/lines/{index}"),
@@ -113,7 +117,7 @@ fn check_entry(named: &[LinePart], index: usize, ordered: &[u32]) -> Option<Fiel
     let Some(most) = ordered.get(line as usize) else {
         return wrong(of_line, format!("must be a line's number, 0 to {}", ordered.len() - 1));
     };
-    let same = named[..index].iter().find(|earlier| earlier.line() == line);
+    let same = requested[..index].iter().find(|earlier| earlier.line() == line);
     if same.is_some_and(|earlier| earlier.quantity().or(entry.quantity()).is_some()) {
         return wrong(of_line, "must be there once: the line is named before, and has a quantity".into());
     }
@@ -124,14 +128,14 @@ fn check_entry(named: &[LinePart], index: usize, ordered: &[u32]) -> Option<Fiel
     })
 }
 
-fn plan(order: &OrderRecord, lines: Option<&Selection>) -> Result<CancellationPlan, Problem> {
+fn plan(order: &OrderRecord, lines: Option<&LineSelection>) -> Result<CancellationPlan, Problem> {
     let Some(lines) = lines else { return Ok(plan_cancellation(&order.state)) };
-    let bad = |bad: BadLines| FieldError { pointer: "/lines".into(), detail: bad.to_string() };
-    plan_lines(&order.state, lines).map_err(|e| Problem::invalid(vec![bad(e)]))
+    let bad = |bad: InvalidLines| FieldError { pointer: "/lines".into(), detail: bad.to_string() };
+    plan_line_cancellation(&order.state, lines).map_err(|e| Problem::invalid(vec![bad(e)]))
 }
 
-fn answer(plan: CancellationPlan, order: &OrderRecord) -> serde_json::Value {
-    json!({"answer": plan.answer, "plan": plan, "order": view::value(order)})
+fn response_body(plan: CancellationPlan, order: &OrderRecord) -> serde_json::Value {
+    json!({"answer": plan.answer, "plan": plan, "order": view::to_json(order)})
 }
 
 async fn cancel(
@@ -140,16 +144,18 @@ async fn cancel(
     key: RequestKey,
     request: CancelRequest,
     limit: Duration,
-) -> Result<Answer, Problem> {
-    let lines = request.lines.as_deref().and_then(|parts| Selection::read(parts).ok());
+) -> Result<HandlerResponse, Problem> {
+    let lines = request.lines.as_deref().and_then(|parts| LineSelection::parse(parts).ok());
     let plan = plan(&order, lines.as_ref())?;
     if order.state.status == OrderStatus::Cancelled && lines.is_none() {
-        return Ok((StatusCode::OK, answer(plan, &order)));
+        return Ok((StatusCode::OK, response_body(plan, &order)));
     }
-    if let Some(words) = plan.refusal(order.state.status).filter(|_| order.state.status.is_terminal()) {
-        return Err(Problem::wrong_state(order.id, order.state.status, words));
+    if let Some(message) =
+        plan.rejection_message(order.state.status).filter(|_| order.state.status.is_terminal())
+    {
+        return Err(Problem::wrong_state(order.id, order.state.status, message));
     }
-    let start = Start {
+    let start = OrderStart {
         order_id: order.id,
         merchant_id: order.merchant_id,
         customer_id: order.placed.customer_id.clone(),
@@ -161,29 +167,33 @@ async fn cancel(
             // It may have been cancelled in the meantime, and its workflow be gone: then it is as was asked.
             let now = super::find(&app, order.merchant_id, order.id).await?;
             if now.state.status == OrderStatus::Cancelled {
-                return Ok((StatusCode::OK, answer(plan, &now)));
+                return Ok((StatusCode::OK, response_body(plan, &now)));
             }
-            return Err(super::refusal(&app, order.merchant_id, order.id, error).await);
+            return Err(super::workflow_error(&app, order.merchant_id, order.id, error).await);
         }
     };
     let settled = |state: &OrderState| {
-        is_done(state, lines.as_ref(), &reply.cancelled_by_then)
+        is_cancelled(state, lines.as_ref(), &reply.cancelled_by_then)
             || !matches!(state.status, OrderStatus::Cancelling)
                 && (state.status.is_terminal() || state.attention.is_some())
     };
-    let order = wait::for_order(&app, order.id, limit, changes, settled).await?;
-    let is_done = is_done(&order.state, lines.as_ref(), &reply.cancelled_by_then);
+    let order = wait::wait_for_order(&app, order.id, limit, changes, settled).await?;
+    let is_done = is_cancelled(&order.state, lines.as_ref(), &reply.cancelled_by_then);
     let status = if is_done { StatusCode::OK } else { StatusCode::ACCEPTED };
-    Ok((status, answer(reply.plan, &order)))
+    Ok((status, response_body(reply.plan, &order)))
 }
 
 /// Whether what was asked for is so: whole lines have nothing open, and of the others as many pieces are cancelled as there
 /// are with this request and those before it.
-fn is_done(state: &OrderState, lines: Option<&Selection>, cancelled_by_then: &[Pieces]) -> bool {
+fn is_cancelled(
+    state: &OrderState,
+    lines: Option<&LineSelection>,
+    cancelled_by_then: &[LineQuantity],
+) -> bool {
     let Some(lines) = lines else { return state.status == OrderStatus::Cancelled };
     let cancelled = |line: u32| state.lines.get(line as usize).map_or(0, |line| line.cancelled);
     let wanted = |line: u32| cancelled_by_then.iter().find(|p| p.line == line).map_or(1, |p| p.quantity);
     lines.iter().all(|(line, quantity)| {
-        cancelled(line) >= wanted(line) && (quantity.is_some() || state.open_pieces(line) == 0)
+        cancelled(line) >= wanted(line) && (quantity.is_some() || state.open_quantity(line) == 0)
     })
 }

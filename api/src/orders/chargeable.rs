@@ -4,25 +4,25 @@ use crate::problem::{FieldError, Problem};
 use waybill_domain::{
     Currency,
     money::Amount,
-    order::{NewOrder, sale_currency},
-    provider_units::{NotChargeable, ProviderUnits, smallest_share},
+    order::{NewOrder, parse_sale_currency},
+    provider_units::{NotChargeable, ProviderCurrency, amount_increment},
 };
 
 /// The currency of that code, if orders can be paid in it.
 pub(super) fn chargeable_currency(code: &str) -> Result<Currency, String> {
-    let currency = sale_currency(code).map_err(|error| error.to_string())?;
-    ProviderUnits::of(currency).map_err(|error| error.to_string())?;
+    let currency = parse_sale_currency(code).map_err(|error| error.to_string())?;
+    ProviderCurrency::for_currency(currency).map_err(|error| error.to_string())?;
     Ok(currency)
 }
 
 /// What is wrong with the order's amounts. An order of nothing is not charged.
-pub(super) fn check_order(order: &NewOrder, total: Amount) -> Vec<FieldError> {
+pub(super) fn validate_chargeable(order: &NewOrder, total: Amount) -> Vec<FieldError> {
     if total.is_zero() {
         return Vec::new();
     }
-    match ProviderUnits::of(order.currency).and_then(|units| units.check_charge(total)) {
+    match ProviderCurrency::for_currency(order.currency).and_then(|units| units.check_charge(total)) {
         Ok(()) => Vec::new(),
-        Err(reason @ NotChargeable::NotAMultiple(unit)) => not_multiples(order, unit)
+        Err(reason @ NotChargeable::NotAMultiple(unit)) => non_multiple_fields(order, unit)
             .into_iter()
             .map(|pointer| FieldError { pointer, detail: reason.to_string() })
             .collect(),
@@ -36,7 +36,7 @@ pub(super) fn check_order(order: &NewOrder, total: Amount) -> Vec<FieldError> {
 }
 
 /// The amounts for which the total is no multiple of `unit`: at least one, as the total is their sum.
-fn not_multiples(order: &NewOrder, unit: i64) -> Vec<String> {
+fn non_multiple_fields(order: &NewOrder, unit: i64) -> Vec<String> {
     let lines = order.lines.iter().enumerate().map(|(number, line)| {
         (format!("/lines/{number}/unit_price"), line.unit_price.minor() * i64::from(line.quantity))
     });
@@ -46,8 +46,8 @@ fn not_multiples(order: &NewOrder, unit: i64) -> Vec<String> {
 }
 
 /// Checks that the provider can refund the amount.
-pub(super) fn check_refund(currency: Currency, amount: Amount) -> Result<(), Problem> {
-    let unit = smallest_share(currency);
+pub(super) fn validate_refund_amount(currency: Currency, amount: Amount) -> Result<(), Problem> {
+    let unit = amount_increment(currency);
     if amount.minor() % unit == 0 {
         return Ok(());
     }

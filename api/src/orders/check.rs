@@ -6,24 +6,24 @@ use crate::problem::FieldError;
 const TEXT_CHARS_MAX: usize = 200;
 /// Collects what is wrong.
 #[derive(Default)]
-pub(super) struct Check(pub(super) Vec<FieldError>);
+pub(super) struct Validator(pub(super) Vec<FieldError>);
 
-impl Check {
-    pub(super) fn wrong(&mut self, pointer: impl Into<String>, detail: impl ToString) {
+impl Validator {
+    pub(super) fn reject(&mut self, pointer: impl Into<String>, detail: impl ToString) {
         self.0.push(FieldError { pointer: pointer.into(), detail: detail.to_string() });
     }
 
-    pub(super) fn keep<T, E: ToString>(&mut self, pointer: &str, result: Result<T, E>) -> Option<T> {
-        result.map_err(|error| self.wrong(pointer, error.to_string())).ok()
+    pub(super) fn collect<T, E: ToString>(&mut self, pointer: &str, result: Result<T, E>) -> Option<T> {
+        result.map_err(|error| self.reject(pointer, error.to_string())).ok()
     }
 
-    pub(super) fn text(&mut self, pointer: &str, text: String) -> String {
+    pub(super) fn validate_text(&mut self, pointer: &str, text: String) -> String {
         if text.trim().is_empty() {
-            self.wrong(pointer, "must not be empty");
+            self.reject(pointer, "must not be empty");
         } else if text.chars().count() > TEXT_CHARS_MAX {
-            self.wrong(pointer, format!("must be at most {TEXT_CHARS_MAX} characters long"));
+            self.reject(pointer, format!("must be at most {TEXT_CHARS_MAX} characters long"));
         } else if text.chars().any(char::is_control) {
-            self.wrong(pointer, "must not contain control characters");
+            self.reject(pointer, "must not contain control characters");
         }
         text
     }

@@ -3,8 +3,8 @@
 use super::view;
 use crate::{
     auth::Authenticated,
-    extract::{IdempotencyKey, JsonBody, PathOf, check_reason},
-    idempotency::once,
+    extract::{IdempotencyKey, JsonBody, PathParam, validate_reason},
+    idempotency::run_once,
     problem::Problem,
     state::App,
     wait,
@@ -13,26 +13,26 @@ use axum::{extract::State, http::StatusCode, response::Response};
 use serde::Deserialize;
 use waybill_domain::{ids::OrderId, state::OrderState, status::OrderStatus};
 use waybill_store::keys::Scope;
-use waybill_workflows::wire::{Decision, Verdict};
+use waybill_workflows::payloads::{Decision, ReviewVerdict};
 
 const ROUTE: &str = "decision";
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Body {
-    decision: Verdict,
+    decision: ReviewVerdict,
     reason: String,
 }
 
 pub(crate) async fn handler(
     State(app): State<App>,
     caller: Authenticated,
-    PathOf(id): PathOf<OrderId>,
+    PathParam(id): PathParam<OrderId>,
     IdempotencyKey(key): IdempotencyKey,
     JsonBody { value: body, fingerprint }: JsonBody<Body>,
 ) -> Result<Response, Problem> {
-    let caller = caller.with(Scope::OrdersWrite)?;
-    if let Some(wrong) = check_reason(&body.reason) {
+    let caller = caller.require(Scope::OrdersWrite)?;
+    if let Some(wrong) = validate_reason(&body.reason) {
         return Err(Problem::invalid(vec![wrong]));
     }
     let order = super::find(&app, caller.merchant_id, id).await?;
@@ -47,11 +47,11 @@ pub(crate) async fn handler(
         let changes = app.changes.subscribe();
         let decision = Decision { decision: body.decision, reason: body.reason };
         if let Err(error) = app.engine.decide(id, update_id, decision).await {
-            return Err(super::refusal(&app, caller.merchant_id, id, error).await);
+            return Err(super::workflow_error(&app, caller.merchant_id, id, error).await);
         }
         let decided = |state: &OrderState| state.status != OrderStatus::InReview;
-        let order = wait::for_order(&app, id, wait::CHANGE_MAX, changes, decided).await?;
-        Ok((StatusCode::ACCEPTED, view::value(&order)))
+        let order = wait::wait_for_order(&app, id, wait::CHANGE_WAIT_MAX, changes, decided).await?;
+        Ok((StatusCode::ACCEPTED, view::to_json(&order)))
     };
-    Ok(once(&app, id, request, task).await)
+    Ok(run_once(&app, id, request, task).await)
 }

@@ -1,6 +1,6 @@
 //! `GET /v1/orders/{id}/disputes`: what the customer disputes with their bank, as the payment provider told it.
 
-use crate::{auth::Authenticated, extract::PathOf, problem::Problem, state::App};
+use crate::{auth::Authenticated, extract::PathParam, problem::Problem, state::App};
 use axum::{Json, extract::State};
 use serde_json::{Value, json};
 use waybill_domain::ids::OrderId;
@@ -9,11 +9,11 @@ use waybill_store::{keys::Scope, refunds::disputes};
 pub(crate) async fn handler(
     State(app): State<App>,
     caller: Authenticated,
-    PathOf(id): PathOf<OrderId>,
+    PathParam(id): PathParam<OrderId>,
 ) -> Result<Json<Value>, Problem> {
-    let caller = caller.with(Scope::OrdersRead)?;
+    let caller = caller.require(Scope::OrdersRead)?;
     let order = super::find(&app, caller.merchant_id, id).await?;
-    let disputes: Vec<Value> = disputes::of_order(&app.pool, order.id)
+    let disputes: Vec<Value> = disputes::find_by_order(&app.pool, order.id)
         .await?
         .into_iter()
         .map(|d| {

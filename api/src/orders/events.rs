@@ -2,7 +2,7 @@
 
 use crate::{
     auth::Authenticated,
-    extract::{PathOf, QueryOf},
+    extract::{PathParam, QueryParams},
     problem::Problem,
     state::App,
 };
@@ -25,13 +25,13 @@ pub(crate) struct Params {
 pub(crate) async fn handler(
     State(app): State<App>,
     caller: Authenticated,
-    PathOf(id): PathOf<OrderId>,
-    QueryOf(params): QueryOf<Params>,
+    PathParam(id): PathParam<OrderId>,
+    QueryParams(params): QueryParams<Params>,
 ) -> Result<Json<Value>, Problem> {
-    let caller = caller.with(Scope::OrdersRead)?;
+    let caller = caller.require(Scope::OrdersRead)?;
     let order = super::find(&app, caller.merchant_id, id).await?;
     let events = orders::events(&app.pool, order.id, params.after_seq, EVENTS_MAX).await?;
-    app.seen(id, events.last().map_or(0, |last| last.seq));
+    app.invalidate_older(id, events.last().map_or(0, |last| last.seq));
     let events: Vec<Value> = events
         .into_iter()
         .map(|e| json!({"seq": e.seq, "type": e.kind, "status": e.status, "at": e.at, "data": e.data}))

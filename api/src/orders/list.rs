@@ -3,7 +3,7 @@
 use super::view::OrderView;
 use crate::{
     auth::Authenticated,
-    extract::QueryOf,
+    extract::QueryParams,
     problem::{FieldError, Problem},
     state::App,
 };
@@ -59,9 +59,9 @@ fn read<T, E: ToString>(
 pub(crate) async fn handler(
     State(app): State<App>,
     caller: Authenticated,
-    QueryOf(params): QueryOf<Params>,
+    QueryParams(params): QueryParams<Params>,
 ) -> Result<Response, Problem> {
-    let caller = caller.with(Scope::OrdersRead)?;
+    let caller = caller.require(Scope::OrdersRead)?;
     let mut wrong = Vec::new();
     let limit = params.limit.unwrap_or(LIMIT_DEFAULT);
     if !(1..=LIMIT_MAX).contains(&limit) {
@@ -88,7 +88,7 @@ pub(crate) async fn handler(
     }
     let mut page = orders::list(&app.pool, caller.merchant_id, &filter, limit + 1).await?;
     for order in &page {
-        app.seen(order.id, order.version);
+        app.invalidate_older(order.id, order.version);
     }
     let more = page.len() > usize::from(limit);
     page.truncate(usize::from(limit));

@@ -8,13 +8,13 @@ mod check;
 pub(crate) mod decide;
 pub(crate) mod disputes;
 pub(crate) mod events;
+pub(crate) mod get;
 pub(crate) mod list;
-pub(crate) mod new_order;
-pub(crate) mod operate;
+pub(crate) mod operator_action;
 pub(crate) mod payment_action;
 pub(crate) mod place;
-pub(crate) mod read;
 pub(crate) mod refunds;
+pub(crate) mod validate;
 pub(crate) mod view;
 
 use crate::{problem::Problem, state::App};
@@ -23,7 +23,7 @@ use waybill_domain::{
     ids::{MerchantId, OrderId},
     status::OrderStatus,
 };
-use waybill_runtime::engine::EngineError;
+use waybill_runtime::temporal::WorkflowClientError;
 use waybill_store::{
     inbox::idempotency::RequestKey,
     orders::{self, OrderRecord},
@@ -33,24 +33,24 @@ use waybill_store::{
 pub(crate) async fn find(app: &App, merchant: MerchantId, id: OrderId) -> Result<OrderRecord, Problem> {
     tracing::Span::current().record("order_id", tracing::field::display(id));
     let order = orders::find(&app.pool, merchant, id).await?.ok_or_else(|| Problem::not_found("order"))?;
-    app.seen(id, order.version);
+    app.invalidate_older(id, order.version);
     Ok(order)
 }
 
 /// What a workflow's refusal means to a client: the order is read again, since it has moved on.
-async fn refusal(app: &App, merchant: MerchantId, id: OrderId, error: EngineError) -> Problem {
-    let has_no_workflow = matches!(error, EngineError::NoWorkflow);
+async fn workflow_error(app: &App, merchant: MerchantId, id: OrderId, error: WorkflowClientError) -> Problem {
+    let has_no_workflow = matches!(error, WorkflowClientError::NoWorkflow);
     let detail = match error {
-        EngineError::Unavailable(_) => return Problem::from(error).about(id),
-        EngineError::Refused(words) => words,
-        EngineError::NoWorkflow => "the order has ended".to_owned(),
+        WorkflowClientError::Unavailable(_) => return Problem::from(error).for_order(id),
+        WorkflowClientError::Rejected(message) => message,
+        WorkflowClientError::NoWorkflow => "the order has ended".to_owned(),
     };
     let status = match find(app, merchant, id).await {
         Ok(order) => order.state.status,
         Err(_) => OrderStatus::Received,
     };
     if has_no_workflow && !status.is_terminal() {
-        return Problem::awaits_successor(id);
+        return Problem::awaiting_successor_run(id);
     }
     Problem::wrong_state(id, status, detail)
 }

@@ -1,6 +1,6 @@
 //! `GET /v1/orders/{id}/payment-action`: what the customer has to do before the payment can go on.
 
-use crate::{auth::Authenticated, extract::PathOf, problem::Problem, state::App};
+use crate::{auth::Authenticated, extract::PathParam, problem::Problem, state::App};
 use axum::{Json, extract::State};
 use serde_json::{Value, json};
 use waybill_domain::ids::OrderId;
@@ -9,9 +9,9 @@ use waybill_store::{keys::Scope, payments};
 pub(crate) async fn handler(
     State(app): State<App>,
     caller: Authenticated,
-    PathOf(id): PathOf<OrderId>,
+    PathParam(id): PathParam<OrderId>,
 ) -> Result<Json<Value>, Problem> {
-    let caller = caller.with(Scope::OrdersRead)?;
+    let caller = caller.require(Scope::OrdersRead)?;
     let order = super::find(&app, caller.merchant_id, id).await?;
     let url = if order.state.payment_action { payments::next_action(&app.pool, id).await? } else { None };
     Ok(Json(json!({"order_id": id, "action_required": order.state.payment_action, "url": url})))

@@ -1,11 +1,11 @@
 //! `POST /v1/orders`.
 
 use super::{
-    new_order::{RawOrder, validate},
+    validate::{RawOrder, validate},
     view::{OrderView, etag},
 };
 use crate::{
-    answers::FirstAnswer,
+    answers::FirstResponse,
     auth::Authenticated,
     extract::{IdempotencyKey, JsonBody},
     idempotency::{REPLAYED, replay},
@@ -28,11 +28,11 @@ use waybill_domain::{
     order::NewOrder,
     state::OrderState,
 };
-use waybill_runtime::engine::Start;
+use waybill_runtime::temporal::OrderStart;
 use waybill_store::{
-    inbox::idempotency::{self, Known, RequestKey},
+    inbox::idempotency::{self, KeyStatus, RequestKey},
     keys::Scope,
-    orders::{OrderRecord, acceptance::NewAcceptance},
+    orders::{OrderRecord, acceptance::AcceptRequest},
 };
 
 pub(crate) const ROUTE: &str = "POST /v1/orders";
@@ -45,54 +45,62 @@ pub(crate) async fn handler(
     IdempotencyKey(key): IdempotencyKey,
     JsonBody { value, fingerprint }: JsonBody<RawOrder>,
 ) -> Result<Response, Problem> {
-    let caller = caller.with(Scope::OrdersWrite)?;
-    let remembered = (caller.merchant_id, key.clone());
-    if let Some(first) = app.replays.get(&remembered).filter(|first| first.fingerprint == fingerprint) {
-        return Ok(first.replayed());
+    let caller = caller.require(Scope::OrdersWrite)?;
+    let cache_key = (caller.merchant_id, key.clone());
+    if let Some(first) =
+        app.first_response_cache.get(&cache_key).filter(|first| first.fingerprint == fingerprint)
+    {
+        return Ok(first.into_replayed());
     }
     // After that, so that who is told to come back later and was accepted before does get the answer.
-    if app.overloaded() {
+    if app.is_overloaded() {
         return Err(Problem::overloaded());
     }
     let placed = validate(value)?;
     // As Postgres keeps it, so that what is answered now is what is read later.
     let now = Timestamp::from_microsecond(Timestamp::now().as_microsecond());
-    let order =
-        record(placed, caller.merchant_id, OrderId(Uuid::now_v7()), now.map_err(|_| Problem::internal())?)?;
+    let order = accepted_record(
+        placed,
+        caller.merchant_id,
+        OrderId(Uuid::now_v7()),
+        now.map_err(|_| Problem::internal())?,
+    )?;
     let (id, customer_id) = (order.id, order.placed.customer_id.clone());
     tracing::Span::current().record("order_id", tracing::field::display(id));
     let request = RequestKey { merchant_id: caller.merchant_id, route: ROUTE, key, fingerprint };
-    let accepted = FirstAnswer::of(&order, fingerprint)?;
+    let accepted = FirstResponse::from_order(&order, fingerprint)?;
     // Before the order is there, so that no change of it is missed.
     let changes = app.changes.subscribe();
-    let (room, wait) = (app.room_to_start(), wait::preference(&headers));
-    let (starts, waits) = (room.is_some(), wait.is_some());
-    let new = Arc::new(NewAcceptance { order, request: request.clone(), starts, waits });
+    let (permit, wait) = (app.try_acquire_start(), wait::parse_prefer_wait(&headers));
+    let (starts, waits) = (permit.is_some(), wait.is_some());
+    let new = Arc::new(AcceptRequest { order, request: request.clone(), starts, client_waits: waits });
     match app.acceptance.accept(new.clone()).await? {
-        Known::New => {}
-        Known::Placed { id, at, is_final } => {
-            let first =
-                FirstAnswer::of(&record(new.order.placed.clone(), caller.merchant_id, id, at)?, fingerprint)?;
+        KeyStatus::New => {}
+        KeyStatus::OrderPlaced { id, at, is_final } => {
+            let first = FirstResponse::from_order(
+                &accepted_record(new.order.placed.clone(), caller.merchant_id, id, at)?,
+                fingerprint,
+            )?;
             if is_final {
-                app.replays.keep(app.replays.epoch(), remembered, first.clone());
+                app.first_response_cache.insert(app.first_response_cache.epoch(), cache_key, first.clone());
             }
-            return Ok(first.replayed());
+            return Ok(first.into_replayed());
         }
-        known => return Ok(replayed(known)),
+        existing => return Ok(replay_stored(existing)),
     }
-    if let Some(room) = room {
-        app.start_soon(room, Start { order_id: id, merchant_id: caller.merchant_id, customer_id });
+    if let Some(permit) = permit {
+        app.spawn_start(permit, OrderStart { order_id: id, merchant_id: caller.merchant_id, customer_id });
     }
     let Some(limit) = wait else {
-        app.replays.keep(app.replays.epoch(), remembered, accepted.clone());
-        return Ok(accepted.created());
+        app.first_response_cache.insert(app.first_response_cache.epoch(), cache_key, accepted.clone());
+        return Ok(accepted.into_created());
     };
     // The order is accepted: from here on nothing may turn the answer into a failure.
-    let answer = match wait::for_order(&app, id, limit, changes, wait::is_settled).await {
-        Ok(order) => waited(&app, &request, &order, accepted).await,
+    let answer = match wait::wait_for_order(&app, id, limit, changes, wait::ends_wait).await {
+        Ok(order) => store_waited_response(&app, &request, &order, accepted).await,
         Err(_) => accepted,
     };
-    let mut response = answer.created();
+    let mut response = answer.into_created();
     if let Ok(applied) = HeaderValue::from_str(&format!("wait={}", limit.as_secs())) {
         response.headers_mut().insert("preference-applied", applied);
     }
@@ -100,7 +108,7 @@ pub(crate) async fn handler(
 }
 
 /// An order as it is when it is accepted.
-fn record(
+fn accepted_record(
     placed: NewOrder,
     merchant_id: MerchantId,
     id: OrderId,
@@ -116,20 +124,25 @@ fn record(
         version: 1,
         created_at: at,
         updated_at: at,
-        stamp: None,
+        row_version: None,
         placed,
     })
 }
 
 /// The answer to who has waited, which is what a repetition gets from now on. If that can't be kept a repetition gets the
 /// order as it was accepted.
-async fn waited(app: &App, request: &RequestKey, order: &OrderRecord, accepted: FirstAnswer) -> FirstAnswer {
+async fn store_waited_response(
+    app: &App,
+    request: &RequestKey,
+    order: &OrderRecord,
+    accepted: FirstResponse,
+) -> FirstResponse {
     let Ok(body) = serde_json::to_string(&OrderView::from(order)) else { return accepted };
-    let answer = FirstAnswer { version: order.version, body: Bytes::from(body.clone()), ..accepted };
-    match idempotency::answer(&app.pool, request, 201, &body).await {
+    let answer = FirstResponse { version: order.version, body: Bytes::from(body.clone()), ..accepted };
+    match idempotency::store_response(&app.pool, request, 201, &body).await {
         Ok(()) => {
             let key = (request.merchant_id, request.key.clone());
-            app.replays.keep(app.replays.epoch(), key, answer.clone());
+            app.first_response_cache.insert(app.first_response_cache.epoch(), key, answer.clone());
         }
         Err(error) => {
             tracing::warn!(order_id = %order.id, %error, "the waited-for answer could not be kept");
@@ -138,48 +151,48 @@ async fn waited(app: &App, request: &RequestKey, order: &OrderRecord, accepted: 
     answer
 }
 
-impl FirstAnswer {
-    fn of(order: &OrderRecord, fingerprint: [u8; 32]) -> Result<Self, Problem> {
+impl FirstResponse {
+    fn from_order(order: &OrderRecord, fingerprint: [u8; 32]) -> Result<Self, Problem> {
         let body = serde_json::to_vec(&OrderView::from(order)).map_err(|_| Problem::internal())?.into();
         Ok(Self { id: order.id, version: order.version, body, fingerprint })
     }
 
-    fn created(self) -> Response {
+    fn into_created(self) -> Response {
         let mut response =
             (StatusCode::CREATED, [(header::CONTENT_TYPE, "application/json")], self.body).into_response();
-        response.headers_mut().extend(about(self.id, self.version));
+        response.headers_mut().extend(order_headers(self.id, self.version));
         response
     }
 
-    fn replayed(self) -> Response {
-        let mut response = self.created();
+    fn into_replayed(self) -> Response {
+        let mut response = self.into_created();
         response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
         response
     }
 }
 
 /// The first answer again as Postgres has it, with the headers that go with its body.
-fn replayed(known: Known) -> Response {
-    let first = match &known {
-        Known::Answered { body, .. } => serde_json::from_str::<Headline>(body).ok(),
+fn replay_stored(existing: KeyStatus) -> Response {
+    let first = match &existing {
+        KeyStatus::Completed { body, .. } => serde_json::from_str::<ResponseHeaderFields>(body).ok(),
         _ => None,
     };
-    let mut response = replay(known);
-    if let Some(Headline { id, version }) = first {
-        response.headers_mut().extend(about(id, version));
+    let mut response = replay(existing);
+    if let Some(ResponseHeaderFields { id, version }) = first {
+        response.headers_mut().extend(order_headers(id, version));
     }
     response
 }
 
 /// Of a kept answer, what its headers repeat.
 #[derive(Deserialize)]
-struct Headline {
+struct ResponseHeaderFields {
     id: OrderId,
     version: i64,
 }
 
 /// Where the order is read, and which version of it was answered.
-fn about(id: OrderId, version: i64) -> impl IntoIterator<Item = (HeaderName, HeaderValue)> {
+fn order_headers(id: OrderId, version: i64) -> impl IntoIterator<Item = (HeaderName, HeaderValue)> {
     [(header::LOCATION, format!("/v1/orders/{id}")), (header::ETAG, etag(version))]
         .into_iter()
         .filter_map(|(name, value)| Some((name, HeaderValue::from_str(&value).ok()?)))

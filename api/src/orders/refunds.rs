@@ -1,10 +1,10 @@
 //! `POST /v1/orders/{id}/refunds` and the list of them: money back, whatever became of the order's workflow.
 
-use super::chargeable::check_refund;
+use super::chargeable::validate_refund_amount;
 use crate::{
     auth::Authenticated,
-    extract::{IdempotencyKey, JsonBody, PathOf, check_reason},
-    idempotency::{Answer, once},
+    extract::{IdempotencyKey, JsonBody, PathParam, validate_reason},
+    idempotency::{HandlerResponse, run_once},
     problem::{FieldError, Problem},
     state::App,
 };
@@ -14,14 +14,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use uuid::Uuid;
 use waybill_domain::{
-    after::{RefundSource, RefundState},
     ids::{OrderId, RefundId, ReturnId},
     money::{AMOUNT_MAX, Amount},
+    refund::{RefundSource, RefundState},
     status::OrderStatus,
 };
 use waybill_store::{
     keys::Scope,
-    refunds::{self, NewRefund, RefundRecord, Requested},
+    refunds::{self, NewRefund, RefundRecord, RefundRequestOutcome},
 };
 
 const ROUTE: &str = "refunds";
@@ -66,28 +66,28 @@ impl<'a> From<&'a RefundRecord> for RefundView<'a> {
 }
 
 /// The amount, or all that is wrong with the body.
-fn check(body: &Body) -> Result<Amount, Problem> {
+fn validate(body: &Body) -> Result<Amount, Problem> {
     let mut wrong = Vec::new();
     let amount = Amount::new(body.amount).ok().filter(|amount| !amount.is_zero());
     if amount.is_none() {
         let detail = format!("must be between 1 and {AMOUNT_MAX} minor units");
         wrong.push(FieldError { pointer: "/amount".into(), detail });
     }
-    wrong.extend(check_reason(&body.reason));
+    wrong.extend(validate_reason(&body.reason));
     amount.filter(|_| wrong.is_empty()).ok_or_else(|| Problem::invalid(wrong))
 }
 
 pub(crate) async fn post(
     State(app): State<App>,
     caller: Authenticated,
-    PathOf(id): PathOf<OrderId>,
+    PathParam(id): PathParam<OrderId>,
     IdempotencyKey(key): IdempotencyKey,
     JsonBody { value: body, fingerprint }: JsonBody<Body>,
 ) -> Result<Response, Problem> {
-    let caller = caller.with(Scope::OrdersWrite)?;
-    let amount = check(&body)?;
+    let caller = caller.require(Scope::OrdersWrite)?;
+    let amount = validate(&body)?;
     let order = super::find(&app, caller.merchant_id, id).await?;
-    check_refund(order.placed.currency, amount)?;
+    validate_refund_amount(order.placed.currency, amount)?;
     let request = super::request_key(caller.merchant_id, ROUTE, key, id, &fingerprint);
     let new = NewRefund {
         id: RefundId(Uuid::now_v7()),
@@ -99,28 +99,28 @@ pub(crate) async fn post(
         request_key: Some(request.key.clone()),
     };
     let task = refund(app.clone(), new, order.state.status);
-    Ok(once(&app, id, request, task).await)
+    Ok(run_once(&app, id, request, task).await)
 }
 
-async fn refund(app: App, new: NewRefund, status: OrderStatus) -> Result<Answer, Problem> {
+async fn refund(app: App, new: NewRefund, status: OrderStatus) -> Result<HandlerResponse, Problem> {
     match refunds::request(&app.pool, &new).await? {
-        Requested::Accepted(refund) => {
-            app.start_refund_soon(refund.id, refund.order_id, refund.merchant_id);
+        RefundRequestOutcome::Accepted(refund) => {
+            app.spawn_start_refund(refund.id, refund.order_id, refund.merchant_id);
             let view = serde_json::to_value(RefundView::from(&*refund)).map_err(|_| Problem::internal())?;
             Ok((StatusCode::CREATED, view))
         }
-        Requested::Limited(limit) => Err(Problem::refund_limited(new.order_id, status, limit)),
+        RefundRequestOutcome::Rejected(limit) => Err(Problem::refund_rejected(new.order_id, status, limit)),
     }
 }
 
 pub(crate) async fn list(
     State(app): State<App>,
     caller: Authenticated,
-    PathOf(id): PathOf<OrderId>,
+    PathParam(id): PathParam<OrderId>,
 ) -> Result<Json<Value>, Problem> {
-    let caller = caller.with(Scope::OrdersRead)?;
+    let caller = caller.require(Scope::OrdersRead)?;
     let order = super::find(&app, caller.merchant_id, id).await?;
-    let refunds = refunds::of_order(&app.pool, order.id).await?;
+    let refunds = refunds::find_by_order(&app.pool, order.id).await?;
     let refunds: Vec<RefundView> = refunds.iter().map(RefundView::from).collect();
     Ok(Json(json!({"refunds": refunds})))
 }

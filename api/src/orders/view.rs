@@ -5,12 +5,12 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use waybill_domain::{
     allocation::ShipmentLine,
-    cancellation::{Action, allowed_actions},
+    cancellation::{CustomerAction, allowed_actions},
     ids::{Location, OrderId, ShipmentId, Sku},
     money::Amount,
     operator::{OperatorAction, safe_actions},
     order::{Address, ShortagePolicy},
-    state::{AttentionReason, Need},
+    state::{AttentionItem, AttentionReason},
     status::{FulfilmentStatus, OrderStatus, Outcome, PaymentStatus},
 };
 use waybill_store::orders::OrderRecord;
@@ -36,22 +36,22 @@ pub(crate) struct OrderView<'a> {
     tax: Amount,
     total: Amount,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    needs: Vec<NeedView<'a>>,
-    amounts_held: AmountsHeld,
+    needs: Vec<AttentionView<'a>>,
+    amounts_held: Amounts,
     #[serde(skip_serializing_if = "Option::is_none")]
     payment: Option<Payment<'a>>,
     shipping_address: &'a Address,
     shortage_policy: ShortagePolicy,
     metadata: &'a BTreeMap<String, String>,
     shipments: Vec<ShipmentView<'a>>,
-    allowed_actions: &'static [Action],
+    allowed_actions: &'static [CustomerAction],
     workflow_id: String,
     created_at: Timestamp,
     updated_at: Timestamp,
 }
 
 #[derive(Debug, Serialize)]
-struct AmountsHeld {
+struct Amounts {
     authorized: Amount,
     captured: Amount,
     refunded: Amount,
@@ -64,32 +64,33 @@ struct Payment<'a> {
 
 /// One thing that somebody is needed for: what is known, and what is safe to do, over HTTP and from a terminal.
 #[derive(Debug, Serialize)]
-struct NeedView<'a> {
+struct AttentionView<'a> {
     attention: AttentionReason,
     step: String,
     about: Option<String>,
     /// What else is known, where it is not the order's workflow that needs somebody.
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<&'a serde_json::Value>,
-    actions: Vec<NeedAction>,
+    actions: Vec<AttentionAction>,
     runbook: String,
 }
 
 #[derive(Debug, Serialize)]
-struct NeedAction {
+struct AttentionAction {
     action: OperatorAction,
     endpoint: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     command: Option<String>,
 }
 
-impl<'a> NeedView<'a> {
-    fn new(order: &OrderRecord, need: &Need, detail: Option<&'a serde_json::Value>) -> Self {
-        let actions = safe_actions(need).iter().map(|action| NeedAction::new(order, need, *action)).collect();
+impl<'a> AttentionView<'a> {
+    fn new(order: &OrderRecord, need: &AttentionItem, detail: Option<&'a serde_json::Value>) -> Self {
+        let actions =
+            safe_actions(need).iter().map(|action| AttentionAction::new(order, need, *action)).collect();
         Self {
             attention: need.reason,
             step: need.step.clone(),
-            about: need.about.clone(),
+            about: need.subject.clone(),
             detail: detail.filter(|detail| !detail.is_null()),
             actions,
             runbook: format!("docs/runbook/{}.md", need.reason),
@@ -98,28 +99,28 @@ impl<'a> NeedView<'a> {
 }
 
 /// First what the order's workflow says, then what others do.
-fn needs(order: &OrderRecord) -> Vec<NeedView<'_>> {
-    let own = order.state.needs.iter().map(|need| NeedView::new(order, need, None));
+fn attention_views(order: &OrderRecord) -> Vec<AttentionView<'_>> {
+    let own = order.state.needs.iter().map(|need| AttentionView::new(order, need, None));
     let others = order.concerns.iter().map(|concern| {
         let about = Some(concern.subject.clone());
         // Of refunds and returns it is a step that fails.
         let step = concern.detail["step"].as_str().unwrap_or_default().to_owned();
-        let need = Need { reason: concern.reason, step, about };
-        NeedView::new(order, &need, Some(&concern.detail))
+        let need = AttentionItem { reason: concern.reason, step, subject: about };
+        AttentionView::new(order, &need, Some(&concern.detail))
     });
     own.chain(others).collect()
 }
 
-impl NeedAction {
-    fn new(order: &OrderRecord, need: &Need, action: OperatorAction) -> Self {
+impl AttentionAction {
+    fn new(order: &OrderRecord, need: &AttentionItem, action: OperatorAction) -> Self {
         let mut input = serde_json::json!({"action": action, "attention": need.reason, "reason": "<why>"});
-        if let Some(about) = &need.about {
+        if let Some(about) = &need.subject {
             input["about"] = about.clone().into();
         }
         if action == OperatorAction::Resolve {
             input["reference"] = "<number>".into();
         }
-        let about = need.about.as_deref().unwrap_or_default();
+        let about = need.subject.as_deref().unwrap_or_default();
         let workflow = match need.reason {
             AttentionReason::RefundFailing => format!("refund:{about}"),
             AttentionReason::ReturnFailing => format!("return:{about}"),
@@ -166,7 +167,7 @@ impl<'a> From<&'a OrderRecord> for OrderView<'a> {
             status: state.status,
             outcome: state.outcome,
             version: order.version,
-            payment_status: state.payment_status.after_refunds(state.captured, state.refunded),
+            payment_status: state.payment_status.with_refunds(state.captured, state.refunded),
             payment_action_required: state.payment_action,
             attention: state.attention.or(order.concerns.last().map(|concern| concern.reason)),
             customer_id: placed.customer_id.as_str(),
@@ -192,8 +193,8 @@ impl<'a> From<&'a OrderRecord> for OrderView<'a> {
             shipping_fee: placed.shipping_fee,
             tax: placed.tax,
             total: order.total,
-            needs: needs(order),
-            amounts_held: AmountsHeld {
+            needs: attention_views(order),
+            amounts_held: Amounts {
                 authorized: state.authorized,
                 captured: state.captured,
                 refunded: state.refunded,
@@ -230,6 +231,6 @@ pub(crate) fn etag(version: i64) -> String {
 }
 
 /// The order as a JSON value, to be put into other answers.
-pub(crate) fn value(order: &OrderRecord) -> serde_json::Value {
+pub(crate) fn to_json(order: &OrderRecord) -> serde_json::Value {
     serde_json::to_value(OrderView::from(order)).unwrap_or_default()
 }

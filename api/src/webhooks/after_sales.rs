@@ -1,31 +1,31 @@
 //! What the payment provider says of refunds, which have workflows of their own, and of disputes, which have none.
 
-use super::{accepted, take_in};
+use super::{accepted_response, store_and_deliver};
 use crate::{problem::Problem, state::App};
 use axum::{Json, http::StatusCode};
 use jiff::Timestamp;
 use serde_json::Value;
-use waybill_domain::{after::RefundState, ids::RefundId, money::Amount, provider_units::ProviderUnits};
+use waybill_domain::{ids::RefundId, money::Amount, provider_units::ProviderCurrency, refund::RefundState};
 use waybill_store::{
     inbox::Message,
     payments,
     refunds::{
         self,
-        disputes::{self, News},
+        disputes::{self, DisputeUpdate},
     },
 };
-use waybill_workflows::{after::wire::RefundEvent, housekeeping::PaymentCheck, names};
+use waybill_workflows::{after_sales::payloads::RefundEvent, housekeeping::PaymentCheck, names};
 
 /// The most characters of one of the provider's words: they are names such as `needs_response`.
-const WORD_CHARS_MAX: usize = 64;
+const PROVIDER_TEXT_CHARS_MAX: usize = 64;
 
-type Answer = Result<Option<(StatusCode, Json<Value>)>, Problem>;
+type WebhookResponse = Result<Option<(StatusCode, Json<Value>)>, Problem>;
 
 /// Receives an event about a refund; none if it is about something else.
 ///
 /// That a refund of ours succeeded is a hint, as all events are: its workflow asks the provider. That it failed is also
 /// recorded here, once: it may fail after it had succeeded, when its workflow has ended.
-pub(super) async fn refund(app: &App, event_id: &str, kind: &str, object: &Value) -> Answer {
+pub(super) async fn handle_refund(app: &App, event_id: &str, kind: &str, object: &Value) -> WebhookResponse {
     if object["object"] != "refund" {
         return Ok(None);
     }
@@ -33,11 +33,11 @@ pub(super) async fn refund(app: &App, event_id: &str, kind: &str, object: &Value
         Some(id) => refunds::get(&app.pool, id).await?,
         None => None,
     };
-    let Some(refund) = ours else { return refund_at_provider(app, event_id, object).await.map(Some) };
+    let Some(refund) = ours else { return handle_provider_refund(app, event_id, object).await.map(Some) };
     if let Some("failed" | "canceled") = object["status"].as_str() {
         let code = object["failure_reason"].as_str().or(object["status"].as_str());
-        refunds::record(&app.pool, &refund, RefundState::Failed, object["id"].as_str(), code).await?;
-        app.answers.forget(&refund.order_id);
+        refunds::record_state(&app.pool, &refund, RefundState::Failed, object["id"].as_str(), code).await?;
+        app.order_cache.invalidate(&refund.order_id);
     }
     let event = RefundEvent { refund_id: refund.id, kind: kind.to_owned(), event_id: event_id.to_owned() };
     let message = Message {
@@ -47,46 +47,48 @@ pub(super) async fn refund(app: &App, event_id: &str, kind: &str, object: &Value
         signal: "refund_event".into(),
         payload: serde_json::to_value(&event).map_err(|_| Problem::internal())?,
     };
-    take_in(app, message).await.map(Some)
+    store_and_deliver(app, message).await.map(Some)
 }
 
 /// A refund that was not requested here, as one made in the provider's dashboard. The provider is asked for the payment's
 /// refunds, and those of them that are not ours are booked.
-async fn refund_at_provider(
+async fn handle_provider_refund(
     app: &App,
     event_id: &str,
     object: &Value,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
-    let Some(payment) = object["payment_intent"].as_str() else { return Ok(accepted("ignored")) };
-    let Some(order_id) = payments::order_of(&app.pool, payment).await? else {
-        return Ok(accepted("ignored"));
+    let Some(payment) = object["payment_intent"].as_str() else { return Ok(accepted_response("ignored")) };
+    let Some(order_id) = payments::find_order_by_payment(&app.pool, payment).await? else {
+        return Ok(accepted_response("ignored"));
     };
     let check = PaymentCheck { order_id, payment: payment.to_owned() };
     let message = Message {
         source: "payments".into(),
         event_id: event_id.to_owned(),
         order_id,
-        signal: names::PAYMENT_CHECK.into(),
+        signal: names::SIGNAL_PAYMENT_CHECK.into(),
         payload: serde_json::to_value(&check).map_err(|_| Problem::internal())?,
     };
-    take_in(app, message).await
+    store_and_deliver(app, message).await
 }
 
 /// Takes news of a dispute; none if it is of something else. Only the provider knows of it, so what it says is written
 /// down as it is.
-pub(super) async fn dispute(app: &App, kind: &str, object: &Value) -> Answer {
+pub(super) async fn dispute(app: &App, kind: &str, object: &Value) -> WebhookResponse {
     if object["object"] != "dispute" {
         return Ok(None);
     }
-    let text = |name: &str| object[name].as_str().unwrap_or_default().chars().take(WORD_CHARS_MAX).collect();
-    let (Some(id), Some(payment)) = (object["id"].as_str(), object["payment_intent"].as_str()) else {
-        return Ok(Some(accepted("ignored")));
+    let text = |name: &str| {
+        object[name].as_str().unwrap_or_default().chars().take(PROVIDER_TEXT_CHARS_MAX).collect()
     };
-    let Some(order_id) = payments::order_of(&app.pool, payment).await? else {
-        return Ok(Some(accepted("ignored")));
+    let (Some(id), Some(payment)) = (object["id"].as_str(), object["payment_intent"].as_str()) else {
+        return Ok(Some(accepted_response("ignored")));
+    };
+    let Some(order_id) = payments::find_order_by_payment(&app.pool, payment).await? else {
+        return Ok(Some(accepted_response("ignored")));
     };
     let due_by = object["evidence_details"]["due_by"].as_i64();
-    let news = News {
+    let update = DisputeUpdate {
         id: id.to_owned(),
         order_id,
         payment: payment.to_owned(),
@@ -96,14 +98,14 @@ pub(super) async fn dispute(app: &App, kind: &str, object: &Value) -> Answer {
         due_by: due_by.and_then(|seconds| Timestamp::from_second(seconds).ok()),
         closed: kind == "charge.dispute.closed",
     };
-    let new = disputes::record(&app.pool, &news).await?;
-    app.answers.forget(&order_id);
-    Ok(Some(accepted(if new { "recorded" } else { "duplicate" })))
+    let new = disputes::record_update(&app.pool, &update).await?;
+    app.order_cache.invalidate(&order_id);
+    Ok(Some(accepted_response(if new { "recorded" } else { "duplicate" })))
 }
 
 /// The amount of a dispute, which the provider tells in its own units.
 fn amount(object: &Value) -> Option<Amount> {
-    let units = ProviderUnits::of_code(object["currency"].as_str()?).ok()?;
+    let units = ProviderCurrency::for_code(object["currency"].as_str()?).ok()?;
     Amount::new(units.to_minor(object["amount"].as_i64()?)?).ok()
 }
 

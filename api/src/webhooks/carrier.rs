@@ -1,8 +1,8 @@
 //! `POST /v1/shipments/{id}/events`: the carrier's webhook, signed by Standard Webhooks.
 
-use super::{accepted, hand_on};
+use super::{accepted_response, deliver_if_new};
 use crate::{
-    extract::{JsonBody, PathOf, Raw, header},
+    extract::{JsonBody, PathParam, RawBody, header},
     json::DuplicateKeys,
     problem::{FieldError, Problem},
     state::App,
@@ -18,7 +18,7 @@ use serde_json::Value;
 use standardwebhooks::Webhook;
 use waybill_domain::ids::ShipmentId;
 use waybill_store::inbox::{self, Message};
-use waybill_workflows::wire::{ShipmentEvent, ShipmentEventKind};
+use waybill_workflows::payloads::{ShipmentEvent, ShipmentEventKind};
 
 /// What it becomes at the order's workflow.
 const SIGNAL: &str = "shipment_event";
@@ -33,9 +33,9 @@ struct Body {
 
 pub(crate) async fn handler(
     State(app): State<App>,
-    PathOf(id): PathOf<ShipmentId>,
+    PathParam(id): PathParam<ShipmentId>,
     headers: HeaderMap,
-    Raw(bytes): Raw,
+    RawBody(bytes): RawBody,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
     let webhook = Webhook::new(app.carrier_webhook_secret.expose_secret()).map_err(|_| {
         tracing::error!("WAYBILL_CARRIER_WEBHOOK_SECRET is not a Standard Webhooks secret (whsec_…)");
@@ -49,24 +49,24 @@ pub(crate) async fn handler(
         let detail = "must be the shipment in the path".to_owned();
         return Err(Problem::invalid(vec![FieldError { pointer: "/reference".into(), detail }]));
     }
-    let Some(kind) = kind(&body.kind) else { return Ok(accepted("ignored")) };
+    let Some(kind) = parse_kind(&body.kind) else { return Ok(accepted_response("ignored")) };
     let event_id = header(&headers, "webhook-id").unwrap_or_default().to_owned();
     let event = ShipmentEvent { shipment_id: id, kind, event_id: event_id.clone() };
     let payload = serde_json::to_value(&event).map_err(|_| Problem::internal())?;
-    let kept = inbox::keep_of_shipment(&app.pool, id, &event_id, SIGNAL, &payload)
+    let stored = inbox::store_for_shipment(&app.pool, id, &event_id, SIGNAL, &payload)
         .await?
         .ok_or_else(|| Problem::not_found("shipment"))?;
     let message = Message {
         source: "carrier".into(),
         event_id,
-        order_id: kept.order_id,
+        order_id: stored.order_id,
         signal: SIGNAL.into(),
         payload,
     };
-    hand_on(&app, message, kept.is_new).await
+    deliver_if_new(&app, message, stored.is_new).await
 }
 
-fn kind(name: &str) -> Option<ShipmentEventKind> {
+fn parse_kind(name: &str) -> Option<ShipmentEventKind> {
     Some(match name {
         "shipment.handed_over" => ShipmentEventKind::HandedOver,
         "shipment.delivered" => ShipmentEventKind::Delivered,

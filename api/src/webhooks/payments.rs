@@ -1,8 +1,8 @@
 //! `POST /v1/payments/events`: the payment provider's webhook, signed Stripe's way.
 
-use super::{accepted, after_sales, take_in};
+use super::{accepted_response, after_sales, store_and_deliver};
 use crate::{
-    extract::{JsonBody, Raw, header},
+    extract::{JsonBody, RawBody, header},
     json::DuplicateKeys,
     problem::Problem,
     state::App,
@@ -19,15 +19,15 @@ use serde::Deserialize;
 use serde_json::Value;
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
-use waybill_domain::{ids::OrderId, provider_units::ProviderUnits};
+use waybill_domain::{ids::OrderId, provider_units::ProviderCurrency};
 use waybill_store::{
     inbox::{self, Message},
     payments::{
         self,
-        belief::{self, Belief},
+        ledger_snapshot::{self, LedgerSnapshot},
     },
 };
-use waybill_workflows::{housekeeping::PaymentCheck, names, wire::PaymentEvent};
+use waybill_workflows::{housekeeping::PaymentCheck, names, payloads::PaymentEvent};
 
 /// How old a signature may be, in seconds: Stripe's own libraries allow five minutes.
 const SIGNATURE_AGE_SECONDS_MAX: i64 = 300;
@@ -48,45 +48,49 @@ struct Data {
 pub(crate) async fn handler(
     State(app): State<App>,
     headers: HeaderMap,
-    Raw(bytes): Raw,
+    RawBody(bytes): RawBody,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
     let secret = app.payment_webhook_secret.expose_secret();
     let signature = header(&headers, "stripe-signature").unwrap_or_default();
     verify(secret, signature, &bytes, Timestamp::now())?;
     let event = JsonBody::<Envelope>::parse(&bytes, DuplicateKeys::LastWins)?.value;
-    if let Some(answer) = after_sales::refund(&app, &event.id, &event.kind, &event.data.object).await? {
+    if let Some(answer) = after_sales::handle_refund(&app, &event.id, &event.kind, &event.data.object).await?
+    {
         return Ok(answer);
     }
     if let Some(answer) = after_sales::dispute(&app, &event.kind, &event.data.object).await? {
         return Ok(answer);
     }
-    let Some(order_id) = order_of(&app, &event.data.object).await? else { return Ok(accepted("ignored")) };
+    let Some(order_id) = find_order(&app, &event.data.object).await? else {
+        return Ok(accepted_response("ignored"));
+    };
     let object = &event.data.object;
     let payment = payment(object);
-    let believed = belief::of_payment(&app.pool, order_id, payment.unwrap_or_default()).await?;
-    let Some(believed) = believed else { return Ok(accepted("ignored")) };
+    let ledger = ledger_snapshot::find_snapshot(&app.pool, order_id, payment.unwrap_or_default()).await?;
+    let Some(ledger) = ledger else { return Ok(accepted_response("ignored")) };
     // Most news confirms what the order knows. Waking its workflow for each would double what an order costs.
-    let waits = believed.is_awaited;
-    let contradicted = payment
-        .filter(|_| !waits && contradicts(&believed, object))
+    let awaits_event = ledger.awaits_event;
+    let payment_check = payment
+        .filter(|_| !awaits_event && contradicts_ledger(&ledger, object))
         .map(|payment| PaymentCheck { order_id, payment: payment.to_owned() });
-    let news = PaymentEvent { kind: event.kind, event_id: event.id.clone() };
-    let (signal, payload) = match &contradicted {
-        Some(check) => (names::PAYMENT_CHECK, serde_json::to_value(check)),
-        None => ("payment_event", serde_json::to_value(&news)),
+    let event_id = event.id;
+    let event = PaymentEvent { kind: event.kind, event_id: event_id.clone() };
+    let (signal, payload) = match &payment_check {
+        Some(check) => (names::SIGNAL_PAYMENT_CHECK, serde_json::to_value(check)),
+        None => ("payment_event", serde_json::to_value(&event)),
     };
     let message = Message {
         source: "payments".into(),
-        event_id: event.id,
+        event_id,
         order_id,
         signal: signal.into(),
         payload: payload.map_err(|_| Problem::internal())?,
     };
-    if !waits && contradicted.is_none() {
-        inbox::record(&app.pool, &message).await?;
-        return Ok(accepted("recorded"));
+    if !awaits_event && payment_check.is_none() {
+        inbox::store_as_recorded(&app.pool, &message).await?;
+        return Ok(accepted_response("recorded"));
     }
-    take_in(&app, message).await
+    store_and_deliver(&app, message).await
 }
 
 /// The payment that a charge or a payment is about.
@@ -100,29 +104,29 @@ fn payment(object: &Value) -> Option<&str> {
 
 /// Whether what is said of a payment contradicts our ledger, so that it has to be looked at. A hint: late news contradict,
 /// too, and then the look finds nothing.
-fn contradicts(believed: &Belief, object: &Value) -> bool {
+fn contradicts_ledger(ledger: &LedgerSnapshot, object: &Value) -> bool {
     // The provider is queried, too, when its amounts can't be compared.
-    let Ok(units) = ProviderUnits::of_code(object["currency"].as_str().unwrap_or_default()) else {
+    let Ok(units) = ProviderCurrency::for_code(object["currency"].as_str().unwrap_or_default()) else {
         return true;
     };
     let amount = |name: &str| units.to_minor(object[name].as_i64().unwrap_or(0)).unwrap_or(-1);
     if object["object"] == "charge" {
-        return amount("amount_refunded") > believed.refunded;
+        return amount("amount_refunded") > ledger.refunded;
     }
     // While an operation is under way, news of it is ahead of the ledger.
-    let held = (amount("amount_capturable") > 0) != (believed.held > 0);
-    !believed.under_way && (held || amount("amount_received") != believed.captured)
+    let held = (amount("amount_capturable") > 0) != (ledger.held > 0);
+    !ledger.has_pending_operation && (held || amount("amount_received") != ledger.captured)
 }
 
 /// The order that a payment is for: by our own reference, else by the payment's id.
-async fn order_of(app: &App, object: &Value) -> Result<Option<OrderId>, Problem> {
+async fn find_order(app: &App, object: &Value) -> Result<Option<OrderId>, Problem> {
     let reference = object["metadata"]["order_id"].as_str().and_then(|id| id.parse().ok());
     if reference.is_some() {
         return Ok(reference);
     }
     let id = if object["object"] == "payment_intent" { &object["id"] } else { &object["payment_intent"] };
     match id.as_str() {
-        Some(id) => Ok(payments::order_of(&app.pool, id).await?),
+        Some(id) => Ok(payments::find_order_by_payment(&app.pool, id).await?),
         None => Ok(None),
     }
 }
@@ -164,12 +168,12 @@ mod tests {
         format!("t={time},v1={}", hex::encode(mac.finalize().into_bytes()))
     }
 
-    fn believed(captured: i64) -> Belief {
-        Belief {
+    fn believed(captured: i64) -> LedgerSnapshot {
+        LedgerSnapshot {
             status: OrderStatus::Completed,
-            is_awaited: false,
-            under_way: false,
-            is_known: true,
+            awaits_event: false,
+            has_pending_operation: false,
+            is_in_ledger: true,
             held: 0,
             captured,
             refunded: 0,
@@ -179,12 +183,12 @@ mod tests {
     #[test]
     fn webhook_amounts_are_compared_in_iso_minor_units() {
         let intent = |currency: &str, received: i64| json!({"object": "payment_intent", "currency": currency, "amount_received": received});
-        assert!(!contradicts(&believed(5_000), &intent("ugx", 500_000)));
-        assert!(!contradicts(&believed(10_100), &intent("mga", 101)));
-        assert!(contradicts(&believed(10_100), &intent("mga", 10_100)));
-        assert!(contradicts(&believed(5_000), &intent("zzz", 5_000)), "it can't be compared");
+        assert!(!contradicts_ledger(&believed(5_000), &intent("ugx", 500_000)));
+        assert!(!contradicts_ledger(&believed(10_100), &intent("mga", 101)));
+        assert!(contradicts_ledger(&believed(10_100), &intent("mga", 10_100)));
+        assert!(contradicts_ledger(&believed(5_000), &intent("zzz", 5_000)), "it can't be compared");
         let charge = json!({"object": "charge", "currency": "isk", "amount_refunded": 500});
-        assert!(!contradicts(&Belief { refunded: 5, ..believed(5) }, &charge));
+        assert!(!contradicts_ledger(&LedgerSnapshot { refunded: 5, ..believed(5) }, &charge));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::{
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
-use waybill_stack::{Stack, term::Step};
+use waybill_stack::{Stack, output::Step};
 
 /// Clients on both sides.
 const CLIENTS: usize = 32;
@@ -187,7 +187,7 @@ async fn fill(pool: &PgPool, orders: u64) -> Result<()> {
             .execute(&mut *connection)
             .await
             .context("the tables could not be filled")?;
-        step.say(format_args!("Filling the tables: {to} of {orders} orders"));
+        step.update(format_args!("Filling the tables: {to} of {orders} orders"));
         from = to + 1;
     }
     drop(step);

@@ -13,7 +13,7 @@ use sqlx::PgPool;
 use std::time::Instant;
 use uuid::Uuid;
 use waybill_domain::ids::OrderId;
-use waybill_store::writers::Writers;
+use waybill_store::batched_writers::BatchedWriters;
 
 /// Reservations that are waited for at a time: as many local activities as a worker runs.
 const IN_FLIGHT: usize = 100;
@@ -29,7 +29,7 @@ pub async fn run(world: &World) -> Result<Report> {
     stack.client.place(&order(0), "model", None).await?.success()?;
     stack_shelves(&look).await?;
     let pool = waybill_store::connect(&stack.database_url, CONNECTIONS)?;
-    let (writers, processes) = (Writers::start(&pool, true), world.processes(&stack));
+    let (writers, processes) = (BatchedWriters::start(&pool, true), world.processes(&stack));
     let reserve = async |sku: &str| {
         let orders = orders(&look, sku, count).await?;
         let (before, start) = (processes.used(), Instant::now());

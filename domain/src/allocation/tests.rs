@@ -12,8 +12,8 @@ pub(super) fn order_line(sku: usize, quantity: u32, price: i64) -> OrderLine {
     }
 }
 
-pub(super) fn stock(entries: &[(usize, &str, u32)]) -> Available {
-    let mut available = Available::new();
+pub(super) fn stock(entries: &[(usize, &str, u32)]) -> AvailableStock {
+    let mut available = AvailableStock::new();
     for (sku, place, quantity) in entries {
         available
             .entry(format!("SKU-{sku}").parse().unwrap())
@@ -38,7 +38,7 @@ fn one_place_that_has_all_beats_two_that_share() {
 fn kwd_shipments_are_multiples_of_ten() {
     let lines = [order_line(1, 2, 5_005)];
     let mut allocation = allocate(ORDER, &lines, &stock(&[(1, "A", 1), (1, "B", 1)]));
-    allocation.price(&lines, Charges::default(), Currency::KWD).unwrap();
+    allocation.set_amounts(&lines, OrderCharges::default(), Currency::KWD).unwrap();
     let amounts: Vec<i64> = allocation.shipments.iter().map(|s| s.amount.minor()).collect();
     assert_eq!(amounts, [5_010, 5_000]);
 }
@@ -53,8 +53,8 @@ fn two_lines_of_one_sku_do_not_get_the_same_piece() {
 #[derive(Debug)]
 struct Case {
     lines: Vec<OrderLine>,
-    available: Available,
-    charges: Charges,
+    available: AvailableStock,
+    charges: OrderCharges,
 }
 
 impl Case {
@@ -64,19 +64,19 @@ impl Case {
 
     fn allocation(&self) -> Allocation {
         let mut allocation = allocate(ORDER, &self.lines, &self.available);
-        allocation.price(&self.lines, self.charges, Currency::EUR).unwrap();
+        allocation.set_amounts(&self.lines, self.charges, Currency::EUR).unwrap();
         allocation
     }
 
     /// The same order in a currency of which the provider takes multiples, with the tax that makes its total one.
     fn allocation_in(&mut self, currency: Currency, unit: i64) -> Allocation {
-        let total = |charges: &Charges, goods: i64| {
+        let total = |charges: &OrderCharges, goods: i64| {
             goods - charges.discount.minor() + charges.shipping_fee.minor() + charges.tax.minor()
         };
         let missing = (unit - total(&self.charges, self.goods()) % unit) % unit;
         self.charges.tax = self.charges.tax.plus(Amount::new(missing).unwrap()).unwrap();
         let mut allocation = allocate(ORDER, &self.lines, &self.available);
-        allocation.price(&self.lines, self.charges, currency).unwrap();
+        allocation.set_amounts(&self.lines, self.charges, currency).unwrap();
         allocation
     }
 }
@@ -101,10 +101,10 @@ fn cases() -> impl Strategy<Value = Case> {
         let lines = lines.iter().map(|(s, q, p)| order_line(*s, *q, if free { 0 } else { *p })).collect();
         let places = ["A", "B", "C", "D"];
         let available = stock(&have.iter().map(|(s, p, q)| (*s, places[*p], *q)).collect::<Vec<_>>());
-        let mut case = Case { lines, available, charges: Charges::default() };
+        let mut case = Case { lines, available, charges: OrderCharges::default() };
         let amount = |minor| Amount::new(minor).unwrap();
         let discount = amount(case.goods() * off / 100);
-        case.charges = Charges { discount, shipping_fee: amount(fee), tax: amount(tax) };
+        case.charges = OrderCharges { discount, shipping_fee: amount(fee), tax: amount(tax) };
         case
     })
 }

@@ -1,9 +1,9 @@
 //! Which pieces a request takes, and what is left of the shipments that lose some.
 
-use super::Selection;
+use super::LineSelection;
 use crate::{
     allocation::ShipmentLine,
-    event::Pieces,
+    event::LineQuantity,
     ids::ShipmentId,
     money::Amount,
     state::{OrderState, ShipmentState},
@@ -12,40 +12,40 @@ use crate::{
 use std::{cmp::Reverse, collections::BTreeMap};
 
 /// Pieces by line.
-pub type ByLine = BTreeMap<u32, u32>;
+pub type QuantityByLine = BTreeMap<u32, u32>;
 
 /// The pieces that a request takes: see [`OrderState::choose`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Removal {
+pub struct UnitRemoval {
     /// Pieces that are in no shipment.
-    unallocated: ByLine,
+    unallocated: QuantityByLine,
     /// Pieces of open shipments, in the order of the order's shipments.
-    shipments: Vec<(ShipmentId, ByLine)>,
+    shipments: Vec<(ShipmentId, QuantityByLine)>,
 }
 
-impl Removal {
+impl UnitRemoval {
     /// The shipments that lose something, and what.
-    pub fn shipments(&self) -> &[(ShipmentId, ByLine)] {
+    pub fn shipments(&self) -> &[(ShipmentId, QuantityByLine)] {
         &self.shipments
     }
 
     /// What a shipment loses; none if it loses nothing.
-    pub(super) fn of(&self, id: ShipmentId) -> Option<&ByLine> {
-        self.shipments.iter().find(|(shipment, _)| *shipment == id).map(|(_, taken)| taken)
+    pub(super) fn for_shipment(&self, id: ShipmentId) -> Option<&QuantityByLine> {
+        self.shipments.iter().find(|(shipment, _)| *shipment == id).map(|(_, removed)| removed)
     }
 }
 
 impl ShipmentState {
-    fn pieces(&self, line: u32) -> u32 {
+    fn quantity_of(&self, line: u32) -> u32 {
         self.lines.iter().filter(|l| l.line == line).map(|l| l.quantity).sum()
     }
 
     /// What is left of it without these pieces, as the shipment that takes it over. A line's amount is split by
     /// pieces, exactly, into multiples of `unit` minor units.
-    pub fn without(&self, taken: &ByLine, unit: i64) -> Option<Self> {
-        let left: Vec<ShipmentLine> = self.lines.iter().filter_map(|l| split(l, taken, unit).1).collect();
+    pub fn remainder_without(&self, removed: &QuantityByLine, unit: i64) -> Option<Self> {
+        let left: Vec<ShipmentLine> = self.lines.iter().filter_map(|l| split(l, removed, unit).1).collect();
         (!left.is_empty()).then(|| Self {
-            id: self.id.successor(),
+            id: self.id.replacement(),
             location: self.location.clone(),
             status: FulfilmentStatus::Pending,
             amount: Amount::sum(left.iter().map(|l| l.amount)).unwrap_or_default(),
@@ -56,41 +56,45 @@ impl ShipmentState {
     }
 
     /// These pieces, with their amounts.
-    pub(super) fn taken(&self, taken: &ByLine, unit: i64) -> Vec<ShipmentLine> {
-        self.lines.iter().filter_map(|l| split(l, taken, unit).0).collect()
+    pub(super) fn removed_lines(&self, removed: &QuantityByLine, unit: i64) -> Vec<ShipmentLine> {
+        self.lines.iter().filter_map(|l| split(l, removed, unit).0).collect()
     }
 
     /// Whether its lines' amounts are known: those of orders that release 0.1.0 reserved for are not.
-    pub fn is_priced(&self) -> bool {
+    pub fn has_line_amounts(&self) -> bool {
         Amount::sum(self.lines.iter().map(|l| l.amount)) == Ok(self.amount)
     }
 }
 
 /// A line of a shipment as what is taken of it and what is left. The amounts add up to the line's.
-fn split(line: &ShipmentLine, taken: &ByLine, unit: i64) -> (Option<ShipmentLine>, Option<ShipmentLine>) {
-    let gone = taken.get(&line.line).copied().unwrap_or(0).min(line.quantity);
-    let left = line.quantity - gone;
-    let parts = line.amount.split(&[left.into(), gone.into()]);
+fn split(
+    line: &ShipmentLine,
+    removed: &QuantityByLine,
+    unit: i64,
+) -> (Option<ShipmentLine>, Option<ShipmentLine>) {
+    let removed_quantity = removed.get(&line.line).copied().unwrap_or(0).min(line.quantity);
+    let left = line.quantity - removed_quantity;
+    let parts = line.amount.split(&[left.into(), removed_quantity.into()]);
     let left_amount = Amount::round_parts(&parts, unit)[0];
     let of = |quantity, amount| (quantity > 0).then(|| ShipmentLine { quantity, amount, ..line.clone() });
-    if gone == 0 {
+    if removed_quantity == 0 {
         return (None, Some(line.clone()));
     }
-    (of(gone, line.amount.minus_or_zero(left_amount)), of(left, left_amount))
+    (of(removed_quantity, line.amount.minus_or_zero(left_amount)), of(left, left_amount))
 }
 
 impl OrderState {
     /// Pieces of a line that have neither left nor been cancelled.
-    pub fn open_pieces(&self, line: u32) -> u32 {
+    pub fn open_quantity(&self, line: u32) -> u32 {
         self.lines.get(line as usize).map_or(0, |l| l.quantity.saturating_sub(l.shipped + l.cancelled))
     }
 
     /// What amounts of parts are multiples of; 1 where a shipment is never split.
-    pub fn unit(&self) -> i64 {
-        self.share_unit.unwrap_or(1)
+    pub fn amount_increment(&self) -> i64 {
+        self.amount_increment.unwrap_or(1)
     }
 
-    fn unallocated(&self, line: u32) -> u32 {
+    fn unallocated_quantity(&self, line: u32) -> u32 {
         self.lines.get(line as usize).map_or(0, |l| l.quantity.saturating_sub(l.allocated + l.cancelled))
     }
 
@@ -105,63 +109,70 @@ impl OrderState {
     /// Of several shipments that are alike, the one with the most pieces of the line goes first, so that as few as
     /// possible change, and then the one that is listed first. It follows from the state alone: the plan of a `dry_run`
     /// and the workflow choose the same.
-    pub fn choose(&self, selection: &Selection) -> Removal {
+    pub fn choose_units(&self, selection: &LineSelection) -> UnitRemoval {
         let open: Vec<&ShipmentState> = self.shipments.iter().filter(|s| s.is_open()).collect();
-        let mut unallocated = ByLine::new();
-        let mut taken = vec![ByLine::new(); open.len()];
+        let mut unallocated = QuantityByLine::new();
+        let mut removed = vec![QuantityByLine::new(); open.len()];
         let is_whole =
-            |(line, quantity): (u32, Option<u32>)| quantity.is_none_or(|q| q >= self.open_pieces(line));
+            |(line, quantity): (u32, Option<u32>)| quantity.is_none_or(|q| q >= self.open_quantity(line));
         for (line, _) in selection.iter().filter(|entry| is_whole(*entry)) {
-            unallocated.insert(line, self.unallocated(line));
-            for (shipment, taken) in open.iter().zip(&mut taken).filter(|(s, _)| s.pieces(line) > 0) {
-                taken.insert(line, shipment.pieces(line));
+            unallocated.insert(line, self.unallocated_quantity(line));
+            for (shipment, removed) in open.iter().zip(&mut removed).filter(|(s, _)| s.quantity_of(line) > 0)
+            {
+                removed.insert(line, shipment.quantity_of(line));
             }
         }
         for (line, quantity) in selection.iter().filter(|entry| !is_whole(*entry)) {
-            let mut wanted = quantity.unwrap_or(0);
-            let nowhere = wanted.min(self.unallocated(line));
-            unallocated.insert(line, nowhere);
-            wanted -= nowhere;
-            let mut order: Vec<usize> = (0..open.len()).filter(|at| open[*at].pieces(line) > 0).collect();
+            let mut remaining = quantity.unwrap_or(0);
+            let unallocated_units = remaining.min(self.unallocated_quantity(line));
+            unallocated.insert(line, unallocated_units);
+            remaining -= unallocated_units;
+            let mut order: Vec<usize> =
+                (0..open.len()).filter(|at| open[*at].quantity_of(line) > 0).collect();
             order.sort_by_key(|at| {
                 let has_label = open[*at].tracking_number.is_some();
-                let is_untouched = taken[*at].is_empty();
-                (is_untouched, is_untouched && has_label, Reverse(open[*at].pieces(line)), *at)
+                let is_unchanged = removed[*at].is_empty();
+                (is_unchanged, is_unchanged && has_label, Reverse(open[*at].quantity_of(line)), *at)
             });
             for at in order {
-                let pieces = wanted.min(open[at].pieces(line));
-                wanted -= pieces;
+                let pieces = remaining.min(open[at].quantity_of(line));
+                remaining -= pieces;
                 if pieces > 0 {
-                    taken[at].insert(line, pieces);
+                    removed[at].insert(line, pieces);
                 }
             }
         }
         unallocated.retain(|_, pieces| *pieces > 0);
-        let shipments = open.iter().map(|s| s.id).zip(taken).filter(|(_, taken)| !taken.is_empty());
-        Removal { unallocated, shipments: shipments.collect() }
+        let shipments = open.iter().map(|s| s.id).zip(removed).filter(|(_, removed)| !removed.is_empty());
+        UnitRemoval { unallocated, shipments: shipments.collect() }
     }
 
     /// Stops an open shipment for the sake of these pieces; what is left of it is its successor's.
-    pub fn drop_pieces(&mut self, id: ShipmentId, taken: &ByLine) {
+    pub fn cancel_shipment_units(&mut self, id: ShipmentId, removed: &QuantityByLine) {
         let Some(at) = self.shipments.iter().position(|s| s.id == id && s.is_open()) else { return };
-        let successor = self.shipments[at].without(taken, self.unit());
+        let successor = self.shipments[at].remainder_without(removed, self.amount_increment());
         self.shipments[at].status = FulfilmentStatus::Cancelled;
         self.shipments.extend(successor);
-        self.recount();
+        self.recompute_line_counts();
     }
 
     /// Gives up the pieces that are in no shipment, and gives all that was cancelled since `before`, which the removal
     /// was chosen from.
-    pub fn give_up(&mut self, selection: &Selection, removal: &Removal, before: &Self) -> Vec<Pieces> {
+    pub fn cancel_unallocated_units(
+        &mut self,
+        selection: &LineSelection,
+        removal: &UnitRemoval,
+        before: &Self,
+    ) -> Vec<LineQuantity> {
         let mut cancelled = Vec::new();
         for line in selection.lines() {
             let at = line as usize;
             let (Some(now), Some(then)) = (self.lines.get_mut(at), before.lines.get(at)) else { continue };
-            let nowhere = removal.unallocated.get(&line).copied().unwrap_or(0);
-            let quantity = nowhere + then.allocated.saturating_sub(now.allocated);
+            let unallocated_units = removal.unallocated.get(&line).copied().unwrap_or(0);
+            let quantity = unallocated_units + then.allocated.saturating_sub(now.allocated);
             now.cancelled = then.cancelled + quantity;
             if quantity > 0 {
-                cancelled.push(Pieces { line, quantity });
+                cancelled.push(LineQuantity { line, quantity });
             }
         }
         cancelled
@@ -169,13 +180,13 @@ impl OrderState {
 
     /// The order after a request was carried out whose shipments could all be stopped.
     #[must_use]
-    pub fn after(&self, selection: &Selection) -> Self {
+    pub fn with_cancelled(&self, selection: &LineSelection) -> Self {
         let mut after = self.clone();
-        let removal = self.choose(selection);
-        for (id, taken) in removal.shipments() {
-            after.drop_pieces(*id, taken);
+        let removal = self.choose_units(selection);
+        for (id, removed) in removal.shipments() {
+            after.cancel_shipment_units(*id, removed);
         }
-        after.give_up(selection, &removal, self);
+        after.cancel_unallocated_units(selection, &removal, self);
         after
     }
 }

@@ -1,7 +1,7 @@
 //! What a request names: whole lines, and quantities of lines.
 
 use crate::{
-    event::Pieces,
+    event::LineQuantity,
     order::{LINES_MAX, QUANTITY_MAX},
     state::OrderState,
 };
@@ -14,11 +14,11 @@ use std::{collections::BTreeMap, fmt};
 /// One entry of a list of lines. On the wire a number is a whole line, as it was before quantities could be named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
-pub enum LinePart {
+pub enum LineSelector {
     /// All of a line, by its number, from 0.
-    All(u32),
+    Whole(u32),
     /// So many pieces of a line.
-    Pieces {
+    Quantity {
         /// Which line of the order, from 0.
         line: u32,
         /// How many pieces.
@@ -26,29 +26,29 @@ pub enum LinePart {
     },
 }
 
-impl LinePart {
+impl LineSelector {
     /// The line's number.
     pub fn line(self) -> u32 {
         match self {
-            Self::All(line) | Self::Pieces { line, .. } => line,
+            Self::Whole(line) | Self::Quantity { line, .. } => line,
         }
     }
 
     /// How many pieces, if not all.
     pub fn quantity(self) -> Option<u32> {
         match self {
-            Self::All(_) => None,
-            Self::Pieces { quantity, .. } => Some(quantity),
+            Self::Whole(_) => None,
+            Self::Quantity { quantity, .. } => Some(quantity),
         }
     }
 
     fn new((line, quantity): (u32, Option<u32>)) -> Self {
-        quantity.map_or(Self::All(line), |quantity| Self::Pieces { line, quantity })
+        quantity.map_or(Self::Whole(line), |quantity| Self::Quantity { line, quantity })
     }
 }
 
 /// Not derived: an error of an untagged enum names neither the field nor the mistake.
-impl<'de> Deserialize<'de> for LinePart {
+impl<'de> Deserialize<'de> for LineSelector {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
@@ -60,20 +60,20 @@ impl<'de> Deserialize<'de> for LinePart {
         struct Entry;
 
         impl<'de> Visitor<'de> for Entry {
-            type Value = LinePart;
+            type Value = LineSelector;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a line's number, or an object with line and quantity")
             }
 
-            fn visit_u64<E: serde::de::Error>(self, line: u64) -> Result<LinePart, E> {
+            fn visit_u64<E: serde::de::Error>(self, line: u64) -> Result<LineSelector, E> {
                 let line = u32::try_from(line);
-                line.map(LinePart::All).map_err(|_| E::custom("there is no line of that number"))
+                line.map(LineSelector::Whole).map_err(|_| E::custom("there is no line of that number"))
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<LinePart, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<LineSelector, A::Error> {
                 let Fields { line, quantity } = Fields::deserialize(MapAccessDeserializer::new(map))?;
-                Ok(LinePart::Pieces { line, quantity })
+                Ok(LineSelector::Quantity { line, quantity })
             }
         }
 
@@ -83,13 +83,13 @@ impl<'de> Deserialize<'de> for LinePart {
 
 /// Why a list of lines can't be read as a request to cancel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum BadLines {
+pub enum InvalidLines {
     /// There is none in it.
     #[error("name at least one line, or leave lines out to cancel the whole order")]
-    None,
+    Empty,
     /// There is one in it that the order does not have.
     #[error("the order has no line {line}; its lines are 0 to {last}")]
-    Unknown {
+    UnknownLine {
         /// The one.
         line: u32,
         /// The last that there is.
@@ -97,13 +97,13 @@ pub enum BadLines {
     },
     /// A line is in it twice, at least once with a quantity.
     #[error("line {line} is there twice; a line that has a quantity must be named once")]
-    Twice {
+    Duplicate {
         /// The one.
         line: u32,
     },
     /// A quantity that the line can't have.
     #[error("the quantity of line {line} must be between 1 and {max}")]
-    Quantity {
+    InvalidQuantity {
         /// The line.
         line: u32,
         /// What was ordered of it.
@@ -113,32 +113,32 @@ pub enum BadLines {
 
 /// What is to be cancelled, by line: so many pieces or, without a number, all that is open.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Selection(pub(super) BTreeMap<u32, Option<u32>>);
+pub struct LineSelection(pub(super) BTreeMap<u32, Option<u32>>);
 
-impl Selection {
+impl LineSelection {
     /// Reads a list of lines. A whole line may be named again, as ever; a line with a quantity may not, since it would be
     /// open whether the quantities are to be added up.
     ///
     /// # Errors
     /// When it is empty, a line has a quantity and is named twice, or a quantity is 0.
-    pub fn read(parts: &[LinePart]) -> Result<Self, BadLines> {
+    pub fn parse(to_selectors: &[LineSelector]) -> Result<Self, InvalidLines> {
         let mut lines = BTreeMap::new();
-        for part in parts {
+        for part in to_selectors {
             let (line, quantity) = (part.line(), part.quantity());
             if quantity == Some(0) {
-                return Err(BadLines::Quantity { line, max: QUANTITY_MAX });
+                return Err(InvalidLines::InvalidQuantity { line, max: QUANTITY_MAX });
             }
             let before = lines.insert(line, quantity);
             if before.is_some_and(|before: Option<u32>| before.is_some() || quantity.is_some()) {
-                return Err(BadLines::Twice { line });
+                return Err(InvalidLines::Duplicate { line });
             }
         }
-        if lines.is_empty() { Err(BadLines::None) } else { Ok(Self(lines)) }
+        if lines.is_empty() { Err(InvalidLines::Empty) } else { Ok(Self(lines)) }
     }
 
     /// The same as a list, by line.
-    pub fn parts(&self) -> Vec<LinePart> {
-        self.iter().map(LinePart::new).collect()
+    pub fn parts(&self) -> Vec<LineSelector> {
+        self.iter().map(LineSelector::new).collect()
     }
 
     /// Each line and its quantity, if it has one.
@@ -152,8 +152,8 @@ impl Selection {
     }
 
     /// The lines that are named with a quantity.
-    pub fn quantities(&self) -> Vec<Pieces> {
-        self.iter().filter_map(|(line, quantity)| Some(Pieces { line, quantity: quantity? })).collect()
+    pub fn quantities(&self) -> Vec<LineQuantity> {
+        self.iter().filter_map(|(line, quantity)| Some(LineQuantity { line, quantity: quantity? })).collect()
     }
 
     /// Whether a quantity is named.
@@ -180,11 +180,11 @@ impl Selection {
     /// What of this is not named by earlier requests, all of them added up in `asked`: whole lines once, and every
     /// quantity.
     #[must_use]
-    pub fn news(&self, asked: &Self) -> Self {
-        let is_news = |(line, quantity): &(u32, Option<u32>)| {
-            quantity.is_some() || asked.0.get(line).is_none_or(Option::is_some)
+    pub fn not_in(&self, requested: &Self) -> Self {
+        let is_new = |(line, quantity): &(u32, Option<u32>)| {
+            quantity.is_some() || requested.0.get(line).is_none_or(Option::is_some)
         };
-        self.iter().filter(is_news).collect()
+        self.iter().filter(is_new).collect()
     }
 
     /// Checks that the order has these lines, and so many of them. What it has is not known before stock is set aside;
@@ -192,25 +192,25 @@ impl Selection {
     ///
     /// # Errors
     /// When it has not, or there are none.
-    pub fn check(&self, state: &OrderState) -> Result<(), BadLines> {
+    pub fn validate(&self, state: &OrderState) -> Result<(), InvalidLines> {
         let known = if state.lines.is_empty() { LINES_MAX } else { state.lines.len() };
         let last = u32::try_from(known).unwrap_or(u32::MAX).saturating_sub(1);
         match self.0.last_key_value() {
-            None => return Err(BadLines::None),
-            Some((line, _)) if *line > last => return Err(BadLines::Unknown { line: *line, last }),
+            None => return Err(InvalidLines::Empty),
+            Some((line, _)) if *line > last => return Err(InvalidLines::UnknownLine { line: *line, last }),
             Some(_) => {}
         }
-        for Pieces { line, quantity } in self.quantities() {
+        for LineQuantity { line, quantity } in self.quantities() {
             let max = state.lines.get(line as usize).map_or(QUANTITY_MAX, |l| l.quantity);
             if !(1..=max).contains(&quantity) {
-                return Err(BadLines::Quantity { line, max });
+                return Err(InvalidLines::InvalidQuantity { line, max });
             }
         }
         Ok(())
     }
 }
 
-impl FromIterator<(u32, Option<u32>)> for Selection {
+impl FromIterator<(u32, Option<u32>)> for LineSelection {
     fn from_iter<I: IntoIterator<Item = (u32, Option<u32>)>>(lines: I) -> Self {
         Self(lines.into_iter().collect())
     }
@@ -222,10 +222,10 @@ mod tests {
 
     #[test]
     fn whole_lines_are_written_as_earlier_releases_wrote_them() {
-        let read = |json: &str| serde_json::from_str::<Vec<LinePart>>(json);
+        let read = |json: &str| serde_json::from_str::<Vec<LineSelector>>(json);
         let mixed = r#"[2,{"line":0,"quantity":3}]"#;
         let parts = read(mixed).unwrap();
-        assert_eq!(parts, [LinePart::All(2), LinePart::Pieces { line: 0, quantity: 3 }]);
+        assert_eq!(parts, [LineSelector::Whole(2), LineSelector::Quantity { line: 0, quantity: 3 }]);
         assert_eq!(serde_json::to_string(&parts).unwrap(), mixed);
         assert_eq!(serde_json::to_string(&read("[1,0]").unwrap()).unwrap(), "[1,0]");
         for (json, mistake) in [
@@ -243,20 +243,23 @@ mod tests {
 
     #[test]
     fn quantities_add_up_and_whole_lines_count_once() {
-        let all = LinePart::All;
-        let pieces = |line, quantity| LinePart::Pieces { line, quantity };
-        let read = |parts: &[LinePart]| Selection::read(parts).unwrap();
-        let mut asked = read(&[all(0), all(0), pieces(1, 2)]);
-        assert_eq!(read(&[all(0)]).news(&asked), Selection::default());
-        assert_eq!(read(&[all(1), pieces(0, 1)]).news(&asked), read(&[all(1), pieces(0, 1)]));
-        asked.add(&read(&[pieces(0, 1), pieces(1, 2), pieces(2, 1)]));
-        assert_eq!(asked.parts(), [all(0), pieces(1, 4), pieces(2, 1)]);
-        asked.add(&read(&[all(1)]));
-        assert_eq!(asked.parts(), [all(0), all(1), pieces(2, 1)]);
-        for twice in [[pieces(0, 1), pieces(0, 1)], [all(0), pieces(0, 1)], [pieces(0, 1), all(0)]] {
-            assert_eq!(Selection::read(&twice), Err(BadLines::Twice { line: 0 }));
+        let all = LineSelector::Whole;
+        let pieces = |line, quantity| LineSelector::Quantity { line, quantity };
+        let read = |parts: &[LineSelector]| LineSelection::parse(parts).unwrap();
+        let mut requested = read(&[all(0), all(0), pieces(1, 2)]);
+        assert_eq!(read(&[all(0)]).not_in(&requested), LineSelection::default());
+        assert_eq!(read(&[all(1), pieces(0, 1)]).not_in(&requested), read(&[all(1), pieces(0, 1)]));
+        requested.add(&read(&[pieces(0, 1), pieces(1, 2), pieces(2, 1)]));
+        assert_eq!(requested.parts(), [all(0), pieces(1, 4), pieces(2, 1)]);
+        requested.add(&read(&[all(1)]));
+        assert_eq!(requested.parts(), [all(0), all(1), pieces(2, 1)]);
+        for duplicate in [[pieces(0, 1), pieces(0, 1)], [all(0), pieces(0, 1)], [pieces(0, 1), all(0)]] {
+            assert_eq!(LineSelection::parse(&duplicate), Err(InvalidLines::Duplicate { line: 0 }));
         }
-        assert!(matches!(Selection::read(&[pieces(0, 0)]), Err(BadLines::Quantity { line: 0, .. })));
-        assert_eq!(Selection::read(&[]), Err(BadLines::None));
+        assert!(matches!(
+            LineSelection::parse(&[pieces(0, 0)]),
+            Err(InvalidLines::InvalidQuantity { line: 0, .. })
+        ));
+        assert_eq!(LineSelection::parse(&[]), Err(InvalidLines::Empty));
     }
 }

@@ -7,14 +7,16 @@ fn amount(minor: i64) -> Amount {
     Amount::new(minor).unwrap()
 }
 
-fn units(currency: Currency) -> ProviderUnits {
-    ProviderUnits::of(currency).unwrap()
+fn units(currency: Currency) -> ProviderCurrency {
+    ProviderCurrency::for_currency(currency).unwrap()
 }
 
 /// The amount at the provider, which must come back as it was.
 fn sent(currency: Currency, minor: i64) -> Result<i64, NotChargeable> {
     let units = units(currency);
-    units.to_provider(amount(minor)).inspect(|sent| assert_eq!(units.to_minor(*sent), Some(minor)))
+    units
+        .to_provider(amount(minor))
+        .inspect(|to_provider_and_back| assert_eq!(units.to_minor(*to_provider_and_back), Some(minor)))
 }
 
 #[test]
@@ -70,11 +72,11 @@ fn only_the_special_cases_differ_from_iso() {
 #[test]
 fn unsupported_currency_is_rejected() {
     for currency in [Currency::IRR, Currency::CUP, Currency::LYD, Currency::XAU] {
-        assert_eq!(ProviderUnits::of(currency), Err(NotChargeable::UnsupportedCurrency));
-        assert_eq!(smallest_share(currency), 1);
+        assert_eq!(ProviderCurrency::for_currency(currency), Err(NotChargeable::UnsupportedCurrency));
+        assert_eq!(amount_increment(currency), 1);
     }
-    assert_eq!(ProviderUnits::of_code("zzz"), Err(NotChargeable::UnsupportedCurrency));
-    assert_eq!(ProviderUnits::of_code("isk"), ProviderUnits::of(Currency::ISK));
+    assert_eq!(ProviderCurrency::for_code("zzz"), Err(NotChargeable::UnsupportedCurrency));
+    assert_eq!(ProviderCurrency::for_code("isk"), ProviderCurrency::for_currency(Currency::ISK));
 }
 
 #[test]
@@ -90,7 +92,7 @@ fn charge_below_the_minimum_is_rejected() {
         (Currency::MGA, 100),
         (Currency::KWD, 10),
     ] {
-        let (units, below) = (units(currency), minimum - smallest_share(currency));
+        let (units, below) = (units(currency), minimum - amount_increment(currency));
         assert_eq!(units.check_charge(amount(minimum)), Ok(()), "{currency:?}");
         assert_eq!(units.check_charge(amount(below)), Err(NotChargeable::TooSmall(minimum)), "{currency:?}");
     }
@@ -107,7 +109,7 @@ fn charge_above_the_maximum_is_rejected() {
         (Currency::INR, 999_999_999),
         (Currency::JPY, 9_999_999_999),
     ] {
-        let (units, above) = (units(currency), maximum + smallest_share(currency));
+        let (units, above) = (units(currency), maximum + amount_increment(currency));
         assert_eq!(units.check_charge(amount(maximum)), Ok(()), "{currency:?}");
         assert_eq!(units.check_charge(amount(above)), Err(NotChargeable::TooLarge(maximum)), "{currency:?}");
     }
@@ -121,10 +123,10 @@ proptest! {
     ) {
         let units = units(currency);
         match units.to_provider(amount(minor)) {
-            Ok(sent) => prop_assert_eq!(units.to_minor(sent), Some(minor)),
+            Ok(to_provider_and_back) => prop_assert_eq!(units.to_minor(to_provider_and_back), Some(minor)),
             Err(error) => {
-                prop_assert_eq!(error, NotChargeable::NotAMultiple(units.smallest()));
-                prop_assert!(minor % units.smallest() != 0);
+                prop_assert_eq!(error, NotChargeable::NotAMultiple(units.increment()));
+                prop_assert!(minor % units.increment() != 0);
             }
         }
     }

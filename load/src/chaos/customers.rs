@@ -6,8 +6,8 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::plan::{Kind, Message, OrderPlan};
-use super::world::{Promise, World};
+use super::plan::{OrderAction, OrderKind, OrderPlan};
+use super::world::{Commitment, Environment};
 use crate::open_loop::Random;
 use waybill_stack::client::{Client, Reply};
 
@@ -16,12 +16,12 @@ const UNIT_PRICE: i64 = 1_000;
 /// More than the risk rules approve.
 const DEAR_PRICE: i64 = 150_000;
 /// Between two looks at an order of which something is waited for.
-const LOOK_EVERY: Duration = Duration::from_millis(300);
+const POLL_INTERVAL: Duration = Duration::from_millis(300);
 /// How long a message waits for the state that it is about.
-const LOOKS_MAX: u32 = 40;
+const POLLS_MAX: u32 = 40;
 
 /// In stock at one location each, and more than all orders take.
-pub const PLENTY: [(&str, &str); 2] = [("CHAOS-A", "AMS"), ("CHAOS-B", "RTM")];
+pub const AMPLE_STOCK: [(&str, &str); 2] = [("CHAOS-A", "AMS"), ("CHAOS-B", "RTM")];
 /// In stock with fewer units than are ordered.
 pub const HOT: &str = "CHAOS-HOT";
 /// More than the risk rules approve.
@@ -33,15 +33,15 @@ pub fn scarce_sku(nth: u64) -> String {
 }
 
 /// Places the order and does what is planned about it.
-pub async fn run(world: Arc<World>, plan: OrderPlan, run: String) {
+pub async fn run(world: Arc<Environment>, plan: OrderPlan, run: String) {
     let mut random = Random::new(plan.seed);
     let (body, key) = (order(&plan, &run), format!("{run}-{}", plan.nth));
     let Some(id) = place(&world, &mut random, &body, &key).await else { return };
-    world.promise(&id, Promise::Accepted);
+    world.record_commitment(&id, Commitment::Accepted);
     let placed = tokio::time::Instant::now();
     for (after, message) in plan.messages {
         tokio::time::sleep_until(placed + after).await;
-        if message == Message::Repeat {
+        if message == OrderAction::Repeat {
             repeat(&world, &mut random, &body, &key, &id).await;
         } else {
             send(&world, &mut random, &id, message).await;
@@ -49,24 +49,24 @@ pub async fn run(world: Arc<World>, plan: OrderPlan, run: String) {
     }
 }
 
-async fn place(world: &World, random: &mut Random, body: &Value, key: &str) -> Option<String> {
+async fn place(world: &Environment, random: &mut Random, body: &Value, key: &str) -> Option<String> {
     let build = |client: &Client| {
         client.request(Method::POST, "/v1/orders").header("Idempotency-Key", key).json(body)
     };
-    let reply = world.ask("place", random, build).await?;
+    let reply = world.request("place", random, build).await?;
     if reply.status.as_u16() != 201 {
         let shown = format!("an order was answered {}: {}", reply.status, reply.body);
-        world.log(|log| log.wrong.push(shown));
+        world.with_log(|log| log.wrong.push(shown));
         return None;
     }
     Some(reply.text("/id").to_owned())
 }
 
-async fn repeat(world: &World, random: &mut Random, body: &Value, key: &str, id: &str) {
+async fn repeat(world: &Environment, random: &mut Random, body: &Value, key: &str, id: &str) {
     if let Some(again) = place(world, random, body, key).await
         && again != id
     {
-        world.log(|log| log.wrong.push(format!("order {id} repeated is order {again}")));
+        world.with_log(|log| log.wrong.push(format!("order {id} repeated is order {again}")));
     }
 }
 
@@ -75,27 +75,27 @@ fn order(plan: &OrderPlan, run: &str) -> Value {
     let mut random = Random::new(plan.seed ^ 1);
     let line = |sku: &str, quantity: i64, unit_price: i64| json!({"sku": sku, "quantity": quantity, "unit_price": unit_price});
     let plenty = |random: &mut Random, nth: usize| {
-        line(PLENTY[nth].0, 1 + i64::try_from(random.below(4)).unwrap_or_default(), UNIT_PRICE)
+        line(AMPLE_STOCK[nth].0, 1 + i64::try_from(random.below(4)).unwrap_or_default(), UNIT_PRICE)
     };
     let lines = match plan.kind {
-        Kind::Plain if random.below(3) == 0 => vec![line(HOT, 1, UNIT_PRICE)],
-        Kind::Plain | Kind::Declined | Kind::Authentication => vec![plenty(&mut random, 0)],
-        Kind::Split | Kind::SlowRefund => vec![plenty(&mut random, 0), plenty(&mut random, 1)],
-        Kind::Review => vec![line(DEAR, 1, DEAR_PRICE), plenty(&mut random, 1)],
-        Kind::AskCustomer | Kind::ShipAvailable => {
+        OrderKind::Plain if random.below(3) == 0 => vec![line(HOT, 1, UNIT_PRICE)],
+        OrderKind::Plain | OrderKind::Declined | OrderKind::Authentication => vec![plenty(&mut random, 0)],
+        OrderKind::Split | OrderKind::SlowRefund => vec![plenty(&mut random, 0), plenty(&mut random, 1)],
+        OrderKind::Review => vec![line(DEAR, 1, DEAR_PRICE), plenty(&mut random, 1)],
+        OrderKind::AskCustomer | OrderKind::ShipAvailable => {
             vec![line(&scarce_sku(plan.nth), 3, UNIT_PRICE), plenty(&mut random, 1)]
         }
-        Kind::OutOfStock => vec![line("CHAOS-NONE", 1, UNIT_PRICE)],
+        OrderKind::OutOfStock => vec![line("CHAOS-NONE", 1, UNIT_PRICE)],
     };
     let method = match plan.kind {
-        Kind::Declined => "pm_card_chargeDeclined",
-        Kind::Authentication => "pm_card_authenticationRequired",
-        Kind::SlowRefund => "pm_card_pendingRefund",
+        OrderKind::Declined => "pm_card_chargeDeclined",
+        OrderKind::Authentication => "pm_card_authenticationRequired",
+        OrderKind::SlowRefund => "pm_card_pendingRefund",
         _ => "pm_card_visa",
     };
     let policy = match plan.kind {
-        Kind::AskCustomer => "ask_customer",
-        Kind::ShipAvailable => "ship_available",
+        OrderKind::AskCustomer => "ask_customer",
+        OrderKind::ShipAvailable => "ship_available",
         _ => "reject",
     };
     json!({
@@ -106,12 +106,13 @@ fn order(plan: &OrderPlan, run: &str) -> Value {
     })
 }
 
-async fn send(world: &World, random: &mut Random, id: &str, message: Message) {
-    use Message as M;
+async fn send(world: &Environment, random: &mut Random, id: &str, message: OrderAction) {
+    use OrderAction as M;
     let workflow = format!("order:{id}");
     let name = format!("{message:?}");
-    let count_sent =
-        |result: anyhow::Result<()>| world.count(&name, if result.is_ok() { "sent" } else { "not taken" });
+    let count_sent = |result: anyhow::Result<()>| {
+        world.count_response(&name, if result.is_ok() { "sent" } else { "not taken" })
+    };
     match message {
         M::CancelByHttp => cancel(world, random, id, &json!({"reason": "changed my mind"})).await,
         M::CancelLine => cancel(world, random, id, &json!({"reason": "not that one", "lines": [0]})).await,
@@ -127,44 +128,46 @@ async fn send(world: &World, random: &mut Random, id: &str, message: Message) {
         M::Terminate => count_sent(world.temporal.terminate(&workflow).await),
         M::Approve | M::Reject => {
             let decision = if message == M::Approve { "approve" } else { "reject" };
-            reach(world, random, id, |order| order["status"] == "in_review").await;
+            wait_for_state(world, random, id, |order| order["status"] == "in_review").await;
             let body = json!({"decision": decision, "reason": "reviewed"});
             if accepted(world.post(&name, random, &format!("/v1/orders/{id}/decision"), &body).await) {
-                world.promise(id, Promise::Answered("order.decided"));
+                world.record_commitment(id, Commitment::Answered("order.decided"));
             }
         }
         M::ApproveBySignal => {
-            reach(world, random, id, |order| order["status"] == "in_review").await;
+            wait_for_state(world, random, id, |order| order["status"] == "in_review").await;
             let decision = json!({"decision": "approve", "reason": "reviewed"});
             count_sent(world.temporal.signal(&workflow, "decide", &decision).await);
         }
         M::Amend => amend(world, random, id).await,
         M::Authenticate => {
-            reach(world, random, id, |order| order["payment_action_required"] == true).await;
+            wait_for_state(world, random, id, |order| order["payment_action_required"] == true).await;
             authenticate(world, id).await;
         }
         M::Refund => {
-            reach(world, random, id, |order| order["amounts_held"]["captured"].as_i64() > Some(0)).await;
+            wait_for_state(world, random, id, |order| order["amounts_held"]["captured"].as_i64() > Some(0))
+                .await;
             let body = json!({"amount": 300, "reason": "apology"});
             if accepted(world.post(&name, random, &format!("/v1/orders/{id}/refunds"), &body).await) {
-                world.promise(id, Promise::Refund);
+                world.record_commitment(id, Commitment::Refund);
             }
         }
         M::Return => {
-            reach(world, random, id, |order| order["lines"][0]["delivered"].as_i64() > Some(0)).await;
+            wait_for_state(world, random, id, |order| order["lines"][0]["delivered"].as_i64() > Some(0))
+                .await;
             let body = json!({"lines": [{"line": 0, "quantity": 1}], "reason": "does not fit"});
             let reply = world.post(&name, random, &format!("/v1/orders/{id}/returns"), &body).await;
             if accepted(reply) {
-                world.promise(id, Promise::Return);
+                world.record_commitment(id, Commitment::Return);
             }
         }
         M::Retry => {
             let body = json!({"reason": "try again"});
             world.post(&name, random, &format!("/v1/admin/orders/{id}/retry"), &body).await;
         }
-        M::HandOver => carrier(world, random, id, &name, "hand_over").await,
-        M::Lose => carrier(world, random, id, &name, "lose").await,
-        M::BringBack => carrier(world, random, id, &name, "return").await,
+        M::HandOver => carrier_step(world, random, id, &name, "hand_over").await,
+        M::Lose => carrier_step(world, random, id, &name, "lose").await,
+        M::BringBack => carrier_step(world, random, id, &name, "return").await,
         // Received when everything else is done (see `rest`); repeated by `run`.
         M::Receipt | M::Repeat => {}
     }
@@ -174,30 +177,30 @@ fn accepted(reply: Option<Reply>) -> bool {
     reply.is_some_and(|reply| reply.status.is_success())
 }
 
-async fn cancel(world: &World, random: &mut Random, id: &str, body: &Value) {
+async fn cancel(world: &Environment, random: &mut Random, id: &str, body: &Value) {
     let whole = body["lines"].is_null();
     let what = if whole { "CancelByHttp" } else { "CancelLine" };
     let Some(reply) = world.post(what, random, &format!("/v1/orders/{id}/cancellation"), body).await else {
         return;
     };
     match reply.status.as_u16() {
-        200 if whole => world.promise(id, Promise::Cancelled),
-        202 if whole => world.promise(id, Promise::Cancelling),
+        200 if whole => world.record_commitment(id, Commitment::Cancelled),
+        202 if whole => world.record_commitment(id, Commitment::Cancelling),
         _ => {}
     }
 }
 
 /// One unit of the first line. Each request is another unit, however often it has to be sent.
-async fn cancel_unit(world: &World, random: &mut Random, id: &str) {
+async fn cancel_unit(world: &Environment, random: &mut Random, id: &str) {
     let body = json!({"reason": "one less", "lines": [{"line": 0, "quantity": 1}]});
     let reply = world.post("CancelUnit", random, &format!("/v1/orders/{id}/cancellation"), &body).await;
     if reply.is_some_and(|reply| reply.status.as_u16() == 200) {
-        world.promise(id, Promise::OneUnitCancelled);
+        world.record_commitment(id, Commitment::OneUnitCancelled);
     }
 }
 
-async fn amend(world: &World, random: &mut Random, id: &str) {
-    reach(world, random, id, |order| order["status"] == "awaiting_customer").await;
+async fn amend(world: &Environment, random: &mut Random, id: &str) {
+    wait_for_state(world, random, id, |order| order["status"] == "awaiting_customer").await;
     let (path, key) = (format!("/v1/orders/{id}/amendment"), waybill_stack::client::new_key());
     let accept = if random.below(3) == 0 { "cancel" } else { "ship_available" };
     let body = json!({"accept": accept});
@@ -208,36 +211,36 @@ async fn amend(world: &World, random: &mut Random, id: &str) {
             .header("If-Match", "*")
             .json(&body)
     };
-    if accepted(world.ask("Amend", random, build).await) {
-        world.promise(id, Promise::Answered("order.amended"));
+    if accepted(world.request("Amend", random, build).await) {
+        world.record_commitment(id, Commitment::Answered("order.amended"));
     }
 }
 
 /// The customer proves who they are.
-pub async fn authenticate(world: &World, id: &str) {
+pub async fn authenticate(world: &Environment, id: &str) {
     let ledger = world.payments().await;
     for intent in ledger["intents"].as_array().map(Vec::as_slice).unwrap_or_default() {
         if intent["metadata"]["order_id"] == id && intent["status"] == "requires_action" {
             let path = format!("payment_intents/{}/authenticate", intent["id"].as_str().unwrap_or_default());
-            world.bank(&path, json!({"success": true})).await;
+            world.provider_control(&path, json!({"success": true})).await;
         }
     }
 }
 
-async fn carrier(world: &World, random: &mut Random, id: &str, name: &str, step: &str) {
+async fn carrier_step(world: &Environment, random: &mut Random, id: &str, name: &str, step: &str) {
     let Some(order) = world.order(random, id).await else { return };
     let shipments = order.body["shipments"].as_array().cloned().unwrap_or_default();
     let Some(shipment) = shipments.first().and_then(|shipment| shipment["id"].as_str()) else { return };
-    let taken = world.carrier(shipment, step).await;
-    world.count(name, if taken { "done" } else { "not possible" });
+    let taken = world.carrier_control(shipment, step).await;
+    world.count_response(name, if taken { "done" } else { "not possible" });
 }
 
 /// Waits until the order is so, or for long enough.
-async fn reach(world: &World, random: &mut Random, id: &str, is: impl Fn(&Value) -> bool) {
-    for _ in 0..LOOKS_MAX {
+async fn wait_for_state(world: &Environment, random: &mut Random, id: &str, is: impl Fn(&Value) -> bool) {
+    for _ in 0..POLLS_MAX {
         match world.order(random, id).await {
             Some(order) if is(&order.body) || ended(&order.body) => return,
-            _ => tokio::time::sleep(LOOK_EVERY).await,
+            _ => tokio::time::sleep(POLL_INTERVAL).await,
         }
     }
 }

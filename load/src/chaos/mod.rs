@@ -2,12 +2,12 @@
 //! to rest, and all [invariants](waybill_stack::invariants) are checked.
 
 pub mod args;
+mod commitments;
 mod customers;
-mod disturb;
+mod fault_injector;
 pub mod plan;
-mod promises;
+mod quiesce;
 mod report;
-mod rest;
 mod world;
 
 use std::collections::BTreeMap;
@@ -21,24 +21,24 @@ use serde_json::json;
 use tokio::time::Instant;
 
 pub use self::args::{ChaosArgs, Scenario};
-use self::disturb::Disturber;
-use self::plan::{APIS, Kind, Plan, WORKERS};
+use self::fault_injector::FaultInjector;
+use self::plan::{APIS, OrderKind, Plan, WORKERS};
 use self::report::Report;
-use self::world::World;
+use self::world::Environment;
 use waybill_simulators::AutoProgress;
 use waybill_stack::Stack;
 use waybill_stack::client::Client;
 use waybill_stack::invariants::{Moment, Violation};
+use waybill_stack::output::{self, Step};
 use waybill_stack::servers::Servers;
-use waybill_stack::servers::link::Link;
-use waybill_stack::term::{self, Step};
+use waybill_stack::servers::tcp_proxy::TcpProxy;
 
 /// More than all orders take of a SKU.
-const PLENTY: i64 = 100_000;
+const AMPLE_STOCK: i64 = 100_000;
 /// Of the hot SKU there is a unit for each so many orders.
 const ORDERS_PER_HOT_UNIT: i64 = 16;
 /// How soon a parcel is handed over, and delivered.
-const CARRIER_PACE: Duration = Duration::from_millis(1_500);
+const CARRIER_DELAY: Duration = Duration::from_millis(1_500);
 /// Terminated orders are looked for this often, in seconds, however young they are.
 const SWEEP_SECONDS: u32 = 2;
 /// Between two lines that say how far a run is.
@@ -50,7 +50,7 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 /// When the servers can't be started, or started again.
 pub async fn chaos(args: ChaosArgs) -> Result<ExitCode> {
     let report = run(&args).await?;
-    term::print(&report);
+    output::print(&report);
     Ok(if report.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -62,7 +62,7 @@ pub async fn run(args: &ChaosArgs) -> Result<Report> {
     let step = Step::begin(format!("Chaos with seed {}: starting", args.seed));
     let plan = Plan::draw(args);
     let mut servers = Servers::private().await?;
-    let link = Link::to(servers.temporal.port).await?;
+    let link = TcpProxy::to(servers.temporal.port).await?;
     let mut stack = start(&servers, &link).await?;
     let mut clients = vec![stack.client.clone()];
     while clients.len() < APIS {
@@ -71,33 +71,38 @@ pub async fn run(args: &ChaosArgs) -> Result<Report> {
     while stack.workers.len() < WORKERS {
         stack.add_worker().await?;
     }
-    fill(&stack.client, &plan).await?;
+    seed_stock(&stack.client, &plan).await?;
     let before = stock(&stack).await?;
     step.done(format!("{} orders, {} faults, seed {}", plan.orders.len(), plan.faults.len(), args.seed));
 
-    let world = Arc::new(World::of(&stack, clients)?);
-    disturb(&plan, &world, &mut Disturber::new(&mut servers, &mut stack, &link, &plan.faults)).await?;
+    let world = Arc::new(Environment::of(&stack, clients)?);
+    run_orders_and_faults(
+        &plan,
+        &world,
+        &mut FaultInjector::new(&mut servers, &mut stack, &link, &plan.faults),
+    )
+    .await?;
 
     let step = Step::begin("Healed; waiting for rest");
-    let mut violations = rest(&world, &stack, args.settle, &step).await?;
+    let mut violations = wait_until_quiescent(&world, &stack, args.settle, &step).await?;
     let sources = stack.sources()?;
     violations.extend(sources.check(Moment::AtRest).await?);
     let orders = sources.orders().await?;
-    violations.extend(world.log(|log| promises::check(log, &orders)));
+    violations.extend(world.with_log(|log| commitments::check(log, &orders)));
     violations.extend(check_conservation(&before, &stock(&stack).await?));
     step.done("At rest");
 
-    let money = report::money(sources.pool(), &stack.payments.snapshot(), &violations).await?;
-    let report = world.log(|log| Report::new(args, &plan, log, &orders, violations, money));
+    let money = report::ledger_summary(sources.pool(), &stack.payments.snapshot(), &violations).await?;
+    let report = world.with_log(|log| Report::new(args, &plan, log, &orders, violations, money));
     stack.stop().await;
     servers.stop().await;
     Ok(report)
 }
 
-async fn start(servers: &Servers, link: &Link) -> Result<Stack> {
+async fn start(servers: &Servers, link: &TcpProxy) -> Result<Stack> {
     Stack::builder(servers)
         .env("WAYBILL_TEMPORAL_ADDRESS", format!("http://{}", link.address()))
-        .auto(AutoProgress { hand_over_after: CARRIER_PACE, deliver_after: CARRIER_PACE })
+        .auto(AutoProgress { hand_over_after: CARRIER_DELAY, deliver_after: CARRIER_DELAY })
         .env("WAYBILL_SWEEP_SECONDS", SWEEP_SECONDS)
         .env("WAYBILL_SWEEP_AGE_SECONDS", 0)
         .start()
@@ -105,13 +110,15 @@ async fn start(servers: &Servers, link: &Link) -> Result<Stack> {
 }
 
 /// Puts the goods on the shelves.
-async fn fill(client: &Client, plan: &Plan) -> Result<()> {
+async fn seed_stock(client: &Client, plan: &Plan) -> Result<()> {
     let hot = i64::try_from(plan.orders.len()).unwrap_or(i64::MAX) / ORDERS_PER_HOT_UNIT + 1;
     let mut goods =
-        vec![(customers::HOT.to_owned(), "AMS", hot), (customers::DEAR.to_owned(), "AMS", PLENTY)];
-    goods.extend(customers::PLENTY.map(|(sku, location)| (sku.to_owned(), location, PLENTY)));
-    let scarce =
-        plan.orders.iter().filter(|order| matches!(order.kind, Kind::AskCustomer | Kind::ShipAvailable));
+        vec![(customers::HOT.to_owned(), "AMS", hot), (customers::DEAR.to_owned(), "AMS", AMPLE_STOCK)];
+    goods.extend(customers::AMPLE_STOCK.map(|(sku, location)| (sku.to_owned(), location, AMPLE_STOCK)));
+    let scarce = plan
+        .orders
+        .iter()
+        .filter(|order| matches!(order.kind, OrderKind::AskCustomer | OrderKind::ShipAvailable));
     goods.extend(scarce.map(|order| (customers::scarce_sku(order.nth), "AMS", 1)));
     for (sku, location, on_hand) in goods {
         let body = json!({"locations": [{"location": location, "on_hand": on_hand}]});
@@ -121,7 +128,11 @@ async fn fill(client: &Client, plan: &Plan) -> Result<()> {
 }
 
 /// Customers and faults, side by side, until both are done.
-async fn disturb(plan: &Plan, world: &Arc<World>, disturber: &mut Disturber<'_>) -> Result<()> {
+async fn run_orders_and_faults(
+    plan: &Plan,
+    world: &Arc<Environment>,
+    injector: &mut FaultInjector<'_>,
+) -> Result<()> {
     let (start, run) = (Instant::now(), uuid::Uuid::now_v7().simple().to_string());
     let customers = join_all(plan.orders.iter().map(|order| {
         let (world, order, run) = (Arc::clone(world), order.clone(), run.clone());
@@ -133,8 +144,8 @@ async fn disturb(plan: &Plan, world: &Arc<World>, disturber: &mut Disturber<'_>)
     let progress = async {
         loop {
             tokio::time::sleep(PROGRESS_EVERY).await;
-            let placed = world.log(|log| log.promises.len());
-            term::line(format_args!(
+            let placed = world.with_log(|log| log.promises.len());
+            output::line(format_args!(
                 "  {} s: {placed} of {} orders placed",
                 start.elapsed().as_secs(),
                 plan.orders.len()
@@ -143,8 +154,8 @@ async fn disturb(plan: &Plan, world: &Arc<World>, disturber: &mut Disturber<'_>)
     };
     let work = async {
         let (done, disturbed) = tokio::join!(customers, async {
-            disturber.run(start).await?;
-            disturber.heal().await
+            injector.run(start).await?;
+            injector.end_all().await
         });
         disturbed?;
         done.into_iter().try_for_each(|done| done.context("a customer panicked"))
@@ -155,10 +166,15 @@ async fn disturb(plan: &Plan, world: &Arc<World>, disturber: &mut Disturber<'_>)
     }
 }
 
-async fn rest(world: &World, stack: &Stack, limit: Duration, step: &Step) -> Result<Vec<Violation>> {
+async fn wait_until_quiescent(
+    world: &Environment,
+    stack: &Stack,
+    limit: Duration,
+    step: &Step,
+) -> Result<Vec<Violation>> {
     let sources = stack.sources()?;
-    rest::settle(world, &sources, limit, |resting, all| {
-        step.say(format_args!("{resting} of {all} orders at rest"))
+    quiesce::wait_until_quiescent(world, &sources, limit, |resting, all| {
+        step.update(format_args!("{resting} of {all} orders at rest"))
     })
     .await
 }
@@ -166,8 +182,8 @@ async fn rest(world: &World, stack: &Stack, limit: Duration, step: &Step) -> Res
 /// Units by SKU and location: free, reserved and sold, added up.
 async fn stock(stack: &Stack) -> Result<BTreeMap<(String, String), i64>> {
     let pool = waybill_store::connect(&stack.database_url, 1)?;
-    let books = waybill_store::stock::books(&pool).await?;
-    Ok(books.into_iter().map(|row| ((row.sku, row.location), row.pieces)).collect())
+    let books = waybill_store::stock::reconcile_reservations(&pool).await?;
+    Ok(books.into_iter().map(|row| ((row.sku, row.location), row.units)).collect())
 }
 
 fn check_conservation(

@@ -18,7 +18,7 @@ const FAULT_FOR_MS: (u64, u64) = (100, 8_000);
 
 /// What an order is like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum OrderKind {
     /// One line.
     Plain,
     /// Goods from two locations: two shipments.
@@ -41,7 +41,7 @@ pub enum Kind {
 
 /// What is done about an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Message {
+pub enum OrderAction {
     /// `POST …/cancellation`
     CancelByHttp,
     /// The signal `cancel`.
@@ -92,16 +92,16 @@ pub struct OrderPlan {
     /// When it is placed, from the start.
     pub at: Duration,
     /// What it is like.
-    pub kind: Kind,
+    pub kind: OrderKind,
     /// Each with its time after the placing.
-    pub messages: Vec<(Duration, Message)>,
+    pub messages: Vec<(Duration, OrderAction)>,
     /// Drawn for whatever else is to be drawn about it.
     pub seed: u64,
 }
 
 /// What is disturbed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
+pub enum Component {
     /// A worker.
     Worker(usize),
     /// An API.
@@ -118,7 +118,7 @@ pub enum Part {
 
 /// How it is disturbed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Disturbance {
+pub enum FaultKind {
     /// Killed and started again after a while.
     Kill,
     /// Frozen for a while.
@@ -145,9 +145,9 @@ pub struct FaultPlan {
     /// How long.
     pub lasts: Duration,
     /// What.
-    pub part: Part,
+    pub part: Component,
     /// How.
-    pub how: Disturbance,
+    pub how: FaultKind,
 }
 
 /// A run.
@@ -194,7 +194,7 @@ fn between(random: &mut Random, (low, high): (u64, u64)) -> u64 {
     low + random.below(high - low)
 }
 
-fn pick<T: Copy>(random: &mut Random, from: &[(u64, T)]) -> Option<T> {
+fn choose_weighted<T: Copy>(random: &mut Random, from: &[(u64, T)]) -> Option<T> {
     let mut left = random.below(from.iter().map(|(weight, _)| weight).sum());
     for (weight, value) in from {
         if left < *weight {
@@ -206,7 +206,7 @@ fn pick<T: Copy>(random: &mut Random, from: &[(u64, T)]) -> Option<T> {
 }
 
 fn draw_order(random: &mut Random, nth: u64, rate: u64) -> OrderPlan {
-    use Kind as K;
+    use OrderKind as K;
     let kinds = [
         (6, K::Plain),
         (6, K::Split),
@@ -218,17 +218,18 @@ fn draw_order(random: &mut Random, nth: u64, rate: u64) -> OrderPlan {
         (2, K::Authentication),
         (1, K::SlowRefund),
     ];
-    let kind = pick(random, &kinds).unwrap_or(K::Plain);
+    let kind = choose_weighted(random, &kinds).unwrap_or(K::Plain);
     let at = Duration::from_millis(nth * 1_000 / rate + random.below(200));
-    let mut messages: Vec<(Duration, Message)> = (0..random.below(MESSAGES_MAX + 1))
+    let mut messages: Vec<(Duration, OrderAction)> = (0..random.below(MESSAGES_MAX + 1))
         .filter_map(|_| Some((draw_moment(random), draw_message(random)?)))
         .collect();
     let answer = match kind {
-        K::Review => {
-            pick(random, &[(3, Message::Approve), (2, Message::ApproveBySignal), (1, Message::Reject)])
-        }
-        K::AskCustomer => Some(Message::Amend),
-        K::Authentication => Some(Message::Authenticate),
+        K::Review => choose_weighted(
+            random,
+            &[(3, OrderAction::Approve), (2, OrderAction::ApproveBySignal), (1, OrderAction::Reject)],
+        ),
+        K::AskCustomer => Some(OrderAction::Amend),
+        K::Authentication => Some(OrderAction::Authenticate),
         _ => None,
     };
     messages.extend(answer.map(|answer| (draw_moment(random), answer)));
@@ -241,8 +242,8 @@ fn draw_moment(random: &mut Random) -> Duration {
     Duration::from_millis(random.below(within))
 }
 
-fn draw_message(random: &mut Random) -> Option<Message> {
-    use Message as M;
+fn draw_message(random: &mut Random) -> Option<OrderAction> {
+    use OrderAction as M;
     let messages = [
         (4, M::CancelByHttp),
         (4, M::CancelBySignal),
@@ -260,38 +261,38 @@ fn draw_message(random: &mut Random) -> Option<Message> {
         (1, M::Lose),
         (1, M::BringBack),
     ];
-    pick(random, &messages)
+    choose_weighted(random, &messages)
 }
 
-fn draw_fault(random: &mut Random, scenario: Scenario) -> (Part, Disturbance) {
-    use Disturbance as D;
+fn draw_fault(random: &mut Random, scenario: Scenario) -> (Component, FaultKind) {
+    use FaultKind as D;
     let processes = matches!(scenario, Scenario::All | Scenario::Processes);
     let servers = matches!(scenario, Scenario::All | Scenario::Servers);
     let providers = matches!(scenario, Scenario::All | Scenario::Providers);
     let on = |wanted: bool, weight: u64| if wanted { weight } else { 0 };
-    let worker = Part::Worker(usize::try_from(random.below(WORKERS as u64)).unwrap_or_default());
-    let api = Part::Api(usize::try_from(random.below(APIS as u64)).unwrap_or_default());
+    let worker = Component::Worker(usize::try_from(random.below(WORKERS as u64)).unwrap_or_default());
+    let api = Component::Api(usize::try_from(random.below(APIS as u64)).unwrap_or_default());
     let faults = [
         (on(processes, 6), (worker, D::Kill)),
         (on(processes, 4), (worker, D::Freeze)),
         (on(processes, 3), (api, D::Kill)),
         (on(processes, 2), (api, D::Freeze)),
-        (on(servers, 2), (Part::Temporal, D::Freeze)),
-        (on(servers, 1), (Part::Temporal, D::Kill)),
-        (on(servers, 3), (Part::Temporal, D::CutConnections)),
-        (on(servers, 1), (Part::Postgres, D::Kill)),
-        (on(servers, 3), (Part::Postgres, D::CutConnections)),
-        (on(providers, 2), (Part::Payments, D::LoseAnswers)),
-        (on(providers, 2), (Part::Payments, D::Fail)),
-        (on(providers, 1), (Part::Payments, D::Slow)),
-        (on(providers, 1), (Part::Payments, D::ScrambleEvents)),
-        (on(providers, 2), (Part::Carrier, D::LoseAnswers)),
-        (on(providers, 2), (Part::Carrier, D::Fail)),
-        (on(providers, 1), (Part::Carrier, D::Slow)),
-        (on(providers, 2), (Part::Carrier, D::ScrambleEvents)),
-        (on(providers, 1), (Part::Carrier, D::Refuse)),
+        (on(servers, 2), (Component::Temporal, D::Freeze)),
+        (on(servers, 1), (Component::Temporal, D::Kill)),
+        (on(servers, 3), (Component::Temporal, D::CutConnections)),
+        (on(servers, 1), (Component::Postgres, D::Kill)),
+        (on(servers, 3), (Component::Postgres, D::CutConnections)),
+        (on(providers, 2), (Component::Payments, D::LoseAnswers)),
+        (on(providers, 2), (Component::Payments, D::Fail)),
+        (on(providers, 1), (Component::Payments, D::Slow)),
+        (on(providers, 1), (Component::Payments, D::ScrambleEvents)),
+        (on(providers, 2), (Component::Carrier, D::LoseAnswers)),
+        (on(providers, 2), (Component::Carrier, D::Fail)),
+        (on(providers, 1), (Component::Carrier, D::Slow)),
+        (on(providers, 2), (Component::Carrier, D::ScrambleEvents)),
+        (on(providers, 1), (Component::Carrier, D::Refuse)),
     ];
-    pick(random, &faults).unwrap_or((worker, D::Kill))
+    choose_weighted(random, &faults).unwrap_or((worker, D::Kill))
 }
 
 #[cfg(test)]
@@ -315,6 +316,6 @@ mod tests {
         assert!(draw(1, 50, Scenario::Calm).faults.is_empty());
         let providers = draw(1, 200, Scenario::Providers).faults;
         assert!(providers.len() > 5);
-        assert!(providers.iter().all(|fault| matches!(fault.part, Part::Payments | Part::Carrier)));
+        assert!(providers.iter().all(|fault| matches!(fault.part, Component::Payments | Component::Carrier)));
     }
 }

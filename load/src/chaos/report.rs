@@ -9,7 +9,7 @@ use sqlx::PgPool;
 
 use super::args::ChaosArgs;
 use super::plan::Plan;
-use super::world::Log;
+use super::world::RequestLog;
 use waybill_stack::invariants::{Order, Violation};
 
 /// A run.
@@ -38,7 +38,7 @@ impl Report {
     pub(super) fn new(
         args: &ChaosArgs,
         plan: &Plan,
-        log: &Log,
+        log: &RequestLog,
         orders: &BTreeMap<String, Order>,
         violations: Vec<Violation>,
         money: BTreeMap<String, String>,
@@ -60,7 +60,7 @@ impl Report {
 }
 
 /// What our ledger and the provider's have of the orders with broken invariants.
-pub(super) async fn money(
+pub(super) async fn ledger_summary(
     pool: &PgPool,
     provider: &Value,
     violations: &[Violation],

@@ -8,8 +8,8 @@
 //! Deliberately absent: a bound on how long a response takes. Most fit the kernel's buffer, and a handler bounds its own
 //! work.
 
-mod files;
-mod idle;
+mod file_limit;
+mod timeouts;
 
 use axum::{Router, body::Body, serve::Listener};
 use http_body_util::BodyExt;
@@ -18,11 +18,11 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use idle::{Phase, TimedStream};
 use prometheus::{
     IntCounter, IntGauge, Registry, register_int_counter_with_registry, register_int_gauge_with_registry,
 };
 use std::{io, pin::pin, sync::Arc, time::Duration};
+use timeouts::{ConnectionPhase, TimedStream};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -33,7 +33,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How long a request's head may take from its first byte, and the first one from the connection's beginning: as long as
 /// a body may take. A head is a few hundred bytes; a client that needs longer is gone, or keeps the connection on purpose.
-const HEADER_WAIT_MAX: Duration = Duration::from_secs(10);
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection may wait for its next request. Longer than the 60 s that load balancers keep one by default
 /// (AWS's ALB, nginx towards its upstreams): the balancer closes it first, and sends no request into one that is closing.
 const IDLE_MAX: Duration = Duration::from_secs(75);
@@ -47,7 +47,7 @@ const DISCARDED_BYTES: usize = 1_024;
 
 /// What a client can hold at most.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub struct ServerLimits {
     /// Connections that are open at a time.
     pub connections_max: usize,
     /// How long a request's head may take.
@@ -56,21 +56,21 @@ pub struct Limits {
     pub idle_max: Duration,
 }
 
-impl Limits {
+impl ServerLimits {
     /// So many connections, and the times that a production server has.
     pub fn connections(connections_max: usize) -> Self {
-        Self { connections_max, header_wait_max: HEADER_WAIT_MAX, idle_max: IDLE_MAX }
+        Self { connections_max, header_wait_max: HEADER_TIMEOUT, idle_max: IDLE_MAX }
     }
 }
 
 /// A server of HTTP/1.1.
 pub struct Server {
     router: Router,
-    limits: Limits,
+    limits: ServerLimits,
     /// The whole response to a connection above the limit.
     rejection: Arc<[u8]>,
-    room: Arc<Semaphore>,
-    room_for_rejections: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
+    rejection_permits: Arc<Semaphore>,
     open: IntGauge,
     rejected: IntCounter,
 }
@@ -82,17 +82,17 @@ impl Server {
     /// When the registry has metrics of that name.
     pub fn new(
         router: Router,
-        limits: Limits,
+        limits: ServerLimits,
         rejection: &str,
         registry: &Registry,
     ) -> prometheus::Result<Self> {
-        files::allow(limits.connections_max);
+        file_limit::raise_file_limit(limits.connections_max);
         Ok(Self {
             router,
             limits,
             rejection: rejection.as_bytes().into(),
-            room: Arc::new(Semaphore::new(limits.connections_max)),
-            room_for_rejections: Arc::new(Semaphore::new(REJECTIONS_MAX)),
+            permits: Arc::new(Semaphore::new(limits.connections_max)),
+            rejection_permits: Arc::new(Semaphore::new(REJECTIONS_MAX)),
             open: register_int_gauge_with_registry!(
                 "waybill_http_connections",
                 "Open HTTP connections",
@@ -116,9 +116,9 @@ impl Server {
                 () = shutdown.cancelled() => break,
                 accepted = Listener::accept(&mut listener) => accepted,
             };
-            match self.room.clone().try_acquire_owned() {
-                Ok(place) => {
-                    let connection = Connection { place, open: Open::new(&self.open) };
+            match self.permits.clone().try_acquire_owned() {
+                Ok(permit) => {
+                    let connection = Connection { place: permit, open: OpenConnectionGauge::new(&self.open) };
                     let router = self.router.clone();
                     connections.spawn(connection.serve(stream, router, self.limits, shutdown.clone()));
                 }
@@ -132,13 +132,13 @@ impl Server {
 
     fn reject(&self, stream: TcpStream) {
         self.rejected.inc();
-        let Ok(place) = self.room_for_rejections.clone().try_acquire_owned() else { return };
+        let Ok(permit) = self.rejection_permits.clone().try_acquire_owned() else { return };
         let rejection = self.rejection.clone();
         tokio::spawn(async move {
             if let Ok(Err(error)) = timeout(REJECTION_WAIT_MAX, answer_and_close(stream, &rejection)).await {
                 tracing::debug!(%error, "a client above the connection limit did not take its answer");
             }
-            drop(place);
+            drop(permit);
         });
     }
 }
@@ -153,16 +153,16 @@ async fn answer_and_close(mut stream: TcpStream, answer: &[u8]) -> io::Result<()
 }
 
 /// Counts a connection for as long as it is open.
-struct Open(IntGauge);
+struct OpenConnectionGauge(IntGauge);
 
-impl Open {
+impl OpenConnectionGauge {
     fn new(open: &IntGauge) -> Self {
         open.inc();
         Self(open.clone())
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenConnectionGauge {
     fn drop(&mut self) {
         self.0.dec();
     }
@@ -171,16 +171,22 @@ impl Drop for Open {
 /// What a connection holds for as long as it is open.
 struct Connection {
     place: OwnedSemaphorePermit,
-    open: Open,
+    open: OpenConnectionGauge,
 }
 
 impl Connection {
-    async fn serve(self, stream: TcpStream, router: Router, limits: Limits, shutdown: CancellationToken) {
-        let phase = Phase::of_new_connection();
+    async fn serve(
+        self,
+        stream: TcpStream,
+        router: Router,
+        limits: ServerLimits,
+        shutdown: CancellationToken,
+    ) {
+        let phase = ConnectionPhase::new();
         let stream = TokioIo::new(TimedStream::new(stream, phase.clone(), limits.header_wait_max));
         let router = TowerToHyperService::new(router);
         let service = service_fn(move |request: Request<Incoming>| {
-            let busy = phase.busy();
+            let busy = phase.begin_request();
             let answered = hyper::service::Service::call(&router, request.map(Body::new));
             async move {
                 let response = answered.await?;

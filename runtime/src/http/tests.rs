@@ -12,19 +12,19 @@ const LONG: Duration = Duration::from_secs(300);
 /// By then what a test waits for is there, or never will be.
 const WAIT_MAX: Duration = Duration::from_secs(30);
 
-const LIMITS: Limits = Limits { connections_max: 100, header_wait_max: LONG, idle_max: LONG };
+const LIMITS: ServerLimits = ServerLimits { connections_max: 100, header_wait_max: LONG, idle_max: LONG };
 const REJECTION: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 4\r\n\r\nfull";
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
 
-struct Served {
+struct TestServer {
     address: SocketAddr,
     registry: Registry,
     shutdown: CancellationToken,
     running: JoinHandle<()>,
 }
 
-impl Served {
-    async fn start(limits: Limits) -> Self {
+impl TestServer {
+    async fn start(limits: ServerLimits) -> Self {
         let router = Router::new()
             .route("/", get(|| async { "here" }))
             .route("/echo", post(|body: String| async { body }))
@@ -54,17 +54,17 @@ impl Served {
     }
 
     async fn wait_until_open(&self, connections: f64) {
-        let is_so = async {
+        let reached = async {
             while self.metric("waybill_http_connections") != connections {
                 sleep(Duration::from_millis(10)).await;
             }
         };
-        timeout(WAIT_MAX, is_so).await.unwrap();
+        timeout(WAIT_MAX, reached).await.unwrap();
     }
 }
 
 /// Sends a request and reads an answer that ends in `end`.
-async fn ask(client: &mut TcpStream, request: &[u8], end: &str) {
+async fn send_and_expect(client: &mut TcpStream, request: &[u8], end: &str) {
     client.write_all(request).await.unwrap();
     let mut answer = Vec::new();
     while !answer.ends_with(end.as_bytes()) {
@@ -82,12 +82,12 @@ async fn read_to_end(client: &mut TcpStream) -> String {
 
 #[tokio::test]
 async fn unfinished_head_is_closed_after_its_timeout() {
-    let served = Served::start(Limits { header_wait_max: SHORT, ..LIMITS }).await;
+    let served = TestServer::start(ServerLimits { header_wait_max: SHORT, ..LIMITS }).await;
     let mut silent = served.connect().await;
     let mut partial = served.connect().await;
     partial.write_all(b"GET / HTTP/1.1\r\nhost: ").await.unwrap();
     let mut second = served.connect().await;
-    ask(&mut second, REQUEST, "here").await;
+    send_and_expect(&mut second, REQUEST, "here").await;
     second.write_all(b"G").await.unwrap();
     for client in [&mut silent, &mut partial, &mut second] {
         assert_eq!(read_to_end(client).await, "");
@@ -97,7 +97,7 @@ async fn unfinished_head_is_closed_after_its_timeout() {
 
 #[tokio::test]
 async fn dripping_head_is_closed_after_its_timeout() {
-    let served = Served::start(Limits { header_wait_max: SHORT, ..LIMITS }).await;
+    let served = TestServer::start(ServerLimits { header_wait_max: SHORT, ..LIMITS }).await;
     let mut client = served.connect().await;
     let drip = async {
         loop {
@@ -112,56 +112,57 @@ async fn dripping_head_is_closed_after_its_timeout() {
 
 #[tokio::test]
 async fn idle_connection_is_closed_after_its_timeout() {
-    let served = Served::start(Limits { idle_max: SHORT, ..LIMITS }).await;
+    let served = TestServer::start(ServerLimits { idle_max: SHORT, ..LIMITS }).await;
     let mut client = served.connect().await;
-    ask(&mut client, REQUEST, "here").await;
+    send_and_expect(&mut client, REQUEST, "here").await;
     assert_eq!(read_to_end(&mut client).await, "");
 }
 
 #[tokio::test]
 async fn idle_connection_outlives_the_head_timeout() {
-    let served = Served::start(Limits { header_wait_max: SHORT, ..LIMITS }).await;
+    let served = TestServer::start(ServerLimits { header_wait_max: SHORT, ..LIMITS }).await;
     let mut client = served.connect().await;
     for _ in 0..2 {
-        ask(&mut client, REQUEST, "here").await;
+        send_and_expect(&mut client, REQUEST, "here").await;
         sleep(SHORT * 2).await;
     }
-    ask(&mut client, b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\nback", "back").await;
+    send_and_expect(&mut client, b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\nback", "back")
+        .await;
 }
 
 #[tokio::test]
 async fn slow_handler_and_slow_body_are_not_timed_out() {
-    let served = Served::start(Limits { header_wait_max: SHORT, idle_max: SHORT, ..LIMITS }).await;
+    let served = TestServer::start(ServerLimits { header_wait_max: SHORT, idle_max: SHORT, ..LIMITS }).await;
     let mut client = served.connect().await;
-    ask(&mut client, b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n", "late").await;
+    send_and_expect(&mut client, b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n", "late").await;
     client.write_all(b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\na").await.unwrap();
     sleep(SHORT * 3).await;
-    ask(&mut client, b"b", "ab").await;
+    send_and_expect(&mut client, b"b", "ab").await;
 }
 
 #[tokio::test]
 async fn connection_above_the_limit_is_answered_503() {
-    let served = Served::start(Limits { connections_max: 2, ..LIMITS }).await;
+    let served = TestServer::start(ServerLimits { connections_max: 2, ..LIMITS }).await;
     let (mut first, mut second) = (served.connect().await, served.connect().await);
-    ask(&mut first, REQUEST, "here").await;
-    ask(&mut second, REQUEST, "here").await;
+    send_and_expect(&mut first, REQUEST, "here").await;
+    send_and_expect(&mut second, REQUEST, "here").await;
     assert_eq!(served.metric("waybill_http_connections"), 2.0);
     let mut third = served.connect().await;
     third.write_all(REQUEST).await.unwrap();
     assert_eq!(read_to_end(&mut third).await, REJECTION);
     assert_eq!(served.metric("waybill_http_connections_refused_total"), 1.0);
-    ask(&mut first, REQUEST, "here").await;
+    send_and_expect(&mut first, REQUEST, "here").await;
     drop(second);
     served.wait_until_open(1.0).await;
-    ask(&mut served.connect().await, REQUEST, "here").await;
+    send_and_expect(&mut served.connect().await, REQUEST, "here").await;
 }
 
 #[tokio::test]
 async fn shutdown_answers_requests_and_closes_idle_connections() {
-    let served = Served::start(LIMITS).await;
+    let served = TestServer::start(LIMITS).await;
     let (mut idle, mut fresh, mut busy) =
         (served.connect().await, served.connect().await, served.connect().await);
-    ask(&mut idle, REQUEST, "here").await;
+    send_and_expect(&mut idle, REQUEST, "here").await;
     busy.write_all(b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     served.wait_until_open(3.0).await;
     sleep(SHORT).await;

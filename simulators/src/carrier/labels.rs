@@ -7,8 +7,8 @@ use serde::Deserialize;
 
 use super::Shared;
 use super::model::{Booking, Label, Labels, Parcel, Status};
-use crate::exchange::{Asked, Done, Reply, run};
-use crate::faults::{Injected, Route};
+use crate::exchange::{OperationOutcome, Reply, SimRequest, run};
+use crate::faults::{InjectedFaults, Route};
 use crate::ledger::Records;
 use crate::new_id;
 
@@ -45,32 +45,32 @@ impl Address {
     }
 }
 
-fn problem(op: &'static str, status: u16, code: &str, message: &str) -> Done<Label> {
-    Done::new(op, status, Labels::problem("", code, message))
+fn problem(op: &'static str, status: u16, code: &str, message: &str) -> OperationOutcome<Label> {
+    OperationOutcome::new(op, status, Labels::problem("", code, message))
 }
 
-pub(super) async fn book(State(core): State<Shared>, asked: Asked) -> Result<Response, Reply> {
+pub(super) async fn book(State(core): State<Shared>, asked: SimRequest) -> Result<Response, Reply> {
     let order: Order = serde_json::from_slice(&asked.body)
         .map_err(|error| Reply::problem::<Labels>(400, "", "malformed", &error.to_string()))?;
     let subject = order.reference.clone();
-    let decide = move |labels: &Labels, injected: &Injected| order.book(labels, injected);
+    let decide = move |labels: &Labels, injected: &InjectedFaults| order.book(labels, injected);
     Ok(run(core, asked, Route::Book, &subject, decide).await)
 }
 
 impl Order {
-    fn book(self, labels: &Labels, injected: &Injected) -> Done<Label> {
+    fn book(self, labels: &Labels, injected: &InjectedFaults) -> OperationOutcome<Label> {
         let op = "book";
         if injected.refuse {
-            return problem(op, 409, "booking_refused", "a fault switch refused").not_kept();
+            return problem(op, 409, "booking_refused", "a fault switch refused").without_stored_reply();
         }
         if let Some(code) = &injected.decline {
-            return problem(op, 422, code, "a fault switch rejected the booking").not_kept();
+            return problem(op, 422, code, "a fault switch rejected the booking").without_stored_reply();
         }
         match labels.by_reference.get(&self.reference) {
             Some(label) if label.status == Status::Cancelled => {
                 return problem(op, 409, "label_cancelled", "this reference was cancelled");
             }
-            Some(label) => return Done::new(op, 200, label.json()),
+            Some(label) => return OperationOutcome::new(op, 200, label.json()),
             None => {}
         }
         if !self.to.is_deliverable() {
@@ -90,43 +90,50 @@ impl Order {
             since: Timestamp::now(),
             booking: Some(booking),
         };
-        Done::new(op, 201, label.json()).change(label)
+        OperationOutcome::new(op, 201, label.json()).change(label)
     }
 }
 
-pub(super) async fn get(State(core): State<Shared>, Path(reference): Path<String>, asked: Asked) -> Response {
+pub(super) async fn get(
+    State(core): State<Shared>,
+    Path(reference): Path<String>,
+    asked: SimRequest,
+) -> Response {
     let subject = reference.clone();
-    let decide = move |labels: &Labels, _: &Injected| match labels.by_reference.get(&reference) {
-        Some(label) => Done::new("lookup", 200, label.json()).not_kept(),
-        None => problem("lookup", 404, "label_not_found", "nothing is known about this reference").not_kept(),
+    let decide = move |labels: &Labels, _: &InjectedFaults| match labels.by_reference.get(&reference) {
+        Some(label) => OperationOutcome::new("lookup", 200, label.json()).without_stored_reply(),
+        None => problem("lookup", 404, "label_not_found", "nothing is known about this reference")
+            .without_stored_reply(),
     };
-    run(core, asked, Route::Lookup, &subject, decide).await
+    run(core, asked, Route::Read, &subject, decide).await
 }
 
 pub(super) async fn cancel(
     State(core): State<Shared>,
     Path(reference): Path<String>,
-    asked: Asked,
+    asked: SimRequest,
 ) -> Response {
     let subject = reference.clone();
-    let decide = move |labels: &Labels, injected: &Injected| cancelled(labels, reference, injected);
+    let decide = move |labels: &Labels, injected: &InjectedFaults| cancelled(labels, reference, injected);
     run(core, asked, Route::Cancel, &subject, decide).await
 }
 
 /// Cancels at the caller's wish. The reply is the confirmation: no event follows.
-fn cancelled(labels: &Labels, reference: String, injected: &Injected) -> Done<Label> {
+fn cancelled(labels: &Labels, reference: String, injected: &InjectedFaults) -> OperationOutcome<Label> {
     let op = "cancel";
     if injected.refuse {
-        return problem(op, 409, "cancel_refused", "a fault switch refused").not_kept();
+        return problem(op, 409, "cancel_refused", "a fault switch refused").without_stored_reply();
     }
     let known = labels.by_reference.get(&reference);
     let booking = match known {
-        Some(label) if label.status == Status::Cancelled => return Done::new(op, 200, label.json()),
+        Some(label) if label.status == Status::Cancelled => {
+            return OperationOutcome::new(op, 200, label.json());
+        }
         Some(label) if label.status != Status::Booked => {
             return problem(op, 409, "already_handed_over", "the goods are on their way");
         }
         known => known.and_then(|label| label.booking.clone()),
     };
     let label = Label { reference, status: Status::Cancelled, since: Timestamp::now(), booking };
-    Done::new(op, 200, label.json()).change(label)
+    OperationOutcome::new(op, 200, label.json()).change(label)
 }

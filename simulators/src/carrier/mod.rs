@@ -19,13 +19,13 @@ use tokio::sync::watch;
 
 pub use auto::AutoProgress;
 
-use super::courier::{Courier, Style};
+use super::courier::{SignatureScheme, WebhookSender};
 use super::faults::Rule;
 use super::server::Running;
-use super::simulator::Core;
+use super::simulator::SimState;
 use model::Labels;
 
-type Shared = Arc<Core<Labels>>;
+type Shared = Arc<SimState<Labels>>;
 
 /// How to start the carrier.
 #[derive(Clone, Debug)]
@@ -55,8 +55,9 @@ impl CarrierSim {
     /// Replays the ledger, binds and serves. Errors: the secret is no `whsec_` secret, the ledger cannot be
     /// read or is in use, the port is taken.
     pub async fn start(config: CarrierSimConfig) -> anyhow::Result<Self> {
-        let courier = Courier::new(Style::standard(&config.webhook_secret)?, config.webhook_base)?;
-        let core = Core::open(&config.ledger, config.api_key, courier)?;
+        let courier =
+            WebhookSender::new(SignatureScheme::standard(&config.webhook_secret)?, config.webhook_base)?;
+        let core = SimState::open(&config.ledger, config.api_key, courier)?;
         let auto = watch::Sender::new(config.auto);
         let control = control::routes(auto.clone());
         let running = Running::start(Arc::clone(&core), config.listen, api(), control).await?;

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::exchange::Done;
+use crate::exchange::OperationOutcome;
 use crate::ledger::{Event, Records};
 use crate::new_id;
 
@@ -155,20 +155,20 @@ impl Step {
     }
 
     /// Takes the step and sends its event. Once more: 200, and no event. Out of order: 409.
-    pub fn take(self, labels: &Labels, reference: &str) -> Done<Label> {
+    pub fn take(self, labels: &Labels, reference: &str) -> OperationOutcome<Label> {
         let (status, op, kind) = self.target();
         let Some(label) = labels.by_reference.get(reference).filter(|label| label.booking.is_some()) else {
             let body = Labels::problem("", "label_not_found", "no label was booked for this reference");
-            return Done::new(op, 404, body);
+            return OperationOutcome::new(op, 404, body);
         };
         if label.status == status {
-            return Done::new(op, 200, label.json());
+            return OperationOutcome::new(op, 200, label.json());
         }
         if !self.possible_from(label.status) {
             let message = format!("the label is {}", json!(label.status));
-            return Done::new(op, 409, Labels::problem("", "wrong_status", &message));
+            return OperationOutcome::new(op, 409, Labels::problem("", "wrong_status", &message));
         }
         let label = Label { status, since: Timestamp::now(), ..label.clone() };
-        Done::new(op, 200, label.json()).event(label.event(kind)).change(label)
+        OperationOutcome::new(op, 200, label.json()).event(label.event(kind)).change(label)
     }
 }

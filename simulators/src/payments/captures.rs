@@ -4,11 +4,11 @@ use axum::extract::{Path, State};
 use axum::response::Response;
 
 use super::form::Form;
-use super::intents::{CHARGE, declined, invalid, on_intent, refused, rejected, unexpected};
+use super::intents::{CHARGE, declined, injected_error, invalid, on_intent, rejected, unexpected};
 use super::model::{Decline, Intent, Item, Status};
 use super::{Shared, amounts};
-use crate::exchange::{Asked, Done, Reply};
-use crate::faults::{Injected, Route};
+use crate::exchange::{OperationOutcome, Reply, SimRequest};
+use crate::faults::{InjectedFaults, Route};
 
 /// Why Stripe says it cancelled an intent whose authorization has lapsed.
 pub(super) const AUTOMATIC: &str = "automatic";
@@ -16,22 +16,22 @@ pub(super) const AUTOMATIC: &str = "automatic";
 pub(super) async fn capture(
     State(core): State<Shared>,
     Path(id): Path<String>,
-    asked: Asked,
+    asked: SimRequest,
 ) -> Result<Response, Reply> {
     let form = Form::parse(&asked.body, &["amount_to_capture", "final_capture", "metadata", "expand"])?;
     let wanted = form.amount("amount_to_capture")?;
     let is_final = form.flag("final_capture")?.unwrap_or(true);
     let expand = form.expands(CHARGE);
-    let decide = move |mut intent: Intent, injected: &Injected| {
+    let decide = move |mut intent: Intent, injected: &InjectedFaults| {
         let op = "capture";
         let amount = wanted.unwrap_or(intent.amount_capturable);
         if injected.refuse {
-            return refused(op);
+            return injected_error(op);
         }
         if intent.status != Status::RequiresCapture {
             return unexpected(op, &intent);
         }
-        if intent.hold_is_over() {
+        if intent.is_authorization_expired() {
             return lapsed(op, intent);
         }
         if amount > intent.amount_capturable {
@@ -56,14 +56,14 @@ pub(super) async fn capture(
             intent.status = Status::Succeeded;
             events.push(intent.event("payment_intent.succeeded"));
         }
-        let done = Done::new(op, 200, intent.json(expand)).change(Item::Intent(intent));
-        Done { events, ..done }
+        let done = OperationOutcome::new(op, 200, intent.json(expand)).change(Item::Intent(intent));
+        OperationOutcome { events, ..done }
     };
     Ok(on_intent(core, asked, Route::Capture, id, decide).await)
 }
 
 /// 400: the hold is over. That the intent is cancelled is kept, although the reply is an error.
-fn lapsed(op: &'static str, mut intent: Intent) -> Done<Item> {
+fn lapsed(op: &'static str, mut intent: Intent) -> OperationOutcome<Item> {
     intent.cancel(Some(AUTOMATIC.to_owned()));
     let message = "The charge cannot be captured: its authorization has expired.";
     let event = intent.event("payment_intent.canceled");
@@ -73,14 +73,14 @@ fn lapsed(op: &'static str, mut intent: Intent) -> Done<Item> {
 pub(super) async fn cancel(
     State(core): State<Shared>,
     Path(id): Path<String>,
-    asked: Asked,
+    asked: SimRequest,
 ) -> Result<Response, Reply> {
     let form = Form::parse(&asked.body, &["cancellation_reason", "expand"])?;
     let reason = form.get("cancellation_reason").map(str::to_owned);
     let expand = form.expands(CHARGE);
-    let decide = move |intent: Intent, injected: &Injected| {
+    let decide = move |intent: Intent, injected: &InjectedFaults| {
         if injected.refuse {
-            return refused("cancel");
+            return injected_error("cancel");
         }
         match intent.status {
             Status::Canceled | Status::Succeeded => unexpected("cancel", &intent),
@@ -95,8 +95,8 @@ pub(super) fn canceled(
     mut intent: Intent,
     reason: Option<String>,
     expand: bool,
-) -> Done<Item> {
+) -> OperationOutcome<Item> {
     intent.cancel(reason);
     let event = intent.event("payment_intent.canceled");
-    Done::new(op, 200, intent.json(expand)).event(event).change(Item::Intent(intent))
+    OperationOutcome::new(op, 200, intent.json(expand)).event(event).change(Item::Intent(intent))
 }

@@ -7,30 +7,30 @@ use axum::{Extension, Json, Router};
 use serde::Deserialize;
 
 use super::captures::{AUTOMATIC, canceled};
-use super::disputes::Complaint;
+use super::disputes::DisputeRequest;
 use super::intents::{approved, declined, unexpected};
 use super::model::{Decline, DisputeStatus, Intent, Item, Status};
 use super::refunds::DashboardRefund;
-use super::{Hold, Shared, disputes, missing_body, refunds};
-use crate::exchange::{Done, Reply, commit};
+use super::{AuthorizationLifetime, Shared, disputes, missing_body, refunds};
+use crate::exchange::{OperationOutcome, Reply, commit};
 
-pub(super) fn routes(hold: Hold) -> Router<Shared> {
+pub(super) fn routes(hold: AuthorizationLifetime) -> Router<Shared> {
     Router::new()
         .route("/_sim/payment_intents/{id}/authenticate", post(authenticate))
         .route("/_sim/payment_intents/{id}/expire", post(expire))
         .route("/_sim/payment_intents/{id}/dispute", post(dispute))
         .route("/_sim/payment_intents/{id}/refund", post(refund))
         .route("/_sim/disputes/{id}/close", post(close_dispute))
-        .route("/_sim/refunds/{id}/settle", post(settle))
+        .route("/_sim/refunds/{id}/settle", post(settle_refund))
         .route("/_sim/refunds/{id}/fail", post(fail))
         .route("/_sim/hold", put(set_hold))
         .layer(Extension(hold))
 }
 
-fn change_intent(core: &Shared, id: &str, decide: impl FnOnce(Intent) -> Done<Item>) -> Reply {
+fn change_intent(core: &Shared, id: &str, decide: impl FnOnce(Intent) -> OperationOutcome<Item>) -> Reply {
     commit(core, None, |records| match records.intents.get(id) {
         Some(intent) => decide(intent.clone()),
-        None => Done::new("control", 404, missing_body("payment_intent", id)),
+        None => OperationOutcome::new("control", 404, missing_body("payment_intent", id)),
     })
 }
 
@@ -42,7 +42,7 @@ struct Authentication {
 
 /// The customer passes or fails what the bank asked. After a failure the intent wants another method.
 async fn authenticate(
-    Extension(hold): Extension<Hold>,
+    Extension(hold): Extension<AuthorizationLifetime>,
     State(core): State<Shared>,
     Path(id): Path<String>,
     Json(authentication): Json<Authentication>,
@@ -58,7 +58,7 @@ async fn authenticate(
         let decline = Decline::authentication();
         intent.decline(decline.clone());
         let reply = Reply::new(200, intent.json(false));
-        Done { reply, ..declined("authenticate", intent, &decline) }
+        OperationOutcome { reply, ..declined("authenticate", intent, &decline) }
     })
 }
 
@@ -74,7 +74,7 @@ async fn expire(State(core): State<Shared>, Path(id): Path<String>) -> Reply {
 async fn dispute(
     State(core): State<Shared>,
     Path(id): Path<String>,
-    complaint: Option<Json<Option<Complaint>>>,
+    complaint: Option<Json<Option<DisputeRequest>>>,
 ) -> Reply {
     let complaint = complaint.and_then(|Json(complaint)| complaint).unwrap_or_default();
     commit(&core, None, |records| disputes::open(records, &id, complaint))
@@ -99,7 +99,7 @@ enum Verdict {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Closing {
+struct DisputeResolution {
     status: Verdict,
 }
 
@@ -107,7 +107,7 @@ struct Closing {
 async fn close_dispute(
     State(core): State<Shared>,
     Path(id): Path<String>,
-    Json(closing): Json<Closing>,
+    Json(closing): Json<DisputeResolution>,
 ) -> Reply {
     let status = match closing.status {
         Verdict::Won => DisputeStatus::Won,
@@ -130,13 +130,13 @@ struct Settlement {
 }
 
 /// A pending refund gets its outcome.
-async fn settle(
+async fn settle_refund(
     State(core): State<Shared>,
     Path(id): Path<String>,
     Json(settlement): Json<Settlement>,
 ) -> Reply {
     let succeeded = matches!(settlement.status, Outcome::Succeeded);
-    commit(&core, None, |records| refunds::settle(records, &id, succeeded))
+    commit(&core, None, |records| refunds::settle_refund(records, &id, succeeded))
 }
 
 /// A refund fails, also one that had succeeded.
@@ -150,7 +150,10 @@ struct HoldTime {
     seconds: i64,
 }
 
-async fn set_hold(Extension(hold): Extension<Hold>, Json(time): Json<HoldTime>) -> StatusCode {
+async fn set_hold(
+    Extension(hold): Extension<AuthorizationLifetime>,
+    Json(time): Json<HoldTime>,
+) -> StatusCode {
     hold.set(time.seconds);
     StatusCode::NO_CONTENT
 }

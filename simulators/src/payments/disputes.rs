@@ -6,7 +6,7 @@ use serde::Deserialize;
 use super::intents::{invalid, unexpected};
 use super::missing_body;
 use super::model::{Dispute, DisputeStatus, Item, Payments};
-use crate::exchange::Done;
+use crate::exchange::OperationOutcome;
 use crate::new_id;
 
 const REASON_DEFAULT: &str = "fraudulent";
@@ -14,17 +14,17 @@ const REASON_DEFAULT: &str = "fraudulent";
 /// What is disputed, and why.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Complaint {
+pub(super) struct DisputeRequest {
     reason: Option<String>,
     /// Without it, all that was received.
     amount: Option<i64>,
 }
 
 /// The customer disputes what was received.
-pub(super) fn open(records: &Payments, intent: &str, complaint: Complaint) -> Done<Item> {
+pub(super) fn open(records: &Payments, intent: &str, complaint: DisputeRequest) -> OperationOutcome<Item> {
     let op = "dispute";
     let Some(mut intent) = records.intents.get(intent).cloned() else {
-        return Done::new(op, 404, missing_body("payment_intent", intent));
+        return OperationOutcome::new(op, 404, missing_body("payment_intent", intent));
     };
     if intent.amount_received == 0 {
         return unexpected(op, &intent);
@@ -46,23 +46,23 @@ pub(super) fn open(records: &Payments, intent: &str, complaint: Complaint) -> Do
         created: Timestamp::now().as_second(),
     };
     let event = intent.event_about("charge.dispute.created", dispute.json());
-    let done = Done::new(op, 200, dispute.json()).event(event);
+    let done = OperationOutcome::new(op, 200, dispute.json()).event(event);
     done.change(Item::Intent(intent)).change(Item::Dispute(dispute))
 }
 
 /// The bank decides. The charge stays one that was disputed, whoever won.
-pub(super) fn close(records: &Payments, id: &str, status: DisputeStatus) -> Done<Item> {
+pub(super) fn close(records: &Payments, id: &str, status: DisputeStatus) -> OperationOutcome<Item> {
     let op = "close_dispute";
     let dispute = records.disputes.get(id);
     let Some((dispute, intent)) =
         dispute.and_then(|dispute| Some((dispute, records.intents.get(&dispute.payment_intent)?)))
     else {
-        return Done::new(op, 404, missing_body("dispute", id));
+        return OperationOutcome::new(op, 404, missing_body("dispute", id));
     };
     if dispute.status != DisputeStatus::NeedsResponse {
         return invalid(op, "dispute_already_closed", "The dispute was closed before.", intent);
     }
     let dispute = Dispute { status, ..dispute.clone() };
     let event = intent.event_about("charge.dispute.closed", dispute.json());
-    Done::new(op, 200, dispute.json()).event(event).change(Item::Dispute(dispute))
+    OperationOutcome::new(op, 200, dispute.json()).event(event).change(Item::Dispute(dispute))
 }

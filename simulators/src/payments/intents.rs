@@ -10,17 +10,17 @@ use serde_json::json;
 
 use super::form::Form;
 use super::model::{Card, Decline, Intent, Item, Payments, Status};
-use super::{Hold, Shared, amounts, bad_parameter, missing_body, subject_of};
-use crate::exchange::{Asked, Done, Reply, run};
-use crate::faults::{Injected, Route};
+use super::{AuthorizationLifetime, Shared, amounts, bad_parameter, missing_body, subject_of};
+use crate::exchange::{OperationOutcome, Reply, SimRequest, run};
+use crate::faults::{InjectedFaults, Route};
 use crate::new_id;
 
 pub(super) const CHARGE: &str = "latest_charge";
 
 pub(super) async fn create(
-    Extension(hold): Extension<Hold>,
+    Extension(hold): Extension<AuthorizationLifetime>,
     State(core): State<Shared>,
-    asked: Asked,
+    asked: SimRequest,
 ) -> Result<Response, Reply> {
     let known = [
         "amount",
@@ -84,7 +84,7 @@ impl NewIntent {
         })
     }
 
-    fn place(self, injected: &Injected, hold: &Hold) -> Done<Item> {
+    fn place(self, injected: &InjectedFaults, hold: &AuthorizationLifetime) -> OperationOutcome<Item> {
         let status = match self.payment_method {
             Some(_) => Status::RequiresConfirmation,
             None => Status::RequiresPaymentMethod,
@@ -110,9 +110,15 @@ impl NewIntent {
             disputed: false,
         };
         if self.confirm {
-            return attempt("authorize", intent, self.expand, self.off_session, (injected, hold));
+            return request_authorization(
+                "authorize",
+                intent,
+                self.expand,
+                self.off_session,
+                (injected, hold),
+            );
         }
-        Done::new("create", 200, intent.json(self.expand)).change(Item::Intent(intent))
+        OperationOutcome::new("create", 200, intent.json(self.expand)).change(Item::Intent(intent))
     }
 }
 
@@ -122,7 +128,7 @@ fn off_session(form: &Form) -> bool {
 }
 
 fn known_method(method: String) -> Result<String, Reply> {
-    if Card::behind(&method).is_some() {
+    if Card::for_payment_method(&method).is_some() {
         return Ok(method);
     }
     let message = format!("No such PaymentMethod: '{method}'");
@@ -130,19 +136,19 @@ fn known_method(method: String) -> Result<String, Reply> {
 }
 
 /// Asks the bank.
-fn attempt(
+fn request_authorization(
     op: &'static str,
     mut intent: Intent,
     expand: bool,
     off_session: bool,
-    (injected, hold): (&Injected, &Hold),
-) -> Done<Item> {
+    (injected, hold): (&InjectedFaults, &AuthorizationLifetime),
+) -> OperationOutcome<Item> {
     if injected.refuse {
-        return refused(op);
+        return injected_error(op);
     }
     let card = match &injected.decline {
         Some(code) => Some(Card::Declined(Decline::named(code))),
-        None => intent.payment_method.as_deref().and_then(Card::behind),
+        None => intent.payment_method.as_deref().and_then(Card::for_payment_method),
     };
     match card {
         Some(Card::Good) => {
@@ -150,15 +156,15 @@ fn attempt(
             approved(op, intent, expand)
         }
         // An absent customer can't authenticate: <https://docs.stripe.com/declines/codes>.
-        Some(Card::AsksCustomer) if off_session => {
+        Some(Card::RequiresAuthentication) if off_session => {
             let decline = Decline::named("authentication_required");
             intent.decline(decline.clone());
             declined(op, intent, &decline)
         }
-        Some(Card::AsksCustomer) => {
+        Some(Card::RequiresAuthentication) => {
             intent.status = Status::RequiresAction;
             let event = intent.event("payment_intent.requires_action");
-            Done::new(op, 200, intent.json(expand)).event(event).change(Item::Intent(intent))
+            OperationOutcome::new(op, 200, intent.json(expand)).event(event).change(Item::Intent(intent))
         }
         Some(Card::Declined(decline)) => {
             intent.decline(decline.clone());
@@ -169,61 +175,66 @@ fn attempt(
 }
 
 /// An intent that has just been approved, and the event about it.
-pub(super) fn approved(op: &'static str, intent: Intent, expand: bool) -> Done<Item> {
+pub(super) fn approved(op: &'static str, intent: Intent, expand: bool) -> OperationOutcome<Item> {
     let kind = match intent.status {
         Status::Succeeded => "payment_intent.succeeded",
         _ => "payment_intent.amount_capturable_updated",
     };
     let event = intent.event(kind);
-    Done::new(op, 200, intent.json(expand)).event(event).change(Item::Intent(intent))
+    OperationOutcome::new(op, 200, intent.json(expand)).event(event).change(Item::Intent(intent))
 }
 
 /// 402 with the intent in the error, as Stripe does.
-pub(super) fn declined(op: &'static str, intent: Intent, decline: &Decline) -> Done<Item> {
+pub(super) fn declined(op: &'static str, intent: Intent, decline: &Decline) -> OperationOutcome<Item> {
     let mut error = decline.json();
     error["payment_intent"] = intent.json(false);
     error["charge"] = json!(intent.charge);
     let event = intent.event("payment_intent.payment_failed");
-    Done::new(op, 402, json!({ "error": error })).event(event).change(Item::Intent(intent))
+    OperationOutcome::new(op, 402, json!({ "error": error })).event(event).change(Item::Intent(intent))
 }
 
 /// 400: the intent's status does not allow this.
-pub(super) fn unexpected(op: &'static str, intent: &Intent) -> Done<Item> {
+pub(super) fn unexpected(op: &'static str, intent: &Intent) -> OperationOutcome<Item> {
     let message = format!("This PaymentIntent's status is {}: {op} is not possible.", json!(intent.status));
     invalid(op, "payment_intent_unexpected_state", &message, intent)
 }
 
 /// 400 about an intent, which stands in the error.
-pub(super) fn invalid(op: &'static str, code: &str, message: &str, intent: &Intent) -> Done<Item> {
+pub(super) fn invalid(
+    op: &'static str,
+    code: &str,
+    message: &str,
+    intent: &Intent,
+) -> OperationOutcome<Item> {
     let kind = "invalid_request_error";
     let error =
         json!({ "type": kind, "code": code, "message": message, "payment_intent": intent.json(false) });
-    Done::new(op, 400, json!({ "error": error }))
+    OperationOutcome::new(op, 400, json!({ "error": error }))
 }
 
 /// A parameter that is invalid for the stored payment. Stripe stores no idempotency key for such a request.
-pub(super) fn rejected(op: &'static str, reply: Reply) -> Done<Item> {
-    Done { reply, ..Done::new(op, 400, json!({})) }.not_kept()
+pub(super) fn rejected(op: &'static str, reply: Reply) -> OperationOutcome<Item> {
+    OperationOutcome { reply, ..OperationOutcome::new(op, 400, json!({})) }.without_stored_reply()
 }
 
 /// 400 by a fault switch.
-pub(super) fn refused(op: &'static str) -> Done<Item> {
+pub(super) fn injected_error(op: &'static str) -> OperationOutcome<Item> {
     let error =
         json!({ "type": "invalid_request_error", "code": "refused", "message": "a fault switch refused" });
-    Done::new(op, 400, json!({ "error": error })).not_kept()
+    OperationOutcome::new(op, 400, json!({ "error": error })).without_stored_reply()
 }
 
 pub(super) async fn confirm(
-    Extension(hold): Extension<Hold>,
+    Extension(hold): Extension<AuthorizationLifetime>,
     State(core): State<Shared>,
     Path(id): Path<String>,
-    asked: Asked,
+    asked: SimRequest,
 ) -> Result<Response, Reply> {
     let form = Form::parse(&asked.body, &["payment_method", "expand", "return_url", "off_session"])?;
     let off_session = off_session(&form);
     let method = form.get("payment_method").map(|method| known_method(method.to_owned())).transpose()?;
     let expand = form.expands(CHARGE);
-    let decide = move |mut intent: Intent, injected: &Injected| match intent.status {
+    let decide = move |mut intent: Intent, injected: &InjectedFaults| match intent.status {
         // In a test, confirming again stands for a customer who did what the bank asked.
         Status::RequiresAction => {
             intent.approve(hold.seconds());
@@ -233,7 +244,7 @@ pub(super) async fn confirm(
             if method.is_some() {
                 intent.payment_method = method;
             }
-            attempt("confirm", intent, expand, off_session, (injected, &hold))
+            request_authorization("confirm", intent, expand, off_session, (injected, &hold))
         }
         _ => unexpected("confirm", &intent),
     };
@@ -241,14 +252,20 @@ pub(super) async fn confirm(
 }
 
 /// Runs a request about one intent; 404 if there is none.
-pub(super) async fn on_intent<F>(core: Shared, asked: Asked, route: Route, id: String, decide: F) -> Response
+pub(super) async fn on_intent<F>(
+    core: Shared,
+    asked: SimRequest,
+    route: Route,
+    id: String,
+    decide: F,
+) -> Response
 where
-    F: FnOnce(Intent, &Injected) -> Done<Item> + Send + 'static,
+    F: FnOnce(Intent, &InjectedFaults) -> OperationOutcome<Item> + Send + 'static,
 {
     let subject = subject_of(&core, &id);
-    let found = move |records: &Payments, injected: &Injected| match records.intents.get(&id) {
+    let found = move |records: &Payments, injected: &InjectedFaults| match records.intents.get(&id) {
         Some(intent) => decide(intent.clone(), injected),
-        None => Done::new("lookup", 404, missing_body("payment_intent", &id)),
+        None => OperationOutcome::new("lookup", 404, missing_body("payment_intent", &id)),
     };
     run(core, asked, route, &subject, found).await
 }

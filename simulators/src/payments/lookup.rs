@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::form::Form;
 use super::model::{Dispute, Intent, Payments, Refund};
 use super::{Shared, bad_parameter, missing_body, subject_of};
-use crate::exchange::{Asked, Done, Reply, run};
+use crate::exchange::{OperationOutcome, Reply, SimRequest, run};
 use crate::faults::Route;
 
 const PAGE_DEFAULT: i64 = 10;
@@ -15,21 +15,21 @@ const PAGE_MAX: i64 = 100;
 const OP: &str = "lookup";
 
 /// Runs a read; nothing is written.
-async fn look<F>(core: Shared, asked: Asked, subject: &str, read: F) -> Response
+async fn look<F>(core: Shared, asked: SimRequest, subject: &str, read: F) -> Response
 where
     F: FnOnce(&Payments) -> (u16, Value) + Send + 'static,
 {
     let decide = move |records: &Payments, _: &_| {
         let (status, body) = read(records);
-        Done::new(OP, status, body).not_kept()
+        OperationOutcome::new(OP, status, body).without_stored_reply()
     };
-    run(core, asked, Route::Lookup, subject, decide).await
+    run(core, asked, Route::Read, subject, decide).await
 }
 
 pub(super) async fn intent(
     State(core): State<Shared>,
     Path(id): Path<String>,
-    asked: Asked,
+    asked: SimRequest,
 ) -> Result<Response, Reply> {
     let expand = Form::parse(asked.query.as_bytes(), &["expand"])?.expands("latest_charge");
     let subject = subject_of(&core, &id);
@@ -43,7 +43,7 @@ pub(super) async fn intent(
 pub(super) async fn refund(
     State(core): State<Shared>,
     Path(id): Path<String>,
-    asked: Asked,
+    asked: SimRequest,
 ) -> Result<Response, Reply> {
     let subject = id.clone();
     let read = move |records: &Payments| match records.refunds.get(&id) {
@@ -56,7 +56,7 @@ pub(super) async fn refund(
 pub(super) async fn dispute(
     State(core): State<Shared>,
     Path(id): Path<String>,
-    asked: Asked,
+    asked: SimRequest,
 ) -> Result<Response, Reply> {
     let subject = id.clone();
     let read = move |records: &Payments| match records.disputes.get(&id) {
@@ -94,7 +94,7 @@ impl Page {
     }
 }
 
-pub(super) async fn list_intents(State(core): State<Shared>, asked: Asked) -> Result<Response, Reply> {
+pub(super) async fn list_intents(State(core): State<Shared>, asked: SimRequest) -> Result<Response, Reply> {
     let form = Form::parse(asked.query.as_bytes(), &["limit", "starting_after", "created", "expand"])?;
     let page = Page::parse(&form)?;
     let not_before = form.integer("created[gte]")?.unwrap_or(i64::MIN);
@@ -108,7 +108,7 @@ pub(super) async fn list_intents(State(core): State<Shared>, asked: Asked) -> Re
     Ok(look(core, asked, &form.subject(), read).await)
 }
 
-pub(super) async fn list_refunds(State(core): State<Shared>, asked: Asked) -> Result<Response, Reply> {
+pub(super) async fn list_refunds(State(core): State<Shared>, asked: SimRequest) -> Result<Response, Reply> {
     let form =
         Form::parse(asked.query.as_bytes(), &["limit", "starting_after", "payment_intent", "created"])?;
     let page = Page::parse(&form)?;
@@ -125,7 +125,7 @@ pub(super) async fn list_refunds(State(core): State<Shared>, asked: Asked) -> Re
     Ok(look(core, asked, &form.subject(), read).await)
 }
 
-pub(super) async fn list_disputes(State(core): State<Shared>, asked: Asked) -> Result<Response, Reply> {
+pub(super) async fn list_disputes(State(core): State<Shared>, asked: SimRequest) -> Result<Response, Reply> {
     let form = Form::parse(asked.query.as_bytes(), &["limit", "starting_after", "payment_intent"])?;
     let page = Page::parse(&form)?;
     let intent = form.get("payment_intent").map(str::to_owned);
@@ -139,7 +139,7 @@ pub(super) async fn list_disputes(State(core): State<Shared>, asked: Asked) -> R
 }
 
 /// Unlike Stripe's search, this one sees every change at once.
-pub(super) async fn search_intents(State(core): State<Shared>, asked: Asked) -> Result<Response, Reply> {
+pub(super) async fn search_intents(State(core): State<Shared>, asked: SimRequest) -> Result<Response, Reply> {
     let form = Form::parse(asked.query.as_bytes(), &["query", "limit", "expand"])?;
     let query = form.require("query")?;
     let conditions = query.split(" AND ").map(condition).collect::<Option<Vec<_>>>();

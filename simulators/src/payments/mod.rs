@@ -24,21 +24,21 @@ use axum::routing::{get, post};
 use axum::{Extension, Router};
 use serde_json::Value;
 
-use super::courier::{Courier, Style};
+use super::courier::{SignatureScheme, WebhookSender};
 use super::exchange::Reply;
 use super::faults::Rule;
 use super::ledger::Records;
 use super::server::Running;
-use super::simulator::Core;
+use super::simulator::SimState;
 use model::{HOLD_SECONDS, Intent, Payments};
 
-type Shared = Arc<Core<Payments>>;
+type Shared = Arc<SimState<Payments>>;
 
 /// How long authorizations from now on are held, in seconds. Not in the ledger, as fault rules are not.
 #[derive(Clone)]
-struct Hold(Arc<AtomicI64>);
+struct AuthorizationLifetime(Arc<AtomicI64>);
 
-impl Hold {
+impl AuthorizationLifetime {
     fn seconds(&self) -> i64 {
         self.0.load(Ordering::Relaxed)
     }
@@ -66,16 +66,19 @@ pub struct PaymentsSimConfig {
 /// The payment provider, up and serving. Dropping it stops it without waiting.
 pub struct PaymentsSim {
     running: Running<Payments>,
-    hold: Hold,
+    hold: AuthorizationLifetime,
 }
 
 impl PaymentsSim {
     /// Replays the ledger, binds and serves. Errors: the ledger cannot be read or is in use, the port is
     /// taken.
     pub async fn start(config: PaymentsSimConfig) -> anyhow::Result<Self> {
-        let courier = Courier::new(Style::Stripe { secret: config.webhook_secret }, config.webhook_url)?;
-        let core = Core::open(&config.ledger, config.api_key, courier)?;
-        let hold = Hold(Arc::new(AtomicI64::new(HOLD_SECONDS)));
+        let courier = WebhookSender::new(
+            SignatureScheme::Stripe { secret: config.webhook_secret },
+            config.webhook_url,
+        )?;
+        let core = SimState::open(&config.ledger, config.api_key, courier)?;
+        let hold = AuthorizationLifetime(Arc::new(AtomicI64::new(HOLD_SECONDS)));
         let (api, control) = (api().layer(Extension(hold.clone())), control::routes(hold.clone()));
         Ok(Self { running: Running::start(core, config.listen, api, control).await?, hold })
     }
@@ -107,12 +110,12 @@ impl PaymentsSim {
 
     /// For how long authorizations from now on are held; without it, seven days as for most cards. With 0 a
     /// hold is over at once.
-    pub fn set_hold(&self, seconds: i64) {
+    pub fn set_authorization_lifetime(&self, seconds: i64) {
         self.hold.set(seconds);
     }
 
     /// Forgets all idempotency keys, as Stripe does after 24 hours; a restart does not bring them back.
-    pub fn forget_keys(&self) {
+    pub fn expire_keys(&self) {
         if let Err(error) = self.running.core.forget_keys() {
             tracing::error!(%error, "the ledger cannot be written, so the keys are still known");
         }

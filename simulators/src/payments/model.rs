@@ -116,13 +116,13 @@ impl Decline {
 /// What a test payment method does.
 pub(super) enum Card {
     Good,
-    AsksCustomer,
+    RequiresAuthentication,
     Declined(Decline),
 }
 
 impl Card {
     /// None: no such payment method.
-    pub fn behind(method: &str) -> Option<Self> {
+    pub fn for_payment_method(method: &str) -> Option<Self> {
         Some(match method {
             "pm_card_visa"
             | "pm_card_mastercard"
@@ -130,7 +130,7 @@ impl Card {
             | "pm_card_refundFail"
             | "pm_card_pendingRefund"
             | "pm_card_createDispute" => Self::Good,
-            "pm_card_authenticationRequired" => Self::AsksCustomer,
+            "pm_card_authenticationRequired" => Self::RequiresAuthentication,
             "pm_card_chargeDeclined" => Self::Declined(Decline::named("card_declined")),
             "pm_card_chargeDeclinedInsufficientFunds" => Self::Declined(Decline::named("insufficient_funds")),
             "pm_card_chargeDeclinedExpiredCard" => Self::Declined(Decline::named("expired_card")),
@@ -200,7 +200,7 @@ impl Intent {
         self.multicapture && self.payment_method.as_deref() != Some(NO_MULTICAPTURE)
     }
 
-    pub fn hold_is_over(&self) -> bool {
+    pub fn is_authorization_expired(&self) -> bool {
         self.capture_before.is_some_and(|before| Timestamp::now().as_second() >= before)
     }
 

@@ -9,28 +9,28 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::form::Form;
-use super::intents::{invalid, refused, rejected, unexpected};
+use super::intents::{injected_error, invalid, rejected, unexpected};
 use super::model::{Decline, Intent, Item, Payments, Refund, RefundStatus};
 use super::{Shared, amounts, missing_body, subject_of};
-use crate::exchange::{Asked, Done, Reply, run};
-use crate::faults::{Injected, Route};
+use crate::exchange::{OperationOutcome, Reply, SimRequest, run};
+use crate::faults::{InjectedFaults, Route};
 use crate::ledger::Event;
 use crate::new_id;
 
 const OP: &str = "refund";
 
-pub(super) async fn create(State(core): State<Shared>, asked: Asked) -> Result<Response, Reply> {
+pub(super) async fn create(State(core): State<Shared>, asked: SimRequest) -> Result<Response, Reply> {
     let form = Form::parse(&asked.body, &["payment_intent", "amount", "metadata", "reason", "expand"])?;
     let id = form.require("payment_intent")?.to_owned();
     let amount = form.amount("amount")?;
     let metadata = form.metadata();
     let subject = format!("{} {}", subject_of(&core, &id), form.subject());
-    let decide = move |records: &Payments, injected: &Injected| {
+    let decide = move |records: &Payments, injected: &InjectedFaults| {
         if !records.intents.contains_key(&id) {
-            return Done::new(OP, 404, missing_body("payment_intent", &id));
+            return OperationOutcome::new(OP, 404, missing_body("payment_intent", &id));
         }
         if injected.refuse {
-            return refused(OP);
+            return injected_error(OP);
         }
         refund(records, &id, amount, metadata, injected.decline.as_deref())
     };
@@ -54,7 +54,11 @@ impl Default for DashboardRefund {
 }
 
 /// A refund that nobody asked for over the API: it carries no metadata.
-pub(super) fn from_dashboard(records: &Payments, intent: &str, asked: &DashboardRefund) -> Done<Item> {
+pub(super) fn from_dashboard(
+    records: &Payments,
+    intent: &str,
+    asked: &DashboardRefund,
+) -> OperationOutcome<Item> {
     let mut done = refund(records, intent, asked.amount, BTreeMap::new(), None);
     if !asked.webhook {
         done.events.clear();
@@ -68,11 +72,11 @@ fn refund(
     amount: Option<i64>,
     metadata: BTreeMap<String, String>,
     decline: Option<&str>,
-) -> Done<Item> {
+) -> OperationOutcome<Item> {
     let Some(intent) = records.intents.get(id) else {
-        return Done::new(OP, 404, missing_body("payment_intent", id));
+        return OperationOutcome::new(OP, 404, missing_body("payment_intent", id));
     };
-    if let Some(refusal) = refusal(records, intent, amount) {
+    if let Some(refusal) = refund_rejection(records, intent, amount) {
         return refusal;
     }
     let amount = amount.unwrap_or(intent.refundable());
@@ -80,7 +84,7 @@ fn refund(
         return rejected(OP, reply);
     }
     if let Some(code) = decline {
-        return Done::new(OP, 402, json!({ "error": Decline::named(code).json() }));
+        return OperationOutcome::new(OP, 402, json!({ "error": Decline::named(code).json() }));
     }
     let refund = Refund {
         id: new_id("re"),
@@ -106,12 +110,16 @@ fn refund(
         RefundStatus::Succeeded => events.push(intent.charge_event("charge.refunded")),
         RefundStatus::Failed => events.extend(failed(&intent, &refund)),
     }
-    let done = Done::new(OP, 200, refund.json());
-    Done { events, ..done.change(Item::Intent(intent)).change(Item::Refund(refund)) }
+    let done = OperationOutcome::new(OP, 200, refund.json());
+    OperationOutcome { events, ..done.change(Item::Intent(intent)).change(Item::Refund(refund)) }
 }
 
 /// Why that much of an intent can't be refunded.
-fn refusal(records: &Payments, intent: &Intent, amount: Option<i64>) -> Option<Done<Item>> {
+fn refund_rejection(
+    records: &Payments,
+    intent: &Intent,
+    amount: Option<i64>,
+) -> Option<OperationOutcome<Item>> {
     let left = intent.refundable();
     let wanted = amount.unwrap_or(left);
     if intent.amount_received == 0 {
@@ -140,16 +148,16 @@ fn failed(intent: &Intent, refund: &Refund) -> [Event; 2] {
 }
 
 /// A pending refund gets its outcome.
-pub(super) fn settle(records: &Payments, id: &str, succeeded: bool) -> Done<Item> {
+pub(super) fn settle_refund(records: &Payments, id: &str, succeeded: bool) -> OperationOutcome<Item> {
     change("settle", records, id, |mut refund, intent| {
         if refund.status != RefundStatus::Pending {
             return invalid("settle", "refund_not_pending", "Only a pending refund can be settled.", &intent);
         }
         if !succeeded {
-            return give_back("settle", refund, intent);
+            return reverse_refund("settle", refund, intent);
         }
         refund.status = RefundStatus::Succeeded;
-        Done::new("settle", 200, refund.json())
+        OperationOutcome::new("settle", 200, refund.json())
             .event(intent.event_about("refund.updated", refund.json()))
             .event(intent.charge_event("charge.refunded"))
             .change(Item::Refund(refund))
@@ -158,22 +166,22 @@ pub(super) fn settle(records: &Payments, id: &str, succeeded: bool) -> Done<Item
 
 /// The customer's bank sends the money back, which may be long after the refund succeeded:
 /// <https://docs.stripe.com/refunds#failed-refunds>.
-pub(super) fn fail(records: &Payments, id: &str) -> Done<Item> {
+pub(super) fn fail(records: &Payments, id: &str) -> OperationOutcome<Item> {
     change("fail", records, id, |refund, intent| match refund.status {
         RefundStatus::Failed => {
             invalid("fail", "refund_already_failed", "The refund has failed before.", &intent)
         }
-        RefundStatus::Pending | RefundStatus::Succeeded => give_back("fail", refund, intent),
+        RefundStatus::Pending | RefundStatus::Succeeded => reverse_refund("fail", refund, intent),
     })
 }
 
 /// A refund fails, and its amount can be refunded again.
-fn give_back(op: &'static str, mut refund: Refund, mut intent: Intent) -> Done<Item> {
+fn reverse_refund(op: &'static str, mut refund: Refund, mut intent: Intent) -> OperationOutcome<Item> {
     refund.status = RefundStatus::Failed;
     intent.amount_refunded -= refund.amount;
     let events = failed(&intent, &refund).into();
-    let done = Done::new(op, 200, refund.json());
-    Done { events, ..done.change(Item::Intent(intent)).change(Item::Refund(refund)) }
+    let done = OperationOutcome::new(op, 200, refund.json());
+    OperationOutcome { events, ..done.change(Item::Intent(intent)).change(Item::Refund(refund)) }
 }
 
 /// Runs a control on one refund and its intent; 404 if there is none.
@@ -181,11 +189,11 @@ fn change(
     op: &'static str,
     records: &Payments,
     id: &str,
-    decide: impl FnOnce(Refund, Intent) -> Done<Item>,
-) -> Done<Item> {
+    decide: impl FnOnce(Refund, Intent) -> OperationOutcome<Item>,
+) -> OperationOutcome<Item> {
     let refund = records.refunds.get(id);
     match refund.and_then(|refund| Some((refund, records.intents.get(&refund.payment_intent)?))) {
         Some((refund, intent)) => decide(refund.clone(), intent.clone()),
-        None => Done::new(op, 404, missing_body("refund", id)),
+        None => OperationOutcome::new(op, 404, missing_body("refund", id)),
     }
 }

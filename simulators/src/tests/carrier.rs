@@ -6,11 +6,11 @@ use hmac::{Hmac, KeyInit, Mac};
 use serde_json::{Value, json};
 use sha2::Sha256;
 
-use super::{KEY, LedgerFile, Receiver, any_port, eventually, http};
+use super::{KEY, LedgerFile, Receiver, any_port, http, poll_until};
 use crate::{AutoProgress, CarrierSim, CarrierSimConfig, Fault, Route, Rule};
 
 const SECRET: &str = "whsec_d2F5YmlsbCBjYXJyaWVyIHNlY3JldA==";
-const FAST: AutoProgress =
+const FAST_DELIVERY: AutoProgress =
     AutoProgress { hand_over_after: Duration::from_millis(20), deliver_after: Duration::from_millis(20) };
 
 async fn start(ledger: &LedgerFile, webhook_base: Option<String>, auto: Option<AutoProgress>) -> CarrierSim {
@@ -89,7 +89,7 @@ async fn a_request_that_is_stalled_goes_on_when_the_rule_is_gone() {
     sim.set_faults(vec![stall("s1")]);
     let stalled = post(&sim, "/v1/labels", label("s1"));
     let meanwhile = async {
-        eventually("a request that waits", || (sim.stalled() == ["s1"]).then_some(())).await;
+        poll_until("a request that waits", || (sim.stalled() == ["s1"]).then_some(())).await;
         assert_eq!(post(&sim, "/v1/labels", label("s2")).await.0, 201, "others go on");
         sim.set_faults(vec![stall("s2")]);
     };
@@ -142,7 +142,7 @@ async fn labels_move_on_by_themselves_also_after_a_restart() {
     post(&sim, "/v1/labels", label("s1")).await;
     sim.stop().await;
 
-    let sim = start(&ledger, Some(base), Some(FAST)).await;
+    let sim = start(&ledger, Some(base), Some(FAST_DELIVERY)).await;
     receiver.wait_for(2).await;
     assert_eq!(receiver.kinds(), ["shipment.handed_over", "shipment.delivered"]);
 
@@ -153,7 +153,7 @@ async fn labels_move_on_by_themselves_also_after_a_restart() {
     assert!(set.status().is_success());
     receiver.wait_for(4).await;
     let delivered = || sim.snapshot()["labels"][1]["status"] == "delivered";
-    eventually("the second delivery", || delivered().then_some(())).await;
+    poll_until("the second delivery", || delivered().then_some(())).await;
 }
 
 #[tokio::test]

@@ -43,7 +43,7 @@ fn http() -> reqwest::Client {
 }
 
 /// Polls until there is something.
-async fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+async fn poll_until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let began = Instant::now();
     loop {
         if let Some(found) = look() {
@@ -102,7 +102,7 @@ impl Receiver {
     }
 
     async fn wait_for(&self, count: usize) -> Vec<Delivery> {
-        eventually(&format!("{count} deliveries"), || {
+        poll_until(&format!("{count} deliveries"), || {
             let taken = lock(&self.taken);
             (taken.len() >= count).then(|| taken.clone())
         })

@@ -8,7 +8,7 @@ use reqwest::{Method, Response};
 use serde_json::{Value, json};
 use sha2::Sha256;
 
-use super::{KEY, LedgerFile, Receiver, any_port, eventually, http};
+use super::{KEY, LedgerFile, Receiver, any_port, http, poll_until};
 use crate::{Fault, PaymentsSim, PaymentsSimConfig, Route, Rule};
 
 const SECRET: &str = "whsec_payments";
@@ -168,7 +168,7 @@ async fn a_forgotten_key_charges_again_also_after_a_restart() {
     assert_ne!(again.json::<Value>().await.unwrap()["id"], first["id"]);
     assert_eq!(shop.intents().len(), 2);
 
-    shop.sim.forget_keys();
+    shop.sim.expire_keys();
     let (status, _) = shop.post("/v1/payment_intents", "k1", &order("pm_card_mastercard")).await;
     assert_eq!(status, 200, "another request may use a forgotten key");
     let shop = shop.restart().await;
@@ -185,7 +185,7 @@ async fn a_key_in_use_is_a_conflict_and_hanging_up_stops_nothing() {
     assert!(hung_up.send().await.unwrap_err().is_timeout());
     let (status, conflict) = shop.post("/v1/payment_intents", "k1", &form).await;
     assert_eq!((status, &conflict["error"]["code"]), (409, &json!("idempotency_key_in_use")));
-    eventually("the charge nobody waited for", || (shop.intents().len() == 1).then_some(())).await;
+    poll_until("the charge nobody waited for", || (shop.intents().len() == 1).then_some(())).await;
 }
 
 #[tokio::test]
@@ -377,7 +377,7 @@ async fn what_is_no_longer_held_cannot_be_captured() {
     };
     let (_, intent) = shop.post("/v1/payment_intents", "", &order("pm_card_visa")).await;
     assert!((604_800..604_810).contains(&hold_seconds(&intent)), "a restart takes the seven days again");
-    shop.sim.set_hold(60);
+    shop.sim.set_authorization_lifetime(60);
     let (_, intent) = shop.post("/v1/payment_intents", "", &order("pm_card_visa")).await;
     assert!((60..70).contains(&hold_seconds(&intent)), "{intent}");
 }
@@ -432,7 +432,7 @@ async fn events_are_signed_and_tried_again() {
     let event: Value = serde_json::from_str(&delivery.text).unwrap();
     assert_eq!(event["data"]["object"]["id"], json!(id));
     let settled = || shop.sim.snapshot()["deliveries_pending"] == json!([]);
-    eventually("the delivery to be recorded", || settled().then_some(())).await;
+    poll_until("the delivery to be recorded", || settled().then_some(())).await;
 }
 
 #[tokio::test]

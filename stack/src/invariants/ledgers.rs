@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde_json::Value;
 use sqlx::PgPool;
 use uuid::Uuid;
-use waybill_store::stock::Books;
+use waybill_store::stock::StockReconciliation;
 
 use super::orders::Order;
 use super::{Moment, Violation};
@@ -20,8 +20,10 @@ fn violation(rule: &'static str, detail: impl Into<String>) -> Violation {
 
 /// Stock rows follow from reservations, and nothing is oversold.
 pub(super) async fn check_stock(pool: &PgPool) -> Result<Vec<Violation>> {
-    let books = waybill_store::stock::books(pool).await?;
-    let differs = |row: &Books| (row.held_difference, row.short_difference, row.sold_difference) != (0, 0, 0);
+    let books = waybill_store::stock::reconcile_reservations(pool).await?;
+    let differs = |row: &StockReconciliation| {
+        (row.held_difference, row.short_difference, row.sold_difference) != (0, 0, 0)
+    };
     let mut found: Vec<Violation> = books
         .into_iter()
         .filter(differs)
@@ -58,14 +60,14 @@ async fn check_shortfalls(pool: &PgPool) -> Result<Vec<Violation>> {
 }
 
 /// Nothing waits any more: every order is started, every message settled, every payment operation known.
-pub(super) async fn check_rest(pool: &PgPool) -> Result<Vec<Violation>> {
+pub(super) async fn check_nothing_pending(pool: &PgPool) -> Result<Vec<Violation>> {
     let unsettled: i64 =
         sqlx::query_scalar("select count(*) from inbox where settled_at is null").fetch_one(pool).await?;
     let unstarted: i64 = sqlx::query_scalar("select count(*) from orders where workflow_started_at is null")
         .fetch_one(pool)
         .await?;
     let mut found = Vec::new();
-    for order in waybill_store::stock::shortfalls::unannounced(pool, ORDERS_MAX).await? {
+    for order in waybill_store::stock::shortfalls::find_outdated(pool, ORDERS_MAX).await? {
         found.push(Violation {
             order: Some(order.to_string()),
             rule: "an order needs an operator for missing items exactly while it is short",
@@ -139,21 +141,23 @@ pub(super) fn check_provider(
         let Some(order) = orders.get(&id) else { continue };
         if money.refunded > money.captured {
             let detail = format!("{} of {}", money.refunded, money.captured);
-            found.push(order.breaks("the provider refunds no more than it captured", detail));
+            found.push(order.violation("the provider refunds no more than it captured", detail));
         }
         if moment != Moment::AtRest {
             continue;
         }
         if order.status.is_terminal() && money.capturable > 0 {
-            found.push(order.breaks("an order that has ended holds no money", money.capturable.to_string()));
+            found.push(
+                order.violation("an order that has ended holds no money", money.capturable.to_string()),
+            );
         }
         if order.captured != money.captured {
             let detail = format!("{} and {}", order.captured, money.captured);
-            found.push(order.breaks("captured is what the provider captured", detail));
+            found.push(order.violation("captured is what the provider captured", detail));
         }
         if order.refunded != money.refunded {
             let detail = format!("{} and {}", order.refunded, money.refunded);
-            found.push(order.breaks("refunded is what the provider refunded", detail));
+            found.push(order.violation("refunded is what the provider refunded", detail));
         }
     }
     found

@@ -23,7 +23,7 @@ const CONNECTIONS: u32 = 4;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
     /// While orders are under way: what is never allowed, not even for a moment.
-    Anytime,
+    Always,
     /// When everything has come to rest: also what has to be so in the end.
     AtRest,
 }
@@ -98,7 +98,7 @@ impl<'a> Sources<'a> {
         found.extend(ledgers::check_provider(&orders, &self.payments.snapshot(), moment));
         if moment == Moment::AtRest {
             found.extend(orders.values().flat_map(Order::check_at_rest));
-            found.extend(ledgers::check_rest(&self.pool).await?);
+            found.extend(ledgers::check_nothing_pending(&self.pool).await?);
             found.extend(orders::check_workflows(&orders, &self.temporal, self.queue_prefix).await?);
         }
         found.sort();

@@ -11,7 +11,7 @@ use waybill_domain::state::{LineState, ShipmentState};
 use waybill_domain::status::{FulfilmentStatus, OrderStatus};
 
 use super::Violation;
-use super::timeline::{self, Entry};
+use super::timeline::{self, StoredEntry};
 use crate::servers::temporal_http::{Execution, TemporalHttp};
 
 /// Entries of a timeline that are shown from its beginning, and as many from its end: an order that is retried for
@@ -44,7 +44,7 @@ pub struct Order {
     /// Items that reservations still hold.
     pub held: i64,
     /// Its timeline.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<StoredEntry>,
 }
 
 /// Every order, with its timeline.
@@ -89,7 +89,7 @@ pub(super) async fn load(pool: &PgPool) -> Result<BTreeMap<String, Order>> {
     for row in events {
         let event =
             json!({"type": row.try_get::<String, _>("type")?, "data": row.try_get::<Value, _>("data")?});
-        let entry = Entry {
+        let entry = StoredEntry {
             seq: row.try_get("seq")?,
             status: row.try_get::<String, _>("status")?.parse()?,
             event: serde_json::from_value(event.clone()).with_context(|| format!("no event: {event}"))?,
@@ -103,13 +103,13 @@ pub(super) async fn load(pool: &PgPool) -> Result<BTreeMap<String, Order>> {
 
 impl Order {
     /// Names a broken rule of this order.
-    pub fn breaks(&self, rule: &'static str, detail: impl Into<String>) -> Violation {
+    pub fn violation(&self, rule: &'static str, detail: impl Into<String>) -> Violation {
         Violation { order: Some(self.id.clone()), rule, detail: detail.into() }
     }
 
     /// The timeline, a line for each entry; a long one without its middle.
     pub fn timeline(&self) -> String {
-        let line = |entry: &Entry| {
+        let line = |entry: &StoredEntry| {
             let event = serde_json::to_value(&entry.event).unwrap_or_default();
             format!(
                 "  {:>3} {:<18} {} {}",
@@ -127,24 +127,28 @@ impl Order {
     }
 
     /// Whether an entry like this is in the timeline.
-    pub fn has(&self, like: impl Fn(&OrderEvent) -> bool) -> bool {
+    pub fn has_event(&self, like: impl Fn(&OrderEvent) -> bool) -> bool {
         self.entries.iter().any(|entry| like(&entry.event))
     }
 
     pub(super) fn check_anytime(&self) -> Vec<Violation> {
         let mut found: Vec<Violation> = timeline::check(&self.entries)
             .into_iter()
-            .map(|wrong| self.breaks("the timeline follows the lifecycle and states each fact once", wrong))
+            .map(|wrong| {
+                self.violation("the timeline follows the lifecycle and states each fact once", wrong)
+            })
             .collect();
         let last = self.entries.last();
         if last.is_none_or(|last| last.seq != self.version) {
-            found.push(self.breaks("the version is the number of the last entry", self.version.to_string()));
+            found.push(
+                self.violation("the version is the number of the last entry", self.version.to_string()),
+            );
         }
         if let Some(last) = last.filter(|last| {
             last.status != self.status && (last.status.is_terminal() || self.status.is_terminal())
         }) {
             found.push(
-                self.breaks("row and timeline end alike", format!("{} and {}", self.status, last.status)),
+                self.violation("row and timeline end alike", format!("{} and {}", self.status, last.status)),
             );
         }
         found
@@ -153,33 +157,32 @@ impl Order {
     pub(super) fn check_at_rest(&self) -> Vec<Violation> {
         let mut found = Vec::new();
         if self.refunded > self.captured {
-            found.push(
-                self.breaks(
-                    "no refund exceeds its capture",
-                    format!("{} of {}", self.refunded, self.captured),
-                ),
-            );
+            found.push(self.violation(
+                "no refund exceeds its capture",
+                format!("{} of {}", self.refunded, self.captured),
+            ));
         }
         if self.status.is_terminal() && self.held > 0 {
-            found.push(self.breaks("an order that has ended holds no stock", self.held.to_string()));
+            found.push(self.violation("an order that has ended holds no stock", self.held.to_string()));
         }
-        let ends =
-            self.entries.iter().filter(|entry| entry.event.fact_key().as_deref() == Some("end")).count();
+        let ends = self
+            .entries
+            .iter()
+            .filter(|entry| entry.event.deduplication_key().as_deref() == Some("end"))
+            .count();
         if ends != usize::from(self.status.is_terminal()) {
-            found.push(self.breaks("one terminal event per order that has ended", ends.to_string()));
+            found.push(self.violation("one terminal event per order that has ended", ends.to_string()));
         }
         let reserved = self.wrongly_reserved();
         if !reserved.is_empty() {
-            found.push(self.breaks("reservations are what shipments list", reserved));
+            found.push(self.violation("reservations are what shipments list", reserved));
         }
         let captured: i64 = self.shipments.iter().filter(|s| s.captured).map(|s| s.amount.minor()).sum();
         if captured != self.captured {
-            found.push(
-                self.breaks(
-                    "captured is what shipments captured",
-                    format!("{} and {captured}", self.captured),
-                ),
-            );
+            found.push(self.violation(
+                "captured is what shipments captured",
+                format!("{} and {captured}", self.captured),
+            ));
         }
         found
     }
@@ -221,7 +224,7 @@ pub(super) async fn check_workflows(
     let mut found = Vec::new();
     for order in orders.values() {
         let Some(execution) = latest.get(&order.id) else {
-            found.push(order.breaks("each order has its workflow", "there is none"));
+            found.push(order.violation("each order has its workflow", "there is none"));
             continue;
         };
         let ended = order.status.is_terminal();
@@ -231,7 +234,7 @@ pub(super) async fn check_workflows(
         }
         if ended != (execution.status == "COMPLETED") {
             let detail = format!("the order is {}, its workflow {}", order.status, execution.status);
-            found.push(order.breaks("an order and its workflow end together", detail));
+            found.push(order.violation("an order and its workflow end together", detail));
             continue;
         }
         if !ended {
@@ -240,11 +243,11 @@ pub(super) async fn check_workflows(
         let status = order.status.as_str();
         if execution.order_status.as_deref() != Some(status) {
             let detail = format!("{status} and {:?}", execution.order_status);
-            found.push(order.breaks("row and search attribute agree", detail));
+            found.push(order.violation("row and search attribute agree", detail));
         }
         let result = temporal.result(execution).await?.unwrap_or_default();
         if result["status"] != status {
-            found.push(order.breaks("row and workflow result agree", format!("{status} and {result}")));
+            found.push(order.violation("row and workflow result agree", format!("{status} and {result}")));
         }
     }
     Ok(found)

@@ -7,7 +7,7 @@ use waybill_domain::status::OrderStatus;
 
 /// One entry, as it is in `order_events`.
 #[derive(Clone, Debug)]
-pub struct Entry {
+pub struct StoredEntry {
     /// Its number in the order.
     pub seq: i64,
     /// The status that it carries.
@@ -17,7 +17,7 @@ pub struct Entry {
 }
 
 /// What is wrong with a timeline.
-pub fn check(entries: &[Entry]) -> Vec<String> {
+pub fn check(entries: &[StoredEntry]) -> Vec<String> {
     let mut wrong = Vec::new();
     for (expected, entry) in (1..).zip(entries) {
         if entry.seq != expected {
@@ -27,12 +27,12 @@ pub fn check(entries: &[Entry]) -> Vec<String> {
     }
     for pair in entries.windows(2) {
         let (before, after) = (pair[0].status, pair[1].status);
-        if before != after && !before.next().contains(&after) {
+        if before != after && !before.allowed_next().contains(&after) {
             wrong.push(format!("{before} is followed by {after} at seq {}", pair[1].seq));
         }
     }
     let mut times = BTreeMap::<String, usize>::new();
-    for key in entries.iter().filter_map(|entry| once(&entry.event)) {
+    for key in entries.iter().filter_map(|entry| unique_key(&entry.event)) {
         *times.entry(key).or_default() += 1;
     }
     wrong.extend(
@@ -45,7 +45,7 @@ pub fn check(entries: &[Entry]) -> Vec<String> {
 }
 
 /// What names an event that may be there once. Requests to cancel may be repeated by whoever sends them.
-fn once(event: &OrderEvent) -> Option<String> {
+fn unique_key(event: &OrderEvent) -> Option<String> {
     use OrderEvent as E;
     match event {
         E::CancelRequested { .. } => None,
@@ -57,8 +57,8 @@ fn once(event: &OrderEvent) -> Option<String> {
         E::ReturnReceived { return_id, .. } => Some(format!("return.received:{return_id}")),
         E::ReturnClosed { return_id, .. } => Some(format!("return.closed:{return_id}")),
         E::DisputeOpened { dispute_id, .. } => Some(format!("dispute.opened:{dispute_id}")),
-        E::Gone { shipment_id, .. } => Some(format!("stock.gone:{shipment_id}")),
-        other => other.fact_key(),
+        E::LeftWithMissingItems { shipment_id, .. } => Some(format!("stock.gone:{shipment_id}")),
+        other => other.deduplication_key(),
     }
 }
 
@@ -67,11 +67,11 @@ mod tests {
     use super::*;
     use OrderStatus as S;
 
-    fn entries(statuses: &[OrderStatus]) -> Vec<Entry> {
+    fn entries(statuses: &[OrderStatus]) -> Vec<StoredEntry> {
         let event = OrderEvent::StatusChanged {};
         (1..)
             .zip(statuses)
-            .map(|(seq, status)| Entry { seq, status: *status, event: event.clone() })
+            .map(|(seq, status)| StoredEntry { seq, status: *status, event: event.clone() })
             .collect()
     }
 

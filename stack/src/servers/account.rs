@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 
 /// A user of the system, other than ourselves.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Account {
+pub struct SystemUser {
     /// Its name.
     pub name: String,
     /// Its user id.
@@ -18,7 +18,7 @@ pub struct Account {
     pub gid: u32,
 }
 
-impl Account {
+impl SystemUser {
     /// Who runs Postgres: `postgres` or else `nobody` when we are root, ourselves (none) when not.
     pub fn for_postgres() -> Result<Option<Self>> {
         if !is_root() {
@@ -32,7 +32,7 @@ impl Account {
     }
 
     /// Whether this user may go to `path`: every directory on the way must let it pass.
-    pub fn reaches(&self, path: &Path) -> bool {
+    pub fn can_access(&self, path: &Path) -> bool {
         let Ok(path) = path.canonicalize() else { return false };
         path.ancestors().all(|dir| std::fs::metadata(dir).is_ok_and(|meta| self.passes(&meta)))
     }
@@ -53,7 +53,7 @@ pub fn is_root() -> bool {
 }
 
 /// A command that runs as `account`, or as ourselves.
-pub fn command_as(program: &Path, account: Option<&Account>) -> Command {
+pub fn command_as(program: &Path, account: Option<&SystemUser>) -> Command {
     let mut command = Command::new(program);
     if let Some(account) = account {
         // The caller's directory may be closed to that user.
@@ -62,13 +62,13 @@ pub fn command_as(program: &Path, account: Option<&Account>) -> Command {
     command
 }
 
-fn find(users: &str, name: &str) -> Option<Account> {
+fn find(users: &str, name: &str) -> Option<SystemUser> {
     users.lines().find_map(|line| {
         let mut fields = line.split(':');
         let found = fields.next()? == name;
         let uid = fields.nth(1)?.parse().ok()?;
         let gid = fields.next()?.parse().ok()?;
-        found.then(|| Account { name: name.to_owned(), uid, gid })
+        found.then(|| SystemUser { name: name.to_owned(), uid, gid })
     })
 }
 
@@ -89,18 +89,18 @@ mod tests {
     fn a_closed_directory_on_the_way_is_noticed() {
         let dir = std::env::temp_dir().join(format!("waybill-reach-{}", std::process::id()));
         std::fs::create_dir_all(dir.join("inner")).unwrap();
-        let stranger = Account { name: "stranger".into(), uid: 4_000_000, gid: 4_000_000 };
+        let stranger = SystemUser { name: "stranger".into(), uid: 4_000_000, gid: 4_000_000 };
         let set = |mode| {
             use std::os::unix::fs::PermissionsExt;
             std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(mode)).unwrap();
         };
         set(0o755);
-        let open = stranger.reaches(&dir.join("inner"));
+        let open = stranger.can_access(&dir.join("inner"));
         set(0o700);
-        let closed = stranger.reaches(&dir.join("inner"));
+        let closed = stranger.can_access(&dir.join("inner"));
         std::fs::remove_dir_all(&dir).unwrap();
         assert!(!closed);
         // The temporary directory itself may be closed, as on macOS.
-        assert_eq!(open, stranger.reaches(&std::env::temp_dir()));
+        assert_eq!(open, stranger.can_access(&std::env::temp_dir()));
     }
 }

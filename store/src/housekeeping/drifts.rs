@@ -4,7 +4,7 @@
 use crate::{
     Result,
     orders::{
-        concerns::{self, Concern},
+        attention::{self, AttentionRecord},
         projection,
     },
     parse,
@@ -16,7 +16,7 @@ use uuid::Uuid;
 use waybill_domain::{event::OrderEvent, ids::OrderId, state::AttentionReason, status::OrderStatus};
 
 /// The reconciliation, as the writer of an entry.
-const WRITER: &str = "reconciliation";
+const TIMELINE_WRITER: &str = "reconciliation";
 /// Stock rows reported by one round: more than that is one cause, and a person looks anyway.
 const STOCK_MAX: i64 = 1_000;
 
@@ -43,7 +43,7 @@ impl Drift {
 ///
 /// # Errors
 /// When Postgres fails, or there is no such order.
-pub async fn found(pool: &PgPool, drift: &Drift) -> Result<bool> {
+pub async fn record_drift(pool: &PgPool, drift: &Drift) -> Result<bool> {
     let mut tx = crate::begin(pool).await?;
     if let Some(order) = drift.order {
         // The order's row first: whoever appends to its timeline takes turns there.
@@ -65,13 +65,13 @@ pub async fn found(pool: &PgPool, drift: &Drift) -> Result<bool> {
     }
     if let Some(order) = drift.order {
         let event = OrderEvent::DriftFound { drift: drift.kind.into(), detail: drift.detail.to_string() };
-        projection::append(&mut tx, order, WRITER, &[event]).await?;
-        let concern = Concern {
+        projection::append(&mut tx, order, TIMELINE_WRITER, &[event]).await?;
+        let concern = AttentionRecord {
             reason: AttentionReason::Drift,
             subject: drift.concern_subject(),
             detail: drift.detail.clone(),
         };
-        concerns::raise(&mut tx, order, &concern).await?;
+        attention::raise(&mut tx, order, &concern).await?;
     }
     tx.commit().await?;
     Ok(true)
@@ -81,7 +81,7 @@ pub async fn found(pool: &PgPool, drift: &Drift) -> Result<bool> {
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn repaired(pool: &PgPool, drift: &Drift, repair: &str) -> Result<bool> {
+pub async fn record_repair(pool: &PgPool, drift: &Drift, repair: &str) -> Result<bool> {
     let mut tx = crate::begin(pool).await?;
     if let Some(order) = drift.order {
         sqlx::query!("select 1 as one from orders where id = $1 for update", order.0)
@@ -101,8 +101,8 @@ pub async fn repaired(pool: &PgPool, drift: &Drift, repair: &str) -> Result<bool
     }
     if let Some(order) = drift.order {
         let event = OrderEvent::DriftRepaired { drift: drift.kind.into(), repair: repair.into() };
-        projection::append(&mut tx, order, WRITER, &[event]).await?;
-        concerns::clear(&mut tx, order, AttentionReason::Drift, Some(&drift.concern_subject())).await?;
+        projection::append(&mut tx, order, TIMELINE_WRITER, &[event]).await?;
+        attention::clear(&mut tx, order, AttentionReason::Drift, Some(&drift.concern_subject())).await?;
     }
     tx.commit().await?;
     Ok(true)
@@ -112,7 +112,7 @@ pub async fn repaired(pool: &PgPool, drift: &Drift, repair: &str) -> Result<bool
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn of_stock(pool: &PgPool) -> Result<Vec<Drift>> {
+pub async fn find_stock_drifts(pool: &PgPool) -> Result<Vec<Drift>> {
     let rows = sqlx::query!(
         r#"select s.merchant_id, s.sku, s.location,
              (s.reserved - coalesce(sum(r.quantity - r.short) filter (where r.state = 'held'), 0))::bigint as "held!",
@@ -144,11 +144,11 @@ pub async fn of_stock(pool: &PgPool) -> Result<Vec<Drift>> {
 
 /// What our ledger says of one payment's order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ledger {
+pub struct OrderLedger {
     /// Where the order stands.
     pub status: OrderStatus,
     /// Whether nothing is under way: no operation is pending, and the order did not change lately.
-    pub quiet: bool,
+    pub is_settled: bool,
     /// The provider's ids of the payments that the ledger knows, and what it captured of each, in minor units.
     pub captured: BTreeMap<String, i64>,
 }
@@ -158,7 +158,11 @@ pub struct Ledger {
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn ledgers(pool: &PgPool, orders: &[OrderId], age: Duration) -> Result<BTreeMap<OrderId, Ledger>> {
+pub async fn find_order_ledgers(
+    pool: &PgPool,
+    orders: &[OrderId],
+    age: Duration,
+) -> Result<BTreeMap<OrderId, OrderLedger>> {
     let ids: Vec<Uuid> = orders.iter().map(|order| order.0).collect();
     // A void that an ended order has not finished is what the comparison is to finish.
     let rows = sqlx::query!(
@@ -177,12 +181,12 @@ pub async fn ledgers(pool: &PgPool, orders: &[OrderId], age: Duration) -> Result
     let mut ledgers = BTreeMap::new();
     for row in rows {
         let status = parse("a status", row.status.parse())?;
-        let ledger = ledgers.entry(OrderId(row.id)).or_insert_with(|| Ledger {
+        let ledger = ledgers.entry(OrderId(row.id)).or_insert_with(|| OrderLedger {
             status,
-            quiet: true,
+            is_settled: true,
             captured: BTreeMap::new(),
         });
-        ledger.quiet &= row.old && !row.pending;
+        ledger.is_settled &= row.old && !row.pending;
         if let Some(provider_ref) = row.provider_ref {
             ledger.captured.insert(provider_ref, row.captured);
         }

@@ -2,17 +2,17 @@
 
 pub mod drifts;
 
-use crate::{Result, orders::starts::Unstarted};
+use crate::{Result, orders::outbox::OutboxEntry};
 use sqlx::PgPool;
 use std::time::{Duration, SystemTime};
 use uuid::Uuid;
 use waybill_domain::ids::{CustomerId, MerchantId, OrderId, RefundId, ReturnId};
 
 /// How long a hold counts as looked after once its workflow was seen open, in hours: as long as a new one's.
-const HOLD_HOURS: i32 = 7 * 24;
+const STOCK_HOLD_HOURS: i32 = 7 * 24;
 
 /// How far the clocks of Temporal and Postgres may be apart, in seconds.
-const SKEW_SECONDS: f64 = 60.0;
+const CLOCK_SKEW_SECONDS_MAX: f64 = 60.0;
 
 struct Row {
     id: Uuid,
@@ -20,10 +20,10 @@ struct Row {
     customer_id: String,
 }
 
-fn found(rows: Vec<Row>) -> Result<Vec<Unstarted>> {
+fn found(rows: Vec<Row>) -> Result<Vec<OutboxEntry>> {
     rows.into_iter()
         .map(|row| {
-            Ok(Unstarted {
+            Ok(OutboxEntry {
                 order_id: OrderId(row.id),
                 merchant_id: MerchantId(row.merchant_id),
                 customer_id: crate::parse(
@@ -39,7 +39,11 @@ fn found(rows: Vec<Row>) -> Result<Vec<Unstarted>> {
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn holding(pool: &PgPool, orders: &[OrderId], age: Duration) -> Result<Vec<Unstarted>> {
+pub async fn find_open_or_holding_stock(
+    pool: &PgPool,
+    orders: &[OrderId],
+    age: Duration,
+) -> Result<Vec<OutboxEntry>> {
     let ids: Vec<Uuid> = orders.iter().map(|order| order.0).collect();
     let rows = sqlx::query_as!(
         Row,
@@ -61,7 +65,12 @@ pub async fn holding(pool: &PgPool, orders: &[OrderId], age: Duration) -> Result
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn overdue(pool: &PgPool, after: OrderId, age: Duration, limit: u16) -> Result<Vec<Unstarted>> {
+pub async fn find_overdue(
+    pool: &PgPool,
+    after: OrderId,
+    age: Duration,
+    limit: u16,
+) -> Result<Vec<OutboxEntry>> {
     let rows = sqlx::query_as!(
         Row,
         r#"select id as "id!", merchant_id as "merchant_id!", customer_id as "customer_id!" from (
@@ -79,7 +88,7 @@ pub async fn overdue(pool: &PgPool, after: OrderId, age: Duration, limit: u16) -
            ) both_kinds order by id limit $4"#,
         after.0,
         age.as_secs_f64(),
-        HOLD_HOURS,
+        STOCK_HOLD_HOURS,
         i64::from(limit)
     )
     .fetch_all(pool)
@@ -93,7 +102,7 @@ pub async fn overdue(pool: &PgPool, after: OrderId, age: Duration, limit: u16) -
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn start_anew(
+pub async fn reset_started(
     pool: &PgPool,
     refunds: &[(RefundId, SystemTime)],
     returns: &[(ReturnId, SystemTime)],
@@ -123,7 +132,7 @@ pub async fn start_anew(
         &returns,
         &returns_ended,
         age.as_secs_f64(),
-        SKEW_SECONDS
+        CLOCK_SKEW_SECONDS_MAX
     )
     .fetch_one(pool)
     .await?;
@@ -138,11 +147,11 @@ fn seconds(at: SystemTime) -> f64 {
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn extend(pool: &PgPool, order: OrderId) -> Result<()> {
+pub async fn extend_hold_expiry(pool: &PgPool, order: OrderId) -> Result<()> {
     sqlx::query!(
         "update stock_holds set expires_at = now() + make_interval(hours => $2) where order_id = $1",
         order.0,
-        HOLD_HOURS
+        STOCK_HOLD_HOURS
     )
     .execute(pool)
     .await?;

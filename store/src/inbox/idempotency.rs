@@ -1,4 +1,4 @@
-//! Idempotency keys of HTTP requests: the first answer is kept and given again. They are kept for as long as orders
+//! Idempotency keys of HTTP requests: the first answer is kept and given is_reclaimed. They are kept for as long as orders
 //! are, so they outlive the workflow's retention.
 
 use crate::Result;
@@ -7,9 +7,9 @@ use sqlx::PgPool;
 use uuid::Uuid;
 use waybill_domain::ids::{MerchantId, OrderId};
 
-/// A request that has not been answered after this many seconds is given up, and its key may be used again: above
+/// A request that has not been answered after this many seconds is given up, and its key may be used is_reclaimed: above
 /// every time a handler may take.
-const UNDER_WAY_MAX_SECONDS: f64 = 120.0;
+const IN_PROGRESS_SECONDS_MAX: f64 = 120.0;
 
 /// What names a request.
 #[derive(Debug, Clone)]
@@ -26,22 +26,22 @@ pub struct RequestKey {
 
 /// What is known of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Known {
+pub enum KeyStatus {
     /// Nothing was: the request is this caller's to answer.
     New,
     /// The first request is being answered.
-    UnderWay,
+    InProgress,
     /// It was used with another body.
-    OtherBody,
+    BodyMismatch,
     /// It was answered.
-    Answered {
+    Completed {
         /// HTTP status.
         status: u16,
         /// The body, as sent.
         body: String,
     },
     /// It placed an order, which was answered as it was accepted: what else the answer says is in the request.
-    Placed {
+    OrderPlaced {
         /// Which.
         id: OrderId,
         /// When it was accepted.
@@ -60,18 +60,18 @@ pub(crate) struct Row {
     pub(crate) accepted_at: Option<jiff_sqlx::Timestamp>,
 }
 
-impl Known {
+impl KeyStatus {
     /// What a key's row says to a request.
-    pub(crate) fn of(request: &RequestKey, row: Row) -> Self {
+    pub(crate) fn from_row(request: &RequestKey, row: Row) -> Self {
         if row.fingerprint != request.fingerprint {
-            return Self::OtherBody;
+            return Self::BodyMismatch;
         }
         match (row.response_status, row.response_body, row.order_id.zip(row.accepted_at)) {
-            (Some(status), Some(body), _) => Self::Answered { status: status.unsigned_abs(), body },
+            (Some(status), Some(body), _) => Self::Completed { status: status.unsigned_abs(), body },
             (status, None, Some((id, at))) => {
-                Self::Placed { id: OrderId(id), at: at.to_jiff(), is_final: status.is_some() }
+                Self::OrderPlaced { id: OrderId(id), at: at.to_jiff(), is_final: status.is_some() }
             }
-            _ => Self::UnderWay,
+            _ => Self::InProgress,
         }
     }
 }
@@ -80,14 +80,14 @@ impl Known {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Claim {
     /// Whether it was claimed for this request before: what became of that is not known, and it may have been done.
-    pub again: bool,
+    pub is_reclaimed: bool,
 }
 
 /// Claims a key, or says what is known of it.
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn claim(pool: &PgPool, request: &RequestKey) -> Result<std::result::Result<Claim, Known>> {
+pub async fn claim(pool: &PgPool, request: &RequestKey) -> Result<std::result::Result<Claim, KeyStatus>> {
     // A row that was inserted has no `xmax`, one that was updated has this transaction's.
     let claim = sqlx::query_as!(
         Claim,
@@ -95,18 +95,18 @@ pub async fn claim(pool: &PgPool, request: &RequestKey) -> Result<std::result::R
          on conflict (merchant_id, route, key) do update set created_at = now()
          where idempotency_keys.response_status is null and idempotency_keys.fingerprint = excluded.fingerprint
            and idempotency_keys.created_at < now() - make_interval(secs => $5)
-         returning xmax <> '0' as "again!""#,
+         returning xmax <> '0' as "is_reclaimed!""#,
         request.merchant_id.0,
         request.route,
         request.key,
         &request.fingerprint[..],
-        UNDER_WAY_MAX_SECONDS
+        IN_PROGRESS_SECONDS_MAX
     )
     .fetch_optional(pool)
     .await?;
     Ok(match claim {
         Some(claim) => Ok(claim),
-        None => Err(look_up(pool, request).await?),
+        None => Err(find(pool, request).await?),
     })
 }
 
@@ -114,7 +114,7 @@ pub async fn claim(pool: &PgPool, request: &RequestKey) -> Result<std::result::R
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn look_up(pool: &PgPool, request: &RequestKey) -> Result<Known> {
+pub async fn find(pool: &PgPool, request: &RequestKey) -> Result<KeyStatus> {
     let row = sqlx::query_as!(
         Row,
         r#"select fingerprint, response_status, response_body, order_id, o.created_at as "accepted_at?: _"
@@ -126,15 +126,15 @@ pub async fn look_up(pool: &PgPool, request: &RequestKey) -> Result<Known> {
     )
     .fetch_optional(pool)
     .await?;
-    Ok(row.map_or(Known::New, |row| Known::of(request, row)))
+    Ok(row.map_or(KeyStatus::New, |row| KeyStatus::from_row(request, row)))
 }
 
-/// Keeps the answer to a claimed request. The first one stays: a claim that was given up and taken again may be answered
+/// Keeps the answer to a claimed request. The first one stays: a claim that was given up and taken is_reclaimed may be answered
 /// twice.
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn answer(pool: &PgPool, request: &RequestKey, status: u16, body: &str) -> Result<()> {
+pub async fn store_response(pool: &PgPool, request: &RequestKey, status: u16, body: &str) -> Result<()> {
     sqlx::query!(
         "update idempotency_keys set response_status = $4, response_body = $5
          where merchant_id = $1 and route = $2 and key = $3 and response_status is null",
@@ -153,7 +153,7 @@ pub async fn answer(pool: &PgPool, request: &RequestKey, status: u16, body: &str
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn set_free(pool: &PgPool, request: &RequestKey) -> Result<()> {
+pub async fn expire_claim(pool: &PgPool, request: &RequestKey) -> Result<()> {
     sqlx::query!(
         "update idempotency_keys set created_at = 'epoch'
          where merchant_id = $1 and route = $2 and key = $3 and response_status is null",
@@ -170,7 +170,7 @@ pub async fn set_free(pool: &PgPool, request: &RequestKey) -> Result<()> {
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn forget(pool: &PgPool, request: &RequestKey) -> Result<()> {
+pub async fn delete_claim(pool: &PgPool, request: &RequestKey) -> Result<()> {
     sqlx::query!(
         "delete from idempotency_keys
          where merchant_id = $1 and route = $2 and key = $3 and response_status is null",

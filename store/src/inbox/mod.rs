@@ -1,4 +1,4 @@
-//! Webhooks that were verified: kept first, so that the sender may forget them, then handed to the order's workflow.
+//! Webhooks that were verified: stored first, so that the sender may forget them, then handed to the order's workflow.
 //!
 //! What is only noted of them waits for no flush (`synchronous_commit` is off for that statement): a Postgres that fails
 //! within the next half second may lose it. A message whose settling is lost is handed on again, which changes nothing.
@@ -10,7 +10,7 @@ use sqlx::{PgExecutor, PgPool};
 use waybill_domain::ids::{OrderId, ShipmentId};
 
 /// Messages of one order that are read again: an order has some tens of shipments at most, with a few each.
-const SAID_MAX: i64 = 500;
+const REPLAYED_MESSAGES_MAX: i64 = 500;
 
 /// A message for an order's workflow.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,7 +31,7 @@ pub struct Message {
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn keep(db: impl PgExecutor<'_>, message: &Message) -> Result<bool> {
+pub async fn store_message(db: impl PgExecutor<'_>, message: &Message) -> Result<bool> {
     let new = sqlx::query!(
         "insert into inbox (source, event_id, order_id, signal, payload) values ($1, $2, $3, $4, $5)
          on conflict (source, event_id) do nothing",
@@ -50,7 +50,7 @@ pub async fn keep(db: impl PgExecutor<'_>, message: &Message) -> Result<bool> {
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn record(pool: &PgPool, message: &Message) -> Result<()> {
+pub async fn store_as_recorded(pool: &PgPool, message: &Message) -> Result<()> {
     sqlx::query!(
         "insert into inbox (source, event_id, order_id, signal, payload, settled_at, settled_as)
          select $1, $2, $3, $4, $5, now(), 'recorded' where set_config('synchronous_commit', 'off', true) = 'off'
@@ -68,32 +68,32 @@ pub async fn record(pool: &PgPool, message: &Message) -> Result<()> {
 
 /// What became of a message of the carrier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Kept {
+pub struct StoredMessage {
     /// Whose shipment it is about.
     pub order_id: OrderId,
     /// Whether it was not there before.
     pub is_new: bool,
 }
 
-/// Keeps a message of the carrier for the order that the shipment is of. None, and nothing is kept, if there is no such
+/// Keeps a message of the carrier for the order that the shipment is of. None, and nothing is stored, if there is no such
 /// shipment.
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn keep_of_shipment(
+pub async fn store_for_shipment(
     pool: &PgPool,
     shipment: ShipmentId,
     event_id: &str,
     signal: &str,
     payload: &serde_json::Value,
-) -> Result<Option<Kept>> {
+) -> Result<Option<StoredMessage>> {
     let row = sqlx::query!(
-        r#"with kept as (
+        r#"with stored as (
              insert into inbox (source, event_id, order_id, signal, payload)
              select 'carrier', $2, order_id, $3, $4 from shipments where id = $1
              on conflict (source, event_id) do nothing returning 1
            )
-           select order_id, exists (select from kept) as "is_new!" from shipments where id = $1"#,
+           select order_id, exists (select from stored) as "is_new!" from shipments where id = $1"#,
         shipment.0,
         event_id,
         signal,
@@ -101,14 +101,14 @@ pub async fn keep_of_shipment(
     )
     .fetch_optional(pool)
     .await?;
-    Ok(row.map(|row| Kept { order_id: OrderId(row.order_id), is_new: row.is_new }))
+    Ok(row.map(|row| StoredMessage { order_id: OrderId(row.order_id), is_new: row.is_new }))
 }
 
-/// Up to `limit` messages that no workflow has yet, oldest first, kept at least `age_seconds` ago.
+/// Up to `limit` messages that no workflow has yet, oldest first, stored at least `age_seconds` ago.
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn due(pool: &PgPool, age_seconds: f64, limit: u16) -> Result<Vec<Message>> {
+pub async fn find_undelivered(pool: &PgPool, age_seconds: f64, limit: u16) -> Result<Vec<Message>> {
     let rows = sqlx::query!(
         "select source, event_id, order_id, signal, payload from inbox
          where settled_at is null and received_at < now() - make_interval(secs => $1)
@@ -131,17 +131,17 @@ pub async fn due(pool: &PgPool, age_seconds: f64, limit: u16) -> Result<Vec<Mess
         .collect()
 }
 
-/// The latest messages of one kind that were kept for an order, oldest first, whether or not a workflow has had them:
+/// The latest messages of one kind that were stored for an order, oldest first, whether or not a workflow has had them:
 /// their payloads.
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn said(pool: &PgPool, order: OrderId, signal: &str) -> Result<Vec<serde_json::Value>> {
+pub async fn latest_payloads(pool: &PgPool, order: OrderId, signal: &str) -> Result<Vec<serde_json::Value>> {
     let mut payloads = sqlx::query_scalar!(
         "select payload from inbox where order_id = $1 and signal = $2 order by received_at desc limit $3",
         order.0,
         signal,
-        SAID_MAX
+        REPLAYED_MESSAGES_MAX
     )
     .fetch_all(pool)
     .await?;
@@ -155,13 +155,13 @@ pub async fn said(pool: &PgPool, order: OrderId, signal: &str) -> Result<Vec<ser
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn settle(executor: impl PgExecutor<'_>, message: &Message, how: &str) -> Result<bool> {
+pub async fn mark_settled(executor: impl PgExecutor<'_>, message: &Message, outcome: &str) -> Result<bool> {
     let settled = sqlx::query!(
         "update inbox set settled_at = now(), settled_as = $3
          where source = $1 and event_id = $2 and settled_at is null",
         message.source,
         message.event_id,
-        how
+        outcome
     )
     .execute(executor)
     .await?;
@@ -172,14 +172,14 @@ pub async fn settle(executor: impl PgExecutor<'_>, message: &Message, how: &str)
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn note_settled(pool: &PgPool, message: &Message, how: &str) -> Result<()> {
+pub async fn mark_settled_async(pool: &PgPool, message: &Message, outcome: &str) -> Result<()> {
     sqlx::query!(
         "update inbox set settled_at = now(), settled_as = $3
          where source = $1 and event_id = $2 and settled_at is null
            and set_config('synchronous_commit', 'off', true) = 'off'",
         message.source,
         message.event_id,
-        how
+        outcome
     )
     .execute(pool)
     .await?;

@@ -66,14 +66,14 @@ pub struct Caller {
 
 impl Caller {
     /// Whether the key has the scope, or all of them.
-    pub fn may(&self, scope: Scope) -> bool {
+    pub fn has_scope(&self, scope: Scope) -> bool {
         self.scopes.contains(&scope) || self.scopes.contains(&Scope::Admin)
     }
 }
 
 /// A key as an operator sees it.
 #[derive(Debug)]
-pub struct KeyInfo {
+pub struct ApiKey {
     /// For `revoke`.
     pub id: Uuid,
     /// The merchant's name.
@@ -156,7 +156,7 @@ pub async fn find(pool: &PgPool, wanted: &[u8; 32]) -> Result<Option<Caller>> {
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn list(pool: &PgPool) -> Result<Vec<KeyInfo>> {
+pub async fn list(pool: &PgPool) -> Result<Vec<ApiKey>> {
     let rows = sqlx::query!(
         r#"select k.id, m.name as merchant, k.name, k.scopes,
                   k.created_at as "created_at: jiff_sqlx::Timestamp", k.revoked_at as "revoked_at: jiff_sqlx::Timestamp"
@@ -166,7 +166,7 @@ pub async fn list(pool: &PgPool) -> Result<Vec<KeyInfo>> {
     .await?;
     Ok(rows
         .into_iter()
-        .map(|r| KeyInfo {
+        .map(|r| ApiKey {
             id: r.id,
             merchant: r.merchant,
             name: r.name,
@@ -187,7 +187,7 @@ pub async fn revoke(pool: &PgPool, id: Uuid) -> Result<bool> {
         sqlx::query!("update api_keys set revoked_at = now() where id = $1 and revoked_at is null", id)
             .execute(&mut *tx)
             .await?;
-    notify::keys_changed(&mut tx).await?;
+    notify::notify_keys(&mut tx).await?;
     tx.commit().await?;
     Ok(done.rows_affected() == 1)
 }

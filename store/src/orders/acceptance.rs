@@ -2,11 +2,11 @@
 
 use crate::{
     Result,
-    inbox::idempotency::{self, Known, RequestKey},
+    inbox::idempotency::{self, KeyStatus, RequestKey},
     orders::OrderRecord,
     postgres::{
-        group::{Gather, Group, Limits},
-        kept::Kept,
+        batch::{BatchLimits, Batcher, Linger},
+        pooled::PooledConnections,
     },
 };
 use sqlx::{PgConnection, PgPool, types::Json};
@@ -20,15 +20,16 @@ use waybill_domain::order::{Address, OrderLine};
 
 /// Orders of one statement, and statements at a time: see [`crate::postgres::group`]. A statement costs Postgres as much as ten of
 /// its orders, so one large one at a time is better than several small ones.
-const LIMITS: Limits = Limits { items_max: 128, lanes: 1, gather: Gather::Pause(Duration::from_micros(200)) };
+const ACCEPT_LIMITS: BatchLimits =
+    BatchLimits { items_max: 128, flushers: 1, linger: Linger::Adaptive(Duration::from_micros(200)) };
 
 /// How long a process has for starting the workflow of an order that it accepted, in seconds. What it does not manage the
 /// starter does; two starts would be one workflow, but cost Temporal two.
-const START_MAX_SECONDS: f64 = 5.0;
+const START_GRACE_SECONDS: f64 = 5.0;
 
 /// An order to be accepted, under the key of its request.
 #[derive(Debug)]
-pub struct NewAcceptance {
+pub struct AcceptRequest {
     /// As it is read at once.
     pub order: OrderRecord,
     /// What names the request.
@@ -36,27 +37,31 @@ pub struct NewAcceptance {
     /// Whether the caller starts its workflow: then the starter leaves it alone for some seconds.
     pub starts: bool,
     /// Whether the client waits to be told more, so that its answer is still to come.
-    pub waits: bool,
+    pub client_waits: bool,
 }
 
 /// Accepts orders.
 #[derive(Debug, Clone)]
-pub struct Acceptance {
+pub struct OrderAcceptor {
     pool: PgPool,
-    group: Group<Arc<NewAcceptance>, Option<Known>>,
+    group: Batcher<Arc<AcceptRequest>, Option<KeyStatus>>,
 }
 
-impl Acceptance {
+impl OrderAcceptor {
     /// Starts the tasks that write. `grouped` is whether orders share a statement; without, each has its own,
     /// and as many are written at a time as the pool has connections.
     pub fn start(pool: PgPool, grouped: bool) -> Self {
         let lanes = pool.options().get_max_connections() as usize;
-        let limits = if grouped { LIMITS } else { Limits { items_max: 1, lanes, gather: Gather::Nobody } };
-        let key = |item: &Arc<NewAcceptance>| (item.request.merchant_id, item.request.key.clone());
-        let kept = Kept::of(&pool, limits.lanes);
-        let group = Group::start(limits, key, move |items| {
-            let kept = kept.clone();
-            async move { kept.run(|db| Box::pin(async move { insert(db, &items).await })).await }
+        let limits = if grouped {
+            ACCEPT_LIMITS
+        } else {
+            BatchLimits { items_max: 1, flushers: lanes, linger: Linger::None }
+        };
+        let key = |item: &Arc<AcceptRequest>| (item.request.merchant_id, item.request.key.clone());
+        let pooled = PooledConnections::new(&pool, limits.flushers);
+        let group = Batcher::spawn(limits, key, move |items| {
+            let pooled = pooled.clone();
+            async move { pooled.run(|db| Box::pin(async move { insert(db, &items).await })).await }
         });
         Self { pool, group }
     }
@@ -66,12 +71,12 @@ impl Acceptance {
     ///
     /// # Errors
     /// When Postgres fails.
-    pub async fn accept(&self, new: Arc<NewAcceptance>) -> Result<Known> {
-        match self.group.write(new.clone()).await? {
+    pub async fn accept(&self, new: Arc<AcceptRequest>) -> Result<KeyStatus> {
+        match self.group.submit(new.clone()).await? {
             Some(known) => Ok(known),
             // Somebody was faster, after the statement began: it could not see what they had written.
-            None => Ok(match idempotency::look_up(&self.pool, &new.request).await? {
-                Known::New => Known::UnderWay,
+            None => Ok(match idempotency::find(&self.pool, &new.request).await? {
+                KeyStatus::New => KeyStatus::InProgress,
                 known => known,
             }),
         }
@@ -101,11 +106,11 @@ struct Columns {
     /// Microseconds since the epoch.
     created: Vec<i64>,
     starts: Vec<bool>,
-    waits: Vec<bool>,
+    client_waits: Vec<bool>,
 }
 
 impl Columns {
-    fn add(&mut self, new: &NewAcceptance) {
+    fn add(&mut self, new: &AcceptRequest) {
         let (order, placed) = (&new.order, &new.order.placed);
         self.ids.push(order.id.0);
         self.merchants.push(new.request.merchant_id.0);
@@ -126,7 +131,7 @@ impl Columns {
         self.metadata.push(Json(placed.metadata.clone()));
         self.created.push(order.created_at.as_microsecond());
         self.starts.push(new.starts);
-        self.waits.push(new.waits);
+        self.client_waits.push(new.client_waits);
     }
 }
 
@@ -134,7 +139,7 @@ impl Columns {
 ///
 /// Keys are inserted in one order everywhere, so that of two statements with the same keys one waits for the other, and
 /// never each for the other.
-async fn insert(db: &mut PgConnection, items: &[Arc<NewAcceptance>]) -> Result<Vec<Option<Known>>> {
+async fn insert(db: &mut PgConnection, items: &[Arc<AcceptRequest>]) -> Result<Vec<Option<KeyStatus>>> {
     let mut columns = Columns::default();
     for item in items {
         columns.add(item);
@@ -196,8 +201,8 @@ async fn insert(db: &mut PgConnection, items: &[Arc<NewAcceptance>]) -> Result<V
         &columns.metadata as _,
         &columns.created,
         &columns.starts,
-        &columns.waits,
-        START_MAX_SECONDS,
+        &columns.client_waits,
+        START_GRACE_SECONDS,
     )
     .fetch_all(db)
     .await?;
@@ -205,7 +210,7 @@ async fn insert(db: &mut PgConnection, items: &[Arc<NewAcceptance>]) -> Result<V
     let known = items.iter().map(|item| {
         let row = rows.remove(&item.order.id.0)?;
         if row.is_new {
-            return Some(Known::New);
+            return Some(KeyStatus::New);
         }
         let row = idempotency::Row {
             fingerprint: row.fingerprint?,
@@ -214,7 +219,7 @@ async fn insert(db: &mut PgConnection, items: &[Arc<NewAcceptance>]) -> Result<V
             order_id: row.order_id,
             accepted_at: row.accepted_at,
         };
-        Some(Known::of(&item.request, row))
+        Some(KeyStatus::from_row(&item.request, row))
     });
     Ok(known.collect())
 }

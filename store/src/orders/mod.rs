@@ -1,19 +1,19 @@
 //! Orders: reading, listing. They are accepted in [`crate::orders::acceptance`].
 
 pub mod acceptance;
-pub mod concerns;
+pub mod attention;
 mod list;
-pub mod operations;
+pub mod operator_actions;
+pub mod outbox;
 pub mod projection;
 mod reader;
 pub mod risk;
 mod row;
-pub mod starts;
 
 pub use list::{Filter, list};
-pub use reader::{Reader, Stamp};
+pub use reader::{OrderReader, RowVersion};
 
-use crate::{Result, orders::concerns::Concern};
+use crate::{Result, orders::attention::AttentionRecord};
 use jiff::Timestamp;
 use row::{Row, select_orders};
 use sqlx::{PgExecutor, PgPool};
@@ -42,7 +42,7 @@ pub struct OrderRecord {
     /// As its workflow last wrote it.
     pub state: OrderState,
     /// What somebody is needed for, where it is not its workflow that says so: the oldest first.
-    pub concerns: Vec<Concern>,
+    pub concerns: Vec<AttentionRecord>,
     /// The number of its last event.
     pub version: i64,
     /// When it was accepted.
@@ -50,7 +50,7 @@ pub struct OrderRecord {
     /// When it last changed.
     pub updated_at: Timestamp,
     /// Which writing of it was read; none before it is written.
-    pub stamp: Option<Stamp>,
+    pub row_version: Option<RowVersion>,
 }
 
 /// One entry of the timeline.
@@ -73,7 +73,7 @@ pub struct EventRecord {
 /// # Errors
 /// When Postgres fails.
 pub async fn get(pool: &PgPool, id: OrderId) -> Result<Option<OrderRecord>> {
-    Ok(select(pool, &[id]).await?.pop().flatten().map(Arc::unwrap_or_clone))
+    Ok(read_orders(pool, &[id]).await?.pop().flatten().map(Arc::unwrap_or_clone))
 }
 
 /// The merchant's order of that id; another merchant's order is not found.
@@ -84,7 +84,7 @@ pub async fn find(pool: &PgPool, merchant: MerchantId, id: OrderId) -> Result<Op
     Ok(get(pool, id).await?.filter(|order| order.merchant_id == merchant))
 }
 
-async fn select(db: impl PgExecutor<'_>, wanted: &[OrderId]) -> Result<Vec<Option<Arc<OrderRecord>>>> {
+async fn read_orders(db: impl PgExecutor<'_>, wanted: &[OrderId]) -> Result<Vec<Option<Arc<OrderRecord>>>> {
     let ids: Vec<Uuid> = wanted.iter().map(|id| id.0).collect();
     let rows = select_orders!("where id = any($1)", &ids).fetch_all(db).await?;
     // What can't be read is to blame for it alone: a group of one says so (see `group`).

@@ -7,18 +7,18 @@ use serde::Serialize;
 use sqlx::{PgConnection, PgExecutor, PgPool, types::Json};
 use std::collections::BTreeMap;
 use waybill_domain::{
-    event::{Entry, OrderEvent},
+    event::{OrderEvent, TimelineEntry},
     ids::OrderId,
-    state::{LineState, Need, OrderState, ShipmentState},
+    state::{AttentionItem, LineState, OrderState, ShipmentState},
     status::OrderStatus,
 };
 
 /// The order's workflow, as the writer of an entry.
-const WORKFLOW: &str = "order";
+const WORKFLOW_WRITER: &str = "order";
 
 /// What a projection did.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Applied {
+pub enum ProjectionOutcome {
     /// The entries, or those of them that were missing, were appended.
     Appended {
         /// The number of the last of the entries: the next projection builds on it.
@@ -27,7 +27,7 @@ pub enum Applied {
         entered: Vec<OrderStatus>,
     },
     /// The entries were there already, and nothing was written.
-    Repeated {
+    AlreadyApplied {
         /// As in [`Applied::Appended`].
         version: i64,
     },
@@ -37,11 +37,11 @@ pub enum Applied {
     Conflict,
 }
 
-impl Applied {
+impl ProjectionOutcome {
     /// The version that the next projection builds on; none after a conflict.
     pub fn version(&self) -> Option<i64> {
         match self {
-            Self::Appended { version, .. } | Self::Repeated { version } => Some(*version),
+            Self::Appended { version, .. } | Self::AlreadyApplied { version } => Some(*version),
             Self::Conflict => None,
         }
     }
@@ -59,9 +59,9 @@ pub async fn apply(
     pool: &PgPool,
     id: OrderId,
     base_version: i64,
-    entries: &[Entry],
+    entries: &[TimelineEntry],
     state: &OrderState,
-) -> Result<Applied> {
+) -> Result<ProjectionOutcome> {
     let rows = rows(entries)?;
     let mut tx = crate::begin(pool).await?;
     let before = sqlx::query!("select version, status from orders where id = $1 for update", id.0)
@@ -69,53 +69,54 @@ pub async fn apply(
         .await?
         .ok_or(StoreError::Database(sqlx::Error::RowNotFound))?;
     let written = if before.version > base_version {
-        written_behind(&mut tx, id, base_version, rows.len()).await?
+        entries_after(&mut tx, id, base_version, rows.len()).await?
     } else {
         Vec::new()
     };
-    let same = written.iter().zip(&rows).take_while(|(there, row)| there.is(row)).count();
-    if same == rows.len() {
+    let matching = written.iter().zip(&rows).take_while(|(there, row)| there.equals(row)).count();
+    if matching == rows.len() {
         // Not the order's version: what a lost task wrote after this has to be found again behind it.
-        let version = same.checked_sub(1).map_or(base_version, |last| written[last].seq);
-        return Ok(Applied::Repeated { version });
+        let version = matching.checked_sub(1).map_or(base_version, |last| written[last].seq);
+        return Ok(ProjectionOutcome::AlreadyApplied { version });
     }
-    if same < written.len() {
-        return Ok(Applied::Conflict);
+    if matching < written.len() {
+        return Ok(ProjectionOutcome::Conflict);
     }
-    let rest = Change { base_version: before.version, entries: &entries[same..], id, state };
-    if write(&mut *tx, &[rest]).await?.is_empty() {
+    let missing_entries =
+        OrderChange { base_version: before.version, entries: &entries[matching..], id, state };
+    if insert_audit(&mut *tx, &[missing_entries]).await?.is_empty() {
         // Its row is locked and its version was just read, so the order has ended, and otherwise.
-        return Ok(Applied::Conflict);
+        return Ok(ProjectionOutcome::Conflict);
     }
     tx.commit().await?;
-    Ok(rest.applied(&before.status))
+    Ok(missing_entries.applied(&before.status))
 }
 
 /// What is told of one order.
 #[derive(Debug, Clone, Copy)]
-pub struct Change<'a> {
+pub struct OrderChange<'a> {
     /// Which.
     pub id: OrderId,
     /// The order's version that the entries follow on.
     pub base_version: i64,
     /// What happened.
-    pub entries: &'a [Entry],
+    pub entries: &'a [TimelineEntry],
     /// The order after it.
     pub state: &'a OrderState,
 }
 
-impl Change<'_> {
+impl OrderChange<'_> {
     fn version(&self) -> i64 {
-        self.base_version + length(self.entries.len())
+        self.base_version + to_i64(self.entries.len())
     }
 
-    fn applied(&self, status_before: &str) -> Applied {
+    fn applied(&self, status_before: &str) -> ProjectionOutcome {
         let mut entered: Vec<OrderStatus> = self.entries.iter().map(|entry| entry.status).collect();
         entered.dedup();
         if entered.first().is_some_and(|first| first.as_str() == status_before) {
             entered.remove(0);
         }
-        Applied::Appended { version: self.version(), entered }
+        ProjectionOutcome::Appended { version: self.version(), entered }
     }
 }
 
@@ -126,9 +127,12 @@ impl Change<'_> {
 ///
 /// # Errors
 /// When Postgres fails; then nothing was written.
-pub async fn apply_all(db: impl PgExecutor<'_>, changes: &[Change<'_>]) -> Result<Vec<Option<Applied>>> {
-    let to_tell: Vec<Change<'_>> = changes.iter().filter(|c| !c.entries.is_empty()).copied().collect();
-    let written = write(db, &to_tell).await?;
+pub async fn apply_batch(
+    db: impl PgExecutor<'_>,
+    changes: &[OrderChange<'_>],
+) -> Result<Vec<Option<ProjectionOutcome>>> {
+    let to_tell: Vec<OrderChange<'_>> = changes.iter().filter(|c| !c.entries.is_empty()).copied().collect();
+    let written = insert_audit(db, &to_tell).await?;
     Ok(changes.iter().map(|c| written.get(&c.id).map(|status_before| c.applied(status_before))).collect())
 }
 
@@ -138,8 +142,11 @@ pub async fn apply_all(db: impl PgExecutor<'_>, changes: &[Change<'_>]) -> Resul
 /// The rows are locked one by one in the order of their ids, as by all who take several, so that no two wait for each
 /// other. What is compared is the version of the locked row. `offset 0` keeps the look-up by key apart from the
 /// comparison: the planner then expects few orders, and updates them by key too, while it knows nothing of the table.
-async fn write(executor: impl PgExecutor<'_>, changes: &[Change<'_>]) -> Result<BTreeMap<OrderId, String>> {
-    let told: Vec<Told<'_>> = changes.iter().map(Told::new).collect::<Result<_>>()?;
+async fn insert_audit(
+    executor: impl PgExecutor<'_>,
+    changes: &[OrderChange<'_>],
+) -> Result<BTreeMap<OrderId, String>> {
+    let change_rows: Vec<ChangeRow<'_>> = changes.iter().map(ChangeRow::new).collect::<Result<_>>()?;
     let terminal: Vec<String> = OrderStatus::terminal().map(|status| status.as_str().to_owned()).collect();
     let written = sqlx::query!(
         r#"with change as (
@@ -165,7 +172,7 @@ async fn write(executor: impl PgExecutor<'_>, changes: &[Change<'_>]) -> Result<
              from locked l where o.id = l.id
            )
            select id as "id!", status_before as "status_before!" from locked"#,
-        Json(&told) as _,
+        Json(&change_rows) as _,
         &terminal
     )
     .fetch_all(executor)
@@ -180,13 +187,14 @@ async fn write(executor: impl PgExecutor<'_>, changes: &[Change<'_>]) -> Result<
 /// # Errors
 /// When Postgres fails, or there is no such order.
 pub async fn append(tx: &mut PgConnection, id: OrderId, writer: &str, events: &[OrderEvent]) -> Result<i64> {
-    debug_assert_ne!(writer, WORKFLOW, "the workflow's entries are told by `apply`");
+    debug_assert_ne!(writer, WORKFLOW_WRITER, "the workflow's entries are told by `apply`");
     let order = sqlx::query!("select version, status from orders where id = $1 for update", id.0)
         .fetch_optional(&mut *tx)
         .await?
         .ok_or(StoreError::Database(sqlx::Error::RowNotFound))?;
     let status: OrderStatus = parse("a status", order.status.parse())?;
-    let entries: Vec<Entry> = events.iter().map(|event| Entry { event: event.clone(), status }).collect();
+    let entries: Vec<TimelineEntry> =
+        events.iter().map(|event| TimelineEntry { event: event.clone(), status }).collect();
     let (mut kinds, mut data) = (Vec::new(), Vec::new());
     for row in rows(&entries)? {
         kinds.push(row.kind);
@@ -205,11 +213,11 @@ pub async fn append(tx: &mut PgConnection, id: OrderId, writer: &str, events: &[
     )
     .execute(&mut *tx)
     .await?;
-    let version = order.version + length(kinds.len());
+    let version = order.version + to_i64(kinds.len());
     sqlx::query!("update orders set version = $2, updated_at = now() where id = $1", id.0, version)
         .execute(&mut *tx)
         .await?;
-    notify::order_changed(tx, id).await?;
+    notify::notify_order_in_tx(tx, id).await?;
     Ok(version)
 }
 
@@ -217,7 +225,7 @@ pub async fn append(tx: &mut PgConnection, id: OrderId, writer: &str, events: &[
 ///
 /// # Errors
 /// When Postgres fails.
-pub(crate) async fn is_told(tx: &mut PgConnection, id: OrderId, event: &OrderEvent) -> Result<bool> {
+pub(crate) async fn is_recorded(tx: &mut PgConnection, id: OrderId, event: &OrderEvent) -> Result<bool> {
     let value = parse("an event", serde_json::to_value(event))?;
     Ok(sqlx::query_scalar!(
         r#"select exists (select from order_events
@@ -237,7 +245,7 @@ struct Row {
     data: serde_json::Value,
 }
 
-fn rows(entries: &[Entry]) -> Result<Vec<Row>> {
+fn rows(entries: &[TimelineEntry]) -> Result<Vec<Row>> {
     entries
         .iter()
         .map(|entry| {
@@ -251,39 +259,39 @@ fn rows(entries: &[Entry]) -> Result<Vec<Row>> {
         .collect()
 }
 
-fn length(entries: usize) -> i64 {
+fn to_i64(entries: usize) -> i64 {
     i64::try_from(entries).unwrap_or(i64::MAX)
 }
 
 /// An entry of the order's workflow that is there.
-struct Written {
+struct StoredEntry {
     seq: i64,
     kind: String,
     status: String,
     data: serde_json::Value,
 }
 
-impl Written {
-    fn is(&self, row: &Row) -> bool {
+impl StoredEntry {
+    fn equals(&self, row: &Row) -> bool {
         self.kind == row.kind && self.status == row.status && self.data == row.data
     }
 }
 
 /// The first entries, up to `limit`, that the order's workflow wrote behind `base_version`.
-async fn written_behind(
+async fn entries_after(
     tx: &mut PgConnection,
     id: OrderId,
     base_version: i64,
     limit: usize,
-) -> Result<Vec<Written>> {
+) -> Result<Vec<StoredEntry>> {
     Ok(sqlx::query_as!(
-        Written,
+        StoredEntry,
         "select seq, type as kind, status, data from order_events
          where order_id = $1 and seq > $2 and writer = $3 order by seq limit $4",
         id.0,
         base_version,
-        WORKFLOW,
-        length(limit)
+        WORKFLOW_WRITER,
+        to_i64(limit)
     )
     .fetch_all(tx)
     .await?)
@@ -291,9 +299,9 @@ async fn written_behind(
 
 /// What the order's workflow has written so far.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Facts {
+pub struct ReportedEvents {
     /// Whether anything of it lies behind the version that was asked about.
-    pub ahead: bool,
+    pub is_ahead: bool,
     /// The keys of what can happen once ([`OrderEvent::fact_key`]).
     pub keys: Vec<String>,
 }
@@ -303,21 +311,26 @@ pub struct Facts {
 ///
 /// # Errors
 /// When Postgres fails, or an entry can't be read.
-pub async fn facts(pool: &PgPool, id: OrderId, base_version: i64, version: i64) -> Result<Facts> {
-    let written = written_behind(&mut *pool.acquire().await?, id, 0, usize::MAX).await?;
-    let mut facts = Facts::default();
+pub async fn find_reported_events(
+    pool: &PgPool,
+    id: OrderId,
+    base_version: i64,
+    version: i64,
+) -> Result<ReportedEvents> {
+    let written = entries_after(&mut *pool.acquire().await?, id, 0, usize::MAX).await?;
+    let mut facts = ReportedEvents::default();
     for entry in written.into_iter().filter(|entry| entry.seq <= version) {
-        facts.ahead |= entry.seq > base_version;
+        facts.is_ahead |= entry.seq > base_version;
         let event = serde_json::json!({"type": entry.kind, "data": entry.data});
         let event: OrderEvent = parse("an event", serde_json::from_value(event))?;
-        facts.keys.extend(event.fact_key());
+        facts.keys.extend(event.deduplication_key());
     }
     Ok(facts)
 }
 
 /// A change as the statement takes it. Empty lists are null, as they are in the order's row.
 #[derive(Serialize)]
-struct Told<'a> {
+struct ChangeRow<'a> {
     id: OrderId,
     base_version: i64,
     version: i64,
@@ -329,13 +342,13 @@ struct Told<'a> {
     captured: i64,
     line_states: Option<&'a [LineState]>,
     shipments: &'a [ShipmentState],
-    needs: Option<&'a [Need]>,
+    needs: Option<&'a [AttentionItem]>,
     payment_action: bool,
     entries: Vec<Row>,
 }
 
-impl<'a> Told<'a> {
-    fn new(change: &Change<'a>) -> Result<Self> {
+impl<'a> ChangeRow<'a> {
+    fn new(change: &OrderChange<'a>) -> Result<Self> {
         let state = change.state;
         Ok(Self {
             id: change.id,

@@ -10,7 +10,7 @@ use waybill_domain::{
 
 /// What is known of an order's risk.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Known {
+pub struct RiskContext {
     /// What the rules look at. Orders are counted up to one more than the rules care for.
     pub input: RiskInput,
     /// What was decided before.
@@ -21,7 +21,7 @@ pub struct Known {
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn known(pool: &PgPool, order: OrderId) -> Result<Option<Known>> {
+pub async fn load_context(pool: &PgPool, order: OrderId) -> Result<Option<RiskContext>> {
     let row = sqlx::query!(
         r#"select o.total, d.verdict as "verdict?", d.reasons as "reasons?: Json<Vec<String>>",
              (select count(*) from (
@@ -43,7 +43,7 @@ pub async fn known(pool: &PgPool, order: OrderId) -> Result<Option<Known>> {
         total: parse("an amount", Amount::new(row.total))?,
         recent_orders: u32::try_from(row.recent_orders).unwrap_or(u32::MAX),
     };
-    Ok(Some(Known { input, decision }))
+    Ok(Some(RiskContext { input, decision }))
 }
 
 /// Keeps a decision, unless there is one: the one that holds is given back.

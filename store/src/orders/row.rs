@@ -1,7 +1,7 @@
 //! An order's row, as it is read.
 
 use super::{OrderRecord, Result};
-use crate::{StoreError, orders::concerns::Concern, parse};
+use crate::{StoreError, orders::attention::AttentionRecord, parse};
 use sqlx::types::Json;
 use std::collections::BTreeMap;
 use uuid::Uuid;
@@ -10,8 +10,8 @@ use waybill_domain::{
     ids::{CustomerId, MerchantId, OrderId},
     money::Amount,
     order::{Address, NewOrder, OrderLine, ShortagePolicy},
-    provider_units::smallest_share,
-    state::{AttentionReason, LineState, Need, OrderState, ShipmentState},
+    provider_units::amount_increment,
+    state::{AttentionItem, AttentionReason, LineState, OrderState, ShipmentState},
     status::{OrderStatus, PaymentStatus},
 };
 
@@ -33,7 +33,7 @@ macro_rules! select_orders {
                    from concerns c where c.order_id = orders.id) end as "concerns: _",
                  returned as "returned: _", discount, version,
                  created_at as "created_at: _", updated_at as "updated_at: _",
-                 xmin::text::bigint as "stamp!"
+                 xmin::text::bigint as "row_version!"
                from orders "# $(+ $rest)+,
             $($value),+
         )
@@ -65,15 +65,15 @@ pub(super) struct Row {
     pub(super) refunded: i64,
     pub(super) line_states: Option<Json<Vec<LineState>>>,
     pub(super) shipments: Option<Json<Vec<ShipmentState>>>,
-    pub(super) needs: Option<Json<Vec<Need>>>,
+    pub(super) needs: Option<Json<Vec<AttentionItem>>>,
     pub(super) payment_action: bool,
-    pub(super) concerns: Option<Json<Vec<Concern>>>,
+    pub(super) concerns: Option<Json<Vec<AttentionRecord>>>,
     pub(super) returned: Option<Json<Vec<u32>>>,
     pub(super) discount: i64,
     pub(super) version: i64,
     pub(super) created_at: jiff_sqlx::Timestamp,
     pub(super) updated_at: jiff_sqlx::Timestamp,
-    pub(super) stamp: i64,
+    pub(super) row_version: i64,
 }
 
 impl TryFrom<Row> for OrderRecord {
@@ -86,7 +86,7 @@ impl TryFrom<Row> for OrderRecord {
                 "a customer's id",
                 row.customer_id.try_into() as std::result::Result<CustomerId, _>,
             )?,
-            currency: parse("a currency", waybill_domain::order::currency(&row.currency))? as Currency,
+            currency: parse("a currency", waybill_domain::order::parse_currency(&row.currency))? as Currency,
             reference: row.reference,
             lines: row.lines.0,
             shipping_fee: amount(row.shipping_fee)?,
@@ -117,7 +117,7 @@ impl TryFrom<Row> for OrderRecord {
             shipments: row.shipments.map_or_else(Vec::new, |s| s.0),
             needs: row.needs.map_or_else(Vec::new, |n| n.0),
             payment_action: row.payment_action,
-            share_unit: Some(smallest_share(placed.currency)),
+            amount_increment: Some(amount_increment(placed.currency)),
         };
         Ok(Self {
             id: OrderId(row.id),
@@ -130,7 +130,7 @@ impl TryFrom<Row> for OrderRecord {
             version: row.version,
             created_at: row.created_at.to_jiff(),
             updated_at: row.updated_at.to_jiff(),
-            stamp: Some(row.stamp.into()),
+            row_version: Some(row.row_version.into()),
         })
     }
 }

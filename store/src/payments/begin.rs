@@ -3,7 +3,7 @@
 //! A statement does not see a row that another one wrote after it had begun, although it meets that row's key. Then it
 //! has no row to give, and a second look sees the other's: rows of the ledger are never deleted.
 
-use super::{Kind, Operation, Row, State, find};
+use super::{OperationKind, OperationState, PaymentOperation, Row, find_operation};
 use crate::{Result, parse};
 use sqlx::PgPool;
 use waybill_domain::{
@@ -18,13 +18,13 @@ use waybill_domain::{
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn begin(
+pub async fn begin_operation(
     pool: &PgPool,
     order: OrderId,
-    kind: Kind,
+    kind: OperationKind,
     amount: Amount,
     provider_ref: Option<&str>,
-) -> Result<Operation> {
+) -> Result<PaymentOperation> {
     let row = sqlx::query_as!(
         Row,
         r#"with begun as (
@@ -35,27 +35,27 @@ pub async fn begin(
              created_at as "begun_at!: _", capture_before as "capture_before: _",
              (extract(epoch from now() - created_at) / 3600)::float8 as "age_hours!",
              exists (select from payment_operations rest where rest.state = 'succeeded'
-               and rest.key = concat('order:', p.order_id, ':void:', p.generation)) as "is_over!"
+               and rest.key = concat('order:', p.order_id, ':void:', p.generation)) as "is_released!"
            from (select * from begun union all select * from payment_operations where key = $1) p"#,
         kind.key(order),
         order.0,
         kind.as_str(),
         kind.shipment().map(|shipment| shipment.0),
         amount.minor(),
-        kind.generation(),
+        kind.authorization_number(),
         provider_ref
     )
     .fetch_optional(pool)
     .await?;
     match row {
         Some(row) => row.try_into(),
-        None => find(pool, order, kind).await?.ok_or_else(|| sqlx::Error::RowNotFound.into()),
+        None => find_operation(pool, order, kind).await?.ok_or_else(|| sqlx::Error::RowNotFound.into()),
     }
 }
 
 /// What the request for a hold says of its order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Terms {
+pub struct PaymentTerms {
     /// Of the amount.
     pub currency: Currency,
     /// The provider's name for the means of payment.
@@ -64,11 +64,11 @@ pub struct Terms {
 
 /// A hold that is about to be asked for.
 #[derive(Debug, Clone)]
-pub struct HoldAsk {
+pub struct AuthorizationAttempt {
     /// As the ledger has it now. None if the order has been undone: then nothing was written.
-    pub operation: Option<Operation>,
+    pub operation: Option<PaymentOperation>,
     /// What else to ask with.
-    pub terms: Terms,
+    pub terms: PaymentTerms,
 }
 
 /// Writes down that a hold is about to be asked for, or says what became of it before, unless the order has been undone.
@@ -76,33 +76,35 @@ pub struct HoldAsk {
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn begin_hold(
+pub async fn begin_authorization(
     pool: &PgPool,
     order: OrderId,
     generation: u32,
     amount: Amount,
-) -> Result<Option<HoldAsk>> {
-    let ask = match look_at_hold(pool, order, generation, amount).await? {
-        None => look_at_hold(pool, order, generation, amount).await?,
-        ask => ask,
+) -> Result<Option<AuthorizationAttempt>> {
+    let attempt = match try_begin_authorization(pool, order, generation, amount).await? {
+        None => try_begin_authorization(pool, order, generation, amount).await?,
+        attempt => attempt,
     };
     // Who undoes the order writes that down first, and then looks for holds. With this look one of the two sees the other:
     // the statement above does not see what was written after it had begun.
-    match ask {
-        Some(HoldAsk { operation: Some(_), terms }) if find(pool, order, Kind::Void).await?.is_some() => {
-            Ok(Some(HoldAsk { operation: None, terms }))
+    match attempt {
+        Some(AuthorizationAttempt { operation: Some(_), terms })
+            if find_operation(pool, order, OperationKind::Void).await?.is_some() =>
+        {
+            Ok(Some(AuthorizationAttempt { operation: None, terms }))
         }
-        ask => Ok(ask),
+        attempt => Ok(attempt),
     }
 }
 
-async fn look_at_hold(
+async fn try_begin_authorization(
     pool: &PgPool,
     order: OrderId,
     generation: u32,
     amount: Amount,
-) -> Result<Option<HoldAsk>> {
-    let kind = Kind::Authorize(generation);
+) -> Result<Option<AuthorizationAttempt>> {
+    let kind = OperationKind::Authorize(generation);
     // Of the order's end and the hold the end counts: by its name it comes first.
     let row = sqlx::query!(
         r#"with known as (
@@ -118,20 +120,20 @@ async fn look_at_hold(
              p.capture_before as "capture_before: jiff_sqlx::Timestamp",
              (extract(epoch from now() - p.created_at) / 3600)::float8 as "age_hours!",
              exists (select from payment_operations rest where rest.state = 'succeeded'
-               and rest.key = concat('order:', p.order_id, ':void:', p.generation)) as "is_over!"
+               and rest.key = concat('order:', p.order_id, ':void:', p.generation)) as "is_released!"
            from orders o, (select * from known union all select * from begun) p
            where o.id = $1 order by p.kind desc limit 1"#,
         order.0,
         kind.key(order),
-        Kind::Void.key(order),
+        OperationKind::Void.key(order),
         amount.minor(),
-        kind.generation()
+        kind.authorization_number()
     )
     .fetch_optional(pool)
     .await?;
     row.map(|row| {
-        let terms = Terms {
-            currency: parse("a currency", order::currency(&row.currency))?,
+        let terms = PaymentTerms {
+            currency: parse("a currency", order::parse_currency(&row.currency))?,
             payment_method: row.payment_method,
         };
         let operation = Row {
@@ -144,17 +146,17 @@ async fn look_at_hold(
             generation: row.generation,
             capture_before: row.capture_before,
             multicapture: row.multicapture,
-            is_over: row.is_over,
+            is_released: row.is_released,
         };
         let operation = if row.is_undone { None } else { Some(operation.try_into()?) };
-        Ok(HoldAsk { operation, terms })
+        Ok(AuthorizationAttempt { operation, terms })
     })
     .transpose()
 }
 
 /// A hold of which money can be taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Standing {
+pub struct CapturableAuthorization {
     /// Which of the order's, from 1.
     pub generation: u32,
     /// How much was held.
@@ -169,15 +171,15 @@ pub struct Standing {
 
 /// A capture that is about to be asked for.
 #[derive(Debug, Clone, PartialEq)]
-pub struct CaptureAsk {
+pub struct CaptureAttempt {
     /// How far it is.
-    pub state: State,
+    pub state: OperationState,
     /// How much to ask for: what was written down first.
     pub amount: Amount,
     /// Of the amount.
     pub currency: Currency,
     /// The order's latest hold that still holds, which is the one to ask of.
-    pub standing: Option<Standing>,
+    pub authorization: Option<CapturableAuthorization>,
     /// Whether there ever was a hold.
     pub was_authorized: bool,
     /// How long ago it was first about to be asked for, in hours.
@@ -194,27 +196,27 @@ pub async fn begin_capture(
     order: OrderId,
     shipment: ShipmentId,
     amount: Amount,
-) -> Result<CaptureAsk> {
-    let ask = match look_at_capture(pool, order, shipment, amount).await? {
-        None => look_at_capture(pool, order, shipment, amount).await?,
-        ask => ask,
+) -> Result<CaptureAttempt> {
+    let attempt = match try_begin_capture(pool, order, shipment, amount).await? {
+        None => try_begin_capture(pool, order, shipment, amount).await?,
+        attempt => attempt,
     };
-    ask.ok_or_else(|| sqlx::Error::RowNotFound.into())
+    attempt.ok_or_else(|| sqlx::Error::RowNotFound.into())
 }
 
-async fn look_at_capture(
+async fn try_begin_capture(
     pool: &PgPool,
     order: OrderId,
     shipment: ShipmentId,
     amount: Amount,
-) -> Result<Option<CaptureAsk>> {
+) -> Result<Option<CaptureAttempt>> {
     let row = sqlx::query!(
         r#"with holds as (
              select p.*, exists (select from payment_operations rest where rest.state = 'succeeded'
-               and rest.key = concat('order:', p.order_id, ':void:', p.generation)) as is_over
+               and rest.key = concat('order:', p.order_id, ':void:', p.generation)) as is_released
              from payment_operations p where order_id = $1 and kind = 'authorize' and state = 'succeeded'
            ), standing as (
-             select * from holds where not is_over order by generation desc limit 1
+             select * from holds where not is_released order by generation desc limit 1
            ), begun as (
              insert into payment_operations as known (key, order_id, kind, shipment_id, amount, state, provider_ref)
              values ($2, $1, 'capture', $3, $4, 'pending', (select provider_ref from standing))
@@ -237,7 +239,7 @@ async fn look_at_capture(
                as "captured!"
            from capture c left join standing h on true"#,
         order.0,
-        Kind::Capture(shipment).key(order),
+        OperationKind::Capture(shipment).key(order),
         shipment.0,
         amount.minor()
     )
@@ -245,7 +247,7 @@ async fn look_at_capture(
     .await?;
     row.map(|row| {
         let standing = match (row.generation, row.held, row.provider_ref) {
-            (Some(generation), Some(held), Some(provider_ref)) => Some(Standing {
+            (Some(generation), Some(held), Some(provider_ref)) => Some(CapturableAuthorization {
                 generation: generation.unsigned_abs(),
                 amount: parse("an amount", Amount::new(held))?,
                 captured: parse("an amount", Amount::new(row.captured))?,
@@ -254,11 +256,11 @@ async fn look_at_capture(
             }),
             _ => None,
         };
-        Ok(CaptureAsk {
-            state: State::of(&row.state, row.code),
+        Ok(CaptureAttempt {
+            state: OperationState::of(&row.state, row.code),
             amount: parse("an amount", Amount::new(row.amount))?,
-            currency: parse("a currency", order::currency(&row.currency))?,
-            standing,
+            currency: parse("a currency", order::parse_currency(&row.currency))?,
+            authorization: standing,
             was_authorized: row.was_authorized,
             age_hours: row.age_hours,
         })

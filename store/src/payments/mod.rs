@@ -1,10 +1,13 @@
 //! The ledger of what was asked of the payment provider, written before and after each call.
 
+pub mod balances;
 mod begin;
-pub mod belief;
-pub mod held;
+pub mod ledger_snapshot;
 
-pub use begin::{CaptureAsk, HoldAsk, Standing, Terms, begin, begin_capture, begin_hold};
+pub use begin::{
+    AuthorizationAttempt, CapturableAuthorization, CaptureAttempt, PaymentTerms, begin_authorization,
+    begin_capture, begin_operation,
+};
 
 use crate::{Result, StoreError, parse};
 use jiff::Timestamp;
@@ -16,7 +19,7 @@ use waybill_domain::{
 
 /// What was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum OperationKind {
     /// Hold the money: the order's first hold (1), or a later one.
     Authorize(u32),
     /// Take it, for one shipment.
@@ -24,18 +27,18 @@ pub enum Kind {
     /// Give free whatever is held, because the order is undone: after this nothing is held for it any more.
     Void,
     /// Give free what is left of one hold; the order goes on.
-    Rest(u32),
+    VoidRemainder(u32),
     /// Give back what was taken. Written in [`crate::refunds`], with the refund.
     Refund(RefundId),
 }
 
-impl Kind {
+impl OperationKind {
     /// The pinned name.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Authorize(_) => "authorize",
             Self::Capture(_) => "capture",
-            Self::Void | Self::Rest(_) => "void",
+            Self::Void | Self::VoidRemainder(_) => "void",
             Self::Refund(_) => "refund",
         }
     }
@@ -47,7 +50,9 @@ impl Kind {
             Self::Capture(shipment) => format!("order:{order}:capture:{shipment}"),
             Self::Refund(refund) => format!("order:{order}:refund:{refund}"),
             Self::Authorize(1) | Self::Void => format!("order:{order}:{}", self.as_str()),
-            Self::Authorize(hold) | Self::Rest(hold) => format!("order:{order}:{}:{hold}", self.as_str()),
+            Self::Authorize(hold) | Self::VoidRemainder(hold) => {
+                format!("order:{order}:{}:{hold}", self.as_str())
+            }
         }
     }
 
@@ -55,14 +60,14 @@ impl Kind {
     fn shipment(self) -> Option<ShipmentId> {
         match self {
             Self::Capture(shipment) => Some(shipment),
-            Self::Authorize(_) | Self::Void | Self::Rest(_) | Self::Refund(_) => None,
+            Self::Authorize(_) | Self::Void | Self::VoidRemainder(_) | Self::Refund(_) => None,
         }
     }
 
     /// Which of the order's holds it is about, where it is about one.
-    fn generation(self) -> i32 {
+    fn authorization_number(self) -> i32 {
         match self {
-            Self::Authorize(hold) | Self::Rest(hold) => hold.cast_signed(),
+            Self::Authorize(hold) | Self::VoidRemainder(hold) => hold.cast_signed(),
             Self::Capture(_) | Self::Void | Self::Refund(_) => 1,
         }
     }
@@ -70,7 +75,7 @@ impl Kind {
 
 /// An operation's state.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum State {
+pub enum OperationState {
     /// Asked, or about to be; the outcome is not known here.
     Pending,
     /// Done.
@@ -79,7 +84,7 @@ pub enum State {
     Declined(String),
 }
 
-impl State {
+impl OperationState {
     fn of(name: &str, code: Option<String>) -> Self {
         match name {
             "succeeded" => Self::Succeeded,
@@ -91,9 +96,9 @@ impl State {
 
 /// An operation as the ledger has it.
 #[derive(Debug, Clone)]
-pub struct Operation {
+pub struct PaymentOperation {
     /// How far it is.
-    pub state: State,
+    pub state: OperationState,
     /// Minor units.
     pub amount: Amount,
     /// The provider's id of the payment.
@@ -107,17 +112,17 @@ pub struct Operation {
     /// Of a hold: when it lapses, if the provider said so.
     pub capture_before: Option<Timestamp>,
     /// Of a hold: whether it can be captured in parts. Unknown for holds of earlier releases.
-    pub in_parts: Option<bool>,
+    pub multicapture: Option<bool>,
     /// Of a hold: whether nothing is held any more, although the order goes on: it lapsed, ended with a capture, or was
     /// given free for a later one.
-    pub is_over: bool,
+    pub is_released: bool,
 }
 
 /// How an operation ended, and what the provider said of it.
 #[derive(Debug, Clone, Copy)]
-pub struct Ending<'a> {
+pub struct OperationResult<'a> {
     /// Not pending.
-    pub state: &'a State,
+    pub state: &'a OperationState,
     /// The provider's id of the payment.
     pub provider_ref: Option<&'a str>,
     /// How much it was, where that was not known at its beginning.
@@ -125,13 +130,13 @@ pub struct Ending<'a> {
     /// Of a hold: when it lapses.
     pub capture_before: Option<Timestamp>,
     /// Of a hold: whether it can be captured in parts.
-    pub in_parts: Option<bool>,
+    pub multicapture: Option<bool>,
 }
 
-impl<'a> Ending<'a> {
+impl<'a> OperationResult<'a> {
     /// Of an operation that is no hold.
-    pub fn of(state: &'a State, provider_ref: Option<&'a str>) -> Self {
-        Self { state, provider_ref, amount: None, capture_before: None, in_parts: None }
+    pub fn of(state: &'a OperationState, provider_ref: Option<&'a str>) -> Self {
+        Self { state, provider_ref, amount: None, capture_before: None, multicapture: None }
     }
 }
 
@@ -145,23 +150,23 @@ struct Row {
     generation: i32,
     capture_before: Option<jiff_sqlx::Timestamp>,
     multicapture: Option<bool>,
-    is_over: bool,
+    is_released: bool,
 }
 
-impl TryFrom<Row> for Operation {
+impl TryFrom<Row> for PaymentOperation {
     type Error = StoreError;
 
     fn try_from(row: Row) -> Result<Self> {
         Ok(Self {
-            state: State::of(&row.state, row.code),
+            state: OperationState::of(&row.state, row.code),
             amount: parse("an amount", Amount::new(row.amount))?,
             provider_ref: row.provider_ref,
             age_hours: row.age_hours,
             begun_at: row.begun_at.to_jiff(),
             generation: row.generation.unsigned_abs(),
             capture_before: row.capture_before.map(|at| at.to_jiff()),
-            in_parts: row.multicapture,
-            is_over: row.is_over,
+            multicapture: row.multicapture,
+            is_released: row.is_released,
         })
     }
 }
@@ -170,50 +175,59 @@ impl TryFrom<Row> for Operation {
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn find(pool: &PgPool, order: OrderId, kind: Kind) -> Result<Option<Operation>> {
+pub async fn find_operation(
+    pool: &PgPool,
+    order: OrderId,
+    kind: OperationKind,
+) -> Result<Option<PaymentOperation>> {
     let row = sqlx::query_as!(
         Row,
         r#"select state, amount, provider_ref, code, generation, multicapture, created_at as "begun_at: _",
              capture_before as "capture_before: _", (extract(epoch from now() - created_at) / 3600)::float8 as "age_hours!",
              exists (select from payment_operations rest where rest.state = 'succeeded'
-               and rest.key = concat('order:', p.order_id, ':void:', p.generation)) as "is_over!"
+               and rest.key = concat('order:', p.order_id, ':void:', p.generation)) as "is_released!"
            from payment_operations p where key = $1"#,
         kind.key(order)
     )
     .fetch_optional(pool)
     .await?;
-    row.map(Operation::try_from).transpose()
+    row.map(PaymentOperation::try_from).transpose()
 }
 
 /// Every hold that was ever asked for an order, the first one first.
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn holds(pool: &PgPool, order: OrderId) -> Result<Vec<Operation>> {
+pub async fn find_authorizations(pool: &PgPool, order: OrderId) -> Result<Vec<PaymentOperation>> {
     let rows = sqlx::query_as!(
         Row,
         r#"select state, amount, provider_ref, code, generation, multicapture, created_at as "begun_at: _",
              capture_before as "capture_before: _", (extract(epoch from now() - created_at) / 3600)::float8 as "age_hours!",
              exists (select from payment_operations rest where rest.state = 'succeeded'
-               and rest.key = concat('order:', p.order_id, ':void:', p.generation)) as "is_over!"
+               and rest.key = concat('order:', p.order_id, ':void:', p.generation)) as "is_released!"
            from payment_operations p where order_id = $1 and kind = 'authorize' order by generation"#,
         order.0
     )
     .fetch_all(pool)
     .await?;
-    rows.into_iter().map(Operation::try_from).collect()
+    rows.into_iter().map(PaymentOperation::try_from).collect()
 }
 
 /// Writes down how an operation ended, and gives it as it stands then: the first ending stays.
 ///
 /// # Errors
 /// When Postgres fails, or the operation was never begun.
-pub async fn finish(pool: &PgPool, order: OrderId, kind: Kind, ending: Ending<'_>) -> Result<Operation> {
+pub async fn finish_operation(
+    pool: &PgPool,
+    order: OrderId,
+    kind: OperationKind,
+    result: OperationResult<'_>,
+) -> Result<PaymentOperation> {
     use jiff_sqlx::ToSqlx;
-    let (name, code) = match ending.state {
-        State::Pending => ("pending", None),
-        State::Succeeded => ("succeeded", None),
-        State::Declined(code) => ("declined", Some(code.as_str())),
+    let (name, code) = match result.state {
+        OperationState::Pending => ("pending", None),
+        OperationState::Succeeded => ("succeeded", None),
+        OperationState::Declined(code) => ("declined", Some(code.as_str())),
     };
     let row = sqlx::query_as!(
         Row,
@@ -224,20 +238,20 @@ pub async fn finish(pool: &PgPool, order: OrderId, kind: Kind, ending: Ending<'_
            returning state, amount, provider_ref, code, generation, multicapture, created_at as "begun_at: _",
              capture_before as "capture_before: _", (extract(epoch from now() - created_at) / 3600)::float8 as "age_hours!",
              exists (select from payment_operations rest where rest.state = 'succeeded'
-               and rest.key = concat('order:', p.order_id, ':void:', p.generation)) as "is_over!""#,
+               and rest.key = concat('order:', p.order_id, ':void:', p.generation)) as "is_released!""#,
         kind.key(order),
         name,
         code,
-        ending.provider_ref,
-        ending.capture_before.map(|at| at.to_sqlx()) as _,
-        ending.in_parts,
-        ending.amount.map(Amount::minor)
+        result.provider_ref,
+        result.capture_before.map(|at| at.to_sqlx()) as _,
+        result.multicapture,
+        result.amount.map(Amount::minor)
     )
     .fetch_optional(pool)
     .await?;
     match row {
         Some(row) => row.try_into(),
-        None => find(pool, order, kind).await?.ok_or_else(|| sqlx::Error::RowNotFound.into()),
+        None => find_operation(pool, order, kind).await?.ok_or_else(|| sqlx::Error::RowNotFound.into()),
     }
 }
 
@@ -261,12 +275,12 @@ pub async fn finish_release(pool: &PgPool, order: OrderId, provider_ref: &str) -
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn finish_releases(pool: &PgPool, order: OrderId) -> Result<()> {
+pub async fn finish_pending_voids(pool: &PgPool, order: OrderId) -> Result<()> {
     sqlx::query!(
         "update payment_operations set state = 'succeeded', amount = 0, updated_at = now()
          where order_id = $1 and kind = 'void' and state = 'pending' and key <> $2",
         order.0,
-        Kind::Void.key(order)
+        OperationKind::Void.key(order)
     )
     .execute(pool)
     .await?;
@@ -277,10 +291,10 @@ pub async fn finish_releases(pool: &PgPool, order: OrderId) -> Result<()> {
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn await_customer(
+pub async fn record_next_action(
     pool: &PgPool,
     order: OrderId,
-    kind: Kind,
+    kind: OperationKind,
     provider_ref: &str,
     url: Option<&str>,
 ) -> Result<()> {
@@ -303,7 +317,7 @@ pub async fn await_customer(
 pub async fn next_action(pool: &PgPool, order: OrderId) -> Result<Option<String>> {
     let row = sqlx::query_scalar!(
         "select next_action from payment_operations where key = $1 and state = 'pending'",
-        Kind::Authorize(1).key(order)
+        OperationKind::Authorize(1).key(order)
     )
     .fetch_optional(pool)
     .await?;
@@ -314,7 +328,7 @@ pub async fn next_action(pool: &PgPool, order: OrderId) -> Result<Option<String>
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn captured(pool: &PgPool, order: OrderId, provider_ref: &str) -> Result<Amount> {
+pub async fn captured_amount(pool: &PgPool, order: OrderId, provider_ref: &str) -> Result<Amount> {
     let sum = sqlx::query_scalar!(
         r#"select coalesce(sum(amount), 0)::bigint as "sum!" from payment_operations
            where order_id = $1 and provider_ref = $2 and kind = 'capture' and state = 'succeeded'"#,
@@ -330,7 +344,7 @@ pub async fn captured(pool: &PgPool, order: OrderId, provider_ref: &str) -> Resu
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn order_of(pool: &PgPool, provider_ref: &str) -> Result<Option<OrderId>> {
+pub async fn find_order_by_payment(pool: &PgPool, provider_ref: &str) -> Result<Option<OrderId>> {
     let id = sqlx::query_scalar!(
         "select order_id from payment_operations where kind = 'authorize' and provider_ref = $1 limit 1",
         provider_ref

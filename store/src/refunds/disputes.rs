@@ -4,7 +4,7 @@
 use crate::{
     Result,
     orders::{
-        concerns::{self, Concern},
+        attention::{self, AttentionRecord},
         projection,
     },
     parse,
@@ -16,11 +16,11 @@ use sqlx::{PgConnection, PgPool};
 use waybill_domain::{event::OrderEvent, ids::OrderId, money::Amount, state::AttentionReason};
 
 /// The writer of disputes' entries in the timeline.
-const WRITER: &str = "dispute";
+const TIMELINE_WRITER: &str = "dispute";
 
 /// What the provider says of a dispute.
 #[derive(Debug, Clone)]
-pub struct News {
+pub struct DisputeUpdate {
     /// The provider's id of it.
     pub id: String,
     /// Whose payment it is about.
@@ -64,59 +64,60 @@ pub struct DisputeRecord {
 ///
 /// # Errors
 /// When Postgres fails, or there is no such order.
-pub async fn record(pool: &PgPool, news: &News) -> Result<bool> {
+pub async fn record_update(pool: &PgPool, update: &DisputeUpdate) -> Result<bool> {
     let mut tx = crate::begin(pool).await?;
-    let order = news.order_id;
+    let order = update.order_id;
     sqlx::query!("select 1 as one from orders where id = $1 for update", order.0).fetch_one(&mut *tx).await?;
-    let opened = insert(&mut tx, news).await?;
-    let concern = Concern {
+    let opened = insert(&mut tx, update).await?;
+    let concern = AttentionRecord {
         reason: AttentionReason::Disputed,
-        subject: news.id.clone(),
-        detail: json!({"amount": news.amount, "reason": news.reason, "due_by": news.due_by}),
+        subject: update.id.clone(),
+        detail: json!({"amount": update.amount, "reason": update.reason, "due_by": update.due_by}),
     };
     if opened {
         let event = OrderEvent::DisputeOpened {
-            dispute_id: news.id.clone(),
-            amount: news.amount,
-            reason: news.reason.clone(),
+            dispute_id: update.id.clone(),
+            amount: update.amount,
+            reason: update.reason.clone(),
         };
-        projection::append(&mut tx, order, WRITER, &[event]).await?;
-        concerns::raise(&mut tx, order, &concern).await?;
+        projection::append(&mut tx, order, TIMELINE_WRITER, &[event]).await?;
+        attention::raise(&mut tx, order, &concern).await?;
     }
     let changed = sqlx::query!(
         "update disputes set status = $2, due_by = coalesce($3, due_by),
            closed_at = case when $4 then now() end
          where id = $1 and closed_at is null
            and ($4 or status <> $2 and (starts_with(status, 'warning_') or not starts_with($2, 'warning_')))",
-        news.id,
-        news.status,
-        news.due_by.map(|at| at.to_sqlx()) as _,
-        news.closed
+        update.id,
+        update.status,
+        update.due_by.map(|at| at.to_sqlx()) as _,
+        update.closed
     )
     .execute(&mut *tx)
     .await?;
     let changed = changed.rows_affected() == 1;
-    if changed && news.closed {
-        let event = OrderEvent::DisputeClosed { dispute_id: news.id.clone(), outcome: news.status.clone() };
-        projection::append(&mut tx, order, WRITER, &[event]).await?;
-        concerns::clear(&mut tx, order, concern.reason, Some(&concern.subject)).await?;
+    if changed && update.closed {
+        let event =
+            OrderEvent::DisputeClosed { dispute_id: update.id.clone(), outcome: update.status.clone() };
+        projection::append(&mut tx, order, TIMELINE_WRITER, &[event]).await?;
+        attention::clear(&mut tx, order, concern.reason, Some(&concern.subject)).await?;
     }
     tx.commit().await?;
     Ok(opened || changed)
 }
 
 /// Says whether the dispute is new.
-async fn insert(tx: &mut PgConnection, news: &News) -> Result<bool> {
+async fn insert(tx: &mut PgConnection, update: &DisputeUpdate) -> Result<bool> {
     let new = sqlx::query!(
         "insert into disputes (id, order_id, amount, reason, status, due_by, payment) values ($1, $2, $3, $4, $5, $6, $7)
          on conflict (id) do nothing",
-        news.id,
-        news.order_id.0,
-        news.amount.minor(),
-        news.reason,
-        news.status,
-        news.due_by.map(|at| at.to_sqlx()) as _,
-        news.payment
+        update.id,
+        update.order_id.0,
+        update.amount.minor(),
+        update.reason,
+        update.status,
+        update.due_by.map(|at| at.to_sqlx()) as _,
+        update.payment
     )
     .execute(tx)
     .await?;
@@ -127,7 +128,7 @@ async fn insert(tx: &mut PgConnection, news: &News) -> Result<bool> {
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn of_order(pool: &PgPool, order: OrderId) -> Result<Vec<DisputeRecord>> {
+pub async fn find_by_order(pool: &PgPool, order: OrderId) -> Result<Vec<DisputeRecord>> {
     let rows = sqlx::query!(
         r#"select id, amount, reason, status, due_by as "due_by: jiff_sqlx::Timestamp",
              opened_at as "opened_at: jiff_sqlx::Timestamp", closed_at as "closed_at: jiff_sqlx::Timestamp"

@@ -7,11 +7,11 @@ mod outcome;
 mod provider;
 mod request;
 
-pub use outcome::record;
-pub use provider::{Booking, ListedRefund, book, pending};
-pub use request::{NewRefund, Requested, request};
+pub use outcome::record_state;
+pub use provider::{ListedRefund, RecordOutcome, find_pending_at_provider, record_provider_refund};
+pub use request::{NewRefund, RefundRequestOutcome, request};
 
-use crate::{Result, StoreError, parse, payments::Kind};
+use crate::{Result, StoreError, parse, payments::OperationKind};
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use sqlx::{PgConnection, PgPool};
@@ -19,17 +19,17 @@ use std::time::Duration;
 use uuid::Uuid;
 use waybill_domain::{
     Currency,
-    after::{RefundSource, RefundState},
     ids::{MerchantId, OrderId, RefundId, ReturnId},
     money::Amount,
     order,
+    refund::{RefundSource, RefundState},
 };
 
 /// The writer of refunds' entries in the timeline.
-const WRITER: &str = "refund";
+const TIMELINE_WRITER: &str = "refund";
 /// An operation that was asked for longer ago than this, in hours, is looked for before it is asked for again: Stripe
 /// forgets an idempotency key after 24 hours.
-const KEY_HOURS: f64 = 23.0;
+const IDEMPOTENCY_KEY_HOURS: f64 = 23.0;
 
 /// A refund as Postgres has it.
 #[derive(Debug, Clone)]
@@ -97,7 +97,7 @@ impl TryFrom<Row> for RefundRecord {
 }
 
 /// Writes down in the ledger which payment a refund is made of. Chosen once: the same key has to be the same request.
-async fn plan(
+async fn insert_pending_operation(
     tx: &mut PgConnection,
     order: OrderId,
     refund: RefundId,
@@ -107,7 +107,7 @@ async fn plan(
     sqlx::query!(
         "insert into payment_operations (key, order_id, kind, amount, state, provider_ref)
          values ($1, $2, 'refund', $3, 'pending', $4) on conflict (key) do nothing",
-        Kind::Refund(refund).key(order),
+        OperationKind::Refund(refund).key(order),
         order.0,
         amount.minor(),
         payment
@@ -122,7 +122,7 @@ async fn lock_order(tx: &mut PgConnection, order: OrderId) -> Result<()> {
     Ok(())
 }
 
-async fn read(tx: &mut PgConnection, id: RefundId) -> Result<RefundRecord> {
+async fn read_refund(tx: &mut PgConnection, id: RefundId) -> Result<RefundRecord> {
     sqlx::query_as!(
         Row,
         r#"select id, order_id, merchant_id, amount, reason, state, code, provider_ref, return_id, source,
@@ -141,7 +141,7 @@ async fn read(tx: &mut PgConnection, id: RefundId) -> Result<RefundRecord> {
 /// When Postgres fails.
 pub async fn get(pool: &PgPool, id: RefundId) -> Result<Option<RefundRecord>> {
     let mut connection = pool.acquire().await?;
-    match read(&mut connection, id).await {
+    match read_refund(&mut connection, id).await {
         Ok(record) => Ok(Some(record)),
         Err(StoreError::Database(sqlx::Error::RowNotFound)) => Ok(None),
         Err(error) => Err(error),
@@ -152,7 +152,7 @@ pub async fn get(pool: &PgPool, id: RefundId) -> Result<Option<RefundRecord>> {
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn of_order(pool: &PgPool, order: OrderId) -> Result<Vec<RefundRecord>> {
+pub async fn find_by_order(pool: &PgPool, order: OrderId) -> Result<Vec<RefundRecord>> {
     let rows = sqlx::query_as!(
         Row,
         r#"select id, order_id, merchant_id, amount, reason, state, code, provider_ref, return_id, source,
@@ -167,20 +167,20 @@ pub async fn of_order(pool: &PgPool, order: OrderId) -> Result<Vec<RefundRecord>
 
 /// What asking the provider takes.
 #[derive(Debug, Clone)]
-pub struct Ask {
+pub struct RefundAttempt {
     /// The currency of the refund.
     pub currency: Currency,
     /// The payment to refund, as it was chosen when the refund was asked for.
     pub payment: Option<String>,
     /// The provider may have forgotten the key: look before asking again.
-    pub key_forgotten: bool,
+    pub key_expired: bool,
 }
 
 /// What asking the provider for a refund takes. At `seen_at` it had a workflow.
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn begin(pool: &PgPool, refund: &RefundRecord, seen_at: Timestamp) -> Result<Ask> {
+pub async fn begin(pool: &PgPool, refund: &RefundRecord, seen_at: Timestamp) -> Result<RefundAttempt> {
     let mut tx = crate::begin(pool).await?;
     lock_order(&mut tx, refund.order_id).await?;
     sqlx::query!(
@@ -193,14 +193,14 @@ pub async fn begin(pool: &PgPool, refund: &RefundRecord, seen_at: Timestamp) -> 
     let row = sqlx::query!(
         r#"select o.currency, p.provider_ref, p.created_at < now() - make_interval(secs => $2) as "old!"
            from payment_operations p join orders o on o.id = p.order_id where p.key = $1"#,
-        Kind::Refund(refund.id).key(refund.order_id),
-        KEY_HOURS * 3_600.0
+        OperationKind::Refund(refund.id).key(refund.order_id),
+        IDEMPOTENCY_KEY_HOURS * 3_600.0
     )
     .fetch_one(&mut *tx)
     .await?;
     tx.commit().await?;
-    let currency = parse("a currency", order::currency(&row.currency))?;
-    Ok(Ask { currency, payment: row.provider_ref, key_forgotten: row.old })
+    let currency = parse("a currency", order::parse_currency(&row.currency))?;
+    Ok(RefundAttempt { currency, payment: row.provider_ref, key_expired: row.old })
 }
 
 /// Up to `limit` refunds, oldest first, that were asked for at least `age` ago and are not known to have a workflow:
@@ -208,7 +208,11 @@ pub async fn begin(pool: &PgPool, refund: &RefundRecord, seen_at: Timestamp) -> 
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn due(pool: &PgPool, age: Duration, limit: u16) -> Result<Vec<(RefundId, OrderId, MerchantId)>> {
+pub async fn find_unstarted(
+    pool: &PgPool,
+    age: Duration,
+    limit: u16,
+) -> Result<Vec<(RefundId, OrderId, MerchantId)>> {
     let rows = sqlx::query!(
         "select id, order_id, merchant_id from refunds
          where workflow_started_at is null and created_at < now() - make_interval(secs => $1)

@@ -1,19 +1,19 @@
 //! What became of a refund: in the ledger, in the order, in its timeline, and whether an operator is needed.
 
-use super::{RefundRecord, WRITER, lock_order, read};
+use super::{RefundRecord, TIMELINE_WRITER, lock_order, read_refund};
 use crate::{
     Result,
     orders::{
-        concerns::{self, Concern},
+        attention::{self, AttentionRecord},
         projection,
     },
-    payments::Kind,
+    payments::OperationKind,
 };
 use serde_json::json;
 use sqlx::{PgConnection, PgPool};
 use waybill_domain::{
-    after::{RefundSource, RefundState},
     event::OrderEvent,
+    refund::{RefundSource, RefundState},
     state::AttentionReason,
 };
 
@@ -22,7 +22,7 @@ use waybill_domain::{
 ///
 /// # Errors
 /// When Postgres fails, or there is no such refund.
-pub async fn record(
+pub async fn record_state(
     pool: &PgPool,
     refund: &RefundRecord,
     to: RefundState,
@@ -31,24 +31,24 @@ pub async fn record(
 ) -> Result<RefundRecord> {
     let mut tx = crate::begin(pool).await?;
     lock_order(&mut tx, refund.order_id).await?;
-    let before = read(&mut tx, refund.id).await?;
-    if !advance(&mut tx, &before, to, provider_ref, code).await? {
+    let before = read_refund(&mut tx, refund.id).await?;
+    if !advance_state(&mut tx, &before, to, provider_ref, code).await? {
         return Ok(before);
     }
-    let after = read(&mut tx, refund.id).await?;
+    let after = read_refund(&mut tx, refund.id).await?;
     tx.commit().await?;
     Ok(after)
 }
 
 /// The same, within a transaction that has locked the order's row. Says whether it was news.
-pub(super) async fn advance(
+pub(super) async fn advance_state(
     tx: &mut PgConnection,
     before: &RefundRecord,
     to: RefundState,
     provider_ref: Option<&str>,
     code: Option<&str>,
 ) -> Result<bool> {
-    if !before.state.may_become(to) {
+    if !before.state.can_transition_to(to) {
         return Ok(false);
     }
     sqlx::query!(
@@ -61,13 +61,13 @@ pub(super) async fn advance(
     )
     .execute(&mut *tx)
     .await?;
-    book(tx, before, to, code).await?;
-    tell(tx, before, to, code).await?;
+    update_ledger(tx, before, to, code).await?;
+    append_event(tx, before, to, code).await?;
     Ok(true)
 }
 
 /// The ledger, and what the order shows as refunded.
-async fn book(
+async fn update_ledger(
     tx: &mut PgConnection,
     before: &RefundRecord,
     to: RefundState,
@@ -80,7 +80,7 @@ async fn book(
     };
     sqlx::query!(
         "update payment_operations set state = $2, code = $3, updated_at = now() where key = $1",
-        Kind::Refund(before.id).key(before.order_id),
+        OperationKind::Refund(before.id).key(before.order_id),
         ledger,
         code
     )
@@ -98,7 +98,7 @@ async fn book(
 }
 
 /// The timeline, and whether somebody is needed.
-async fn tell(
+async fn append_event(
     tx: &mut PgConnection,
     before: &RefundRecord,
     to: RefundState,
@@ -116,14 +116,14 @@ async fn tell(
         RefundState::Succeeded => OrderEvent::Refunded { refund_id, amount: before.amount, source },
         RefundState::Failed => OrderEvent::RefundFailed { refund_id, code: code.clone() },
     };
-    projection::append(tx, order, WRITER, &[event]).await?;
+    projection::append(tx, order, TIMELINE_WRITER, &[event]).await?;
     let subject = refund_id.to_string();
     // It has an answer, whichever.
-    concerns::clear(tx, order, AttentionReason::RefundFailing, Some(&subject)).await?;
+    attention::clear(tx, order, AttentionReason::RefundFailing, Some(&subject)).await?;
     if to == RefundState::Failed {
         let detail = json!({"amount": before.amount, "code": code});
-        let concern = Concern { reason: AttentionReason::RefundFailed, subject, detail };
-        concerns::raise(tx, order, &concern).await?;
+        let concern = AttentionRecord { reason: AttentionReason::RefundFailed, subject, detail };
+        attention::raise(tx, order, &concern).await?;
     }
     Ok(())
 }

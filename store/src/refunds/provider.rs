@@ -1,17 +1,17 @@
 //! Refunds that were made at the payment provider and not here, as in its dashboard: booked like our own, so that every
 //! limit and status counts them. The webhook and the reconciliation both bring them; whichever comes first books.
 
-use super::{RefundRecord, lock_order, outcome, plan, read};
+use super::{RefundRecord, insert_pending_operation, lock_order, outcome, read_refund};
 use crate::{Result, StoreError, parse, payments};
 use sqlx::{PgConnection, PgPool};
 use waybill_domain::{
-    after::{RefundSource, RefundState},
     ids::{OrderId, RefundId},
     money::Amount,
+    refund::{RefundSource, RefundState},
 };
 
 /// What the timeline and the list of refunds give as the reason.
-const REASON: &str = "refunded at the payment provider";
+const PROVIDER_REFUND_REASON: &str = "refunded at the payment provider";
 
 /// A refund as the payment provider lists it.
 #[derive(Debug, Clone)]
@@ -32,7 +32,7 @@ pub struct ListedRefund {
 
 /// What became of a listed refund.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Booking {
+pub enum RecordOutcome {
     /// It was booked, or its new state was.
     Booked(OrderId),
     /// Nothing was to be booked: it is of no payment of ours, was requested here, was booked before, or failed at once.
@@ -46,37 +46,39 @@ pub enum Booking {
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn book(pool: &PgPool, listed: &ListedRefund) -> Result<Booking> {
-    let Some(order) = payments::order_of(pool, &listed.payment).await? else { return Ok(Booking::Nothing) };
+pub async fn record_provider_refund(pool: &PgPool, listed: &ListedRefund) -> Result<RecordOutcome> {
+    let Some(order) = payments::find_order_by_payment(pool, &listed.payment).await? else {
+        return Ok(RecordOutcome::Nothing);
+    };
     let mut tx = crate::begin(pool).await?;
     lock_order(&mut tx, order).await?;
-    if is_ours(&mut tx, order, listed).await? {
-        return Ok(Booking::Nothing);
+    if is_own_refund(&mut tx, order, listed).await? {
+        return Ok(RecordOutcome::Nothing);
     }
-    let id = RefundId::of_provider(order, &listed.provider_ref);
-    let before = match read(&mut tx, id).await {
+    let id = RefundId::for_provider_refund(order, &listed.provider_ref);
+    let before = match read_refund(&mut tx, id).await {
         Ok(before) => before,
         Err(StoreError::Database(sqlx::Error::RowNotFound)) => {
             if listed.state == RefundState::Failed {
-                return Ok(Booking::Nothing);
+                return Ok(RecordOutcome::Nothing);
             }
-            if !is_covered(&mut tx, order, listed).await? {
-                return Ok(Booking::NothingCaptured(order));
+            if !is_covered_by_captures(&mut tx, order, listed).await? {
+                return Ok(RecordOutcome::NothingCaptured(order));
             }
             insert(&mut tx, order, id, listed).await?
         }
         Err(error) => return Err(error),
     };
     let reference = Some(listed.provider_ref.as_str());
-    if !outcome::advance(&mut tx, &before, listed.state, reference, listed.code.as_deref()).await? {
-        return Ok(Booking::Nothing);
+    if !outcome::advance_state(&mut tx, &before, listed.state, reference, listed.code.as_deref()).await? {
+        return Ok(RecordOutcome::Nothing);
     }
     tx.commit().await?;
-    Ok(Booking::Booked(order))
+    Ok(RecordOutcome::Booked(order))
 }
 
 /// Whether it was requested here: by our id, which the provider keeps with it, or by the provider's, which we keep.
-async fn is_ours(tx: &mut PgConnection, order: OrderId, listed: &ListedRefund) -> Result<bool> {
+async fn is_own_refund(tx: &mut PgConnection, order: OrderId, listed: &ListedRefund) -> Result<bool> {
     Ok(sqlx::query_scalar!(
         r#"select exists (select from refunds where order_id = $1 and source = 'waybill'
              and (id = $2 or provider_ref = $3)) as "ours!""#,
@@ -90,7 +92,11 @@ async fn is_ours(tx: &mut PgConnection, order: OrderId, listed: &ListedRefund) -
 
 /// Whether the captures of its payment cover it besides what the provider has refunded of them. Requests of ours that the
 /// provider has not answered do not count: it takes those that still fit.
-async fn is_covered(tx: &mut PgConnection, order: OrderId, listed: &ListedRefund) -> Result<bool> {
+async fn is_covered_by_captures(
+    tx: &mut PgConnection,
+    order: OrderId,
+    listed: &ListedRefund,
+) -> Result<bool> {
     let left = sqlx::query_scalar!(
         r#"select (
              coalesce(sum(p.amount) filter (where p.kind = 'capture' and p.state = 'succeeded'), 0)
@@ -120,14 +126,14 @@ async fn insert(
         order.0,
         id.0,
         listed.amount.minor(),
-        REASON,
+        PROVIDER_REFUND_REASON,
         listed.provider_ref,
         RefundSource::Provider.as_str()
     )
     .execute(&mut *tx)
     .await?;
-    plan(tx, order, id, listed.amount, Some(&listed.payment)).await?;
-    read(tx, id).await
+    insert_pending_operation(tx, order, id, listed.amount, Some(&listed.payment)).await?;
+    read_refund(tx, id).await
 }
 
 /// The provider's ids of refunds made there that are pending, and their payments' and amounts: at most `limit`, the
@@ -135,7 +141,7 @@ async fn insert(
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn pending(pool: &PgPool, limit: u16) -> Result<Vec<ListedRefund>> {
+pub async fn find_pending_at_provider(pool: &PgPool, limit: u16) -> Result<Vec<ListedRefund>> {
     let rows = sqlx::query!(
         r#"select r.id, r.order_id, r.amount, r.provider_ref as "provider_ref!", p.provider_ref as "payment!"
            from refunds r join payment_operations p on p.key = concat('order:', r.order_id, ':refund:', r.id)

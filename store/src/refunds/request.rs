@@ -1,13 +1,15 @@
 //! Asking for a refund: never more than was captured and is not disputed, and of one payment.
 
-use super::{RefundRecord, WRITER, balance::balances, lock_order, plan, read};
+use super::{
+    RefundRecord, TIMELINE_WRITER, balance::balances, insert_pending_operation, lock_order, read_refund,
+};
 use crate::{Result, orders::projection};
 use sqlx::PgPool;
 use waybill_domain::{
     event::OrderEvent,
     ids::{MerchantId, OrderId, RefundId, ReturnId},
     money::Amount,
-    refundable::{RefundLimit, choose_payment},
+    refundable::{RefundRejection, choose_payment},
 };
 
 /// A refund to be asked for.
@@ -31,18 +33,18 @@ pub struct NewRefund {
 
 /// The answer to a request.
 #[derive(Debug, Clone)]
-pub enum Requested {
+pub enum RefundRequestOutcome {
     /// It is durable.
     Accepted(Box<RefundRecord>),
     /// That much can't be refunded.
-    Limited(RefundLimit),
+    Rejected(RefundRejection),
 }
 
 /// Asks for a refund, if no more is refunded than was captured and is not disputed: requests for one order take turns.
 ///
 /// # Errors
 /// When Postgres fails, or there is no such order.
-pub async fn request(pool: &PgPool, new: &NewRefund) -> Result<Requested> {
+pub async fn request(pool: &PgPool, new: &NewRefund) -> Result<RefundRequestOutcome> {
     let mut tx = crate::begin(pool).await?;
     lock_order(&mut tx, new.order_id).await?;
     let known = sqlx::query_scalar!(
@@ -55,12 +57,12 @@ pub async fn request(pool: &PgPool, new: &NewRefund) -> Result<Requested> {
     .fetch_optional(&mut *tx)
     .await?;
     if let Some(known) = known {
-        return Ok(Requested::Accepted(Box::new(read(&mut tx, RefundId(known)).await?)));
+        return Ok(RefundRequestOutcome::Accepted(Box::new(read_refund(&mut tx, RefundId(known)).await?)));
     }
     let balances = balances(&mut tx, new.order_id).await?;
     let payment = match choose_payment(&balances, new.amount) {
         Ok(payment) => payment,
-        Err(limit) => return Ok(Requested::Limited(limit)),
+        Err(limit) => return Ok(RefundRequestOutcome::Rejected(limit)),
     };
     sqlx::query!(
         "insert into refunds (id, order_id, merchant_id, amount, reason, state, return_id, request_key)
@@ -75,11 +77,11 @@ pub async fn request(pool: &PgPool, new: &NewRefund) -> Result<Requested> {
     )
     .execute(&mut *tx)
     .await?;
-    plan(&mut tx, new.order_id, new.id, new.amount, Some(payment)).await?;
+    insert_pending_operation(&mut tx, new.order_id, new.id, new.amount, Some(payment)).await?;
     let event =
         OrderEvent::RefundRequested { refund_id: new.id, amount: new.amount, reason: new.reason.clone() };
-    projection::append(&mut tx, new.order_id, WRITER, &[event]).await?;
-    let record = read(&mut tx, new.id).await?;
+    projection::append(&mut tx, new.order_id, TIMELINE_WRITER, &[event]).await?;
+    let record = read_refund(&mut tx, new.id).await?;
     tx.commit().await?;
-    Ok(Requested::Accepted(Box::new(record)))
+    Ok(RefundRequestOutcome::Accepted(Box::new(record)))
 }

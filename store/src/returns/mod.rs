@@ -1,19 +1,19 @@
-//! Returns: which pieces are to come back, what came, and what became of it. Each change is one transaction with the
+//! Returns: which units are to come back, what came, and what became of it. Each change is one transaction with the
 //! order's timeline, and takes the order's row first.
 
-mod goods;
 mod open;
 mod read;
+mod restock;
 
-pub use goods::restock;
-pub(crate) use open::open;
-pub use read::{due, find, get, mark_started};
+pub(crate) use open::open_return;
+pub use read::{find, find_unstarted, get, mark_started};
+pub use restock::restock;
 
 use crate::{
     Result,
     inbox::{self, Message},
     orders::{
-        concerns::{self, Concern},
+        attention::{self, AttentionRecord},
         projection,
     },
     parse,
@@ -23,22 +23,22 @@ use sqlx::{PgConnection, PgPool, types::Json};
 use std::collections::BTreeMap;
 use waybill_domain::{
     Currency,
-    event::{OrderEvent, Pieces},
+    event::{LineQuantity, OrderEvent},
     ids::{MerchantId, OrderId, ReturnId},
     money::Amount,
     order,
-    returns::{Condition, Place, ReturnState, TooFew, share, take},
+    returns::{InsufficientQuantity, ReturnDisposition, ReturnState, ShippedLine, refund_share, take_units},
     state::{AttentionReason, ShipmentState},
 };
 
 /// The writer of returns' entries in the timeline.
-const WRITER: &str = "return";
+const TIMELINE_WRITER: &str = "return";
 
 /// Pieces of a return that had left with one shipment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReturnLine {
     /// Which line, and with which shipment.
-    pub place: Place,
+    pub place: ShippedLine,
     /// Asked for.
     pub quantity: u32,
     /// Came, and goes back to the shelf.
@@ -60,7 +60,7 @@ pub struct ReturnRecord {
     pub reason: String,
     /// Where it stands.
     pub state: ReturnState,
-    /// What the received pieces are worth; none until they are here.
+    /// What the received units are worth; none until they are here.
     pub amount: Option<Amount>,
     /// By line, then by shipment.
     pub lines: Vec<ReturnLine>,
@@ -82,14 +82,14 @@ pub struct NewReturn {
     /// In the requester's words.
     pub reason: String,
     /// What is to come back.
-    pub pieces: Vec<Pieces>,
+    pub lines: Vec<LineQuantity>,
     /// The client's key, if a client asks: the same one again gives the first return.
     pub request_key: Option<String>,
 }
 
 /// The answer to a receipt.
 #[derive(Debug, Clone)]
-pub enum Received {
+pub enum ReceiptOutcome {
     /// It is durable.
     Accepted {
         /// As it is now.
@@ -97,20 +97,20 @@ pub enum Received {
         /// Whether its message was not kept before.
         is_new: bool,
     },
-    /// More pieces than were to come back.
-    TooMany(TooFew),
+    /// More units than were to come back.
+    ExceedsReturn(InsufficientQuantity),
     /// The goods are here already.
-    Before(ReturnState),
+    AlreadyReceived(ReturnState),
 }
 
-/// Asks for a return of pieces that were delivered and are not being returned: requests for one order take turns.
+/// Asks for a return of units that were delivered and are not being returned: requests for one order take turns.
 ///
 /// # Errors
 /// When Postgres fails, or there is no such order.
 pub async fn request(
     pool: &PgPool,
     new: &NewReturn,
-) -> Result<std::result::Result<Box<ReturnRecord>, TooFew>> {
+) -> Result<std::result::Result<Box<ReturnRecord>, InsufficientQuantity>> {
     let mut tx = crate::begin(pool).await?;
     let shipments = lock_order(&mut tx, new.order_id).await?.shipments;
     let known = sqlx::query_scalar!(
@@ -121,20 +121,20 @@ pub async fn request(
     .fetch_optional(&mut *tx)
     .await?;
     if let Some(known) = known {
-        return Ok(Ok(Box::new(read::one(&mut tx, ReturnId(known)).await?)));
+        return Ok(Ok(Box::new(read::read_return(&mut tx, ReturnId(known)).await?)));
     }
-    let mut free = open::free(&mut tx, new.order_id, &shipments).await?;
-    let taken = match take(&mut free, &new.pieces) {
+    let mut free = open::find_returnable(&mut tx, new.order_id, &shipments).await?;
+    let taken = match take_units(&mut free, &new.lines) {
         Ok(taken) => taken,
         Err(too_few) => return Ok(Err(too_few)),
     };
     insert(&mut tx, new, &taken).await?;
-    let record = read::one(&mut tx, new.id).await?;
+    let record = read::read_return(&mut tx, new.id).await?;
     tx.commit().await?;
     Ok(Ok(Box::new(record)))
 }
 
-async fn insert(tx: &mut PgConnection, new: &NewReturn, taken: &BTreeMap<Place, u32>) -> Result<()> {
+async fn insert(tx: &mut PgConnection, new: &NewReturn, taken: &BTreeMap<ShippedLine, u32>) -> Result<()> {
     sqlx::query!(
         "insert into returns (id, order_id, merchant_id, reason, state, request_key)
          values ($1, $2, $3, $4, 'awaiting', $5)",
@@ -160,10 +160,10 @@ async fn insert(tx: &mut PgConnection, new: &NewReturn, taken: &BTreeMap<Place, 
     }
     let event = OrderEvent::ReturnRequested {
         return_id: new.id,
-        lines: new.pieces.clone(),
+        lines: new.lines.clone(),
         reason: new.reason.clone(),
     };
-    projection::append(tx, new.order_id, WRITER, &[event]).await?;
+    projection::append(tx, new.order_id, TIMELINE_WRITER, &[event]).await?;
     Ok(())
 }
 
@@ -182,7 +182,7 @@ async fn lock_order(tx: &mut PgConnection, order: OrderId) -> Result<LockedOrder
     .fetch_one(tx)
     .await?;
     Ok(LockedOrder {
-        currency: parse("a currency", order::currency(&row.currency))?,
+        currency: parse("a currency", order::parse_currency(&row.currency))?,
         shipments: row.shipments.map_or_else(Vec::new, |s| s.0),
     })
 }
@@ -193,16 +193,16 @@ async fn lock_order(tx: &mut PgConnection, order: OrderId) -> Result<LockedOrder
 ///
 /// # Errors
 /// When Postgres fails, or there is no such return.
-pub async fn receive(
+pub async fn record_received(
     pool: &PgPool,
     of: &ReturnRecord,
     key: &str,
-    came: &[(Pieces, Condition)],
+    received_lines: &[(LineQuantity, ReturnDisposition)],
     message: &Message,
-) -> Result<Received> {
+) -> Result<ReceiptOutcome> {
     let mut tx = crate::begin(pool).await?;
     let order = lock_order(&mut tx, of.order_id).await?;
-    let record = read::one(&mut tx, of.id).await?;
+    let record = read::read_return(&mut tx, of.id).await?;
     if record.state != ReturnState::Awaiting {
         let same = sqlx::query_scalar!(
             r#"select coalesce(receipt_key = $2, false) as "same!" from returns where id = $1"#,
@@ -211,25 +211,26 @@ pub async fn receive(
         );
         let same = same.fetch_one(&mut *tx).await?;
         if !same {
-            return Ok(Received::Before(record.state));
+            return Ok(ReceiptOutcome::AlreadyReceived(record.state));
         }
         // Of a receipt that release 0.1.0 took it may be missing.
-        let is_new = inbox::keep(&mut *tx, message).await?;
+        let is_new = inbox::store_message(&mut *tx, message).await?;
         tx.commit().await?;
-        return Ok(Received::Accepted { record: Box::new(record), is_new });
+        return Ok(ReceiptOutcome::Accepted { record: Box::new(record), is_new });
     }
-    let mut there: BTreeMap<Place, u32> = record.lines.iter().map(|l| (l.place, l.quantity)).collect();
-    let pieces = |condition| -> Vec<Pieces> {
-        came.iter().filter(|(_, c)| *c == condition).map(|(pieces, _)| pieces.clone()).collect()
+    let mut returnable: BTreeMap<ShippedLine, u32> =
+        record.lines.iter().map(|l| (l.place, l.quantity)).collect();
+    let units = |condition| -> Vec<LineQuantity> {
+        received_lines.iter().filter(|(_, c)| *c == condition).map(|(units, _)| units.clone()).collect()
     };
-    let (restocked, written_off) = (pieces(Condition::Restock), pieces(Condition::WriteOff));
-    let taken = take(&mut there, &restocked)
-        .and_then(|shelf| take(&mut there, &written_off).map(|lost| (shelf, lost)));
+    let (restocked, written_off) = (units(ReturnDisposition::Restock), units(ReturnDisposition::WriteOff));
+    let taken = take_units(&mut returnable, &restocked)
+        .and_then(|shelf| take_units(&mut returnable, &written_off).map(|lost| (shelf, lost)));
     let (shelf, lost) = match taken {
         Ok(taken) => taken,
-        Err(too_few) => return Ok(Received::TooMany(too_few)),
+        Err(too_few) => return Ok(ReceiptOutcome::ExceedsReturn(too_few)),
     };
-    let amount = goods::receive(&mut tx, &record, &order, &shelf, &lost).await?;
+    let amount = restock::record_received(&mut tx, &record, &order, &shelf, &lost).await?;
     sqlx::query!(
         "update returns set state = 'received', amount = $2, receipt_key = $3, updated_at = now() where id = $1",
         of.id.0,
@@ -239,32 +240,32 @@ pub async fn receive(
     .execute(&mut *tx)
     .await?;
     let event = OrderEvent::ReturnReceived { return_id: of.id, restocked, written_off };
-    projection::append(&mut tx, of.order_id, WRITER, &[event]).await?;
+    projection::append(&mut tx, of.order_id, TIMELINE_WRITER, &[event]).await?;
     let subject = of.id.to_string();
-    concerns::clear(&mut tx, of.order_id, AttentionReason::ReturnOverdue, Some(&subject)).await?;
-    inbox::keep(&mut *tx, message).await?;
-    let record = read::one(&mut tx, of.id).await?;
+    attention::clear(&mut tx, of.order_id, AttentionReason::ReturnOverdue, Some(&subject)).await?;
+    inbox::store_message(&mut *tx, message).await?;
+    let record = read::read_return(&mut tx, of.id).await?;
     tx.commit().await?;
-    Ok(Received::Accepted { record: Box::new(record), is_new: true })
+    Ok(ReceiptOutcome::Accepted { record: Box::new(record), is_new: true })
 }
 
 /// The goods have not come in time: somebody is told, once. Nothing to say if they came meanwhile.
 ///
 /// # Errors
 /// When Postgres fails, or there is no such return.
-pub async fn overdue(pool: &PgPool, of: &ReturnRecord) -> Result<()> {
+pub async fn flag_overdue(pool: &PgPool, of: &ReturnRecord) -> Result<()> {
     let mut tx = crate::begin(pool).await?;
     lock_order(&mut tx, of.order_id).await?;
-    if read::one(&mut tx, of.id).await?.state != ReturnState::Awaiting {
+    if read::read_return(&mut tx, of.id).await?.state != ReturnState::Awaiting {
         return Ok(());
     }
-    let concern = Concern {
+    let concern = AttentionRecord {
         reason: AttentionReason::ReturnOverdue,
         subject: of.id.to_string(),
         detail: serde_json::json!({"reason": of.reason}),
     };
     // A workflow that was terminated begins again with its deadline over: what was dismissed stays dismissed.
-    concerns::raise_once(&mut tx, of.order_id, &concern).await?;
+    attention::raise_once(&mut tx, of.order_id, &concern).await?;
     tx.commit().await?;
     Ok(())
 }
@@ -285,7 +286,7 @@ pub async fn close(pool: &PgPool, of: &ReturnRecord, outcome: &str, disputed: Op
         return Ok(());
     }
     let event = OrderEvent::ReturnClosed { return_id: of.id, outcome: outcome.to_owned(), disputed };
-    projection::append(&mut tx, of.order_id, WRITER, &[event]).await?;
+    projection::append(&mut tx, of.order_id, TIMELINE_WRITER, &[event]).await?;
     tx.commit().await?;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Which pieces may come back, and returns that nobody asked for: what the carrier brings back, or took along although
+//! Which units may come back, and returns that nobody asked for: what the carrier brings back, or took along although
 //! it had been cancelled.
 
 use super::{NewReturn, insert};
@@ -6,9 +6,9 @@ use crate::Result;
 use sqlx::PgConnection;
 use std::collections::BTreeMap;
 use waybill_domain::{
-    event::Pieces,
+    event::LineQuantity,
     ids::{MerchantId, OrderId, ReturnId, ShipmentId},
-    returns::Place,
+    returns::ShippedLine,
     state::ShipmentState,
     status::FulfilmentStatus,
 };
@@ -19,13 +19,13 @@ use waybill_domain::{
 ///
 /// # Errors
 /// When Postgres fails.
-pub(crate) async fn open(
+pub(crate) async fn open_return(
     tx: &mut PgConnection,
     order: OrderId,
     shipment: ShipmentId,
     reason: &str,
 ) -> Result<bool> {
-    let id = ReturnId::of_unexpected(shipment);
+    let id = ReturnId::for_unexpected_shipment(shipment);
     let left = sqlx::query!(
         "select merchant_id, line, quantity from reservations r
          where order_id = $1 and shipment_id = $2 and state = 'sold' and not exists (select from returns where id = $3)",
@@ -36,19 +36,22 @@ pub(crate) async fn open(
     .fetch_all(&mut *tx)
     .await?;
     let Some(merchant_id) = left.first().map(|row| MerchantId(row.merchant_id)) else { return Ok(false) };
-    let mut pieces: BTreeMap<Place, u32> = left
+    let mut units: BTreeMap<ShippedLine, u32> = left
         .iter()
         .map(|row| {
-            (Place { line: row.line.unsigned_abs(), shipment_id: shipment }, row.quantity.unsigned_abs())
+            (
+                ShippedLine { line: row.line.unsigned_abs(), shipment_id: shipment },
+                row.quantity.unsigned_abs(),
+            )
         })
         .collect();
-    for (place, returning) in in_returns(tx, order).await? {
-        if let Some(pieces) = pieces.get_mut(&place) {
-            *pieces = pieces.saturating_sub(returning);
+    for (place, returning) in find_units_in_returns(tx, order).await? {
+        if let Some(units) = units.get_mut(&place) {
+            *units = units.saturating_sub(returning);
         }
     }
-    pieces.retain(|_, pieces| *pieces > 0);
-    if pieces.is_empty() {
+    units.retain(|_, units| *units > 0);
+    if units.is_empty() {
         return Ok(false);
     }
     let new = NewReturn {
@@ -56,43 +59,44 @@ pub(crate) async fn open(
         order_id: order,
         merchant_id,
         reason: reason.to_owned(),
-        pieces: pieces.iter().map(|(place, &quantity)| Pieces { line: place.line, quantity }).collect(),
+        lines: units.iter().map(|(place, &quantity)| LineQuantity { line: place.line, quantity }).collect(),
         request_key: None,
     };
-    insert(tx, &new, &pieces).await?;
+    insert(tx, &new, &units).await?;
     Ok(true)
 }
 
-/// The pieces that may be asked back: delivered, or on their way back by the carrier's own word, and in no return.
-pub(super) async fn free(
+/// The units that may be asked back: delivered, or on their way back by the carrier's own word, and in no return.
+pub(super) async fn find_returnable(
     tx: &mut PgConnection,
     order: OrderId,
     shipments: &[ShipmentState],
-) -> Result<BTreeMap<Place, u32>> {
-    let returning = in_returns(tx, order).await?;
+) -> Result<BTreeMap<ShippedLine, u32>> {
+    let returning = find_units_in_returns(tx, order).await?;
     let known = |id: ShipmentId| returning.keys().any(|place| place.shipment_id == id);
     let mut free = BTreeMap::new();
     for shipment in shipments.iter().filter(|s| s.status == FulfilmentStatus::Delivered || known(s.id)) {
         for line in &shipment.lines {
-            let place = Place { line: line.line, shipment_id: shipment.id };
-            let pieces = returning.get(&place).copied().unwrap_or_default();
-            free.insert(place, line.quantity.saturating_sub(pieces));
+            let place = ShippedLine { line: line.line, shipment_id: shipment.id };
+            let units = returning.get(&place).copied().unwrap_or_default();
+            free.insert(place, line.quantity.saturating_sub(units));
         }
     }
     Ok(free)
 }
 
-/// The pieces that came back or are to. Of a return whose goods are here, what did not come may still.
-async fn in_returns(tx: &mut PgConnection, order: OrderId) -> Result<BTreeMap<Place, u32>> {
+/// The units that came back or are to. Of a return whose goods are here, what did not come may still.
+async fn find_units_in_returns(tx: &mut PgConnection, order: OrderId) -> Result<BTreeMap<ShippedLine, u32>> {
     let rows = sqlx::query!(
         r#"select l.shipment_id, l.line,
-             sum(case when r.state = 'awaiting' then l.quantity else l.restocked + l.written_off end)::int as "pieces!"
+             sum(case when r.state = 'awaiting' then l.quantity else l.restocked + l.written_off end)::int as "units!"
            from return_lines l join returns r on r.id = l.return_id
            where l.order_id = $1 group by l.shipment_id, l.line"#,
         order.0
     )
     .fetch_all(tx)
     .await?;
-    let place = |line: i32, shipment| Place { line: line.unsigned_abs(), shipment_id: ShipmentId(shipment) };
-    Ok(rows.into_iter().map(|r| (place(r.line, r.shipment_id), r.pieces.unsigned_abs())).collect())
+    let place =
+        |line: i32, shipment| ShippedLine { line: line.unsigned_abs(), shipment_id: ShipmentId(shipment) };
+    Ok(rows.into_iter().map(|r| (place(r.line, r.shipment_id), r.units.unsigned_abs())).collect())
 }

@@ -9,10 +9,10 @@ use std::time::Duration;
 use waybill_domain::{
     ids::{MerchantId, OrderId, ReturnId},
     money::Amount,
-    returns::Place,
+    returns::ShippedLine,
 };
 
-pub(super) async fn one(connection: &mut PgConnection, id: ReturnId) -> Result<ReturnRecord> {
+pub(super) async fn read_return(connection: &mut PgConnection, id: ReturnId) -> Result<ReturnRecord> {
     let row = sqlx::query!(
         r#"select order_id, merchant_id, reason, state, amount, created_at as "created_at: jiff_sqlx::Timestamp",
              updated_at as "updated_at: jiff_sqlx::Timestamp"
@@ -38,7 +38,7 @@ pub(super) async fn one(connection: &mut PgConnection, id: ReturnId) -> Result<R
         lines: lines
             .into_iter()
             .map(|l| ReturnLine {
-                place: Place { line: l.line.unsigned_abs(), shipment_id: l.shipment_id.into() },
+                place: ShippedLine { line: l.line.unsigned_abs(), shipment_id: l.shipment_id.into() },
                 quantity: l.quantity.unsigned_abs(),
                 restocked: l.restocked.unsigned_abs(),
                 written_off: l.written_off.unsigned_abs(),
@@ -55,7 +55,7 @@ pub(super) async fn one(connection: &mut PgConnection, id: ReturnId) -> Result<R
 /// When Postgres fails.
 pub async fn get(pool: &PgPool, id: ReturnId) -> Result<Option<ReturnRecord>> {
     let mut connection = pool.acquire().await?;
-    match one(&mut connection, id).await {
+    match read_return(&mut connection, id).await {
         Ok(record) => Ok(Some(record)),
         Err(StoreError::Database(sqlx::Error::RowNotFound)) => Ok(None),
         Err(error) => Err(error),
@@ -75,7 +75,11 @@ pub async fn find(pool: &PgPool, merchant: MerchantId, id: ReturnId) -> Result<O
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn due(pool: &PgPool, age: Duration, limit: u16) -> Result<Vec<(ReturnId, OrderId, MerchantId)>> {
+pub async fn find_unstarted(
+    pool: &PgPool,
+    age: Duration,
+    limit: u16,
+) -> Result<Vec<(ReturnId, OrderId, MerchantId)>> {
     let rows = sqlx::query!(
         "select id, order_id, merchant_id from returns
          where workflow_started_at is null and created_at < now() - make_interval(secs => $1)

@@ -1,39 +1,39 @@
 //! Shipments: what is in them, where they go, and what the carrier calls them.
 
-pub mod late;
+pub mod late_events;
 
 use crate::{Result, parse};
 use sqlx::{PgConnection, PgPool, types::Json};
 use waybill_domain::{
     ids::{Location, OrderId, ShipmentId},
-    lines::LinePart,
+    lines::LineSelector,
     money::Amount,
     order::Address,
 };
 
 /// What the carrier has to know of a shipment.
 #[derive(Debug, Clone)]
-pub struct Parcel {
+pub struct ShipmentDetails {
     /// Where it leaves from.
     pub from: Location,
     /// Where to.
     pub to: Address,
     /// SKU and pieces.
-    pub goods: Vec<(String, i32)>,
+    pub items: Vec<(String, i32)>,
     /// The tracking number of the label that an operator booked by other means.
-    pub booked_by_hand: Option<String>,
+    pub manual_tracking_number: Option<String>,
 }
 
 /// What the carrier has to know of the shipment of that id.
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn parcel(pool: &PgPool, id: ShipmentId) -> Result<Option<Parcel>> {
+pub async fn find_details(pool: &PgPool, id: ShipmentId) -> Result<Option<ShipmentDetails>> {
     let row = sqlx::query!(
         r#"select s.location, o.shipping_address as "to: Json<Address>",
              (select coalesce(jsonb_agg(jsonb_build_array(r.sku, r.quantity) order by r.line), '[]') from reservations r
-              where r.order_id = s.order_id and r.shipment_id = s.id) as "goods!: Json<Vec<(String, i32)>>",
-             case when s.label_id is null then s.tracking_number end as booked_by_hand
+              where r.order_id = s.order_id and r.shipment_id = s.id) as "items!: Json<Vec<(String, i32)>>",
+             case when s.label_id is null then s.tracking_number end as manual_tracking_number
            from shipments s join orders o on o.id = s.order_id where s.id = $1"#,
         id.0
     )
@@ -41,7 +41,12 @@ pub async fn parcel(pool: &PgPool, id: ShipmentId) -> Result<Option<Parcel>> {
     .await?;
     row.map(|row| {
         let from = parse("a location", row.location.try_into())?;
-        Ok(Parcel { from, to: row.to.0, goods: row.goods.0, booked_by_hand: row.booked_by_hand })
+        Ok(ShipmentDetails {
+            from,
+            to: row.to.0,
+            items: row.items.0,
+            manual_tracking_number: row.manual_tracking_number,
+        })
     })
     .transpose()
 }
@@ -51,12 +56,12 @@ pub async fn parcel(pool: &PgPool, id: ShipmentId) -> Result<Option<Parcel>> {
 ///
 /// # Errors
 /// When Postgres fails, or the shipment has not all of these lines and pieces.
-pub async fn replace(
+pub async fn move_to_replacement(
     pool: &PgPool,
     order: OrderId,
     shipment: ShipmentId,
     successor: ShipmentId,
-    lines: &[LinePart],
+    lines: &[LineSelector],
     amount: Amount,
 ) -> Result<()> {
     let numbers: Vec<i32> = lines.iter().map(|part| part.line().cast_signed()).collect();

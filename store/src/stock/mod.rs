@@ -1,23 +1,23 @@
 //! Stock by SKU and location.
 
-mod change;
+mod adjust;
 pub mod reservations;
 pub mod shortfalls;
 
-pub use change::{Adjustment, adjust, put};
+pub use adjust::{Adjustment, adjust, put};
 
 use crate::Result;
 use sqlx::{PgExecutor, PgPool};
 use waybill_domain::ids::{MerchantId, Sku};
 
-/// The most pieces of a SKU at one location: less than half of what its columns hold, so that what was set aside or came
+/// The most units of a SKU at one location: less than half of what its columns hold, so that what was set aside or came
 /// back always finds its place.
-pub const PIECES_MAX: i32 = 1_000_000_000;
+pub const UNITS_MAX: i32 = 1_000_000_000;
 /// The most locations of a SKU, give or take what is put at the same time: an order that wants it locks them all, and other
 /// merchants' orders with it.
 pub const LOCATIONS_MAX: usize = 100;
 
-/// What one location has of one SKU, in pieces.
+/// What one location has of one SKU, in units.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StockLevel {
     /// Where.
@@ -41,7 +41,7 @@ impl StockLevel {
 
 /// Why stock was not changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum StockRefusal {
+pub enum StockRejection {
     /// What is on hand would be less than what is reserved for orders, and the caller does not allow that; or less than
     /// nothing.
     BelowReserved {
@@ -54,8 +54,8 @@ pub enum StockRefusal {
     },
     /// The key was used for another adjustment.
     KeyReused,
-    /// More pieces than can be counted.
-    TooMany {
+    /// More units than can be counted.
+    QuantityTooLarge {
         /// Where.
         location: String,
     },
@@ -80,13 +80,13 @@ pub async fn get(db: impl PgExecutor<'_>, merchant: MerchantId, sku: &Sku) -> Re
 
 /// One SKU's books.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Books {
+pub struct StockReconciliation {
     /// What.
     pub sku: String,
     /// Where.
     pub location: String,
     /// `available + reserved + sold` of the stock row.
-    pub pieces: i64,
+    pub units: i64,
     /// `reserved` of the stock row less what reservations say is held and here: 0 when the books agree.
     pub held_difference: i64,
     /// `short` of the stock row less what reservations say is held and not here: 0 when the books agree.
@@ -99,10 +99,10 @@ pub struct Books {
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn books(pool: &PgPool) -> Result<Vec<Books>> {
+pub async fn reconcile_reservations(pool: &PgPool) -> Result<Vec<StockReconciliation>> {
     Ok(sqlx::query_as!(
-        Books,
-        r#"select s.sku, s.location, (s.available + s.reserved + s.sold)::bigint as "pieces!",
+        StockReconciliation,
+        r#"select s.sku, s.location, (s.available + s.reserved + s.sold)::bigint as "units!",
              (s.reserved - coalesce(sum(r.quantity - r.short) filter (where r.state = 'held'), 0))::bigint as "held_difference!",
              (s.short - coalesce(sum(r.short) filter (where r.state = 'held'), 0))::bigint as "short_difference!",
              (s.sold - coalesce(sum(r.quantity - r.missing - r.returned) filter (where r.state = 'sold'), 0))::bigint as "sold_difference!"

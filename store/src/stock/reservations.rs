@@ -1,10 +1,10 @@
-//! Stock that is set aside for orders. Reserving, releasing and handing over move pieces between the columns of
+//! Stock that is set aside for orders. Reserving, releasing and handing over move units between the columns of
 //! `stock` and the states of `reservations` in one transaction, so the two can't disagree.
 
 mod reserve;
 
 pub(crate) use reserve::lock_available;
-pub use reserve::{Reserved, reserve};
+pub use reserve::{ReservationResult, reserve};
 
 use crate::{Result, stock::shortfalls};
 use sqlx::{PgConnection, PgExecutor, PgPool, types::Json};
@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use uuid::Uuid;
 use waybill_domain::{
     allocation::Allocation,
-    event::Pieces,
+    event::LineQuantity,
     ids::{MerchantId, OrderId, ShipmentId},
 };
 
@@ -23,7 +23,7 @@ use waybill_domain::{
 /// When Postgres fails.
 pub async fn release(pool: &PgPool, order: OrderId, shipments: Option<&[ShipmentId]>) -> Result<()> {
     let mut tx = crate::begin(pool).await?;
-    take_turns(&mut tx, &[order]).await?;
+    lock_orders(&mut tx, &[order]).await?;
     if shipments.is_none() {
         sqlx::query!(
             "insert into stock_holds (order_id, state, allocation, expires_at) values ($1, 'released', $2, now())
@@ -35,7 +35,7 @@ pub async fn release(pool: &PgPool, order: OrderId, shipments: Option<&[Shipment
         .await?;
     }
     let only = match shipments {
-        Some(shipments) => Some(with_replacements(&mut tx, order, shipments).await?),
+        Some(shipments) => Some(include_replacements(&mut tx, order, shipments).await?),
         None => None,
     };
     let short = lock_stock(&mut tx, order, only.as_deref()).await?;
@@ -63,7 +63,7 @@ pub async fn release(pool: &PgPool, order: OrderId, shipments: Option<&[Shipment
 
 /// With the shipments that replaced these because they were short: whoever stops one of these may not know of them, as the
 /// successor of a workflow that was ended.
-async fn with_replacements(
+async fn include_replacements(
     tx: &mut PgConnection,
     order: OrderId,
     shipments: &[ShipmentId],
@@ -88,20 +88,20 @@ async fn with_replacements(
 ///
 /// # Errors
 /// When Postgres fails; then nothing was sold.
-pub async fn hand_over(db: impl PgExecutor<'_>, shipments: &[(OrderId, ShipmentId)]) -> Result<()> {
-    sell_held(db, shipments).await.map(|_| ())
+pub async fn mark_handed_over(db: impl PgExecutor<'_>, shipments: &[(OrderId, ShipmentId)]) -> Result<()> {
+    mark_held_sold(db, shipments).await.map(|_| ())
 }
 
 /// Says whether anything was held. One statement: it counts the stock rows that it locks before it touches another row,
 /// and Postgres looks anew at a row that it had to wait for.
-async fn sell_held(executor: impl PgExecutor<'_>, shipments: &[(OrderId, ShipmentId)]) -> Result<bool> {
+async fn mark_held_sold(executor: impl PgExecutor<'_>, shipments: &[(OrderId, ShipmentId)]) -> Result<bool> {
     let (orders, shipments): (Vec<Uuid>, Vec<Uuid>) =
         shipments.iter().map(|(order, shipment)| (order.0, shipment.0)).unzip();
     let sold = sqlx::query!(
-        r#"with gone as (
+        r#"with departed as (
              select * from unnest($1::uuid[], $2::uuid[]) as g (order_id, shipment_id)
            ), held as (
-             select distinct r.merchant_id, r.sku, r.location from gone g cross join lateral (
+             select distinct r.merchant_id, r.sku, r.location from departed g cross join lateral (
                select merchant_id, sku, location from reservations
                where order_id = g.order_id and shipment_id = g.shipment_id and state = 'held' offset 0
              ) r
@@ -113,7 +113,7 @@ async fn sell_held(executor: impl PgExecutor<'_>, shipments: &[(OrderId, Shipmen
                where merchant_id = h.merchant_id and sku = h.sku and location = h.location offset 0 for update
              ) s
            ), sold as (
-             update reservations r set state = 'sold', missing = r.missing + r.short from gone g
+             update reservations r set state = 'sold', missing = r.missing + r.short from departed g
              where r.order_id = any($1) and r.order_id = g.order_id and r.shipment_id = g.shipment_id and r.state = 'held'
                and (select count(*) from locked) > 0
              returning r.merchant_id, r.sku, r.location, r.quantity, r.short
@@ -133,20 +133,20 @@ async fn sell_held(executor: impl PgExecutor<'_>, shipments: &[(OrderId, Shipmen
 
 /// The goods of a shipment left the house although they may have been given free: whatever became of them here, they
 /// are sold. What is free is taken from there; what other orders were promised meanwhile stays theirs in the books, and
-/// is missing on the shelf. Gives the missing pieces by line; none if all were sold before, as when it is repeated. Within the transaction that records it, which has locked the order's row.
+/// is missing on the shelf. Gives the missing units by line; none if all were sold before, as when it is repeated. Within the transaction that records it, which has locked the order's row.
 ///
 /// # Errors
 /// When Postgres fails.
-pub(crate) async fn gone(
+pub(crate) async fn mark_departed(
     tx: &mut PgConnection,
     order: OrderId,
     shipment: ShipmentId,
-) -> Result<Option<Vec<Pieces>>> {
+) -> Result<Option<Vec<LineQuantity>>> {
     lock_stock(tx, order, Some(&[shipment.0])).await?;
-    let held = sell_held(&mut *tx, &[(order, shipment)]).await?;
+    let held = mark_held_sold(&mut *tx, &[(order, shipment)]).await?;
     // Of several lines of one SKU the first takes what is free first.
-    let gone = sqlx::query!(
-        r#"with gone as (
+    let departed = sqlx::query!(
+        r#"with departed as (
              select r.merchant_id, r.sku, r.location, r.line, r.quantity,
                greatest(0, least(r.quantity, s.available + r.quantity
                  - sum(r.quantity) over (partition by r.sku, r.location order by r.line)))::int as free
@@ -154,23 +154,23 @@ pub(crate) async fn gone(
                on s.merchant_id = r.merchant_id and s.sku = r.sku and s.location = r.location
              where r.order_id = $1 and r.shipment_id = $2 and r.state = 'released'
            ), sold as (
-             update reservations r set state = 'sold', missing = g.quantity - g.free from gone g
+             update reservations r set state = 'sold', missing = g.quantity - g.free from departed g
              where r.order_id = $1 and r.shipment_id = $2 and r.line = g.line
            ), moved as (
-             update stock s set available = s.available - f.pieces, sold = s.sold + f.pieces, updated_at = now()
-             from (select merchant_id, sku, location, sum(free)::int as pieces from gone group by 1, 2, 3) f
+             update stock s set available = s.available - f.units, sold = s.sold + f.units, updated_at = now()
+             from (select merchant_id, sku, location, sum(free)::int as units from departed group by 1, 2, 3) f
              where s.merchant_id = f.merchant_id and s.sku = f.sku and s.location = f.location
            )
-           select line, quantity - free as "missing!" from gone order by line"#,
+           select line, quantity - free as "missing!" from departed order by line"#,
         order.0,
         shipment.0
     )
     .fetch_all(tx)
     .await?;
-    let short = gone.iter().filter(|row| row.missing > 0);
+    let short = departed.iter().filter(|row| row.missing > 0);
     let short =
-        short.map(|row| Pieces { line: row.line.unsigned_abs(), quantity: row.missing.unsigned_abs() });
-    Ok((held || !gone.is_empty()).then(|| short.collect()))
+        short.map(|row| LineQuantity { line: row.line.unsigned_abs(), quantity: row.missing.unsigned_abs() });
+    Ok((held || !departed.is_empty()).then(|| short.collect()))
 }
 
 /// Locks the stock rows of an order's reservations in the order that all lock them in: by SKU, location and merchant, as
@@ -203,13 +203,13 @@ pub(crate) type StockKey = (MerchantId, String, String);
 /// Has the newest orders at these stock rows be short of what is missing there now.
 pub(crate) async fn assign_short(tx: &mut PgConnection, keys: &[StockKey]) -> Result<()> {
     for (merchant, sku, location) in keys {
-        shortfalls::assign(tx, *merchant, sku, location).await?;
+        shortfalls::assign_to_newest_orders(tx, *merchant, sku, location).await?;
     }
     Ok(())
 }
 
 /// Two attempts at one order take turns, whichever process they are in; those at several in one order everywhere.
-pub(crate) async fn take_turns(tx: &mut PgConnection, orders: &[OrderId]) -> Result<()> {
+pub(crate) async fn lock_orders(tx: &mut PgConnection, orders: &[OrderId]) -> Result<()> {
     let key = |id: &OrderId| i64::from_be_bytes(id.0.as_bytes()[8..].try_into().unwrap_or_default());
     let keys: BTreeSet<i64> = orders.iter().map(key).collect();
     let keys: Vec<i64> = keys.into_iter().collect();

@@ -6,16 +6,16 @@
 //! and calls `assign`. Which orders need an operator follows from the reservations: [`announce`] brings their concerns
 //! up to date, whatever changed them.
 
-mod announce;
-mod settle;
+mod attention;
+mod replace;
 
-pub use announce::{announce, unannounced};
-pub use settle::{ShortfallRequest, plan, settle};
+pub use attention::{find_outdated, update_order_attention};
+pub use replace::{ShortfallRequest, plan_replacement, replace_shipment};
 
 use crate::Result;
 use sqlx::{PgConnection, PgPool, types::Json};
 use waybill_domain::{
-    event::Pieces,
+    event::LineQuantity,
     ids::{MerchantId, OrderId, ShipmentId, Sku},
 };
 
@@ -25,7 +25,7 @@ pub const LISTED_MAX: u16 = 200;
 
 /// A shipment that is short of items.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ShortShipment {
+pub struct ShipmentShortfall {
     /// Whose.
     pub order: OrderId,
     /// Which.
@@ -33,22 +33,22 @@ pub struct ShortShipment {
     /// Where the items are missing.
     pub location: String,
     /// By line.
-    pub missing: Vec<Pieces>,
+    pub missing: Vec<LineQuantity>,
 }
 
 /// Shipments that are short of a SKU now, newest orders first, at most `limit`.
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn of_sku(
+pub async fn find_by_sku(
     pool: &PgPool,
     merchant: MerchantId,
     sku: &Sku,
     limit: u16,
-) -> Result<Vec<ShortShipment>> {
+) -> Result<Vec<ShipmentShortfall>> {
     let rows = sqlx::query!(
         r#"select order_id, shipment_id, location,
-             jsonb_agg(jsonb_build_object('line', line, 'quantity', short) order by line) as "missing!: Json<Vec<Pieces>>"
+             jsonb_agg(jsonb_build_object('line', line, 'quantity', short) order by line) as "missing!: Json<Vec<LineQuantity>>"
            from reservations where short > 0 and state = 'held' and merchant_id = $1 and sku = $2
            group by order_id, shipment_id, location order by order_id desc, shipment_id desc limit $3"#,
         merchant.0,
@@ -59,7 +59,7 @@ pub async fn of_sku(
     .await?;
     Ok(rows
         .into_iter()
-        .map(|row| ShortShipment {
+        .map(|row| ShipmentShortfall {
             order: OrderId(row.order_id),
             shipment: ShipmentId(row.shipment_id),
             location: row.location,
@@ -73,7 +73,7 @@ pub async fn of_sku(
 ///
 /// It reads all held reservations by their index, which is as small as the business of the day: an index by SKU would cost
 /// every order, and shortfalls are rare.
-pub(crate) async fn assign(
+pub(crate) async fn assign_to_newest_orders(
     tx: &mut PgConnection,
     merchant: MerchantId,
     sku: &str,

@@ -15,19 +15,21 @@ use waybill_domain::{
 use waybill_simulators::AutoProgress;
 use waybill_stack::{Stack, client::new_key};
 use waybill_store::{
-    inbox::idempotency::{Known, RequestKey},
+    inbox::idempotency::{KeyStatus, RequestKey},
     orders::{
         OrderRecord,
-        acceptance::{Acceptance, NewAcceptance},
+        acceptance::{AcceptRequest, OrderAcceptor},
     },
-    refunds::{self, NewRefund, Requested},
+    refunds::{self, NewRefund, RefundRequestOutcome},
 };
 
-const AT_ONCE: AutoProgress = AutoProgress { hand_over_after: Duration::ZERO, deliver_after: Duration::ZERO };
+const IMMEDIATE_DELIVERY: AutoProgress =
+    AutoProgress { hand_over_after: Duration::ZERO, deliver_after: Duration::ZERO };
 
 #[tokio::test]
 async fn what_is_remembered_is_forgotten_when_it_changes() {
-    let stack = builder().await.auto(AT_ONCE).env("WAYBILL_CACHE_SECONDS", 3_600).start().await.unwrap();
+    let stack =
+        builder().await.auto(IMMEDIATE_DELIVERY).env("WAYBILL_CACHE_SECONDS", 3_600).start().await.unwrap();
     a_revoked_key(&stack).await;
     an_order_that_has_ended(&stack).await;
     the_answer_to_who_has_waited(&stack).await;
@@ -36,15 +38,15 @@ async fn what_is_remembered_is_forgotten_when_it_changes() {
 
 async fn a_revoked_key(stack: &Stack) {
     let args = ["keys", "create", "--merchant", "demo", "--name", "remembered", "--scopes", "orders:read"];
-    let printed = stack.api_tool(&args).await.unwrap();
+    let printed = stack.run_api_command(&args).await.unwrap();
     let client = stack.client.with_key(printed.lines().last().unwrap().trim());
     for _ in 0..2 {
         assert_eq!(client.list(&[]).await.unwrap().status.as_u16(), 200);
     }
-    let listed = stack.api_tool(&["keys", "list"]).await.unwrap();
+    let listed = stack.run_api_command(&["keys", "list"]).await.unwrap();
     let line = listed.lines().find(|line| line.contains("remembered")).unwrap();
-    stack.api_tool(&["keys", "revoke", line.split_whitespace().next().unwrap()]).await.unwrap();
-    until("the key is refused", || async {
+    stack.run_api_command(&["keys", "revoke", line.split_whitespace().next().unwrap()]).await.unwrap();
+    wait_until("the key is refused", || async {
         (client.list(&[]).await.unwrap().status.as_u16() == 401).then_some(())
     })
     .await;
@@ -70,7 +72,7 @@ async fn an_order_that_has_ended(stack: &Stack) {
     without_a_word_from_postgres(stack, &id).await;
     what_another_process_records(stack, &id).await;
     // What follows is the worker's, which tells this process.
-    until("the refunds are read", || async {
+    wait_until("the refunds are read", || async {
         let order = stack.client.get(&id).await.unwrap().body;
         (order["amounts_held"]["refunded"] == 210).then_some(())
     })
@@ -92,7 +94,7 @@ async fn without_a_word_from_postgres(stack: &Stack, id: &str) {
 
 /// As another API process would record it, whose only word to this one is what it writes.
 async fn what_another_process_records(stack: &Stack, id: &str) {
-    until("this process listens again", || async {
+    wait_until("this process listens again", || async {
         let listening = "select count(*) from pg_stat_activity
                          where datname = current_database() and query ilike $1";
         (count(stack, listening, "listen %").await > 0).then_some(())
@@ -114,8 +116,8 @@ async fn what_another_process_records(stack: &Stack, id: &str) {
         request_key: None,
     };
     let requested = refunds::request(&pool, &new).await.unwrap();
-    assert!(matches!(requested, Requested::Accepted(_)));
-    until("the other's refund is read", || async {
+    assert!(matches!(requested, RefundRequestOutcome::Accepted(_)));
+    wait_until("the other's refund is read", || async {
         (stack.client.get(id).await.unwrap().body["version"].as_i64() > before).then_some(())
     })
     .await;
@@ -163,16 +165,16 @@ async fn the_starter_leaves_alone_what_is_about_to_be_started() {
     let stack = builder().await.worker(false).start().await.unwrap();
     let pool = waybill_store::connect(&stack.database_url, 2).unwrap();
     let merchant = MerchantId(Uuid::now_v7());
-    let accepting = Acceptance::start(pool.clone(), true);
+    let accepting = OrderAcceptor::start(pool.clone(), true);
     let [mine, yours] = [true, false].map(|starts| {
         let new = Arc::into_inner(acceptance(merchant, &format!("starts-{starts}"), "r")).unwrap();
-        Arc::new(NewAcceptance { starts, ..new })
+        Arc::new(AcceptRequest { starts, ..new })
     });
     for new in [&mine, &yours] {
-        assert_eq!(accepting.accept(new.clone()).await.unwrap(), Known::New);
+        assert_eq!(accepting.accept(new.clone()).await.unwrap(), KeyStatus::New);
     }
     let due = async || {
-        let due = waybill_store::orders::starts::due(&pool, 100).await.unwrap();
+        let due = waybill_store::orders::outbox::find_unstarted(&pool, 100).await.unwrap();
         due.into_iter().map(|order| order.order_id).collect::<Vec<_>>()
     };
     assert_eq!(due().await, [yours.order.id], "nobody else is about to start that one");
@@ -189,10 +191,10 @@ fn accepted_at() -> jiff::Timestamp {
     jiff::Timestamp::from_microsecond(1_700_000_000_123_456).unwrap()
 }
 
-fn acceptance(merchant: MerchantId, key: &str, reference: &str) -> Arc<NewAcceptance> {
+fn acceptance(merchant: MerchantId, key: &str, reference: &str) -> Arc<AcceptRequest> {
     let placed = NewOrder {
         customer_id: "cus_1".to_owned().try_into().unwrap(),
-        currency: waybill_domain::order::currency("EUR").unwrap(),
+        currency: waybill_domain::order::parse_currency("EUR").unwrap(),
         reference: Some(reference.to_owned()),
         lines: vec![OrderLine {
             sku: "SHOE".to_owned().try_into().unwrap(),
@@ -221,7 +223,7 @@ fn acceptance(merchant: MerchantId, key: &str, reference: &str) -> Arc<NewAccept
         version: 1,
         created_at: now,
         updated_at: now,
-        stamp: None,
+        row_version: None,
         placed,
     };
     let request = RequestKey {
@@ -230,7 +232,7 @@ fn acceptance(merchant: MerchantId, key: &str, reference: &str) -> Arc<NewAccept
         key: key.to_owned(),
         fingerprint: [key.len() as u8; 32],
     };
-    Arc::new(NewAcceptance { order, request, starts: false, waits: false })
+    Arc::new(AcceptRequest { order, request, starts: false, client_waits: false })
 }
 
 #[tokio::test]
@@ -239,7 +241,7 @@ async fn orders_that_are_accepted_together_are_accepted_each_by_itself() {
     let pool = waybill_store::connect(&stack.database_url, 4).unwrap();
     let merchant = MerchantId(Uuid::now_v7());
     // Two processes, each with its groups; half of the keys are used in both, in other orders.
-    let processes = [Acceptance::start(pool.clone(), true), Acceptance::start(pool.clone(), true)];
+    let processes = [OrderAcceptor::start(pool.clone(), true), OrderAcceptor::start(pool.clone(), true)];
     let keys: Vec<String> = (0..40).map(|n| format!("key-{n:02}")).collect();
     let placing = processes.iter().enumerate().flat_map(|(process, acceptance_)| {
         let keys: Vec<_> = if process == 0 { keys.iter().collect() } else { keys.iter().rev().collect() };
@@ -258,8 +260,8 @@ async fn orders_that_are_accepted_together_are_accepted_each_by_itself() {
     for key in &keys[..20] {
         let of_it: Vec<_> =
             answers.iter().filter(|(k, _)| k == key).map(|(_, a)| a.as_ref().unwrap()).collect();
-        let new = of_it.iter().filter(|known| ***known == Known::New).count();
-        let again = |known: &&&Known| matches!(known, Known::Placed { at, is_final: true, .. } if *at == accepted_at());
+        let new = of_it.iter().filter(|known| ***known == KeyStatus::New).count();
+        let again = |known: &&&KeyStatus| matches!(known, KeyStatus::OrderPlaced { at, is_final: true, .. } if *at == accepted_at());
         let replayed = of_it.iter().filter(again).count();
         assert_eq!((new, replayed), (1, 1), "{key}: {of_it:?}");
     }
@@ -267,7 +269,7 @@ async fn orders_that_are_accepted_together_are_accepted_each_by_itself() {
     for (key, answer) in answers.iter().filter(|(key, _)| key.as_str() >= "key-20") {
         match answer {
             Err(_) if key.starts_with("key-33") => bad += 1,
-            Ok(Known::New) if !key.starts_with("key-33") => good += 1,
+            Ok(KeyStatus::New) if !key.starts_with("key-33") => good += 1,
             other => panic!("{key}: {other:?}"),
         }
     }

@@ -31,13 +31,13 @@ async fn unfinished_request_heads_are_closed() {
         client.write_all(b"GET /healthz HTTP/1.1\r\nHost: way").await.unwrap();
         held.push(client);
     }
-    until("the open connections are counted", || async {
+    wait_until("the open connections are counted", || async {
         (metric(&stack.client, "waybill_http_connections").await > 200).then_some(())
     })
     .await;
     for mut client in held {
         let mut rest = Vec::new();
-        timeout(LIMIT, client.read_to_end(&mut rest)).await.expect("it is closed").unwrap();
+        timeout(WAIT_TIMEOUT, client.read_to_end(&mut rest)).await.expect("it is closed").unwrap();
     }
     assert!(metric(&stack.client, "waybill_http_connections").await < 10);
     stack.stop().await;
@@ -53,21 +53,21 @@ async fn connection_above_the_limit_is_answered_503() {
     for _ in known..limit {
         held.push(connect(&stack).await);
     }
-    until("the limit is reached", || async {
+    wait_until("the limit is reached", || async {
         (metric(&stack.client, "waybill_http_connections").await == limit).then_some(())
     })
     .await;
     let mut refused = connect(&stack).await;
     refused.write_all(b"GET /healthz HTTP/1.1\r\nHost: waybill\r\n\r\n").await.unwrap();
     let mut answer = String::new();
-    timeout(LIMIT, refused.read_to_string(&mut answer)).await.expect("it is closed").unwrap();
+    timeout(WAIT_TIMEOUT, refused.read_to_string(&mut answer)).await.expect("it is closed").unwrap();
     assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("\r\nretry-after: "), "{answer}");
     let body: Value = serde_json::from_str(answer.split("\r\n\r\n").nth(1).unwrap()).unwrap();
     assert_eq!((&body["code"], &body["retryable"]), (&"overloaded".into(), &true.into()));
     assert_eq!(metric(&stack.client, "waybill_http_connections_refused_total").await, 1);
 
     drop(held);
-    until("a new connection is served", || async {
+    wait_until("a new connection is served", || async {
         let mut client = connect(&stack).await;
         client.write_all(b"GET /healthz HTTP/1.1\r\nHost: waybill\r\n\r\n").await.unwrap();
         let mut status = [0; 12];

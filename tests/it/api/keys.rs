@@ -83,7 +83,7 @@ async fn without_a_valid_key(stack: &Stack, placed: &str) {
 /// A key of the merchant `demo` with these scopes.
 async fn key(stack: &Stack, name: &str, scopes: &str) -> Client {
     let args = ["keys", "create", "--merchant", "demo", "--name", name, "--scopes", scopes];
-    let printed = stack.api_tool(&args).await.unwrap();
+    let printed = stack.run_api_command(&args).await.unwrap();
     stack.client.with_key(printed.lines().last().unwrap().trim())
 }
 
@@ -113,28 +113,28 @@ async fn scopes(stack: &Stack) {
         }
     }
     let unknown = ["keys", "create", "--merchant", "demo", "--name", "x", "--scopes", "orders:everything"];
-    let error = stack.api_tool(&unknown).await.unwrap_err().to_string();
+    let error = stack.run_api_command(&unknown).await.unwrap_err().to_string();
     assert!(error.contains("orders:everything") && error.contains("orders:write"), "{error}");
 }
 
 async fn revoked_keys(stack: &Stack) {
     let client = key(stack, "to be revoked", "orders:read").await;
     assert_eq!(client.list(&[]).await.unwrap().status.as_u16(), 200);
-    let listed = stack.api_tool(&["keys", "list"]).await.unwrap();
+    let listed = stack.run_api_command(&["keys", "list"]).await.unwrap();
     let line = listed.lines().find(|line| line.contains("to be revoked")).unwrap();
     assert!(line.contains("demo") && line.contains("[orders:read]") && line.contains("in use"), "{line}");
     assert!(!listed.contains("wb_") && !listed.contains(&stack.key), "no key is shown twice: {listed}");
     let id = line.split_whitespace().next().unwrap();
-    stack.api_tool(&["keys", "revoke", id]).await.unwrap();
-    let reply = until("the key is refused", || async {
+    stack.run_api_command(&["keys", "revoke", id]).await.unwrap();
+    let reply = wait_until("the key is refused", || async {
         Some(client.list(&[]).await.unwrap()).filter(|reply| reply.status.as_u16() != 200)
     })
     .await;
     refused(&reply, 401, "unauthorized", "a revoked key");
-    let listed = stack.api_tool(&["keys", "list"]).await.unwrap();
+    let listed = stack.run_api_command(&["keys", "list"]).await.unwrap();
     assert!(listed.lines().any(|line| line.starts_with(id) && line.contains("revoked")), "{listed}");
-    stack.api_tool(&["keys", "revoke", id]).await.unwrap_err();
-    stack.api_tool(&["keys", "revoke", &new_key()]).await.unwrap_err();
+    stack.run_api_command(&["keys", "revoke", id]).await.unwrap_err();
+    stack.run_api_command(&["keys", "revoke", &new_key()]).await.unwrap_err();
     assert_eq!(stack.client.list(&[]).await.unwrap().status.as_u16(), 200, "other keys go on");
 }
 

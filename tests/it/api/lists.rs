@@ -59,7 +59,7 @@ async fn looked_at(tx: &mut PgConnection) -> i64 {
 
 #[tokio::test]
 async fn a_page_costs_what_is_on_it() {
-    let stack = builder().await.worker(false).checked(false).start().await.unwrap();
+    let stack = builder().await.worker(false).check_invariants(false).start().await.unwrap();
     let model = place(&stack.client, &order_with(|_| {})).await;
     // One connection, as the service has many: what it has planned it keeps.
     let pool = waybill_store::connect(&stack.database_url, 1).unwrap();

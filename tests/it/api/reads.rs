@@ -10,7 +10,7 @@ const ORDERS: usize = 25;
 
 #[tokio::test]
 async fn orders_are_read_while_every_worker_is_down() {
-    let stack = builder().await.worker(false).checked(false).start().await.unwrap();
+    let stack = builder().await.worker(false).check_invariants(false).start().await.unwrap();
     one_order(&stack).await;
     pages(&stack).await;
     filters(&stack).await;

@@ -1,7 +1,7 @@
 //! SKUs of any alphabet, in bodies and in paths.
 
 use crate::{
-    books::{check_goods, pieces},
+    accounting::{check_stock, units_by_location},
     support::*,
 };
 use reqwest::Method;
@@ -24,22 +24,22 @@ async fn sku_of_any_alphabet_is_sold() {
     }
     let change = json!({"sku": SKUS[0], "location": "AMS", "delta": 1, "reason": "counted"});
     stack.client.post("/v1/stock/adjustments", &change).await.unwrap().success().unwrap();
-    let before = pieces(&stack).await;
+    let before = units_by_location(&stack).await;
     let lines: Vec<(&str, i64)> = skus.iter().map(|sku| (*sku, 6)).collect();
     let id = place(&stack.client, &order(&lines)).await;
     let placed = reach(&stack.client, &id, "fulfilling").await;
-    event(&stack.client, &id, "order.confirmed").await;
+    wait_for_event(&stack.client, &id, "order.confirmed").await;
     for (line, sku) in placed["lines"].as_array().unwrap().iter().zip(&skus) {
         assert_eq!((&line["sku"], &line["allocated"]), (&json!(sku), &json!(6)));
         let left = if *sku == SKUS[0] { 2 } else { 1 };
-        assert_eq!(stock_of(&stack, sku).await, (left, 6, 0), "{sku}");
+        assert_eq!(stock_level(&stack, sku).await, (left, 6, 0), "{sku}");
     }
     for shipment in shipments(&placed) {
-        carrier_says(&stack, &shipment, "hand_over").await;
-        carrier_says(&stack, &shipment, "deliver").await;
+        send_carrier_event(&stack, &shipment, "hand_over").await;
+        send_carrier_event(&stack, &shipment, "deliver").await;
     }
     reach(&stack.client, &id, "completed").await;
-    check_goods(&stack, &before).await;
+    check_stock(&stack, &before).await;
     stack.stop().await;
 }
 

@@ -1,7 +1,7 @@
 //! Stock: what is on hand, what is set aside, and changes that count once.
 
 use crate::{
-    books::{check_goods, pieces},
+    accounting::{check_stock, units_by_location},
     support::*,
 };
 use futures::future::join_all;
@@ -18,7 +18,7 @@ async fn stock_is_set_adjusted_and_never_below_what_is_set_aside() {
     bad_stock(&stack).await;
     put_stock(&stack.client, "HELD", &[("AMS", 150), ("RTM", 0)]).await;
     assert_eq!(level(&stack, "HELD", "AMS").await, (150, 0, 150, 0));
-    let before = pieces(&stack).await;
+    let before = units_by_location(&stack).await;
     let id = place(&stack.client, &order(&[("HELD", 101)])).await;
     reach(&stack.client, &id, "in_review").await;
     assert_eq!(level(&stack, "HELD", "AMS").await, (150, 101, 49, 0));
@@ -34,7 +34,7 @@ async fn stock_is_set_adjusted_and_never_below_what_is_set_aside() {
     assert_eq!(level(&stack, "HELD", "AMS").await, (101, 101, 0, 0));
     stack.client.put_stock("HELD", &put(150)).await.unwrap().success().unwrap();
     stack.client.put_stock("HELD", &json!({"locations": [{"location": "RTM", "on_hand": 0}]})).await.unwrap();
-    check_goods(&stack, &before).await;
+    check_stock(&stack, &before).await;
 
     adjustments(&stack).await;
     stack.client.decide(&id, "reject", "no").await.unwrap().success().unwrap();

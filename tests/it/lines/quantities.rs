@@ -44,7 +44,7 @@ async fn check_reserved(stack: &Stack, order: &Value) {
 async fn rest_of_a_line_ships_and_is_charged_exactly() {
     let stack = builder().await.env("WAYBILL_CHAOS", "repeat").start().await.unwrap();
     let mut basket = three_lines(&stack).await;
-    let before = pieces(&stack).await;
+    let before = units_by_location(&stack).await;
     // In KWD the payment provider takes multiples of 10 minor units.
     for (currency, unit, tax) in [("EUR", 1, 101), ("KWD", 10, 110)] {
         (basket["currency"], basket["tax"]) = (json!(currency), json!(tax));
@@ -62,7 +62,7 @@ async fn rest_of_a_line_ships_and_is_charged_exactly() {
         assert_eq!(label(&stack.carrier.snapshot(), second["id"].as_str().unwrap())["parcels"], parcels);
         assert_eq!(amounts(&open(&order)), total - plan["void"].as_i64().unwrap());
         assert_eq!(amounts(&open(&order)) % unit, 0);
-        assert_eq!(waybill_held(&stack, &id).await, 5);
+        assert_eq!(authorized_amount(&stack, &id).await, 5);
         check_reserved(&stack, &order).await;
 
         let told = timeline(&stack.client, &id).await;
@@ -76,7 +76,7 @@ async fn rest_of_a_line_ships_and_is_charged_exactly() {
         let told = timeline(&stack.client, &id).await;
         assert!(of(&told, "step.failed").is_empty(), "a repetition answered differently: {told:#?}");
     }
-    check_goods(&stack, &before).await;
+    check_stock(&stack, &before).await;
     stack.stop().await;
 }
 
@@ -84,7 +84,7 @@ async fn rest_of_a_line_ships_and_is_charged_exactly() {
 async fn each_request_counts_once_and_quantities_add_up() {
     let stack = stack().await;
     let basket = three_lines(&stack).await;
-    let before = pieces(&stack).await;
+    let before = units_by_location(&stack).await;
     let id = place(&stack.client, &basket).await;
     labelled(&stack, &id, "fulfilling").await;
     let (one, other) = (new_key(), new_key());
@@ -111,8 +111,8 @@ async fn each_request_counts_once_and_quantities_add_up() {
     // All that is open, line by line, is the whole order.
     as_planned(&stack, &id, json!([pieces_of(1, 1), pieces_of(2, 2)])).await;
     reach(&stack.client, &id, "cancelled").await;
-    check_closed(&stack, &id).await;
-    check_goods(&stack, &before).await;
+    check_closed_order(&stack, &id).await;
+    check_stock(&stack, &before).await;
     stack.stop().await;
 }
 
@@ -146,7 +146,7 @@ async fn quantities_that_a_line_can_not_have_are_named() {
     for lines in [json!([pieces_of(0, 0)]), json!([pieces_of(0, 4)]), json!([0, pieces_of(0, 1)])] {
         signal(&id, &json!({"lines": lines}).to_string()).await;
     }
-    until("the signals are ignored", || async {
+    wait_until("the signals are ignored", || async {
         (of(&timeline(&stack.client, &id).await, "signal.ignored").len() == 3).then_some(())
     })
     .await;
@@ -161,7 +161,7 @@ async fn pieces_that_are_short_go_first_and_then_those_that_cost_least() {
     let mut basket = three_lines(&stack).await;
     basket["shortage_policy"] = json!("ask_customer");
     put_stock(&stack.client, SKUS[0], &[("AMS", 1), ("RTM", 1)]).await;
-    let before = pieces(&stack).await;
+    let before = units_by_location(&stack).await;
     let id = place(&stack.client, &basket).await;
     reach(&stack.client, &id, "awaiting_customer").await;
     let plan = as_planned(&stack, &id, json!([pieces_of(0, 1)])).await;
@@ -169,9 +169,9 @@ async fn pieces_that_are_short_go_first_and_then_those_that_cost_least() {
     let order = labelled(&stack, &id, "fulfilling").await;
     assert_eq!((open(&order).len(), &order["lines"][0]["cancelled"]), (2, &json!(1)));
     let other = open(&order).into_iter().find(|s| s["location"] == "RTM").unwrap();
-    carrier_says(&stack, other["id"].as_str().unwrap(), "hand_over").await;
+    send_carrier_event(&stack, other["id"].as_str().unwrap(), "hand_over").await;
     reach(&stack.client, &id, "partially_shipped").await;
-    event(&stack.client, &id, "payment.captured").await;
+    wait_for_event(&stack.client, &id, "payment.captured").await;
     let plan = as_planned(&stack, &id, json!([pieces_of(0, 1), pieces_of(1, 2)])).await;
     assert_eq!(plan["reduce_shipments"].as_array().unwrap().len(), 1);
     let order = cancelled(&stack, &id, [2, 2, 0]).await;
@@ -180,7 +180,7 @@ async fn pieces_that_are_short_go_first_and_then_those_that_cost_least() {
     let gone = ask(&stack, &id, json!({"reason": "x", "lines": [pieces_of(0, 1)]})).await;
     refused(&gone, 409, "wrong_state", "the last has left");
     deliver(&stack, &id).await;
-    check_goods(&stack, &before).await;
+    check_stock(&stack, &before).await;
     stack.stop().await;
 }
 
@@ -188,16 +188,16 @@ async fn pieces_that_are_short_go_first_and_then_those_that_cost_least() {
 async fn quantities_wait_for_stock_and_for_the_payments_outcome() {
     let stack = builder().await.env("WAYBILL_CHAOS", "lose:reserve:4").start().await.unwrap();
     let basket = three_lines(&stack).await;
-    let before = pieces(&stack).await;
+    let before = units_by_location(&stack).await;
     let id = place(&stack.client, &basket).await;
-    event(&stack.client, &id, "step.retrying").await;
+    wait_for_event(&stack.client, &id, "step.retrying").await;
     as_planned(&stack, &id, json!([pieces_of(0, 1)])).await;
     signal(&id, r#"{"lines": [{"line": 0, "quantity": 1}, {"line": 2, "quantity": 9}]}"#).await;
     stack.payments.set_faults(always(Route::Authorize, Fault::Status { status: 503 }));
     let order = cancelled(&stack, &id, [2, 0, 3]).await;
-    let refused_pieces = event(&stack.client, &id, "cancellation.refused").await;
+    let refused_pieces = wait_for_event(&stack.client, &id, "cancellation.refused").await;
     assert_eq!(refused_pieces["data"]["pieces"], json!([pieces_of(2, 6)]), "more than there ever was");
-    assert_eq!(waybill_held(&stack, &id).await, 4);
+    assert_eq!(authorized_amount(&stack, &id).await, 4);
     assert_eq!(order["status"], "authorizing");
 
     let first = ask(&stack, &id, json!({"reason": "x", "lines": [pieces_of(1, 2)]})).await;
@@ -209,7 +209,7 @@ async fn quantities_wait_for_stock_and_for_the_payments_outcome() {
     check_reserved(&stack, &order).await;
     labelled(&stack, &id, "fulfilling").await;
     deliver(&stack, &id).await;
-    check_goods(&stack, &before).await;
+    check_stock(&stack, &before).await;
     stack.stop().await;
 }
 
@@ -217,7 +217,7 @@ async fn quantities_wait_for_stock_and_for_the_payments_outcome() {
 async fn a_request_that_a_lost_task_carried_out_counts_once() {
     let mut stack = stack().await;
     let basket = three_lines(&stack).await;
-    let before = pieces(&stack).await;
+    let before = units_by_location(&stack).await;
     let mut ids = Vec::new();
     for _ in ["api", "signal"] {
         let id = place(&stack.client, &basket).await;
@@ -231,7 +231,7 @@ async fn a_request_that_a_lost_task_carried_out_counts_once() {
     let sent = ask_with(&stack, &ids[0], &key, json!([pieces_of(0, 1)])).await;
     assert_eq!(sent.status.as_u16(), 200, "{}", sent.body);
     signal(&ids[1], one).await;
-    until("both are at work", || async { (stack.carrier.stalled().len() == 2).then_some(()) }).await;
+    wait_until("both are at work", || async { (stack.carrier.stalled().len() == 2).then_some(()) }).await;
     for id in &ids {
         cancelled(&stack, id, [1, 0, 0]).await;
     }
@@ -247,7 +247,7 @@ async fn a_request_that_a_lost_task_carried_out_counts_once() {
             let told = timeline(&stack.client, id).await;
             (of(&told, "lines.cancelled").len() >= 2).then_some(())
         };
-        until("the other request is carried out", asked_twice).await;
+        wait_until("the other request is carried out", asked_twice).await;
         let order = labelled(&stack, id, "fulfilling").await;
         check_reserved(&stack, &order).await;
         let order = deliver(&stack, id).await;
@@ -258,6 +258,6 @@ async fn a_request_that_a_lost_task_carried_out_counts_once() {
             of(&told, "lines.cancelled").iter().map(|data| &data["request"]).collect();
         assert!(requests.len() == 2 && requests[0] != requests[1], "{told:#?}");
     }
-    check_goods(&stack, &before).await;
+    check_stock(&stack, &before).await;
     stack.stop().await;
 }

@@ -1,7 +1,7 @@
 //! The activities that housekeeping needs, by pinned name. Crate `activities` implements them.
 #![allow(missing_docs, clippy::unimplemented, reason = "the macro wants bodies that are never run")]
 
-use super::{PaymentCheck, ReconcileInput, Reconciled, SweepInput, Swept};
+use super::{PaymentCheck, ReconcileInput, ReconcileResult, SweepInput, SweepResult};
 use temporalio_common::ActivityError;
 use temporalio_macros::activity_definitions;
 
@@ -11,17 +11,17 @@ pub struct HousekeepingActivities;
 #[activity_definitions]
 impl HousekeepingActivities {
     #[activity(name = "sweep")]
-    pub fn sweep(input: SweepInput) -> Result<Swept, ActivityError> {
+    pub fn sweep(input: SweepInput) -> Result<SweepResult, ActivityError> {
         unimplemented!()
     }
 
     #[activity(name = "reconcile")]
-    pub fn reconcile(input: ReconcileInput) -> Result<Reconciled, ActivityError> {
+    pub fn reconcile(input: ReconcileInput) -> Result<ReconcileResult, ActivityError> {
         unimplemented!()
     }
 
     #[activity(name = "check_payment")]
-    pub fn check_payment(input: PaymentCheck) -> Result<Reconciled, ActivityError> {
+    pub fn check_payment(input: PaymentCheck) -> Result<ReconcileResult, ActivityError> {
         unimplemented!()
     }
 }

@@ -14,14 +14,14 @@ use temporalio_workflow::{
 use waybill_domain::ids::OrderId;
 
 /// How long one round may take: thousands of orders, each asked about once.
-const ROUND_MAX: Duration = Duration::from_secs(15 * 60);
+const ROUND_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 /// A round that says nothing for so long has lost its worker.
-pub const HEARTBEAT_MAX: Duration = Duration::from_secs(60);
+pub const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Attempts at one round: the next round is due soon anyway, and an outage is better seen than hidden.
 const ATTEMPTS_MAX: u32 = 3;
 
 /// How long one look at a payment may take: above every time-out of the provider's client.
-const CHECK_ATTEMPT_MAX: Duration = Duration::from_secs(60);
+const CHECK_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long an order's money may be busy before a look at it is left to the next reconciliation.
 const CHECK_MAX: Duration = Duration::from_secs(3_600);
 
@@ -40,16 +40,19 @@ pub struct SweepInput {}
 
 /// What a sweep found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Swept {
+pub struct SweepResult {
     /// Orders that were looked at more closely.
-    pub looked_at: u64,
+    #[serde(rename = "looked_at")]
+    pub checked: u64,
     /// Orders that were given an heir.
-    pub heirs: u64,
+    #[serde(rename = "heirs")]
+    pub successors_started: u64,
     /// Orders that could not be given one now: the next sweep tries again.
     pub failed: u64,
     /// Refunds and returns that begin anew.
     #[serde(default)]
-    pub anew: u64,
+    #[serde(rename = "anew")]
+    pub restarted: u64,
 }
 
 /// Input of a reconciliation. Empty today.
@@ -58,16 +61,18 @@ pub struct ReconcileInput {}
 
 /// What a reconciliation found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reconciled {
+pub struct ReconcileResult {
     /// Payments that were compared.
-    pub looked_at: u64,
+    #[serde(rename = "looked_at")]
+    pub checked: u64,
     /// Differences that were not known before.
     pub drifts: u64,
     /// Differences that were repaired.
     pub repaired: u64,
     /// Refunds made at the provider that were booked, or whose new state was.
     #[serde(default)]
-    pub refunds_booked: u64,
+    #[serde(rename = "refunds_booked")]
+    pub refunds_recorded: u64,
 }
 
 /// Finds orders whose workflow was ended from outside, and gives each an heir that lets go of what it holds.
@@ -85,9 +90,9 @@ impl SweepWorkflow {
 
     /// One round.
     #[run]
-    pub async fn run(ctx: &mut WorkflowContext<Self>) -> WorkflowResult<Swept> {
+    pub async fn run(ctx: &mut WorkflowContext<Self>) -> WorkflowResult<SweepResult> {
         let input = ctx.state(|s| s.input.clone());
-        Ok(ctx.execute_activity(HousekeepingActivities::sweep, input, round()).await?)
+        Ok(ctx.execute_activity(HousekeepingActivities::sweep, input, activity_options()).await?)
     }
 }
 
@@ -106,9 +111,9 @@ impl ReconcileWorkflow {
 
     /// One round.
     #[run]
-    pub async fn run(ctx: &mut WorkflowContext<Self>) -> WorkflowResult<Reconciled> {
+    pub async fn run(ctx: &mut WorkflowContext<Self>) -> WorkflowResult<ReconcileResult> {
         let input = ctx.state(|s| s.input.clone());
-        Ok(ctx.execute_activity(HousekeepingActivities::reconcile, input, round()).await?)
+        Ok(ctx.execute_activity(HousekeepingActivities::reconcile, input, activity_options()).await?)
     }
 }
 
@@ -127,20 +132,20 @@ impl PaymentCheckWorkflow {
 
     /// Once nothing is under way on the order's money.
     #[run]
-    pub async fn run(ctx: &mut WorkflowContext<Self>) -> WorkflowResult<Reconciled> {
+    pub async fn run(ctx: &mut WorkflowContext<Self>) -> WorkflowResult<ReconcileResult> {
         let input = ctx.state(|s| s.input.clone());
         let limits = ActivityCloseTimeouts::ScheduleAndStartToClose {
             schedule_to_close: CHECK_MAX,
-            start_to_close: CHECK_ATTEMPT_MAX,
+            start_to_close: CHECK_ATTEMPT_TIMEOUT,
         };
         let options = ActivityOptions::with_close_timeouts(limits).build();
         Ok(ctx.execute_activity(HousekeepingActivities::check_payment, input, options).await?)
     }
 }
 
-fn round() -> ActivityOptions {
-    ActivityOptions::with_start_to_close_timeout(ROUND_MAX)
-        .heartbeat_timeout(HEARTBEAT_MAX)
+fn activity_options() -> ActivityOptions {
+    ActivityOptions::with_start_to_close_timeout(ROUND_TIMEOUT)
+        .heartbeat_timeout(HEARTBEAT_TIMEOUT)
         .retry_policy(RetryPolicy::builder().maximum_attempts(ATTEMPTS_MAX).build())
         .build()
 }

@@ -3,17 +3,17 @@
 
 use crate::order::step::{
     definition,
-    renewal::{LAPSED, LAPSES},
+    renewal::{REASON_EXPIRED, REASON_EXPIRES_SOON},
 };
 use crate::order::{
-    Ctx, OrderWorkflow, note,
+    Ctx, OrderWorkflow, append_event,
     step::{
         self, attention,
-        definition::{Mode, Step, StepError},
+        definition::{Step, StepError, StepPolicy},
         versioning,
     },
 };
-use crate::{activities::OrderActivities, names, wire::*};
+use crate::{activities::OrderActivities, names, payloads::*};
 use futures::{FutureExt, future::FusedFuture};
 use std::{
     future::Future,
@@ -25,52 +25,54 @@ use waybill_domain::{
     event::OrderEvent,
     money::Amount,
     operator::OperatorAction,
-    state::{AttentionReason, Need},
+    state::{AttentionItem, AttentionReason},
     status::PaymentStatus,
 };
 
 /// The money could not be held anew.
-pub(crate) struct Refused;
+pub(crate) struct ReauthorizationFailed;
 
 /// Looks at the time while something else is waited for. Its timer outlives each wait, so that news do not cost a timer
 /// each.
-pub(crate) struct Watch<'a> {
+pub(crate) struct RenewalTimer<'a> {
     at: Option<i64>,
     timer: Pin<Box<dyn FusedFuture<Output = ()> + 'a>>,
     token: WorkflowCancellationToken,
 }
 
-impl<'a> Watch<'a> {
+impl<'a> RenewalTimer<'a> {
     pub(crate) fn new() -> Self {
         let never = Box::pin(futures::future::pending());
         Self { at: None, timer: never, token: WorkflowCancellationToken::new() }
     }
 
     /// Waits. When the hold is to be renewed, says so in `renewal_due`, which has to end the waiting.
-    pub(crate) async fn during<T>(&mut self, ctx: &'a Ctx, waiting: impl Future<Output = T>) -> T {
-        self.aim(ctx);
+    pub(crate) async fn run_while<T>(&mut self, ctx: &'a Ctx, waiting: impl Future<Output = T>) -> T {
+        self.reschedule(ctx);
         let mut waiting = pin!(waiting.fuse());
         select! {
             done = waiting => return done,
-            () = &mut self.timer => ctx.state_mut(|s| s.renewal_due = Some(LAPSES)),
+            () = &mut self.timer => ctx.state_mut(|s| s.reauthorization_reason = Some(REASON_EXPIRES_SOON)),
         }
         // Not dropped: it may be in the middle of writing something down.
         waiting.await
     }
 
     /// Nothing is waited for any more.
-    pub(crate) fn end(self) {
+    pub(crate) fn cancel(self) {
         self.token.cancel();
     }
 
-    fn aim(&mut self, ctx: &'a Ctx) {
-        let at = ctx.state(OrderWorkflow::renew_at);
+    fn reschedule(&mut self, ctx: &'a Ctx) {
+        let at = ctx.state(OrderWorkflow::reauthorize_at);
         if at == self.at {
             return;
         }
         self.token.cancel();
         *self = Self { at, ..Self::new() };
-        let Some(at) = at.filter(|_| versioning::has(ctx, versioning::HOLDS_ARE_RENEWED)) else { return };
+        let Some(at) = at.filter(|_| versioning::is_patched(ctx, versioning::RENEW_AUTHORIZATIONS)) else {
+            return;
+        };
         let now = ctx.workflow_time().and_then(|now| now.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
         let left = Duration::from_secs(at.unsigned_abs()).saturating_sub(now);
         let options = TimerOptions::builder(left)
@@ -83,85 +85,94 @@ impl<'a> Watch<'a> {
 
 impl OrderWorkflow {
     /// When what is held is to be renewed, in Unix seconds; never if nothing is to be captured any more.
-    fn renew_at(&self) -> Option<i64> {
-        let hold = self.hold.as_ref()?;
+    fn reauthorize_at(&self) -> Option<i64> {
+        let hold = self.authorization.as_ref()?;
         hold.renew_at.filter(|_| self.state.shipments.iter().any(|shipment| shipment.is_open()))
     }
 }
 
 /// Holds anew what is still to be captured, if it is time to.
-pub(crate) async fn renew_if_due(ctx: &Ctx) -> Result<(), Refused> {
-    let Some(why) = ctx.state_mut(|s| s.renewal_due.take()) else { return Ok(()) };
+pub(crate) async fn reauthorize_if_due(ctx: &Ctx) -> Result<(), ReauthorizationFailed> {
+    let Some(why) = ctx.state_mut(|s| s.reauthorization_reason.take()) else { return Ok(()) };
     let amount = ctx.state(|s| s.state.open_amount());
-    if amount.is_zero() || !versioning::has(ctx, versioning::HOLDS_ARE_RENEWED) {
+    if amount.is_zero() || !versioning::is_patched(ctx, versioning::RENEW_AUTHORIZATIONS) {
         return Ok(());
     }
-    renew(ctx, amount, why).await
+    reauthorize(ctx, amount, why).await
 }
 
 /// As [`renew_if_due`]. A refusal is for a person: the order was promised, and may still ship on what is held now.
-pub(crate) async fn renew_or_call(ctx: &Ctx) {
-    if renew_if_due(ctx).await.is_err() {
+pub(crate) async fn reauthorize_or_raise_attention(ctx: &Ctx) {
+    if reauthorize_if_due(ctx).await.is_err() {
         let reason = AttentionReason::AuthorizationLapsed;
-        attention::call_somebody(ctx, Need { reason, step: STEP.name.into(), about: None });
+        attention::raise(ctx, AttentionItem { reason, step: AUTHORIZE_STEP.name.into(), subject: None });
     }
 }
 
-const STEP: Step = Step {
+const AUTHORIZE_STEP: Step = Step {
     name: "authorize",
     queue: names::QUEUE_PAYMENTS,
-    mode: Mode::UntilKnown,
+    policy: StepPolicy::UntilOutcomeKnown,
     attention: AttentionReason::PaymentUnknown,
     shipment: None,
 };
 
 /// Holds `amount` anew.
-pub(crate) async fn renew(ctx: &Ctx, amount: Amount, why: &'static str) -> Result<(), Refused> {
+pub(crate) async fn reauthorize(
+    ctx: &Ctx,
+    amount: Amount,
+    why: &'static str,
+) -> Result<(), ReauthorizationFailed> {
     let (input, before) = ctx.state_mut(|s| {
         // Of a hold that was asked for by an earlier release nothing is known but that it was the first.
-        let hold = s.hold.get_or_insert(Hold { generation: 1, renew_at: None, in_parts: true });
+        let hold = s.authorization.get_or_insert(AuthorizationDetails {
+            generation: 1,
+            renew_at: None,
+            multicapture: true,
+        });
         hold.generation += 1;
         hold.renew_at = None;
-        if why == LAPSED {
+        if why == REASON_EXPIRED {
             s.state.authorized = s.state.captured;
         }
         let input = AuthorizeInput { order_id: s.input.order_id, amount, generation: hold.generation };
-        s.note(OrderEvent::Renewing { amount, why: why.to_owned() });
+        s.append_event(OrderEvent::Reauthorizing { amount, reason: why.to_owned() });
         (input, s.state.payment_status)
     });
-    let by_hand = |operation: &Operation| match operation.action {
+    let by_hand = |operation: &OperatorCommand| match operation.action {
         OperatorAction::Resolve => Ok(Authorization::Authorized { amount, hold: None }),
-        _ => Ok(Authorization::Declined { code: definition::SKIPPED.into() }),
+        _ => Ok(Authorization::Declined { code: definition::CODE_SKIPPED.into() }),
     };
-    let code = match step::run(ctx, || OrderActivities::authorize, input, STEP, by_hand).await {
+    let code = match step::run_step(ctx, || OrderActivities::authorize, input, AUTHORIZE_STEP, by_hand).await
+    {
         Ok(Authorization::Authorized { amount, hold }) => {
-            held(ctx, amount, hold);
+            record_reauthorized(ctx, amount, hold);
             return Ok(());
         }
-        Ok(Authorization::Declined { code }) | Err(StepError::Refused { code }) => code,
+        Ok(Authorization::Declined { code }) | Err(StepError::Permanent { code }) => code,
         // The activity refuses this itself; and this step is not interrupted.
         Ok(Authorization::ActionRequired { .. }) | Err(StepError::Interrupted) => {
             "authentication_required".into()
         }
     };
-    ctx.state_mut(|s| s.set_payment(before));
-    note(ctx, OrderEvent::Declined { code });
-    Err(Refused)
+    ctx.state_mut(|s| s.set_payment_status(before));
+    append_event(ctx, OrderEvent::Declined { code });
+    Err(ReauthorizationFailed)
 }
 
-fn held(ctx: &Ctx, amount: Amount, hold: Option<Hold>) {
+fn record_reauthorized(ctx: &Ctx, amount: Amount, hold: Option<AuthorizationDetails>) {
     ctx.state_mut(|s| {
         if hold.is_some() {
-            s.hold = hold;
+            s.authorization = hold;
         }
         let captured = s.state.captured;
         s.state.authorized = captured.plus(amount).unwrap_or(amount);
-        s.set_payment(if captured.is_zero() {
+        s.set_payment_status(if captured.is_zero() {
             PaymentStatus::Authorized
         } else {
             PaymentStatus::PartiallyCaptured
         });
-        s.note(OrderEvent::Reauthorized { amount });
+        s.append_event(OrderEvent::Reauthorized { amount });
     });
-    attention::nobody_needed(ctx, AttentionReason::AuthorizationLapsed, None);
+    attention::clear(ctx, AttentionReason::AuthorizationLapsed, None);
 }

@@ -3,18 +3,19 @@
 
 use crate::order::step::{
     activity, definition,
-    stop::{Stop, Undo},
+    stop::{Compensation, StopReason},
 };
 use crate::order::{
-    Ctx, OrderWorkflow, go, note,
+    Ctx, OrderWorkflow, append_event,
     step::{
         self,
         cancel::check_cancel,
-        definition::{Mode, Step},
+        definition::{Step, StepPolicy},
         read_model, versioning,
     },
+    transition,
 };
-use crate::{activities::OrderActivities, names, wire::*};
+use crate::{activities::OrderActivities, names, payloads::*};
 use waybill_domain::{
     event::OrderEvent,
     ids::ShipmentId,
@@ -25,41 +26,41 @@ use waybill_domain::{
 };
 
 /// Undoes everything and ends the order.
-pub(crate) async fn unwind(ctx: &Ctx, mut why: Stop) {
-    let is_recorded = versioning::has(ctx, versioning::ONE_ENDING);
+pub(crate) async fn compensate(ctx: &Ctx, mut stop: StopReason) {
+    let is_recorded = versioning::is_patched(ctx, versioning::SINGLE_OUTCOME);
     // A cancel of shipments has been recorded and written before the carrier was asked.
     let is_claimed = ctx.state(|s| s.state.status == OrderStatus::Cancelling);
     ctx.state_mut(|s| {
-        s.unwinding = true;
+        s.is_compensating = true;
         s.state.payment_action = false;
     });
-    show_cancelling(ctx, &why);
-    let mut is_final = is_recorded && matches!(why, Stop::Cancelled { .. });
-    if is_recorded && !is_claimed && (is_final || may_hold_money(ctx)) {
-        claim(ctx, &why).await;
+    enter_cancelling(ctx, &stop);
+    let mut is_final = is_recorded && matches!(stop, StopReason::Cancelled { .. });
+    if is_recorded && !is_claimed && (is_final || may_be_authorized(ctx)) {
+        record_stop(ctx, &stop).await;
     }
-    while let Some(undo) = ctx.state_mut(|s| s.undo.pop()) {
+    while let Some(undo) = ctx.state_mut(|s| s.compensations.pop()) {
         match undo {
-            Undo::VoidAuthorization => void_authorization(ctx).await,
-            Undo::ReleaseStock => release_stock(ctx, None).await,
+            Compensation::VoidAuthorization => void_authorization(ctx).await,
+            Compensation::ReleaseStock => release_stock(ctx, None).await,
         }
     }
     if is_recorded && let Err(cancelled) = check_cancel(ctx) {
         // It was accepted while the order was on its way to another end.
-        (why, is_final) = (cancelled, false);
-        show_cancelling(ctx, &why);
+        (stop, is_final) = (cancelled, false);
+        enter_cancelling(ctx, &stop);
     }
-    ctx.state_mut(|s| s.state.cancel_rest());
-    let (status, event) = match why {
-        Stop::Cancelled { reason } => (OrderStatus::Cancelled, OrderEvent::Cancelled { reason }),
-        Stop::Rejected { reason } => (OrderStatus::Rejected, OrderEvent::Rejected { reason }),
-        Stop::Expired { reason } => (OrderStatus::Expired, OrderEvent::Expired { reason }),
+    ctx.state_mut(|s| s.state.cancel_remaining());
+    let (status, event) = match stop {
+        StopReason::Cancelled { reason } => (OrderStatus::Cancelled, OrderEvent::Cancelled { reason }),
+        StopReason::Rejected { reason } => (OrderStatus::Rejected, OrderEvent::Rejected { reason }),
+        StopReason::Expired { reason } => (OrderStatus::Expired, OrderEvent::Expired { reason }),
     };
-    go(ctx, status);
-    note(ctx, event);
+    transition(ctx, status);
+    append_event(ctx, event);
     if is_recorded && !is_final {
         // What comes in from here on is refused, also if the task that ends the order is lost or has to run again.
-        activity::record(ctx).await;
+        activity::checkpoint(ctx).await;
     }
     read_model::publish_status(ctx);
     read_model::flush(ctx).await;
@@ -68,49 +69,50 @@ pub(crate) async fn unwind(ctx: &Ctx, mut why: Stop) {
 /// What is undone can't be had back. So before it is, no other run of this workflow task may take the order another way:
 /// that the order stops is recorded, for runs that come later, and written to the read model, where a run that is still
 /// at it with what came before meets it and follows.
-async fn claim(ctx: &Ctx, why: &Stop) {
-    if ctx.state(|s| s.pending.is_empty()) {
+async fn record_stop(ctx: &Ctx, stop: &StopReason) {
+    if ctx.state(|s| s.unwritten_events.is_empty()) {
         // Without an entry of the stop, a projection of another run would not conflict.
-        note(ctx, OrderEvent::StatusChanged {});
+        append_event(ctx, OrderEvent::StatusChanged {});
     }
-    activity::record(ctx).await;
-    ctx.state_mut(|s| s.recorded_stop = Some(why.clone()));
+    activity::checkpoint(ctx).await;
+    ctx.state_mut(|s| s.recorded_stop = Some(stop.clone()));
     read_model::flush(ctx).await;
 }
 
-fn may_hold_money(ctx: &Ctx) -> bool {
-    let is_registered = |s: &OrderWorkflow| s.undo.contains(&Undo::VoidAuthorization);
+fn may_be_authorized(ctx: &Ctx) -> bool {
+    let is_registered = |s: &OrderWorkflow| s.compensations.contains(&Compensation::VoidAuthorization);
     ctx.state(|s| is_registered(s) && s.state.payment_status != PaymentStatus::Declined)
 }
 
-fn show_cancelling(ctx: &Ctx, why: &Stop) {
+fn enter_cancelling(ctx: &Ctx, stop: &StopReason) {
     let status = ctx.state(|s| s.state.status);
     // Orders of earlier releases go from `received` to `cancelled` at once.
-    let is_skipped = status == OrderStatus::Received && !versioning::has(ctx, versioning::ONE_ENDING);
-    if matches!(why, Stop::Cancelled { .. }) && status != OrderStatus::Cancelling && !is_skipped {
-        go(ctx, OrderStatus::Cancelling);
+    let is_skipped =
+        status == OrderStatus::Received && !versioning::is_patched(ctx, versioning::SINGLE_OUTCOME);
+    if matches!(stop, StopReason::Cancelled { .. }) && status != OrderStatus::Cancelling && !is_skipped {
+        transition(ctx, OrderStatus::Cancelling);
     }
 }
 
 /// An undo is never given up and never interrupted.
-fn undo_step(name: &'static str, queue: &'static str, shipment: Option<ShipmentId>) -> Step {
-    Step { name, queue, mode: Mode::Persistent, attention: AttentionReason::UndoFailing, shipment }
+fn compensation_step(name: &'static str, queue: &'static str, shipment: Option<ShipmentId>) -> Step {
+    Step { name, queue, policy: StepPolicy::MustSucceed, attention: AttentionReason::UndoFailing, shipment }
 }
 
 /// Gives free what is authorized and not captured.
 pub(crate) async fn void_authorization(ctx: &Ctx) {
     let input = ctx.state(|s| s.order_ref());
-    let step = undo_step("void_authorization", names::QUEUE_PAYMENTS, None);
+    let step = compensation_step("void_authorization", names::QUEUE_PAYMENTS, None);
     let held = ctx.state(|s| s.state.authorized.minus_or_zero(s.state.captured));
-    let by_hand = move |operation: &Operation| match operation.action {
+    let by_hand = move |operation: &OperatorCommand| match operation.action {
         OperatorAction::Resolve => Ok(VoidResult { voided: held }),
-        _ => Err(definition::skipped()),
+        _ => Err(definition::skipped_error()),
     };
-    let result = step::run(ctx, || OrderActivities::void_authorization, input, step, by_hand).await;
+    let result = step::run_step(ctx, || OrderActivities::void_authorization, input, step, by_hand).await;
     let Ok(VoidResult { voided }) = result else {
-        return note(
+        return append_event(
             ctx,
-            OrderEvent::StepFailed { step: step.name.into(), code: definition::SKIPPED.into() },
+            OrderEvent::StepFailed { step: step.name.into(), code: definition::CODE_SKIPPED.into() },
         );
     };
     ctx.state_mut(|s| {
@@ -121,10 +123,14 @@ pub(crate) async fn void_authorization(ctx: &Ctx) {
             PaymentStatus::None | PaymentStatus::Declined | PaymentStatus::NotRequired
         );
         if voided > Amount::ZERO || !never_held {
-            s.set_payment(if captured.is_zero() { PaymentStatus::Voided } else { PaymentStatus::Captured });
+            s.set_payment_status(if captured.is_zero() {
+                PaymentStatus::Voided
+            } else {
+                PaymentStatus::Captured
+            });
         }
         if voided > Amount::ZERO {
-            s.note(OrderEvent::Voided { amount: voided });
+            s.append_event(OrderEvent::Voided { amount: voided });
         }
     });
 }
@@ -132,8 +138,8 @@ pub(crate) async fn void_authorization(ctx: &Ctx) {
 /// Frees stock of shipments that are stopped, and of what a workflow task that was lost may have put in their place.
 pub(crate) async fn release_stopped(ctx: &Ctx, stopped: Vec<ShipmentId>) {
     let count = stopped.len();
-    let all = stopped.into_iter().flat_map(|id| [id, id.successor()]).collect();
-    release(ctx, Some(all), count).await;
+    let all = stopped.into_iter().flat_map(|id| [id, id.replacement()]).collect();
+    release_shipments(ctx, Some(all), count).await;
 }
 
 /// Frees stock that is held: of these shipments, or all of it.
@@ -142,37 +148,38 @@ pub(crate) async fn release_stock(ctx: &Ctx, shipments: Option<Vec<ShipmentId>>)
         || ctx.state(|s| s.state.shipments.iter().filter(|sh| !sh.has_left()).count()),
         Vec::len,
     );
-    release(ctx, shipments, count).await;
+    release_shipments(ctx, shipments, count).await;
 }
 
 /// Releases stock. Adds a timeline entry if `count` is above 0.
-pub(crate) async fn release(ctx: &Ctx, shipments: Option<Vec<ShipmentId>>, count: usize) {
+pub(crate) async fn release_shipments(ctx: &Ctx, shipments: Option<Vec<ShipmentId>>, count: usize) {
     let input = ctx.state(|s| ReleaseInput { order_id: s.input.order_id, shipments });
-    let step = undo_step("release_stock", names::QUEUE_ORDERS, None);
-    let by_hand = |operation: &Operation| match operation.action {
+    let step = compensation_step("release_stock", names::QUEUE_ORDERS, None);
+    let by_hand = |operation: &OperatorCommand| match operation.action {
         OperatorAction::Resolve => Ok(()),
-        _ => Err(definition::skipped()),
+        _ => Err(definition::skipped_error()),
     };
-    match step::run(ctx, || OrderActivities::release_stock, input, step, by_hand).await {
-        Ok(()) if count > 0 => note(ctx, OrderEvent::Released { shipments: count }),
+    match step::run_step(ctx, || OrderActivities::release_stock, input, step, by_hand).await {
+        Ok(()) if count > 0 => append_event(ctx, OrderEvent::Released { shipments: count }),
         Ok(()) => {}
-        Err(_) => {
-            note(ctx, OrderEvent::StepFailed { step: step.name.into(), code: definition::SKIPPED.into() })
-        }
+        Err(_) => append_event(
+            ctx,
+            OrderEvent::StepFailed { step: step.name.into(), code: definition::CODE_SKIPPED.into() },
+        ),
     }
 }
 
 /// Asks the carrier to stop a shipment.
 pub(crate) async fn cancel_label(ctx: &Ctx, shipment_id: ShipmentId) -> LabelCancellation {
     let input = ctx.state(|s| s.shipment_ref(shipment_id));
-    let step = undo_step("cancel_label", names::QUEUE_SHIPPING, Some(shipment_id));
-    let by_hand = |operation: &Operation| match operation.action {
+    let step = compensation_step("cancel_label", names::QUEUE_SHIPPING, Some(shipment_id));
+    let by_hand = |operation: &OperatorCommand| match operation.action {
         OperatorAction::Resolve => Ok(LabelCancellation::Cancelled),
-        _ => Ok(LabelCancellation::Refused),
+        _ => Ok(LabelCancellation::Rejected),
     };
-    match step::run(ctx, || OrderActivities::cancel_label, input, step, by_hand).await {
+    match step::run_step(ctx, || OrderActivities::cancel_label, input, step, by_hand).await {
         Ok(answer) => answer,
-        Err(_) => LabelCancellation::Refused,
+        Err(_) => LabelCancellation::Rejected,
     }
 }
 
@@ -181,17 +188,17 @@ pub(crate) fn may_have_label(ctx: &Ctx, id: ShipmentId) -> bool {
     use OrderStatus::{Cancelling, Confirmed, Fulfilling, PartiallyShipped};
     let promised =
         ctx.state(|s| matches!(s.state.status, Confirmed | Fulfilling | PartiallyShipped | Cancelling));
-    ctx.state(|s| s.booking.contains(&id))
-        || promised && versioning::has(ctx, versioning::LOST_TASKS_ARE_UNDONE)
+    ctx.state(|s| s.requested_labels.contains(&id))
+        || promised && versioning::is_patched(ctx, versioning::COMPENSATE_UNRECORDED_TASKS)
 }
 
 /// The last shipment that would have left does not, so no capture comes that would give the rest of the money free.
-pub(crate) async fn void_rest(ctx: &Ctx) {
+pub(crate) async fn void_remainder(ctx: &Ctx) {
     let (open, left) = ctx.state(|s| {
         let shipments = &s.state.shipments;
         (shipments.iter().any(|sh| sh.is_open()), shipments.iter().any(|sh| sh.has_left()))
     });
-    if !open && left && versioning::has(ctx, versioning::REST_IS_VOIDED) {
+    if !open && left && versioning::is_patched(ctx, versioning::VOID_REMAINDER) {
         void_authorization(ctx).await;
     }
 }

@@ -18,31 +18,31 @@ mod step;
 
 mod waiting;
 
-pub use step::activity::TASK_MAX;
-pub(crate) use step::refused_pause;
+pub use step::activity::WORKFLOW_TASK_TIMEOUT;
+pub(crate) use step::rejection_backoff;
 
-use crate::{names, wire::*};
+use crate::{names, payloads::*};
 use futures::FutureExt;
 use std::collections::{BTreeSet, VecDeque};
 use std::{pin::pin, time::SystemTime};
-use step::operation::ShortfallOperation;
-use step::restart::Unwritten;
-use step::stop::{Stop, Undo};
+use step::operation::ShortfallCommand;
+use step::restart::UnwrittenInputs;
+use step::stop::{Compensation, StopReason};
 use temporalio_common::{data_converters::RawValue, error::ApplicationFailure};
 use temporalio_macros::{workflow, workflow_methods};
 use temporalio_workflow::workflows::select;
 use temporalio_workflow::{SyncWorkflowContext, WorkflowContext, WorkflowContextView, WorkflowResult};
 use waybill_domain::{
-    cancellation::{CancelAnswer, plan_cancellation},
-    event::{Entry, OrderEvent},
+    cancellation::{CancelDecision, plan_cancellation},
+    event::{OrderEvent, TimelineEntry},
     ids::ShipmentId,
-    lines::Selection,
+    lines::LineSelection,
     state::OrderState,
     status::{OrderStatus, PaymentStatus},
 };
 
 pub(crate) type Ctx = WorkflowContext<OrderWorkflow>;
-type Refusal = Box<dyn std::error::Error + Send + Sync>;
+type ValidationError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The single writer of one order's state.
 #[workflow]
@@ -52,15 +52,15 @@ pub struct OrderWorkflow {
     bad_input: Option<String>,
     state: OrderState,
     /// What the read model has.
-    version: i64,
+    read_model_version: i64,
     /// What the read model lacks.
-    pending: Vec<Entry>,
+    unwritten_events: Vec<TimelineEntry>,
     /// Registered before each step, undone from the last to the first.
-    undo: Vec<Undo>,
+    compensations: Vec<Compensation>,
     /// A request to cancel that was accepted and is not being carried out yet.
     cancel: Option<CancelRequest>,
     /// The request to cancel that is being carried out.
-    stopping: Option<CancelRequest>,
+    cancel_in_progress: Option<CancelRequest>,
     /// Requests to cancel lines, or pieces of them, that were accepted and not yet carried out; each whole line is in one
     /// of them.
     line_requests: VecDeque<CancelRequest>,
@@ -69,52 +69,52 @@ pub struct OrderWorkflow {
     /// How many signals `cancel` came in.
     cancel_signals: u32,
     /// What tells this workflow from its heirs. A reset leaves it as it is.
-    chain: String,
+    first_run_id: String,
     /// Whether `temporal workflow cancel` was already taken into `cancel`.
-    engine_cancel_seen: bool,
+    is_workflow_cancel_handled: bool,
     decision: Option<Decision>,
     amendment: Option<Amendment>,
-    inbox: VecDeque<ShipmentEvent>,
+    shipment_events: VecDeque<ShipmentEvent>,
     seen_events: BTreeSet<String>,
     /// Shipments whose label was asked for, and may exist.
-    booking: BTreeSet<ShipmentId>,
+    requested_labels: BTreeSet<ShipmentId>,
     /// Of those, whose label was asked for once more after the carrier had refused to cancel it.
-    booked_again: BTreeSet<ShipmentId>,
+    rerequested_labels: BTreeSet<ShipmentId>,
     /// Between `reserve` and the settling of a shortage.
     reservation: Option<Reservation>,
     /// Accepted and not yet acted on.
-    operations: VecDeque<Operation>,
+    operator_commands: VecDeque<OperatorCommand>,
     /// Operations on shipments that are short of items, accepted and not yet carried out.
-    shortfalls: VecDeque<ShortfallOperation>,
+    shortfall_commands: VecDeque<ShortfallCommand>,
     /// How many operations were acted on.
-    operated: u32,
+    operator_command_count: u32,
     /// Whether the order is being undone: what could be decided is past, also while the status does not say so yet.
-    unwinding: bool,
+    is_compensating: bool,
     /// Whether the provider has sent word since the payment was last looked at.
-    payment_news: bool,
+    has_payment_event: bool,
     /// Whether the timeline says that the customer has to do something before the payment can go on.
     action_reported: bool,
     /// The money that is held; nothing is known of it where an earlier release asked for it.
-    hold: Option<Hold>,
+    authorization: Option<AuthorizationDetails>,
     /// Why the money is to be held anew now, if it is.
-    renewal_due: Option<&'static str>,
+    reauthorization_reason: Option<&'static str>,
     /// See [`changes`].
-    edition: u32,
+    workflow_version: u32,
     /// Until when a person or the customer may answer.
     wait_until: Option<SystemTime>,
     /// The statuses since the last entry of the timeline.
-    path: Vec<OrderStatus>,
+    unreported_statuses: Vec<OrderStatus>,
     /// The status of the last entry that the read model has.
     written_status: OrderStatus,
     /// The stop that is in the history: it holds for a run that restarts as well.
-    recorded_stop: Option<Stop>,
+    recorded_stop: Option<StopReason>,
     /// Whether the order goes on from the read model instead of from its beginning.
     resumed: bool,
     /// What a resumed order has reported and reports no more (see [`OrderEvent::fact_key`]).
     facts: BTreeSet<String>,
-    unwritten: Unwritten,
+    unwritten_inputs: UnwrittenInputs,
     /// Whether the order has to go on from what was just adopted (see [`restart::restart`]).
-    restart: bool,
+    restart_requested: bool,
 }
 
 #[workflow_methods]
@@ -124,46 +124,46 @@ impl OrderWorkflow {
         // Typed, an input that can't be read would fail the workflow's first task for ever.
         let (input, bad_input) = match step::messages::decode(&input) {
             Ok(input) => (input, None),
-            Err(problem) => (OrderInput::unreadable(), Some(problem)),
+            Err(problem) => (OrderInput::placeholder(), Some(problem)),
         };
         Self {
             input,
             bad_input,
             state: OrderState::received(&[]),
-            version: 1,
-            pending: Vec::new(),
-            undo: Vec::new(),
+            read_model_version: 1,
+            unwritten_events: Vec::new(),
+            compensations: Vec::new(),
             cancel: None,
-            stopping: None,
+            cancel_in_progress: None,
             line_requests: VecDeque::new(),
             accepted_requests: BTreeSet::new(),
             cancel_signals: 0,
-            chain: ctx.first_execution_run_id().to_owned(),
-            engine_cancel_seen: false,
+            first_run_id: ctx.first_execution_run_id().to_owned(),
+            is_workflow_cancel_handled: false,
             decision: None,
             amendment: None,
-            inbox: VecDeque::new(),
+            shipment_events: VecDeque::new(),
             seen_events: BTreeSet::new(),
-            booking: BTreeSet::new(),
-            booked_again: BTreeSet::new(),
+            requested_labels: BTreeSet::new(),
+            rerequested_labels: BTreeSet::new(),
             reservation: None,
-            operations: VecDeque::new(),
-            shortfalls: VecDeque::new(),
-            operated: 0,
-            unwinding: false,
-            payment_news: false,
+            operator_commands: VecDeque::new(),
+            shortfall_commands: VecDeque::new(),
+            operator_command_count: 0,
+            is_compensating: false,
+            has_payment_event: false,
             action_reported: false,
-            hold: None,
-            renewal_due: None,
-            edition: 0,
+            authorization: None,
+            reauthorization_reason: None,
+            workflow_version: 0,
             wait_until: None,
-            path: Vec::new(),
+            unreported_statuses: Vec::new(),
             written_status: OrderStatus::Received,
             recorded_stop: None,
             resumed: false,
             facts: BTreeSet::new(),
-            unwritten: Unwritten::default(),
-            restart: false,
+            unwritten_inputs: UnwrittenInputs::default(),
+            restart_requested: false,
         }
     }
 
@@ -175,54 +175,56 @@ impl OrderWorkflow {
             return Err(ApplicationFailure::non_retryable(what).into());
         }
         loop {
-            let mut ended = pin!(Self::live(ctx).fuse());
-            let mut restarts = pin!(step::restart::restarts(ctx).fuse());
+            let mut result = pin!(Self::run_to_completion(ctx).fuse());
+            let mut restarts = pin!(step::restart::wait_for_restart(ctx).fuse());
             select! {
-                () = ended => break,
+                () = result => break,
                 () = restarts => {}
             }
         }
-        Ok(ctx.state(|s| OrderResult { status: s.state.status, version: s.version }))
+        Ok(ctx.state(|s| OrderResult { status: s.state.status, version: s.read_model_version }))
     }
 
     /// From wherever the order is to its end.
-    async fn live(ctx: &Ctx) {
-        if ctx.state(|s| s.input.inherits && !s.resumed) {
-            recovery::take_over(ctx).await;
+    async fn run_to_completion(ctx: &Ctx) {
+        if ctx.state(|s| s.input.is_successor && !s.resumed) {
+            recovery::adopt_terminated_order(ctx).await;
         }
         let (resumed, status) = ctx.state(|s| (s.resumed, s.state.status));
         if resumed && status.is_terminal() {
-            recovery::release_all(ctx).await;
+            recovery::release_ended_order(ctx).await;
         } else {
-            let end = match ctx.state(Self::binding_stop) {
+            let end = match ctx.state(Self::recorded_stop_in_force) {
                 Some(stop) => Err(stop),
                 None if resumed => recovery::resume(ctx).await,
-                None => Self::go_through(ctx).await,
+                None => Self::run_steps(ctx).await,
             };
             match end {
                 Ok(()) => shipping::complete(ctx).await,
-                Err(stop) => compensation::unwind(ctx, stop).await,
+                Err(stop) => compensation::compensate(ctx, stop).await,
             }
         }
-        shipping::drain(ctx).await;
+        shipping::drain_messages(ctx).await;
     }
 
     /// Each step leaves alone what a resumed order has behind it.
-    async fn go_through(ctx: &Ctx) -> Result<(), Stop> {
-        match Self::promise(ctx).await {
-            Err(Stop::Cancelled { reason }) => recovery::cancel_before_promise(ctx, reason).await?,
+    async fn run_steps(ctx: &Ctx) -> Result<(), StopReason> {
+        match Self::run_checkout(ctx).await {
+            Err(StopReason::Cancelled { reason }) => {
+                recovery::cancel_before_confirmation(ctx, reason).await?
+            }
             end => end?,
         }
-        shipping::book(ctx).await?;
+        shipping::book_labels(ctx).await?;
         shipping::ship(ctx).await
     }
 
-    async fn promise(ctx: &Ctx) -> Result<(), Stop> {
+    async fn run_checkout(ctx: &Ctx) -> Result<(), StopReason> {
         checkout::reserve(ctx).await?;
-        checkout::settle_shortage(ctx).await?;
-        adjust::lines::settle(ctx).await?;
+        checkout::resolve_shortage(ctx).await?;
+        adjust::lines::cancel_due_lines_or_stop(ctx).await?;
         checkout::authorize(ctx).await?;
-        adjust::lines::settle(ctx).await?;
+        adjust::lines::cancel_due_lines_or_stop(ctx).await?;
         checkout::screen(ctx).await?;
         checkout::confirm(ctx).await
     }
@@ -232,14 +234,14 @@ impl OrderWorkflow {
     pub fn cancel_signal(&mut self, _ctx: &mut SyncWorkflowContext<Self>, input: RawValue) {
         self.cancel_signals += 1;
         let request = match step::messages::decode_or_default(&input) {
-            Ok(request) => self.identify_signal(request),
-            Err(problem) => return self.ignore("cancel", problem),
+            Ok(request) => self.assign_signal_id(request),
+            Err(problem) => return self.report_ignored_signal("cancel", problem),
         };
-        match self.plan(&request) {
-            Err(problem) => self.ignore("cancel", problem.to_string()),
-            Ok(plan) if plan.answer == CancelAnswer::Refused => {
-                let lines = request.lines.map(|_| plan.refused_lines);
-                self.note(OrderEvent::cancel_refused(self.state.status, lines, request.request));
+        match self.plan_request(&request) {
+            Err(problem) => self.report_ignored_signal("cancel", problem.to_string()),
+            Ok(plan) if plan.answer == CancelDecision::Rejected => {
+                let lines = request.lines.map(|_| plan.rejected_lines);
+                self.append_event(OrderEvent::cancel_rejected(self.state.status, lines, request.request));
             }
             Ok(_) => self.accept_cancel(request, "signal"),
         }
@@ -249,9 +251,12 @@ impl OrderWorkflow {
     #[signal(name = "decide")]
     pub fn decide_signal(&mut self, _ctx: &mut SyncWorkflowContext<Self>, input: RawValue) {
         match step::messages::decode(&input) {
-            Ok(decision) if self.awaits_decision().is_ok() => self.decision = Some(decision),
-            Ok(_) => self.ignore("decide", format!("the order is {}, not in_review", self.state.status)),
-            Err(problem) => self.ignore("decide", problem),
+            Ok(decision) if self.ensure_awaits_decision().is_ok() => self.decision = Some(decision),
+            Ok(_) => self.report_ignored_signal(
+                "decide",
+                format!("the order is {}, not in_review", self.state.status),
+            ),
+            Err(problem) => self.report_ignored_signal("decide", problem),
         }
     }
 
@@ -259,11 +264,12 @@ impl OrderWorkflow {
     #[signal(name = "amend")]
     pub fn amend_signal(&mut self, _ctx: &mut SyncWorkflowContext<Self>, input: RawValue) {
         match step::messages::decode(&input) {
-            Ok(amendment) if self.awaits_amendment().is_ok() => self.amendment = Some(amendment),
-            Ok(_) => {
-                self.ignore("amend", format!("the order is {}, not awaiting_customer", self.state.status))
-            }
-            Err(problem) => self.ignore("amend", problem),
+            Ok(amendment) if self.ensure_awaits_amendment().is_ok() => self.amendment = Some(amendment),
+            Ok(_) => self.report_ignored_signal(
+                "amend",
+                format!("the order is {}, not awaiting_customer", self.state.status),
+            ),
+            Err(problem) => self.report_ignored_signal("amend", problem),
         }
     }
 
@@ -271,8 +277,8 @@ impl OrderWorkflow {
     #[signal(name = "shipment_event")]
     pub fn shipment_event(&mut self, _ctx: &mut SyncWorkflowContext<Self>, input: RawValue) {
         match step::messages::decode::<ShipmentEvent>(&input) {
-            Ok(event) => self.hear_of(event),
-            Err(problem) => self.ignore("shipment_event", problem),
+            Ok(event) => self.enqueue_shipment_event(event),
+            Err(problem) => self.report_ignored_signal("shipment_event", problem),
         }
     }
 
@@ -280,7 +286,7 @@ impl OrderWorkflow {
     /// signal, as its workflow task is only written down once it is done.
     #[update(name = "shipment_event")]
     pub fn shipment_event_update(&mut self, _ctx: &mut SyncWorkflowContext<Self>, event: ShipmentEvent) {
-        self.hear_of(event);
+        self.enqueue_shipment_event(event);
     }
 
     /// The provider has news of the order's money. Payload: [`PaymentEvent`]. A reason to ask the provider at once,
@@ -288,37 +294,43 @@ impl OrderWorkflow {
     #[signal(name = "payment_event")]
     pub fn payment_event(&mut self, _ctx: &mut SyncWorkflowContext<Self>, input: RawValue) {
         match step::messages::decode::<PaymentEvent>(&input) {
-            Ok(event) if event.kind == names::HOLD_GONE => self.renewal_due = Some(step::renewal::LAPSED),
-            _ => self.payment_news = true,
+            Ok(event) if event.kind == names::EVENT_AUTHORIZATION_GONE => {
+                self.reauthorization_reason = Some(step::renewal::REASON_EXPIRED)
+            }
+            _ => self.has_payment_event = true,
         }
     }
 
     /// An operator does something about what the order needs somebody for. Payload: [`Operation`].
     #[signal(name = "operate")]
     pub fn operate_signal(&mut self, _ctx: &mut SyncWorkflowContext<Self>, input: RawValue) {
-        let operation: Operation = match step::messages::decode(&input) {
+        let operation: OperatorCommand = match step::messages::decode(&input) {
             Ok(operation) => operation,
-            Err(problem) => return self.ignore("operate", problem),
+            Err(problem) => return self.report_ignored_signal("operate", problem),
         };
-        match self.may_operate(&operation) {
-            Ok(()) => self.operate(Operation {
+        match self.validate_operator_command(&operation) {
+            Ok(()) => self.enqueue_operator_command(OperatorCommand {
                 actor: step::operator::ACTOR_TEMPORAL.to_owned(),
                 request: None,
                 ..operation
             }),
-            Err(problem) => self.ignore("operate", problem.to_string()),
+            Err(problem) => self.report_ignored_signal("operate", problem.to_string()),
         }
     }
 
     #[update_validator(operate_update)]
-    fn validate_operate(&self, _ctx: &WorkflowContextView, operation: &Operation) -> Result<(), Refusal> {
-        self.may_operate(operation)
+    fn validate_operate(
+        &self,
+        _ctx: &WorkflowContextView,
+        operation: &OperatorCommand,
+    ) -> Result<(), ValidationError> {
+        self.validate_operator_command(operation)
     }
 
     /// An operator does something about what the order needs somebody for.
     #[update(name = "operate")]
-    pub fn operate_update(&mut self, _ctx: &mut SyncWorkflowContext<Self>, operation: Operation) {
-        self.operate(operation);
+    pub fn operate_update(&mut self, _ctx: &mut SyncWorkflowContext<Self>, operation: OperatorCommand) {
+        self.enqueue_operator_command(operation);
     }
 
     /// The order as the workflow knows it.
@@ -328,9 +340,15 @@ impl OrderWorkflow {
     }
 
     #[update_validator(cancel_update)]
-    fn validate_cancel(&self, _ctx: &WorkflowContextView, request: &CancelRequest) -> Result<(), Refusal> {
-        adjust::lines::check_identity(request)?;
-        self.plan(request)?.refusal(self.state.status).map_or(Ok(()), |words| Err(words.into()))
+    fn validate_cancel(
+        &self,
+        _ctx: &WorkflowContextView,
+        request: &CancelRequest,
+    ) -> Result<(), ValidationError> {
+        adjust::lines::require_request_id(request)?;
+        self.plan_request(request)?
+            .rejection_message(self.state.status)
+            .map_or(Ok(()), |text| Err(text.into()))
     }
 
     /// Cancel what can still be stopped; answers at once with the plan.
@@ -341,15 +359,19 @@ impl OrderWorkflow {
         request: CancelRequest,
     ) -> CancelReply {
         // The validator has seen that the lines are there.
-        let plan = self.plan(&request).unwrap_or_else(|_| plan_cancellation(&self.state));
-        let cancelled_by_then = self.cancelled_by_then(&request);
+        let plan = self.plan_request(&request).unwrap_or_else(|_| plan_cancellation(&self.state));
+        let cancelled_by_then = self.cancelled_after(&request);
         self.accept_cancel(request, "api");
         CancelReply { plan, cancelled_by_then }
     }
 
     #[update_validator(decide_update)]
-    fn validate_decide(&self, _ctx: &WorkflowContextView, _decision: &Decision) -> Result<(), Refusal> {
-        self.may_decide()
+    fn validate_decide(
+        &self,
+        _ctx: &WorkflowContextView,
+        _decision: &Decision,
+    ) -> Result<(), ValidationError> {
+        self.validate_decision()
     }
 
     /// Decide on an order in review.
@@ -359,8 +381,12 @@ impl OrderWorkflow {
     }
 
     #[update_validator(amend_update)]
-    fn validate_amend(&self, _ctx: &WorkflowContextView, _amendment: &Amendment) -> Result<(), Refusal> {
-        self.may_amend()
+    fn validate_amend(
+        &self,
+        _ctx: &WorkflowContextView,
+        _amendment: &Amendment,
+    ) -> Result<(), ValidationError> {
+        self.validate_amendment()
     }
 
     /// Answer a shortage for the customer.
@@ -373,50 +399,51 @@ impl OrderWorkflow {
 impl OrderWorkflow {
     /// Writes to the timeline; the read model gets it with the next flush. Each status that the order has passed through
     /// since the last entry has an entry, so that consecutive entries are always a transition of the lifecycle.
-    fn note(&mut self, event: OrderEvent) {
-        if self.resumed && event.fact_key().is_some_and(|key| !self.facts.insert(key)) {
+    fn append_event(&mut self, event: OrderEvent) {
+        if self.resumed && event.deduplication_key().is_some_and(|key| !self.facts.insert(key)) {
             return;
         }
-        let mut passed = std::mem::take(&mut self.path);
+        let mut passed = std::mem::take(&mut self.unreported_statuses);
         passed.pop();
-        let passed = passed.into_iter().map(|status| Entry { event: OrderEvent::StatusChanged {}, status });
-        self.pending.extend(passed);
-        self.pending.push(Entry { event, status: self.state.status });
+        let passed =
+            passed.into_iter().map(|status| TimelineEntry { event: OrderEvent::StatusChanged {}, status });
+        self.unwritten_events.extend(passed);
+        self.unwritten_events.push(TimelineEntry { event, status: self.state.status });
     }
 
     /// The last entry that is not in the read model yet carries the status that it led to.
-    fn restamp(&mut self) {
-        let before = match self.pending.as_slice() {
+    fn update_last_event_status(&mut self) {
+        let before = match self.unwritten_events.as_slice() {
             [.., before, _] => before.status,
             _ => self.written_status,
         };
-        if let (Some(next), Some(last)) = (self.path.first(), self.pending.last_mut())
-            && (before == *next || before.next().contains(next))
+        if let (Some(next), Some(last)) = (self.unreported_statuses.first(), self.unwritten_events.last_mut())
+            && (before == *next || before.allowed_next().contains(next))
         {
             last.status = *next;
-            self.path.remove(0);
+            self.unreported_statuses.remove(0);
         }
     }
 
-    fn ignore(&mut self, signal: &str, problem: String) {
-        self.note(OrderEvent::SignalIgnored { signal: signal.to_owned(), problem });
+    fn report_ignored_signal(&mut self, signal: &str, problem: String) {
+        self.append_event(OrderEvent::SignalIgnored { signal: signal.to_owned(), problem });
     }
 
     /// Whichever way it comes, and however often, an event counts once.
-    fn hear_of(&mut self, event: ShipmentEvent) {
+    fn enqueue_shipment_event(&mut self, event: ShipmentEvent) {
         if self.seen_events.insert(event.event_id.clone()) {
-            self.inbox.push_back(event);
+            self.shipment_events.push_back(event);
         }
     }
 
     fn accept_cancel(&mut self, request: CancelRequest, source: &str) {
         if self.cancel.is_some()
-            || self.stopping.is_some()
+            || self.cancel_in_progress.is_some()
             || matches!(self.state.status, OrderStatus::Cancelling | OrderStatus::Cancelled)
         {
             return;
         }
-        if self.is_carried_out(&request) {
+        if self.is_completed(&request) {
             return;
         }
         if request.request.as_ref().is_some_and(|id| !self.accepted_requests.insert(id.clone())) {
@@ -425,20 +452,20 @@ impl OrderWorkflow {
         let (lines, all) = match &request.lines {
             None => (None, true),
             Some(lines) => {
-                let (news, all) = self.news(lines);
+                let (news, all) = self.not_yet_requested(lines);
                 if news.is_empty() {
                     return;
                 }
                 (Some(news), all)
             }
         };
-        let reason = step::messages::shorten(&request.reason);
+        let reason = step::messages::sanitize(&request.reason);
         let (source, request) = (source.to_owned(), request.request);
-        self.note(OrderEvent::CancelRequested {
+        self.append_event(OrderEvent::CancelRequested {
             reason: reason.clone(),
             source: source.clone(),
-            lines: lines.as_ref().map(Selection::lines),
-            pieces: lines.as_ref().map(Selection::quantities).unwrap_or_default(),
+            lines: lines.as_ref().map(LineSelection::lines),
+            pieces: lines.as_ref().map(LineSelection::quantities).unwrap_or_default(),
             request: request.clone(),
         });
         if all {
@@ -451,23 +478,23 @@ impl OrderWorkflow {
 
     /// What could be decided is past as soon as the order is on its way back, although its status may say so later. For
     /// updates alone: open orders' histories have what signals came to.
-    fn is_undecided(&self) -> Result<(), Refusal> {
-        if self.unwinding || self.cancel.is_some() {
+    fn ensure_not_stopping(&self) -> Result<(), ValidationError> {
+        if self.is_compensating || self.cancel.is_some() {
             Err("the order is coming to its end".into())
         } else {
             Ok(())
         }
     }
 
-    fn may_decide(&self) -> Result<(), Refusal> {
-        self.is_undecided().and_then(|()| self.awaits_decision())
+    fn validate_decision(&self) -> Result<(), ValidationError> {
+        self.ensure_not_stopping().and_then(|()| self.ensure_awaits_decision())
     }
 
-    fn may_amend(&self) -> Result<(), Refusal> {
-        self.is_undecided().and_then(|()| self.awaits_amendment())
+    fn validate_amendment(&self) -> Result<(), ValidationError> {
+        self.ensure_not_stopping().and_then(|()| self.ensure_awaits_amendment())
     }
 
-    fn awaits_decision(&self) -> Result<(), Refusal> {
+    fn ensure_awaits_decision(&self) -> Result<(), ValidationError> {
         match (self.state.status, &self.decision) {
             (OrderStatus::InReview, None) => Ok(()),
             (OrderStatus::InReview, Some(_)) => Err("the order has already been decided".into()),
@@ -475,7 +502,7 @@ impl OrderWorkflow {
         }
     }
 
-    fn awaits_amendment(&self) -> Result<(), Refusal> {
+    fn ensure_awaits_amendment(&self) -> Result<(), ValidationError> {
         match (self.state.status, &self.amendment) {
             (OrderStatus::AwaitingCustomer, None) => Ok(()),
             (OrderStatus::AwaitingCustomer, Some(_)) => Err("the customer has already answered".into()),
@@ -493,7 +520,7 @@ impl OrderWorkflow {
 
     /// The customer has something to do until the outcome is known. Not only while the workflow waits for it: an answer that
     /// is asked for again may change nothing else, and then nothing is written.
-    fn set_payment(&mut self, status: PaymentStatus) {
+    fn set_payment_status(&mut self, status: PaymentStatus) {
         self.state.payment_status = status;
         self.state.payment_action &= matches!(status, PaymentStatus::Pending | PaymentStatus::Unknown);
     }
@@ -501,13 +528,13 @@ impl OrderWorkflow {
 
 /// Takes one step of the lifecycle. A step that the lifecycle does not have is a defect of this code: the workflow
 /// task fails and is tried again until the code is mended, and nothing is lost.
-fn go(ctx: &Ctx, to: OrderStatus) {
-    match ctx.state_mut(|s| s.state.go(to)) {
-        Ok(()) => ctx.state_mut(|s| s.path.push(to)),
+fn transition(ctx: &Ctx, to: OrderStatus) {
+    match ctx.state_mut(|s| s.state.transition_to(to)) {
+        Ok(()) => ctx.state_mut(|s| s.unreported_statuses.push(to)),
         Err(illegal) => ctx.force_task_fail(illegal),
     }
 }
 
-fn note(ctx: &Ctx, event: OrderEvent) {
-    ctx.state_mut(|s| s.note(event));
+fn append_event(ctx: &Ctx, event: OrderEvent) {
+    ctx.state_mut(|s| s.append_event(event));
 }

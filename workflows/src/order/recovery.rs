@@ -9,18 +9,19 @@
 //! The read model may lag behind what was done, so no step counts as undone or not begun: each undo runs, for all labels,
 //! and the carrier's events are processed again. All of it is repeatable.
 
-use crate::order::step::restart::{catch_up, fact, read};
+use crate::order::step::restart::{deduplication_key_of, load_recovery_state, restart_if_behind};
 use crate::order::{
-    Ctx, OrderWorkflow, compensation, go, note, shipping,
+    Ctx, OrderWorkflow, append_event, compensation, shipping,
     step::{
         self,
-        definition::{Mode, Step},
+        definition::{Step, StepPolicy},
         read_model,
-        stop::{Stop, Undo},
+        stop::{Compensation, StopReason},
         versioning,
     },
+    transition,
 };
-use crate::{activities::OrderActivities, names, wire::*};
+use crate::{activities::OrderActivities, names, payloads::*};
 use waybill_domain::{
     event::OrderEvent,
     ids::ShipmentId,
@@ -30,71 +31,75 @@ use waybill_domain::{
 };
 
 /// Why a successor run cancels, and why there is one.
-const REASON: &str = "its workflow was ended";
+const REASON_WORKFLOW_TERMINATED: &str = "its workflow was ended";
 /// Why an order goes on cancelling whose request to cancel is in no history.
-const UNDER_WAY: &str = "a cancellation was under way";
+const REASON_CANCEL_IN_PROGRESS: &str = "a cancellation was under way";
 
 /// A request to cancel came before the promise. Labels are booked after the promise is in the read model, so that is
 /// asked first; whatever else a lost task may have done is undone on suspicion.
-pub(crate) async fn cancel_before_promise(ctx: &Ctx, reason: String) -> Result<(), Stop> {
-    if !versioning::has(ctx, versioning::LOST_TASKS_ARE_UNDONE) {
-        return Err(Stop::Cancelled { reason });
+pub(crate) async fn cancel_before_confirmation(ctx: &Ctx, reason: String) -> Result<(), StopReason> {
+    if !versioning::is_patched(ctx, versioning::COMPENSATE_UNRECORDED_TASKS) {
+        return Err(StopReason::Cancelled { reason });
     }
     ctx.state_mut(|s| {
         if s.cancel.is_none() {
-            s.cancel = s.stopping.take().or_else(|| Some(CancelRequest::whole(&reason)));
+            s.cancel = s.cancel_in_progress.take().or_else(|| Some(CancelRequest::whole_order(&reason)));
         }
     });
-    catch_up(ctx).await;
+    restart_if_behind(ctx).await;
     if ctx.state(|s| s.state.status == OrderStatus::Confirmed) {
         // Labels may have been booked: the way back begins at the carrier.
         return Ok(());
     }
-    stop_before_promise(ctx)
+    stop_before_confirmation(ctx)
 }
 
 /// The read model may have no authorization, or no stock: there may be some all the same, and none may come after this.
-fn stop_before_promise(ctx: &Ctx) -> Result<(), Stop> {
+fn stop_before_confirmation(ctx: &Ctx) -> Result<(), StopReason> {
     let request = ctx.state_mut(|s| {
-        s.undo = vec![Undo::ReleaseStock, Undo::VoidAuthorization];
-        s.stopping = s.cancel.take();
-        s.stopping.clone()
+        s.compensations = vec![Compensation::ReleaseStock, Compensation::VoidAuthorization];
+        s.cancel_in_progress = s.cancel.take();
+        s.cancel_in_progress.clone()
     });
-    Err(Stop::Cancelled { reason: request.map_or_else(|| REASON.into(), |request| request.reason) })
+    Err(StopReason::Cancelled {
+        reason: request.map_or_else(|| REASON_WORKFLOW_TERMINATED.into(), |request| request.reason),
+    })
 }
 
 /// A successor run adopts what the workflow that was ended has left.
-pub(crate) async fn take_over(ctx: &Ctx) {
-    let read = read(ctx).await;
+pub(crate) async fn adopt_terminated_order(ctx: &Ctx) {
+    let read = load_recovery_state(ctx).await;
     ctx.state_mut(|s| {
-        s.edition = read.edition;
-        s.adopt(read);
+        s.workflow_version = read.edition;
+        s.adopt_recovery_state(read);
     });
-    note(ctx, OrderEvent::Inherited { reason: REASON.into() });
+    append_event(ctx, OrderEvent::TakenOver { reason: REASON_WORKFLOW_TERMINATED.into() });
     if ctx.state(|s| s.state.status.is_terminal()) {
         return;
     }
-    ctx.state_mut(|s| s.undo = vec![Undo::ReleaseStock, Undo::VoidAuthorization]);
+    ctx.state_mut(|s| s.compensations = vec![Compensation::ReleaseStock, Compensation::VoidAuthorization]);
     read_model::publish_status(ctx);
 }
 
 /// Goes on from the adopted state. A successor run cancels what can be cancelled.
-pub(crate) async fn resume(ctx: &Ctx) -> Result<(), Stop> {
+pub(crate) async fn resume(ctx: &Ctx) -> Result<(), StopReason> {
     use OrderStatus as O;
-    let (status, cancels) = ctx.state(|s| (s.state.status, s.input.inherits));
+    let (status, is_successor) = ctx.state(|s| (s.state.status, s.input.is_successor));
     match status {
         O::Shipped | O::Delivered => {}
-        O::Fulfilling | O::PartiallyShipped if cancels => ask_to_cancel(ctx),
+        O::Fulfilling | O::PartiallyShipped if is_successor => request_cancel(ctx),
         O::Fulfilling | O::PartiallyShipped => {}
         // Labels may have been booked: the way back begins at the carrier.
-        O::Confirmed if cancels => {
-            ask_to_cancel(ctx);
-            go(ctx, O::Fulfilling);
+        O::Confirmed if is_successor => {
+            request_cancel(ctx);
+            transition(ctx, O::Fulfilling);
         }
-        O::Cancelling if versioning::has(ctx, versioning::ONE_ENDING) => return finish_cancel(ctx).await,
+        O::Cancelling if versioning::is_patched(ctx, versioning::SINGLE_OUTCOME) => {
+            return finish_cancel(ctx).await;
+        }
         // The cancel under way is carried out from its beginning.
         O::Cancelling => {
-            ask_to_cancel(ctx);
+            request_cancel(ctx);
             let (open, left) = ctx.state_mut(|s| {
                 let left = s.state.shipments.iter().any(|shipment| shipment.has_left());
                 let open = s.state.shipments.iter().any(|shipment| shipment.is_open());
@@ -104,85 +109,89 @@ pub(crate) async fn resume(ctx: &Ctx) -> Result<(), Stop> {
                 (open, left)
             });
             if !open && !left {
-                return stop_before_promise(ctx);
+                return stop_before_confirmation(ctx);
             }
         }
-        _ if cancels => {
-            ask_to_cancel(ctx);
-            return stop_before_promise(ctx);
+        _ if is_successor => {
+            request_cancel(ctx);
+            return stop_before_confirmation(ctx);
         }
         _ => {
             release_cancelled(ctx).await;
-            return OrderWorkflow::go_through(ctx).await;
+            return OrderWorkflow::run_steps(ctx).await;
         }
     }
-    capture_missing(ctx).await;
+    capture_uncaptured(ctx).await;
     release_cancelled(ctx).await;
-    void_rest(ctx).await;
+    void_remainder_if_authorized(ctx).await;
     shipping::ship(ctx).await
 }
 
 /// The cancel under way is carried out from its beginning. The status stays `cancelling` until then, so that another run
 /// that goes on from the read model does the same.
-async fn finish_cancel(ctx: &Ctx) -> Result<(), Stop> {
-    ask_to_cancel(ctx);
+async fn finish_cancel(ctx: &Ctx) -> Result<(), StopReason> {
+    request_cancel(ctx);
     // Labels come after the promise.
-    let is_promised = ctx.state(OrderWorkflow::is_promised);
+    let is_promised = ctx.state(OrderWorkflow::is_confirmed);
     let is_settled =
         |s: &OrderWorkflow| s.state.shipments.iter().all(|sh| sh.status == FulfilmentStatus::Cancelled);
     if !is_promised || ctx.state(is_settled) {
-        return stop_before_promise(ctx);
+        return stop_before_confirmation(ctx);
     }
-    capture_missing(ctx).await;
+    capture_uncaptured(ctx).await;
     release_cancelled(ctx).await;
     // Before the carrier's events, so that a refusal precedes the hand-over in the timeline.
-    shipping::stop_open(ctx).await?;
+    shipping::cancel_open_shipments(ctx).await?;
     shipping::ship(ctx).await
 }
 
 impl OrderWorkflow {
     /// Whether a resumed order was confirmed.
-    fn is_promised(&self) -> bool {
-        self.facts.contains(&fact(&OrderEvent::Confirmed {}))
+    fn is_confirmed(&self) -> bool {
+        self.facts.contains(&deduplication_key_of(&OrderEvent::Confirmed {}))
     }
 
     /// The recorded stop, where a run restarts with it: unless another run confirmed the order before, or wrote a cancel,
     /// which is carried out as that.
-    pub(crate) fn binding_stop(&self) -> Option<Stop> {
-        let is_other = self.is_promised() || self.state.status == OrderStatus::Cancelling;
+    pub(crate) fn recorded_stop_in_force(&self) -> Option<StopReason> {
+        let is_other = self.is_confirmed() || self.state.status == OrderStatus::Cancelling;
         self.recorded_stop.clone().filter(|_| !is_other)
     }
 }
 
 /// The rest of an authorization that a run before this one may not have come to void.
-async fn void_rest(ctx: &Ctx) {
+async fn void_remainder_if_authorized(ctx: &Ctx) {
     let is_held = ctx.state(|s| s.state.authorized > s.state.captured);
-    if is_held && versioning::has(ctx, versioning::ONE_ENDING) {
-        compensation::void_rest(ctx).await;
+    if is_held && versioning::is_patched(ctx, versioning::SINGLE_OUTCOME) {
+        compensation::void_remainder(ctx).await;
     }
 }
 
 /// A run before this one may have stopped shipments, or lines of them, and not have come to their stock.
 async fn release_cancelled(ctx: &Ctx) {
-    if !versioning::has(ctx, versioning::ONE_ENDING) {
+    if !versioning::is_patched(ctx, versioning::SINGLE_OUTCOME) {
         return;
     }
     let stopped: Vec<ShipmentId> = ctx.state(|s| {
         // What replaced a short shipment would be released with it. After a cancel of lines its own stock is theirs alone.
         let is_replaced = |shipment_id: ShipmentId| {
-            s.facts.contains(&fact(&OrderEvent::Replaced { shipment_id, by: Vec::new() }))
+            s.facts.contains(&deduplication_key_of(&OrderEvent::Replaced { shipment_id, by: Vec::new() }))
         };
         let cancelled = s.state.shipments.iter().filter(|sh| sh.status == FulfilmentStatus::Cancelled);
         cancelled.map(|sh| sh.id).filter(|id| !is_replaced(*id)).collect()
     });
     if !stopped.is_empty() {
-        compensation::release(ctx, Some(stopped), 0).await;
+        compensation::release_shipments(ctx, Some(stopped), 0).await;
     }
 }
 
-fn ask_to_cancel(ctx: &Ctx) {
+fn request_cancel(ctx: &Ctx) {
     ctx.state_mut(|s| {
-        let request = CancelRequest::whole(if s.input.inherits { REASON } else { UNDER_WAY });
+        let request = CancelRequest::whole_order(if s.input.is_successor {
+            REASON_WORKFLOW_TERMINATED
+        } else {
+            REASON_CANCEL_IN_PROGRESS
+        });
         if s.state.status == OrderStatus::Cancelling {
             s.cancel.get_or_insert(CancelRequest { source: "system".into(), ..request });
         } else {
@@ -192,7 +201,7 @@ fn ask_to_cancel(ctx: &Ctx) {
 }
 
 /// Takes the money for goods that left while nobody could take it.
-async fn capture_missing(ctx: &Ctx) {
+async fn capture_uncaptured(ctx: &Ctx) {
     let unpaid: Vec<ShipmentId> = ctx.state(|s| {
         let shipments = s.state.shipments.iter();
         shipments
@@ -207,25 +216,26 @@ async fn capture_missing(ctx: &Ctx) {
 }
 
 /// Releases whatever is held for an order that has ended. Its status and its money are as they were written.
-pub(crate) async fn release_all(ctx: &Ctx) {
-    ctx.state_mut(|s| s.undo.clear());
-    void(ctx).await;
+pub(crate) async fn release_ended_order(ctx: &Ctx) {
+    ctx.state_mut(|s| s.compensations.clear());
+    void_without_event(ctx).await;
     let input = ctx.state(|s| ReleaseInput { order_id: s.input.order_id, shipments: None });
-    let step = persistent("release_stock", names::QUEUE_ORDERS, AttentionReason::UndoFailing);
-    let _ = step::run(ctx, || OrderActivities::release_stock, input, step, |_| Ok(())).await;
+    let step = must_succeed_step("release_stock", names::QUEUE_ORDERS, AttentionReason::UndoFailing);
+    let _ = step::run_step(ctx, || OrderActivities::release_stock, input, step, |_| Ok(())).await;
     read_model::publish_status(ctx);
     read_model::flush(ctx).await;
 }
 
 /// Voids the authorization without an entry in the timeline.
-async fn void(ctx: &Ctx) -> Option<Amount> {
+async fn void_without_event(ctx: &Ctx) -> Option<Amount> {
     let input = ctx.state(|s| s.order_ref());
-    let step = persistent("void_authorization", names::QUEUE_PAYMENTS, AttentionReason::UndoFailing);
-    let by_hand = |_: &Operation| Ok(VoidResult { voided: Amount::ZERO });
-    let done = step::run(ctx, || OrderActivities::void_authorization, input, step, by_hand).await;
+    let step = must_succeed_step("void_authorization", names::QUEUE_PAYMENTS, AttentionReason::UndoFailing);
+    let operator_result = |_: &OperatorCommand| Ok(VoidResult { voided: Amount::ZERO });
+    let done =
+        step::run_step(ctx, || OrderActivities::void_authorization, input, step, operator_result).await;
     done.ok().map(|done| done.voided)
 }
 
-fn persistent(name: &'static str, queue: &'static str, attention: AttentionReason) -> Step {
-    Step { name, queue, mode: Mode::Persistent, attention, shipment: None }
+fn must_succeed_step(name: &'static str, queue: &'static str, attention: AttentionReason) -> Step {
+    Step { name, queue, policy: StepPolicy::MustSucceed, attention, shipment: None }
 }

@@ -1,13 +1,13 @@
 //! Waiting for people, carriers and cancellation.
 
-use crate::order::step::cancel::{fold_engine_cancel, until};
+use crate::order::step::cancel::{accept_workflow_cancel, wait_until};
 use crate::order::{Ctx, OrderWorkflow, adjust::lines, step::read_model};
 use futures::FutureExt;
 use std::{pin::pin, time::Duration};
 use temporalio_workflow::{TimerOptions, WorkflowCancellationToken, workflows::select};
 
 /// Why a wait ended.
-pub(crate) enum Woken {
+pub(crate) enum WaitOutcome {
     Ready,
     TimedOut,
 }
@@ -16,44 +16,44 @@ pub(crate) enum Woken {
 /// single lines are cancelled.
 pub(crate) async fn wait(
     ctx: &Ctx,
-    ready: impl Fn(&OrderWorkflow) -> bool,
+    condition: impl Fn(&OrderWorkflow) -> bool,
     limit: Option<(Duration, &str)>,
-) -> Woken {
-    fold_engine_cancel(ctx);
+) -> WaitOutcome {
+    accept_workflow_cancel(ctx);
     let timer_token = WorkflowCancellationToken::new();
-    let woken = match limit {
+    let outcome = match limit {
         None => {
-            told(ctx, &ready).await;
-            Woken::Ready
+            wait_flushing_events(ctx, &condition).await;
+            WaitOutcome::Ready
         }
         Some((duration, summary)) => {
             let options = TimerOptions::builder(duration)
                 .cancellation_token(timer_token.clone())
                 .summary(summary.to_owned());
             let mut timer = pin!(ctx.timer(options.build()));
-            let word = |s: &OrderWorkflow| ready(s) || s.has_lines_due();
+            let is_ready = |s: &OrderWorkflow| condition(s) || s.has_due_lines();
             loop {
-                let mut condition = pin!(told(ctx, &word).fuse());
+                let mut wait = pin!(wait_flushing_events(ctx, &is_ready).fuse());
                 select! {
-                    () = condition => {}
-                    _ = timer => break Woken::TimedOut,
+                    () = wait => {}
+                    _ = timer => break WaitOutcome::TimedOut,
                 }
-                if ctx.state(|s| s.cancel.is_some() || ready(s)) {
-                    break Woken::Ready;
+                if ctx.state(|s| s.cancel.is_some() || condition(s)) {
+                    break WaitOutcome::Ready;
                 }
-                lines::cancel_due(ctx).await;
+                lines::cancel_due_lines(ctx).await;
             }
         }
     };
     timer_token.cancel();
-    woken
+    outcome
 }
 
 /// As [`until`], and what is noted meanwhile (a refused request, a signal that could not be read) is shown at once.
-async fn told(ctx: &Ctx, ready: &impl Fn(&OrderWorkflow) -> bool) {
+async fn wait_flushing_events(ctx: &Ctx, condition: &impl Fn(&OrderWorkflow) -> bool) {
     loop {
-        until(ctx, &|s| ready(s) || !s.pending.is_empty()).await;
-        if ctx.state(|s| s.cancel.is_some() || ready(s)) {
+        wait_until(ctx, &|s| condition(s) || !s.unwritten_events.is_empty()).await;
+        if ctx.state(|s| s.cancel.is_some() || condition(s)) {
             return;
         }
         read_model::flush(ctx).await;

@@ -1,16 +1,19 @@
 //! Stripe's refunds of a PaymentIntent.
 
 use super::Stripe;
-use crate::payments::{ListedRefund, ProviderError, ProviderRefund, RefundPage, RefundRequest};
+use crate::payments::{ProviderError, ProviderListedRefund, ProviderRefund, RefundPage, RefundRequest};
 use reqwest::Method;
 use serde_json::Value;
-use waybill_domain::{after::RefundState, ids::RefundId, money::Amount, provider_units::ProviderUnits};
+use waybill_domain::{ids::RefundId, money::Amount, provider_units::ProviderCurrency, refund::RefundState};
 
 /// The longest page that Stripe gives.
 const PAGE: usize = 100;
 
-pub(super) async fn ask(stripe: &Stripe, request: &RefundRequest) -> Result<ProviderRefund, ProviderError> {
-    let amount = ProviderUnits::of(request.currency)?.to_provider(request.amount)?;
+pub(super) async fn create(
+    stripe: &Stripe,
+    request: &RefundRequest,
+) -> Result<ProviderRefund, ProviderError> {
+    let amount = ProviderCurrency::for_currency(request.currency)?.to_provider(request.amount)?;
     let form = [
         ("payment_intent", request.provider_ref.clone()),
         ("amount", amount.to_string()),
@@ -18,7 +21,7 @@ pub(super) async fn ask(stripe: &Stripe, request: &RefundRequest) -> Result<Prov
         ("metadata[refund_id]", request.refund_id.to_string()),
     ];
     let failure = match stripe.call("refund", Method::POST, "v1/refunds", Some(&request.key), &form).await {
-        Ok(Ok(refund)) => return read(&refund),
+        Ok(Ok(refund)) => return parse(&refund),
         Ok(Err(refusal)) => refusal.into_error(),
         Err(unavailable @ ProviderError::Unavailable(_)) => return Err(unavailable),
         Err(unknown) => unknown,
@@ -36,25 +39,28 @@ pub(super) async fn find(
     payment: &str,
     refund: RefundId,
 ) -> Result<Option<ProviderRefund>, ProviderError> {
-    let listed = of_payment(stripe, payment).await?.into_iter();
+    let listed = list_by_payment(stripe, payment).await?.into_iter();
     Ok(listed.filter(|listed| listed.refund_id == Some(refund)).map(|listed| listed.refund).next())
 }
 
-pub(super) async fn of_payment(stripe: &Stripe, payment: &str) -> Result<Vec<ListedRefund>, ProviderError> {
+pub(super) async fn list_by_payment(
+    stripe: &Stripe,
+    payment: &str,
+) -> Result<Vec<ProviderListedRefund>, ProviderError> {
     let (query, mut found) = (format!("payment_intent={payment}"), Vec::new());
     let mut after: Option<String> = None;
     loop {
-        let page = page(stripe, &query, after.as_deref()).await?;
+        let page = list_page(stripe, &query, after.as_deref()).await?;
         found.extend(page.refunds);
-        after = page.last;
-        if !page.more || after.is_none() {
+        after = page.last_id;
+        if !page.has_more || after.is_none() {
             return Ok(found);
         }
     }
 }
 
 /// The refunds that fit the query, behind the one with the id `after`.
-pub(super) async fn page(
+pub(super) async fn list_page(
     stripe: &Stripe,
     query: &str,
     after: Option<&str>,
@@ -62,37 +68,37 @@ pub(super) async fn page(
     let after = after.map(|id| format!("&starting_after={id}")).unwrap_or_default();
     let path = format!("v1/refunds?{query}&limit={PAGE}{after}");
     let list = stripe.call("look_up", Method::GET, &path, None, &[]).await?;
-    let list = list.map_err(super::Refusal::into_error)?;
+    let list = list.map_err(super::StripeError::into_error)?;
     let refunds = list["data"].as_array().map(Vec::as_slice).unwrap_or_default();
     Ok(RefundPage {
-        last: refunds.last().and_then(|last| last["id"].as_str()).map(str::to_owned),
-        more: list["has_more"] == true,
-        refunds: refunds.iter().filter_map(listed).collect::<Result<_, _>>()?,
+        last_id: refunds.last().and_then(|last| last["id"].as_str()).map(str::to_owned),
+        has_more: list["has_more"] == true,
+        refunds: refunds.iter().filter_map(parse_listed).collect::<Result<_, _>>()?,
     })
 }
 
 /// None for one that moved no money: Stripe also lists as a refund that an authorization, or what a capture left of one,
 /// was released, and gives it no balance transaction.
-fn listed(refund: &Value) -> Option<Result<ListedRefund, ProviderError>> {
+fn parse_listed(refund: &Value) -> Option<Result<ProviderListedRefund, ProviderError>> {
     let refund_id = refund["metadata"]["refund_id"].as_str().and_then(|id| id.parse().ok());
-    let moved_nothing = refund.get("balance_transaction").is_some_and(Value::is_null);
+    let has_no_balance_transaction = refund.get("balance_transaction").is_some_and(Value::is_null);
     // One of ours is never left out: it would be requested again.
-    if refund_id.is_none() && refund["status"] == "succeeded" && moved_nothing {
+    if refund_id.is_none() && refund["status"] == "succeeded" && has_no_balance_transaction {
         return None;
     }
     let payment = refund["payment_intent"].as_str()?.to_owned();
-    let units = ProviderUnits::of_code(refund["currency"].as_str()?).ok()?;
+    let units = ProviderCurrency::for_code(refund["currency"].as_str()?).ok()?;
     let amount = Amount::new(units.to_minor(refund["amount"].as_i64()?)?).ok()?;
-    Some(read(refund).map(|refund| ListedRefund { refund, payment, amount, refund_id }))
+    Some(parse(refund).map(|refund| ProviderListedRefund { refund, payment, amount, refund_id }))
 }
 
-pub(super) async fn look_up(stripe: &Stripe, provider_ref: &str) -> Result<ProviderRefund, ProviderError> {
+pub(super) async fn get(stripe: &Stripe, provider_ref: &str) -> Result<ProviderRefund, ProviderError> {
     let path = format!("v1/refunds/{provider_ref}");
     let reply = stripe.call("look_up", Method::GET, &path, None, &[]).await?;
-    read(&reply.map_err(super::Refusal::into_error)?)
+    parse(&reply.map_err(super::StripeError::into_error)?)
 }
 
-fn read(refund: &Value) -> Result<ProviderRefund, ProviderError> {
+fn parse(refund: &Value) -> Result<ProviderRefund, ProviderError> {
     let text = |name: &str| refund[name].as_str().map(str::to_owned);
     let (state, code) = match refund["status"].as_str() {
         Some("succeeded") => (RefundState::Succeeded, None),
@@ -116,11 +122,11 @@ mod tests {
             json!({"id": "re_1", "status": "succeeded", "amount": 400, "currency": "eur", "payment_intent": "pi_1",
                 "metadata": metadata, "balance_transaction": transaction})
         };
-        assert!(listed(&refund(json!({}), Value::Null)).is_none(), "no money moved");
-        let made = listed(&refund(json!({}), json!("txn_1"))).unwrap().unwrap();
+        assert!(parse_listed(&refund(json!({}), Value::Null)).is_none(), "no money moved");
+        let made = parse_listed(&refund(json!({}), json!("txn_1"))).unwrap().unwrap();
         assert_eq!((made.payment.as_str(), made.amount.minor(), made.refund_id), ("pi_1", 400, None));
         let id = "0197d7a6-5a3e-7000-8000-000000000001";
-        let ours = listed(&refund(json!({"refund_id": id}), Value::Null)).unwrap().unwrap();
+        let ours = parse_listed(&refund(json!({"refund_id": id}), Value::Null)).unwrap().unwrap();
         assert_eq!(ours.refund_id, id.parse().ok(), "it would be requested again");
     }
 }

@@ -1,6 +1,6 @@
 //! Setting stock aside, for many orders at a time.
 
-use super::take_turns;
+use super::lock_orders;
 use crate::{Result, parse};
 use serde::Serialize;
 use sqlx::{Acquire, PgConnection, Postgres, types::Json};
@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use uuid::Uuid;
 use waybill_domain::{
     Currency,
-    allocation::{Allocation, Available, Charges, allocate},
+    allocation::{Allocation, AvailableStock, OrderCharges, allocate},
     ids::{MerchantId, OrderId},
     money::Amount,
     order::{self, OrderLine, ShortagePolicy},
@@ -16,11 +16,11 @@ use waybill_domain::{
 
 /// How long stock stays set aside for an order that no workflow cares for, in hours. Open orders are never touched
 /// by it: it is for what an operator's `terminate` leaves behind.
-const HOLD_HOURS: f64 = 7.0 * 24.0;
+const STOCK_HOLD_HOURS: f64 = 7.0 * 24.0;
 
 /// What an order asked for and what it gets.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reserved {
+pub struct ReservationResult {
     /// As placed.
     pub lines: Vec<OrderLine>,
     /// What to do about what is short.
@@ -30,7 +30,7 @@ pub struct Reserved {
 }
 
 /// Sets stock aside for orders, one after the other, by their shortage policies: with `reject`, all of it or none. All
-/// of them in one transaction, so orders of one SKU change its row once. The answers are kept, and given again to a
+/// of them in one transaction, so orders of one SKU change its row once. The answers are stored, and given again to a
 /// repetition; an order whose stock was released gets nothing. `None` where there is no such order. No order may be
 /// there twice.
 ///
@@ -39,54 +39,55 @@ pub struct Reserved {
 pub async fn reserve(
     db: impl Acquire<'_, Database = Postgres>,
     orders: &[OrderId],
-) -> Result<Vec<Option<Reserved>>> {
+) -> Result<Vec<Option<ReservationResult>>> {
     let mut tx = db.begin().await?;
-    take_turns(&mut tx, orders).await?;
-    let mut asked = read(&mut tx, orders).await?;
-    let unknown: Vec<&Asked> = asked.values().filter(|order| order.kept.is_none()).collect();
+    lock_orders(&mut tx, orders).await?;
+    let mut requests = read(&mut tx, orders).await?;
+    let unknown: Vec<&ReservationRequest> =
+        requests.values().filter(|order| order.stored.is_none()).collect();
     if !unknown.is_empty() {
         let wanted = unknown.iter().flat_map(|o| o.lines.iter().map(|l| (o.merchant_id, l.sku.as_str())));
         let mut free = lock_available(&mut tx, wanted.collect()).await?;
         let mut planned = Vec::with_capacity(unknown.len());
         for id in orders {
-            let Some(order) = asked.get_mut(id).filter(|order| order.kept.is_none()) else { continue };
-            let allocation = plan(*id, order, free.entry(order.merchant_id).or_default())?;
-            planned.push(Planned {
+            let Some(order) = requests.get_mut(id).filter(|order| order.stored.is_none()) else { continue };
+            let allocation = plan_allocation(*id, order, free.entry(order.merchant_id).or_default())?;
+            planned.push(PlannedReservation {
                 order_id: *id,
                 merchant_id: order.merchant_id,
                 allocation: allocation.clone(),
             });
-            order.kept = Some(allocation);
+            order.stored = Some(allocation);
         }
-        hold(&mut tx, &planned).await?;
+        insert_reservations(&mut tx, &planned).await?;
     }
     tx.commit().await?;
-    let answer = |order: Asked| {
-        let Asked { lines, shortage_policy, kept, .. } = order;
-        Reserved { lines, shortage_policy, allocation: kept.unwrap_or_default() }
+    let answer = |order: ReservationRequest| {
+        let ReservationRequest { lines, shortage_policy, stored, .. } = order;
+        ReservationResult { lines, shortage_policy, allocation: stored.unwrap_or_default() }
     };
-    Ok(orders.iter().map(|id| asked.remove(id).map(answer)).collect())
+    Ok(orders.iter().map(|id| requests.remove(id).map(answer)).collect())
 }
 
 /// What a reservation has to know of an order.
-struct Asked {
+struct ReservationRequest {
     merchant_id: MerchantId,
     currency: Currency,
     lines: Vec<OrderLine>,
     shortage_policy: ShortagePolicy,
-    charges: Charges,
+    charges: OrderCharges,
     /// The answer, if there is one already.
-    kept: Option<Allocation>,
+    stored: Option<Allocation>,
 }
 
 /// Those of the orders that there are. `offset 0` keeps the planner from any other way than a look-up of each by its key.
-async fn read(tx: &mut PgConnection, orders: &[OrderId]) -> Result<HashMap<OrderId, Asked>> {
+async fn read(tx: &mut PgConnection, orders: &[OrderId]) -> Result<HashMap<OrderId, ReservationRequest>> {
     let ids: Vec<Uuid> = orders.iter().map(|id| id.0).collect();
     let rows = sqlx::query!(
         r#"select o.id as "id!", o.merchant_id as "merchant_id!", o.lines as "lines!: Json<Vec<OrderLine>>",
              o.shortage_policy as "shortage_policy!", o.discount as "discount!", o.shipping_fee as "shipping_fee!",
              o.tax as "tax!", o.currency as "currency!",
-             (select allocation from stock_holds where order_id = o.id) as "kept: Json<Allocation>"
+             (select allocation from stock_holds where order_id = o.id) as "stored: Json<Allocation>"
            from unnest($1::uuid[]) as w (id) cross join lateral (
              select id, merchant_id, currency, lines, shortage_policy, discount, shipping_fee, tax
              from orders where id = w.id offset 0
@@ -98,19 +99,19 @@ async fn read(tx: &mut PgConnection, orders: &[OrderId]) -> Result<HashMap<Order
     let amount = |minor: i64| parse("an amount", Amount::new(minor));
     rows.into_iter()
         .map(|row| {
-            let asked = Asked {
+            let requests = ReservationRequest {
                 merchant_id: MerchantId(row.merchant_id),
-                currency: parse("a currency", order::currency(&row.currency))?,
+                currency: parse("a currency", order::parse_currency(&row.currency))?,
                 lines: row.lines.0,
                 shortage_policy: parse("a shortage policy", row.shortage_policy.parse())?,
-                charges: Charges {
+                charges: OrderCharges {
                     discount: amount(row.discount)?,
                     shipping_fee: amount(row.shipping_fee)?,
                     tax: amount(row.tax)?,
                 },
-                kept: row.kept.map(|kept| kept.0),
+                stored: row.stored.map(|stored| stored.0),
             };
-            Ok((OrderId(row.id), asked))
+            Ok((OrderId(row.id), requests))
         })
         .collect()
 }
@@ -120,7 +121,7 @@ async fn read(tx: &mut PgConnection, orders: &[OrderId]) -> Result<HashMap<Order
 pub(crate) async fn lock_available(
     tx: &mut PgConnection,
     wanted: BTreeSet<(MerchantId, &str)>,
-) -> Result<BTreeMap<MerchantId, Available>> {
+) -> Result<BTreeMap<MerchantId, AvailableStock>> {
     let (merchants, skus): (Vec<Uuid>, Vec<String>) =
         wanted.into_iter().map(|(merchant, sku)| (merchant.0, sku.to_owned())).unzip();
     let rows = sqlx::query!(
@@ -142,7 +143,7 @@ pub(crate) async fn lock_available(
     )
     .fetch_all(tx)
     .await?;
-    let mut free: BTreeMap<MerchantId, Available> = BTreeMap::new();
+    let mut free: BTreeMap<MerchantId, AvailableStock> = BTreeMap::new();
     for row in rows {
         free.entry(MerchantId(row.merchant_id))
             .or_default()
@@ -154,15 +155,15 @@ pub(crate) async fn lock_available(
 }
 
 /// What an order gets of its merchant's free pieces, and takes from there.
-fn plan(id: OrderId, order: &Asked, free: &mut Available) -> Result<Allocation> {
+fn plan_allocation(id: OrderId, order: &ReservationRequest, free: &mut AvailableStock) -> Result<Allocation> {
     // Of its own SKUs alone: what others ask for has no say in where it leaves from.
     let own = |line: &OrderLine| free.get(&line.sku).map(|at| (line.sku.clone(), at.clone()));
-    let available: Available = order.lines.iter().filter_map(own).collect();
+    let available: AvailableStock = order.lines.iter().filter_map(own).collect();
     let mut allocation = allocate(id, &order.lines, &available);
     if !allocation.short.is_empty() && order.shortage_policy == ShortagePolicy::Reject {
         allocation.shipments.clear();
     }
-    parse("an order's amounts", allocation.price(&order.lines, order.charges, order.currency))?;
+    parse("an order's amounts", allocation.set_amounts(&order.lines, order.charges, order.currency))?;
     for shipment in &allocation.shipments {
         for line in &shipment.lines {
             if let Some(left) = free.get_mut(&line.sku).and_then(|at| at.get_mut(&shipment.location)) {
@@ -175,7 +176,7 @@ fn plan(id: OrderId, order: &Asked, free: &mut Available) -> Result<Allocation> 
 
 /// What is set aside, as the statement takes it.
 #[derive(Serialize)]
-struct Planned {
+struct PlannedReservation {
     order_id: OrderId,
     merchant_id: MerchantId,
     allocation: Allocation,
@@ -183,9 +184,9 @@ struct Planned {
 
 /// Keeps the answers, and moves what they promise. How much of each SKU that is, is told apart: from so few rows Postgres
 /// finds its way to `stock` by key, while it takes what it unfolds from JSON for a million.
-async fn hold(tx: &mut PgConnection, planned: &[Planned]) -> Result<()> {
+async fn insert_reservations(tx: &mut PgConnection, planned: &[PlannedReservation]) -> Result<()> {
     let mut moved: BTreeMap<(Uuid, &str, &str), i32> = BTreeMap::new();
-    for Planned { merchant_id, allocation, .. } in planned {
+    for PlannedReservation { merchant_id, allocation, .. } in planned {
         for shipment in &allocation.shipments {
             for line in &shipment.lines {
                 let key = (merchant_id.0, line.sku.as_str(), shipment.location.as_str());
@@ -201,13 +202,13 @@ async fn hold(tx: &mut PgConnection, planned: &[Planned]) -> Result<()> {
         quantities.push(quantity);
     }
     sqlx::query!(
-        "with kept as (
+        "with stored as (
            select * from jsonb_to_recordset($1) as k (order_id uuid, merchant_id uuid, allocation jsonb)
          ), answered as (
            insert into stock_holds (order_id, state, allocation, expires_at)
-           select order_id, 'held', allocation, now() + make_interval(hours => $2::float8::int) from kept
+           select order_id, 'held', allocation, now() + make_interval(hours => $2::float8::int) from stored
          ), planned as (
-           select k.order_id, k.merchant_id, s.* from kept k cross join lateral
+           select k.order_id, k.merchant_id, s.* from stored k cross join lateral
              jsonb_to_recordset(k.allocation -> 'shipments') as s (id uuid, location text, amount bigint, lines jsonb)
          ), shipped as (
            insert into shipments (id, order_id, merchant_id, location, amount)
@@ -221,7 +222,7 @@ async fn hold(tx: &mut PgConnection, planned: &[Planned]) -> Result<()> {
          from unnest($3::uuid[], $4::text[], $5::text[], $6::int[]) as m (merchant_id, sku, location, quantity)
          where s.merchant_id = m.merchant_id and s.sku = m.sku and s.location = m.location",
         Json(planned) as _,
-        HOLD_HOURS,
+        STOCK_HOLD_HOURS,
         &merchants,
         &skus,
         &locations,

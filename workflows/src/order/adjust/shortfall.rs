@@ -6,12 +6,11 @@
 
 use crate::order::step::{activity, restart};
 use crate::order::{
-    Ctx, OrderWorkflow, Refusal,
+    Ctx, OrderWorkflow, ValidationError, append_event,
     compensation::{self, may_have_label},
-    note,
-    step::{operator, read_model, stop::Stop, versioning},
+    step::{operator, read_model, stop::StopReason, versioning},
 };
-use crate::{activities::OrderActivities, wire::*};
+use crate::{activities::OrderActivities, payloads::*};
 use waybill_domain::{
     allocation::SHIPMENTS_MAX,
     event::OrderEvent,
@@ -23,13 +22,16 @@ use waybill_domain::{
 };
 
 /// Why an order is cancelled of which nothing is there.
-const NOTHING_LEFT: &str = "stock_shortfall";
+const REASON_NOTHING_LEFT: &str = "stock_shortfall";
 /// Why lines are cancelled, where the operator's own words are in `operator.acted`.
-const MISSING: &str = "stock_shortfall";
+const REASON_MISSING_ITEMS: &str = "stock_shortfall";
 
 impl OrderWorkflow {
     /// Whether the operation is about a shipment that has not left. Whether items of it are missing is for Postgres to say.
-    pub(crate) fn may_settle_shortfall(&self, operation: &Operation) -> Result<(), Refusal> {
+    pub(crate) fn validate_shortfall_command(
+        &self,
+        operation: &OperatorCommand,
+    ) -> Result<(), ValidationError> {
         if operation.action == OperatorAction::Resolve {
             return Err("safe while the shipment has not left: retry, skip".into());
         }
@@ -37,7 +39,7 @@ impl OrderWorkflow {
             return Err("name the shipment in `about`".into());
         };
         let is_open = self.state.shipment(id).is_some_and(ShipmentState::is_open);
-        let is_stopping = self.unwinding || self.cancel.is_some() || self.stopping.is_some();
+        let is_stopping = self.is_compensating || self.cancel.is_some() || self.cancel_in_progress.is_some();
         match (is_open, is_stopping) {
             (false, _) => Err(format!("the order has no open shipment {id}").into()),
             (true, true) => Err("the order is being cancelled".into()),
@@ -46,46 +48,46 @@ impl OrderWorkflow {
     }
 }
 
-fn shipment_of(operation: &Operation) -> Option<ShipmentId> {
+fn shipment_of(operation: &OperatorCommand) -> Option<ShipmentId> {
     operation.about.as_deref()?.parse().ok()
 }
 
 /// Carries out what operators asked for. Ends the order if nothing of it is left.
-pub(crate) async fn settle(ctx: &Ctx) -> Result<(), Stop> {
-    if ctx.state(|s| s.shortfalls.is_empty()) {
+pub(crate) async fn apply_shortfall_commands(ctx: &Ctx) -> Result<(), StopReason> {
+    if ctx.state(|s| s.shortfall_commands.is_empty()) {
         return Ok(());
     }
-    if versioning::has(ctx, versioning::ONE_ENDING) {
-        restart::catch_up(ctx).await;
-        activity::record(ctx).await;
+    if versioning::is_patched(ctx, versioning::SINGLE_OUTCOME) {
+        restart::restart_if_behind(ctx).await;
+        activity::checkpoint(ctx).await;
     }
     // Each stays in the queue until the read model has what came of it: a restart comes to it again.
-    while let Some(operation) = record_first(ctx).await {
-        settle_one(ctx, &operation).await;
+    while let Some(operation) = record_next_command(ctx).await {
+        apply_shortfall_command(ctx, &operation).await;
         read_model::flush(ctx).await;
-        ctx.state_mut(|s| s.shortfalls.pop_front());
+        ctx.state_mut(|s| s.shortfall_commands.pop_front());
     }
     match ctx.state(|s| s.state.shipping_status()) {
-        OrderStatus::Cancelled => Err(Stop::Cancelled { reason: NOTHING_LEFT.into() }),
+        OrderStatus::Cancelled => Err(StopReason::Cancelled { reason: REASON_NOTHING_LEFT.into() }),
         _ => Ok(()),
     }
 }
 
 /// What was accepted while the order was ending is recorded; its shipments are settled otherwise.
-pub(crate) async fn dismiss(ctx: &Ctx) {
-    while record_first(ctx).await.is_some() {
-        ctx.state_mut(|s| s.shortfalls.pop_front());
+pub(crate) async fn record_unapplied(ctx: &Ctx) {
+    while record_next_command(ctx).await.is_some() {
+        ctx.state_mut(|s| s.shortfall_commands.pop_front());
     }
 }
 
 /// The first operation of the queue, once the audit and the timeline have it.
-async fn record_first(ctx: &Ctx) -> Option<Operation> {
+async fn record_next_command(ctx: &Ctx) -> Option<OperatorCommand> {
     let (operation, is_recorded) =
-        ctx.state(|s| s.shortfalls.front().map(|o| (o.operation.clone(), o.is_recorded)))?;
+        ctx.state(|s| s.shortfall_commands.front().map(|o| (o.operation.clone(), o.is_recorded)))?;
     if !is_recorded {
-        operator::record(ctx, &operation, "").await;
+        operator::record_command(ctx, &operation, "").await;
         ctx.state_mut(|s| {
-            if let Some(first) = s.shortfalls.front_mut() {
+            if let Some(first) = s.shortfall_commands.front_mut() {
                 first.is_recorded = true;
             }
         });
@@ -93,36 +95,41 @@ async fn record_first(ctx: &Ctx) -> Option<Operation> {
     Some(operation)
 }
 
-async fn settle_one(ctx: &Ctx, operation: &Operation) {
+async fn apply_shortfall_command(ctx: &Ctx, operation: &OperatorCommand) {
     let open = ctx.state(|s| shipment_of(operation).and_then(|id| s.state.shipment(id).cloned()));
     let Some(shipment) = open.filter(ShipmentState::is_open) else { return };
     let id = shipment.id;
-    if !shipment.is_priced() {
+    if !shipment.has_line_amounts() {
         // Release 0.1.0 did not say what its lines are worth: it ships or is cancelled whole.
         let (step, code) = ("settle_shortfall".into(), "lines_without_amounts".into());
-        return note(ctx, OrderEvent::StepFailed { step, code });
+        return append_event(ctx, OrderEvent::StepFailed { step, code });
     }
     // Its label is worth keeping where nothing can be done.
-    if !ask(ctx, &shipment, operation.action, true).await.helps(id) {
+    if !request_replacement(ctx, &shipment, operation.action, true).await.resolves_anything(id) {
         return;
     }
     // Its label may be cancelled from here on, so a run that comes later does not find that nothing can be done.
-    activity::record(ctx).await;
+    activity::checkpoint(ctx).await;
     if may_have_label(ctx, id) && compensation::cancel_label(ctx, id).await != LabelCancellation::Cancelled {
-        return note(ctx, OrderEvent::ShipmentCancelRefused { shipment_id: id });
+        return append_event(ctx, OrderEvent::ShipmentCancelRejected { shipment_id: id });
     }
     // Items elsewhere may be gone meanwhile; then its successor is short, and has a label of its own.
-    let replacement = ask(ctx, &shipment, operation.action, false).await;
+    let replacement = request_replacement(ctx, &shipment, operation.action, false).await;
     if replacement.is_empty() {
         return;
     }
-    replace(ctx, id, replacement);
+    apply_replacement(ctx, id, replacement);
     // Were this forgotten after the successors have labels, a cancel that comes meanwhile would not know of them.
-    activity::record(ctx).await;
-    compensation::void_rest(ctx).await;
+    activity::checkpoint(ctx).await;
+    compensation::void_remainder(ctx).await;
 }
 
-async fn ask(ctx: &Ctx, shipment: &ShipmentState, action: OperatorAction, dry_run: bool) -> Replacement {
+async fn request_replacement(
+    ctx: &Ctx,
+    shipment: &ShipmentState,
+    action: OperatorAction,
+    dry_run: bool,
+) -> Replacement {
     let input = ctx.state(|s| {
         let active = s.state.shipments.iter().filter(|sh| sh.status != FulfilmentStatus::Cancelled).count();
         ShortfallInput {
@@ -135,19 +142,23 @@ async fn ask(ctx: &Ctx, shipment: &ShipmentState, action: OperatorAction, dry_ru
             dry_run,
         }
     });
-    activity::must(ctx, || OrderActivities::settle_shortfall, input, "settle_shortfall").await
+    activity::run_until_success(ctx, || OrderActivities::settle_shortfall, input, "settle_shortfall").await
 }
 
-fn replace(ctx: &Ctx, id: ShipmentId, Replacement { shipments, dropped }: Replacement) {
+fn apply_replacement(ctx: &Ctx, id: ShipmentId, Replacement { shipments, dropped }: Replacement) {
     ctx.state_mut(|s| {
         s.state.replace_shipment(id, &shipments);
-        s.note(OrderEvent::ShipmentCancelled { shipment_id: id });
+        s.append_event(OrderEvent::ShipmentCancelled { shipment_id: id });
         if !shipments.is_empty() {
             let by = shipments.iter().map(|shipment| shipment.id).collect();
-            s.note(OrderEvent::Replaced { shipment_id: id, by });
+            s.append_event(OrderEvent::Replaced { shipment_id: id, by });
         }
         if !dropped.is_empty() {
-            s.note(OrderEvent::LinesCancelled { lines: dropped, reason: MISSING.into(), request: None });
+            s.append_event(OrderEvent::LinesCancelled {
+                lines: dropped,
+                reason: REASON_MISSING_ITEMS.into(),
+                request: None,
+            });
         }
     });
 }

@@ -2,18 +2,19 @@
 
 use crate::order::step::{activity, definition};
 use crate::order::{
-    Ctx, OrderWorkflow, authorization, go, note,
+    Ctx, OrderWorkflow, append_event, authorization,
     step::{
         self,
         cancel::check_cancel,
-        definition::{Mode, Step, StepError},
+        definition::{Step, StepError, StepPolicy},
         read_model,
-        stop::{Stop, Undo},
+        stop::{Compensation, StopReason},
         versioning,
     },
-    waiting::{Woken, wait},
+    transition,
+    waiting::{WaitOutcome, wait},
 };
-use crate::{activities::OrderActivities, names, wire::*};
+use crate::{activities::OrderActivities, names, payloads::*};
 use std::time::Duration;
 use waybill_domain::{
     event::OrderEvent,
@@ -25,46 +26,50 @@ use waybill_domain::{
 };
 
 /// How a forward step's end bears on the order.
-fn stop(ctx: &Ctx, step: &str, error: StepError) -> Stop {
+fn stop_reason_for(ctx: &Ctx, step: &str, error: StepError) -> StopReason {
     match error {
-        StepError::Refused { code } => {
-            note(ctx, OrderEvent::StepFailed { step: step.to_owned(), code: code.clone() });
-            Stop::Rejected { reason: format!("{step}_failed") }
+        StepError::Permanent { code } => {
+            append_event(ctx, OrderEvent::StepFailed { step: step.to_owned(), code: code.clone() });
+            StopReason::Rejected { reason: format!("{step}_failed") }
         }
         StepError::Interrupted => match check_cancel(ctx) {
             Err(stop) => stop,
-            Ok(()) => Stop::Cancelled { reason: String::new() },
+            Ok(()) => StopReason::Cancelled { reason: String::new() },
         },
     }
 }
 
 /// Whether the order is in one of these statuses; a resumed order has the steps of others behind it.
-fn is_at(ctx: &Ctx, statuses: &[OrderStatus]) -> bool {
+fn is_in_status(ctx: &Ctx, statuses: &[OrderStatus]) -> bool {
     ctx.state(|s| statuses.contains(&s.state.status))
 }
 
 /// Sets stock aside and learns what the order is.
-pub(crate) async fn reserve(ctx: &Ctx) -> Result<(), Stop> {
+pub(crate) async fn reserve(ctx: &Ctx) -> Result<(), StopReason> {
     check_cancel(ctx)?;
-    if !is_at(ctx, &[OrderStatus::Received, OrderStatus::Reserving]) {
+    if !is_in_status(ctx, &[OrderStatus::Received, OrderStatus::Reserving]) {
         return Ok(());
     }
-    if is_at(ctx, &[OrderStatus::Received]) {
-        go(ctx, OrderStatus::Reserving);
+    if is_in_status(ctx, &[OrderStatus::Received]) {
+        transition(ctx, OrderStatus::Reserving);
     }
-    Undo::ReleaseStock.register(ctx);
+    Compensation::ReleaseStock.register(ctx);
     let step = Step {
         name: "reserve",
         queue: names::QUEUE_ORDERS,
-        mode: Mode::Interruptible,
+        policy: StepPolicy::Interruptible,
         attention: AttentionReason::StepFailing,
         shipment: None,
     };
-    let input =
-        ctx.state(|s| Beginning { order_id: s.input.order_id, edition: versioning::EDITION, version: None });
-    let reservation = step::run(ctx, || OrderActivities::reserve, input, step, definition::not_by_hand)
-        .await
-        .map_err(|e| stop(ctx, step.name, e))?;
+    let input = ctx.state(|s| OrderStepInput {
+        order_id: s.input.order_id,
+        edition: versioning::WORKFLOW_VERSION,
+        version: None,
+    });
+    let reservation =
+        step::run_step(ctx, || OrderActivities::reserve, input, step, definition::no_operator_result)
+            .await
+            .map_err(|e| stop_reason_for(ctx, step.name, e))?;
     ctx.state_mut(|s| {
         let status = s.state.status;
         if s.state.shipments.is_empty() {
@@ -73,29 +78,29 @@ pub(crate) async fn reserve(ctx: &Ctx) -> Result<(), Stop> {
                 attention: s.state.attention,
                 ..OrderState::received(&reservation.lines)
             };
-            s.state.allocate(&reservation.allocation);
+            s.state.apply_allocation(&reservation.allocation);
         }
         if !reservation.allocation.shipments.is_empty() {
             let (shipments, short) =
                 (reservation.allocation.shipments.len(), reservation.allocation.short.clone());
-            s.note(OrderEvent::Reserved { shipments, short });
+            s.append_event(OrderEvent::Reserved { shipments, short });
         }
-        s.edition = reservation.edition;
+        s.workflow_version = reservation.edition;
         s.reservation = Some(reservation);
     });
     check_cancel(ctx)
 }
 
 /// Decides what a shortage means, by the order's policy.
-pub(crate) async fn settle_shortage(ctx: &Ctx) -> Result<(), Stop> {
+pub(crate) async fn resolve_shortage(ctx: &Ctx) -> Result<(), StopReason> {
     let Some(reservation) = ctx.state(|s| s.reservation.clone()) else { return Ok(()) };
-    let settles = is_at(ctx, &[OrderStatus::Reserving, OrderStatus::AwaitingCustomer]);
+    let settles = is_in_status(ctx, &[OrderStatus::Reserving, OrderStatus::AwaitingCustomer]);
     if !settles || reservation.allocation.short.is_empty() {
         return Ok(());
     }
-    note(ctx, OrderEvent::Short { short: reservation.allocation.short.clone() });
+    append_event(ctx, OrderEvent::StockShort { short: reservation.allocation.short.clone() });
     if reservation.shortage_policy == ShortagePolicy::Reject || reservation.allocation.shipments.is_empty() {
-        return Err(Stop::Rejected { reason: "out_of_stock".into() });
+        return Err(StopReason::Rejected { reason: "out_of_stock".into() });
     }
     if reservation.shortage_policy == ShortagePolicy::AskCustomer {
         ask_customer(ctx, reservation.customer_wait_seconds).await?;
@@ -104,31 +109,31 @@ pub(crate) async fn settle_shortage(ctx: &Ctx) -> Result<(), Stop> {
     Ok(())
 }
 
-async fn ask_customer(ctx: &Ctx, wait_seconds: u64) -> Result<(), Stop> {
-    if is_at(ctx, &[OrderStatus::Reserving]) {
-        go(ctx, OrderStatus::AwaitingCustomer);
-        show_wait(ctx, OrderEvent::AwaitingCustomer { wait_seconds }, wait_seconds).await;
+async fn ask_customer(ctx: &Ctx, wait_seconds: u64) -> Result<(), StopReason> {
+    if is_in_status(ctx, &[OrderStatus::Reserving]) {
+        transition(ctx, OrderStatus::AwaitingCustomer);
+        publish_wait(ctx, OrderEvent::AwaitingCustomer { wait_seconds }, wait_seconds).await;
     }
     let limit = Some((time_left(ctx), "the customer's answer"));
     let woken = wait(ctx, |s| s.amendment.is_some() || !s.state.is_short(), limit).await;
-    record_answer(ctx, |s| s.amendment.is_some()).await;
+    checkpoint_answer(ctx, |s| s.amendment.is_some()).await;
     check_cancel_after(ctx, amended)?;
     // What was answered counts, also where the lines that were short have been cancelled meanwhile.
     let (is_short, is_answered) = ctx.state(|s| (s.state.is_short(), s.amendment.is_some()));
-    let counts = is_answered && versioning::has(ctx, versioning::ONE_ENDING);
-    if !is_short && !counts {
+    let is_binding = is_answered && versioning::is_patched(ctx, versioning::SINGLE_OUTCOME);
+    if !is_short && !is_binding {
         return Ok(());
     }
     if let Some(event) = ctx.state(amended) {
-        note(ctx, event);
+        append_event(ctx, event);
     }
     match (woken, ctx.state(|s| s.amendment.clone())) {
-        (_, Some(Amendment { accept: Acceptance::ShipAvailable })) => Ok(()),
-        (_, Some(Amendment { accept: Acceptance::Cancel })) => {
-            Err(Stop::Cancelled { reason: "the customer does not want what is left".into() })
+        (_, Some(Amendment { accept: ShortageAnswer::ShipAvailable })) => Ok(()),
+        (_, Some(Amendment { accept: ShortageAnswer::Cancel })) => {
+            Err(StopReason::Cancelled { reason: "the customer does not want what is left".into() })
         }
-        (Woken::TimedOut | Woken::Ready, None) => {
-            Err(Stop::Expired { reason: "no_answer_from_customer".into() })
+        (WaitOutcome::TimedOut | WaitOutcome::Ready, None) => {
+            Err(StopReason::Expired { reason: "no_answer_from_customer".into() })
         }
     }
 }
@@ -136,28 +141,31 @@ async fn ask_customer(ctx: &Ctx, wait_seconds: u64) -> Result<(), Stop> {
 /// What was amended, if anything was.
 fn amended(s: &OrderWorkflow) -> Option<OrderEvent> {
     let accept = match s.amendment.as_ref()?.accept {
-        Acceptance::ShipAvailable => "ship_available",
-        Acceptance::Cancel => "cancel",
+        ShortageAnswer::ShipAvailable => "ship_available",
+        ShortageAnswer::Cancel => "cancel",
     };
     Some(OrderEvent::Amended { accept: accept.into() })
 }
 
 /// A cancel overtakes an answer that was accepted before it; the timeline has both.
-fn check_cancel_after(ctx: &Ctx, answer: impl Fn(&OrderWorkflow) -> Option<OrderEvent>) -> Result<(), Stop> {
+fn check_cancel_after(
+    ctx: &Ctx,
+    answer: impl Fn(&OrderWorkflow) -> Option<OrderEvent>,
+) -> Result<(), StopReason> {
     let stop = check_cancel(ctx);
     if let (Err(_), Some(event)) = (&stop, ctx.state(answer)) {
-        note(ctx, event);
+        append_event(ctx, event);
     }
     stop
 }
 
 /// Shows that an answer is waited for, and from when on: once that is in the history, since the answer may come as soon as
 /// it is seen.
-async fn show_wait(ctx: &Ctx, event: OrderEvent, wait_seconds: u64) {
-    note(ctx, event);
+async fn publish_wait(ctx: &Ctx, event: OrderEvent, wait_seconds: u64) {
+    append_event(ctx, event);
     read_model::publish_status(ctx);
-    if versioning::has(ctx, versioning::ONE_ENDING) {
-        activity::record(ctx).await;
+    if versioning::is_patched(ctx, versioning::SINGLE_OUTCOME) {
+        activity::checkpoint(ctx).await;
     }
     // Before the flush, after which an order may restart that is to wait for as long.
     let until = ctx.workflow_time().map(|now| now + Duration::from_secs(wait_seconds));
@@ -171,67 +179,71 @@ fn time_left(ctx: &Ctx) -> Duration {
 }
 
 /// An answer that came as an update is in the history before it is acted on.
-async fn record_answer(ctx: &Ctx, is_there: impl Fn(&OrderWorkflow) -> bool) {
-    if ctx.state(is_there) && versioning::has(ctx, versioning::ONE_ENDING) {
-        activity::record(ctx).await;
+async fn checkpoint_answer(ctx: &Ctx, is_answered: impl Fn(&OrderWorkflow) -> bool) {
+    if ctx.state(is_answered) && versioning::is_patched(ctx, versioning::SINGLE_OUTCOME) {
+        activity::checkpoint(ctx).await;
     }
 }
 
 /// Holds the money. Not interruptible: whether money is held must be known before anything else is done.
-pub(crate) async fn authorize(ctx: &Ctx) -> Result<(), Stop> {
+pub(crate) async fn authorize(ctx: &Ctx) -> Result<(), StopReason> {
     use OrderStatus::{Authorizing, AwaitingCustomer, Reserving};
-    if !is_at(ctx, &[Reserving, AwaitingCustomer, Authorizing]) {
+    if !is_in_status(ctx, &[Reserving, AwaitingCustomer, Authorizing]) {
         return Ok(());
     }
-    if !is_at(ctx, &[Authorizing]) {
-        go(ctx, Authorizing);
+    if !is_in_status(ctx, &[Authorizing]) {
+        transition(ctx, Authorizing);
     } else if ctx.state(|s| s.state.payment_status) == PaymentStatus::Authorized {
         return Ok(());
     }
-    if ctx.state(|s| s.state.open_amount().is_zero()) && versioning::has(ctx, versioning::NOTHING_TO_PAY) {
-        ctx.state_mut(|s| s.set_payment(PaymentStatus::NotRequired));
+    if ctx.state(|s| s.state.open_amount().is_zero())
+        && versioning::is_patched(ctx, versioning::SKIP_ZERO_AMOUNTS)
+    {
+        ctx.state_mut(|s| s.set_payment_status(PaymentStatus::NotRequired));
         return check_cancel(ctx);
     }
     let input = ctx.state_mut(|s| {
-        s.set_payment(PaymentStatus::Pending);
+        s.set_payment_status(PaymentStatus::Pending);
         let amount = s.state.open_amount();
-        s.note(OrderEvent::Authorizing { amount });
+        s.append_event(OrderEvent::Authorizing { amount });
         AuthorizeInput { order_id: s.input.order_id, amount, generation: 1 }
     });
-    Undo::VoidAuthorization.register(ctx);
+    Compensation::VoidAuthorization.register(ctx);
     let step = Step {
         name: "authorize",
         queue: names::QUEUE_PAYMENTS,
-        mode: Mode::UntilKnown,
+        policy: StepPolicy::UntilOutcomeKnown,
         attention: AttentionReason::PaymentUnknown,
         shipment: None,
     };
     loop {
         let amount = input.amount;
-        let by_hand = move |operation: &Operation| match operation.action {
+        let by_hand = move |operation: &OperatorCommand| match operation.action {
             OperatorAction::Resolve => Ok(Authorization::Authorized { amount, hold: None }),
-            _ => Ok(Authorization::Declined { code: definition::SKIPPED.into() }),
+            _ => Ok(Authorization::Declined { code: definition::CODE_SKIPPED.into() }),
         };
-        ctx.state_mut(|s| s.payment_news = false);
-        match step::run(ctx, || OrderActivities::authorize, input.clone(), step, by_hand).await {
+        ctx.state_mut(|s| s.has_payment_event = false);
+        match step::run_step(ctx, || OrderActivities::authorize, input.clone(), step, by_hand).await {
             Ok(Authorization::Authorized { amount, hold }) => {
                 ctx.state_mut(|s| {
-                    s.hold = hold;
+                    s.authorization = hold;
                     s.state.authorized = amount;
-                    s.set_payment(PaymentStatus::Authorized);
-                    s.note(OrderEvent::Authorized { amount });
+                    s.set_payment_status(PaymentStatus::Authorized);
+                    s.append_event(OrderEvent::Authorized { amount });
                 });
                 return check_cancel(ctx);
             }
             Ok(Authorization::Declined { code }) => {
                 let reason = rejection_reason(&code);
-                ctx.state_mut(|s| s.set_payment(PaymentStatus::Declined));
-                note(ctx, OrderEvent::Declined { code });
+                ctx.state_mut(|s| s.set_payment_status(PaymentStatus::Declined));
+                append_event(ctx, OrderEvent::Declined { code });
                 check_cancel(ctx)?;
-                return Err(Stop::Rejected { reason: reason.into() });
+                return Err(StopReason::Rejected { reason: reason.into() });
             }
-            Ok(Authorization::ActionRequired { wait_seconds }) => await_customer(ctx, wait_seconds).await?,
-            Err(error) => return Err(stop(ctx, step.name, error)),
+            Ok(Authorization::ActionRequired { wait_seconds }) => {
+                await_authentication(ctx, wait_seconds).await?
+            }
+            Err(error) => return Err(stop_reason_for(ctx, step.name, error)),
         }
     }
 }
@@ -239,50 +251,58 @@ pub(crate) async fn authorize(ctx: &Ctx) -> Result<(), Stop> {
 /// Why an order is rejected whose authorization failed with this code: its bank declined, or the payment provider rejected
 /// the request and asked no bank.
 fn rejection_reason(code: &str) -> &'static str {
-    if code.starts_with(names::INVALID_REQUEST) { "payment_request_rejected" } else { "payment_declined" }
+    if code.starts_with(names::CODE_PREFIX_INVALID_REQUEST) {
+        "payment_request_rejected"
+    } else {
+        "payment_declined"
+    }
 }
 
 /// The customer has to prove to their bank who they are. The provider's webhook tells that they did, or failed to.
-async fn await_customer(ctx: &Ctx, wait_seconds: u64) -> Result<(), Stop> {
-    let again = ctx.state(|s| s.action_reported) && versioning::has(ctx, versioning::ONE_ENDING);
+async fn await_authentication(ctx: &Ctx, wait_seconds: u64) -> Result<(), StopReason> {
+    let is_repeated =
+        ctx.state(|s| s.action_reported) && versioning::is_patched(ctx, versioning::SINGLE_OUTCOME);
     ctx.state_mut(|s| {
         s.state.payment_action = true;
         s.action_reported = true;
-        s.set_payment(PaymentStatus::Pending);
-        if !again {
-            s.note(OrderEvent::ActionRequired {});
+        s.set_payment_status(PaymentStatus::Pending);
+        if !is_repeated {
+            s.append_event(OrderEvent::ActionRequired {});
         }
     });
     read_model::flush(ctx).await;
     let limit = Duration::from_secs(wait_seconds);
     let deadline = ctx.workflow_time().map(|now| now + limit);
-    let woken = wait(ctx, |s| s.payment_news, Some((limit, "the customer's authentication"))).await;
+    let woken = wait(ctx, |s| s.has_payment_event, Some((limit, "the customer's authentication"))).await;
     check_cancel(ctx)?;
     // Word that comes after the deadline is of our own voiding, where the workflow task that did it was lost.
-    let late = ctx.workflow_time() >= deadline;
+    let is_after_deadline = ctx.workflow_time() >= deadline;
     match woken {
-        Woken::Ready if !late => Ok(()),
-        Woken::Ready | Woken::TimedOut => Err(Stop::Rejected { reason: "payment_action_expired".into() }),
+        WaitOutcome::Ready if !is_after_deadline => Ok(()),
+        WaitOutcome::Ready | WaitOutcome::TimedOut => {
+            Err(StopReason::Rejected { reason: "payment_action_expired".into() })
+        }
     }
 }
 
 /// Asks the risk rules, and a person where they say so.
-pub(crate) async fn screen(ctx: &Ctx) -> Result<(), Stop> {
-    if !is_at(ctx, &[OrderStatus::Authorizing, OrderStatus::InReview]) {
+pub(crate) async fn screen(ctx: &Ctx) -> Result<(), StopReason> {
+    if !is_in_status(ctx, &[OrderStatus::Authorizing, OrderStatus::InReview]) {
         return Ok(());
     }
     let step = Step {
         name: "screen",
         queue: names::QUEUE_ORDERS,
-        mode: Mode::Interruptible,
+        policy: StepPolicy::Interruptible,
         attention: AttentionReason::StepFailing,
         shipment: None,
     };
     let input = ctx.state(|s| s.order_ref());
-    let decision = step::run(ctx, || OrderActivities::screen, input, step, definition::not_by_hand)
-        .await
-        .map_err(|e| stop(ctx, step.name, e))?;
-    note(
+    let decision =
+        step::run_step(ctx, || OrderActivities::screen, input, step, definition::no_operator_result)
+            .await
+            .map_err(|e| stop_reason_for(ctx, step.name, e))?;
+    append_event(
         ctx,
         OrderEvent::Screened {
             verdict: decision.decision.verdict,
@@ -292,44 +312,44 @@ pub(crate) async fn screen(ctx: &Ctx) -> Result<(), Stop> {
     check_cancel(ctx)?;
     match decision.decision.verdict {
         risk::Verdict::Approve => Ok(()),
-        risk::Verdict::Decline => Err(Stop::Rejected { reason: "risk_declined".into() }),
+        risk::Verdict::Decline => Err(StopReason::Rejected { reason: "risk_declined".into() }),
         risk::Verdict::Review => review(ctx, decision.review_wait_seconds).await,
     }
 }
 
-async fn review(ctx: &Ctx, wait_seconds: u64) -> Result<(), Stop> {
-    if is_at(ctx, &[OrderStatus::Authorizing]) {
-        go(ctx, OrderStatus::InReview);
-        show_wait(ctx, OrderEvent::InReview { wait_seconds }, wait_seconds).await;
+async fn review(ctx: &Ctx, wait_seconds: u64) -> Result<(), StopReason> {
+    if is_in_status(ctx, &[OrderStatus::Authorizing]) {
+        transition(ctx, OrderStatus::InReview);
+        publish_wait(ctx, OrderEvent::InReview { wait_seconds }, wait_seconds).await;
     }
-    let mut watch = authorization::Watch::new();
+    let mut renewal_timer = authorization::RenewalTimer::new();
     let woken = loop {
         let decided = wait(
             ctx,
-            |s| s.decision.is_some() || s.renewal_due.is_some(),
+            |s| s.decision.is_some() || s.reauthorization_reason.is_some(),
             Some((time_left(ctx), "a reviewer's decision")),
         );
-        let woken = watch.during(ctx, decided).await;
+        let woken = renewal_timer.run_while(ctx, decided).await;
         check_cancel_after(ctx, self::decided)?;
-        if ctx.state(|s| s.decision.is_some() || s.renewal_due.is_none()) {
+        if ctx.state(|s| s.decision.is_some() || s.reauthorization_reason.is_none()) {
             break woken;
         }
         // Nothing is promised yet, so nothing is kept waiting for a person.
-        authorization::renew_if_due(ctx)
+        authorization::reauthorize_if_due(ctx)
             .await
-            .map_err(|_| Stop::Rejected { reason: names::CODE_LAPSED.into() })?;
+            .map_err(|_| StopReason::Rejected { reason: names::CODE_AUTHORIZATION_LAPSED.into() })?;
     };
-    watch.end();
-    record_answer(ctx, |s| s.decision.is_some()).await;
+    renewal_timer.cancel();
+    checkpoint_answer(ctx, |s| s.decision.is_some()).await;
     check_cancel_after(ctx, self::decided)?;
     if let Some(event) = ctx.state(self::decided) {
-        note(ctx, event);
+        append_event(ctx, event);
     }
     match (woken, ctx.state(|s| s.decision.as_ref().map(|decision| decision.decision))) {
-        (_, Some(Verdict::Approve)) => Ok(()),
-        (_, Some(Verdict::Reject)) => Err(Stop::Rejected { reason: "rejected_in_review".into() }),
-        (Woken::TimedOut | Woken::Ready, None) => {
-            Err(Stop::Expired { reason: "not_reviewed_in_time".into() })
+        (_, Some(ReviewVerdict::Approve)) => Ok(()),
+        (_, Some(ReviewVerdict::Reject)) => Err(StopReason::Rejected { reason: "rejected_in_review".into() }),
+        (WaitOutcome::TimedOut | WaitOutcome::Ready, None) => {
+            Err(StopReason::Expired { reason: "not_reviewed_in_time".into() })
         }
     }
 }
@@ -337,19 +357,19 @@ async fn review(ctx: &Ctx, wait_seconds: u64) -> Result<(), Stop> {
 /// What was decided, if anything was.
 fn decided(s: &OrderWorkflow) -> Option<OrderEvent> {
     let decision = s.decision.as_ref()?;
-    let word = if decision.decision == Verdict::Approve { "approve" } else { "reject" };
-    let reason = crate::order::step::messages::shorten(&decision.reason);
-    Some(OrderEvent::Decided { decision: word.into(), reason })
+    let decision_text = if decision.decision == ReviewVerdict::Approve { "approve" } else { "reject" };
+    let reason = crate::order::step::messages::sanitize(&decision.reason);
+    Some(OrderEvent::Decided { decision: decision_text.into(), reason })
 }
 
 /// The promise: from here on the customer may rely on the order.
-pub(crate) async fn confirm(ctx: &Ctx) -> Result<(), Stop> {
-    if !is_at(ctx, &[OrderStatus::Authorizing, OrderStatus::InReview]) {
+pub(crate) async fn confirm(ctx: &Ctx) -> Result<(), StopReason> {
+    if !is_in_status(ctx, &[OrderStatus::Authorizing, OrderStatus::InReview]) {
         return check_cancel(ctx);
     }
     let from_review = ctx.state(|s| s.state.status) == OrderStatus::InReview;
-    go(ctx, OrderStatus::Confirmed);
-    note(ctx, OrderEvent::Confirmed {});
+    transition(ctx, OrderStatus::Confirmed);
+    append_event(ctx, OrderEvent::Confirmed {});
     if from_review {
         read_model::publish_status(ctx);
     }

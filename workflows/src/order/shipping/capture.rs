@@ -2,14 +2,14 @@
 
 use crate::order::step::{activity, definition, renewal};
 use crate::order::{
-    Ctx, authorization, compensation, note,
+    Ctx, append_event, authorization, compensation,
     step::{
         self, attention,
-        definition::{Mode, Step, StepError},
+        definition::{Step, StepError, StepPolicy},
         operator, versioning,
     },
 };
-use crate::{activities::OrderActivities, names, wire::*};
+use crate::{activities::OrderActivities, names, payloads::*};
 use std::cell::Cell;
 use waybill_domain::{
     event::OrderEvent, ids::ShipmentId, operator::OperatorAction, state::AttentionReason,
@@ -18,65 +18,69 @@ use waybill_domain::{
 
 /// Takes the money for a shipment, or ends because an operator says so. `others` says whether others that have left are
 /// still to be captured after it.
-pub(crate) async fn take(ctx: &Ctx, id: ShipmentId, others: bool) {
+pub(crate) async fn capture_shipment(ctx: &Ctx, id: ShipmentId, others: bool) {
     let input = ctx.state(|s| CaptureInput {
         order_id: s.input.order_id,
         shipment_id: id,
         amount: s.state.shipment(id).map(|sh| sh.amount).unwrap_or_default(),
         is_final: !others && !s.state.shipments.iter().any(|sh| sh.is_open()),
     });
-    if input.amount.is_zero() && versioning::has(ctx, versioning::NOTHING_TO_PAY) {
-        return take_nothing(ctx, &input).await;
+    if input.amount.is_zero() && versioning::is_patched(ctx, versioning::SKIP_ZERO_AMOUNTS) {
+        return skip_zero_capture(ctx, &input).await;
     }
     let operated = Cell::new(false);
-    let by_hand = |operation: &Operation| {
+    let operator_result = |operation: &OperatorCommand| {
         operated.set(true);
         match operation.action {
             OperatorAction::Resolve => Ok(()),
-            _ => Err(definition::skipped()),
+            _ => Err(definition::skipped_error()),
         }
     };
     let step = capture_step(id, AttentionReason::CaptureFailing);
-    let taken = loop {
-        let result = step::run(ctx, || OrderActivities::capture, input.clone(), step, by_hand).await;
+    let is_captured = loop {
+        let result =
+            step::run_step(ctx, || OrderActivities::capture, input.clone(), step, operator_result).await;
         match result {
-            Err(StepError::Refused { code }) if code == names::CODE_LAPSED => {
-                if hold_anew(ctx, &input).await.is_ok() {
+            Err(StepError::Permanent { code }) if code == names::CODE_AUTHORIZATION_LAPSED => {
+                if reauthorize_for_capture(ctx, &input).await.is_ok() {
                     continue;
                 }
                 let operation =
-                    operation_on(ctx, capture_step(id, AttentionReason::AuthorizationLapsed)).await;
+                    await_operator_command(ctx, capture_step(id, AttentionReason::AuthorizationLapsed)).await;
                 if operation.action != OperatorAction::Retry {
-                    break by_hand(&operation).is_ok();
+                    break operator_result(&operation).is_ok();
                 }
             }
             // An operator wrote it off in the workflow that this one took the order over from.
-            Err(StepError::Refused { code }) if code == definition::SKIPPED => {
+            Err(StepError::Permanent { code }) if code == definition::CODE_SKIPPED => {
                 operated.set(true);
                 break false;
             }
-            ended => break ended.is_ok(),
+            result => break result.is_ok(),
         }
     };
-    if taken {
-        captured(ctx, &input);
+    if is_captured {
+        record_captured(ctx, &input);
     } else {
-        note(ctx, OrderEvent::StepFailed { step: step.name.into(), code: definition::SKIPPED.into() });
+        append_event(
+            ctx,
+            OrderEvent::StepFailed { step: step.name.into(), code: definition::CODE_SKIPPED.into() },
+        );
     }
     if input.is_final {
-        attention::nobody_needed(ctx, AttentionReason::AuthorizationLapsed, None);
+        attention::clear(ctx, AttentionReason::AuthorizationLapsed, None);
         // The provider's own last capture gives the rest free; one that it did not make does not.
         if operated.get() {
             compensation::void_authorization(ctx).await;
         }
-    } else if ctx.state(|s| s.hold.as_ref().is_some_and(|hold| !hold.in_parts)) {
-        ctx.state_mut(|s| s.renewal_due = Some(renewal::CAPTURED_ONCE));
+    } else if ctx.state(|s| s.authorization.as_ref().is_some_and(|hold| !hold.multicapture)) {
+        ctx.state_mut(|s| s.reauthorization_reason = Some(renewal::REASON_SINGLE_CAPTURE));
     }
 }
 
 /// A shipment that is worth nothing, such as a sample: no provider captures that. If it is the last one, what is held for
 /// others is voided, which their last capture would have done.
-async fn take_nothing(ctx: &Ctx, input: &CaptureInput) {
+async fn skip_zero_capture(ctx: &Ctx, input: &CaptureInput) {
     let is_held = ctx.state_mut(|s| {
         s.state.set_captured(input.shipment_id);
         s.state.authorized > s.state.captured
@@ -84,7 +88,7 @@ async fn take_nothing(ctx: &Ctx, input: &CaptureInput) {
     if input.is_final && is_held {
         compensation::void_authorization(ctx).await;
     } else if input.is_final && ctx.state(|s| !s.state.captured.is_zero()) {
-        ctx.state_mut(|s| s.set_payment(PaymentStatus::Captured));
+        ctx.state_mut(|s| s.set_payment_status(PaymentStatus::Captured));
     }
 }
 
@@ -92,36 +96,39 @@ fn capture_step(id: ShipmentId, attention: AttentionReason) -> Step {
     Step {
         name: "capture",
         queue: names::QUEUE_PAYMENTS,
-        mode: Mode::Persistent,
+        policy: StepPolicy::MustSucceed,
         attention,
         shipment: Some(id),
     }
 }
 
 /// Nothing is held any more of what was authorized: what this shipment and those still to come are worth is held anew.
-async fn hold_anew(ctx: &Ctx, input: &CaptureInput) -> Result<(), authorization::Refused> {
+async fn reauthorize_for_capture(
+    ctx: &Ctx,
+    input: &CaptureInput,
+) -> Result<(), authorization::ReauthorizationFailed> {
     let amount = ctx.state_mut(|s| {
-        s.renewal_due = None;
+        s.reauthorization_reason = None;
         let open = s.state.open_amount();
         open.plus(input.amount).unwrap_or(input.amount)
     });
-    authorization::renew(ctx, amount, renewal::LAPSED).await
+    authorization::reauthorize(ctx, amount, renewal::REASON_EXPIRED).await
 }
 
 /// The goods are gone and their money is not to be had: a person says what is done about it. A card that was declined is
 /// not asked again by itself: card networks limit that.
-async fn operation_on(ctx: &Ctx, step: Step) -> Operation {
-    attention::raise_attention(ctx, step).await;
+async fn await_operator_command(ctx: &Ctx, step: Step) -> OperatorCommand {
+    attention::raise_for_step(ctx, step).await;
     loop {
-        activity::word(ctx, step).await;
-        if let Some(operation) = operator::take(ctx, step).await {
-            attention::clear_attention(ctx, step);
+        activity::wait_for_step_message(ctx, step).await;
+        if let Some(operation) = operator::take_command(ctx, step).await {
+            attention::clear_for_step(ctx, step);
             return operation;
         }
     }
 }
 
-fn captured(ctx: &Ctx, input: &CaptureInput) {
+fn record_captured(ctx: &Ctx, input: &CaptureInput) {
     let id = input.shipment_id;
     ctx.state_mut(|s| {
         s.state.set_captured(id);
@@ -130,7 +137,7 @@ fn captured(ctx: &Ctx, input: &CaptureInput) {
             s.state.authorized = s.state.captured;
         }
         let all = input.is_final;
-        s.set_payment(if all { PaymentStatus::Captured } else { PaymentStatus::PartiallyCaptured });
-        s.note(OrderEvent::Captured { shipment_id: id, amount: input.amount });
+        s.set_payment_status(if all { PaymentStatus::Captured } else { PaymentStatus::PartiallyCaptured });
+        s.append_event(OrderEvent::Captured { shipment_id: id, amount: input.amount });
     });
 }

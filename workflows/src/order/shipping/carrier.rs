@@ -2,103 +2,105 @@
 //! before their hand-over was told, or when they were given up.
 
 use crate::order::{
-    Ctx, compensation, note,
-    shipping::hand_over::{hand_over, settle},
+    Ctx, append_event, compensation,
+    shipping::hand_over::{hand_over, set_shipment_status},
     step::{
         attention, read_model,
-        versioning::{self, LATE_NEWS},
+        versioning::{self, HANDLE_LATE_CARRIER_EVENTS},
     },
 };
 use crate::order::{
-    compensation::void_rest,
-    step::{activity, definition::BROUGHT_UP},
+    compensation::void_remainder,
+    step::{activity, definition::CARRIER_EVENT_STEP},
 };
-use crate::{activities::OrderActivities, wire::*};
+use crate::{activities::OrderActivities, payloads::*};
 use waybill_domain::{
     event::OrderEvent,
     ids::ShipmentId,
-    state::{AttentionReason, Need},
+    state::{AttentionItem, AttentionReason},
     status::FulfilmentStatus,
 };
 
 /// Processes the events that came in. One stays in the inbox until it is processed, and is processed again if the order
 /// restarts before that.
-pub(crate) async fn hear_all(ctx: &Ctx) {
-    while let Some(event) = ctx.state(|s| s.inbox.front().cloned()) {
-        hear(ctx, event).await;
+pub(crate) async fn process_shipment_events(ctx: &Ctx) {
+    while let Some(event) = ctx.state(|s| s.shipment_events.front().cloned()) {
+        process_shipment_event(ctx, event).await;
         ctx.state_mut(|s| {
-            let event = s.inbox.pop_front();
-            s.unwritten.events.extend(event);
+            let event = s.shipment_events.pop_front();
+            s.unwritten_inputs.events.extend(event);
         });
     }
 }
 
 /// Processes one event. What changes nothing, because it is late or repeated, is left alone.
-async fn hear(ctx: &Ctx, event: ShipmentEvent) {
+async fn process_shipment_event(ctx: &Ctx, event: ShipmentEvent) {
     use FulfilmentStatus as F;
     use ShipmentEventKind as K;
     let id = event.shipment_id;
     let Some(shipment) = ctx.state(|s| s.state.shipment(id).cloned()) else {
-        return ctx.state_mut(|s| s.ignore("shipment_event", format!("this order has no shipment {id}")));
+        return ctx.state_mut(|s| {
+            s.report_ignored_signal("shipment_event", format!("this order has no shipment {id}"))
+        });
     };
     match (event.kind, shipment.status) {
         (K::HandedOver | K::Delivered | K::Lost | K::Returned, F::Cancelled) => {
-            unexpected(ctx, id, event.kind).await;
+            record_unexpected(ctx, id, event.kind).await;
         }
         (K::HandedOver, F::Pending | F::Booked) => hand_over(ctx, id).await,
         (K::Delivered, F::Pending | F::Booked) => {
             hand_over(ctx, id).await;
-            settle(ctx, id, F::Delivered, OrderEvent::Delivered { shipment_id: id });
+            set_shipment_status(ctx, id, F::Delivered, OrderEvent::Delivered { shipment_id: id });
         }
         (K::Delivered, F::HandedOver) => {
-            settle(ctx, id, F::Delivered, OrderEvent::Delivered { shipment_id: id })
+            set_shipment_status(ctx, id, F::Delivered, OrderEvent::Delivered { shipment_id: id })
         }
-        (K::Delivered, F::Lost) if versioning::has(ctx, LATE_NEWS) => {
-            settle(ctx, id, F::Delivered, OrderEvent::Delivered { shipment_id: id });
-            turned_up(ctx, id);
+        (K::Delivered, F::Lost) if versioning::is_patched(ctx, HANDLE_LATE_CARRIER_EVENTS) => {
+            set_shipment_status(ctx, id, F::Delivered, OrderEvent::Delivered { shipment_id: id });
+            clear_lost(ctx, id);
         }
-        (K::Lost, F::HandedOver) => lost(ctx, id),
-        (K::Lost, F::Pending | F::Booked) if versioning::has(ctx, LATE_NEWS) => {
+        (K::Lost, F::HandedOver) => record_lost(ctx, id),
+        (K::Lost, F::Pending | F::Booked) if versioning::is_patched(ctx, HANDLE_LATE_CARRIER_EVENTS) => {
             hand_over(ctx, id).await;
-            lost(ctx, id);
+            record_lost(ctx, id);
         }
-        (K::Returned, F::HandedOver | F::Delivered) => returned(ctx, id).await,
-        (K::Returned, F::Pending | F::Booked) if versioning::has(ctx, LATE_NEWS) => {
+        (K::Returned, F::HandedOver | F::Delivered) => record_returned(ctx, id).await,
+        (K::Returned, F::Pending | F::Booked) if versioning::is_patched(ctx, HANDLE_LATE_CARRIER_EVENTS) => {
             hand_over(ctx, id).await;
-            returned(ctx, id).await;
+            record_returned(ctx, id).await;
         }
-        (K::Returned, F::Lost) if versioning::has(ctx, LATE_NEWS) => {
-            turned_up(ctx, id);
-            returned(ctx, id).await;
+        (K::Returned, F::Lost) if versioning::is_patched(ctx, HANDLE_LATE_CARRIER_EVENTS) => {
+            clear_lost(ctx, id);
+            record_returned(ctx, id).await;
         }
         (K::Cancelled, F::Pending | F::Booked) => {
-            settle(ctx, id, F::Cancelled, OrderEvent::ShipmentCancelled { shipment_id: id });
-            void_rest(ctx).await;
+            set_shipment_status(ctx, id, F::Cancelled, OrderEvent::ShipmentCancelled { shipment_id: id });
+            void_remainder(ctx).await;
             compensation::release_stopped(ctx, vec![id]).await;
         }
         _ => {}
     }
 }
 
-fn lost(ctx: &Ctx, id: ShipmentId) {
-    settle(ctx, id, FulfilmentStatus::Lost, OrderEvent::Lost { shipment_id: id });
-    attention::call_somebody(ctx, brought_up(AttentionReason::ShipmentLost, id));
+fn record_lost(ctx: &Ctx, id: ShipmentId) {
+    set_shipment_status(ctx, id, FulfilmentStatus::Lost, OrderEvent::Lost { shipment_id: id });
+    attention::raise(ctx, carrier_attention(AttentionReason::ShipmentLost, id));
 }
 
 /// What was lost is there again, here or with the customer.
-fn turned_up(ctx: &Ctx, id: ShipmentId) {
-    attention::nobody_needed(ctx, AttentionReason::ShipmentLost, Some(&id.to_string()));
+fn clear_lost(ctx: &Ctx, id: ShipmentId) {
+    attention::clear(ctx, AttentionReason::ShipmentLost, Some(&id.to_string()));
 }
 
-async fn returned(ctx: &Ctx, id: ShipmentId) {
-    settle(ctx, id, FulfilmentStatus::Returned, OrderEvent::Returned { shipment_id: id });
-    if versioning::has(ctx, LATE_NEWS) {
-        expect_back(ctx, id).await;
+async fn record_returned(ctx: &Ctx, id: ShipmentId) {
+    set_shipment_status(ctx, id, FulfilmentStatus::Returned, OrderEvent::Returned { shipment_id: id });
+    if versioning::is_patched(ctx, HANDLE_LATE_CARRIER_EVENTS) {
+        open_return(ctx, id).await;
     }
 }
 
 /// Goods that were cancelled are moving: a person has to look, and they ought to come back.
-async fn unexpected(ctx: &Ctx, id: ShipmentId, kind: ShipmentEventKind) {
+async fn record_unexpected(ctx: &Ctx, id: ShipmentId, kind: ShipmentEventKind) {
     let event = match kind {
         ShipmentEventKind::Delivered => OrderEvent::Delivered { shipment_id: id },
         ShipmentEventKind::Lost => OrderEvent::Lost { shipment_id: id },
@@ -107,22 +109,22 @@ async fn unexpected(ctx: &Ctx, id: ShipmentId, kind: ShipmentEventKind) {
             OrderEvent::HandedOver { shipment_id: id }
         }
     };
-    note(ctx, event);
-    attention::call_somebody(ctx, brought_up(AttentionReason::UnexpectedShipment, id));
-    if versioning::has(ctx, LATE_NEWS) {
-        expect_back(ctx, id).await;
+    append_event(ctx, event);
+    attention::raise(ctx, carrier_attention(AttentionReason::UnexpectedShipment, id));
+    if versioning::is_patched(ctx, HANDLE_LATE_CARRIER_EVENTS) {
+        open_return(ctx, id).await;
     }
 }
 
 /// Has a return opened of the goods of a shipment; they count as sold, whatever was believed of them.
-async fn expect_back(ctx: &Ctx, id: ShipmentId) {
+async fn open_return(ctx: &Ctx, id: ShipmentId) {
     // What the carrier said is told before what follows from it.
     read_model::flush(ctx).await;
     let input = ctx.state(|s| s.shipment_ref(id));
-    activity::must(ctx, || OrderActivities::expect_back, input, "expect_back").await;
+    activity::run_until_success(ctx, || OrderActivities::open_return, input, "expect_back").await;
 }
 
 /// A person is needed for what the carrier says of a shipment.
-fn brought_up(reason: AttentionReason, shipment: ShipmentId) -> Need {
-    Need { reason, step: BROUGHT_UP.into(), about: Some(shipment.to_string()) }
+fn carrier_attention(reason: AttentionReason, shipment: ShipmentId) -> AttentionItem {
+    AttentionItem { reason, step: CARRIER_EVENT_STEP.into(), subject: Some(shipment.to_string()) }
 }

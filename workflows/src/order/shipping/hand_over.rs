@@ -1,7 +1,7 @@
 //! A shipment leaves: its goods are sold and its money is taken.
 
 use crate::order::shipping::hand_over_before;
-use crate::order::{Ctx, OrderWorkflow, go};
+use crate::order::{Ctx, OrderWorkflow, transition};
 use waybill_domain::{
     event::OrderEvent,
     ids::ShipmentId,
@@ -9,7 +9,7 @@ use waybill_domain::{
 };
 
 /// Walks the order's status to where its shipments are.
-pub(crate) fn roll_up(ctx: &Ctx) {
+pub(crate) fn sync_order_status(ctx: &Ctx) {
     use OrderStatus::{Delivered, Fulfilling, PartiallyShipped, Shipped};
     let (from, to) = ctx.state(|s| (s.state.status, s.state.shipping_status()));
     let path: &[OrderStatus] = match (from, to) {
@@ -20,18 +20,18 @@ pub(crate) fn roll_up(ctx: &Ctx) {
         _ => &[],
     };
     for next in path {
-        go(ctx, *next);
+        transition(ctx, *next);
     }
     if !path.is_empty() {
-        ctx.state_mut(OrderWorkflow::restamp);
+        ctx.state_mut(OrderWorkflow::update_last_event_status);
     }
 }
 
 /// A shipment has come to where it stands now.
-pub(crate) fn settle(ctx: &Ctx, id: ShipmentId, status: FulfilmentStatus, event: OrderEvent) {
+pub(crate) fn set_shipment_status(ctx: &Ctx, id: ShipmentId, status: FulfilmentStatus, event: OrderEvent) {
     ctx.state_mut(|s| {
-        s.state.set_shipment(id, status);
-        s.note(event);
+        s.state.set_shipment_status(id, status);
+        s.append_event(event);
     });
 }
 

@@ -7,23 +7,24 @@ pub(crate) mod hand_over;
 use crate::order::{
     Ctx, OrderWorkflow,
     adjust::{lines, shortfall},
-    authorization, compensation, go, note,
+    append_event, authorization, compensation,
     step::{
         self,
-        cancel::fold_engine_cancel,
-        definition::{Mode, Step, StepError},
+        cancel::accept_workflow_cancel,
+        definition::{Step, StepError, StepPolicy},
         operator, read_model,
-        stop::Stop,
+        stop::StopReason,
         versioning,
     },
+    transition,
     waiting::wait,
 };
 use crate::order::{
     compensation::may_have_label,
-    shipping::hand_over::{roll_up, settle},
+    shipping::hand_over::{set_shipment_status, sync_order_status},
     step::{activity, definition, restart},
 };
-use crate::{activities::OrderActivities, names, wire::*};
+use crate::{activities::OrderActivities, names, payloads::*};
 use waybill_domain::{
     event::OrderEvent,
     ids::ShipmentId,
@@ -33,30 +34,34 @@ use waybill_domain::{
 };
 
 /// Books a label for each shipment.
-pub(crate) async fn book(ctx: &Ctx) -> Result<(), Stop> {
+pub(crate) async fn book_labels(ctx: &Ctx) -> Result<(), StopReason> {
     if ctx.state(|s| s.state.status != OrderStatus::Confirmed) {
         return Ok(());
     }
-    if !book_unlabelled(ctx).await {
-        return stop_open(ctx).await;
+    if !book_missing_labels(ctx).await {
+        return cancel_open_shipments(ctx).await;
     }
-    go(ctx, OrderStatus::Fulfilling);
-    ctx.state_mut(OrderWorkflow::restamp);
+    transition(ctx, OrderStatus::Fulfilling);
+    ctx.state_mut(OrderWorkflow::update_last_event_status);
     read_model::flush(ctx).await;
     Ok(())
 }
 
 /// Books a label for each open shipment that never had one, and cancels the lines that are due in between. Says whether
 /// the order is to go on.
-async fn book_unlabelled(ctx: &Ctx) -> bool {
+async fn book_missing_labels(ctx: &Ctx) -> bool {
     loop {
-        fold_engine_cancel(ctx);
-        let reduced = lines::cancel_due(ctx).await;
+        accept_workflow_cancel(ctx);
+        let reduced = lines::cancel_due_lines(ctx).await;
         if ctx.state(|s| s.cancel.is_some()) {
             return false;
         }
         let unlabelled = |s: &OrderWorkflow| {
-            s.state.shipments.iter().find(|sh| sh.is_open() && !s.booking.contains(&sh.id)).map(|sh| sh.id)
+            s.state
+                .shipments
+                .iter()
+                .find(|sh| sh.is_open() && !s.requested_labels.contains(&sh.id))
+                .map(|sh| sh.id)
         };
         let Some(id) = ctx.state(unlabelled) else { return true };
         if reduced {
@@ -64,32 +69,32 @@ async fn book_unlabelled(ctx: &Ctx) -> bool {
             // know whose label to cancel.
             read_model::flush(ctx).await;
         }
-        book_one(ctx, id).await;
+        book_label(ctx, id).await;
     }
 }
 
-async fn book_one(ctx: &Ctx, id: ShipmentId) {
+async fn book_label(ctx: &Ctx, id: ShipmentId) {
     let step = Step {
         name: "book",
         queue: names::QUEUE_SHIPPING,
-        mode: Mode::Interruptible,
+        policy: StepPolicy::Interruptible,
         attention: AttentionReason::StepFailing,
         shipment: Some(id),
     };
     let input = ctx.state_mut(|s| {
         // The undo of a label comes first of all (see `stop_open`), so it has a list of its own.
-        s.booking.insert(id);
+        s.requested_labels.insert(id);
         s.shipment_ref(id)
     });
-    let by_hand = |operation: &Operation| match (&operation.action, &operation.reference) {
+    let by_hand = |operation: &OperatorCommand| match (&operation.action, &operation.reference) {
         (OperatorAction::Resolve, Some(number)) => Ok(Label { tracking_number: number.clone() }),
-        _ => Err(definition::skipped()),
+        _ => Err(definition::skipped_error()),
     };
-    match step::run(ctx, || OrderActivities::book, input, step, by_hand).await {
-        Ok(label) => ctx.state_mut(|s| booked(s, id, label)),
-        Err(StepError::Refused { code }) => {
-            note(ctx, OrderEvent::StepFailed { step: step.name.into(), code });
-            ctx.state_mut(|s| s.accept_cancel(CancelRequest::whole("book_failed"), "system"));
+    match step::run_step(ctx, || OrderActivities::book, input, step, by_hand).await {
+        Ok(label) => ctx.state_mut(|s| record_label(s, id, label)),
+        Err(StepError::Permanent { code }) => {
+            append_event(ctx, OrderEvent::StepFailed { step: step.name.into(), code });
+            ctx.state_mut(|s| s.accept_cancel(CancelRequest::whole_order("book_failed"), "system"));
         }
         Err(StepError::Interrupted) => {}
     }
@@ -98,102 +103,109 @@ async fn book_one(ctx: &Ctx, id: ShipmentId) {
 impl OrderWorkflow {
     /// A label that the carrier will not cancel, and whose number nobody has heard: asked for again it is the same one. Once,
     /// as a carrier may refuse that, too.
-    fn book_again(&mut self, id: ShipmentId) {
+    fn allow_rebooking(&mut self, id: ShipmentId) {
         let is_unknown = |sh: &ShipmentState| sh.id == id && sh.status == FulfilmentStatus::Pending;
-        if self.state.shipments.iter().any(is_unknown) && self.booked_again.insert(id) {
-            self.booking.remove(&id);
+        if self.state.shipments.iter().any(is_unknown) && self.rerequested_labels.insert(id) {
+            self.requested_labels.remove(&id);
         }
     }
 }
 
-fn booked(s: &mut OrderWorkflow, id: ShipmentId, label: Label) {
-    s.state.set_shipment(id, FulfilmentStatus::Booked);
+fn record_label(s: &mut OrderWorkflow, id: ShipmentId, label: Label) {
+    s.state.set_shipment_status(id, FulfilmentStatus::Booked);
     if let Some(shipment) = s.state.shipments.iter_mut().find(|sh| sh.id == id) {
         shipment.tracking_number = Some(label.tracking_number.clone());
     }
-    s.note(OrderEvent::Booked { shipment_id: id, tracking_number: label.tracking_number });
+    s.append_event(OrderEvent::Booked { shipment_id: id, tracking_number: label.tracking_number });
 }
 
 /// Follows the shipments until all are settled.
-pub(crate) async fn ship(ctx: &Ctx) -> Result<(), Stop> {
-    let mut watch = authorization::Watch::new();
-    let end = follow(ctx, &mut watch).await;
-    watch.end();
+pub(crate) async fn ship(ctx: &Ctx) -> Result<(), StopReason> {
+    let mut watch = authorization::RenewalTimer::new();
+    let end = follow_shipments(ctx, &mut watch).await;
+    watch.cancel();
     end
 }
 
-async fn follow<'a>(ctx: &'a Ctx, watch: &mut authorization::Watch<'a>) -> Result<(), Stop> {
+async fn follow_shipments<'a>(
+    ctx: &'a Ctx,
+    watch: &mut authorization::RenewalTimer<'a>,
+) -> Result<(), StopReason> {
     loop {
-        carrier::hear_all(ctx).await;
-        operator::settle(ctx).await;
-        shortfall::settle(ctx).await?;
-        roll_up(ctx);
-        if !book_unlabelled(ctx).await {
+        carrier::process_shipment_events(ctx).await;
+        operator::apply_remaining_commands(ctx).await;
+        shortfall::apply_shortfall_commands(ctx).await?;
+        sync_order_status(ctx);
+        if !book_missing_labels(ctx).await {
             if ctx.state(|s| s.state.shipments.iter().any(|sh| sh.is_open())) {
-                stop_open(ctx).await?;
+                cancel_open_shipments(ctx).await?;
             } else {
                 let (status, request) = ctx.state_mut(|s| (s.state.status, s.cancel.take()));
-                note(
+                append_event(
                     ctx,
-                    OrderEvent::cancel_refused(status, None, request.and_then(|cancel| cancel.request)),
+                    OrderEvent::cancel_rejected(status, None, request.and_then(|cancel| cancel.request)),
                 );
             }
             continue;
         }
         match ctx.state(|s| s.state.shipping_status()) {
             OrderStatus::Delivered => return Ok(()),
-            OrderStatus::Cancelled => return Err(Stop::Cancelled { reason: "cancelled_by_carrier".into() }),
+            OrderStatus::Cancelled => {
+                return Err(StopReason::Cancelled { reason: "cancelled_by_carrier".into() });
+            }
             _ => {}
         }
-        authorization::renew_or_call(ctx).await;
+        authorization::reauthorize_or_raise_attention(ctx).await;
         read_model::flush(ctx).await;
-        let news = |s: &OrderWorkflow| {
-            let word = !s.inbox.is_empty() || !s.operations.is_empty() || !s.line_requests.is_empty();
-            word || s.renewal_due.is_some() || !s.shortfalls.is_empty()
+        let has_work = |s: &OrderWorkflow| {
+            let has_messages = !s.shipment_events.is_empty()
+                || !s.operator_commands.is_empty()
+                || !s.line_requests.is_empty();
+            has_messages || s.reauthorization_reason.is_some() || !s.shortfall_commands.is_empty()
         };
-        watch.during(ctx, wait(ctx, news, None)).await;
+        watch.run_while(ctx, wait(ctx, has_work, None)).await;
     }
 }
 
 /// As [`hand_over`]; `others` says whether others that have left are still to be captured after it.
 pub(crate) async fn hand_over_before(ctx: &Ctx, id: ShipmentId, others: bool) {
-    settle(ctx, id, FulfilmentStatus::HandedOver, OrderEvent::HandedOver { shipment_id: id });
-    roll_up(ctx);
-    let goods = Step {
+    set_shipment_status(ctx, id, FulfilmentStatus::HandedOver, OrderEvent::HandedOver { shipment_id: id });
+    sync_order_status(ctx);
+    let hand_over_step = Step {
         name: "hand_over",
         queue: names::QUEUE_ORDERS,
-        mode: Mode::Persistent,
+        policy: StepPolicy::MustSucceed,
         attention: AttentionReason::StepFailing,
         shipment: Some(id),
     };
     let input = ctx.state(|s| s.shipment_ref(id));
     // A persistent step ends in success, or because an operator says so.
-    let _ = step::run(ctx, || OrderActivities::hand_over, input, goods, |_| Ok(())).await;
-    capture::take(ctx, id, others).await;
+    let _ = step::run_step(ctx, || OrderActivities::hand_over, input, hand_over_step, |_| Ok(())).await;
+    capture::capture_shipment(ctx, id, others).await;
 }
 
 /// Stops every shipment that has not left. Ends the order if none is left to go on with; else the order goes on
 /// with what the carrier would not stop or already has.
-pub(crate) async fn stop_open(ctx: &Ctx) -> Result<(), Stop> {
+pub(crate) async fn cancel_open_shipments(ctx: &Ctx) -> Result<(), StopReason> {
     if ctx.state(|s| s.cancel.is_none()) {
         return Ok(());
     }
-    let is_recorded = versioning::has(ctx, versioning::ONE_ENDING);
+    let is_recorded = versioning::is_patched(ctx, versioning::SINGLE_OUTCOME);
     if is_recorded {
-        restart::catch_up(ctx).await;
+        restart::restart_if_behind(ctx).await;
     }
     let reason = ctx.state_mut(|s| {
         // Single lines are cancelled along.
         s.line_requests.clear();
-        s.stopping = s.cancel.take();
-        s.stopping.as_ref().map(|request| request.reason.clone()).unwrap_or_default()
+        s.cancel_in_progress = s.cancel.take();
+        s.cancel_in_progress.as_ref().map(|request| request.reason.clone()).unwrap_or_default()
     });
     if ctx.state(|s| s.state.status != OrderStatus::Cancelling) {
-        go(ctx, OrderStatus::Cancelling);
+        transition(ctx, OrderStatus::Cancelling);
     }
     if is_recorded {
         // An update is only in the history once its task completes; before that nobody is to see what it came to.
-        activity::record(ctx).await;
+        activity::checkpoint(ctx).await;
     }
     read_model::flush(ctx).await;
     let open: Vec<ShipmentId> =
@@ -203,69 +215,74 @@ pub(crate) async fn stop_open(ctx: &Ctx) -> Result<(), Stop> {
         if !may_have_label(ctx, id)
             || compensation::cancel_label(ctx, id).await == LabelCancellation::Cancelled
         {
-            settle(ctx, id, FulfilmentStatus::Cancelled, OrderEvent::ShipmentCancelled { shipment_id: id });
+            set_shipment_status(
+                ctx,
+                id,
+                FulfilmentStatus::Cancelled,
+                OrderEvent::ShipmentCancelled { shipment_id: id },
+            );
             stopped.push(id);
         } else {
-            note(ctx, OrderEvent::ShipmentCancelRefused { shipment_id: id });
+            append_event(ctx, OrderEvent::ShipmentCancelRejected { shipment_id: id });
             if is_recorded {
-                ctx.state_mut(|s| s.book_again(id));
+                ctx.state_mut(|s| s.allow_rebooking(id));
             }
         }
     }
     // Were this forgotten after the money is given back, a late hand-over would be captured from nothing.
-    if !stopped.is_empty() && versioning::has(ctx, versioning::STOPPED_IS_RECORDED) {
-        activity::record(ctx).await;
+    if !stopped.is_empty() && versioning::is_patched(ctx, versioning::RECORD_CANCELLED_LABELS) {
+        activity::checkpoint(ctx).await;
     }
     let (open, left) = ctx.state(|s| {
         let shipments = &s.state.shipments;
         (shipments.iter().any(|sh| sh.is_open()), shipments.iter().any(|sh| sh.has_left()))
     });
     if !open && !left {
-        return Err(Stop::Cancelled { reason });
+        return Err(StopReason::Cancelled { reason });
     }
-    ctx.state_mut(|s| s.stopping = None);
+    ctx.state_mut(|s| s.cancel_in_progress = None);
     if !open {
         compensation::void_authorization(ctx).await;
     }
     // A successor run may not know every replacement of a shipment.
-    let everything = !open && ctx.state(|s| s.input.inherits);
+    let everything = !open && ctx.state(|s| s.input.is_successor);
     if everything && (is_recorded || !stopped.is_empty()) {
         compensation::release_stock(ctx, None).await;
     } else if !stopped.is_empty() {
         compensation::release_stopped(ctx, stopped).await;
     }
-    go(ctx, if left { OrderStatus::PartiallyShipped } else { OrderStatus::Fulfilling });
-    ctx.state_mut(OrderWorkflow::restamp);
-    roll_up(ctx);
-    if is_recorded && ctx.state(|s| s.pending.is_empty()) {
+    transition(ctx, if left { OrderStatus::PartiallyShipped } else { OrderStatus::Fulfilling });
+    ctx.state_mut(OrderWorkflow::update_last_event_status);
+    sync_order_status(ctx);
+    if is_recorded && ctx.state(|s| s.unwritten_events.is_empty()) {
         // A lost task has written every entry but the one with the status that follows.
-        note(ctx, OrderEvent::StatusChanged {});
+        append_event(ctx, OrderEvent::StatusChanged {});
     }
     Ok(())
 }
 
 /// Everything is delivered or settled.
 pub(crate) async fn complete(ctx: &Ctx) {
-    go(ctx, OrderStatus::Completed);
+    transition(ctx, OrderStatus::Completed);
     let outcome = ctx.state_mut(|s| {
         let outcome = s.state.final_outcome();
         s.state.outcome = Some(outcome);
         outcome
     });
-    note(ctx, OrderEvent::Completed { outcome });
+    append_event(ctx, OrderEvent::Completed { outcome });
     read_model::publish_status(ctx);
     read_model::flush(ctx).await;
 }
 
 /// Takes in what came while the order was ending: nothing that was accepted is lost.
-pub(crate) async fn drain(ctx: &Ctx) {
+pub(crate) async fn drain_messages(ctx: &Ctx) {
     loop {
-        carrier::hear_all(ctx).await;
-        operator::settle(ctx).await;
-        shortfall::dismiss(ctx).await;
-        fold_engine_cancel(ctx);
-        ctx.state_mut(OrderWorkflow::refuse_late_lines);
-        if ctx.state(|s| s.pending.is_empty()) {
+        carrier::process_shipment_events(ctx).await;
+        operator::apply_remaining_commands(ctx).await;
+        shortfall::record_unapplied(ctx).await;
+        accept_workflow_cancel(ctx);
+        ctx.state_mut(OrderWorkflow::reject_remaining_line_requests);
+        if ctx.state(|s| s.unwritten_events.is_empty()) {
             return;
         }
         read_model::flush(ctx).await;

@@ -1,53 +1,53 @@
 //! Requests to cancel that end what is waited for.
 
-use crate::order::{Ctx, OrderWorkflow, step::stop::Stop};
-use crate::wire::CancelRequest;
+use crate::order::{Ctx, OrderWorkflow, step::stop::StopReason};
+use crate::payloads::CancelRequest;
 use temporalio_workflow::{WaitConditionOptions, WorkflowCancellationToken};
 use waybill_domain::{
-    cancellation::{CancelAnswer, plan_cancellation},
+    cancellation::{CancelDecision, plan_cancellation},
     event::OrderEvent,
 };
 
 /// Takes `temporal workflow cancel` for what it is: a request like any other, once.
-pub(crate) fn fold_engine_cancel(ctx: &Ctx) {
+pub(crate) fn accept_workflow_cancel(ctx: &Ctx) {
     let token = ctx.cancellation_token();
-    if token.is_cancelled() && !ctx.state(|s| s.engine_cancel_seen) {
+    if token.is_cancelled() && !ctx.state(|s| s.is_workflow_cancel_handled) {
         let reason = token.reason().unwrap_or_default();
         ctx.state_mut(|s| {
-            s.engine_cancel_seen = true;
-            if plan_cancellation(&s.state).answer == CancelAnswer::Refused {
+            s.is_workflow_cancel_handled = true;
+            if plan_cancellation(&s.state).answer == CancelDecision::Rejected {
                 // A run has one, so a restart recognizes it.
-                let request = format!("{}:engine", s.chain);
-                s.note(OrderEvent::cancel_refused(s.state.status, None, Some(request)));
+                let request = format!("{}:engine", s.first_run_id);
+                s.append_event(OrderEvent::cancel_rejected(s.state.status, None, Some(request)));
             } else {
-                s.accept_cancel(CancelRequest::whole(reason), "engine");
+                s.accept_cancel(CancelRequest::whole_order(reason), "engine");
             }
         });
     }
 }
 
 /// Ends the way forward when a request to cancel was accepted.
-pub(crate) fn check_cancel(ctx: &Ctx) -> Result<(), Stop> {
-    fold_engine_cancel(ctx);
+pub(crate) fn check_cancel(ctx: &Ctx) -> Result<(), StopReason> {
+    accept_workflow_cancel(ctx);
     match ctx.state_mut(|s| s.cancel.take()) {
         Some(request) => {
             let reason = request.reason.clone();
-            ctx.state_mut(|s| s.stopping = Some(request));
-            Err(Stop::Cancelled { reason })
+            ctx.state_mut(|s| s.cancel_in_progress = Some(request));
+            Err(StopReason::Cancelled { reason })
         }
         None => Ok(()),
     }
 }
 
 /// Waits until `ready` holds or a request to cancel is there.
-pub(crate) async fn until(ctx: &Ctx, ready: &impl Fn(&OrderWorkflow) -> bool) {
+pub(crate) async fn wait_until(ctx: &Ctx, ready: &impl Fn(&OrderWorkflow) -> bool) {
     loop {
-        let seen = ctx.state(|s| s.engine_cancel_seen);
+        let seen = ctx.state(|s| s.is_workflow_cancel_handled);
         let token = if seen { WorkflowCancellationToken::new() } else { ctx.cancellation_token() };
         let options = WaitConditionOptions::builder().cancellation_token(token).build();
         match ctx.wait_condition_with_options(|s| s.cancel.is_some() || ready(s), options).await {
             Ok(()) => return,
-            Err(_) => fold_engine_cancel(ctx),
+            Err(_) => accept_workflow_cancel(ctx),
         }
     }
 }

@@ -5,11 +5,11 @@ use serde::de::DeserializeOwned;
 use temporalio_common::data_converters::RawValue;
 
 /// The most characters of somebody's words that reach the timeline.
-const WORDS_MAX_CHARS: usize = 500;
+const TEXT_CHARS_MAX: usize = 500;
 
 pub(crate) fn decode<T: DeserializeOwned>(input: &RawValue) -> Result<T, String> {
     let payload = input.payloads.first().ok_or("the payload is missing")?;
-    serde_json::from_slice(&payload.data).map_err(|e| shorten(&e.to_string()))
+    serde_json::from_slice(&payload.data).map_err(|e| sanitize(&e.to_string()))
 }
 
 /// As [`decode`], but no payload at all stands for an empty object.
@@ -22,8 +22,8 @@ pub(crate) fn decode_or_default<T: DeserializeOwned>(input: &RawValue) -> Result
 
 /// Somebody's words as the timeline takes them: bounded, and without control characters. Postgres can't keep a NUL,
 /// and an event that can't be kept would hold up everything after it.
-pub(crate) fn shorten(words: &str) -> String {
-    words.chars().filter(|c| !c.is_control()).take(WORDS_MAX_CHARS).collect()
+pub(crate) fn sanitize(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(TEXT_CHARS_MAX).collect()
 }
 
 #[cfg(test)]
@@ -32,7 +32,7 @@ mod tests {
 
     #[test]
     fn words_are_bounded_and_can_be_kept() {
-        assert_eq!(shorten("a\u{0}b\u{7}c"), "abc");
-        assert_eq!(shorten(&"x".repeat(600)).len(), WORDS_MAX_CHARS);
+        assert_eq!(sanitize("a\u{0}b\u{7}c"), "abc");
+        assert_eq!(sanitize(&"x".repeat(600)).len(), TEXT_CHARS_MAX);
     }
 }

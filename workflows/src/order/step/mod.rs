@@ -15,11 +15,11 @@ pub(crate) mod stop;
 pub(crate) mod versioning;
 
 use crate::order::step::{
-    activity::{RETRY_PAUSE_MAX, local, remote, wanted, word},
-    definition::{Mode, SKIPPED, Step, StepError},
+    activity::{RETRY_INTERVAL_MAX, has_message_for, run_local, run_remote, wait_for_step_message},
+    definition::{CODE_SKIPPED, Step, StepError, StepPolicy},
 };
-use crate::order::{Ctx, note};
-use crate::{names, wire::*};
+use crate::order::{Ctx, append_event};
+use crate::{names, payloads::*};
 use futures::FutureExt;
 use std::{pin::pin, time::Duration};
 use temporalio_common::ActivityDefinition;
@@ -31,18 +31,18 @@ use waybill_domain::{event::OrderEvent, operator::OperatorAction, status::Paymen
 
 /// Longest pause before a step that was refused is tried again. Each time costs the history eleven events, and Temporal ends
 /// a workflow with 51,200: every 30 s that is a day and a half.
-const REFUSED_PAUSE_MAX: Duration = Duration::from_secs(3_600);
+const REJECTION_BACKOFF_MAX: Duration = Duration::from_secs(3_600);
 /// Remote attempts, about 15 s of them, before a person is told. The step goes on being tried.
 const ATTEMPTS_BEFORE_ATTENTION: u32 = 6;
 
-enum Judgement {
-    Ended(StepError),
-    Again { unknown: bool, at_once_useless: bool },
+enum FailureClass {
+    Final(StepError),
+    Retry { unknown: bool, at_once_useless: bool },
 }
 
-fn judge(ctx: &Ctx, error: &ActivityExecutionError, step: Step) -> Judgement {
+fn classify_failure(ctx: &Ctx, error: &ActivityExecutionError, step: Step) -> FailureClass {
     if matches!(error, ActivityExecutionError::Cancelled(_)) {
-        return Judgement::Ended(StepError::Interrupted);
+        return FailureClass::Final(StepError::Interrupted);
     }
     // A remote activity's failure is wrapped, a local one's is not: what counts is the innermost that says something.
     let mut failure = error.failure();
@@ -50,7 +50,7 @@ fn judge(ctx: &Ctx, error: &ActivityExecutionError, step: Step) -> Judgement {
     while let Some(this) = failure {
         match &this.failure_info {
             Some(FailureInfo::ApplicationFailureInfo(info)) => {
-                refused = info.non_retryable || info.r#type == names::ERROR_REFUSED;
+                refused = info.non_retryable || info.r#type == names::ERROR_PERMANENT;
                 unknown = info.r#type == names::ERROR_UNKNOWN_OUTCOME;
                 code.clone_from(&this.message);
                 break;
@@ -60,37 +60,40 @@ fn judge(ctx: &Ctx, error: &ActivityExecutionError, step: Step) -> Judgement {
         }
         failure = this.cause.as_deref();
     }
-    let lapsed = refused && code == names::CODE_LAPSED && versioning::has(ctx, versioning::HOLDS_ARE_RENEWED);
-    let skipped = refused && code == SKIPPED && versioning::has(ctx, versioning::SKIPPED_STAYS_SKIPPED);
-    if refused && step.mode != Mode::Persistent || lapsed || skipped {
-        return Judgement::Ended(StepError::Refused { code });
+    let lapsed = refused
+        && code == names::CODE_AUTHORIZATION_LAPSED
+        && versioning::is_patched(ctx, versioning::RENEW_AUTHORIZATIONS);
+    let skipped =
+        refused && code == CODE_SKIPPED && versioning::is_patched(ctx, versioning::KEEP_SKIPPED_CAPTURES);
+    if refused && step.policy != StepPolicy::MustSucceed || lapsed || skipped {
+        return FailureClass::Final(StepError::Permanent { code });
     }
-    Judgement::Again { unknown: unknown && step.queue == names::QUEUE_PAYMENTS, at_once_useless: refused }
+    FailureClass::Retry { unknown: unknown && step.queue == names::QUEUE_PAYMENTS, at_once_useless: refused }
 }
 
 /// Runs one step to its end. `by_hand` says what the step comes to when an operator resolves or skips it.
-pub(crate) async fn run<AD>(
+pub(crate) async fn run_step<AD>(
     ctx: &Ctx,
     activity: impl Fn() -> AD,
     input: AD::Input,
     step: Step,
-    by_hand: impl Fn(&Operation) -> Result<AD::Output, StepError>,
+    by_hand: impl Fn(&OperatorCommand) -> Result<AD::Output, StepError>,
 ) -> Result<AD::Output, StepError>
 where
     AD: ActivityDefinition + 'static,
     AD::Input: Clone,
 {
-    let (mut told, mut attempts, mut refusals) = (false, ATTEMPTS_BEFORE_ATTENTION, 0);
+    let (mut is_reported, mut attempts, mut rejections) = (false, ATTEMPTS_BEFORE_ATTENTION, 0);
     'at_once: loop {
-        let mut useless = match local(ctx, activity(), input.clone(), step.name).await {
+        let mut useless = match run_local(ctx, activity(), input.clone(), step.name).await {
             None => false,
-            Some(Ok(output)) => return Ok(settled(ctx, step, output)),
-            Some(Err(error)) => match judge(ctx, &error, step) {
-                Judgement::Ended(end) => return Err(settled(ctx, step, end)),
-                Judgement::Again { unknown, at_once_useless } => {
-                    if !told {
-                        told = true;
-                        fell_over(ctx, step, unknown);
+            Some(Ok(output)) => return Ok(clear_attention_for(ctx, step, output)),
+            Some(Err(error)) => match classify_failure(ctx, &error, step) {
+                FailureClass::Final(end) => return Err(clear_attention_for(ctx, step, end)),
+                FailureClass::Retry { unknown, at_once_useless } => {
+                    if !is_reported {
+                        is_reported = true;
+                        report_retrying(ctx, step, unknown);
                         read_model::flush(ctx).await;
                     }
                     at_once_useless
@@ -99,35 +102,37 @@ where
         };
         loop {
             let result = if useless {
-                attention::raise_attention(ctx, step).await;
-                refusals += 1;
-                pause(ctx, step, refused_pause(refusals)).await
+                attention::raise_for_step(ctx, step).await;
+                rejections += 1;
+                back_off(ctx, step, rejection_backoff(rejections)).await
             } else {
-                remote(ctx, activity(), input.clone(), step, attempts).await
+                run_remote(ctx, activity(), input.clone(), step, attempts).await
             };
             match result {
-                Ok(Some(output)) => return Ok(settled(ctx, step, output)),
+                Ok(Some(output)) => return Ok(clear_attention_for(ctx, step, output)),
                 Ok(None) => {}
-                Err(error) => match judge(ctx, &error, step) {
-                    Judgement::Ended(end) if !is_wanted(ctx, step) => return Err(settled(ctx, step, end)),
-                    Judgement::Ended(_) => {}
-                    Judgement::Again { at_once_useless, .. } => {
+                Err(error) => match classify_failure(ctx, &error, step) {
+                    FailureClass::Final(end) if !has_step_message(ctx, step) => {
+                        return Err(clear_attention_for(ctx, step, end));
+                    }
+                    FailureClass::Final(_) => {}
+                    FailureClass::Retry { at_once_useless, .. } => {
                         useless = at_once_useless;
-                        attention::raise_attention(ctx, step).await;
+                        attention::raise_for_step(ctx, step).await;
                         attempts = 0; // for ever
                         continue;
                     }
                 },
             }
             // The pause is over, or somebody has word of this step.
-            match operator::take(ctx, step).await {
+            match operator::take_command(ctx, step).await {
                 Some(operation) if operation.action != OperatorAction::Retry => {
                     let end = by_hand(&operation);
-                    settled(ctx, step, ());
+                    clear_attention_for(ctx, step, ());
                     return end;
                 }
                 Some(_) => continue 'at_once,
-                None if ctx.state_mut(|s| std::mem::take(&mut s.payment_news)) => continue 'at_once,
+                None if ctx.state_mut(|s| std::mem::take(&mut s.has_payment_event)) => continue 'at_once,
                 None => useless = false,
             }
         }
@@ -135,39 +140,39 @@ where
 }
 
 /// Whether an operator, or the provider's webhook, has word of a step that does not succeed.
-fn is_wanted(ctx: &Ctx, step: Step) -> bool {
-    ctx.state(|s| wanted(s, step))
+fn has_step_message(ctx: &Ctx, step: Step) -> bool {
+    ctx.state(|s| has_message_for(s, step))
 }
 
 /// Nobody needs to be told any more.
-fn settled<T>(ctx: &Ctx, step: Step, output: T) -> T {
-    attention::clear_attention(ctx, step);
+fn clear_attention_for<T>(ctx: &Ctx, step: Step, output: T) -> T {
+    attention::clear_for_step(ctx, step);
     output
 }
 
 /// How long a step rests after so many refusals: it is hardly taken the next time, and whoever mends it says `retry`.
-pub(crate) fn refused_pause(refusals: u32) -> Duration {
-    RETRY_PAUSE_MAX.saturating_mul(1 << refusals.saturating_sub(1).min(16)).min(REFUSED_PAUSE_MAX)
+pub(crate) fn rejection_backoff(rejections: u32) -> Duration {
+    RETRY_INTERVAL_MAX.saturating_mul(1 << rejections.saturating_sub(1).min(16)).min(REJECTION_BACKOFF_MAX)
 }
 
 /// Waits before a step that was refused is tried again.
-async fn pause<T>(ctx: &Ctx, step: Step, length: Duration) -> Result<Option<T>, ActivityExecutionError> {
+async fn back_off<T>(ctx: &Ctx, step: Step, length: Duration) -> Result<Option<T>, ActivityExecutionError> {
     let token = WorkflowCancellationToken::new();
     let timer = TimerOptions::builder(length).cancellation_token(token.clone());
     let mut timer = pin!(ctx.timer(timer.build()));
-    let mut word = pin!(word(ctx, step).fuse());
+    let mut message = pin!(wait_for_step_message(ctx, step).fuse());
     select! {
         _ = timer => {}
-        () = word => token.cancel(),
+        () = message => token.cancel(),
     }
     Ok(None)
 }
 
-fn fell_over(ctx: &Ctx, step: Step, unknown: bool) {
-    note(ctx, OrderEvent::StepRetrying { step: step.name.to_owned() });
+fn report_retrying(ctx: &Ctx, step: Step, unknown: bool) {
+    append_event(ctx, OrderEvent::StepRetrying { step: step.name.to_owned() });
     if unknown {
-        ctx.state_mut(|s| s.set_payment(PaymentStatus::Unknown));
-        note(ctx, OrderEvent::PaymentUnknown { operation: step.name.to_owned() });
+        ctx.state_mut(|s| s.set_payment_status(PaymentStatus::Unknown));
+        append_event(ctx, OrderEvent::PaymentUnknown { operation: step.name.to_owned() });
     }
 }
 
@@ -176,14 +181,14 @@ mod tests {
     use super::*;
 
     /// What one refusal adds to a history, and what Temporal allows one by default.
-    const EVENTS_OF_A_REFUSAL: u32 = 11;
+    const EVENTS_PER_REJECTION: u32 = 11;
     const EVENTS_MAX: u32 = 51_200;
 
     #[test]
     fn a_step_that_is_refused_for_months_fits_into_a_history() {
-        assert_eq!([1, 2, 3].map(|n| refused_pause(n).as_secs()), [30, 60, 120]);
-        let refusals = EVENTS_MAX / 2 / EVENTS_OF_A_REFUSAL;
-        let lasts: Duration = (1..=refusals).map(refused_pause).sum();
+        assert_eq!([1, 2, 3].map(|n| rejection_backoff(n).as_secs()), [30, 60, 120]);
+        let rejections = EVENTS_MAX / 2 / EVENTS_PER_REJECTION;
+        let lasts: Duration = (1..=rejections).map(rejection_backoff).sum();
         assert!(lasts > Duration::from_secs(90 * 24 * 3_600), "{lasts:?}");
     }
 }

@@ -2,14 +2,14 @@
 
 use crate::order::step::{
     activity,
-    definition::{self, concerns, is_about},
+    definition::{self, matches_item, targets_step},
     renewal,
 };
 use crate::order::{
-    Ctx, OrderWorkflow, Refusal, note,
-    step::{attention, messages, operation::ShortfallOperation},
+    Ctx, OrderWorkflow, ValidationError, append_event,
+    step::{attention, messages, operation::ShortfallCommand},
 };
-use crate::{activities::OrderActivities, wire::*};
+use crate::{activities::OrderActivities, payloads::*};
 use waybill_domain::{
     event::OrderEvent,
     operator::{OperatorAction, safe_actions},
@@ -21,11 +21,14 @@ pub(crate) const ACTOR_TEMPORAL: &str = "temporal";
 
 impl OrderWorkflow {
     /// Whether there is something that may be operated on so; else why not, in words for the operator.
-    pub(crate) fn may_operate(&self, operation: &Operation) -> Result<(), Refusal> {
+    pub(crate) fn validate_operator_command(
+        &self,
+        operation: &OperatorCommand,
+    ) -> Result<(), ValidationError> {
         if operation.attention == Some(AttentionReason::StockShortfall) {
-            return self.may_settle_shortfall(operation);
+            return self.validate_shortfall_command(operation);
         }
-        let Some(need) = self.state.needs.iter().rev().find(|need| is_about(operation, need)) else {
+        let Some(need) = self.state.needs.iter().rev().find(|need| matches_item(operation, need)) else {
             return Err("the order does not need anybody for this".into());
         };
         let safe = safe_actions(need);
@@ -41,58 +44,58 @@ impl OrderWorkflow {
     }
 
     /// Takes an operation in, made precise: it is about the latest need that fits.
-    pub(crate) fn operate(&mut self, mut operation: Operation) {
+    pub(crate) fn enqueue_operator_command(&mut self, mut operation: OperatorCommand) {
         if operation.attention == Some(AttentionReason::StockShortfall) {
-            operation.reason = messages::shorten(&operation.reason);
-            return self.shortfalls.push_back(ShortfallOperation { operation, is_recorded: false });
+            operation.reason = messages::sanitize(&operation.reason);
+            return self.shortfall_commands.push_back(ShortfallCommand { operation, is_recorded: false });
         }
-        if let Some(need) = self.state.needs.iter().rev().find(|need| is_about(&operation, need)) {
+        if let Some(need) = self.state.needs.iter().rev().find(|need| matches_item(&operation, need)) {
             operation.attention = Some(need.reason);
-            operation.about.clone_from(&need.about);
-            operation.reason = messages::shorten(&operation.reason);
-            operation.reference = operation.reference.as_deref().map(messages::shorten);
-            self.operations.push_back(operation);
+            operation.about.clone_from(&need.subject);
+            operation.reason = messages::sanitize(&operation.reason);
+            operation.reference = operation.reference.as_deref().map(messages::sanitize);
+            self.operator_commands.push_back(operation);
         }
     }
 }
 
 /// The first operation about this step, written down before it is acted on.
-pub(crate) async fn take(ctx: &Ctx, step: definition::Step) -> Option<Operation> {
+pub(crate) async fn take_command(ctx: &Ctx, step: definition::Step) -> Option<OperatorCommand> {
     let operation = ctx.state_mut(|s| {
-        let at = s.operations.iter().position(|o| concerns(o, step))?;
-        s.operations.remove(at)
+        let at = s.operator_commands.iter().position(|o| targets_step(o, step))?;
+        s.operator_commands.remove(at)
     })?;
-    record(ctx, &operation, step.name).await;
+    record_command(ctx, &operation, step.name).await;
     Some(operation)
 }
 
 /// Acts on operations that are about no step: what the carrier brought up counts as dealt with.
-pub(crate) async fn settle(ctx: &Ctx) {
-    while let Some(operation) = ctx.state_mut(|s| s.operations.pop_front()) {
+pub(crate) async fn apply_remaining_commands(ctx: &Ctx) {
+    while let Some(operation) = ctx.state_mut(|s| s.operator_commands.pop_front()) {
         let Some(reason) = operation.attention else { continue };
-        record(ctx, &operation, "").await;
-        attention::nobody_needed(ctx, reason, operation.about.as_deref());
-        ctx.state_mut(|s| s.unwritten.settled.push((reason, operation.about.clone())));
+        record_command(ctx, &operation, "").await;
+        attention::clear(ctx, reason, operation.about.as_deref());
+        ctx.state_mut(|s| s.unwritten_inputs.cleared_attention.push((reason, operation.about.clone())));
         if (reason, operation.action) == (AttentionReason::AuthorizationLapsed, OperatorAction::Retry) {
-            ctx.state_mut(|s| s.renewal_due = Some(renewal::ASKED_FOR));
+            ctx.state_mut(|s| s.reauthorization_reason = Some(renewal::REASON_OPERATOR));
         }
     }
 }
 
-pub(crate) async fn record(ctx: &Ctx, operation: &Operation, step_name: &str) {
+pub(crate) async fn record_command(ctx: &Ctx, operation: &OperatorCommand, step_name: &str) {
     let Some(attention) = operation.attention else { return };
     let record = ctx.state_mut(|s| {
-        s.operated += 1;
-        OperationRecord {
+        s.operator_command_count += 1;
+        OperatorCommandRecord {
             order_id: s.input.order_id,
-            number: s.operated,
+            number: s.operator_command_count,
             step: step_name.to_owned(),
             attention,
             operation: operation.clone(),
         }
     });
-    activity::must(ctx, || OrderActivities::record_operation, record, "record_operation").await;
-    note(
+    activity::run_until_success(ctx, || OrderActivities::record_operation, record, "record_operation").await;
+    append_event(
         ctx,
         OrderEvent::OperatorActed {
             action: operation.action.as_str().to_owned(),

@@ -2,7 +2,7 @@
 
 use crate::order::Ctx;
 use crate::order::step::{activity, restart};
-use crate::{activities::OrderActivities, names, wire::*};
+use crate::{activities::OrderActivities, names, payloads::*};
 
 /// Shows the order's status to those who search in Temporal.
 pub(crate) fn publish_status(ctx: &Ctx) {
@@ -18,29 +18,30 @@ pub(crate) fn publish_status(ctx: &Ctx) {
 /// what the read model has.
 pub(crate) async fn flush(ctx: &Ctx) {
     let projection = ctx.state(|s| {
-        (!s.pending.is_empty()).then(|| Projection {
+        (!s.unwritten_events.is_empty()).then(|| Projection {
             order_id: s.input.order_id,
-            base_version: s.version,
-            entries: s.pending.clone(),
+            base_version: s.read_model_version,
+            entries: s.unwritten_events.clone(),
             state: s.state.clone(),
         })
     });
     let Some(projection) = projection else { return };
     let entries = projection.entries.len();
-    let projected = activity::must(ctx, || OrderActivities::project, projection, "project").await;
+    let projected =
+        activity::run_until_success(ctx, || OrderActivities::project, projection, "project").await;
     if projected.conflict {
-        return restart::restart(ctx).await;
+        return restart::restart_from_read_model(ctx).await;
     }
     ctx.state_mut(|s| {
-        s.version = projected.version;
-        let written = s.pending.drain(..entries.min(s.pending.len())).next_back();
+        s.read_model_version = projected.version;
+        let written = s.unwritten_events.drain(..entries.min(s.unwritten_events.len())).next_back();
         s.written_status = written.map_or(s.written_status, |entry| entry.status);
-        s.unwritten.clear();
+        s.unwritten_inputs.clear();
     });
-    tell_ui(ctx);
+    update_ui_details(ctx);
 }
 
-fn tell_ui(ctx: &Ctx) {
+fn update_ui_details(ctx: &Ctx) {
     let details = ctx.state(|s| {
         let mut text = format!("**{}**, payment {}", s.state.status, s.state.payment_status);
         for shipment in &s.state.shipments {

@@ -2,9 +2,9 @@
 
 use crate::order::{
     Ctx, OrderWorkflow,
-    step::{activity, definition, stop::Undo, versioning},
+    step::{activity, definition, stop::Compensation, versioning},
 };
-use crate::{activities::OrderActivities, wire::*};
+use crate::{activities::OrderActivities, payloads::*};
 use futures::future::pending;
 use temporalio_workflow::{WaitConditionOptions, WorkflowCancellationToken};
 use waybill_domain::{
@@ -15,140 +15,141 @@ use waybill_domain::{
 
 /// What was processed and is not in the read model yet: processed again if the order restarts from there.
 #[derive(Default)]
-pub(crate) struct Unwritten {
+pub(crate) struct UnwrittenInputs {
     pub(crate) events: Vec<ShipmentEvent>,
     pub(crate) line_requests: Vec<CancelRequest>,
     /// What operators have dealt with, and about what.
-    pub(crate) settled: Vec<(AttentionReason, Option<String>)>,
+    pub(crate) cleared_attention: Vec<(AttentionReason, Option<String>)>,
 }
 
-impl Unwritten {
+impl UnwrittenInputs {
     pub(crate) fn clear(&mut self) {
         self.events.clear();
         self.line_requests.clear();
-        self.settled.clear();
+        self.cleared_attention.clear();
     }
 }
 
 /// Waits until the order has to restart from what the read model has.
-pub(crate) async fn restarts(ctx: &Ctx) {
+pub(crate) async fn wait_for_restart(ctx: &Ctx) {
     let token = WorkflowCancellationToken::new();
     let options = WaitConditionOptions::builder().cancellation_token(token).build();
     // A condition on a token that nobody cancels ends in no other way.
-    let _ = ctx.wait_condition_with_options(|s| s.restart, options).await;
-    ctx.state_mut(|s| s.restart = false);
+    let _ = ctx.wait_condition_with_options(|s| s.restart_requested, options).await;
+    ctx.state_mut(|s| s.restart_requested = false);
 }
 
 /// Adopts what the read model has and ends the caller: [`OrderWorkflow::run`] drops it and begins again from there.
-pub(crate) async fn restart(ctx: &Ctx) {
-    let read = read(ctx).await;
+pub(crate) async fn restart_from_read_model(ctx: &Ctx) {
+    let read = load_recovery_state(ctx).await;
     ctx.state_mut(|s| {
-        s.adopt(read);
-        s.restart = true;
+        s.adopt_recovery_state(read);
+        s.restart_requested = true;
     });
     pending().await
 }
 
 /// Restarts if a lost workflow task wrote to the read model what this one has not come to. To be called before a message
 /// that the lost one did not have changes the order's way, since what is done by then can't be taken back.
-pub(crate) async fn catch_up(ctx: &Ctx) {
-    let read = read(ctx).await;
+pub(crate) async fn restart_if_behind(ctx: &Ctx) {
+    let read = load_recovery_state(ctx).await;
     if is_ahead(&read) {
         ctx.state_mut(|s| {
-            s.adopt(read);
-            s.restart = true;
+            s.adopt_recovery_state(read);
+            s.restart_requested = true;
         });
         pending().await
     }
 }
 
 /// Earlier releases adopted what was promised, and nothing else.
-pub(crate) fn is_ahead(read: &Inheritance) -> bool {
+pub(crate) fn is_ahead(read: &RecoveryState) -> bool {
     use OrderStatus as O;
     let promised = [O::Confirmed, O::Fulfilling, O::PartiallyShipped, O::Shipped, O::Cancelling];
-    read.ahead.unwrap_or_else(|| promised.contains(&read.state.status))
+    read.is_ahead.unwrap_or_else(|| promised.contains(&read.state.status))
 }
 
 /// What the read model has of the order, and what the carrier has reported.
-pub(crate) async fn read(ctx: &Ctx) -> Inheritance {
-    let input = ctx.state(|s| Beginning {
+pub(crate) async fn load_recovery_state(ctx: &Ctx) -> RecoveryState {
+    let input = ctx.state(|s| OrderStepInput {
         order_id: s.input.order_id,
-        edition: versioning::EDITION,
-        version: Some(s.version),
+        edition: versioning::WORKFLOW_VERSION,
+        version: Some(s.read_model_version),
     });
-    activity::must(ctx, || OrderActivities::inherit, input, "inherit").await
+    activity::run_until_success(ctx, || OrderActivities::inherit, input, "inherit").await
 }
 
 /// The key by which a timeline has an event once.
-pub(crate) fn fact(event: &OrderEvent) -> String {
-    event.fact_key().unwrap_or_default()
+pub(crate) fn deduplication_key_of(event: &OrderEvent) -> String {
+    event.deduplication_key().unwrap_or_default()
 }
 
 impl OrderWorkflow {
-    pub(crate) fn adopt(&mut self, read: Inheritance) {
-        let Inheritance { state, version, events, hold, facts, .. } = read;
-        (self.version, self.hold) = (version, hold);
+    pub(crate) fn adopt_recovery_state(&mut self, read: RecoveryState) {
+        let RecoveryState { state, version, events, hold, reported_keys: facts, .. } = read;
+        (self.read_model_version, self.authorization) = (version, hold);
         self.facts = facts.into_iter().collect();
-        self.booking = state.shipments.iter().filter(|sh| self.may_be_booked(sh)).map(|sh| sh.id).collect();
-        self.undo = vec![Undo::ReleaseStock];
+        self.requested_labels =
+            state.shipments.iter().filter(|sh| self.may_have_requested_label(sh)).map(|sh| sh.id).collect();
+        self.compensations = vec![Compensation::ReleaseStock];
         // The read model may not know of an authorization yet.
-        let is_suspected = versioning::ONE_ENDING.is_in(self.edition);
+        let is_suspected = versioning::SINGLE_OUTCOME.is_included_in(self.workflow_version);
         if is_suspected || !matches!(state.payment_status, PaymentStatus::None | PaymentStatus::NotRequired) {
-            self.undo.push(Undo::VoidAuthorization);
+            self.compensations.push(Compensation::VoidAuthorization);
         }
         self.state = state;
-        if self.input.inherits {
+        if self.input.is_successor {
             // What a step needed somebody for ended with that step; what the carrier brought up did not.
-            self.state.needs.retain(|need| need.step == definition::BROUGHT_UP);
+            self.state.needs.retain(|need| need.step == definition::CARRIER_EVENT_STEP);
             self.state.attention = self.state.needs.last().map(|need| need.reason);
         }
-        self.action_reported = self.facts.contains(&fact(&OrderEvent::ActionRequired {}));
-        self.unwinding = false;
+        self.action_reported = self.facts.contains(&deduplication_key_of(&OrderEvent::ActionRequired {}));
+        self.is_compensating = false;
         self.written_status = self.state.status;
-        (self.resumed, self.path) = (true, Vec::new());
-        self.cancel = self.cancel.take().or_else(|| self.stopping.take());
-        self.keep_messages();
+        (self.resumed, self.unreported_statuses) = (true, Vec::new());
+        self.cancel = self.cancel.take().or_else(|| self.cancel_in_progress.take());
+        self.retain_message_events();
         // Before what has come since.
-        let again = std::mem::take(&mut self.unwritten);
-        for (reason, about) in again.settled {
-            if self.state.settle_need(reason, about.as_deref()) {
-                self.note(OrderEvent::AttentionCleared { reason });
+        let again = std::mem::take(&mut self.unwritten_inputs);
+        for (reason, about) in again.cleared_attention {
+            if self.state.clear_attention_item(reason, about.as_deref()) {
+                self.append_event(OrderEvent::AttentionCleared { reason });
             }
         }
         for request in again.line_requests.into_iter().rev() {
             self.line_requests.push_front(request);
         }
         for event in again.events.into_iter().rev() {
-            self.inbox.push_front(event);
+            self.shipment_events.push_front(event);
         }
         for event in events.into_iter().rev() {
             if self.seen_events.insert(event.event_id.clone()) {
-                self.inbox.push_front(event);
+                self.shipment_events.push_front(event);
             }
         }
     }
 
     /// A successor run can't know which labels were asked for.
-    fn may_be_booked(&self, shipment: &waybill_domain::state::ShipmentState) -> bool {
-        self.input.inherits || shipment.status != FulfilmentStatus::Pending
+    fn may_have_requested_label(&self, shipment: &waybill_domain::state::ShipmentState) -> bool {
+        self.input.is_successor || shipment.status != FulfilmentStatus::Pending
     }
 
     /// Of what is not in the read model yet, what steps did is reported when they run again; what messages came to is
     /// not.
-    fn keep_messages(&mut self) {
-        let Self { pending, facts, state, .. } = self;
+    fn retain_message_events(&mut self) {
+        let Self { unwritten_events: pending, facts, state, .. } = self;
         pending.retain(|entry| {
             let is_of_message = match &entry.event {
                 OrderEvent::CancelRequested { .. }
                 | OrderEvent::Amended { .. }
                 | OrderEvent::Decided { .. }
-                | OrderEvent::CancelRefused { lines: None, .. }
-                | OrderEvent::Inherited { .. }
+                | OrderEvent::CancelRejected { lines: None, .. }
+                | OrderEvent::TakenOver { .. }
                 | OrderEvent::OperatorActed { .. } => true,
                 OrderEvent::SignalIgnored { signal, .. } => signal != "shipment_event",
                 _ => false,
             };
-            is_of_message && entry.event.fact_key().is_none_or(|key| facts.insert(key))
+            is_of_message && entry.event.deduplication_key().is_none_or(|key| facts.insert(key))
         });
         for entry in pending {
             entry.status = state.status;

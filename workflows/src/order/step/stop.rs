@@ -4,7 +4,7 @@ use crate::order::Ctx;
 
 /// Why an order ends before its time.
 #[derive(Clone)]
-pub(crate) enum Stop {
+pub(crate) enum StopReason {
     Cancelled { reason: String },
     Rejected { reason: String },
     Expired { reason: String },
@@ -12,17 +12,17 @@ pub(crate) enum Stop {
 
 /// What has to be undone if the order stops.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Undo {
+pub(crate) enum Compensation {
     ReleaseStock,
     VoidAuthorization,
 }
 
-impl Undo {
+impl Compensation {
     /// Registered before the step runs: the step may have happened even if nobody saw it happen.
     pub(crate) fn register(self, ctx: &Ctx) {
         ctx.state_mut(|s| {
-            if !s.undo.contains(&self) {
-                s.undo.push(self);
+            if !s.compensations.contains(&self) {
+                s.compensations.push(self);
             }
         });
     }

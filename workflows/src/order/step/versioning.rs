@@ -9,54 +9,54 @@
 use crate::order::Ctx;
 
 /// The edition that orders begin in now. 0 is release 0.1.0; it rises with changes that histories are there without.
-pub(crate) const EDITION: u32 = 3;
+pub(crate) const WORKFLOW_VERSION: u32 = 3;
 
 /// A cancel undoes what a lost workflow task may have done, too.
-pub(crate) const LOST_TASKS_ARE_UNDONE: Change = Change { name: "lost-tasks-are-undone", since: 1 };
+pub(crate) const COMPENSATE_UNRECORDED_TASKS: Patch = Patch { name: "lost-tasks-are-undone", since: 1 };
 
 /// One change.
 #[derive(Clone, Copy)]
-pub(crate) struct Change {
+pub(crate) struct Patch {
     /// The marker's name in histories, for ever.
     name: &'static str,
     /// The first edition that has it.
     since: u32,
 }
 
-impl Change {
+impl Patch {
     /// Whether orders of this edition began with it.
-    pub(crate) fn is_in(self, edition: u32) -> bool {
+    pub(crate) fn is_included_in(self, edition: u32) -> bool {
         edition >= self.since
     }
 }
 
 /// Money is held anew before its hold lapses, and where it is found not to be held.
-pub(crate) const HOLDS_ARE_RENEWED: Change = Change { name: "holds-are-renewed", since: 1 };
+pub(crate) const RENEW_AUTHORIZATIONS: Patch = Patch { name: "holds-are-renewed", since: 1 };
 
 /// That labels were stopped is in the history before money and goods are given back.
-pub(crate) const STOPPED_IS_RECORDED: Change = Change { name: "stopped-is-recorded", since: 1 };
+pub(crate) const RECORD_CANCELLED_LABELS: Patch = Patch { name: "stopped-is-recorded", since: 1 };
 
 /// What the carrier says late is acted on: goods that left although they were cancelled, or that it brings back, have a
 /// return opened; what was lost may turn up, and be lost or come back before its hand-over was told.
-pub(crate) const LATE_NEWS: Change = Change { name: "late-news", since: 1 };
+pub(crate) const HANDLE_LATE_CARRIER_EVENTS: Patch = Patch { name: "late-news", since: 1 };
 
 /// What is held for a last shipment that the carrier cancels is given free at once.
-pub(crate) const REST_IS_VOIDED: Change = Change { name: "rest-is-voided", since: 1 };
+pub(crate) const VOID_REMAINDER: Patch = Patch { name: "rest-is-voided", since: 1 };
 
 /// An heir does not take what an operator wrote off before it.
-pub(crate) const SKIPPED_STAYS_SKIPPED: Change = Change { name: "skipped-stays-skipped", since: 1 };
+pub(crate) const KEEP_SKIPPED_CAPTURES: Patch = Patch { name: "skipped-stays-skipped", since: 1 };
 
 /// A shipment that takes over what is left of another is in the history before it has a label.
-pub(crate) const SUCCESSORS_ARE_RECORDED: Change = Change { name: "successors-are-recorded", since: 2 };
+pub(crate) const RECORD_REPLACEMENTS: Patch = Patch { name: "successors-are-recorded", since: 2 };
 
 /// What a message changes for good is in the history before anybody can see it, and nothing that could be seen is taken
 /// back.
-pub(crate) const ONE_ENDING: Change = Change { name: "one-ending", since: 3 };
+pub(crate) const SINGLE_OUTCOME: Patch = Patch { name: "one-ending", since: 3 };
 
 /// A total of zero needs no payment, and a shipment that is worth nothing no capture.
-pub(crate) const NOTHING_TO_PAY: Change = Change { name: "nothing-to-pay", since: 3 };
+pub(crate) const SKIP_ZERO_AMOUNTS: Patch = Patch { name: "nothing-to-pay", since: 3 };
 
 /// Whether this order goes the new way.
-pub(crate) fn has(ctx: &Ctx, change: Change) -> bool {
-    ctx.state(|s| change.is_in(s.edition)) || ctx.patched(change.name)
+pub(crate) fn is_patched(ctx: &Ctx, change: Patch) -> bool {
+    ctx.state(|s| change.is_included_in(s.workflow_version)) || ctx.patched(change.name)
 }

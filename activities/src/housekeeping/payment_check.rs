@@ -1,0 +1,115 @@
+//! One payment, looked at because its provider has said what contradicts our ledger. The webhook was a hint: what counts is
+//! what the provider answers now, once nothing is under way on the order's money.
+
+use super::{HousekeepingSteps, reconcile::report_drift, refunds};
+use crate::{payments::ProviderPayment, retry::StepFailure};
+use serde_json::json;
+use waybill_store::{
+    housekeeping::drifts::{self, Drift},
+    inbox::{self, Message},
+    payments::{
+        self,
+        ledger_snapshot::{self, LedgerSnapshot},
+    },
+};
+use waybill_workflows::{
+    housekeeping::{PaymentCheck, ReconcileResult},
+    names,
+    payloads::PaymentEvent,
+};
+
+pub(super) async fn check_payment(
+    steps: &HousekeepingSteps,
+    input: &PaymentCheck,
+) -> Result<ReconcileResult, StepFailure> {
+    let mut result = ReconcileResult { checked: 1, ..ReconcileResult::default() };
+    let before = ledger_snapshot::find_snapshot(&steps.pool, input.order_id, &input.payment).await?;
+    let told = steps.provider.get_payment(&input.payment).await?;
+    // Before anything is concluded, and whatever else is under way: a refund that has been made is a fact.
+    refunds::record_refunds_of_payment(steps, &mut result, &input.payment).await?;
+    // What the provider did before it answered, the ledger has by now, or it is under way.
+    let after = ledger_snapshot::find_snapshot(&steps.pool, input.order_id, &input.payment).await?;
+    let (Some(before), Some(ledger)) = (before, after) else { return Ok(result) };
+    // What we did since it answered, it could not tell.
+    let moved = (before.held, before.captured) != (ledger.held, ledger.captured);
+    if before.has_pending_operation || ledger.has_pending_operation || moved {
+        return Err(StepFailure::Unavailable("the order's money", "an operation is under way".into()));
+    }
+    let drift = |kind| Drift {
+        kind,
+        subject: input.payment.clone(),
+        order: Some(input.order_id),
+        detail: json!({
+            "payment": input.payment,
+            "provider": {"held": told.capturable, "captured": told.captured, "refunded": told.refunded},
+            "ledger": {"held": ledger.held, "captured": ledger.captured, "refunded": ledger.refunded},
+        }),
+    };
+    if ledger.captured != told.captured {
+        report_drift(steps, &mut result, &drift("captured_differs")).await?;
+    }
+    if told.refunded.is_some_and(|refunded| refunded > ledger.refunded) {
+        report_drift(steps, &mut result, &drift("refunded_differs")).await?;
+    } else if result.refunds_recorded > 0 {
+        // An earlier release reported what is booked now.
+        record_repair(steps, &mut result, &drift("refunded_differs"), "the refund was booked").await?;
+    }
+    reconcile_authorization(steps, &mut result, input, (&told, &ledger), drift).await?;
+    Ok(result)
+}
+
+/// Money that is held and should not be is given free, where nothing can be captured of it; of money that should be held
+/// and is not the order is told, which holds it anew.
+async fn reconcile_authorization(
+    steps: &HousekeepingSteps,
+    result: &mut ReconcileResult,
+    input: &PaymentCheck,
+    (told, ledger): (&ProviderPayment, &LedgerSnapshot),
+    drift: impl Fn(&'static str) -> Drift,
+) -> Result<(), StepFailure> {
+    match (told.capturable > 0, ledger.held > 0) {
+        (true, false) if ledger.is_in_ledger || ledger.status.is_terminal() => {
+            let drift = drift("held_unexpectedly");
+            report_drift(steps, result, &drift).await?;
+            let key = format!("reconcile:{}:void", input.payment);
+            steps.provider.void(&key, &input.payment).await?;
+            payments::finish_release(&steps.pool, input.order_id, &input.payment).await?;
+            record_repair(steps, result, &drift, "voided").await
+        }
+        (true, false) => report_drift(steps, result, &drift("unknown_payment")).await,
+        (false, true) if !ledger.status.is_terminal() => {
+            let drift = drift("hold_gone");
+            report_drift(steps, result, &drift).await?;
+            notify_order(steps, input).await?;
+            record_repair(steps, result, &drift, "the order holds it anew").await
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn record_repair(
+    steps: &HousekeepingSteps,
+    result: &mut ReconcileResult,
+    drift: &Drift,
+    repair: &str,
+) -> Result<(), StepFailure> {
+    if drifts::record_repair(&steps.pool, drift, repair).await? {
+        result.repaired += 1;
+    }
+    Ok(())
+}
+
+/// By way of the inbox, which counts it once and brings it to the order's workflow.
+async fn notify_order(steps: &HousekeepingSteps, input: &PaymentCheck) -> Result<(), StepFailure> {
+    let event_id = format!("{}:{}", names::EVENT_AUTHORIZATION_GONE, input.payment);
+    let event = PaymentEvent { kind: names::EVENT_AUTHORIZATION_GONE.into(), event_id: event_id.clone() };
+    let message = Message {
+        source: "waybill".into(),
+        event_id,
+        order_id: input.order_id,
+        signal: "payment_event".into(),
+        payload: json!(event),
+    };
+    inbox::store_message(&steps.pool, &message).await?;
+    Ok(())
+}

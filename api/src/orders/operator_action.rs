@@ -1,0 +1,243 @@
+//! `POST /v1/admin/orders/{id}/{retry,resolve,skip}`: people who step in where an order needs them.
+
+use super::view;
+use crate::{
+    auth::Authenticated,
+    extract::{IdempotencyKey, JsonBody, validate_reason},
+    idempotency::run_once,
+    problem::{FieldError, Problem},
+    state::App,
+    webhooks::deliver_if_new,
+};
+use axum::{
+    extract::{Path, State},
+    http::StatusCode,
+    response::Response,
+};
+use serde::Deserialize;
+use uuid::Uuid;
+use waybill_domain::{
+    ids::OrderId,
+    operator::{OperatorAction, safe_actions},
+    state::{AttentionItem, AttentionReason},
+};
+use waybill_runtime::temporal::WorkflowClientError;
+use waybill_store::{
+    inbox::Message,
+    keys::Scope,
+    orders::{
+        OrderRecord, attention,
+        operator_actions::{self, OperatorActionRecord},
+    },
+};
+use waybill_workflows::{names, payloads::OperatorCommand};
+
+/// The longest number of a provider or carrier: theirs have fewer than 100 characters.
+const REFERENCE_CHARS_MAX: usize = 200;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Body {
+    reason: String,
+    #[serde(default)]
+    attention: Option<AttentionReason>,
+    #[serde(default)]
+    about: Option<String>,
+    #[serde(default)]
+    reference: Option<String>,
+}
+
+fn check(action: OperatorAction, body: &Body) -> Result<(), Problem> {
+    let mut wrong: Vec<FieldError> = validate_reason(&body.reason).into_iter().collect();
+    let mut refuse = |detail: String| wrong.push(FieldError { pointer: "/reference".into(), detail });
+    match (&body.reference, action) {
+        (None, OperatorAction::Resolve) => {
+            refuse("must be the number at the provider or the carrier under which it was done".into());
+        }
+        (Some(_), OperatorAction::Retry | OperatorAction::Skip) => {
+            refuse("goes with resolve alone; leave it out".into());
+        }
+        (Some(text), OperatorAction::Resolve) => {
+            let fits = (1..=REFERENCE_CHARS_MAX).contains(&text.len());
+            if !fits || !text.bytes().all(|b| b.is_ascii_graphic()) {
+                refuse(format!("must have 1 to {REFERENCE_CHARS_MAX} printable ASCII characters, no spaces"));
+            }
+        }
+        (None, _) => {}
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(Problem::invalid(wrong)) }
+}
+
+pub(crate) async fn handler(
+    State(app): State<App>,
+    caller: Authenticated,
+    Path((id, action)): Path<(String, String)>,
+    IdempotencyKey(key): IdempotencyKey,
+    JsonBody { value: body, fingerprint }: JsonBody<Body>,
+) -> Result<Response, Problem> {
+    let caller = caller.require(Scope::Operate)?;
+    let action: OperatorAction = action.parse().map_err(|_| Problem::route_not_found())?;
+    let id: OrderId = id.parse().map_err(|_| Problem::not_found("order"))?;
+    check(action, &body)?;
+    let order = super::find(&app, caller.merchant_id, id).await?;
+    let route = match action {
+        OperatorAction::Retry => "admin.retry",
+        OperatorAction::Resolve => "admin.resolve",
+        OperatorAction::Skip => "admin.skip",
+    };
+    let request = super::request_key(caller.merchant_id, route, key, id, &fingerprint);
+    let update_id = super::update_id(&request);
+    let word_id = Uuid::new_v5(&id.0, update_id.as_bytes());
+    let operation = OperatorCommand {
+        action,
+        attention: body.attention,
+        about: body.about,
+        reference: body.reference,
+        reason: body.reason,
+        actor: caller.key_id.to_string(),
+        request: Some(word_id.to_string()),
+    };
+    let task_app = app.clone();
+    let task = async move {
+        let app = task_app;
+        // By this very request, whose answer was lost: what it meant then it means now.
+        let done = operator_actions::find_attention(&app.pool, word_id).await?;
+        let operation = OperatorCommand { attention: done.or(operation.attention), ..operation };
+        if order.state.needs.iter().any(|need| matches_item(&operation, need.reason, need.subject.as_deref()))
+        {
+            match app.engine.operate(id, update_id, operation.clone()).await {
+                // It took this to its end, and nobody but us can settle it now.
+                Err(WorkflowClientError::NoWorkflow) if order.state.status.is_terminal() => {
+                    apply_without_workflow(&app, &order, operation, word_id).await?;
+                }
+                Err(error) => return Err(super::workflow_error(&app, caller.merchant_id, id, error).await),
+                Ok(()) => {}
+            }
+        } else if done.is_some() {
+            // It was acted on, and what it was about may be settled by now.
+        } else if let Some(shipment) = open_short_shipment(&operation, &order) {
+            // Raised by a count; served by the order's workflow, which has its shipments.
+            let attention = Some(AttentionReason::StockShortfall);
+            let operation = OperatorCommand { attention, about: Some(shipment), ..operation };
+            let served = app.engine.operate(id, update_id, operation).await;
+            if let Err(error) = served {
+                return Err(super::workflow_error(&app, caller.merchant_id, id, error).await);
+            }
+        } else {
+            // What is not the workflow's to settle is settled here; it may have ended long ago.
+            apply_without_workflow(&app, &order, operation, word_id).await?;
+        }
+        let order = super::find(&app, caller.merchant_id, id).await?;
+        Ok((StatusCode::ACCEPTED, view::to_json(&order)))
+    };
+    Ok(run_once(&app, id, request, task).await)
+}
+
+/// Whether the operation may be about this: what it does not name may be anything.
+fn matches_item(operation: &OperatorCommand, reason: AttentionReason, about: Option<&str>) -> bool {
+    operation.attention.is_none_or(|named| named == reason)
+        && operation.about.as_deref().is_none_or(|named| Some(named) == about)
+}
+
+/// The shipment whose missing items the operation is about, if it is the latest such thing and has not left.
+fn open_short_shipment(operation: &OperatorCommand, order: &OrderRecord) -> Option<String> {
+    let mut fitting =
+        order.concerns.iter().rev().filter(|c| matches_item(operation, c.reason, Some(&c.subject)));
+    let concern = fitting.next()?;
+    let is_open = concern.reason == AttentionReason::StockShortfall && concern.detail["step"].is_string();
+    is_open.then(|| concern.subject.clone())
+}
+
+/// The latest thing that the operation may be about.
+fn latest_match(operation: &OperatorCommand, order: &OrderRecord) -> Option<AttentionReason> {
+    let own = order.state.needs.iter().map(|need| (need.reason, need.subject.as_deref()));
+    let others = order.concerns.iter().map(|concern| (concern.reason, Some(concern.subject.as_str())));
+    let mut all = others.chain(own).rev();
+    all.find(|(reason, about)| matches_item(operation, *reason, *about)).map(|(reason, _)| reason)
+}
+
+/// The signal that has the step which raised this tried again, where a refund's or a return's workflow holds it.
+fn retry_signal(attention: AttentionReason) -> Option<&'static str> {
+    match attention {
+        AttentionReason::RefundFailing => Some(names::RETRY_REFUND),
+        AttentionReason::ReturnFailing => Some(names::RETRY_RETURN),
+        _ => None,
+    }
+}
+
+async fn apply_without_workflow(
+    app: &App,
+    order: &OrderRecord,
+    operation: OperatorCommand,
+    word_id: Uuid,
+) -> Result<(), Problem> {
+    let (order_id, status) = (order.id, order.state.status);
+    let nobody = || Problem::wrong_state(order_id, status, "the order does not need anybody for this");
+    let attention = latest_match(&operation, order).ok_or_else(nobody)?;
+    let need = AttentionItem { reason: attention, step: String::new(), subject: None };
+    let is_safe = safe_actions(&need).contains(&operation.action);
+    let record = OperatorActionRecord {
+        id: word_id,
+        order_id,
+        actor: operation.actor.clone(),
+        action: operation.action,
+        attention,
+        reference: operation.reference.clone(),
+        reason: operation.reason.clone(),
+        payment_operation: None,
+        labelled_shipment: None,
+    };
+    match (operation.action, retry_signal(attention)) {
+        (OperatorAction::Retry, Some(signal)) if is_safe => {
+            return retry_failing_steps(app, order, &operation, &record, signal).await;
+        }
+        (OperatorAction::Retry, _) => {
+            let detail = "there is no step of the order's to try again";
+            return Err(Problem::wrong_state(order_id, status, detail));
+        }
+        _ if !is_safe => {
+            let choices: Vec<&str> = safe_actions(&need).iter().map(|action| action.as_str()).collect();
+            let detail = format!("safe for {attention}: {}", choices.join(", "));
+            return Err(Problem::wrong_state(order_id, status, detail));
+        }
+        _ => {}
+    }
+    let settled = attention::apply_operator_action(&app.pool, &record, operation.about.as_deref()).await?;
+    if settled { Ok(()) } else { Err(nobody()) }
+}
+
+/// Has the steps of refunds or returns that raised this tried again now. The audit and the messages to their workflows
+/// are durable together: the worker's pump delivers what Temporal does not take now.
+async fn retry_failing_steps(
+    app: &App,
+    order: &OrderRecord,
+    operation: &OperatorCommand,
+    record: &OperatorActionRecord,
+    signal: &str,
+) -> Result<(), Problem> {
+    let subjects = order.concerns.iter().filter(|concern| concern.reason == record.attention);
+    let subjects = subjects.map(|concern| concern.subject.as_str());
+    let messages: Vec<Message> = subjects
+        .filter(|subject| matches_item(operation, record.attention, Some(subject)))
+        .map(|subject| {
+            let operation = OperatorCommand {
+                attention: Some(record.attention),
+                about: Some(subject.to_owned()),
+                ..operation.clone()
+            };
+            Ok(Message {
+                source: "operator".into(),
+                event_id: format!("{}:{subject}", record.id),
+                order_id: order.id,
+                signal: signal.to_owned(),
+                payload: serde_json::to_value(&operation).map_err(|_| Problem::internal())?,
+            })
+        })
+        .collect::<Result<_, Problem>>()?;
+    attention::record_retry(&app.pool, record, &messages).await?;
+    for message in messages {
+        // What becomes of it is for the pump, if not now.
+        let _answer = deliver_if_new(app, message, true).await?;
+    }
+    Ok(())
+}

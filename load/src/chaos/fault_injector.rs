@@ -1,0 +1,172 @@
+//! Faults, each for its time: processes killed and frozen, connections cut, providers that fail.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::Result;
+use sqlx::{Connection, PgConnection};
+use tokio::time::Instant;
+
+use super::plan::{Component, FaultKind, FaultPlan};
+use waybill_simulators::{Fault, Route, Rule};
+use waybill_stack::Stack;
+use waybill_stack::child_process::Child;
+use waybill_stack::servers::Servers;
+use waybill_stack::servers::tcp_proxy::TcpProxy;
+
+/// How slow a slow provider is.
+const SLOW_MS: u64 = 1_500;
+/// A server that was killed must serve again before the run goes on.
+const RECOVERY_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// What is being disturbed.
+pub struct FaultInjector<'a> {
+    servers: &'a mut Servers,
+    stack: &'a mut Stack,
+    link: &'a TcpProxy,
+    /// By the number of the fault.
+    active: BTreeSet<usize>,
+    faults: &'a [FaultPlan],
+}
+
+impl<'a> FaultInjector<'a> {
+    /// Of a stack on servers of its own; `link` is its network to Temporal.
+    pub fn new(
+        servers: &'a mut Servers,
+        stack: &'a mut Stack,
+        link: &'a TcpProxy,
+        faults: &'a [FaultPlan],
+    ) -> Self {
+        Self { servers, stack, link, active: BTreeSet::new(), faults }
+    }
+
+    /// Goes through the faults, from `start` on.
+    ///
+    /// # Errors
+    /// When something can't be started again.
+    pub async fn run(&mut self, start: Instant) -> Result<()> {
+        let mut edges: Vec<(Duration, usize, bool)> = (0..self.faults.len())
+            .flat_map(|nth| {
+                let fault = &self.faults[nth];
+                [(fault.at, nth, true), (fault.at + fault.lasts, nth, false)]
+            })
+            .collect();
+        edges.sort();
+        for (at, nth, begins) in edges {
+            tokio::time::sleep_until(start + at).await;
+            if begins { self.begin(nth).await? } else { self.end(nth).await? }
+        }
+        Ok(())
+    }
+
+    /// Ends every fault, and starts again what does not run.
+    ///
+    /// # Errors
+    /// When something can't be started again.
+    pub async fn end_all(&mut self) -> Result<()> {
+        while let Some(nth) = self.active.first().copied() {
+            self.end(nth).await?;
+        }
+        self.set_rules();
+        let stack = &mut *self.stack;
+        for child in std::iter::once(&mut stack.api).chain(&mut stack.more_apis).chain(&mut stack.workers) {
+            // One that could not reach a server when it was started has given up.
+            if !child.is_running() {
+                child.restart().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the same part is killed or frozen already.
+    fn is_down(&self, part: Component) -> bool {
+        let stops = |how| matches!(how, FaultKind::Kill | FaultKind::Freeze);
+        self.active.iter().any(|nth| self.faults[*nth].part == part && stops(self.faults[*nth].how))
+    }
+
+    async fn begin(&mut self, nth: usize) -> Result<()> {
+        let fault = self.faults[nth];
+        match fault.how {
+            FaultKind::Kill if !self.is_down(fault.part) => self.child(fault.part)?.kill_hard().await?,
+            FaultKind::Freeze if !self.is_down(fault.part) => self.child(fault.part)?.suspend(true)?,
+            FaultKind::Kill | FaultKind::Freeze => return Ok(()),
+            FaultKind::CutConnections if fault.part == Component::Temporal => {
+                self.link.cut();
+                return Ok(());
+            }
+            FaultKind::CutConnections => {
+                // Postgres may be down.
+                let _ = cut_connections(&self.stack.database_url).await;
+                return Ok(());
+            }
+            _ => {}
+        }
+        self.active.insert(nth);
+        self.set_rules();
+        Ok(())
+    }
+
+    async fn end(&mut self, nth: usize) -> Result<()> {
+        if !self.active.remove(&nth) {
+            return Ok(());
+        }
+        let fault = self.faults[nth];
+        match (fault.how, fault.part) {
+            (FaultKind::Freeze, part) => self.child(part)?.suspend(false)?,
+            (FaultKind::Kill, Component::Temporal) => {
+                tokio::time::timeout(RECOVERY_TIMEOUT, self.servers.temporal.restart()).await??;
+            }
+            (FaultKind::Kill, Component::Postgres) => {
+                tokio::time::timeout(RECOVERY_TIMEOUT, self.servers.postgres.restart()).await??;
+            }
+            (FaultKind::Kill, part) => self.child(part)?.restart().await?,
+            _ => {}
+        }
+        self.set_rules();
+        Ok(())
+    }
+
+    fn child(&mut self, part: Component) -> Result<&mut Child> {
+        let child = match part {
+            Component::Worker(nth) => self.stack.workers.get_mut(nth),
+            Component::Api(0) => Some(&mut self.stack.api),
+            Component::Api(nth) => self.stack.more_apis.get_mut(nth - 1),
+            Component::Temporal => Some(&mut self.servers.temporal.child),
+            Component::Postgres => Some(&mut self.servers.postgres.child),
+            Component::Payments | Component::Carrier => None,
+        };
+        child.ok_or_else(|| anyhow::anyhow!("{part:?} is no process of this run"))
+    }
+
+    fn set_rules(&self) {
+        let of = |part: Component| {
+            let active =
+                self.active.iter().map(|nth| self.faults[*nth]).filter(move |fault| fault.part == part);
+            active.flat_map(|fault| rules(fault.how)).collect::<Vec<_>>()
+        };
+        self.stack.payments.set_faults(of(Component::Payments));
+        self.stack.carrier.set_faults(of(Component::Carrier));
+    }
+}
+
+fn rules(how: FaultKind) -> Vec<Rule> {
+    let rule = |route, fault| Rule { route, fault, times: None, matching: None };
+    match how {
+        FaultKind::LoseAnswers => vec![rule(Route::Any, Fault::DropReply)],
+        FaultKind::Fail => vec![rule(Route::Any, Fault::Status { status: 503 })],
+        FaultKind::Slow => vec![rule(Route::Any, Fault::Latency { ms: SLOW_MS })],
+        FaultKind::ScrambleEvents => {
+            vec![rule(Route::Webhook, Fault::Duplicate), rule(Route::Webhook, Fault::Reorder)]
+        }
+        FaultKind::Refuse => vec![rule(Route::Cancel, Fault::Refuse)],
+        FaultKind::Kill | FaultKind::Freeze | FaultKind::CutConnections => Vec::new(),
+    }
+}
+
+async fn cut_connections(url: &str) -> Result<()> {
+    let mut db = PgConnection::connect(url).await?;
+    let cut = "select pg_terminate_backend(pid) from pg_stat_activity
+        where datname = current_database() and pid <> pg_backend_pid()";
+    sqlx::query(cut).execute(&mut db).await?;
+    Ok(())
+}

@@ -1,0 +1,152 @@
+//! After the faults: everybody answers what is asked, until nothing moves any more.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::Result;
+use serde_json::json;
+use sqlx::{PgPool, Row};
+use tokio::time::Instant;
+use uuid::Uuid;
+use waybill_domain::status::{FulfilmentStatus, OrderStatus};
+
+use super::customers;
+use super::world::Environment;
+use crate::open_loop::Random;
+use waybill_stack::invariants::{Order, Sources, Violation};
+
+/// Between two rounds.
+const ROUND_EVERY: Duration = Duration::from_secs(1);
+/// An order that needs an operator is retried once in so many rounds: a retry begins the step again.
+const RETRY_EVERY_ROUNDS: u64 = 5;
+
+/// Whether the order waits for nothing but an operator.
+pub fn is_quiescent(order: &Order) -> bool {
+    let gone = |status| {
+        matches!(status, FulfilmentStatus::Lost | FulfilmentStatus::Returned | FulfilmentStatus::Cancelled)
+    };
+    // What was lost or brought back is for the customer and an operator to settle.
+    order.status.is_terminal()
+        || order.status == OrderStatus::Shipped
+            && order.shipments.iter().all(|shipment| gone(shipment.status))
+}
+
+/// Drives everything to rest. Gives what does not come to rest within `limit`.
+///
+/// # Errors
+/// When Postgres can't be read.
+pub async fn wait_until_quiescent(
+    world: &Environment,
+    sources: &Sources<'_>,
+    limit: Duration,
+    on_round: impl Fn(usize, usize),
+) -> Result<Vec<Violation>> {
+    let (deadline, mut random) = (Instant::now() + limit, Random::new(0));
+    for round in 0_u64.. {
+        let orders = sources.orders().await?;
+        let moving: Vec<&Order> = orders.values().filter(|order| !is_quiescent(order)).collect();
+        on_round(orders.len() - moving.len(), orders.len());
+        let open = open_after_sales(sources.pool()).await?;
+        let running = running_after_end(world, sources, &orders).await?;
+        if moving.is_empty() && open.is_empty() && running.is_empty() {
+            return Ok(Vec::new());
+        }
+        if Instant::now() > deadline {
+            let rule = "everything comes to rest";
+            let moving = moving.iter().map(|order| order.violation(rule, order.status.as_str()));
+            let others = open.into_iter().chain(running);
+            let others = others.map(|detail| Violation { order: None, rule, detail });
+            return Ok(moving.chain(others).collect());
+        }
+        for order in moving {
+            resolve_wait(world, &mut random, order, round).await;
+        }
+        finish_after_sales(world, &mut random, sources.pool()).await?;
+        tokio::time::sleep(ROUND_EVERY).await;
+    }
+    Ok(Vec::new())
+}
+
+/// Gives an order what it waits for.
+async fn resolve_wait(world: &Environment, random: &mut Random, order: &Order, round: u64) {
+    let id = &order.id;
+    match order.status {
+        OrderStatus::InReview => {
+            let body = json!({"decision": "approve", "reason": "reviewed at last"});
+            world.post("Approve", random, &format!("/v1/orders/{id}/decision"), &body).await;
+        }
+        OrderStatus::AwaitingCustomer => {
+            let key = waybill_stack::client::new_key();
+            let path = format!("/v1/orders/{id}/amendment");
+            world
+                .request("Amend", random, |client| {
+                    let request =
+                        client.request(reqwest::Method::POST, &path).header("Idempotency-Key", &key);
+                    request.header("If-Match", "*").json(&json!({"accept": "ship_available"}))
+                })
+                .await;
+        }
+        OrderStatus::Authorizing => customers::authenticate(world, id).await,
+        _ => {}
+    }
+    if order.attention.is_some() && round % RETRY_EVERY_ROUNDS == RETRY_EVERY_ROUNDS - 1 {
+        let body = json!({"reason": "the fault is over"});
+        world.post("Retry", random, &format!("/v1/admin/orders/{id}/retry"), &body).await;
+    }
+}
+
+/// Refunds and returns that have not ended.
+async fn open_after_sales(pool: &PgPool) -> Result<Vec<String>> {
+    let open = sqlx::query_scalar::<_, String>(
+        "select format('refund %s of order %s is %s', id, order_id, state) from refunds
+           where state not in ('succeeded', 'failed')
+         union all select format('return %s of order %s is %s', id, order_id, state) from returns where state <> 'closed'
+         union all select format('message %s:%s of order %s is unsettled', source, event_id, order_id) from inbox
+           where settled_at is null",
+    );
+    Ok(open.fetch_all(pool).await?)
+}
+
+/// Workflows that still run although their order has ended.
+async fn running_after_end(
+    world: &Environment,
+    sources: &Sources<'_>,
+    orders: &BTreeMap<String, Order>,
+) -> Result<Vec<String>> {
+    let query = format!(
+        "TaskQueue = '{}orders' and WorkflowType = 'OrderWorkflow' and ExecutionStatus = 'Running'",
+        sources.queue_prefix()
+    );
+    let running = world.temporal.executions(&query).await?;
+    let ended = |id: &str| orders.get(id).is_some_and(|order| order.status.is_terminal());
+    Ok(running
+        .into_iter()
+        .filter(|execution| ended(execution.workflow_id.trim_start_matches("order:")))
+        .map(|execution| format!("{} still runs", execution.workflow_id))
+        .collect())
+}
+
+/// Receives what is to come back, and lets the bank settle what is pending.
+async fn finish_after_sales(world: &Environment, random: &mut Random, pool: &PgPool) -> Result<()> {
+    let awaited = sqlx::query(
+        "select r.id, l.line, sum(l.quantity)::bigint as quantity from returns r
+         join return_lines l on l.return_id = r.id where r.state = 'awaiting' group by r.id, l.line order by r.id, l.line",
+    );
+    let mut returns = BTreeMap::<Uuid, Vec<serde_json::Value>>::new();
+    for row in awaited.fetch_all(pool).await? {
+        let (line, quantity): (i32, i64) = (row.try_get("line")?, row.try_get("quantity")?);
+        let came = json!({"line": line, "quantity": quantity, "condition": "restock"});
+        returns.entry(row.try_get("id")?).or_default().push(came);
+    }
+    for (id, lines) in returns {
+        world.post("Receipt", random, &format!("/v1/returns/{id}/receipt"), &json!({"lines": lines})).await;
+    }
+    let ledger = world.payments().await;
+    for refund in ledger["refunds"].as_array().map(Vec::as_slice).unwrap_or_default() {
+        if refund["status"] == "pending" {
+            let path = format!("refunds/{}/settle", refund["id"].as_str().unwrap_or_default());
+            world.provider_control(&path, json!({"status": "succeeded"})).await;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,137 @@
+//! What has to add up after a load: pieces of stock against pieces of orders.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+/// Pieces by SKU.
+pub type UnitsByLocation = BTreeMap<String, i64>;
+
+/// Pieces of one SKU, at all locations together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StockLevel {
+    /// Free.
+    pub available: i64,
+    /// Set aside for orders.
+    pub reserved: i64,
+    /// Handed over.
+    pub sold: i64,
+}
+
+impl StockLevel {
+    /// From what `GET /v1/stock/{sku}` answers.
+    pub fn of(stock: &Value) -> Self {
+        let locations = stock["locations"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let sum = |field: &str| locations.iter().filter_map(|at| at[field].as_i64()).sum();
+        Self { available: sum("available"), reserved: sum("reserved"), sold: sum("sold") }
+    }
+
+    /// Pieces that orders have.
+    pub fn committed(self) -> i64 {
+        self.reserved + self.sold
+    }
+}
+
+/// Whether an order in this status stays there until somebody outside Waybill does something. One whose
+/// cancellation was accepted rests only where that has come to its end.
+pub fn is_at_rest(status: &str, cancelling: bool) -> bool {
+    match status {
+        "partially_shipped" | "shipped" | "delivered" | "completed" | "cancelled" | "rejected"
+        | "expired" => true,
+        "confirmed" | "fulfilling" | "in_review" | "awaiting_customer" => !cancelling,
+        _ => false,
+    }
+}
+
+/// Adds the pieces that an order, as the API shows it, holds or has sold: none if it ended without a sale.
+pub fn add_units(order: &Value, pieces: &mut UnitsByLocation) {
+    if matches!(order["status"].as_str(), Some("cancelled" | "rejected" | "expired")) {
+        return;
+    }
+    for line in order["lines"].as_array().map(Vec::as_slice).unwrap_or_default() {
+        if let (Some(sku), Some(allocated)) = (line["sku"].as_str(), line["allocated"].as_i64()) {
+            *pieces.entry(sku.to_owned()).or_default() += allocated;
+        }
+    }
+}
+
+/// Compares the stock before and after with the pieces that orders took meanwhile. A line per difference.
+pub fn find_differences(
+    before: &BTreeMap<String, StockLevel>,
+    after: &BTreeMap<String, StockLevel>,
+    orders: &UnitsByLocation,
+) -> Vec<String> {
+    let mut found = Vec::new();
+    for (sku, before) in before {
+        let Some(after) = after.get(sku) else {
+            found.push(format!("{sku} has no stock any more"));
+            continue;
+        };
+        let (was, is) = (before.available + before.committed(), after.available + after.committed());
+        if was != is {
+            found.push(format!("{sku}: available + reserved + sold was {was} and is {is}"));
+        }
+        let (took, meant) =
+            (after.committed() - before.committed(), orders.get(sku).copied().unwrap_or_default());
+        if took != meant {
+            found.push(format!("{sku}: reserved + sold grew by {took}, orders have {meant}"));
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn levels(available: i64, reserved: i64, sold: i64) -> BTreeMap<String, StockLevel> {
+        BTreeMap::from([("A".to_owned(), StockLevel { available, reserved, sold })])
+    }
+
+    #[test]
+    fn orders_that_ended_without_a_sale_have_no_pieces() {
+        let order = |status: &str| {
+            json!({"status": status, "lines": [
+            {"sku": "A", "quantity": 2, "allocated": 2}, {"sku": "B", "quantity": 3, "allocated": 1},
+            {"sku": "A", "quantity": 1, "allocated": 1}]})
+        };
+        let mut pieces = UnitsByLocation::new();
+        for status in ["fulfilling", "completed", "cancelled", "rejected", "expired"] {
+            add_units(&order(status), &mut pieces);
+        }
+        assert_eq!(pieces, UnitsByLocation::from([("A".to_owned(), 6), ("B".to_owned(), 2)]));
+    }
+
+    #[test]
+    fn stock_is_added_up_over_its_locations() {
+        let at = |n: i64| json!({"available": n, "reserved": 2 * n, "sold": 3 * n, "on_hand": 3 * n});
+        let level = StockLevel::of(&json!({"locations": [at(1), at(10)]}));
+        assert_eq!(level, StockLevel { available: 11, reserved: 22, sold: 33 });
+    }
+
+    #[test]
+    fn each_difference_is_told() {
+        let (before, orders) = (levels(10, 1, 2), UnitsByLocation::from([("A".to_owned(), 3)]));
+        assert_eq!(find_differences(&before, &levels(7, 2, 4), &orders), [""; 0]);
+        assert_eq!(find_differences(&before, &levels(8, 2, 4), &orders).len(), 1, "a piece from nowhere");
+        assert_eq!(
+            find_differences(&before, &levels(8, 1, 4), &orders).len(),
+            1,
+            "an order without its piece"
+        );
+        assert_eq!(find_differences(&before, &levels(7, 1, 4), &orders).len(), 2, "a lost piece");
+        assert_eq!(find_differences(&before, &BTreeMap::new(), &orders).len(), 1);
+    }
+
+    #[test]
+    fn an_order_that_is_being_cancelled_does_not_rest() {
+        assert!(is_at_rest("fulfilling", false) && !is_at_rest("fulfilling", true));
+        assert!(is_at_rest("cancelled", true) && is_at_rest("shipped", true));
+        assert!(
+            !is_at_rest("received", false)
+                && !is_at_rest("cancelling", false)
+                && !is_at_rest("authorizing", false)
+        );
+    }
+}

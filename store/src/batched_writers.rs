@@ -1,0 +1,146 @@
+//! What every order needs of the worker, written for many orders at a time
+//! ([ADR 13](../../docs/adr/0013-grouped-statements.md)).
+
+use crate::{
+    Result,
+    orders::projection::{self, OrderChange, ProjectionOutcome},
+    postgres::{
+        batch::{BatchLimits, Batcher, Linger},
+        pooled::PooledConnections,
+    },
+    stock::reservations::{self, ReservationResult},
+};
+use sqlx::{PgConnection, PgPool};
+use std::sync::Arc;
+use waybill_domain::{
+    event::TimelineEntry,
+    ids::{OrderId, ShipmentId},
+    state::OrderState,
+};
+
+/// Items in one group: enough that a commit's flush hardly counts, few enough that the locks of one are short and that
+/// not too many share the fate of its connection.
+const BATCH_ITEMS_MAX: usize = 50;
+/// Orders' rows are hardly ever wanted by two groups: one is gathered and written while the other's commit is flushed.
+const PROJECTION_FLUSHERS: usize = 2;
+/// Two groups that want the same SKUs would only wait for each other's locks, each with a connection of its own.
+const STOCK_FLUSHERS: usize = 1;
+
+/// Takes what callers have to write, each for one order, and writes it together with what others have.
+#[derive(Debug, Clone)]
+pub struct BatchedWriters {
+    pool: PgPool,
+    projections: Batcher<Arc<QueuedChange>, Option<ProjectionOutcome>>,
+    reservations: Batcher<OrderId, Option<ReservationResult>>,
+    hand_overs: Batcher<(OrderId, ShipmentId), ()>,
+}
+
+/// A [`Change`] that waits for its turn.
+#[derive(Debug)]
+struct QueuedChange {
+    order: OrderId,
+    base_version: i64,
+    entries: Vec<TimelineEntry>,
+    state: OrderState,
+}
+
+impl QueuedChange {
+    fn change(&self) -> OrderChange<'_> {
+        let Self { order, base_version, entries, state, .. } = self;
+        OrderChange { id: *order, base_version: *base_version, entries, state }
+    }
+}
+
+impl BatchedWriters {
+    /// Starts the tasks that write, once per process. Not `grouped`, each caller's item is written alone, and as many
+    /// at a time as the pool has connections: for measuring, and for finding out whether grouping is to blame.
+    pub fn start(pool: &PgPool, batched: bool) -> Self {
+        let connections = pool.options().get_max_connections() as usize;
+        let limits = |lanes| match batched {
+            true => BatchLimits { items_max: BATCH_ITEMS_MAX, flushers: lanes, linger: Linger::None },
+            false => BatchLimits { items_max: 1, flushers: connections, linger: Linger::None },
+        };
+        let pooled = |lanes| PooledConnections::new(pool, limits(lanes).flushers);
+        let (projecting, reserving, selling) =
+            (pooled(PROJECTION_FLUSHERS), pooled(STOCK_FLUSHERS), pooled(STOCK_FLUSHERS));
+        Self {
+            pool: pool.clone(),
+            projections: Batcher::spawn(
+                limits(PROJECTION_FLUSHERS),
+                |telling: &Arc<QueuedChange>| telling.order,
+                move |tellings| {
+                    let pooled = projecting.clone();
+                    async move { pooled.run(|db| Box::pin(apply_projections(db, tellings))).await }
+                },
+            ),
+            reservations: Batcher::spawn(
+                limits(STOCK_FLUSHERS),
+                |order| *order,
+                move |orders| {
+                    let pooled = reserving.clone();
+                    async move {
+                        pooled
+                            .run(|db| Box::pin(async move { reservations::reserve(db, &orders).await }))
+                            .await
+                    }
+                },
+            ),
+            hand_overs: Batcher::spawn(
+                limits(STOCK_FLUSHERS),
+                |pair| *pair,
+                move |pairs| {
+                    let pooled = selling.clone();
+                    async move { pooled.run(|db| Box::pin(hand_over_all(db, pairs))).await }
+                },
+            ),
+        }
+    }
+
+    /// [`projection::apply`]: in a group if nothing was told of the order since `base_version`, else alone.
+    ///
+    /// # Errors
+    /// When Postgres fails, or its turn does not come in time, or there is no such order.
+    pub async fn project(
+        &self,
+        order: OrderId,
+        base_version: i64,
+        entries: &[TimelineEntry],
+        state: &OrderState,
+    ) -> Result<ProjectionOutcome> {
+        let telling =
+            Arc::new(QueuedChange { order, base_version, entries: entries.to_vec(), state: state.clone() });
+        match self.projections.submit(telling).await? {
+            Some(applied) => Ok(applied),
+            None => projection::apply(&self.pool, order, base_version, entries, state).await,
+        }
+    }
+
+    /// [`reservations::reserve`]: `None` if there is no such order.
+    ///
+    /// # Errors
+    /// When Postgres fails, or the order can't be read or priced.
+    pub async fn reserve(&self, order: OrderId) -> Result<Option<ReservationResult>> {
+        self.reservations.submit(order).await
+    }
+
+    /// [`reservations::hand_over`].
+    ///
+    /// # Errors
+    /// When Postgres fails.
+    pub async fn hand_over(&self, order: OrderId, shipment: ShipmentId) -> Result<()> {
+        self.hand_overs.submit((order, shipment)).await
+    }
+}
+
+async fn apply_projections(
+    db: &mut PgConnection,
+    tellings: Vec<Arc<QueuedChange>>,
+) -> Result<Vec<Option<ProjectionOutcome>>> {
+    let changes: Vec<OrderChange<'_>> = tellings.iter().map(|telling| telling.change()).collect();
+    projection::apply_batch(db, &changes).await
+}
+
+async fn hand_over_all(db: &mut PgConnection, pairs: Vec<(OrderId, ShipmentId)>) -> Result<Vec<()>> {
+    reservations::mark_handed_over(db, &pairs).await?;
+    Ok(vec![(); pairs.len()])
+}

@@ -1,0 +1,265 @@
+//! Why somebody is needed for an order, where it is not its workflow that says so: the workflow may have ended long
+//! ago. `orders.concern` has the latest open one, so that such orders are found like the others that need somebody.
+
+use crate::{
+    Result,
+    inbox::{self, Message},
+    orders::{
+        operator_actions::{self, OperatorActionRecord},
+        projection,
+    },
+    parse,
+};
+use serde::Deserialize;
+use sqlx::{PgConnection, PgPool, types::Json};
+use waybill_domain::{
+    event::OrderEvent,
+    ids::OrderId,
+    state::{AttentionItem, AttentionReason, clear_attention_item},
+    status::OrderStatus,
+};
+
+/// One thing that somebody is needed for.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct AttentionRecord {
+    /// Why.
+    pub reason: AttentionReason,
+    /// What it is about: the id of a refund, a return, a dispute, a drift, a shipment.
+    pub subject: String,
+    /// What is known.
+    pub detail: serde_json::Value,
+}
+
+/// Somebody is needed. Written once per reason and subject, also to the timeline; one that was cleared is raised again.
+/// Says whether it is news.
+///
+/// # Errors
+/// When Postgres fails, or there is no such order.
+pub async fn raise(tx: &mut PgConnection, order: OrderId, concern: &AttentionRecord) -> Result<bool> {
+    // The order's row first: whoever appends to its timeline takes turns there.
+    sqlx::query!("select 1 as one from orders where id = $1 for update", order.0)
+        .fetch_optional(&mut *tx)
+        .await?;
+    let new = sqlx::query!(
+        "insert into concerns (order_id, reason, subject, detail) values ($1, $2, $3, $4)
+         on conflict (order_id, reason, subject) do update
+           set detail = excluded.detail, raised_at = now(), cleared_at = null
+         where concerns.cleared_at is not null",
+        order.0,
+        concern.reason.as_str(),
+        concern.subject,
+        Json(&concern.detail) as _
+    )
+    .execute(&mut *tx)
+    .await?;
+    if new.rows_affected() == 0 {
+        return Ok(false);
+    }
+    let event = OrderEvent::AttentionRaised { reason: concern.reason, step: concern.subject.clone() };
+    projection::append(tx, order, "concern", &[event]).await?;
+    update_latest_reason(tx, order).await?;
+    Ok(true)
+}
+
+/// As [`raise`], but never again once it was raised for this subject: what an operator has dismissed stays dismissed.
+///
+/// # Errors
+/// When Postgres fails, or there is no such order.
+pub async fn raise_once(tx: &mut PgConnection, order: OrderId, concern: &AttentionRecord) -> Result<bool> {
+    let known = sqlx::query_scalar!(
+        r#"select exists (select from concerns where order_id = $1 and reason = $2 and subject = $3) as "known!""#,
+        order.0,
+        concern.reason.as_str(),
+        concern.subject
+    )
+    .fetch_one(&mut *tx)
+    .await?;
+    if known { Ok(false) } else { raise(tx, order, concern).await }
+}
+
+/// What is known of an open concern has changed. Within a transaction that has locked the order's row.
+///
+/// # Errors
+/// When Postgres fails.
+pub(crate) async fn update(tx: &mut PgConnection, order: OrderId, concern: &AttentionRecord) -> Result<()> {
+    sqlx::query!(
+        "update concerns set detail = $4
+         where order_id = $1 and reason = $2 and subject = $3 and cleared_at is null",
+        order.0,
+        concern.reason.as_str(),
+        concern.subject,
+        Json(&concern.detail) as _
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// As [`raise`], in a transaction of its own.
+///
+/// # Errors
+/// When Postgres fails, or there is no such order.
+pub async fn raise_committed(pool: &PgPool, order: OrderId, concern: &AttentionRecord) -> Result<bool> {
+    let mut tx = crate::begin(pool).await?;
+    let new = raise(&mut tx, order, concern).await?;
+    tx.commit().await?;
+    Ok(new)
+}
+
+/// As [`clear`], in a transaction of its own. Locks nothing where there is nothing to clear.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn clear_if_raised(
+    pool: &PgPool,
+    order: OrderId,
+    reason: AttentionReason,
+    subject: &str,
+) -> Result<bool> {
+    let raised = sqlx::query_scalar!(
+        r#"select exists (select from concerns
+             where order_id = $1 and reason = $2 and subject = $3 and cleared_at is null) as "raised!""#,
+        order.0,
+        reason.as_str(),
+        subject
+    )
+    .fetch_one(pool)
+    .await?;
+    if !raised {
+        return Ok(false);
+    }
+    let mut tx = crate::begin(pool).await?;
+    let cleared = clear(&mut tx, order, reason, Some(subject)).await?;
+    tx.commit().await?;
+    Ok(cleared)
+}
+
+/// What somebody was needed for is settled: of this subject, or of every subject with the reason. Says whether there
+/// was such a thing.
+///
+/// # Errors
+/// When Postgres fails, or there is no such order.
+pub async fn clear(
+    tx: &mut PgConnection,
+    order: OrderId,
+    reason: AttentionReason,
+    subject: Option<&str>,
+) -> Result<bool> {
+    sqlx::query!("select 1 as one from orders where id = $1 for update", order.0)
+        .fetch_optional(&mut *tx)
+        .await?;
+    let cleared = sqlx::query!(
+        "update concerns set cleared_at = now()
+         where order_id = $1 and reason = $2 and ($3::text is null or subject = $3) and cleared_at is null",
+        order.0,
+        reason.as_str(),
+        subject
+    )
+    .execute(&mut *tx)
+    .await?;
+    if cleared.rows_affected() == 0 {
+        return Ok(false);
+    }
+    projection::append(tx, order, "concern", &[OrderEvent::AttentionCleared { reason }]).await?;
+    update_latest_reason(tx, order).await?;
+    Ok(true)
+}
+
+/// What an ended order's workflow needed somebody for and took to its end is settled: about this, or whatever it is
+/// about. Says whether there was such a thing. Nothing is done while the order has not ended: its workflow knows better.
+///
+/// # Errors
+/// When Postgres fails, or there is no such order.
+pub(crate) async fn clear_of_ended_workflow(
+    tx: &mut PgConnection,
+    order: OrderId,
+    reason: AttentionReason,
+    about: Option<&str>,
+) -> Result<bool> {
+    let row = sqlx::query!(
+        r#"select status, needs as "needs: Json<Vec<AttentionItem>>" from orders where id = $1 for update"#,
+        order.0
+    )
+    .fetch_one(&mut *tx)
+    .await?;
+    let status: OrderStatus = parse("a status", row.status.parse())?;
+    let mut needs = row.needs.map_or_else(Vec::new, |needs| needs.0);
+    if !status.is_terminal() || !clear_attention_item(&mut needs, reason, about) {
+        return Ok(false);
+    }
+    sqlx::query!(
+        "update orders set needs = $2, attention = $3 where id = $1",
+        order.0,
+        (!needs.is_empty()).then_some(Json(&needs)) as _,
+        needs.last().map(|need| need.reason.as_str())
+    )
+    .execute(&mut *tx)
+    .await?;
+    projection::append(tx, order, "concern", &[OrderEvent::AttentionCleared { reason }]).await?;
+    Ok(true)
+}
+
+/// What an operator did about what no workflow holds, of this subject or of every subject with the reason: written
+/// down, told, and settled, together. Says whether there was such a thing; if not, nothing is written.
+///
+/// # Errors
+/// When Postgres fails, or there is no such order.
+pub async fn apply_operator_action(
+    pool: &PgPool,
+    word: &OperatorActionRecord,
+    subject: Option<&str>,
+) -> Result<bool> {
+    let mut tx = crate::begin(pool).await?;
+    let cleared = clear(&mut tx, word.order_id, word.attention, subject).await?;
+    let left_behind = clear_of_ended_workflow(&mut tx, word.order_id, word.attention, subject).await?;
+    if !cleared && !left_behind {
+        return Ok(false);
+    }
+    operator_actions::insert_audit(&mut tx, word).await?;
+    projection::append(&mut tx, word.order_id, "operator", &[operator_event(word)]).await?;
+    tx.commit().await?;
+    Ok(true)
+}
+
+/// Records that an operator has steps of refunds or returns tried again, with the messages that tell their workflows.
+/// Nothing is settled: that is for the steps, when they succeed. A repetition changes nothing.
+///
+/// # Errors
+/// When Postgres fails, or there is no such order.
+pub async fn record_retry(pool: &PgPool, word: &OperatorActionRecord, messages: &[Message]) -> Result<()> {
+    let mut tx = crate::begin(pool).await?;
+    sqlx::query!("select 1 as one from orders where id = $1 for update", word.order_id.0)
+        .fetch_one(&mut *tx)
+        .await?;
+    if !operator_actions::insert_audit(&mut tx, word).await? {
+        return Ok(());
+    }
+    projection::append(&mut tx, word.order_id, "operator", &[operator_event(word)]).await?;
+    for message in messages {
+        inbox::store_message(&mut *tx, message).await?;
+    }
+    tx.commit().await?;
+    Ok(())
+}
+
+fn operator_event(word: &OperatorActionRecord) -> OrderEvent {
+    OrderEvent::OperatorActed {
+        action: word.action.as_str().to_owned(),
+        attention: word.attention,
+        reason: word.reason.clone(),
+        reference: word.reference.clone(),
+    }
+}
+
+async fn update_latest_reason(tx: &mut PgConnection, order: OrderId) -> Result<()> {
+    sqlx::query!(
+        "update orders set concern = (
+           select reason from concerns where order_id = $1 and cleared_at is null
+           order by raised_at desc, reason desc, subject desc limit 1)
+         where id = $1",
+        order.0
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}

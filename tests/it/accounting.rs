@@ -1,0 +1,99 @@
+//! The books: whatever happened to an order, goods and money have to add up everywhere they are written down.
+
+use serde_json::Value;
+use std::collections::BTreeMap;
+use waybill_stack::Stack;
+
+/// Pieces by SKU and location: free, set aside and sold, added up.
+pub type UnitsBySku = BTreeMap<(String, String), i64>;
+
+/// The stock's sums, to be compared later: no order changes them.
+pub async fn units_by_location(stack: &Stack) -> UnitsBySku {
+    let pool = waybill_store::connect(&stack.database_url, 2).unwrap();
+    let books = waybill_store::stock::reconcile_reservations(&pool).await.unwrap();
+    books.into_iter().map(|b| ((b.sku, b.location), b.units)).collect()
+}
+
+/// Checks that stock rows agree with reservations and that no piece was made or lost.
+pub async fn check_stock(stack: &Stack, before: &UnitsBySku) {
+    let pool = waybill_store::connect(&stack.database_url, 2).unwrap();
+    for row in waybill_store::stock::reconcile_reservations(&pool).await.unwrap() {
+        let key = (row.sku.clone(), row.location.clone());
+        assert_eq!(Some(&row.units), before.get(&key), "free + set aside + sold changed: {row:?}");
+        assert_eq!(
+            (row.held_difference, row.short_difference, row.sold_difference),
+            (0, 0, 0),
+            "stock and reservations disagree: {row:?}"
+        );
+    }
+}
+
+/// What the provider's own ledger says of an order's money: authorized and not captured, captured, refunded.
+pub fn at_provider(stack: &Stack, order: &str) -> (i64, i64, i64, usize) {
+    let ledger = stack.payments.snapshot();
+    let intents: Vec<&Value> = values(&ledger["intents"])
+        .into_iter()
+        .filter(|intent| intent["metadata"]["order_id"] == order)
+        .collect();
+    let sum = |field: &str| intents.iter().map(|i| i[field].as_i64().unwrap_or(0)).sum::<i64>();
+    let ids: Vec<&Value> = intents.iter().map(|i| &i["id"]).collect();
+    let refunded = values(&ledger["refunds"])
+        .into_iter()
+        .filter(|refund| ids.contains(&&refund["payment_intent"]) && refund["status"] != "failed")
+        .map(|refund| refund["amount"].as_i64().unwrap_or(0))
+        .sum();
+    (sum("amount_capturable"), sum("amount_received"), refunded, intents.len())
+}
+
+/// The records of one kind in a simulator's ledger.
+pub fn values(collection: &Value) -> Vec<&Value> {
+    match collection {
+        Value::Array(items) => items.iter().collect(),
+        Value::Object(items) => items.values().collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// Checks an order that has come to an end: nothing is held anywhere, and the money is what the status says.
+pub async fn check_closed_order(stack: &Stack, id: &str) -> Value {
+    let order = stack.client.get(id).await.unwrap().body;
+    let held = authorized_amount(stack, id).await;
+    assert_eq!(held, 0, "a closed order holds stock: {order:#}");
+    let (capturable, captured, refunded, intents) = at_provider(stack, id);
+    let events = crate::support::kinds(&stack.client, id).await;
+    let renewals = events.iter().filter(|kind| *kind == "payment.renewing").count();
+    assert!(
+        intents <= 1 + renewals,
+        "one order, one payment, and one for each time it was held anew: {intents}"
+    );
+    assert_eq!(capturable, 0, "a closed order holds money: {order:#}");
+    assert_eq!(order["amounts_held"]["captured"], captured, "captured as the provider says: {order:#}");
+    assert_eq!(order["amounts_held"]["refunded"], refunded);
+    let shipped: i64 = order["shipments"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|s| s["captured"] == true)
+        .map(|s| s["amount"].as_i64().unwrap())
+        .sum();
+    assert_eq!(captured, shipped, "captured is what was handed over: {order:#}");
+    match order["status"].as_str().unwrap() {
+        "completed" => assert!(captured > 0),
+        "cancelled" | "rejected" | "expired" => assert_eq!(captured - refunded, 0, "{order:#}"),
+        other => panic!("{other} is not the end"),
+    }
+    assert_eq!(order["allowed_actions"].as_array().map(Vec::len), Some(0));
+    order
+}
+
+/// Pieces that reservations still hold for an order.
+pub async fn authorized_amount(stack: &Stack, id: &str) -> i64 {
+    let pool = waybill_store::connect(&stack.database_url, 2).unwrap();
+    sqlx::query_scalar::<_, i64>(
+        "select coalesce(sum(quantity), 0)::bigint from reservations where order_id = $1::uuid and state = 'held'",
+    )
+    .bind(id)
+    .fetch_one(&pool)
+    .await
+    .unwrap()
+}

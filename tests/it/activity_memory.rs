@@ -1,0 +1,27 @@
+//! What a worker keeps.
+
+use crate::support::*;
+use std::time::Duration;
+use waybill_simulators::AutoProgress;
+
+/// What the mended SDK says of each activity that ended, and how many still run (`vendor/README.md`).
+const ENDED: &str = "an activity ended running=";
+
+#[tokio::test]
+async fn a_worker_keeps_nothing_of_an_activity_that_ended() {
+    let at_once = AutoProgress { hand_over_after: Duration::ZERO, deliver_after: Duration::ZERO };
+    let builder = builder().await.auto(at_once).env("RUST_LOG", "info,temporalio_sdk=trace");
+    let stack = builder.start().await.unwrap();
+    for _ in 0..3 {
+        let id = place(&stack.client, &order_with(|_| {})).await;
+        reach(&stack.client, &id, "completed").await;
+    }
+    let running = || async {
+        let log = std::fs::read_to_string(stack.workers[0].log()).unwrap();
+        let told: Vec<_> = log.lines().filter_map(|line| line.split_once(ENDED)).collect();
+        // Stock, money and label of each order, at the least.
+        (told.len() >= 9 && told.last()?.1.split_whitespace().next() == Some("0")).then_some(())
+    };
+    wait_until("no activity is remembered", running).await;
+    stack.stop().await;
+}

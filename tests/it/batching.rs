@@ -1,0 +1,418 @@
+//! What is written for many orders at a time: each gets what it would alone, nothing is promised twice, and nobody waits
+//! for ever. Two pools stand for two workers.
+
+use crate::{
+    accounting::{check_stock, units_by_location},
+    support::{builder, count, order, place, put_stock, timeline, wait_until},
+};
+use futures::future::{join, join_all};
+use serde_json::{Value, json};
+use waybill_domain::{
+    allocation::Allocation,
+    event::{OrderEvent, TimelineEntry},
+    ids::{OrderId, ShipmentId},
+    state::OrderState,
+    status::OrderStatus,
+};
+use waybill_stack::{Stack, client::Client};
+use waybill_store::{
+    PgPool,
+    batched_writers::BatchedWriters,
+    orders::{
+        outbox,
+        projection::{self, OrderChange},
+    },
+    stock::reservations,
+};
+
+/// Enough that groups of both workers are under way at once.
+const ORDERS: usize = 60;
+/// Of a worker: enough that its groups keep theirs. Both together leave Postgres enough for the API and for those who look.
+const CONNECTIONS: u32 = 16;
+
+async fn without_worker() -> Stack {
+    builder().await.worker(false).check_invariants(false).start().await.unwrap()
+}
+
+fn pool(stack: &Stack) -> PgPool {
+    waybill_store::connect(&stack.database_url, CONNECTIONS).unwrap()
+}
+
+async fn place_all(client: &Client, orders: &[Value]) -> Vec<OrderId> {
+    join_all(orders.iter().map(|order| async { place(client, order).await.parse().unwrap() })).await
+}
+
+async fn place_same(client: &Client, lines: &[(&str, i64)], orders: usize) -> Vec<OrderId> {
+    place_all(client, &vec![order(lines); orders]).await
+}
+
+/// Pieces that an order gets.
+fn allocated_units(allocation: &Allocation) -> u32 {
+    allocation.shipments.iter().flat_map(|s| &s.lines).map(|line| line.quantity).sum()
+}
+
+async fn reserve(writers: &BatchedWriters, order: OrderId) -> Allocation {
+    writers.reserve(order).await.unwrap().unwrap().allocation
+}
+
+/// Waits until so many sessions of this database wait for another's lock.
+async fn wait_for_blocked_sessions(pool: &PgPool, sessions: i64) {
+    wait_until("everybody waits for a lock", || async {
+        let waiting: i64 = sqlx::query_scalar(
+            "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'",
+        )
+        .fetch_one(pool)
+        .await
+        .unwrap();
+        (waiting == sessions).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn two_workers_never_promise_a_piece_twice() {
+    let stack = without_worker().await;
+    put_stock(&stack.client, "HOT", &[("ams", 25), ("rtm", 15)]).await;
+    put_stock(&stack.client, "COLD", &[("ams", 1_000)]).await;
+    let before = units_by_location(&stack).await;
+    let orders = place_same(&stack.client, &[("COLD", 2), ("HOT", 1)], ORDERS).await;
+    let pools = [pool(&stack), pool(&stack)];
+    let workers =
+        [(0, true), (1, true), (1, false)].map(|(at, grouped)| BatchedWriters::start(&pools[at], grouped));
+    let ask = |worker: &BatchedWriters| {
+        let asked = orders.iter().map(|id| (worker.clone(), *id));
+        join_all(asked.map(|(worker, id)| async move { reserve(&worker, id).await }).collect::<Vec<_>>())
+    };
+    // A group of each worker at a time, and of one worker an order twice, which is in two groups; another does not group.
+    let ((first, again), (other, alone)) =
+        join(join(ask(&workers[0]), ask(&workers[0])), join(ask(&workers[1]), ask(&workers[2]))).await;
+    for others in [&again, &other, &alone] {
+        assert_eq!(&first, others, "a repetition gets the answer that was kept");
+    }
+    let served: Vec<u32> = first.iter().map(allocated_units).filter(|pieces| *pieces > 0).collect();
+    assert_eq!(served, [3; 40], "all or none, and as many as there are");
+    check_stock(&stack, &before).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn a_group_serves_each_order_as_if_it_were_alone() {
+    let stack = without_worker().await;
+    let other = stack.client.with_key(&stack.create_key("other").await.unwrap());
+    for client in [&stack.client, &other] {
+        put_stock(client, "BOOT", &[("ams", 6), ("rtm", 2)]).await;
+    }
+    let before = units_by_location(&stack).await;
+    let [kept, released, served, greedy, last] =
+        place_all(&stack.client, &[1, 1, 5, 9, 2].map(|pieces| order(&[("BOOT", pieces)]))).await[..]
+    else {
+        panic!("five orders")
+    };
+    let strangers = place_same(&other, &[("BOOT", 4)], 1).await[0];
+    let pool = pool(&stack);
+    let first = reservations::reserve(&pool, &[kept]).await.unwrap();
+    reservations::release(&pool, released, None).await.unwrap();
+    let unknown = OrderId(uuid::Uuid::now_v7());
+    let group = [served, unknown, released, greedy, strangers, kept, last];
+    let answers = reservations::reserve(&pool, &group).await.unwrap();
+    let pieces: Vec<Option<u32>> =
+        answers.iter().map(|a| a.as_ref().map(|a| allocated_units(&a.allocation))).collect();
+    // Of eight pieces one was kept; five go, in parts or not; nine are not there; two are left for the last.
+    assert_eq!(pieces, [Some(5), None, Some(0), Some(0), Some(4), Some(1), Some(2)]);
+    assert_eq!(answers[5], first[0]);
+    check_stock(&stack, &before).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn a_group_changes_a_hot_row_once() {
+    let stack = without_worker().await;
+    put_stock(&stack.client, "HOT", &[("ams", 1_000)]).await;
+    let before = units_by_location(&stack).await;
+    let orders = place_same(&stack.client, &[("HOT", 1), ("HOT", 2)], 20).await;
+    let pool = pool(&stack);
+    sqlx::raw_sql(
+        "create table changes (pieces integer);
+         create function note() returns trigger language plpgsql as
+           $$ begin insert into changes values (old.available - new.available); return new; end $$;
+         create trigger note after update on stock for each row execute function note()",
+    )
+    .execute(&pool)
+    .await
+    .unwrap();
+    let changes = || async {
+        sqlx::query_scalar::<_, i32>("select pieces from changes").fetch_all(&pool).await.unwrap()
+    };
+    let answers = reservations::reserve(&pool, &orders).await.unwrap();
+    assert_eq!(changes().await, [60]);
+    let shipment = |(order, answer): (&OrderId, &Option<reservations::ReservationResult>)| {
+        (*order, answer.as_ref().unwrap().allocation.shipments[0].id)
+    };
+    let shipments: Vec<(OrderId, ShipmentId)> = orders.iter().zip(&answers).map(shipment).collect();
+    // Some alone; then all of them, of which some are a repetition; then all are.
+    for (told, noted) in [(15, vec![60, 0]), (20, vec![60, 0, 0]), (20, vec![60, 0, 0])] {
+        reservations::mark_handed_over(&pool, &shipments[..told]).await.unwrap();
+        assert_eq!(changes().await, noted);
+        let sold = count(&stack, "select sold::bigint from stock where sku = $1", "HOT").await;
+        assert_eq!(sold, 3 * told as i64, "each shipment once, however often it is told");
+    }
+    check_stock(&stack, &before).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn an_order_that_can_not_be_read_harms_no_other() {
+    let stack = without_worker().await;
+    put_stock(&stack.client, "SHOE", &[("ams", 100)]).await;
+    let before = units_by_location(&stack).await;
+    let mut orders = place_same(&stack.client, &[("SHOE", 1)], 10).await;
+    let (pool, bad) = (pool(&stack), orders[4]);
+    sqlx::query("update orders set shortage_policy = 'none that is known' where id = $1")
+        .bind(bad.0)
+        .execute(&pool)
+        .await
+        .unwrap();
+    orders.push(OrderId(uuid::Uuid::now_v7()));
+    let writers = BatchedWriters::start(&pool, true);
+    let state = OrderState::received(&[]);
+    let entries = [entry(OrderEvent::Confirmed {}, OrderStatus::Confirmed)];
+    let reserved = join_all(orders.iter().map(|id| writers.reserve(*id)));
+    let told = join_all(orders.iter().map(|id| writers.project(*id, 1, &entries, &state)));
+    let (reserved, told) = join(reserved, told).await;
+    for (index, (id, reserved)) in orders.iter().zip(&reserved).enumerate() {
+        match reserved {
+            Err(_) => assert_eq!(*id, bad),
+            Ok(None) => assert_eq!(index, 10, "there is no such order"),
+            Ok(Some(reserved)) => assert_eq!(allocated_units(&reserved.allocation), 1),
+        }
+    }
+    let failed: Vec<usize> = (0..).zip(&told).filter(|(_, told)| told.is_err()).map(|(i, _)| i).collect();
+    assert_eq!(failed, [10]);
+    check_stock(&stack, &before).await;
+    stack.stop().await;
+}
+
+fn entry(event: OrderEvent, status: OrderStatus) -> TimelineEntry {
+    TimelineEntry { event, status }
+}
+
+/// What the workflow tells in its `step`, each time something else.
+fn step_entries(step: u64) -> [TimelineEntry; 2] {
+    [
+        entry(OrderEvent::AwaitingCustomer { wait_seconds: step }, OrderStatus::AwaitingCustomer),
+        entry(OrderEvent::InReview { wait_seconds: step }, OrderStatus::InReview),
+    ]
+}
+
+/// Tells an order's story, each step behind the one before, and gives the versions that it was answered.
+async fn append_events(writers: BatchedWriters, order: OrderId, steps: u64) -> Vec<i64> {
+    let (mut base, mut versions) = (1, Vec::new());
+    for step in 0..steps {
+        let state = OrderState { status: OrderStatus::InReview, ..OrderState::received(&[]) };
+        let applied = writers.project(order, base, &step_entries(step), &state).await.unwrap();
+        base = applied.version().unwrap();
+        versions.push(base);
+    }
+    versions
+}
+
+/// Another writer of the same timeline.
+async fn tell_else(pool: &PgPool, order: OrderId, times: usize) {
+    for _ in 0..times {
+        let mut tx = pool.begin().await.unwrap();
+        projection::append(&mut tx, order, "test", &[OrderEvent::Confirmed {}]).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn whoever_tells_at_the_same_time_each_entry_is_there_once() {
+    let (steps, others) = (4, 2);
+    let stack = without_worker().await;
+    let orders = place_same(&stack.client, &[("SHOE", 1)], ORDERS).await;
+    let pools = [pool(&stack), pool(&stack)];
+    let [first, second] = [BatchedWriters::start(&pools[0], true), BatchedWriters::start(&pools[1], true)];
+    let forward = join_all(orders.iter().map(|id| append_events(first.clone(), *id, steps)));
+    let backward = join_all(orders.iter().rev().map(|id| append_events(second.clone(), *id, steps)));
+    let else_told = join_all(orders.iter().step_by(2).map(|id| tell_else(&pools[0], *id, others)));
+    let backwards: Vec<OrderId> = orders.iter().rev().copied().collect();
+    let started = outbox::mark_started(&pools[1], &backwards);
+    let ((forward, backward), (_, started)) = join(join(forward, backward), join(else_told, started)).await;
+    started.unwrap();
+    assert_eq!(forward, backward.into_iter().rev().collect::<Vec<_>>(), "a repetition is answered the same");
+    for (index, id) in orders.iter().enumerate() {
+        let id = id.to_string();
+        let told = timeline(&stack.client, &id).await;
+        let of_workflow: Vec<(&Value, &Value)> = told
+            .iter()
+            .filter(|e| !e["data"]["wait_seconds"].is_null())
+            .map(|e| (&e["type"], &e["data"]))
+            .collect();
+        let wanted: Vec<(Value, Value)> = (0..steps)
+            .flat_map(|step| {
+                ["order.awaiting_customer", "order.in_review"]
+                    .map(|kind| (json!(kind), json!({"wait_seconds": step})))
+            })
+            .collect();
+        assert_eq!(
+            of_workflow,
+            wanted.iter().map(|(kind, data)| (kind, data)).collect::<Vec<_>>(),
+            "{told:#?}"
+        );
+        let all = 1 + 2 * steps as usize + if index % 2 == 0 { others } else { 0 };
+        assert_eq!(told.len(), all, "{told:#?}");
+        let version = count(&stack, "select version from orders where id = $1::uuid", &id).await;
+        assert_eq!(version, all as i64);
+        assert_eq!(stack.client.get(&id).await.unwrap().body["status"], "in_review");
+    }
+    stack.stop().await;
+}
+
+/// Whoever takes several orders waits for whoever has one, and then for nobody.
+#[tokio::test]
+async fn who_takes_several_orders_takes_them_in_one_order() {
+    let stack = without_worker().await;
+    put_stock(&stack.client, "SHOE", &[("ams", 100)]).await;
+    let mut orders = place_same(&stack.client, &[("SHOE", 1)], 5).await;
+    orders.sort_unstable();
+    let backwards: Vec<OrderId> = orders.iter().rev().copied().collect();
+    let pool = pool(&stack);
+    let entries = step_entries(0);
+    let state = OrderState { status: OrderStatus::InReview, ..OrderState::received(&[]) };
+    let tell = |orders: &[OrderId]| -> Vec<OrderChange<'_>> {
+        orders
+            .iter()
+            .map(|id| OrderChange { id: *id, base_version: 1, entries: &entries, state: &state })
+            .collect()
+    };
+    let (forth, back) = (tell(&orders), tell(&backwards));
+
+    let mut tx = pool.begin().await.unwrap();
+    projection::append(&mut tx, orders[2], "test", &[OrderEvent::Confirmed {}]).await.unwrap();
+    let told = join(projection::apply_batch(&pool, &forth), projection::apply_batch(&pool, &back));
+    let marked = outbox::mark_started(&pool, &backwards);
+    let held = async {
+        wait_for_blocked_sessions(&pool, 3).await;
+        tx.commit().await.unwrap();
+    };
+    let ((forth, back), (marked, ())) = join(told, join(marked, held)).await;
+    let (forth, mut back) = (forth.unwrap(), back.unwrap());
+    back.reverse();
+    marked.unwrap();
+    for (index, (one, other)) in forth.iter().zip(&back).enumerate() {
+        let told = usize::from(one.is_some()) + usize::from(other.is_some());
+        assert_eq!(told, usize::from(index != 2), "one of them, and of the order that has moved on none");
+    }
+
+    // Reservations take turns by locks that have no row.
+    let mut tx = pool.begin().await.unwrap();
+    for order in &orders[1..4] {
+        let key = i64::from_be_bytes(order.0.as_bytes()[8..].try_into().unwrap());
+        sqlx::query("select pg_advisory_xact_lock($1)").bind(key).execute(&mut *tx).await.unwrap();
+    }
+    let reserved = join(reservations::reserve(&pool, &orders), reservations::reserve(&pool, &backwards));
+    let held = async {
+        wait_for_blocked_sessions(&pool, 2).await;
+        tx.commit().await.unwrap();
+    };
+    let ((one, other), ()) = join(reserved, held).await;
+    let (one, mut other) = (one.unwrap(), other.unwrap());
+    other.reverse();
+    assert_eq!(one, other);
+    stack.stop().await;
+}
+
+/// Whoever takes several stock rows, for whatever reason, waits for whoever has one, and then for nobody.
+#[tokio::test]
+async fn who_takes_several_stock_rows_takes_them_in_one_order() {
+    // Sorted as bytes, as by Rust, and by a language these differ.
+    let skus = ["Boot", "a-shoe", "b-Shoe", "c-shoe"];
+    let lines: Vec<(&str, i64)> = skus.iter().map(|sku| (*sku, 1)).collect();
+    let backwards: Vec<(&str, i64)> = lines.iter().rev().copied().collect();
+    let stack = without_worker().await;
+    for sku in skus {
+        put_stock(&stack.client, sku, &[("ams", 100)]).await;
+    }
+    let before = units_by_location(&stack).await;
+    let pool = pool(&stack);
+    let orders =
+        [place_same(&stack.client, &lines, 3).await, place_same(&stack.client, &backwards, 3).await].concat();
+    let answers = reservations::reserve(&pool, &orders[1..5]).await.unwrap();
+    let shipments: Vec<(OrderId, ShipmentId)> = orders[1..5]
+        .iter()
+        .zip(answers)
+        .map(|(order, answer)| (*order, answer.unwrap().allocation.shipments[0].id))
+        .collect();
+    for sku in &skus[1..3] {
+        let mut tx = pool.begin().await.unwrap();
+        sqlx::query("select 1 from stock where sku = $1 for update")
+            .bind(sku)
+            .execute(&mut *tx)
+            .await
+            .unwrap();
+        // Another one's in each round: what was given free is not sold.
+        let round = usize::from(*sku == skus[2]);
+        let sold = join(
+            reservations::mark_handed_over(&pool, &shipments[round..=round]),
+            reservations::mark_handed_over(&pool, &shipments[2 + round..=2 + round]),
+        );
+        let released = reservations::release(&pool, orders[1 + 3 * round], None);
+        let reserved = reservations::reserve(&pool, &orders[5 * round..=5 * round]);
+        let held = async {
+            wait_for_blocked_sessions(&pool, 4).await;
+            tx.commit().await.unwrap();
+        };
+        let ((one, other), (released, (reserved, ()))) =
+            join(sold, join(released, join(reserved, held))).await;
+        one.and(other).and(released).unwrap();
+        assert_eq!(allocated_units(&reserved.unwrap()[0].as_ref().unwrap().allocation), 4);
+    }
+    check_stock(&stack, &before).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn goods_come_and_go_at_two_workers_at_once() {
+    let skus: Vec<String> = (0..6).map(|n| format!("SKU-{n}")).collect();
+    let stack = without_worker().await;
+    for sku in &skus {
+        put_stock(&stack.client, sku, &[("ams", 30), ("rtm", 30)]).await;
+    }
+    let before = units_by_location(&stack).await;
+    let lines = |n: usize| {
+        let mut lines: Vec<(&str, i64)> = (0..4).map(|i| (skus[(n + i) % skus.len()].as_str(), 1)).collect();
+        if n % 2 == 1 {
+            lines.reverse();
+        }
+        order(&lines)
+    };
+    let orders = place_all(&stack.client, &(0..ORDERS).map(lines).collect::<Vec<_>>()).await;
+    let pools = [pool(&stack), pool(&stack)];
+    let workers = [BatchedWriters::start(&pools[0], true), BatchedWriters::start(&pools[1], true)];
+    let live = |(n, order): (usize, &OrderId)| {
+        let (pool, worker, order) = (pools[n % 2].clone(), workers[n / 2 % 2].clone(), *order);
+        async move {
+            let allocation = reserve(&worker, order).await;
+            if n % 3 == 0 {
+                reservations::release(&pool, order, None).await.unwrap();
+                assert_eq!(
+                    reserve(&worker, order).await,
+                    allocation,
+                    "the kept answer, which holds nothing now"
+                );
+            }
+            for shipment in &allocation.shipments {
+                worker.hand_over(order, shipment.id).await.unwrap();
+                worker.hand_over(order, shipment.id).await.unwrap();
+            }
+            if n % 3 == 0 { 0 } else { allocated_units(&allocation) }
+        }
+    };
+    let sold: u32 = join_all(orders.iter().enumerate().map(live)).await.into_iter().sum();
+    check_stock(&stack, &before).await;
+    let in_books = count(&stack, "select sum(sold) from stock where sku like $1", "SKU-%").await;
+    assert_eq!(in_books, i64::from(sold), "what was given free was not sold");
+    let free = count(&stack, "select sum(reserved) from stock where sku like $1", "SKU-%").await;
+    assert_eq!(free, 0);
+    stack.stop().await;
+}

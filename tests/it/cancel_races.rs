@@ -1,0 +1,556 @@
+//! A cancel meets labels, hand-overs, captures and other cancels at every moment. Whoever comes first, goods and money
+//! agree in the end: what left is paid for, once, and what did not leave is held by nobody.
+//!
+//! The moments are a table; each is gone through by each of the three ways to cancel, all orders of a table on one stack
+//! at the same time. The simulators hold a request up until the test lets it go, for this one order (`Fault::Stall`), so
+//! each order is where it is meant to be when it is asked to cancel.
+
+use crate::{
+    accounting::{at_provider, check_closed_order, check_stock, units_by_location, values},
+    support::*,
+};
+use futures::{FutureExt, future::join_all};
+use serde_json::{Value, json};
+use std::{panic::AssertUnwindSafe, sync::Mutex};
+use waybill_simulators::{Fault, Route, Rule};
+use waybill_stack::{Stack, client::Reply, servers::Servers};
+
+/// What one shipment of these orders costs; two of them are more than the risk rules let pass. So every order waits for
+/// a reviewer first, and the test learns what its shipments are called before anything happens to them.
+const PRICE: i64 = 60_000;
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Way {
+    Api,
+    Signal,
+    Engine,
+}
+
+/// What the order is to answer. Signals and the engine have no answer: there it is what the timeline says.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Answer {
+    Accepted,
+    Refused,
+    /// Accepted before the hand-over was looked at, and refused then; or refused at once.
+    InTheEndRefused,
+}
+
+/// A step on the way to a moment, or after it. Shipments are numbered from 0.
+#[derive(Clone, Copy, Debug)]
+enum Act {
+    Approve,
+    /// Holds up this order's requests at the provider.
+    StallMoney(Route),
+    /// Holds up a shipment's requests at the carrier.
+    StallLabel(Route, usize),
+    /// The provider does what it is asked and does not answer.
+    LoseMoney(Route),
+    /// The carrier does what it is asked for a shipment and does not answer.
+    LoseLabel(Route, usize),
+    /// Waits until so many of this order's requests are held up.
+    Stalled,
+    /// Everything goes on.
+    LetGo,
+    /// The carrier says that this happened to a shipment, and Waybill has heard it.
+    Says(usize, &'static str),
+    Reach(&'static str),
+    Told(&'static str),
+    /// Somebody else cancels over HTTP and is told that it is accepted.
+    Cancel,
+}
+
+use Act::*;
+use Answer::*;
+
+struct Moment {
+    name: &'static str,
+    /// One shipment of two pieces, or two of one.
+    shipments: usize,
+    before: &'static [Act],
+    answer: Answer,
+    after: &'static [Act],
+    /// The status in the end, and how many pieces are paid for.
+    end: (&'static str, i64),
+    attention: Option<&'static str>,
+    told: &'static [&'static str],
+}
+
+const MOMENT: Moment = Moment {
+    name: "",
+    shipments: 1,
+    before: &[],
+    answer: Accepted,
+    after: &[],
+    end: ("cancelled", 0),
+    attention: None,
+    told: &[],
+};
+
+const BOOKED: [Act; 2] = [Approve, Reach("fulfilling")];
+
+const LABELS: &[Moment] = &[
+    Moment {
+        name: "the label is being booked",
+        before: &[StallLabel(Route::Book, 0), Approve, Stalled],
+        after: &[LetGo],
+        told: &["payment.voided", "stock.released"],
+        ..MOMENT
+    },
+    Moment {
+        name: "the second label is being booked, again and again",
+        shipments: 2,
+        before: &[StallLabel(Route::Book, 1), Approve, Stalled, Told("step.retrying")],
+        after: &[LetGo],
+        told: &["payment.voided"],
+        ..MOMENT
+    },
+    Moment {
+        name: "the label is booked and nobody knows",
+        before: &[LoseLabel(Route::Book, 0), Approve, Told("step.retrying")],
+        after: &[LetGo],
+        told: &["payment.voided"],
+        ..MOMENT
+    },
+    Moment { name: "the label is booked", before: &BOOKED, told: &["shipment.cancelled"], ..MOMENT },
+    Moment {
+        name: "the first is handed over while the second is being booked",
+        shipments: 2,
+        before: &[StallLabel(Route::Book, 1), Approve, Stalled, Told("step.retrying"), Says(0, "hand_over")],
+        after: &[LetGo],
+        end: ("completed", 1),
+        told: &["shipment.cancel_refused", "shipment.cancelled"],
+        ..MOMENT
+    },
+    Moment {
+        name: "another void is under way",
+        before: &[BOOKED[0], BOOKED[1], StallMoney(Route::Void), Cancel, Stalled, Told("step.retrying")],
+        after: &[LetGo],
+        ..MOMENT
+    },
+    Moment {
+        name: "another request to the carrier is under way",
+        before: &[BOOKED[0], BOOKED[1], StallLabel(Route::Cancel, 0), Cancel, Stalled, Told("step.retrying")],
+        after: &[LetGo],
+        told: &["shipment.cancelled"],
+        ..MOMENT
+    },
+];
+
+const HAND_OVERS: &[Moment] = &[
+    Moment {
+        name: "handed over a moment ago",
+        before: &[BOOKED[0], BOOKED[1], Says(0, "hand_over")],
+        answer: InTheEndRefused,
+        end: ("completed", 2),
+        ..MOMENT
+    },
+    Moment {
+        name: "handed over while the carrier is asked",
+        before: &[BOOKED[0], BOOKED[1], StallLabel(Route::Cancel, 0)],
+        after: &[Stalled, Says(0, "hand_over"), LetGo],
+        end: ("completed", 2),
+        told: &["shipment.cancel_refused"],
+        ..MOMENT
+    },
+    Moment {
+        name: "one of two handed over while the carrier is asked",
+        shipments: 2,
+        before: &[BOOKED[0], BOOKED[1], StallLabel(Route::Cancel, 1)],
+        after: &[Stalled, Says(1, "hand_over"), LetGo],
+        end: ("completed", 1),
+        told: &["shipment.cancelled", "shipment.cancel_refused"],
+        ..MOMENT
+    },
+    Moment {
+        name: "the carrier agrees and hands over all the same, before the end",
+        before: &[BOOKED[0], BOOKED[1], StallMoney(Route::Void)],
+        after: &[Stalled, Says(0, "hand_over"), LetGo],
+        attention: Some("unexpected_shipment"),
+        told: &["shipment.cancelled", "shipment.handed_over"],
+        ..MOMENT
+    },
+    Moment {
+        name: "the carrier agrees and hands over all the same, after the end",
+        before: &BOOKED,
+        after: &[Reach("cancelled"), Says(0, "hand_over")],
+        attention: Some("unexpected_shipment"),
+        told: &["shipment.cancelled"],
+        ..MOMENT
+    },
+    Moment {
+        name: "everything has left",
+        before: &[BOOKED[0], BOOKED[1], Says(0, "hand_over"), Reach("shipped")],
+        answer: Refused,
+        end: ("completed", 2),
+        ..MOMENT
+    },
+];
+
+const CAPTURES: &[Moment] = &[
+    Moment {
+        name: "one capture is under way, the other shipment is here",
+        shipments: 2,
+        before: &[
+            BOOKED[0],
+            BOOKED[1],
+            StallMoney(Route::Capture),
+            Says(0, "hand_over"),
+            Stalled,
+            Told("step.retrying"),
+        ],
+        after: &[LetGo],
+        end: ("completed", 1),
+        told: &["shipment.cancelled", "payment.captured", "payment.voided"],
+        ..MOMENT
+    },
+    Moment {
+        name: "nobody knows of one capture, the other shipment is here",
+        shipments: 2,
+        before: &[
+            BOOKED[0],
+            BOOKED[1],
+            LoseMoney(Route::Capture),
+            Says(0, "hand_over"),
+            Told("payment.unknown"),
+        ],
+        after: &[LetGo],
+        end: ("completed", 1),
+        told: &["shipment.cancelled", "payment.captured", "payment.voided"],
+        ..MOMENT
+    },
+    Moment {
+        name: "the last capture is under way",
+        before: &[
+            BOOKED[0],
+            BOOKED[1],
+            StallMoney(Route::Capture),
+            Says(0, "hand_over"),
+            Stalled,
+            Told("step.retrying"),
+        ],
+        answer: Refused,
+        after: &[LetGo],
+        end: ("completed", 2),
+        ..MOMENT
+    },
+    Moment {
+        name: "nobody knows of the last capture",
+        before: &[
+            BOOKED[0],
+            BOOKED[1],
+            LoseMoney(Route::Capture),
+            Says(0, "hand_over"),
+            Told("payment.unknown"),
+        ],
+        answer: Refused,
+        after: &[LetGo],
+        end: ("completed", 2),
+        ..MOMENT
+    },
+];
+
+/// A stack and the faults of all its orders.
+struct Stage {
+    stack: Stack,
+    faults: Mutex<Vec<Rule>>,
+}
+
+impl Stage {
+    async fn new() -> Self {
+        let stack = stack().await;
+        stock_two_locations(&stack.client).await;
+        Self { stack, faults: Mutex::default() }
+    }
+
+    fn change_faults(&self, change: impl FnOnce(&mut Vec<Rule>)) {
+        let mut faults = self.faults.lock().unwrap();
+        change(&mut faults);
+        // A rule says what it is for, so both may have all of them.
+        self.stack.carrier.set_faults(faults.clone());
+        self.stack.payments.set_faults(faults.clone());
+    }
+}
+
+/// One order on its way through a moment.
+struct Case<'a> {
+    stage: &'a Stage,
+    id: String,
+    shipments: Vec<String>,
+    what: String,
+}
+
+impl<'a> Case<'a> {
+    async fn place(stage: &'a Stage, moment: &Moment, way: Way) -> Self {
+        let lines: &[(&str, i64)] =
+            if moment.shipments == 1 { &[("HERE", 2)] } else { &[("HERE", 1), ("THERE", 1)] };
+        let mut order = order(lines);
+        for line in order["lines"].as_array_mut().unwrap() {
+            line["unit_price"] = json!(PRICE);
+        }
+        let id = place(&stage.stack.client, &order).await;
+        let order = reach(&stage.stack.client, &id, "in_review").await;
+        let mut all = order["shipments"].as_array().unwrap().clone();
+        all.sort_by_key(|shipment| shipment["location"].as_str().unwrap().to_owned());
+        let shipments: Vec<String> = all.iter().map(|s| s["id"].as_str().unwrap().to_owned()).collect();
+        assert_eq!(shipments.len(), moment.shipments);
+        Self { stage, id, shipments, what: format!("{}, {way:?}", moment.name) }
+    }
+
+    fn names(&self) -> impl Iterator<Item = &String> {
+        self.shipments.iter().chain([&self.id])
+    }
+
+    fn add_fault(&self, route: Route, fault: Fault, about: &str) {
+        let rule = Rule { route, fault, times: None, matching: Some(about.to_owned()) };
+        self.stage.change_faults(|rules| rules.push(rule));
+    }
+
+    async fn act(&self, act: Act) {
+        let Stage { stack, .. } = self.stage;
+        match act {
+            Approve => {
+                stack.client.decide(&self.id, "approve", "known").await.unwrap().success().unwrap();
+            }
+            StallMoney(route) => self.add_fault(route, Fault::Stall, &self.id),
+            StallLabel(route, number) => self.add_fault(route, Fault::Stall, &self.shipments[number]),
+            LoseMoney(route) => {
+                self.add_fault(route, Fault::DropReply, &self.id);
+                self.add_fault(Route::Read, Fault::Status { status: 503 }, &self.id);
+            }
+            LoseLabel(route, number) => self.add_fault(route, Fault::DropReply, &self.shipments[number]),
+            Stalled => {
+                wait_until(&format!("a request is held up: {}", self.what), || async {
+                    let waiting = [stack.carrier.stalled(), stack.payments.stalled()].concat();
+                    self.names().any(|name| waiting.iter().any(|about| about.contains(name))).then_some(())
+                })
+                .await;
+            }
+            LetGo => self.stage.change_faults(|rules| {
+                rules.retain(|rule| self.names().all(|name| rule.matching.as_ref() != Some(name)));
+            }),
+            Says(number, what) => self.says(&self.shipments[number], what).await,
+            Reach(status) => {
+                reach(&stack.client, &self.id, status).await;
+            }
+            Told(kind) => {
+                wait_for_event(&stack.client, &self.id, kind).await;
+            }
+            Cancel => {
+                let reply = stack.client.cancel(&self.id, "the first", false).await.unwrap();
+                assert_eq!(reply.text("/answer"), "accepted", "{}: {}", self.what, reply.body);
+            }
+        }
+    }
+
+    async fn says(&self, shipment: &str, what: &str) {
+        let heard = "select count(*) from inbox where order_id = $1::uuid and settled_at is not null
+            and signal = 'shipment_event'";
+        let before = count(&self.stage.stack, heard, &self.id).await;
+        send_carrier_event(&self.stage.stack, shipment, what).await;
+        wait_until(&format!("{what} is heard: {}", self.what), || async {
+            (count(&self.stage.stack, heard, &self.id).await > before).then_some(())
+        })
+        .await;
+    }
+
+    /// Asks the order to cancel, after asking what would come of it.
+    async fn cancel(&self, way: Way, answer: Answer) {
+        let client = &self.stage.stack.client;
+        let planned = client.cancel(&self.id, "what if", true).await.unwrap();
+        match way {
+            Way::Api => {
+                let got = client.cancel(&self.id, "changed my mind", false).await.unwrap();
+                self.check_answer(&planned, &got, answer);
+            }
+            Way::Signal => self.tell_temporal(&["signal", "--name", "cancel"]).await,
+            Way::Engine => self.tell_temporal(&["cancel"]).await,
+        }
+    }
+
+    /// Until it is taken: Temporal turns a message away while the workflow is busy.
+    async fn tell_temporal(&self, words: &[&str]) {
+        let workflow = format!("order:{}", self.id);
+        let words = [&["workflow"], words, &["-w", &workflow]].concat();
+        let server = &Servers::for_tests().await.unwrap().temporal;
+        wait_until(&format!("Temporal takes {words:?}"), || async { server.cli(&words).await.ok() }).await;
+    }
+
+    fn check_answer(&self, planned: &Reply, got: &Reply, answer: Answer) {
+        let what = format!("{}: {} after {}", self.what, got.body, planned.body);
+        let status = got.status.as_u16();
+        match answer {
+            Accepted => {
+                assert!([200, 202].contains(&status), "{what}");
+                assert_eq!(got.text("/answer"), "accepted", "{what}");
+                assert_eq!(
+                    got.body["plan"], planned.body["plan"],
+                    "what was planned is what is done: {what}"
+                );
+                let all = planned.body["order"]["shipments"].as_array().unwrap();
+                let left = all.iter().filter(|shipment| shipment["status"] == "handed_over");
+                let left: i64 = left.map(|shipment| shipment["amount"].as_i64().unwrap()).sum();
+                assert_eq!(got.body["plan"]["void"], 2 * PRICE - left, "{what}");
+            }
+            Refused => {
+                assert_eq!((planned.text("/answer"), status), ("refused", 409), "{what}");
+                assert_eq!(got.text("/code"), "wrong_state", "{what}");
+            }
+            InTheEndRefused => assert!([200, 202, 409].contains(&status), "{what}"),
+        }
+    }
+
+    /// What is true in the end, whatever came first.
+    async fn check(&self, moment: &Moment, way: Way) {
+        let (stack, (status, paid)) = (&self.stage.stack, moment.end);
+        if status == "completed" {
+            let order = reach(&stack.client, &self.id, "shipped").await;
+            let all = order["shipments"].as_array().unwrap();
+            for gone in all.iter().filter(|shipment| shipment["status"] == "handed_over") {
+                self.says(gone["id"].as_str().unwrap(), "deliver").await;
+            }
+        }
+        reach(&stack.client, &self.id, status).await;
+        if let Some(reason) = moment.attention {
+            let raised = wait_for_event(&stack.client, &self.id, "attention.raised").await;
+            assert_eq!(raised["data"]["reason"], reason, "{}", self.what);
+        }
+        let order = check_closed_order(stack, &self.id).await;
+        let kinds = kinds(&stack.client, &self.id).await;
+        let what = format!("{}: {order:#} {kinds:?}", self.what);
+        assert_eq!(order["attention"], json!(moment.attention), "{what}");
+        assert_eq!(at_provider(stack, &self.id), (0, paid * PRICE, 0, 1), "{what}");
+        for kind in moment.told {
+            assert!(kinds.iter().any(|told| told == kind), "{kind} is missing: {what}");
+        }
+        let times = |kind: &str| kinds.iter().filter(|told| *told == kind).count();
+        assert!(times("cancellation.requested") <= 1, "several requests are one: {what}");
+        let captured =
+            order["shipments"].as_array().unwrap().iter().filter(|s| s["captured"] == true).count();
+        assert_eq!(times("payment.captured"), captured, "{what}");
+        // Who asked over HTTP was told at once.
+        let refused = times("cancellation.refused");
+        // The carrier may be the one that refuses.
+        let refusals = refused + times("shipment.cancel_refused");
+        match (moment.answer, way) {
+            (Accepted, _) | (Refused, Way::Api) => assert_eq!(refused, 0, "{what}"),
+            (Refused, _) => assert_eq!(refused, 1, "{what}"),
+            (InTheEndRefused, Way::Api) => assert!(refusals <= 1, "{what}"),
+            (InTheEndRefused, _) => assert_eq!(refusals, 1, "{what}"),
+        }
+        self.check_labels(&order);
+    }
+
+    /// What Waybill calls cancelled the carrier does not carry, unless it said so.
+    fn check_labels(&self, order: &Value) {
+        let ledger = self.stage.stack.carrier.snapshot();
+        for shipment in order["shipments"].as_array().unwrap().iter().filter(|s| s["status"] == "cancelled") {
+            let labels = values(&ledger["labels"]);
+            let label = labels.into_iter().find(|label| label["reference"] == shipment["id"]);
+            let left = order["attention"] == "unexpected_shipment";
+            let expected = if left { "handed_over" } else { "cancelled" };
+            assert!(label.is_none_or(|l| l["status"] == expected), "{}: {label:?}", self.what);
+        }
+    }
+}
+
+async fn go_through(stage: &Stage, moment: &Moment, way: Way) {
+    let case = Case::place(stage, moment, way).await;
+    for act in moment.before {
+        case.act(*act).await;
+    }
+    case.cancel(way, moment.answer).await;
+    for act in moment.after {
+        case.act(*act).await;
+    }
+    case.check(moment, way).await;
+}
+
+async fn go_through_all(moments: &[Moment]) {
+    let stage = Stage::new().await;
+    let before = units_by_location(&stage.stack).await;
+    let ways = [Way::Api, Way::Signal, Way::Engine];
+    let cases = moments.iter().flat_map(|moment| ways.map(|way| (moment, way)));
+    // One that fails does not keep the others from being told.
+    let done = join_all(cases.map(|(moment, way)| {
+        let case = AssertUnwindSafe(go_through(&stage, moment, way)).catch_unwind();
+        case.map(move |done| done.is_err().then(|| format!("{}, {way:?}", moment.name)))
+    }));
+    let failed: Vec<String> = done.await.into_iter().flatten().collect();
+    assert!(failed.is_empty(), "{failed:#?}");
+    check_stock(&stage.stack, &before).await;
+    stage.stack.stop().await;
+}
+
+#[tokio::test]
+async fn a_cancel_meets_labels_and_other_cancels() {
+    go_through_all(LABELS).await;
+}
+
+#[tokio::test]
+async fn a_cancel_meets_hand_overs() {
+    go_through_all(HAND_OVERS).await;
+}
+
+#[tokio::test]
+async fn a_cancel_meets_captures() {
+    go_through_all(CAPTURES).await;
+}
+
+#[tokio::test]
+async fn a_cancel_and_a_hand_over_are_heard_in_one_breath() {
+    let stage = Stage::new().await;
+    let before = units_by_location(&stage.stack).await;
+    let moment = Moment { name: "in one breath", answer: InTheEndRefused, end: ("completed", 2), ..MOMENT };
+    let ways = [(Way::Signal, true), (Way::Engine, true), (Way::Signal, false), (Way::Engine, false)];
+    let cases = ways.map(|(way, _)| Case::place(&stage, &moment, way));
+    let cases = join_all(cases).await;
+    for case in &cases {
+        case.act(BOOKED[0]).await;
+        case.act(BOOKED[1]).await;
+    }
+    // Nobody listens until both have spoken, whoever is the first.
+    stage.stack.workers[0].suspend(true).unwrap();
+    // All at once: what the carrier says is first told as an update, which nobody takes up.
+    join_all(cases.iter().zip(ways).map(|(case, (way, cancel_first))| async move {
+        if cancel_first {
+            case.cancel(way, moment.answer).await;
+        }
+        case.act(Says(0, "hand_over")).await;
+        if !cancel_first {
+            case.cancel(way, moment.answer).await;
+        }
+    }))
+    .await;
+    stage.stack.workers[0].suspend(false).unwrap();
+    for (case, (way, _)) in cases.iter().zip(ways) {
+        case.check(&moment, way).await;
+    }
+    check_stock(&stage.stack, &before).await;
+    stage.stack.stop().await;
+}
+
+#[tokio::test]
+async fn cancels_at_once_are_one() {
+    let stage = Stage::new().await;
+    let before = units_by_location(&stage.stack).await;
+    let moment = Moment { name: "all at once", before: &BOOKED, ..MOMENT };
+    let server = &Servers::for_tests().await.unwrap().temporal;
+    join_all((0..4).map(|_| async {
+        let case = Case::place(&stage, &moment, Way::Api).await;
+        for act in moment.before {
+            case.act(*act).await;
+        }
+        let workflow = format!("order:{}", case.id);
+        let (signal, cancel) = (
+            ["workflow", "signal", "--name", "cancel", "-w", &workflow],
+            ["workflow", "cancel", "-w", &workflow],
+        );
+        // Temporal turns away what comes after the end.
+        let by_http = || case.cancel(Way::Api, InTheEndRefused);
+        let _ = tokio::join!(server.cli(&signal), by_http(), server.cli(&cancel), by_http());
+        case.check(&moment, Way::Api).await;
+    }))
+    .await;
+    check_stock(&stage.stack, &before).await;
+    stage.stack.stop().await;
+}

@@ -1,0 +1,177 @@
+//! The provider says what our ledger does not: it is asked, what is provably safe is mended, and the timeline tells.
+
+use crate::{
+    accounting::{at_provider, check_closed_order, values},
+    support::*,
+};
+use serde_json::{Value, json};
+use waybill_simulators::{AutoProgress, Fault, Route, Rule};
+use waybill_stack::Stack;
+
+fn always(route: Route, fault: Fault) -> Rule {
+    Rule { route, fault, times: None, matching: None }
+}
+
+/// The order's latest payment at the provider.
+fn payment(stack: &Stack, id: &str) -> Value {
+    let ledger = stack.payments.snapshot();
+    let of_order = values(&ledger["intents"]).into_iter().filter(|i| i["metadata"]["order_id"] == id);
+    of_order.max_by_key(|i| i["id"].as_str().unwrap().to_owned()).cloned().unwrap()
+}
+
+/// The differences that were told of an order, each with whether it was repaired.
+async fn drifts(stack: &Stack, id: &str) -> Vec<String> {
+    let events = timeline(&stack.client, id).await;
+    let told = events.iter().filter(|e| e["type"].as_str().unwrap().starts_with("reconciliation."));
+    told.map(|e| format!("{} {}", e["type"].as_str().unwrap(), e["data"]["drift"].as_str().unwrap()))
+        .collect()
+}
+
+#[tokio::test]
+async fn money_that_was_held_although_nobody_said_so_is_given_free_when_word_of_it_comes() {
+    let stack = stack().await;
+    // Held, never answered, and not to be found; an operator gives up on it.
+    stack.payments.set_faults(vec![
+        always(Route::Authorize, Fault::DropReply),
+        always(Route::Read, Fault::Status { status: 503 }),
+        always(Route::Webhook, Fault::Suppress),
+    ]);
+    let id = place(&stack.client, &order_with(|_| {})).await;
+    wait_for_event(&stack.client, &id, "attention.raised").await;
+    let skip = json!({"reason": "the provider is gone"});
+    stack.client.post(&format!("/v1/admin/orders/{id}/skip"), &skip).await.unwrap().success().unwrap();
+    reach(&stack.client, &id, "rejected").await;
+    assert_eq!(at_provider(&stack, &id).0, 1_000, "held, and nobody knows");
+
+    stack.payments.set_faults(Vec::new());
+    let late = payment(&stack, &id);
+    let kind = "payment_intent.amount_capturable_updated";
+    let object = json!({"object": "payment_intent", "id": late["id"], "status": "requires_capture",
+        "amount_capturable": 1_000, "amount_received": 0, "metadata": {"order_id": id}});
+    for _ in 0..2 {
+        let reply = send_provider_event(&stack, "evt_late", kind, object.clone()).await;
+        assert_eq!(reply.status.as_u16(), 202, "{}", reply.body);
+    }
+    wait_until("it is given free", || async { (at_provider(&stack, &id).0 == 0).then_some(()) }).await;
+    wait_for_event(&stack.client, &id, "reconciliation.repaired").await;
+    assert_eq!(
+        drifts(&stack, &id).await,
+        ["reconciliation.drift held_unexpectedly", "reconciliation.repaired held_unexpectedly"]
+    );
+    let order = check_closed_order(&stack, &id).await;
+    assert_eq!(order["attention"], json!(null), "nobody is needed any more: {order:#}");
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn a_hold_that_somebody_let_go_of_is_held_anew() {
+    let stack = stack().await;
+    let shipping = place(&stack.client, &order_with(|_| {})).await;
+    let reviewed = place(&stack.client, &order_needing_review()).await;
+    reach(&stack.client, &shipping, "fulfilling").await;
+    reach(&stack.client, &reviewed, "in_review").await;
+    for id in [&shipping, &reviewed] {
+        let held = payment(&stack, id);
+        control_provider(
+            &stack,
+            &format!("payment_intents/{}/expire", held["id"].as_str().unwrap()),
+            json!({}),
+        )
+        .await;
+    }
+    for (id, total) in [(&shipping, 1_000), (&reviewed, 101_000)] {
+        wait_for_event(&stack.client, id, "payment.reauthorized").await;
+        let renewing = wait_for_event(&stack.client, id, "payment.renewing").await;
+        assert_eq!(renewing["data"], json!({"why": "lapsed", "amount": total}));
+        assert_eq!(at_provider(&stack, id), (total, 0, 0, 2));
+        assert_eq!(
+            drifts(&stack, id).await,
+            ["reconciliation.drift hold_gone", "reconciliation.repaired hold_gone"]
+        );
+    }
+    stack.client.decide(&reviewed, "reject", "no").await.unwrap().success().unwrap();
+    reach(&stack.client, &reviewed, "rejected").await;
+    check_closed_order(&stack, &reviewed).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn capture_at_provider_is_reported_and_refund_is_booked() {
+    let auto =
+        AutoProgress { hand_over_after: std::time::Duration::ZERO, deliver_after: std::time::Duration::ZERO };
+    let stack = builder().await.auto(auto).start().await.unwrap();
+    let id = place(&stack.client, &order_with(|_| {})).await;
+    reach(&stack.client, &id, "completed").await;
+    let taken = payment(&stack, &id);
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let refund =
+        http.post(format!("{}/v1/refunds", stack.payments.url())).bearer_auth(&stack.secrets.payments_key);
+    let body = format!("payment_intent={}&amount=400", taken["id"].as_str().unwrap());
+    let refund = refund.header("content-type", "application/x-www-form-urlencoded").body(body);
+    assert!(refund.send().await.unwrap().status().is_success());
+    wait_for_event(&stack.client, &id, "payment.refunded").await;
+    let order = stack.client.get(&id).await.unwrap().body;
+    assert_eq!(order["amounts_held"]["refunded"], 400, "it counts like our own: {order:#}");
+    assert_eq!((&order["attention"], drifts(&stack, &id).await), (&json!(null), Vec::new()), "{order:#}");
+
+    // The provider says that it took more than the ledger has: nobody can book that.
+    let object = json!({"object": "payment_intent", "id": taken["id"], "status": "succeeded",
+        "amount_capturable": 0, "amount_received": 1_000, "metadata": {"order_id": id}});
+    let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
+    let less = "update payment_operations set amount = 900 where order_id = $1::uuid and kind = 'capture'";
+    sqlx::query(less).bind(&id).execute(&pool).await.unwrap();
+    send_provider_event(&stack, "evt_more", "payment_intent.succeeded", object).await.success().unwrap();
+    wait_until("an operator is needed", || async {
+        let order = stack.client.get(&id).await.unwrap().body;
+        (order["attention"] == "drift").then_some(())
+    })
+    .await;
+    assert_eq!(drifts(&stack, &id).await, ["reconciliation.drift captured_differs"]);
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn news_of_our_own_doing_and_old_news_contradict_nothing() {
+    let stack = stack().await;
+    put_stock(&stack.client, "SPLIT", &[("AMS", 2), ("RTM", 1)]).await;
+    let completed = place(&stack.client, &order(&[("SPLIT", 3)])).await;
+    let cancelled = place(&stack.client, &order_with(|_| {})).await;
+    let order = reach(&stack.client, &completed, "fulfilling").await;
+    reach(&stack.client, &cancelled, "fulfilling").await;
+    stack.client.cancel(&cancelled, "enough", false).await.unwrap().success().unwrap();
+    reach(&stack.client, &cancelled, "cancelled").await;
+    for shipment in shipments(&order) {
+        send_carrier_event(&stack, &shipment, "hand_over").await;
+        send_carrier_event(&stack, &shipment, "deliver").await;
+    }
+    reach(&stack.client, &completed, "completed").await;
+    let body = json!({"amount": 700, "reason": "a scratch"});
+    let refunds = format!("/v1/orders/{completed}/refunds");
+    stack.client.post(&refunds, &body).await.unwrap().success().unwrap();
+    wait_for_event(&stack.client, &completed, "payment.refunded").await;
+
+    // Said before the void, heard after it.
+    let old = payment(&stack, &cancelled);
+    let object = json!({"object": "payment_intent", "id": old["id"], "amount_capturable": 1_000,
+        "amount_received": 0, "metadata": {"order_id": cancelled}});
+    send_provider_event(&stack, "evt_old", "payment_intent.amount_capturable_updated", object)
+        .await
+        .success()
+        .unwrap();
+    let checked = "select count(*) from inbox
+        where order_id = $1::uuid and event_id = 'evt_old' and signal = 'payment_check' and settled_at is not null";
+    wait_until("it is looked into", || async {
+        (count(&stack, checked, &cancelled).await == 1).then_some(())
+    })
+    .await;
+    wait_until("and found to be old", || async {
+        let told = temporal(&["workflow", "describe", "-w", "payment-check:evt_old", "-o", "json"]).await;
+        told.contains("WORKFLOW_EXECUTION_STATUS_COMPLETED").then_some(())
+    })
+    .await;
+    for id in [&completed, &cancelled] {
+        assert_eq!(drifts(&stack, id).await, Vec::<String>::new());
+        check_closed_order(&stack, id).await;
+    }
+    stack.stop().await;
+}

@@ -1,0 +1,180 @@
+//! What is said while an order ends or moves on: nothing that was accepted is lost.
+
+use crate::{accounting::check_closed_order, support::*};
+use serde_json::{Value, json};
+use waybill_simulators::{Fault, Route, Rule};
+
+/// The kinds of the last entries, behind the order's end.
+async fn after_the_end(client: &waybill_stack::client::Client, id: &str) -> Vec<(String, Value)> {
+    let events = timeline(client, id).await;
+    let end = events.iter().position(|e| e["type"] == "order.completed").unwrap();
+    let behind = events[end + 1..].iter();
+    behind.map(|e| (e["type"].as_str().unwrap().to_owned(), e["data"].clone())).collect()
+}
+
+#[tokio::test]
+async fn what_comes_while_an_order_ends_is_taken_in() {
+    let stack = stack().await;
+    let id = place(&stack.client, &order_with(|_| {})).await;
+    let shipment = shipments(&reach(&stack.client, &id, "fulfilling").await).remove(0);
+    send_carrier_event(&stack, &shipment, "hand_over").await;
+    wait_for_event(&stack.client, &id, "payment.captured").await;
+
+    // The end can't be written down for a while: the workflow has decided on it and waits.
+    let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
+    let mut tx = pool.begin().await.unwrap();
+    let lock = sqlx::query("select 1 from orders where id = $1::uuid for update").bind(&id);
+    lock.execute(&mut *tx).await.unwrap();
+    send_carrier_event(&stack, &shipment, "deliver").await;
+    let workflow = format!("order:{id}");
+    wait_until("it has decided to end", || async {
+        let told = temporal(&["workflow", "query", "-w", &workflow, "--type", "state"]).await;
+        told.contains("completed").then_some(())
+    })
+    .await;
+    send_carrier_event(&stack, &shipment, "return").await;
+    temporal(&["workflow", "signal", "-w", &workflow, "--name", "cancel"]).await;
+    tx.rollback().await.unwrap();
+
+    reach(&stack.client, &id, "completed").await;
+    wait_until("both are told", || async {
+        (after_the_end(&stack.client, &id).await.len() >= 2).then_some(())
+    })
+    .await;
+    let told = after_the_end(&stack.client, &id).await;
+    assert!(told.contains(&("shipment.returned".into(), json!({"shipment_id": shipment}))), "{told:?}");
+    assert!(told.contains(&("cancellation.refused".into(), json!({"status": "completed"}))), "{told:?}");
+    check_closed_order(&stack, &id).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn answer_that_a_cancel_overtakes_is_in_the_timeline() {
+    let mut stack = stack().await;
+    put_stock(&stack.client, "SCARCE", &[("AMS", 1)]).await;
+    let reviewed = place(&stack.client, &order_needing_review()).await;
+    let mut short = order(&[("SCARCE", 2)]);
+    short["shortage_policy"] = json!("ask_customer");
+    let short = place(&stack.client, &short).await;
+    reach(&stack.client, &reviewed, "in_review").await;
+    reach(&stack.client, &short, "awaiting_customer").await;
+    // One workflow task has both messages.
+    stack.workers[0].kill_hard().await.unwrap();
+    let answers = [
+        (&reviewed, "decide", r#"{"decision": "approve", "reason": "known"}"#, "order.decided"),
+        (&short, "amend", r#"{"accept": "ship_available"}"#, "order.amended"),
+    ];
+    for (id, name, input, _) in answers {
+        let workflow = format!("order:{id}");
+        temporal(&["workflow", "signal", "-w", &workflow, "--name", name, "--input", input]).await;
+        temporal(&["workflow", "signal", "-w", &workflow, "--name", "cancel"]).await;
+    }
+    stack.add_worker().await.unwrap();
+    for (id, .., kind) in answers {
+        reach(&stack.client, id, "cancelled").await;
+        wait_for_event(&stack.client, id, kind).await;
+        check_closed_order(&stack, id).await;
+    }
+    stack.stop().await;
+}
+
+/// Whether a signal came before the time of the review was over.
+async fn came_in_time(workflow: &str) -> bool {
+    let history = temporal(&["workflow", "show", "-w", workflow]).await;
+    history.find("WorkflowExecutionSignaled") < history.find("TimerFired")
+}
+
+#[tokio::test]
+async fn what_was_being_written_down_when_a_wait_ended_is_told() {
+    let stack = builder().await.env("WAYBILL_REVIEW_WAIT_SECONDS", 4).start().await.unwrap();
+    let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
+    loop {
+        let id = place(&stack.client, &order_needing_review()).await;
+        reach(&stack.client, &id, "in_review").await;
+        let mut tx = pool.begin().await.unwrap();
+        // The lock is held for longer than Postgres leaves an idle transaction to the service.
+        sqlx::query("set local idle_in_transaction_session_timeout = 0").execute(&mut *tx).await.unwrap();
+        let lock = sqlx::query("select 1 from orders where id = $1::uuid for update").bind(&id);
+        lock.execute(&mut *tx).await.unwrap();
+        // Noted, and being written down when the time for the review is over; that write comes to nothing.
+        let workflow = format!("order:{id}");
+        let input = r#"{"decision": "perhaps"}"#;
+        temporal(&["workflow", "signal", "-w", &workflow, "--name", "decide", "--input", input]).await;
+        wait_until("it is still being written down when the time is over", || async {
+            let told = temporal(&["workflow", "describe", "-w", &workflow, "-o", "json"]).await;
+            let told: Value = serde_json::from_str(&told).unwrap();
+            let pending = told["pendingActivities"].as_array()?;
+            let writing = pending.iter().any(|activity| activity["activityType"]["name"] == "project");
+            let history = temporal(&["workflow", "show", "-w", &workflow]).await;
+            (writing && history.contains("TimerFired")).then_some(())
+        })
+        .await;
+        let lost = "select pg_terminate_backend(pid) from pg_stat_activity
+            where datname = current_database() and wait_event_type = 'Lock'";
+        sqlx::query(lost).execute(&mut *tx).await.unwrap();
+        tx.rollback().await.unwrap();
+        reach(&stack.client, &id, "expired").await;
+        let told = kinds(&stack.client, &id).await;
+        assert_eq!(told.iter().filter(|kind| *kind == "signal.ignored").count(), 1, "{told:?}");
+        check_closed_order(&stack, &id).await;
+        // On a busy machine the signal may be too late to be in the way: then once more.
+        if came_in_time(&workflow).await {
+            break;
+        }
+    }
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn answer_that_is_accepted_while_what_is_short_is_cancelled_counts() {
+    let stack = stack().await;
+    put_stock(&stack.client, "FEW", &[("AMS", 1)]).await;
+    put_stock(&stack.client, "MANY", &[("AMS", 9)]).await;
+    let mut order = order(&[("FEW", 2), ("MANY", 1)]);
+    order["shortage_policy"] = json!("ask_customer");
+    let id = place(&stack.client, &order).await;
+    reach(&stack.client, &id, "awaiting_customer").await;
+    // The line that is short is being cancelled for a while.
+    let pool = waybill_store::connect(&stack.database_url, 2).unwrap();
+    let mut tx = pool.begin().await.unwrap();
+    sqlx::query("set local idle_in_transaction_session_timeout = 0").execute(&mut *tx).await.unwrap();
+    sqlx::query("select 1 from stock where sku = 'FEW' for update").execute(&mut *tx).await.unwrap();
+    let workflow = format!("order:{id}");
+    let input = r#"{"reason": "not that one", "lines": [0]}"#;
+    temporal(&["workflow", "signal", "-w", &workflow, "--name", "cancel", "--input", input]).await;
+    let waiting = "select count(*) from pg_stat_activity
+        where datname = current_database() and wait_event_type = 'Lock'";
+    wait_until("its stock is being released", || async {
+        let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&pool).await.unwrap();
+        (waiting > 0).then_some(())
+    })
+    .await;
+    let reply = stack.client.amend(&id, "cancel", Some("*")).await.unwrap();
+    assert_eq!(reply.status.as_u16(), 202, "{}", reply.body);
+    tx.rollback().await.unwrap();
+    reach(&stack.client, &id, "cancelled").await;
+    let told = kinds(&stack.client, &id).await;
+    assert_eq!(told.iter().filter(|kind| *kind == "order.amended").count(), 1, "{told:?}");
+    check_closed_order(&stack, &id).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_being_undone_is_not_decided_any_more() {
+    let stack = builder().await.env("WAYBILL_REVIEW_WAIT_SECONDS", 1).start().await.unwrap();
+    stack.payments.set_faults(vec![Rule {
+        route: Route::Void,
+        fault: Fault::Stall,
+        times: None,
+        matching: None,
+    }]);
+    let id = place(&stack.client, &order_needing_review()).await;
+    wait_until("its money is given free", || async { (!stack.payments.stalled().is_empty()).then_some(()) })
+        .await;
+    let late = stack.client.decide(&id, "approve", "known").await.unwrap();
+    refused(&late, 409, "wrong_state", "nobody would hear it");
+    stack.payments.set_faults(Vec::new());
+    reach(&stack.client, &id, "expired").await;
+    check_closed_order(&stack, &id).await;
+    stack.stop().await;
+}

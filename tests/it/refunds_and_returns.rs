@@ -1,0 +1,433 @@
+//! What comes after an order's way: refunds, disputes and returns, mostly when the order's workflow has ended.
+
+use crate::{
+    accounting::{at_provider, check_stock, units_by_location, values},
+    support::*,
+};
+use futures::future::join_all;
+use serde_json::{Value, json};
+use std::time::Duration;
+use waybill_domain::{event::LineQuantity, returns::ReturnDisposition};
+use waybill_simulators::{AutoProgress, Fault, Route, Rule};
+use waybill_stack::{
+    Stack, StackPorts,
+    client::{Client, Reply, new_key},
+    ports::free_port,
+};
+use waybill_store::{inbox::Message, returns};
+
+pub const AT_ONCE: AutoProgress =
+    AutoProgress { hand_over_after: Duration::ZERO, deliver_after: Duration::ZERO };
+
+async fn delivering_stack() -> Stack {
+    builder().await.auto(AT_ONCE).start().await.unwrap()
+}
+
+/// An order that was delivered and is completed: its id.
+pub async fn completed(stack: &Stack, order: &Value) -> String {
+    let id = place(&stack.client, order).await;
+    reach(&stack.client, &id, "completed").await;
+    id
+}
+
+pub fn paid_with(method: &str) -> Value {
+    order_with(|o| o["payment"]["method"] = json!(method))
+}
+
+async fn refund(stack: &Stack, order: &str, amount: i64) -> Reply {
+    let body = json!({"amount": amount, "reason": "damaged"});
+    stack.client.post(&format!("/v1/orders/{order}/refunds"), &body).await.unwrap()
+}
+
+/// Asks for a refund that is taken on, and gives its id.
+pub async fn refunded(stack: &Stack, order: &str, amount: i64) -> String {
+    let reply = refund(stack, order, amount).await;
+    assert_eq!(reply.status.as_u16(), 201, "{}", reply.body);
+    assert_eq!((&reply.body["order_id"], &reply.body["amount"]), (&json!(order), &json!(amount)));
+    reply.text("/id").to_owned()
+}
+
+async fn refunds(stack: &Stack, order: &str) -> Vec<Value> {
+    let request = stack.client.request(reqwest::Method::GET, &format!("/v1/orders/{order}/refunds"));
+    stack.client.send(request).await.unwrap().body["refunds"].as_array().unwrap().clone()
+}
+
+/// Waits until the refund has the status, and gives its order.
+pub async fn settles(stack: &Stack, order: &str, refund: &str, status: &str) -> Value {
+    wait_until(&format!("refund {refund} is {status}"), || async {
+        refunds(stack, order).await.into_iter().find(|r| r["id"] == refund && r["status"] == status)
+    })
+    .await;
+    stack.client.get(order).await.unwrap().body
+}
+
+/// The provider's id of a refund of ours.
+pub fn at_the_provider(stack: &Stack, refund: &str) -> String {
+    let ledger = stack.payments.snapshot();
+    let found = values(&ledger["refunds"]).into_iter().find(|r| r["metadata"]["refund_id"] == refund);
+    found.unwrap()["id"].as_str().unwrap().to_owned()
+}
+
+pub fn events_of(timeline: &[String], kind: &str) -> usize {
+    timeline.iter().filter(|k| *k == kind).count()
+}
+
+#[tokio::test]
+async fn an_order_is_refunded_in_parts_and_never_beyond_what_was_captured() {
+    let stack = delivering_stack().await;
+    let id = completed(&stack, &order(&[("SHOE-42-BLK", 2)])).await;
+    let path = format!("/v1/orders/{id}/refunds");
+    for (what, body, pointer) in [
+        ("nothing", json!({"amount": 0, "reason": "x"}), "/amount"),
+        ("less than nothing", json!({"amount": -1, "reason": "x"}), "/amount"),
+        ("no reason", json!({"amount": 1, "reason": " "}), "/reason"),
+    ] {
+        let reply = stack.client.post(&path, &body).await.unwrap();
+        assert_eq!(refused(&reply, 422, "invalid", what), [pointer]);
+    }
+    let reply =
+        stack.client.post(&path, &json!({"amount": 1, "reason": "x", "currency": "EUR"})).await.unwrap();
+    assert_eq!(refused(&reply, 400, "malformed", "an unknown field"), ["/currency"]);
+
+    let first = refunded(&stack, &id, 500).await;
+    let order = settles(&stack, &id, &first, "succeeded").await;
+    assert_eq!(
+        (&order["payment_status"], &order["status"]),
+        (&json!("partially_refunded"), &json!("completed"))
+    );
+    assert_eq!(order["amounts_held"], json!({"authorized": 2000, "captured": 2000, "refunded": 500}));
+    let reply = refund(&stack, &id, 1501).await;
+    refused(&reply, 409, "more_than_captured", "one cent too many");
+    assert!(reply.text("/detail").contains("1500"), "it says what is left: {}", reply.body);
+
+    // The same request twice is one refund.
+    let key = new_key();
+    let body = json!({"amount": 100, "reason": "again"});
+    let ask =
+        || stack.client.request(reqwest::Method::POST, &path).header("Idempotency-Key", &key).json(&body);
+    let once = stack.client.send(ask()).await.unwrap();
+    let twice = stack.client.send(ask()).await.unwrap();
+    assert_eq!((once.status.as_u16(), &once.body), (201, &twice.body));
+
+    // However many ask at once.
+    let replies = join_all((0..20).map(|_| refund(&stack, &id, 200))).await;
+    let accepted: Vec<&Reply> = replies.iter().filter(|r| r.status.as_u16() == 201).collect();
+    assert_eq!(accepted.len(), 7, "1400 are left");
+    for reply in &accepted {
+        settles(&stack, &id, reply.text("/id"), "succeeded").await;
+    }
+    let order = settles(&stack, &id, once.text("/id"), "succeeded").await;
+    assert_eq!(
+        (&order["payment_status"], &order["amounts_held"]["refunded"]),
+        (&json!("refunded"), &json!(2000))
+    );
+    assert_eq!(at_provider(&stack, &id), (0, 2000, 2000, 1), "the provider says the same");
+    let listed = stack.client.list(&[]).await.unwrap().body;
+    assert_eq!(listed["orders"][0]["payment_status"], "refunded");
+    let told = kinds(&stack.client, &id).await;
+    assert_eq!((events_of(&told, "refund.requested"), events_of(&told, "payment.refunded")), (9, 9));
+
+    let open = place(&stack.client, &order_needing_review()).await;
+    reach(&stack.client, &open, "in_review").await;
+    refused(&refund(&stack, &open, 1).await, 409, "more_than_captured", "nothing was captured");
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn a_refund_whose_answer_is_lost_is_one_refund() {
+    let stack = builder().await.auto(AT_ONCE).env("WAYBILL_CHAOS", "repeat").start().await.unwrap();
+    for (what, fault, times) in [
+        ("the reply is lost", Fault::DropReply, 2),
+        ("the provider is down", Fault::Status { status: 503 }, 2),
+        ("the provider is down for long", Fault::Status { status: 500 }, 12),
+    ] {
+        let id = completed(&stack, &order_with(|_| {})).await;
+        stack.payments.set_faults(vec![Rule {
+            route: Route::Refund,
+            fault,
+            times: Some(times),
+            matching: None,
+        }]);
+        let refund = refunded(&stack, &id, 400).await;
+        if times > 10 {
+            let order = wait_until("somebody is told", || async {
+                let order = stack.client.get(&id).await.unwrap().body;
+                (order["attention"] == "refund_failing").then_some(order)
+            })
+            .await;
+            assert_eq!(order["payment_status"], "captured", "nobody knows yet: {order:#}");
+            stack.payments.set_faults(Vec::new());
+        }
+        let order = settles(&stack, &id, &refund, "succeeded").await;
+        assert_eq!(
+            (&order["attention"], &order["amounts_held"]["refunded"]),
+            (&Value::Null, &json!(400)),
+            "{what}"
+        );
+        assert_eq!(at_provider(&stack, &id), (0, 1000, 400, 1), "{what}");
+        assert_eq!(events_of(&kinds(&stack.client, &id).await, "payment.refunded"), 1, "{what}");
+    }
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn a_pending_refund_is_not_refunded_and_one_that_fails_can_be_asked_for_again() {
+    let stack = delivering_stack().await;
+    let id = completed(&stack, &paid_with("pm_card_pendingRefund")).await;
+    let (good, bad) = (refunded(&stack, &id, 600).await, refunded(&stack, &id, 400).await);
+    for refund in [&good, &bad] {
+        let order = settles(&stack, &id, refund, "pending").await;
+        assert_eq!(
+            (&order["payment_status"], &order["amounts_held"]["refunded"]),
+            (&json!("captured"), &json!(0))
+        );
+    }
+    refused(&refund(&stack, &id, 1).await, 409, "more_than_captured", "pending refunds count");
+
+    let path = |refund: &str| format!("refunds/{}/settle", at_the_provider(&stack, refund));
+    control_provider(&stack, &path(&good), json!({"status": "succeeded"})).await;
+    let order = settles(&stack, &id, &good, "succeeded").await;
+    assert_eq!(order["amounts_held"]["refunded"], 600);
+    control_provider(&stack, &path(&bad), json!({"status": "failed"})).await;
+    let order = settles(&stack, &id, &bad, "failed").await;
+    assert_eq!(
+        (&order["attention"], &order["amounts_held"]["refunded"]),
+        (&json!("refund_failed"), &json!(600))
+    );
+    assert_eq!(wait_for_event(&stack.client, &id, "refund.failed").await["data"]["refund_id"], bad.as_str());
+    let again = refunded(&stack, &id, 400).await;
+    settles(&stack, &id, &again, "pending").await;
+
+    // The bank may send the money back after all, when nobody waits for it any more.
+    let object = json!({"id": at_the_provider(&stack, &good), "object": "refund", "status": "failed",
+        "failure_reason": "expired_or_canceled_card", "metadata": {"refund_id": good}});
+    for said in ["closed", "duplicate"] {
+        let reply = send_provider_event(&stack, "evt_late", "refund.failed", object.clone()).await;
+        assert_eq!(reply.status.as_u16(), 202, "{said}: {}", reply.body);
+    }
+    let order = settles(&stack, &id, &good, "failed").await;
+    assert_eq!(
+        (&order["payment_status"], &order["amounts_held"]["refunded"]),
+        (&json!("captured"), &json!(0))
+    );
+    assert_eq!(events_of(&kinds(&stack.client, &id).await, "refund.failed"), 2);
+
+    let id = completed(&stack, &paid_with("pm_card_refundFail")).await;
+    let refund = refunded(&stack, &id, 1000).await;
+    let order = settles(&stack, &id, &refund, "failed").await;
+    assert_eq!(order["payment_status"], "captured");
+    assert_eq!(refunds(&stack, &id).await[0]["code"], "lost_or_stolen_card");
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn a_refund_that_was_accepted_without_temporal_is_made_when_it_is_back() {
+    let mut servers = waybill_stack::servers::Servers::private().await.unwrap();
+    let stack = Stack::builder(&servers).auto(AT_ONCE).start().await.unwrap();
+    let id = completed(&stack, &order_with(|_| {})).await;
+    servers.temporal.child.kill_hard().await.unwrap();
+    let refund = refunded(&stack, &id, 1000).await;
+    assert_eq!(refunds(&stack, &id).await[0]["status"], "requested");
+    servers.temporal.restart().await.unwrap();
+    let order = settles(&stack, &id, &refund, "succeeded").await;
+    assert_eq!(order["payment_status"], "refunded");
+    stack.stop().await;
+    servers.stop().await;
+}
+
+#[tokio::test]
+async fn a_dispute_is_flagged_until_it_is_closed() {
+    let port = || free_port().unwrap();
+    let ports = StackPorts { api: port(), worker: port(), payments: port(), carrier: port() };
+    let stack = builder().await.auto(AT_ONCE).ports(ports).start().await.unwrap();
+    let id = completed(&stack, &order_with(|_| {})).await;
+    let ledger = stack.payments.snapshot();
+    let intent = values(&ledger["intents"]).into_iter().find(|i| i["metadata"]["order_id"] == id.as_str());
+    let intent = intent.unwrap()["id"].as_str().unwrap();
+    let mut dispute = control_provider(&stack, &format!("payment_intents/{intent}/dispute"), json!({})).await;
+    wait_for_event(&stack.client, &id, "dispute.opened").await;
+    let order = stack.client.get(&id).await.unwrap().body;
+    assert_eq!((&order["attention"], &order["status"]), (&json!("disputed"), &json!("completed")));
+    let worker = Client::new(&format!("http://127.0.0.1:{}", ports.worker), "no key is needed").unwrap();
+    let metrics = || worker.send(worker.request(reqwest::Method::GET, "/metrics"));
+    wait_until("the workers' metrics say that somebody is needed", || async {
+        let said = metrics().await.unwrap().body;
+        let one = "waybill_orders_needing_attention{reason=\"disputed\"} 1";
+        said.as_str().unwrap().contains(one).then_some(())
+    })
+    .await;
+    dispute["evidence_details"] = json!({"due_by": 1_900_000_000});
+    for status in ["duplicate", "duplicate"] {
+        let again = send_provider_event(&stack, "evt_again", "charge.dispute.created", dispute.clone()).await;
+        assert_eq!((again.status.as_u16(), again.text("/status")), (202, status), "{}", again.body);
+    }
+
+    let opened = dispute.clone();
+    dispute["status"] = json!("won");
+    for status in ["recorded", "duplicate"] {
+        let reply = send_provider_event(&stack, "evt_closed", "charge.dispute.closed", dispute.clone()).await;
+        assert_eq!((reply.status.as_u16(), reply.text("/status")), (202, status), "{}", reply.body);
+    }
+    let late = send_provider_event(&stack, "evt_late", "charge.dispute.created", opened).await;
+    assert_eq!(late.text("/status"), "duplicate", "what is closed stays closed");
+    assert_eq!(stack.client.get(&id).await.unwrap().body["attention"], Value::Null);
+    let told = kinds(&stack.client, &id).await;
+    assert_eq!((events_of(&told, "dispute.opened"), events_of(&told, "dispute.closed")), (1, 1), "{told:?}");
+    let request = stack.client.request(reqwest::Method::GET, &format!("/v1/orders/{id}/disputes"));
+    let disputes = stack.client.send(request).await.unwrap().body;
+    assert_eq!(disputes["disputes"][0]["status"], "won", "{disputes}");
+    assert!(disputes["disputes"][0]["closed_at"].is_string());
+
+    dispute["payment_intent"] = json!("pi_of_somebody_else");
+    let reply = send_provider_event(&stack, "evt_other", "charge.dispute.created", dispute).await;
+    assert_eq!((reply.status.as_u16(), reply.text("/status")), (202, "ignored"));
+    stack.stop().await;
+}
+
+async fn ask_return(stack: &Stack, order: &str, lines: Value) -> Reply {
+    let body = json!({"lines": lines, "reason": "does not fit"});
+    stack.client.post(&format!("/v1/orders/{order}/returns"), &body).await.unwrap()
+}
+
+pub async fn returning(stack: &Stack, order: &str, lines: Value) -> String {
+    let reply = ask_return(stack, order, lines).await;
+    assert_eq!((reply.status.as_u16(), reply.text("/status")), (201, "awaiting"), "{}", reply.body);
+    reply.text("/id").to_owned()
+}
+
+pub async fn receipt(stack: &Stack, id: &str, lines: Value) -> Reply {
+    stack.client.post(&format!("/v1/returns/{id}/receipt"), &json!({"lines": lines})).await.unwrap()
+}
+
+/// Waits until the return is closed and its refund done, and gives the return.
+pub async fn closed(stack: &Stack, id: &str) -> Value {
+    wait_until(&format!("return {id} is closed"), || async {
+        let request = stack.client.request(reqwest::Method::GET, &format!("/v1/returns/{id}"));
+        let found = stack.client.send(request).await.unwrap().body;
+        let settled = found["refunds"].as_array().unwrap().iter().all(|r| r["status"] == "succeeded");
+        (found["status"] == "closed" && settled).then_some(found)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_receipt_that_nobody_handed_on_is_acted_on() {
+    let stack = delivering_stack().await;
+    let id = completed(&stack, &order_with(|_| {})).await;
+    let of = returning(&stack, &id, json!([{"line": 0, "quantity": 1}])).await;
+    // As if the API had ended behind its commit.
+    let pool = waybill_store::connect(&stack.database_url, 2).unwrap();
+    let record = returns::get(&pool, of.parse().unwrap()).await.unwrap().unwrap();
+    let message = Message {
+        source: "receipt".into(),
+        event_id: of.clone(),
+        order_id: record.order_id,
+        signal: "receipt".into(),
+        payload: json!({"return_id": of}),
+    };
+    let came = [(LineQuantity { line: 0, quantity: 1 }, ReturnDisposition::Restock)];
+    let received = returns::record_received(&pool, &record, &new_key(), &came, &message).await.unwrap();
+    assert!(matches!(received, returns::ReceiptOutcome::Accepted { is_new: true, .. }), "{received:?}");
+    assert_eq!(closed(&stack, &of).await["refunds"].as_array().unwrap().len(), 1);
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn what_comes_back_is_restocked_and_refunded_to_the_last_cent() {
+    let stack = builder().await.auto(AT_ONCE).env("WAYBILL_CHAOS", "repeat").start().await.unwrap();
+    put_stock(&stack.client, "BACK", &[("AMS", 2), ("RTM", 5)]).await;
+    let before = units_by_location(&stack).await;
+    // Seven pieces from two places; their tax and fee divide by nothing.
+    let mut order = order(&[("BACK", 7)]);
+    (order["tax"], order["shipping_fee"]) = (json!(101), json!(501));
+    let id = completed(&stack, &order).await;
+    check_stock(&stack, &before).await;
+
+    refused(&ask_return(&stack, &id, json!([])).await, 422, "invalid", "nothing");
+    let reply = ask_return(&stack, &id, json!([{"line": 0, "quantity": 0}])).await;
+    assert_eq!(refused(&reply, 422, "invalid", "no piece"), ["/lines/0/quantity"]);
+    let reply =
+        ask_return(&stack, &id, json!([{"line": 0, "quantity": 4}, {"line": 0, "quantity": 4}])).await;
+    refused(&reply, 409, "not_returnable", "more than was delivered");
+    assert!(reply.text("/detail").contains("line 0, 7 pieces"), "{}", reply.body);
+    refused(
+        &ask_return(&stack, &id, json!([{"line": 3, "quantity": 1}])).await,
+        409,
+        "not_returnable",
+        "no line",
+    );
+
+    let first = returning(&stack, &id, json!([{"line": 0, "quantity": 3}])).await;
+    let reply = ask_return(&stack, &id, json!([{"line": 0, "quantity": 5}])).await;
+    refused(&reply, 409, "not_returnable", "three are being returned");
+    let both = json!([{"line": 0, "quantity": 1, "condition": "restock"},
+        {"line": 0, "quantity": 1, "condition": "write_off"}]);
+    let many = json!([{"line": 0, "quantity": 4, "condition": "restock"}]);
+    refused(&receipt(&stack, &first, many).await, 409, "not_returnable", "more than was asked for");
+    let reply = receipt(&stack, &first, both.clone()).await;
+    assert_eq!(reply.status.as_u16(), 202, "{}", reply.body);
+    refused(&receipt(&stack, &first, both).await, 409, "already_received", "twice");
+    let done = closed(&stack, &first).await;
+    assert_eq!(done["lines"], json!([{"line": 0, "quantity": 3, "restocked": 1, "written_off": 1}]));
+    let one = done["refunds"][0]["amount"].as_i64().unwrap();
+    assert!((2150..2190).contains(&one), "two of seven pieces of 7602: {one}");
+    let order = stack.client.get(&id).await.unwrap().body;
+    assert_eq!(
+        (&order["lines"][0]["returned"], &order["payment_status"]),
+        (&json!(2), &json!("partially_refunded"))
+    );
+    check_stock(&stack, &before).await;
+
+    // The third did not come, so it may still: the rest is five.
+    let second = returning(&stack, &id, json!([{"line": 0, "quantity": 5}])).await;
+    let rest = json!([{"line": 0, "quantity": 5, "condition": "restock"}]);
+    assert_eq!(receipt(&stack, &second, rest).await.status.as_u16(), 202);
+    closed(&stack, &second).await;
+    let order = stack.client.get(&id).await.unwrap().body;
+    assert_eq!((&order["lines"][0]["returned"], &order["payment_status"]), (&json!(7), &json!("refunded")));
+    assert_eq!(at_provider(&stack, &id), (0, 7602, 7602, 1), "exactly what was captured");
+    check_stock(&stack, &before).await;
+    let stock = stack.client.get_stock("BACK").await.unwrap().body;
+    let sum = |of: &str| values(&stock["locations"]).iter().map(|l| l[of].as_i64().unwrap()).sum::<i64>();
+    assert_eq!(sum("available"), 6, "one was written off: {stock}");
+    let told = kinds(&stack.client, &id).await;
+    for kind in ["return.requested", "return.received", "return.closed", "payment.refunded"] {
+        assert_eq!(events_of(&told, kind), 2, "{kind}: {told:?}");
+    }
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn a_return_that_does_not_come_is_flagged_and_still_awaited() {
+    let stack = builder().await.auto(AT_ONCE).env("WAYBILL_RETURN_WAIT_SECONDS", 1).start().await.unwrap();
+    let before = units_by_location(&stack).await;
+    let id = completed(&stack, &order_with(|_| {})).await;
+    // All but ten is refunded ad hoc: no more than that can follow the goods.
+    let refund = refunded(&stack, &id, 990).await;
+    settles(&stack, &id, &refund, "succeeded").await;
+    let late = returning(&stack, &id, json!([{"line": 0, "quantity": 1}])).await;
+    wait_until("somebody is told", || async {
+        let order = stack.client.get(&id).await.unwrap().body;
+        (order["attention"] == "return_overdue").then_some(())
+    })
+    .await;
+    let stranger = stack.client.with_key(&stack.create_key("another").await.unwrap());
+    let request = stranger.request(reqwest::Method::GET, &format!("/v1/returns/{late}"));
+    refused(&stranger.send(request).await.unwrap(), 404, "not_found", "another merchant's");
+
+    let goods = json!([{"line": 0, "quantity": 1, "condition": "restock"}]);
+    assert_eq!(receipt(&stack, &late, goods).await.status.as_u16(), 202);
+    let done = closed(&stack, &late).await;
+    assert_eq!((&done["amount"], &done["refunds"][0]["amount"]), (&json!(1000), &json!(10)));
+    let order = stack.client.get(&id).await.unwrap().body;
+    assert_eq!((&order["attention"], &order["payment_status"]), (&Value::Null, &json!("refunded")));
+    check_stock(&stack, &before).await;
+
+    let id = completed(&stack, &order_with(|_| {})).await;
+    let never = returning(&stack, &id, json!([{"line": 0, "quantity": 1}])).await;
+    assert_eq!(receipt(&stack, &never, json!([])).await.status.as_u16(), 202);
+    let done = closed(&stack, &never).await;
+    assert_eq!((&done["refunds"], &done["amount"]), (&json!([]), &json!(0)));
+    check_stock(&stack, &before).await;
+    stack.stop().await;
+}

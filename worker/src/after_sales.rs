@@ -1,0 +1,73 @@
+//! What the pump starts besides orders: refunds and returns that were accepted while Temporal was away, and the refunds
+//! that follow from returns.
+
+use crate::metrics::{BATCH_MAX, DispatcherMetrics, START_AGE_MIN};
+use jiff::Timestamp;
+use waybill_runtime::temporal::WorkflowClient;
+use waybill_store::{PgPool, refunds, returns};
+
+/// Starts a batch of each. Says whether there may be more to do at once.
+pub(crate) async fn start_due_refunds_and_returns(
+    pool: &PgPool,
+    engine: &WorkflowClient,
+    metrics: &DispatcherMetrics,
+) -> bool {
+    let (refunds, returns) =
+        tokio::join!(start_refunds(pool, engine, metrics), start_returns(pool, engine, metrics));
+    refunds || returns
+}
+
+async fn start_refunds(pool: &PgPool, engine: &WorkflowClient, metrics: &DispatcherMetrics) -> bool {
+    let due = match refunds::find_unstarted(pool, START_AGE_MIN, BATCH_MAX).await {
+        Ok(due) => due,
+        Err(error) => {
+            tracing::warn!(%error, "unstarted refunds could not be read");
+            return false;
+        }
+    };
+    let found = due.len();
+    let mut started = 0;
+    // One by one: they are rare, and what fails for one fails for all.
+    for (id, order_id, merchant_id) in due {
+        let before = Timestamp::now();
+        if let Err(error) = engine.start_refund(id, order_id, merchant_id).await {
+            metrics.dispatched.with_label_values(&["refund", "failed"]).inc();
+            tracing::warn!(%order_id, %error, "a refund's workflow could not be started; it will be tried again");
+            break;
+        }
+        metrics.dispatched.with_label_values(&["refund", "ok"]).inc();
+        if let Err(error) = refunds::mark_started(pool, id, before).await {
+            tracing::warn!(%order_id, %error, "a started refund could not be marked; it will be found started");
+            break;
+        }
+        started += 1;
+    }
+    found > 0 && started == found
+}
+
+async fn start_returns(pool: &PgPool, engine: &WorkflowClient, metrics: &DispatcherMetrics) -> bool {
+    let due = match returns::find_unstarted(pool, START_AGE_MIN, BATCH_MAX).await {
+        Ok(due) => due,
+        Err(error) => {
+            tracing::warn!(%error, "unstarted returns could not be read");
+            return false;
+        }
+    };
+    let found = due.len();
+    let mut started = 0;
+    for (id, order_id, merchant_id) in due {
+        let before = Timestamp::now();
+        if let Err(error) = engine.start_return(id, order_id, merchant_id).await {
+            metrics.dispatched.with_label_values(&["return", "failed"]).inc();
+            tracing::warn!(%order_id, %error, "a return's workflow could not be started; it will be tried again");
+            break;
+        }
+        metrics.dispatched.with_label_values(&["return", "ok"]).inc();
+        if let Err(error) = returns::mark_started(pool, id, before).await {
+            tracing::warn!(%order_id, %error, "a started return could not be marked; it will be found started");
+            break;
+        }
+        started += 1;
+    }
+    found > 0 && started == found
+}

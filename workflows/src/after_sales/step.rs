@@ -1,0 +1,163 @@
+//! One step: a remote activity that is retried until it succeeds, with backoff. Nothing interrupts it; an operator's
+//! `retry` ends its backoff.
+
+use super::{
+    activities::AfterSalesActivities,
+    retry::{OperatorRetries, Retriable},
+};
+use crate::{names, order::rejection_backoff};
+use futures::FutureExt;
+use std::{pin::pin, time::Duration};
+use temporalio_common::ActivityDefinition;
+use temporalio_workflow::{
+    ActivityCancellationType, ActivityExecutionError, ActivityOptions, RetryPolicy, TimerOptions,
+    WaitConditionOptions, WorkflowCancellationToken, WorkflowContext, workflows::select,
+};
+
+/// How long one attempt may take: above every time-out of the provider's client.
+const ATTEMPT_MAX: Duration = Duration::from_secs(30);
+/// First pause between attempts; doubled each time.
+const RETRY_INTERVAL_INITIAL: Duration = Duration::from_millis(500);
+/// Longest pause between attempts: an outage's end is noticed within it.
+const RETRY_INTERVAL_MAX: Duration = Duration::from_secs(30);
+/// The marker in histories of workflows in which an operator's `retry` ended a backoff. Workflows of earlier releases
+/// ignored the signal, and their histories go on without it: see `order/step/versioning.rs`.
+const RETRY_ENDS_BACKOFF: &str = "retry-ends-backoff";
+
+/// How an attempt ended.
+enum Attempt<T> {
+    Succeeded(T),
+    /// Rejected for a reason of ours, such as a row that this release can't read: it may be fixed.
+    Rejected,
+    /// An operator wants it tried again now.
+    RetryRequested,
+}
+
+/// A time-out is not a failure: the same is asked for again, for ever. `queue` is without its prefix.
+pub(super) async fn run<W: Retriable, AD>(
+    ctx: &WorkflowContext<W>,
+    activity: impl Fn() -> AD,
+    input: AD::Input,
+    name: &str,
+    queue: &str,
+) -> AD::Output
+where
+    AD: ActivityDefinition + 'static,
+    AD::Input: Clone,
+{
+    // What was signalled before is not about this step.
+    ctx.state_mut(|s| s.retries_mut().clear());
+    let queue = format!("{}{queue}", ctx.state(|s| s.queue_prefix().to_owned()));
+    let mut rejections = 0;
+    loop {
+        match attempt(ctx, activity(), input.clone(), name, &queue).await {
+            Attempt::Succeeded(output) => return output,
+            Attempt::RetryRequested => {}
+            Attempt::Rejected => {
+                rejections += 1;
+                back_off(ctx, rejection_backoff(rejections)).await;
+            }
+        }
+        record_retries(ctx).await;
+    }
+}
+
+/// Temporal repeats it until it succeeds, is rejected, or an operator signals `retry`.
+async fn attempt<W: Retriable, AD>(
+    ctx: &WorkflowContext<W>,
+    activity: AD,
+    input: AD::Input,
+    name: &str,
+    queue: &str,
+) -> Attempt<AD::Output>
+where
+    AD: ActivityDefinition + 'static,
+{
+    let token = WorkflowCancellationToken::new();
+    let mut activity = pin!(ctx.execute_activity(activity, input, options(name, queue, &token)));
+    {
+        let mut retry = pin!(retry_signalled(ctx).fuse());
+        select! {
+            result = activity => return classify_result(result),
+            () = retry => {}
+        }
+    }
+    if may_end_backoff(ctx) {
+        token.cancel();
+    }
+    // An attempt that is under way ends before the cancellation is taken: what it did counts.
+    classify_result(activity.await)
+}
+
+fn options(name: &str, queue: &str, token: &WorkflowCancellationToken) -> ActivityOptions {
+    ActivityOptions::with_start_to_close_timeout(ATTEMPT_MAX)
+        .task_queue(queue.to_owned())
+        .retry_policy(
+            RetryPolicy::builder()
+                .initial_interval(RETRY_INTERVAL_INITIAL)
+                .backoff_coefficient(2.0)
+                .maximum_interval(RETRY_INTERVAL_MAX)
+                .maximum_attempts(0)
+                .build(),
+        )
+        .cancellation_type(ActivityCancellationType::WaitCancellationCompleted)
+        // Detached: money and goods that are on their way are not stopped by `temporal workflow cancel`.
+        .cancellation_token(token.clone())
+        .summary(name.to_owned())
+        .build()
+}
+
+fn classify_result<T>(result: Result<T, ActivityExecutionError>) -> Attempt<T> {
+    match result {
+        Ok(output) => Attempt::Succeeded(output),
+        Err(ActivityExecutionError::Cancelled(_)) => Attempt::RetryRequested,
+        Err(_) => Attempt::Rejected,
+    }
+}
+
+/// Waits before a step that was rejected is tried again, or until an operator signals `retry`.
+async fn back_off<W: Retriable>(ctx: &WorkflowContext<W>, length: Duration) {
+    let token = WorkflowCancellationToken::new();
+    let timer = TimerOptions::builder(length).cancellation_token(token.clone());
+    let mut timer = pin!(ctx.timer(timer.build()));
+    {
+        let mut retry = pin!(retry_signalled(ctx).fuse());
+        select! {
+            _ = timer => return,
+            () = retry => {}
+        }
+    }
+    if may_end_backoff(ctx) {
+        token.cancel();
+    } else {
+        timer.await;
+    }
+}
+
+/// Waits until an operator has signalled `retry`. Detached from the workflow's cancellation, as the step is.
+async fn retry_signalled<W: Retriable>(ctx: &WorkflowContext<W>) {
+    let options =
+        WaitConditionOptions::builder().cancellation_token(WorkflowCancellationToken::new()).build();
+    // A condition on a token that nobody cancels ends in no other way.
+    let _ = ctx.wait_condition_with_options(|s| !s.retry_policy().is_empty(), options).await;
+}
+
+/// Whether this workflow acts on `retry`; one of an earlier release that ignored one goes on ignoring it.
+fn may_end_backoff<W: Retriable>(ctx: &WorkflowContext<W>) -> bool {
+    let acts = ctx.patched(RETRY_ENDS_BACKOFF);
+    if !acts {
+        ctx.state_mut(|s| s.retries_mut().clear());
+    }
+    acts
+}
+
+/// Records the retries that came from a terminal; those that came over HTTP were recorded before they were signalled.
+async fn record_retries<W: Retriable>(ctx: &WorkflowContext<W>) {
+    while let Some(record) = ctx.state_mut(OperatorRetries::next) {
+        let queue = format!("{}{}", ctx.state(|s| s.queue_prefix().to_owned()), names::QUEUE_ORDERS);
+        let token = WorkflowCancellationToken::new();
+        let options = options("record_retry", &queue, &token);
+        // It is retried for ever, and never rejected.
+        let _ = ctx.execute_activity(AfterSalesActivities::record_retry, record, options).await;
+    }
+}
