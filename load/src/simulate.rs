@@ -2,7 +2,7 @@
 //!
 //! A model, to reason with: orders arrive at random, are accepted or shed as the API does it, wait in the outbox, and are
 //! worked on at the rate that the engine sustains, the oldest first. The benchmark `spike` measures the same on real
-//! servers; `docs/capacity.md` compares the two.
+//! servers; `docs/explanation/capacity.md` compares the two.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;

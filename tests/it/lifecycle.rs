@@ -1,4 +1,4 @@
-//! The order's ways, as `lifecycle.md` has them.
+//! The order's ways, as `docs/reference/statuses.md` has them.
 
 use crate::{
     books::{at_provider, check_closed, check_goods, pieces},

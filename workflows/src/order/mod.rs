@@ -1,4 +1,4 @@
-//! One order's life, as `lifecycle.md` has it: `OrderWorkflow::go_through` names the steps in their order.
+//! One order's life, as `docs/reference/statuses.md` has it: `OrderWorkflow::go_through` names the steps in their order.
 
 // The steps, in their order: checkout, then shipping; what may change it meanwhile; and the ways back.
 mod checkout;
