@@ -2,9 +2,9 @@
 //!
 //! - **A workflow task was lost.** What its local activities did is in no history, and the task runs again with the
 //!   messages that came in meanwhile. Where those would take the order another way than the one that readers may have
-//!   seen, the workflow restarts from the read model ([ADR 19](../../../docs/adr/0019-the-read-model-arbitrates.md)).
+//!   seen, the workflow restarts from the read model ([ADR 19](../../../docs/adr/0019-read-model-precedence.md)).
 //! - **The workflow was ended from outside** (`temporal workflow terminate`). A successor run goes on from the read model
-//!   and stops what can be stopped, by the ways that every order has ([ADR 8](../../../docs/adr/0008-heirs.md)).
+//!   and stops what can be stopped, by the ways that every order has ([ADR 8](../../../docs/adr/0008-successor-runs.md)).
 //!
 //! The read model may lag behind what was done, so no step counts as undone or not begun: each undo runs, for all labels,
 //! and the carrier's events are processed again. All of it is repeatable.

@@ -1,4 +1,4 @@
-//! Shipments that are short of items, as a count has shown ([ADR 20](../../../docs/adr/0020-shortfalls.md)). Which they
+//! Shipments that are short of items, as a count has shown ([ADR 20](../../../docs/adr/0020-stock-shortfalls.md)). Which they
 //! are is known in Postgres, where the attention is raised and cleared; what an operator has done about one is done here:
 //! `retry` serves the missing items from elsewhere, `skip` cancels them and ships what is there.
 //!
