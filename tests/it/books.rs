@@ -64,7 +64,7 @@ pub async fn check_closed(stack: &Stack, id: &str) -> Value {
     let renewals = events.iter().filter(|kind| *kind == "payment.renewing").count();
     assert!(
         intents <= 1 + renewals,
-        "one payment per order, and one per re-authorization: {intents}"
+        "an order has one payment, and one more per re-authorization: {intents}"
     );
     assert_eq!(capturable, 0, "a closed order must have no open authorization: {order:#}");
     assert_eq!(order["amounts_held"]["captured"], captured, "captured amounts differ: {order:#}");

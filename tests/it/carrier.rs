@@ -186,7 +186,7 @@ async fn what_the_carrier_says_of_an_ended_order_while_temporal_is_away_is_heard
     servers.temporal.child.kill_hard().await.unwrap();
     let said = Webhook::carrier(&stack, &ids[0], "shipment.handed_over");
     assert_eq!(said.send(&stack).await.text("/status"), "kept");
-    assert_eq!(stack.client.get(&id).await.unwrap().body["attention"], Value::Null, "unknown without Temporal");
+    assert_eq!(stack.client.get(&id).await.unwrap().body["attention"], Value::Null, "not known yet");
 
     servers.temporal.restart().await.unwrap();
     needs(&stack, &id, "unexpected_shipment").await;

@@ -157,7 +157,7 @@ async fn news_of_our_own_doing_and_old_news_contradict_nothing() {
         .unwrap();
     let checked = "select count(*) from inbox
         where order_id = $1::uuid and event_id = 'evt_old' and signal = 'payment_check' and settled_at is not null";
-    until("the check of the payment", || async { (count(&stack, checked, &cancelled).await == 1).then_some(()) })
+    until("the payment check", || async { (count(&stack, checked, &cancelled).await == 1).then_some(()) })
         .await;
     until("the check to find nothing", || async {
         let told = temporal(&["workflow", "describe", "-w", "payment-check:evt_old", "-o", "json"]).await;

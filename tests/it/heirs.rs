@@ -217,7 +217,7 @@ async fn an_heir_stops_labels_that_nobody_knows_of() {
     }
     // The carrier still executes the requests of the terminated workflow.
     stack.carrier.set_faults(Vec::new());
-    until("the stalled requests to complete", || async { stack.carrier.stalled().is_empty().then_some(()) }).await;
+    until("all requests to complete", || async { stack.carrier.stalled().is_empty().then_some(()) }).await;
     for shipment in [&first, &second] {
         assert_eq!(label(&stack, shipment), Some(json!("cancelled")));
     }
@@ -286,7 +286,7 @@ async fn an_heir_leaves_alone_what_an_operator_wrote_off() {
     assert_eq!(order["amounts_held"]["captured"], 0, "{order:#}");
     let skip = people::operate(&stack.client, &id, "skip", json!({"reason": "insured"})).await;
     assert_eq!(skip.status.as_u16(), 202, "{}", skip.body);
-    until("the audit of both actions", || async { (people::audited(&stack, &id).await == 2).then_some(()) }).await;
+    until("both audit records", || async { (people::audited(&stack, &id).await == 2).then_some(()) }).await;
     check_goods(&stack, &before).await;
     stack.stop().await;
 }

@@ -322,7 +322,7 @@ async fn successor_run_resumes_a_renewal_of_unknown_outcome() {
     lapse(&stack, &id).await;
     stack.payments.set_faults(vec![rule(Route::Authorize, Fault::Stall, &id)]);
     carrier_says(&stack, &shipment, "hand_over").await;
-    until("the re-authorization request", || async { (!stack.payments.stalled().is_empty()).then_some(()) }).await;
+    until("the re-authorization", || async { (!stack.payments.stalled().is_empty()).then_some(()) }).await;
     event(&stack.client, &id, "step.retrying").await;
     stack.workers[0].kill_hard().await.unwrap();
     stack.payments.set_faults(Vec::new());

@@ -160,7 +160,7 @@ async fn what_the_carrier_said_while_nobody_listened_is_heard() {
     carrier_says(&stack, shipment, "hand_over").await;
     carrier_says(&stack, shipment, "deliver").await;
     let settled = "select count(*) from inbox where order_id = $1::uuid and settled_as = 'closed'";
-    until("both events in the inbox", || async { (count(&stack, settled, &id).await == 2).then_some(()) }).await;
+    until("both inbox events", || async { (count(&stack, settled, &id).await == 2).then_some(()) }).await;
     inherited(&stack, &id).await;
     let order = reach(&stack.client, &id, "completed").await;
     assert_eq!(order["outcome"], "full", "{order:#}");

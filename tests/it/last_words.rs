@@ -167,7 +167,7 @@ async fn what_is_being_undone_is_not_decided_any_more() {
         matching: None,
     }]);
     let id = place(&stack.client, &dear_order()).await;
-    until("the void of its authorization", || async { (!stack.payments.stalled().is_empty()).then_some(()) }).await;
+    until("the void request", || async { (!stack.payments.stalled().is_empty()).then_some(()) }).await;
     let late = stack.client.decide(&id, "approve", "known").await.unwrap();
     refused(&late, 409, "wrong_state", "a decision during compensation");
     stack.payments.set_faults(Vec::new());

@@ -399,7 +399,7 @@ async fn between_bookings_lines_are_cancelled_before_the_next_label() {
     let ledger = stack.carrier.snapshot();
     // An unrecorded workflow task may have requested the label, so the worker asks the carrier to cancel it.
     let booked = |l: &Value| l["reference"] == second["id"] && l["status"] != "cancelled";
-    assert!(!values(&ledger["labels"]).iter().any(|l| booked(l)), "the second shipment must have no label: {ledger:#}");
+    assert!(!values(&ledger["labels"]).iter().any(|l| booked(l)), "no label for the second: {ledger:#}");
     assert!(open(&order).iter().all(|s| !goods(s).contains(&u64::from(line))), "{order:#}");
     deliver(&stack, &id).await;
 

@@ -74,7 +74,7 @@ async fn authorize_capture_and_void() {
     rustls::crypto::ring::default_provider().install_default().ok();
     let port = free_port().unwrap();
     let _server = start(port).await;
-    until("localstripe to listen", || async { tokio::net::TcpStream::connect(("127.0.0.1", port)).await.ok() })
+    until("localstripe listens", || async { tokio::net::TcpStream::connect(("127.0.0.1", port)).await.ok() })
         .await;
     let base = format!("http://127.0.0.1:{port}/").parse().unwrap();
     let metrics = StepMetrics::new(&Registry::new()).unwrap();
@@ -110,5 +110,5 @@ async fn authorize_capture_and_void() {
         StepMetrics::new(&Registry::new()).unwrap(),
     );
     let away = gone.unwrap().authorize(&request("pm_card_visa")).await;
-    assert!(matches!(away, Err(ProviderError::Unavailable(_))), "an unreachable provider did nothing: {away:?}");
+    assert!(matches!(away, Err(ProviderError::Unavailable(_))), "unreachable provider: {away:?}");
 }

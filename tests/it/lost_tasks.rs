@@ -178,13 +178,13 @@ async fn a_cancel_gives_free_what_a_lost_task_moved_to_another_shipment() {
     // One shipment has been replaced when the worker is killed while it replaces the other.
     stack.carrier.set_faults(vec![rule(Route::Cancel, Fault::Stall, Some(last))]);
     signal(&id, "cancel", r#"{"reason": "less of each", "lines": [1, 3]}"#).await;
-    until("the label's cancellation", || async { (stack.carrier.stalled().len() == 1).then_some(()) })
+    until("the label's cancel request", || async { (stack.carrier.stalled().len() == 1).then_some(()) })
         .await;
     stack.workers[0].kill_hard().await.unwrap();
     stack.carrier.set_faults(Vec::new());
     signal(&id, "cancel", r#"{"reason": "nothing more"}"#).await;
     stack.add_worker().await.unwrap();
-    until("the release of the remaining stock", || async { (waybill_held(&stack, &id).await == 0).then_some(()) }).await;
+    until("the released stock", || async { (waybill_held(&stack, &id).await == 0).then_some(()) }).await;
     check_goods(&stack, &before).await;
     stack.stop().await;
 }
@@ -221,7 +221,7 @@ async fn a_cancel_undoes_the_authorization_that_a_lost_task_made() {
 /// Writes in place of a worker that froze and resumes while another worker voids the order's authorization. The write
 /// must be a conflict.
 async fn assert_confirm_conflicts(stack: &Stack, id: &str, base: i64) {
-    until("the void of its authorization", || async { (!stack.payments.stalled().is_empty()).then_some(()) }).await;
+    until("the void request", || async { (!stack.payments.stalled().is_empty()).then_some(()) }).await;
     let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
     let promise = [Entry { event: OrderEvent::Confirmed {}, status: OrderStatus::Confirmed }];
     let state = OrderState { status: OrderStatus::Confirmed, ..OrderState::received(&[]) };
@@ -287,7 +287,7 @@ async fn carrier_refusal_is_reported_after_a_lost_task() {
     event(&stack.client, &id, "shipment.booked").await;
     stack.carrier.set_faults(vec![rule(Route::Cancel, Fault::Stall, None)]);
     signal(&id, "cancel", r#"{"reason": "changed my mind"}"#).await;
-    until("the request to the carrier", || async { (!stack.carrier.stalled().is_empty()).then_some(()) }).await;
+    until("the carrier request", || async { (!stack.carrier.stalled().is_empty()).then_some(()) }).await;
     stack.workers[0].kill_hard().await.unwrap();
     // The next run need not retry the step, and so does not repeat this entry.
     write_as_lost_task(&stack, &id, vec![retrying("cancel_label")], |_| {}).await;
@@ -349,7 +349,7 @@ async fn stock_that_a_lost_cancel_left_held_is_released() {
     event(&stack.client, &id, "payment.captured").await;
     stack.payments.set_faults(vec![rule(Route::Void, Fault::Stall, None)]);
     signal(&id, "cancel", r#"{"reason": "changed my mind"}"#).await;
-    until("the void of its authorization", || async { (!stack.payments.stalled().is_empty()).then_some(()) }).await;
+    until("the void request", || async { (!stack.payments.stalled().is_empty()).then_some(()) }).await;
     stack.workers[0].kill_hard().await.unwrap();
     let shipment_id = stopped.parse().unwrap();
     let events = vec![OrderEvent::ShipmentCancelled { shipment_id }, retrying("void_authorization")];
@@ -382,7 +382,7 @@ async fn authorization_that_only_a_lost_task_knew_is_voided() {
     reach(&stack.client, &id, "awaiting_customer").await;
     stack.payments.set_faults(vec![rule(Route::Authorize, Fault::Stall, None)]);
     signal(&id, "amend", r#"{"accept": "ship_available"}"#).await;
-    until("the authorization request", || async { (!stack.payments.stalled().is_empty()).then_some(()) }).await;
+    until("the request", || async { (!stack.payments.stalled().is_empty()).then_some(()) }).await;
     stack.workers[0].kill_hard().await.unwrap();
     stack.payments.set_faults(Vec::new());
     until("the authorization", || async { (at_provider(&stack, &id).0 > 0).then_some(()) }).await;
@@ -416,7 +416,7 @@ async fn status_of_a_free_order_is_written_after_a_lost_cancel() {
     reach(&stack.client, &id, "partially_shipped").await;
     stack.carrier.set_faults(vec![rule(Route::Cancel, Fault::Stall, Some(stopped))]);
     signal(&id, "cancel", r#"{"reason": "changed my mind"}"#).await;
-    until("the request to the carrier", || async { (!stack.carrier.stalled().is_empty()).then_some(()) }).await;
+    until("the carrier request", || async { (!stack.carrier.stalled().is_empty()).then_some(()) }).await;
     stack.workers[0].kill_hard().await.unwrap();
     let shipment_id = stopped.parse().unwrap();
     let events = vec![OrderEvent::ShipmentCancelled { shipment_id }, retrying("void_authorization")];
@@ -435,7 +435,7 @@ async fn recorded_expiry_wins_over_a_late_approval() {
     let before = pieces(&stack).await;
     stack.payments.set_faults(vec![rule(Route::Void, Fault::Stall, None)]);
     let id = place(&stack.client, &dear_order()).await;
-    until("the void of its authorization", || async { (!stack.payments.stalled().is_empty()).then_some(()) }).await;
+    until("the void request", || async { (!stack.payments.stalled().is_empty()).then_some(()) }).await;
     stack.workers[0].kill_hard().await.unwrap();
     stack.payments.set_faults(Vec::new());
     // The next run records the ignored signal first, so it conflicts with the written entry.

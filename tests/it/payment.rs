@@ -207,7 +207,7 @@ async fn authentication_before_its_payment_is_in_the_ledger_is_noticed() {
     stack.payments.set_faults(vec![always(Route::Authorize, Fault::Stall)]);
     let order = order_with(|o| o["payment"]["method"] = json!("pm_card_authenticationRequired"));
     let id = place(&stack.client, &order).await;
-    until("the authorization request", || async { (!stack.payments.stalled().is_empty()).then_some(()) }).await;
+    until("the request", || async { (!stack.payments.stalled().is_empty()).then_some(()) }).await;
     // The lock blocks the write of the response until the customer has authenticated.
     let pool = waybill_store::connect(&stack.database_url, 2).unwrap();
     let mut lock = pool.begin().await.unwrap();
@@ -270,7 +270,7 @@ async fn captures_and_voids_that_nobody_answered_are_looked_up_and_done_once() {
     reach(&stack.client, &voided, "cancelled").await;
     for id in [&captured, &voided] {
         let told = kinds(&stack.client, id).await;
-        assert!(!told.contains(&"payment.unknown".to_owned()), "the attempt must determine the outcome: {told:?}");
+        assert!(!told.contains(&"payment.unknown".to_owned()), "the outcome must be known: {told:?}");
     }
 
     // Lookups fail, too; when they succeed again, the keys have expired.

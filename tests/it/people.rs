@@ -69,7 +69,7 @@ async fn an_operator_frees_an_order_that_can_not_be_captured() {
     let reference = "select count(*) from payment_operations
         where order_id = $1::uuid and kind = 'capture' and state = 'succeeded' and provider_ref = 'ch_by_hand'";
     assert_eq!(count(&stack, reference, &resolved).await, 1, "the ledger must have the reference");
-    until("the void of the remainder", || async { (at_provider(&stack, &resolved).0 == 0).then_some(()) }).await;
+    until("the void", || async { (at_provider(&stack, &resolved).0 == 0).then_some(()) }).await;
 
     // The order's command, run in a terminal.
     let (skipped, order) = uncaptured(&stack).await;
@@ -81,7 +81,7 @@ async fn an_operator_frees_an_order_that_can_not_be_captured() {
     event(&stack.client, &skipped, "operator.acted").await;
     // The amount that is not captured is released to the customer.
     stack.payments.set_faults(Vec::new());
-    until("the void of the remainder", || async { (at_provider(&stack, &skipped).0 == 0).then_some(()) }).await;
+    until("the void", || async { (at_provider(&stack, &skipped).0 == 0).then_some(()) }).await;
     assert_eq!(at_provider(&stack, &skipped).1, 0);
 
     for (id, captured) in [(&retried, 1000), (&resolved, 1000), (&skipped, 0)] {

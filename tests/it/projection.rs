@@ -95,6 +95,6 @@ async fn terminal_status_is_final_for_any_writer() {
     assert_eq!(projection::apply_all(&pool, &[change]).await.unwrap(), [None], "nor in a batch");
     let late = [entry(OrderEvent::cancel_refused(OrderStatus::Rejected, None, None), OrderStatus::Rejected)];
     let applied = projection::apply(&pool, order, version, &late, &in_status(OrderStatus::Rejected)).await;
-    assert!(matches!(applied.unwrap(), Applied::Appended { .. }), "an event after completion must be appended");
+    assert!(matches!(applied.unwrap(), Applied::Appended { .. }), "a late event must be appended");
     stack.stop().await;
 }

@@ -77,7 +77,7 @@ async fn refund_at_provider_counts_in_limit_and_status() {
     assert_eq!(events_of(&told, "payment.refunded"), 2, "{told:?}");
     assert_eq!(events_of(&told, "reconciliation.drift"), 0, "{told:?}");
     let ours = timeline(&stack.client, &id).await.into_iter().rfind(|e| e["type"] == "payment.refunded");
-    assert_eq!(ours.unwrap()["data"], json!({"refund_id": rest, "amount": 600}), "a refund of Waybill has no source");
+    assert_eq!(ours.unwrap()["data"], json!({"refund_id": rest, "amount": 600}), "no source of ours");
     check_closed(&stack, &id).await;
     stack.stop().await;
 }

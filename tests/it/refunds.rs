@@ -73,7 +73,7 @@ async fn refunds_together_never_exceed_what_was_captured() {
 
     let bad =
         stack.client.post(&format!("/v1/orders/{id}/refunds"), &json!({"amount": 0, "reason": ""})).await;
-    assert_eq!(refused(&bad.unwrap(), 422, "invalid", "a refund without amount or reason"), ["/amount", "/reason"]);
+    assert_eq!(refused(&bad.unwrap(), 422, "invalid", "no amount, no reason"), ["/amount", "/reason"]);
     stack.stop().await;
 }
 

@@ -399,7 +399,7 @@ async fn retry_goes_on_after_a_lost_task_cancelled_the_label() {
         matching: None,
     }]);
     retry(&stack, &id).await;
-    until("the label's cancellation", || async { (!stack.carrier.stalled().is_empty()).then_some(()) })
+    until("the label's cancel request", || async { (!stack.carrier.stalled().is_empty()).then_some(()) })
         .await;
     stack.workers[0].kill_hard().await.unwrap();
     stack.carrier.set_faults(Vec::new());
