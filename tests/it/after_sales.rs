@@ -78,8 +78,8 @@ async fn an_order_is_refunded_in_parts_and_never_beyond_what_was_captured() {
     let id = completed(&stack, &order(&[("SHOE-42-BLK", 2)])).await;
     let path = format!("/v1/orders/{id}/refunds");
     for (what, body, pointer) in [
-        ("nothing", json!({"amount": 0, "reason": "x"}), "/amount"),
-        ("less than nothing", json!({"amount": -1, "reason": "x"}), "/amount"),
+        ("zero", json!({"amount": 0, "reason": "x"}), "/amount"),
+        ("below zero", json!({"amount": -1, "reason": "x"}), "/amount"),
         ("no reason", json!({"amount": 1, "reason": " "}), "/reason"),
     ] {
         let reply = stack.client.post(&path, &body).await.unwrap();
@@ -363,7 +363,7 @@ async fn what_comes_back_is_restocked_and_refunded_to_the_last_cent() {
     let both = json!([{"line": 0, "quantity": 1, "condition": "restock"},
         {"line": 0, "quantity": 1, "condition": "write_off"}]);
     let many = json!([{"line": 0, "quantity": 4, "condition": "restock"}]);
-    refused(&receipt(&stack, &first, many).await, 409, "not_returnable", "more than was asked for");
+    refused(&receipt(&stack, &first, many).await, 409, "not_returnable", "more than was requested");
     let reply = receipt(&stack, &first, both.clone()).await;
     assert_eq!(reply.status.as_u16(), 202, "{}", reply.body);
     refused(&receipt(&stack, &first, both).await, 409, "already_received", "twice");

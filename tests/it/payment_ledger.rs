@@ -133,7 +133,7 @@ async fn for_an_order_that_is_undone_nothing_is_begun() {
     ledger.begin_hold(1).await;
     ledger.begin(Kind::Void, 0, None).await;
     for generation in [1, 2] {
-        assert!(ledger.begin_hold(generation).await.operation.is_none(), "hold {generation}");
+        assert!(ledger.begin_hold(generation).await.operation.is_none(), "authorization {generation}");
     }
     assert_eq!(ledger.rows().await, 2, "no operation may be added");
 }

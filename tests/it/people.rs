@@ -56,7 +56,7 @@ async fn an_operator_frees_an_order_that_can_not_be_captured() {
         need["actions"].as_array().unwrap().iter().map(|a| a["action"].as_str().unwrap()).collect();
     assert_eq!(actions, ["retry", "resolve", "skip"]);
     stack.payments.set_faults(Vec::new());
-    let reply = operate(&stack.client, &retried, "retry", json!({"reason": "the provider is mended"})).await;
+    let reply = operate(&stack.client, &retried, "retry", json!({"reason": "the provider is fixed"})).await;
     assert_eq!(reply.status.as_u16(), 202, "{}", reply.body);
     event(&stack.client, &retried, "payment.captured").await;
     assert_eq!(at_provider(&stack, &retried), (0, 1000, 0, 1));

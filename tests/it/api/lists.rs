@@ -85,10 +85,10 @@ async fn a_page_costs_what_is_on_it() {
         ("a status of none", large, 0, Filter { status: Some(OrderStatus::Rejected), ..any() }),
         ("a customer's", large, 5, Filter { customer_id: Some(rare), ..any() }),
         ("by reference", large, 5, Filter { reference: Some("R-rare".into()), ..any() }),
-        ("who needs somebody", large, 5, Filter { attention: Some(true), ..any() }),
+        ("with attention", large, 5, Filter { attention: Some(true), ..any() }),
         ("later than all", large, 0, Filter { created_after: Some(late), ..any() }),
     ];
-    for known in ["nothing", "what is usual"] {
+    for known in ["no values", "usual values"] {
         for (what, merchant, found, filter) in &lists {
             let mut tx = pool.begin().await.unwrap();
             let before = looked_at(&mut tx).await;

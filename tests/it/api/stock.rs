@@ -79,7 +79,7 @@ async fn adjustments(stack: &Stack) {
 
     refused(&stack.client.get_stock("NEVER-SEEN").await.unwrap(), 404, "not_found", "an unknown SKU");
     let below_nothing = adjust(stack, &new_key(), &change("NEVER-SEEN", -1)).await;
-    refused(&below_nothing, 409, "stock_reserved", "below nothing");
+    refused(&below_nothing, 409, "stock_reserved", "below zero");
     says(&below_nothing, "0 units are on hand at AMS, 0 of them reserved");
     refused(&stack.client.get_stock("NEVER-SEEN").await.unwrap(), 404, "not_found", "still unknown");
     let key = new_key();
@@ -115,7 +115,7 @@ async fn bad_stock(stack: &Stack) {
             422,
             "/locations",
         ),
-        ("below nothing", json!({"locations": [at("A", json!(-1))]}), 422, "/locations/0/on_hand"),
+        ("below zero", json!({"locations": [at("A", json!(-1))]}), 422, "/locations/0/on_hand"),
         ("far too many", json!({"locations": [at("A", json!(1_000_000_001))]}), 422, "/locations/0/on_hand"),
         ("more than fit", json!({"locations": [at("A", json!(i64::MAX))]}), 400, "/locations/0/on_hand"),
         ("half a unit", json!({"locations": [at("A", json!(0.5))]}), 400, "/locations/0/on_hand"),
