@@ -1,9 +1,6 @@
-//! A cancel races with labels, hand-overs, captures and other cancels at every point. In each order of events, stock
-//! and payments must agree in the end: shipped units are captured once, and all other units are released.
-//!
-//! The points are a table; each runs with each of the three ways to cancel, all orders of a table concurrently on one
-//! stack. The simulators stall the requests of one order until the test resumes them (`Fault::Stall`), so each order is
-//! at the intended point when it is cancelled.
+//! A cancel races with labels, hand-overs, captures and other cancels, at each point of a table and in three ways. In
+//! the end, stock and payments must agree: shipped units are captured once, all others are released. The simulators
+//! stall the requests of one order (`Fault::Stall`), so that it is at the intended point when it is cancelled.
 
 use crate::{
     books::{at_provider, check_closed, check_goods, pieces, values},

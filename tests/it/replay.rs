@@ -1,7 +1,6 @@
-//! Recorded histories replay on this code: open orders of this release need that from the next one.
-//!
-//! Record a history with `WAYBILL_RECORD=1 cargo test -p waybill-tests replay::record`. Recorded ones are never
-//! changed, only added to (a release's histories stay for as long as its orders may be open).
+//! Recorded histories replay on this code: open orders of this release need that from the next one. To record, run
+//! `WAYBILL_RECORD=1 cargo test -p waybill-tests replay::record`. Recorded histories are never changed, only added to;
+//! a release's histories stay for as long as its orders may be open.
 
 use crate::{
     after_sales::{closed, refunded, returning, settles},
