@@ -1,4 +1,4 @@
-//! The load generator: what it sends, and whether it notices that books do not add up.
+//! The load generator: the operations that it sends, and whether it detects inconsistent stock totals.
 
 use crate::support::*;
 use std::time::Duration;
@@ -23,7 +23,7 @@ fn load() -> Load {
     }
 }
 
-/// A stack whose carrier takes some of the orders away while others are cancelled.
+/// A stack whose carrier hands over some orders while others are cancelled.
 async fn busy_stack() -> Stack {
     let soon = Duration::from_secs(1);
     builder().await.auto(AutoProgress { hand_over_after: soon, deliver_after: soon }).start().await.unwrap()
@@ -53,7 +53,7 @@ async fn a_load_notices_that_books_do_not_add_up() {
     let (load, board) = (load(), Board::default());
     let running = run(&load, stack.client.clone(), std::future::pending(), &board, |_, _| {});
     let spoil = async {
-        until("something was answered", || async { (!board.tallies().is_empty()).then_some(()) }).await;
+        until("the first response", || async { (!board.tallies().is_empty()).then_some(()) }).await;
         let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
         let more = "update stock set available = available + 1 where sku = 'LOAD-1'";
         assert_eq!(sqlx::query(more).execute(&pool).await.unwrap().rows_affected(), 1);
