@@ -1,4 +1,4 @@
-//! The activities of refunds and returns by name: thin, since [`crate::steps`] does the work.
+//! The activities of refunds and returns by name. They are thin: [`crate::steps`] does the work.
 
 use crate::{OrderSteps, retry::StepFailure, steps};
 use serde::Serialize;
@@ -13,14 +13,14 @@ use waybill_domain::{ids::OrderId, state::AttentionReason};
 use waybill_store::orders::concerns::{self, Concern};
 use waybill_workflows::after::{activities as definitions, wire::*};
 
-/// Attempts, about 15 s of them, before attention is raised. The step goes on being tried.
+/// Attempts, about 15 s of them, before the step raises attention. The retries continue.
 const ATTEMPTS_BEFORE_ATTENTION: u32 = 6;
 
-/// What the activities need: what an order's need.
+/// Dependencies of the activities, the same as an order's.
 #[derive(Clone)]
 pub struct AfterSteps(pub OrderSteps);
 
-/// What an operator is needed for while a step does not succeed.
+/// The attention that a failing step raises.
 struct Failing {
     order_id: OrderId,
     reason: AttentionReason,
@@ -60,11 +60,11 @@ impl AfterSteps {
             done
         };
         let done = steps.attempt(name, failing.order_id, ctx, watched).await;
-        // One that was rejected is asked for by another activity, whose attempts begin with the first.
+        // The workflow retries a rejected step with another activity, whose attempts start from the first.
         let is_tried = ctx.info().attempt >= ATTEMPTS_BEFORE_ATTENTION || rejected.into_inner();
         match done {
             Ok(output) => {
-                // Without Postgres it can't be cleared: the step, which may run twice, is tried again.
+                // If Postgres is unavailable it cannot be cleared: Temporal retries the step, which is idempotent.
                 self.clear(&failing).await.map_err(StepFailure::into_activity_error)?;
                 Ok(output)
             }
@@ -77,7 +77,7 @@ impl AfterSteps {
         }
     }
 
-    /// Without Postgres it can't be raised; the next attempt tries again.
+    /// If Postgres is unavailable it cannot be raised; the next attempt tries again.
     async fn raise(&self, name: &'static str, failing: Failing) {
         let Failing { order_id, reason, subject } = failing;
         let concern = Concern { reason, subject, detail: json!({"step": name}) };

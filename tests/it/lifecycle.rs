@@ -1,4 +1,4 @@
-//! The order's paths, as documented in `lifecycle.md`.
+//! The order's paths, as documented in `docs/reference/statuses.md`.
 
 use crate::{
     books::{at_provider, check_closed, check_goods, pieces},

@@ -1,5 +1,5 @@
-//! One payment, looked at because its provider has said what contradicts our ledger. The webhook was a hint: what counts is
-//! what the provider answers now, once nothing is under way on the order's money.
+//! Checks one payment after a provider event that conflicts with the ledger. The webhook is only a hint: the check
+//! compares the provider's current state, once no operation on the order's payment is in progress.
 
 use super::{HousekeepingSteps, reconcile::tell, refunds};
 use crate::{payments::ProviderPayment, retry::StepFailure};
@@ -25,15 +25,15 @@ pub(super) async fn check(
     let mut done = Reconciled { looked_at: 1, ..Reconciled::default() };
     let before = belief::of_payment(&steps.pool, input.order_id, &input.payment).await?;
     let told = steps.provider.payment(&input.payment).await?;
-    // Before anything is concluded, and whatever else is under way: a refund that has been made is a fact.
+    // First, and regardless of operations in progress: a refund that was created is a fact.
     refunds::book_of_payment(steps, &mut done, &input.payment).await?;
-    // What the provider did before it answered, the ledger has by now, or it is under way.
+    // By now, the ledger has every operation that the provider's response includes, or the operation is pending.
     let after = belief::of_payment(&steps.pool, input.order_id, &input.payment).await?;
     let (Some(before), Some(believed)) = (before, after) else { return Ok(done) };
-    // What we did since it answered, it could not tell.
+    // The provider's response cannot include operations that came after it.
     let moved = (before.held, before.captured) != (believed.held, believed.captured);
     if before.under_way || believed.under_way || moved {
-        return Err(StepFailure::Unavailable("the order's money", "an operation is under way".into()));
+        return Err(StepFailure::Unavailable("the order's payment", "an operation is in progress".into()));
     }
     let drift = |kind| Drift {
         kind,
@@ -51,15 +51,15 @@ pub(super) async fn check(
     if told.refunded.is_some_and(|refunded| refunded > believed.refunded) {
         tell(steps, &mut done, &drift("refunded_differs")).await?;
     } else if done.refunds_booked > 0 {
-        // An earlier release reported what is booked now.
+        // Clears a discrepancy that an earlier release reported instead of recording the refund.
         repaired(steps, &mut done, &drift("refunded_differs"), "the refund was booked").await?;
     }
     held(steps, &mut done, input, (&told, &believed), drift).await?;
     Ok(done)
 }
 
-/// Money that is held and should not be is given free, where nothing can be captured of it; of money that should be held
-/// and is not the order is told, which holds it anew.
+/// Voids an authorization that should not exist, if it can no longer be captured. If an authorization should exist and
+/// does not, notifies the order, which re-authorizes.
 async fn held(
     steps: &HousekeepingSteps,
     done: &mut Reconciled,
@@ -99,7 +99,7 @@ async fn repaired(
     Ok(())
 }
 
-/// By way of the inbox, which counts it once and brings it to the order's workflow.
+/// Sends the message through the inbox, which deduplicates it and delivers it to the order's workflow.
 async fn tell_order(steps: &HousekeepingSteps, input: &PaymentCheck) -> Result<(), StepFailure> {
     let event_id = format!("{}:{}", names::HOLD_GONE, input.payment);
     let event = PaymentEvent { kind: names::HOLD_GONE.into(), event_id: event_id.clone() };

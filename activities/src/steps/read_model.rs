@@ -1,4 +1,4 @@
-//! The risk decision, and the read model that everybody reads.
+//! The risk decision, and the read model of the order.
 
 use super::{hold, order};
 use crate::{OrderSteps, retry::StepFailure};
@@ -40,10 +40,10 @@ pub(crate) async fn inherit(steps: &OrderSteps, input: &Beginning) -> Result<Inh
     let known = input.version.unwrap_or_default();
     let facts = projection::facts(&steps.pool, input.order_id, known, order.version).await?;
     let said = inbox::said(&steps.pool, input.order_id, "shipment_event").await?;
-    // One that can't be read was ignored by the workflow that ended, too.
+    // The terminated workflow ignored a malformed event as well.
     let events = said.into_iter().filter_map(|payload| serde_json::from_value(payload).ok()).collect();
     let holds = payments::holds(&steps.pool, input.order_id).await?;
-    // One whose outcome is not known is asked for again under its own key.
+    // An authorization with an unknown outcome is requested again under its own key.
     let known_hold = holds.iter().rfind(|hold| hold.state != payments::State::Pending).or(holds.last());
     let hold = known_hold.map(|hold| hold::describe(hold, steps.waits.renew_before_seconds));
     let (state, version) = (order.state, order.version);

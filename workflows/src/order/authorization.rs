@@ -1,5 +1,6 @@
-//! Money that is held lapses: it is held anew in time, for as long as anything is to be handed over. Each hold is money
-//! of its own, with a generation of its own, and is asked for only when it is known how the one before stands.
+//! Re-authorization: an authorization expires, so the workflow replaces it in time, while any shipment can still be
+//! handed over. Each authorization is a separate payment with its own generation. The workflow requests it only once
+//! the outcome of the previous one is known.
 
 use crate::order::step::{
     definition,
@@ -29,11 +30,11 @@ use waybill_domain::{
     status::PaymentStatus,
 };
 
-/// The money could not be held anew.
+/// The re-authorization failed.
 pub(crate) struct Refused;
 
-/// Looks at the time while something else is waited for. Its timer outlives each wait, so that news do not cost a timer
-/// each.
+/// A timer for re-authorization that runs while the workflow waits for other events. It outlives each wait, so that an
+/// event does not cost a new timer.
 pub(crate) struct Watch<'a> {
     at: Option<i64>,
     timer: Pin<Box<dyn FusedFuture<Output = ()> + 'a>>,
@@ -46,7 +47,7 @@ impl<'a> Watch<'a> {
         Self { at: None, timer: never, token: WorkflowCancellationToken::new() }
     }
 
-    /// Waits. When the hold is to be renewed, says so in `renewal_due`, which has to end the waiting.
+    /// Waits. When re-authorization is due, sets `reauthorization_reason`, which must end the wait.
     pub(crate) async fn during<T>(&mut self, ctx: &'a Ctx, waiting: impl Future<Output = T>) -> T {
         self.aim(ctx);
         let mut waiting = pin!(waiting.fuse());
@@ -54,11 +55,11 @@ impl<'a> Watch<'a> {
             done = waiting => return done,
             () = &mut self.timer => ctx.state_mut(|s| s.renewal_due = Some(LAPSES)),
         }
-        // Not dropped: it may be in the middle of writing something down.
+        // Not dropped: it may be in the middle of a write.
         waiting.await
     }
 
-    /// Nothing is waited for any more.
+    /// Cancels the timer after the last wait.
     pub(crate) fn end(self) {
         self.token.cancel();
     }
@@ -82,14 +83,14 @@ impl<'a> Watch<'a> {
 }
 
 impl OrderWorkflow {
-    /// When what is held is to be renewed, in Unix seconds; never if nothing is to be captured any more.
+    /// Returns when to re-authorize, in Unix seconds. None if nothing remains to be captured.
     fn renew_at(&self) -> Option<i64> {
         let hold = self.hold.as_ref()?;
         hold.renew_at.filter(|_| self.state.shipments.iter().any(|shipment| shipment.is_open()))
     }
 }
 
-/// Holds anew what is still to be captured, if it is time to.
+/// Re-authorizes the amount that remains to be captured, if it is due.
 pub(crate) async fn renew_if_due(ctx: &Ctx) -> Result<(), Refused> {
     let Some(why) = ctx.state_mut(|s| s.renewal_due.take()) else { return Ok(()) };
     let amount = ctx.state(|s| s.state.open_amount());
@@ -99,7 +100,8 @@ pub(crate) async fn renew_if_due(ctx: &Ctx) -> Result<(), Refused> {
     renew(ctx, amount, why).await
 }
 
-/// As [`renew_if_due`]. A refusal is for a person: the order was promised, and may still ship on what is held now.
+/// Like [`reauthorize_if_due`], but raises attention on failure: the order is confirmed, and may still ship on the
+/// current authorization.
 pub(crate) async fn renew_or_call(ctx: &Ctx) {
     if renew_if_due(ctx).await.is_err() {
         let reason = AttentionReason::AuthorizationLapsed;
@@ -115,10 +117,10 @@ const STEP: Step = Step {
     shipment: None,
 };
 
-/// Holds `amount` anew.
+/// Authorizes `amount` again.
 pub(crate) async fn renew(ctx: &Ctx, amount: Amount, why: &'static str) -> Result<(), Refused> {
     let (input, before) = ctx.state_mut(|s| {
-        // Of a hold that was asked for by an earlier release nothing is known but that it was the first.
+        // An earlier release that requested the authorization recorded nothing else than that it was the first.
         let hold = s.hold.get_or_insert(Hold { generation: 1, renew_at: None, in_parts: true });
         hold.generation += 1;
         hold.renew_at = None;
@@ -139,7 +141,7 @@ pub(crate) async fn renew(ctx: &Ctx, amount: Amount, why: &'static str) -> Resul
             return Ok(());
         }
         Ok(Authorization::Declined { code }) | Err(StepError::Refused { code }) => code,
-        // The activity refuses this itself; and this step is not interrupted.
+        // The activity itself rejects a required action, and this step is not interruptible.
         Ok(Authorization::ActionRequired { .. }) | Err(StepError::Interrupted) => {
             "authentication_required".into()
         }

@@ -1,6 +1,8 @@
-//! One order's life, as `docs/reference/statuses.md` has it: `OrderWorkflow::go_through` names the steps in their order.
+//! The workflow of one order, from acceptance to a terminal status as in `lifecycle.md`. `OrderWorkflow::run_steps`
+//! runs its stages in order: `checkout`, then `shipping`; `adjust` changes the order in between, and `compensation`
+//! ends it early.
 
-// The steps, in their order: checkout, then shipping; what may change it meanwhile; and the ways back.
+// The stages in order, checkout and shipping; then changes, re-authorization, compensation and recovery.
 mod checkout;
 
 mod shipping;
@@ -13,7 +15,7 @@ mod compensation;
 
 mod recovery;
 
-// How a step is run, and how anything is waited for.
+// How a step runs, and how the workflow waits.
 mod step;
 
 mod waiting;
@@ -44,76 +46,78 @@ use waybill_domain::{
 pub(crate) type Ctx = WorkflowContext<OrderWorkflow>;
 type Refusal = Box<dyn std::error::Error + Send + Sync>;
 
-/// The single writer of one order's state.
+/// The workflow, which is the single writer of one order's state.
 #[workflow]
 pub struct OrderWorkflow {
     input: OrderInput,
-    /// Why the input can't be read, if it can't.
+    /// The parse error of a malformed input.
     bad_input: Option<String>,
     state: OrderState,
-    /// What the read model has.
+    /// The version of the read model.
     version: i64,
-    /// What the read model lacks.
+    /// The entries that the read model does not have yet.
     pending: Vec<Entry>,
-    /// Registered before each step, undone from the last to the first.
+    /// Compensations, registered before each step and run in reverse order.
     undo: Vec<Undo>,
-    /// A request to cancel that was accepted and is not being carried out yet.
+    /// A cancel request that was accepted and is not in progress yet.
     cancel: Option<CancelRequest>,
-    /// The request to cancel that is being carried out.
+    /// The cancel request in progress.
     stopping: Option<CancelRequest>,
-    /// Requests to cancel lines, or pieces of them, that were accepted and not yet carried out; each whole line is in one
-    /// of them.
+    /// Requests to cancel lines or quantities of lines, accepted and not completed. Each whole line is in only one of
+    /// them.
     line_requests: VecDeque<CancelRequest>,
-    /// The ids of all requests that were accepted here: each counts once.
+    /// The ids of all accepted requests, which deduplicate them.
     accepted_requests: BTreeSet<String>,
-    /// How many signals `cancel` came in.
+    /// The number of `cancel` signals received.
     cancel_signals: u32,
-    /// What tells this workflow from its heirs. A reset leaves it as it is.
+    /// The id of the first run, which distinguishes this workflow from its successor runs. A reset does not change it.
     chain: String,
-    /// Whether `temporal workflow cancel` was already taken into `cancel`.
+    /// Whether `temporal workflow cancel` was already accepted into `cancel`.
     engine_cancel_seen: bool,
     decision: Option<Decision>,
     amendment: Option<Amendment>,
     inbox: VecDeque<ShipmentEvent>,
     seen_events: BTreeSet<String>,
-    /// Shipments whose label was asked for, and may exist.
+    /// Shipments whose label was requested and may exist.
     booking: BTreeSet<ShipmentId>,
-    /// Of those, whose label was asked for once more after the carrier had refused to cancel it.
+    /// Of those, the shipments whose label was requested again after the carrier had rejected its cancellation.
     booked_again: BTreeSet<ShipmentId>,
-    /// Between `reserve` and the settling of a shortage.
+    /// Set between `reserve` and the resolution of a shortage.
     reservation: Option<Reservation>,
-    /// Accepted and not yet acted on.
+    /// Operator commands that were accepted and are not processed yet.
     operations: VecDeque<Operation>,
-    /// Operations on shipments that are short of items, accepted and not yet carried out.
+    /// Operator commands for shipments with a shortfall, accepted and not processed yet.
     shortfalls: VecDeque<ShortfallOperation>,
-    /// How many operations were acted on.
+    /// The number of processed operator commands.
     operated: u32,
-    /// Whether the order is being undone: what could be decided is past, also while the status does not say so yet.
+    /// Whether the order is being compensated. No decision is possible any more, even while the status does not show it
+    /// yet.
     unwinding: bool,
-    /// Whether the provider has sent word since the payment was last looked at.
+    /// Whether the provider has sent an event since the last query of the payment.
     payment_news: bool,
-    /// Whether the timeline says that the customer has to do something before the payment can go on.
+    /// Whether the timeline already has the customer's required action.
     action_reported: bool,
-    /// The money that is held; nothing is known of it where an earlier release asked for it.
+    /// The current authorization. None if an earlier release requested it, which stored no details.
     hold: Option<Hold>,
-    /// Why the money is to be held anew now, if it is.
+    /// The reason for a re-authorization that is due now.
     renewal_due: Option<&'static str>,
-    /// See [`changes`].
+    /// The version of the workflow's code that the order began with; see [`step::versioning`].
     edition: u32,
-    /// Until when a person or the customer may answer.
+    /// Deadline for the reviewer or the customer.
     wait_until: Option<SystemTime>,
     /// The statuses since the last entry of the timeline.
     path: Vec<OrderStatus>,
-    /// The status of the last entry that the read model has.
+    /// The status of the last entry in the read model.
     written_status: OrderStatus,
-    /// The stop that is in the history: it holds for a run that restarts as well.
+    /// The stop that the history has; it also applies to a run that restarts.
     recorded_stop: Option<Stop>,
-    /// Whether the order goes on from the read model instead of from its beginning.
+    /// Whether the order resumes from the read model instead of running from the beginning.
     resumed: bool,
-    /// What a resumed order has reported and reports no more (see [`OrderEvent::fact_key`]).
+    /// The one-time events that a resumed order has already reported (see [`OrderEvent::deduplication_key`]).
     facts: BTreeSet<String>,
     unwritten: Unwritten,
-    /// Whether the order has to go on from what was just adopted (see [`restart::restart`]).
+    /// Whether the order must restart from the state that it just adopted (see
+    /// [`restart_from_read_model`](step::restart::restart_from_read_model)).
     restart: bool,
 }
 
@@ -121,7 +125,7 @@ pub struct OrderWorkflow {
 impl OrderWorkflow {
     #[init]
     fn new(ctx: &WorkflowContextView, input: RawValue) -> Self {
-        // Typed, an input that can't be read would fail the workflow's first task for ever.
+        // As a typed argument, a malformed input would fail the workflow's first task forever.
         let (input, bad_input) = match step::messages::decode(&input) {
             Ok(input) => (input, None),
             Err(problem) => (OrderInput::unreadable(), Some(problem)),
@@ -167,7 +171,7 @@ impl OrderWorkflow {
         }
     }
 
-    /// The order's way, from `received` to its end.
+    /// Runs the order from `received` to a terminal status.
     #[run]
     pub async fn run(ctx: &mut WorkflowContext<Self>) -> WorkflowResult<OrderResult> {
         if let Some(problem) = ctx.state(|s| s.bad_input.clone()) {
@@ -185,7 +189,7 @@ impl OrderWorkflow {
         Ok(ctx.state(|s| OrderResult { status: s.state.status, version: s.version }))
     }
 
-    /// From wherever the order is to its end.
+    /// Runs the order from its current status to completion.
     async fn live(ctx: &Ctx) {
         if ctx.state(|s| s.input.inherits && !s.resumed) {
             recovery::take_over(ctx).await;
@@ -207,7 +211,7 @@ impl OrderWorkflow {
         shipping::drain(ctx).await;
     }
 
-    /// Each step leaves alone what a resumed order has behind it.
+    /// Runs the steps in order. Each step returns immediately if a resumed order has already completed it.
     async fn go_through(ctx: &Ctx) -> Result<(), Stop> {
         match Self::promise(ctx).await {
             Err(Stop::Cancelled { reason }) => recovery::cancel_before_promise(ctx, reason).await?,
@@ -227,7 +231,7 @@ impl OrderWorkflow {
         checkout::confirm(ctx).await
     }
 
-    /// Cancel what can still be stopped. Payload: [`CancelRequest`], or nothing.
+    /// Cancels what can still be cancelled. Payload: [`CancelRequest`], or nothing.
     #[signal(name = "cancel")]
     pub fn cancel_signal(&mut self, _ctx: &mut SyncWorkflowContext<Self>, input: RawValue) {
         self.cancel_signals += 1;
@@ -245,7 +249,7 @@ impl OrderWorkflow {
         }
     }
 
-    /// Decide on an order in review. Payload: [`Decision`].
+    /// Decides an order in review. Payload: [`Decision`].
     #[signal(name = "decide")]
     pub fn decide_signal(&mut self, _ctx: &mut SyncWorkflowContext<Self>, input: RawValue) {
         match step::messages::decode(&input) {
@@ -255,7 +259,7 @@ impl OrderWorkflow {
         }
     }
 
-    /// Answer a shortage for the customer. Payload: [`Amendment`].
+    /// Records the customer's decision on a shortage. Payload: [`Amendment`].
     #[signal(name = "amend")]
     pub fn amend_signal(&mut self, _ctx: &mut SyncWorkflowContext<Self>, input: RawValue) {
         match step::messages::decode(&input) {
@@ -267,7 +271,7 @@ impl OrderWorkflow {
         }
     }
 
-    /// Something happened to a shipment. Payload: [`ShipmentEvent`].
+    /// Accepts a carrier event. Payload: [`ShipmentEvent`].
     #[signal(name = "shipment_event")]
     pub fn shipment_event(&mut self, _ctx: &mut SyncWorkflowContext<Self>, input: RawValue) {
         match step::messages::decode::<ShipmentEvent>(&input) {
@@ -276,15 +280,16 @@ impl OrderWorkflow {
         }
     }
 
-    /// The same, for who can say it again: an update that a worker is there to take up costs Temporal a third of a
-    /// signal, as its workflow task is only written down once it is done.
+    /// Accepts a carrier event from a caller that can retry. If a worker is available, an update costs Temporal a third
+    /// of a signal, because Temporal records its workflow task only on completion.
     #[update(name = "shipment_event")]
     pub fn shipment_event_update(&mut self, _ctx: &mut SyncWorkflowContext<Self>, event: ShipmentEvent) {
         self.hear_of(event);
     }
 
-    /// The provider has news of the order's money. Payload: [`PaymentEvent`]. A reason to ask the provider at once,
-    /// never a fact by itself; but for our own word, for which the provider was asked, that the hold is gone.
+    /// Accepts an event of the payment provider. Payload: [`PaymentEvent`]. It is a reason to query the provider
+    /// immediately, never a fact by itself. The exception is the internal event, sent after a query, that the
+    /// authorization is gone.
     #[signal(name = "payment_event")]
     pub fn payment_event(&mut self, _ctx: &mut SyncWorkflowContext<Self>, input: RawValue) {
         match step::messages::decode::<PaymentEvent>(&input) {
@@ -293,7 +298,7 @@ impl OrderWorkflow {
         }
     }
 
-    /// An operator does something about what the order needs somebody for. Payload: [`Operation`].
+    /// Accepts an operator's action on an attention item. Payload: [`OperatorCommand`].
     #[signal(name = "operate")]
     pub fn operate_signal(&mut self, _ctx: &mut SyncWorkflowContext<Self>, input: RawValue) {
         let operation: Operation = match step::messages::decode(&input) {
@@ -315,13 +320,13 @@ impl OrderWorkflow {
         self.may_operate(operation)
     }
 
-    /// An operator does something about what the order needs somebody for.
+    /// Accepts an operator's action on an attention item.
     #[update(name = "operate")]
     pub fn operate_update(&mut self, _ctx: &mut SyncWorkflowContext<Self>, operation: Operation) {
         self.operate(operation);
     }
 
-    /// The order as the workflow knows it.
+    /// Returns the workflow's state of the order.
     #[query(name = "state")]
     pub fn current_state(&self, _ctx: &WorkflowContextView) -> OrderState {
         self.state.clone()
@@ -333,14 +338,14 @@ impl OrderWorkflow {
         self.plan(request)?.refusal(self.state.status).map_or(Ok(()), |words| Err(words.into()))
     }
 
-    /// Cancel what can still be stopped; answers at once with the plan.
+    /// Cancels what can still be cancelled. Returns the plan immediately.
     #[update(name = "cancel")]
     pub fn cancel_update(
         &mut self,
         _ctx: &mut SyncWorkflowContext<Self>,
         request: CancelRequest,
     ) -> CancelReply {
-        // The validator has seen that the lines are there.
+        // The validator has checked the lines.
         let plan = self.plan(&request).unwrap_or_else(|_| plan_cancellation(&self.state));
         let cancelled_by_then = self.cancelled_by_then(&request);
         self.accept_cancel(request, "api");
@@ -352,7 +357,7 @@ impl OrderWorkflow {
         self.may_decide()
     }
 
-    /// Decide on an order in review.
+    /// Decides an order in review.
     #[update(name = "decide")]
     pub fn decide_update(&mut self, _ctx: &mut SyncWorkflowContext<Self>, decision: Decision) {
         self.decision = Some(decision);
@@ -363,7 +368,7 @@ impl OrderWorkflow {
         self.may_amend()
     }
 
-    /// Answer a shortage for the customer.
+    /// Records the customer's decision on a shortage.
     #[update(name = "amend")]
     pub fn amend_update(&mut self, _ctx: &mut SyncWorkflowContext<Self>, amendment: Amendment) {
         self.amendment = Some(amendment);
@@ -371,8 +376,8 @@ impl OrderWorkflow {
 }
 
 impl OrderWorkflow {
-    /// Writes to the timeline; the read model gets it with the next flush. Each status that the order has passed through
-    /// since the last entry has an entry, so that consecutive entries are always a transition of the lifecycle.
+    /// Appends an event to the timeline; the next flush writes it to the read model. Every status that the order passed
+    /// through since the last entry gets an entry, so that consecutive entries are always a valid transition.
     fn note(&mut self, event: OrderEvent) {
         if self.resumed && event.fact_key().is_some_and(|key| !self.facts.insert(key)) {
             return;
@@ -384,7 +389,7 @@ impl OrderWorkflow {
         self.pending.push(Entry { event, status: self.state.status });
     }
 
-    /// The last entry that is not in the read model yet carries the status that it led to.
+    /// Sets the status of the last unwritten entry to the status that followed from it.
     fn restamp(&mut self) {
         let before = match self.pending.as_slice() {
             [.., before, _] => before.status,
@@ -402,7 +407,7 @@ impl OrderWorkflow {
         self.note(OrderEvent::SignalIgnored { signal: signal.to_owned(), problem });
     }
 
-    /// Whichever way it comes, and however often, an event counts once.
+    /// Enqueues each event once, regardless of how often the carrier sends it and by which path.
     fn hear_of(&mut self, event: ShipmentEvent) {
         if self.seen_events.insert(event.event_id.clone()) {
             self.inbox.push_back(event);
@@ -449,11 +454,11 @@ impl OrderWorkflow {
         }
     }
 
-    /// What could be decided is past as soon as the order is on its way back, although its status may say so later. For
-    /// updates alone: open orders' histories have what signals came to.
+    /// Rejects decisions on an order that is being compensated, even while its status does not show it yet. Only
+    /// updates are rejected: the histories of open orders contain the results of signals.
     fn is_undecided(&self) -> Result<(), Refusal> {
         if self.unwinding || self.cancel.is_some() {
-            Err("the order is coming to its end".into())
+            Err("the order is already ending".into())
         } else {
             Ok(())
         }
@@ -491,16 +496,16 @@ impl OrderWorkflow {
         ShipmentRef { order_id: self.input.order_id, shipment_id }
     }
 
-    /// The customer has something to do until the outcome is known. Not only while the workflow waits for it: an answer that
-    /// is asked for again may change nothing else, and then nothing is written.
+    /// Sets the payment status. The customer's required action ends only once the outcome is known, not when the
+    /// workflow stops waiting for it: a repeated authorization may change nothing else, and then nothing is written.
     fn set_payment(&mut self, status: PaymentStatus) {
         self.state.payment_status = status;
         self.state.payment_action &= matches!(status, PaymentStatus::Pending | PaymentStatus::Unknown);
     }
 }
 
-/// Takes one step of the lifecycle. A step that the lifecycle does not have is a defect of this code: the workflow
-/// task fails and is tried again until the code is mended, and nothing is lost.
+/// Performs one status transition. An invalid transition is a defect of this code: the workflow task fails, and
+/// Temporal retries it until the code is fixed. No data is lost.
 fn go(ctx: &Ctx, to: OrderStatus) {
     match ctx.state_mut(|s| s.state.go(to)) {
         Ok(()) => ctx.state_mut(|s| s.path.push(to)),

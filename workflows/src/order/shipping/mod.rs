@@ -1,4 +1,5 @@
-//! After the promise: labels, hand-overs with their captures, deliveries, and stopping what has not left.
+//! Shipping, the order's way from `confirmed` to `completed`: book labels, hand over shipments and capture their
+//! payments, follow deliveries, and cancel shipments that have not left.
 
 pub(crate) mod capture;
 pub(crate) mod carrier;
@@ -46,8 +47,8 @@ pub(crate) async fn book(ctx: &Ctx) -> Result<(), Stop> {
     Ok(())
 }
 
-/// Books a label for each open shipment that never had one, and cancels the lines that are due in between. Says whether
-/// the order is to go on.
+/// Books a label for each open shipment that never had one, and cancels due lines in between. Returns whether the order
+/// continues.
 async fn book_unlabelled(ctx: &Ctx) -> bool {
     loop {
         fold_engine_cancel(ctx);
@@ -60,8 +61,8 @@ async fn book_unlabelled(ctx: &Ctx) -> bool {
         };
         let Some(id) = ctx.state(unlabelled) else { return true };
         if reduced {
-            // The read model knows of a shipment that took over from another before the carrier does: an heir must
-            // know whose label to cancel.
+            // The read model must know a replacement shipment before the carrier does: a successor run must know whose
+            // label to cancel.
             read_model::flush(ctx).await;
         }
         book_one(ctx, id).await;
@@ -77,7 +78,8 @@ async fn book_one(ctx: &Ctx, id: ShipmentId) {
         shipment: Some(id),
     };
     let input = ctx.state_mut(|s| {
-        // The undo of a label comes first of all (see `stop_open`), so it has a list of its own.
+        // Label cancellations run before all other compensations (see `cancel_open_shipments`), so labels have a
+        // separate list.
         s.booking.insert(id);
         s.shipment_ref(id)
     });
@@ -96,8 +98,8 @@ async fn book_one(ctx: &Ctx, id: ShipmentId) {
 }
 
 impl OrderWorkflow {
-    /// A label that the carrier will not cancel, and whose number nobody has heard: asked for again it is the same one. Once,
-    /// as a carrier may refuse that, too.
+    /// Allows the booking of a label that the carrier does not cancel and whose tracking number the workflow has not
+    /// received: a repeated request returns the same label. Allowed once, because a carrier may reject it as well.
     fn book_again(&mut self, id: ShipmentId) {
         let is_unknown = |sh: &ShipmentState| sh.id == id && sh.status == FulfilmentStatus::Pending;
         if self.state.shipments.iter().any(is_unknown) && self.booked_again.insert(id) {
@@ -114,7 +116,7 @@ fn booked(s: &mut OrderWorkflow, id: ShipmentId, label: Label) {
     s.note(OrderEvent::Booked { shipment_id: id, tracking_number: label.tracking_number });
 }
 
-/// Follows the shipments until all are settled.
+/// Follows the shipments until all reach a terminal status.
 pub(crate) async fn ship(ctx: &Ctx) -> Result<(), Stop> {
     let mut watch = authorization::Watch::new();
     let end = follow(ctx, &mut watch).await;
@@ -155,7 +157,8 @@ async fn follow<'a>(ctx: &'a Ctx, watch: &mut authorization::Watch<'a>) -> Resul
     }
 }
 
-/// As [`hand_over`]; `others` says whether others that have left are still to be captured after it.
+/// Like [`hand_over`](hand_over::hand_over). `others` is true if further shipments that have left are still to be
+/// captured after it.
 pub(crate) async fn hand_over_before(ctx: &Ctx, id: ShipmentId, others: bool) {
     settle(ctx, id, FulfilmentStatus::HandedOver, OrderEvent::HandedOver { shipment_id: id });
     roll_up(ctx);
@@ -167,13 +170,13 @@ pub(crate) async fn hand_over_before(ctx: &Ctx, id: ShipmentId, others: bool) {
         shipment: Some(id),
     };
     let input = ctx.state(|s| s.shipment_ref(id));
-    // A persistent step ends in success, or because an operator says so.
+    // A `MustSucceed` step ends in success or through an operator.
     let _ = step::run(ctx, || OrderActivities::hand_over, input, goods, |_| Ok(())).await;
     capture::take(ctx, id, others).await;
 }
 
-/// Stops every shipment that has not left. Ends the order if none is left to go on with; else the order goes on
-/// with what the carrier would not stop or already has.
+/// Cancels every shipment that has not left. Ends the order if none remains; otherwise the order continues with the
+/// shipments that the carrier has or does not cancel.
 pub(crate) async fn stop_open(ctx: &Ctx) -> Result<(), Stop> {
     if ctx.state(|s| s.cancel.is_none()) {
         return Ok(());
@@ -183,7 +186,7 @@ pub(crate) async fn stop_open(ctx: &Ctx) -> Result<(), Stop> {
         restart::catch_up(ctx).await;
     }
     let reason = ctx.state_mut(|s| {
-        // Single lines are cancelled along.
+        // This also cancels single lines.
         s.line_requests.clear();
         s.stopping = s.cancel.take();
         s.stopping.as_ref().map(|request| request.reason.clone()).unwrap_or_default()
@@ -192,7 +195,7 @@ pub(crate) async fn stop_open(ctx: &Ctx) -> Result<(), Stop> {
         go(ctx, OrderStatus::Cancelling);
     }
     if is_recorded {
-        // An update is only in the history once its task completes; before that nobody is to see what it came to.
+        // The history has an update only once its workflow task completes; until then no client may read its result.
         activity::record(ctx).await;
     }
     read_model::flush(ctx).await;
@@ -212,7 +215,7 @@ pub(crate) async fn stop_open(ctx: &Ctx) -> Result<(), Stop> {
             }
         }
     }
-    // Were this forgotten after the money is given back, a late hand-over would be captured from nothing.
+    // If this were lost after the void, a late hand-over would be captured without an authorization.
     if !stopped.is_empty() && versioning::has(ctx, versioning::STOPPED_IS_RECORDED) {
         activity::record(ctx).await;
     }
@@ -238,13 +241,13 @@ pub(crate) async fn stop_open(ctx: &Ctx) -> Result<(), Stop> {
     ctx.state_mut(OrderWorkflow::restamp);
     roll_up(ctx);
     if is_recorded && ctx.state(|s| s.pending.is_empty()) {
-        // A lost task has written every entry but the one with the status that follows.
+        // A lost task has written every entry except the one with the following status.
         note(ctx, OrderEvent::StatusChanged {});
     }
     Ok(())
 }
 
-/// Everything is delivered or settled.
+/// Completes an order whose shipments are all delivered or settled.
 pub(crate) async fn complete(ctx: &Ctx) {
     go(ctx, OrderStatus::Completed);
     let outcome = ctx.state_mut(|s| {
@@ -257,7 +260,7 @@ pub(crate) async fn complete(ctx: &Ctx) {
     read_model::flush(ctx).await;
 }
 
-/// Takes in what came while the order was ending: nothing that was accepted is lost.
+/// Processes the messages that arrived while the order was ending, so that no accepted message is lost.
 pub(crate) async fn drain(ctx: &Ctx) {
     loop {
         carrier::hear_all(ctx).await;

@@ -1,5 +1,4 @@
-//! What a person is needed for: kept in the order's state, told in its timeline, and shown to those who search in
-//! Temporal.
+//! Attention items: stored in the order's state, reported in its timeline, and published for searches in Temporal.
 
 use crate::names;
 use crate::order::{
@@ -11,13 +10,13 @@ use waybill_domain::{
     state::{AttentionReason, Need},
 };
 
-/// A step needs a person; those who read the order are told at once.
+/// Raises attention for a step, and writes it to the read model immediately.
 pub(crate) async fn raise_attention(ctx: &Ctx, step: Step) {
     call_somebody(ctx, step.need());
     read_model::flush(ctx).await;
 }
 
-/// Flags the order for a person, once per reason and what it is about.
+/// Raises attention, once per reason and subject.
 pub(crate) fn call_somebody(ctx: &Ctx, need: Need) {
     let (reason, step) = (need.reason, need.step.clone());
     if ctx.state_mut(|s| s.state.raise(need)) {
@@ -26,7 +25,7 @@ pub(crate) fn call_somebody(ctx: &Ctx, need: Need) {
     }
 }
 
-/// What a person was needed for is settled.
+/// Clears an attention item.
 pub(crate) fn nobody_needed(ctx: &Ctx, reason: AttentionReason, about: Option<&str>) {
     if ctx.state_mut(|s| s.state.settle_need(reason, about)) {
         note(ctx, OrderEvent::AttentionCleared { reason });

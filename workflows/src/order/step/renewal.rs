@@ -1,13 +1,13 @@
-//! Why money is held anew.
+//! Reasons for a re-authorization.
 
-/// Why money is held anew: it will lapse soon.
+/// The authorization expires soon.
 pub(crate) const LAPSES: &str = "lapses";
 
-/// Why money is held anew: it has lapsed.
+/// The authorization has expired.
 pub(crate) const LAPSED: &str = "lapsed";
 
-/// Why money is held anew: the provider ended the hold with its first capture.
+/// The provider ended the authorization with its first capture.
 pub(crate) const CAPTURED_ONCE: &str = "captured_once";
 
-/// Why money is held anew: an operator says so.
+/// An operator requested it.
 pub(crate) const ASKED_FOR: &str = "asked_for";

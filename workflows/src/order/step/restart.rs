@@ -1,4 +1,4 @@
-//! Restarting from the read model, where it has what this run of the workflow has not come to.
+//! Restarts from the read model when it has progress that this run of the workflow does not have.
 
 use crate::order::{
     Ctx, OrderWorkflow,
@@ -13,12 +13,13 @@ use waybill_domain::{
     status::{FulfilmentStatus, OrderStatus, PaymentStatus},
 };
 
-/// What was processed and is not in the read model yet: processed again if the order restarts from there.
+/// Inputs that were processed and are not in the read model yet. They are processed again if the order restarts from
+/// there.
 #[derive(Default)]
 pub(crate) struct Unwritten {
     pub(crate) events: Vec<ShipmentEvent>,
     pub(crate) line_requests: Vec<CancelRequest>,
-    /// What operators have dealt with, and about what.
+    /// The attention items that operators have cleared: reason and subject.
     pub(crate) settled: Vec<(AttentionReason, Option<String>)>,
 }
 
@@ -30,16 +31,16 @@ impl Unwritten {
     }
 }
 
-/// Waits until the order has to restart from what the read model has.
+/// Waits until the order must restart from the read model.
 pub(crate) async fn restarts(ctx: &Ctx) {
     let token = WorkflowCancellationToken::new();
     let options = WaitConditionOptions::builder().cancellation_token(token).build();
-    // A condition on a token that nobody cancels ends in no other way.
+    // No code cancels this token, so only the condition ends the wait.
     let _ = ctx.wait_condition_with_options(|s| s.restart, options).await;
     ctx.state_mut(|s| s.restart = false);
 }
 
-/// Adopts what the read model has and ends the caller: [`OrderWorkflow::run`] drops it and begins again from there.
+/// Adopts the read model's state and ends the caller: [`OrderWorkflow::run`] drops it and restarts from there.
 pub(crate) async fn restart(ctx: &Ctx) {
     let read = read(ctx).await;
     ctx.state_mut(|s| {
@@ -49,8 +50,9 @@ pub(crate) async fn restart(ctx: &Ctx) {
     pending().await
 }
 
-/// Restarts if a lost workflow task wrote to the read model what this one has not come to. To be called before a message
-/// that the lost one did not have changes the order's way, since what is done by then can't be taken back.
+/// Restarts if a lost workflow task wrote progress to the read model that this run does not have. Call it before a
+/// message that the lost task did not have changes the order's outcome, because the side effects so far cannot be
+/// reverted.
 pub(crate) async fn catch_up(ctx: &Ctx) {
     let read = read(ctx).await;
     if is_ahead(&read) {
@@ -62,14 +64,14 @@ pub(crate) async fn catch_up(ctx: &Ctx) {
     }
 }
 
-/// Earlier releases adopted what was promised, and nothing else.
+/// Earlier releases adopted only confirmed orders.
 pub(crate) fn is_ahead(read: &Inheritance) -> bool {
     use OrderStatus as O;
     let promised = [O::Confirmed, O::Fulfilling, O::PartiallyShipped, O::Shipped, O::Cancelling];
     read.ahead.unwrap_or_else(|| promised.contains(&read.state.status))
 }
 
-/// What the read model has of the order, and what the carrier has reported.
+/// Loads the read model's state of the order and the carrier's events.
 pub(crate) async fn read(ctx: &Ctx) -> Inheritance {
     let input = ctx.state(|s| Beginning {
         order_id: s.input.order_id,
@@ -79,7 +81,7 @@ pub(crate) async fn read(ctx: &Ctx) -> Inheritance {
     activity::must(ctx, || OrderActivities::inherit, input, "inherit").await
 }
 
-/// The key by which a timeline has an event once.
+/// Returns the event's deduplication key in the timeline.
 pub(crate) fn fact(event: &OrderEvent) -> String {
     event.fact_key().unwrap_or_default()
 }
@@ -98,7 +100,7 @@ impl OrderWorkflow {
         }
         self.state = state;
         if self.input.inherits {
-            // What a step needed somebody for ended with that step; what the carrier brought up did not.
+            // Attention items of steps end with the terminated run's steps; those that a carrier event raised remain.
             self.state.needs.retain(|need| need.step == definition::BROUGHT_UP);
             self.state.attention = self.state.needs.last().map(|need| need.reason);
         }
@@ -108,7 +110,7 @@ impl OrderWorkflow {
         (self.resumed, self.path) = (true, Vec::new());
         self.cancel = self.cancel.take().or_else(|| self.stopping.take());
         self.keep_messages();
-        // Before what has come since.
+        // Processed inputs precede those that have arrived since.
         let again = std::mem::take(&mut self.unwritten);
         for (reason, about) in again.settled {
             if self.state.settle_need(reason, about.as_deref()) {
@@ -128,13 +130,12 @@ impl OrderWorkflow {
         }
     }
 
-    /// A successor run can't know which labels were asked for.
+    /// A successor run cannot know which labels were requested.
     fn may_be_booked(&self, shipment: &waybill_domain::state::ShipmentState) -> bool {
         self.input.inherits || shipment.status != FulfilmentStatus::Pending
     }
 
-    /// Of what is not in the read model yet, what steps did is reported when they run again; what messages came to is
-    /// not.
+    /// Retains the entries of messages. The steps report their entries again when they run again; messages do not.
     fn keep_messages(&mut self) {
         let Self { pending, facts, state, .. } = self;
         pending.retain(|entry| {
