@@ -20,7 +20,7 @@ const BACKLOG_EVERY_SECONDS: f64 = 2.0;
 const STEP_SECONDS: f64 = 0.01;
 /// Queueing limit of accepted requests in seconds; above it requests are shed.
 const BURST_SECONDS: f64 = 0.1;
-/// Limit of the simulated time, in seconds.
+/// Burst allowance of the accept rate, in seconds: more simultaneous arrivals than that are shed.
 const TIME_MAX_SECONDS: f64 = 6.0 * 3_600.0;
 
 /// Parameters of the model. Rates are orders per second.
