@@ -1,4 +1,4 @@
-//! After the sending: waits until every order rests, then checks the books over the API.
+//! After the sending: waits until every order has settled, then reconciles orders and stock over the API.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,34 +10,34 @@ use tokio::time::Instant;
 use super::books::{Level, Pieces, add_pieces, differences, rests};
 use super::shop::{Placed, Shop};
 
-/// Requests at once while orders are looked at: a few, as the workers still have to do.
+/// Concurrent reads of orders: few, because the workers still have work to do.
 const LOOKS_AT_ONCE: usize = 8;
-/// Pause between two looks at orders that do not rest yet.
+/// Interval between two checks of the orders that have not settled.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// The most orders that are named in one line of the report.
+/// Maximum number of order ids in one line of the report.
 const NAMED_MAX: usize = 5;
 
-/// What the books say.
+/// The result of the reconciliation.
 #[derive(Clone, Debug, Default)]
 pub struct Books {
-    /// Orders that were acknowledged.
+    /// Acknowledged orders.
     pub accepted: u64,
-    /// Requests without a clear answer that were repeated with their key, to find out what they had come to.
+    /// Requests without a definite response that were repeated with their key to determine the outcome.
     pub cleared_up: u64,
-    /// Repetitions that were answered with their order.
+    /// Repeated requests that returned their order.
     pub repeated: u64,
-    /// Orders by their last status.
+    /// Orders by final status.
     pub statuses: BTreeMap<String, u64>,
-    /// What does not add up.
+    /// The inconsistencies.
     pub wrong: Vec<String>,
-    /// Ids of the orders that did not come to rest in time.
+    /// Ids of the orders that did not settle in time.
     pub late: Vec<String>,
-    /// What could not be checked, and why.
+    /// The checks that were not possible, with the reason.
     pub unchecked: Vec<String>,
 }
 
 impl Books {
-    /// As in the report.
+    /// The JSON of the report.
     pub fn to_json(&self) -> Value {
         json!({"accepted": self.accepted, "cleared_up": self.cleared_up, "repeated": self.repeated,
             "statuses": self.statuses, "wrong": self.wrong, "late": self.late,
@@ -45,7 +45,7 @@ impl Books {
     }
 }
 
-/// What a look at an order found.
+/// The result of a check of one order.
 enum Look {
     Rests { status: String, pieces: Pieces },
     Moves,
@@ -54,7 +54,7 @@ enum Look {
     NoAnswer,
 }
 
-/// Checks the books; `before` is the stock before the load, `on_look` hears how many of how many orders rest.
+/// Reconciles orders and stock. `before` is the stock before the load; `on_look` reports the settled and total orders.
 pub async fn settle(
     shop: &Shop,
     before: Option<&BTreeMap<String, Level>>,
@@ -69,7 +69,7 @@ pub async fn settle(
     books.wrong.extend(ledger.contradictions);
     if !ledger.unclear.is_empty() {
         books.unchecked.push(format!(
-            "{} requests got no clear answer: whether they placed orders is not known",
+            "{} requests got no definite response: they may have placed orders",
             ledger.unclear.len()
         ));
     }
@@ -99,7 +99,7 @@ pub async fn settle(
             break;
         }
         first = false;
-        // Whoever cancelled in the meantime is known to the shop alone.
+        // Only the shop has cancellations that were requested in the meantime.
         let cancelling: BTreeMap<_, _> =
             shop.ledger().placed.into_iter().map(|order| (order.id, order.cancelling)).collect();
         open.iter_mut().for_each(|order| order.cancelling = cancelling.get(&order.id) == Some(&true));
@@ -110,7 +110,7 @@ pub async fn settle(
     }
     if !open.is_empty() {
         books.late = open.into_iter().map(|order| order.id).collect();
-        books.unchecked.push("reserved + sold against the orders: not all of them rest".to_owned());
+        books.unchecked.push("reserved + sold against the orders: some have not settled".to_owned());
     } else if forbidden {
         books.unchecked.push("orders and stock: the key lacks the scope orders:read".to_owned());
     }
@@ -123,7 +123,7 @@ fn ids_rest(books: &Books, unknown: &[String]) -> bool {
     books.statuses.values().sum::<u64>() + unknown.len() as u64 == books.accepted
 }
 
-/// Repeats what has no clear answer, with its key, until it has one.
+/// Repeats each request without a definite response, with its key, until it has one.
 async fn clear_up(shop: &Shop, deadline: Instant) -> u64 {
     let unclear = shop.ledger().unclear;
     for nth in &unclear {
@@ -137,7 +137,7 @@ async fn clear_up(shop: &Shop, deadline: Instant) -> u64 {
     unclear.len() as u64
 }
 
-/// Looks at an order. A cancellation whose end can't be seen is asked for once more: its answer may have been lost.
+/// Checks an order. Repeats a cancellation that has not completed: the request or its response may have been lost.
 async fn look(shop: &Shop, order: &Placed, ask_again: bool) -> Look {
     let Ok(reply) = shop.client.get(&order.id).await else { return Look::NoAnswer };
     match reply.status.as_u16() {
@@ -153,13 +153,13 @@ async fn look(shop: &Shop, order: &Placed, ask_again: bool) -> Look {
         return Look::Rests { status: status.to_owned(), pieces };
     }
     if ask_again && order.cancelling {
-        // Should this not be answered either, the order is reported as late.
+        // If this request fails too, the order is reported as late.
         shop.cancel(order).await.ok();
     }
     Look::Moves
 }
 
-/// Compares the stock with what it was, and with the orders' pieces where all of those are known.
+/// Compares the stock with its earlier state, and with the orders' units if all of them are available.
 async fn compare(
     shop: &Shop,
     before: Option<&BTreeMap<String, Level>>,
@@ -179,7 +179,7 @@ async fn compare(
     books.wrong.extend(differences(before, &after, pieces.unwrap_or(&unsettled)));
 }
 
-/// The first few, to be looked up.
+/// Joins the first few ids.
 pub fn some(ids: &[String]) -> String {
     let more = if ids.len() > NAMED_MAX { ", …" } else { "" };
     format!("{}{more}", ids.iter().take(NAMED_MAX).cloned().collect::<Vec<_>>().join(", "))

@@ -116,7 +116,7 @@ impl NewIntent {
     }
 }
 
-/// Whether the customer is absent. `one_off` and `recurring` are older values for `true`.
+/// Returns whether the customer is absent. `one_off` and `recurring` are older values for `true`.
 fn off_session(form: &Form) -> bool {
     !matches!(form.get("off_session"), None | Some("false"))
 }
@@ -129,7 +129,7 @@ fn known_method(method: String) -> Result<String, Reply> {
     Err(bad_parameter("resource_missing", "payment_method", &message))
 }
 
-/// Asks the bank.
+/// Requests the authorization from the bank.
 fn attempt(
     op: &'static str,
     mut intent: Intent,
@@ -168,7 +168,7 @@ fn attempt(
     }
 }
 
-/// An intent that has just been approved, and the event about it.
+/// The response and event for an intent that has just been approved.
 pub(super) fn approved(op: &'static str, intent: Intent, expand: bool) -> Done<Item> {
     let kind = match intent.status {
         Status::Succeeded => "payment_intent.succeeded",
@@ -193,7 +193,7 @@ pub(super) fn unexpected(op: &'static str, intent: &Intent) -> Done<Item> {
     invalid(op, "payment_intent_unexpected_state", &message, intent)
 }
 
-/// 400 about an intent, which stands in the error.
+/// 400 about an intent, which the error contains.
 pub(super) fn invalid(op: &'static str, code: &str, message: &str, intent: &Intent) -> Done<Item> {
     let kind = "invalid_request_error";
     let error =
@@ -206,10 +206,10 @@ pub(super) fn rejected(op: &'static str, reply: Reply) -> Done<Item> {
     Done { reply, ..Done::new(op, 400, json!({})) }.not_kept()
 }
 
-/// 400 by a fault switch.
+/// 400 by a fault rule.
 pub(super) fn refused(op: &'static str) -> Done<Item> {
     let error =
-        json!({ "type": "invalid_request_error", "code": "refused", "message": "a fault switch refused" });
+        json!({ "type": "invalid_request_error", "code": "refused", "message": "rejected by a fault rule" });
     Done::new(op, 400, json!({ "error": error })).not_kept()
 }
 
@@ -224,7 +224,7 @@ pub(super) async fn confirm(
     let method = form.get("payment_method").map(|method| known_method(method.to_owned())).transpose()?;
     let expand = form.expands(CHARGE);
     let decide = move |mut intent: Intent, injected: &Injected| match intent.status {
-        // In a test, confirming again stands for a customer who did what the bank asked.
+        // In a test, a second confirmation means that the customer has completed authentication.
         Status::RequiresAction => {
             intent.approve(hold.seconds());
             approved("confirm", intent, expand)
@@ -240,7 +240,7 @@ pub(super) async fn confirm(
     Ok(on_intent(core, asked, Route::Authorize, id, decide).await)
 }
 
-/// Runs a request about one intent; 404 if there is none.
+/// Runs a request about one intent; 404 if it does not exist.
 pub(super) async fn on_intent<F>(core: Shared, asked: Asked, route: Route, id: String, decide: F) -> Response
 where
     F: FnOnce(Intent, &Injected) -> Done<Item> + Send + 'static,

@@ -1,4 +1,4 @@
-//! Refunding what was captured.
+//! Refunds of captured payments.
 
 use std::collections::BTreeMap;
 
@@ -37,11 +37,11 @@ pub(super) async fn create(State(core): State<Shared>, asked: Asked) -> Result<R
     Ok(run(core, asked, Route::Refund, &subject, decide).await)
 }
 
-/// What a person refunds in the provider's dashboard.
+/// A refund that the merchant makes in the provider's dashboard.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct DashboardRefund {
-    /// Without it, all that is left.
+    /// Default: the full refundable amount.
     amount: Option<i64>,
     /// Whether its events are sent.
     webhook: bool,
@@ -53,7 +53,7 @@ impl Default for DashboardRefund {
     }
 }
 
-/// A refund that nobody asked for over the API: it carries no metadata.
+/// Creates a refund that was not requested over the API: it has no metadata.
 pub(super) fn from_dashboard(records: &Payments, intent: &str, asked: &DashboardRefund) -> Done<Item> {
     let mut done = refund(records, intent, asked.amount, BTreeMap::new(), None);
     if !asked.webhook {
@@ -110,7 +110,7 @@ fn refund(
     Done { events, ..done.change(Item::Intent(intent)).change(Item::Refund(refund)) }
 }
 
-/// Why that much of an intent can't be refunded.
+/// Returns the reason why the amount of an intent cannot be refunded.
 fn refusal(records: &Payments, intent: &Intent, amount: Option<i64>) -> Option<Done<Item>> {
     let left = intent.refundable();
     let wanted = amount.unwrap_or(left);
@@ -125,7 +125,7 @@ fn refusal(records: &Payments, intent: &Intent, amount: Option<i64>) -> Option<D
         let message = format!("The refund is greater than the {left} left on the charge.");
         return Some(invalid(OP, "amount_too_large", &message, intent));
     }
-    // Of a charge that is disputed in part, the rest can be refunded.
+    // The undisputed rest of a partly disputed charge can be refunded.
     if wanted > left - records.disputed(&intent.id) {
         let charge = intent.charge.as_deref().unwrap_or_default();
         let message = format!("Charge {charge} has been charged back; cannot issue a refund.");
@@ -134,12 +134,12 @@ fn refusal(records: &Payments, intent: &Intent, amount: Option<i64>) -> Option<D
     None
 }
 
-/// The events about a refund that has failed.
+/// The events about a failed refund.
 fn failed(intent: &Intent, refund: &Refund) -> [Event; 2] {
     ["refund.failed", "refund.updated"].map(|kind| intent.event_about(kind, refund.json()))
 }
 
-/// A pending refund gets its outcome.
+/// A pending refund succeeds or fails.
 pub(super) fn settle(records: &Payments, id: &str, succeeded: bool) -> Done<Item> {
     change("settle", records, id, |mut refund, intent| {
         if refund.status != RefundStatus::Pending {
@@ -156,7 +156,7 @@ pub(super) fn settle(records: &Payments, id: &str, succeeded: bool) -> Done<Item
     })
 }
 
-/// The customer's bank sends the money back, which may be long after the refund succeeded:
+/// The customer's bank returns the refund, possibly long after it succeeded:
 /// <https://docs.stripe.com/refunds#failed-refunds>.
 pub(super) fn fail(records: &Payments, id: &str) -> Done<Item> {
     change("fail", records, id, |refund, intent| match refund.status {
@@ -167,7 +167,7 @@ pub(super) fn fail(records: &Payments, id: &str) -> Done<Item> {
     })
 }
 
-/// A refund fails, and its amount can be refunded again.
+/// Marks a refund as failed, so that its amount can be refunded again.
 fn give_back(op: &'static str, mut refund: Refund, mut intent: Intent) -> Done<Item> {
     refund.status = RefundStatus::Failed;
     intent.amount_refunded -= refund.amount;
@@ -176,7 +176,7 @@ fn give_back(op: &'static str, mut refund: Refund, mut intent: Intent) -> Done<I
     Done { events, ..done.change(Item::Intent(intent)).change(Item::Refund(refund)) }
 }
 
-/// Runs a control on one refund and its intent; 404 if there is none.
+/// Runs a control operation on one refund and its intent; 404 if the refund does not exist.
 fn change(
     op: &'static str,
     records: &Payments,
