@@ -184,7 +184,7 @@ async fn both_binaries_finish_what_is_under_way() {
     until("the authorization request", || charge_is_under_way(&stack)).await;
     stack.workers[0].stop().await;
     let log = std::fs::read_to_string(stack.workers[0].log()).unwrap();
-    assert!(log.contains("ended in order"), "{log}");
+    assert!(log.contains("stopped gracefully"), "{log}");
     assert_eq!(at_provider(&stack, &id).3, 1, "the request must complete");
 
     // A client waits for an order without a worker when the API receives SIGTERM.
@@ -197,7 +197,7 @@ async fn both_binaries_finish_what_is_under_way() {
     .await;
     stack.api.stop().await;
     let log = std::fs::read_to_string(stack.api.log()).unwrap();
-    assert!(log.contains("ended in order"), "{log}");
+    assert!(log.contains("stopped gracefully"), "{log}");
     let reply = waits.await.unwrap().unwrap();
     assert_eq!((reply.status.as_u16(), reply.text("/status")), (201, "received"));
 

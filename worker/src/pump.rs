@@ -1,5 +1,5 @@
-//! What was accepted while Temporal was away or slow, brought to it at a pace it can take: orders without a workflow
-//! (the starter) and webhooks without a reader.
+//! The outbox dispatcher: starts the workflows of orders accepted while Temporal was unavailable or slow, and delivers
+//! stored webhooks, at a rate that Temporal can process.
 
 use crate::{
     after,
@@ -24,33 +24,33 @@ use waybill_store::{
     orders::{self, starts},
 };
 
-/// The same for webhooks, in seconds.
+/// The minimum age of a webhook before the dispatcher delivers it, in seconds.
 const MESSAGE_AGE_SECONDS: f64 = 2.0;
-/// Asked of Temporal at a time: few enough that a recovering server is not thrown down again.
+/// Concurrent calls to Temporal: few enough not to overload a recovering server.
 const CONCURRENCY_MAX: usize = 10;
-/// Orders whose webhooks may fail before a batch is given up: then it is Temporal that is away, not an order's webhook
-/// that it will not take.
+/// The number of orders with a failed webhook after which the dispatcher abandons a batch: the cause is then that
+/// Temporal is unavailable, not a webhook that it does not accept.
 const FAILURES_MAX: usize = 5;
-/// How long a batch of orders may take to be taken up, before the next one is started all the same: workers may be few, or
-/// busy with what a cancel or a time-out wants of them.
+/// How long the dispatcher waits for workers to pick up a batch of orders before it starts the next one anyway: workers
+/// may be few, or busy with cancellations or timeouts.
 const TAKEN_UP_MAX: Duration = Duration::from_secs(5);
-/// How often it is looked whether it was.
+/// How often the dispatcher checks that.
 const TAKEN_UP_LOOK: Duration = Duration::from_millis(50);
-/// A turn that takes longer is given up: a batch of webhooks of which each runs into its time-outs takes less. An answer that
-/// never comes, as from a Postgres that is gone without a word, stops the pump for no longer.
+/// Timeout for a dispatch cycle: a batch of webhooks of which each times out takes less. It bounds how long a response
+/// that never arrives, as from a Postgres whose host is down, blocks the dispatcher.
 const TURN_MAX: Duration = Duration::from_secs(600);
-/// Pause when there was nothing to do, or Temporal was away.
+/// Delay when nothing is due or Temporal is unavailable.
 const IDLE_PAUSE: Duration = Duration::from_millis(500);
-/// How often the gauges are read.
+/// How often the gauges are updated.
 const GAUGES_EVERY: Duration = Duration::from_secs(15);
-/// Open orders are counted with each of so many of these reads, once a minute: it reads every open order, and each worker
+/// Open orders are counted with every fourth update, once a minute: the count reads every open order, and each worker
 /// does it.
 const ORDERS_EVERY_READS: u32 = 4;
 
-/// Pumps until `shutdown`.
+/// Dispatches until `shutdown`.
 pub(crate) async fn run(pool: PgPool, engine: Engine, metrics: PumpMetrics, shutdown: CancellationToken) {
     let gauges = tokio::spawn(read_gauges(pool.clone(), metrics.clone(), shutdown.clone()));
-    // Each at its own pace: what holds up the orders holds up no webhook.
+    // Concurrently and independently: blocked orders do not block webhooks.
     tokio::join!(
         turn(&shutdown, TURN_MAX, || start_due(&pool, &engine, &metrics)),
         turn(&shutdown, TURN_MAX, || after::start_due(&pool, &engine, &metrics)),
@@ -60,16 +60,16 @@ pub(crate) async fn run(pool: PgPool, engine: Engine, metrics: PumpMetrics, shut
     gauges.abort();
 }
 
-/// Does one thing again and again, with a pause when there is not more to do at once. A turn takes no longer than `max`.
+/// Repeats a dispatch cycle, with a delay when no more is due. A cycle times out after `max`.
 async fn turn<F: Future<Output = bool>>(
     shutdown: &CancellationToken,
     max: Duration,
     mut once: impl FnMut() -> F,
 ) {
     while !shutdown.is_cancelled() {
-        // Given up in the middle, what was done and not marked is found done.
+        // After a timeout, the next cycle detects work that was done and not marked.
         let more = timeout(max, once()).await.unwrap_or_else(|_| {
-            tracing::warn!("a turn of the pump was given up: something did not answer");
+            tracing::warn!("outbox dispatch cycle timed out");
             false
         });
         if !more {
@@ -81,8 +81,8 @@ async fn turn<F: Future<Output = bool>>(
     }
 }
 
-/// Waits until most of a batch has been taken up by workers. Temporal would take many more orders than that, and keep
-/// them in a queue of its own: there they would cost it the power that it needs for those under way.
+/// Waits until workers have picked up half of a batch. Temporal would accept and queue many more orders, but they
+/// would use capacity that it needs for running workflows.
 async fn pace(pool: &PgPool, started: &[OrderId]) {
     let deadline = Instant::now() + TAKEN_UP_MAX;
     while Instant::now() < deadline {
@@ -93,12 +93,12 @@ async fn pace(pool: &PgPool, started: &[OrderId]) {
     }
 }
 
-/// Starts a batch of orders. Says whether there may be more to do at once.
+/// Starts a batch of orders. Returns whether more may be due immediately.
 async fn start_due(pool: &PgPool, engine: &Engine, metrics: &PumpMetrics) -> bool {
     let due = match starts::due(pool, BATCH_MAX).await {
         Ok(due) => due,
         Err(error) => {
-            tracing::warn!(%error, "unstarted orders could not be read");
+            tracing::warn!(%error, "failed to read orders without a workflow");
             return false;
         }
     };
@@ -110,12 +110,12 @@ async fn start_due(pool: &PgPool, engine: &Engine, metrics: &PumpMetrics) -> boo
             match engine.start(&start).await {
                 Ok(()) => {
                     metrics.pumped.with_label_values(&["order", "ok"]).inc();
-                    tracing::info!(%order_id, "the starter started an order's workflow");
+                    tracing::info!(%order_id, "started an order workflow from the outbox");
                     Some(order_id)
                 }
                 Err(error) => {
                     metrics.pumped.with_label_values(&["order", "failed"]).inc();
-                    tracing::warn!(%order_id, %error, "an order's workflow could not be started; it will be tried again");
+                    tracing::warn!(%order_id, %error, "failed to start an order workflow; will retry");
                     None
                 }
             }
@@ -125,7 +125,7 @@ async fn start_due(pool: &PgPool, engine: &Engine, metrics: &PumpMetrics) -> boo
         .collect()
         .await;
     if let Err(error) = starts::mark_started(pool, &started).await {
-        tracing::warn!(%error, "started orders could not be marked; they will be found started");
+        tracing::warn!(%error, "failed to mark orders as started; the next attempt finds the running workflows");
         return false;
     }
     let more = !started.is_empty() && started.len() == found;
@@ -135,18 +135,18 @@ async fn start_due(pool: &PgPool, engine: &Engine, metrics: &PumpMetrics) -> boo
     more
 }
 
-/// Delivers a batch of webhooks. Says whether there may be more to do at once.
+/// Delivers a batch of webhooks. Returns whether more may be due immediately.
 async fn deliver_due(pool: &PgPool, engine: &Engine, metrics: &PumpMetrics) -> bool {
     let due = match inbox::due(pool, MESSAGE_AGE_SECONDS, BATCH_MAX).await {
         Ok(due) => due,
         Err(error) => {
-            tracing::warn!(%error, "undelivered webhooks could not be read");
+            tracing::warn!(%error, "failed to read undelivered webhooks");
             return false;
         }
     };
     let found = due.len();
     let (mut delivered, mut held_up) = (0, BTreeSet::new());
-    // In the order they came: a delivery does not overtake its hand-over. One order's trouble is not another's.
+    // In order of arrival, so that a delivery does not overtake its hand-over. A failure blocks only its own order.
     for message in due {
         if held_up.contains(&message.order_id) {
             continue;
@@ -163,7 +163,7 @@ async fn deliver_due(pool: &PgPool, engine: &Engine, metrics: &PumpMetrics) -> b
     found > 0 && delivered == found
 }
 
-/// Brings one webhook to whom it concerns. Says whether it is settled.
+/// Delivers one webhook. Returns whether the outcome is recorded.
 async fn deliver(pool: &PgPool, engine: &Engine, metrics: &PumpMetrics, message: &Message) -> bool {
     match webhooks::deliver(pool, engine, message).await {
         Ok(how) => {
@@ -173,7 +173,7 @@ async fn deliver(pool: &PgPool, engine: &Engine, metrics: &PumpMetrics, message:
         Err(error) => {
             let order_id = message.order_id;
             metrics.pumped.with_label_values(&["webhook", "failed"]).inc();
-            tracing::warn!(%order_id, %error, "a webhook could not be delivered; it will be tried again");
+            tracing::warn!(%order_id, %error, "failed to deliver a webhook; will retry");
             false
         }
     }
@@ -198,11 +198,11 @@ async fn read_gauges(pool: PgPool, metrics: PumpMetrics, shutdown: CancellationT
     }
 }
 
-/// Orders that have ended are not counted: there are ever more of them. How many come to each end is counted by
-/// `waybill_order_status_entered_total`. Says whether they could be counted.
+/// Counts open orders. Ended orders are not counted, because their number only grows;
+/// `waybill_order_status_entered_total` counts them by status. Returns whether the count succeeded.
 async fn count_orders(pool: &PgPool, metrics: &PumpMetrics) -> bool {
     let Ok(counts) = in_time(orders::count_open(pool)).await else { return false };
-    // A status that no order is in any more is not counted by the query: it starts from 0.
+    // The query returns no row for a status without orders, so every count starts at 0.
     for status in OrderStatus::ALL.iter().filter(|status| !status.is_terminal()) {
         metrics.orders.with_label_values(&[status.as_str()]).set(0);
     }
@@ -241,7 +241,7 @@ mod tests {
                 false
             }
         };
-        // Far longer than both turns and the pause take: it ends what would never end.
+        // Far longer than both cycles and the delay: only a hang reaches this timeout.
         timeout(Duration::from_secs(60), turn(&shutdown, Duration::from_millis(10), once)).await.unwrap();
         assert_eq!(turns.get(), 2);
     }

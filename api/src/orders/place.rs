@@ -37,7 +37,7 @@ use waybill_store::{
 
 pub(crate) const ROUTE: &str = "POST /v1/orders";
 
-/// Accepts an order. When it is answered the order is durable, whatever happens to this process or to Temporal.
+/// Accepts an order. It responds after the order is durable, even if this process or Temporal then fails.
 pub(crate) async fn handler(
     State(app): State<App>,
     caller: Authenticated,
@@ -50,12 +50,12 @@ pub(crate) async fn handler(
     if let Some(first) = app.replays.get(&remembered).filter(|first| first.fingerprint == fingerprint) {
         return Ok(first.replayed());
     }
-    // After that, so that who is told to come back later and was accepted before does get the answer.
+    // Checked after the replays, so that a client whose order was accepted receives its response under overload, too.
     if app.overloaded() {
         return Err(Problem::overloaded());
     }
     let placed = validate(value)?;
-    // As Postgres keeps it, so that what is answered now is what is read later.
+    // In the precision that Postgres stores, so that the response equals later reads.
     let now = Timestamp::from_microsecond(Timestamp::now().as_microsecond());
     let order =
         record(placed, caller.merchant_id, OrderId(Uuid::now_v7()), now.map_err(|_| Problem::internal())?)?;
@@ -63,7 +63,7 @@ pub(crate) async fn handler(
     tracing::Span::current().record("order_id", tracing::field::display(id));
     let request = RequestKey { merchant_id: caller.merchant_id, route: ROUTE, key, fingerprint };
     let accepted = FirstAnswer::of(&order, fingerprint)?;
-    // Before the order is there, so that no change of it is missed.
+    // Subscribes before the order exists, so that no change of it is missed.
     let changes = app.changes.subscribe();
     let (room, wait) = (app.room_to_start(), wait::preference(&headers));
     let (starts, waits) = (room.is_some(), wait.is_some());
@@ -87,7 +87,7 @@ pub(crate) async fn handler(
         app.replays.keep(app.replays.epoch(), remembered, accepted.clone());
         return Ok(accepted.created());
     };
-    // The order is accepted: from here on nothing may turn the answer into a failure.
+    // The order is accepted: from here on the response must not be an error.
     let answer = match wait::for_order(&app, id, limit, changes, wait::is_settled).await {
         Ok(order) => waited(&app, &request, &order, accepted).await,
         Err(_) => accepted,
@@ -99,7 +99,7 @@ pub(crate) async fn handler(
     Ok(response)
 }
 
-/// An order as it is when it is accepted.
+/// Returns the record of an order at its acceptance.
 fn record(
     placed: NewOrder,
     merchant_id: MerchantId,
@@ -121,8 +121,8 @@ fn record(
     })
 }
 
-/// The answer to who has waited, which is what a repetition gets from now on. If that can't be kept a repetition gets the
-/// order as it was accepted.
+/// Stores and returns the response after a wait, which a retry receives from now on. If it cannot be stored, a retry
+/// receives the order as it was accepted.
 async fn waited(app: &App, request: &RequestKey, order: &OrderRecord, accepted: FirstAnswer) -> FirstAnswer {
     let Ok(body) = serde_json::to_string(&OrderView::from(order)) else { return accepted };
     let answer = FirstAnswer { version: order.version, body: Bytes::from(body.clone()), ..accepted };
@@ -132,7 +132,7 @@ async fn waited(app: &App, request: &RequestKey, order: &OrderRecord, accepted: 
             app.replays.keep(app.replays.epoch(), key, answer.clone());
         }
         Err(error) => {
-            tracing::warn!(order_id = %order.id, %error, "the waited-for answer could not be kept");
+            tracing::warn!(order_id = %order.id, %error, "failed to store the awaited response");
         }
     }
     answer
@@ -158,7 +158,7 @@ impl FirstAnswer {
     }
 }
 
-/// The first answer again as Postgres has it, with the headers that go with its body.
+/// Replays the first response that Postgres has stored, with the headers that belong to its body.
 fn replayed(known: Known) -> Response {
     let first = match &known {
         Known::Answered { body, .. } => serde_json::from_str::<Headline>(body).ok(),
@@ -171,14 +171,14 @@ fn replayed(known: Known) -> Response {
     response
 }
 
-/// Of a kept answer, what its headers repeat.
+/// The fields of a stored response that its headers repeat.
 #[derive(Deserialize)]
 struct Headline {
     id: OrderId,
     version: i64,
 }
 
-/// Where the order is read, and which version of it was answered.
+/// Returns the headers with the order's location and the version in the response.
 fn about(id: OrderId, version: i64) -> impl IntoIterator<Item = (HeaderName, HeaderValue)> {
     [(header::LOCATION, format!("/v1/orders/{id}")), (header::ETAG, etag(version))]
         .into_iter()

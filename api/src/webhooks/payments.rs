@@ -1,4 +1,4 @@
-//! `POST /v1/payments/events`: the payment provider's webhook, signed Stripe's way.
+//! `POST /v1/payments/events`: the payment provider's webhook, with a Stripe signature.
 
 use super::{accepted, after_sales, take_in};
 use crate::{
@@ -29,7 +29,7 @@ use waybill_store::{
 };
 use waybill_workflows::{housekeeping::PaymentCheck, names, wire::PaymentEvent};
 
-/// How old a signature may be, in seconds: Stripe's own libraries allow five minutes.
+/// The maximum age of a signature, in seconds: Stripe's own libraries allow five minutes.
 const SIGNATURE_AGE_SECONDS_MAX: i64 = 300;
 
 #[derive(Debug, Deserialize)]
@@ -65,7 +65,7 @@ pub(crate) async fn handler(
     let payment = payment(object);
     let believed = belief::of_payment(&app.pool, order_id, payment.unwrap_or_default()).await?;
     let Some(believed) = believed else { return Ok(accepted("ignored")) };
-    // Most news confirms what the order knows. Waking its workflow for each would double what an order costs.
+    // Most events confirm the recorded state. Waking the workflow for each would double the cost of an order.
     let waits = believed.is_awaited;
     let contradicted = payment
         .filter(|_| !waits && contradicts(&believed, object))
@@ -89,7 +89,7 @@ pub(crate) async fn handler(
     take_in(&app, message).await
 }
 
-/// The payment that a charge or a payment is about.
+/// Returns the payment id of a charge or a payment intent.
 fn payment(object: &Value) -> Option<&str> {
     match object["object"].as_str() {
         Some("charge") => object["payment_intent"].as_str(),
@@ -98,10 +98,10 @@ fn payment(object: &Value) -> Option<&str> {
     }
 }
 
-/// Whether what is said of a payment contradicts our ledger, so that it has to be looked at. A hint: late news contradict,
-/// too, and then the look finds nothing.
+/// Returns whether an event conflicts with Waybill's ledger, so that the payment must be checked. This is a hint: a
+/// late event also conflicts, and the check then finds no discrepancy.
 fn contradicts(believed: &Belief, object: &Value) -> bool {
-    // The provider is queried, too, when its amounts can't be compared.
+    // A payment whose amounts cannot be compared must be checked, too.
     let Ok(units) = ProviderUnits::of_code(object["currency"].as_str().unwrap_or_default()) else {
         return true;
     };
@@ -109,12 +109,12 @@ fn contradicts(believed: &Belief, object: &Value) -> bool {
     if object["object"] == "charge" {
         return amount("amount_refunded") > believed.refunded;
     }
-    // While an operation is under way, news of it is ahead of the ledger.
+    // While an operation is pending, its events are ahead of the ledger.
     let held = (amount("amount_capturable") > 0) != (believed.held > 0);
     !believed.under_way && (held || amount("amount_received") != believed.captured)
 }
 
-/// The order that a payment is for: by our own reference, else by the payment's id.
+/// Finds the order of a payment by the reference in its metadata, or else by the payment's id.
 async fn order_of(app: &App, object: &Value) -> Result<Option<OrderId>, Problem> {
     let reference = object["metadata"]["order_id"].as_str().and_then(|id| id.parse().ok());
     if reference.is_some() {
@@ -127,11 +127,11 @@ async fn order_of(app: &App, object: &Value) -> Result<Option<OrderId>, Problem>
     }
 }
 
-/// Checks `t=<unix seconds>,v1=<hex HMAC-SHA-256 of "t.body">`; several `v1` are tried
+/// Verifies `t=<unix seconds>,v1=<hex HMAC-SHA-256 of "t.body">`; one of several `v1` must match
 /// (<https://docs.stripe.com/webhooks#verify-manually>).
 fn verify(secret: &str, signature: &str, body: &[u8], now: Timestamp) -> Result<(), Problem> {
     let wrong =
-        || Problem::bad_signature("send Stripe-Signature, made with the shared secret within 5 minutes");
+        || Problem::bad_signature("send a valid Stripe-Signature; the timestamp must be within 5 minutes");
     let part = |name: &'static str| {
         signature.split(',').filter_map(move |part| part.trim().split_once('=').filter(|(n, _)| *n == name))
     };
@@ -182,7 +182,7 @@ mod tests {
         assert!(!contradicts(&believed(5_000), &intent("ugx", 500_000)));
         assert!(!contradicts(&believed(10_100), &intent("mga", 101)));
         assert!(contradicts(&believed(10_100), &intent("mga", 10_100)));
-        assert!(contradicts(&believed(5_000), &intent("zzz", 5_000)), "it can't be compared");
+        assert!(contradicts(&believed(5_000), &intent("zzz", 5_000)), "amounts cannot be compared");
         let charge = json!({"object": "charge", "currency": "isk", "amount_refunded": 500});
         assert!(!contradicts(&Belief { refunded: 5, ..believed(5) }, &charge));
     }
@@ -194,7 +194,7 @@ mod tests {
         assert!(verify("s", &good, b"{}", now).is_ok());
         assert!(
             verify("s", &format!("{good},v1=00"), b"{}", now).is_ok(),
-            "a second signature while secrets are rolled"
+            "a second signature during secret rotation"
         );
         assert!(verify("s", &good, b"{ }", now).is_err());
         assert!(verify("other", &good, b"{}", now).is_err());
