@@ -1,17 +1,17 @@
 # syntax=docker/dockerfile:1
-# One build for both binaries; one small image each: `--target api`, `--target worker`.
+# One build for both binaries; a small image for each: `--target api`, `--target worker`.
 
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
 COPY . .
-# The committed query data stands in for a database. The caches spare the next build the dependencies.
+# The committed query data replaces a database. With the caches, the next build does not rebuild the dependencies.
 ENV SQLX_OFFLINE=true
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
     cargo build --release --locked -p waybill-api -p waybill-worker \
     && install -D -t /out target/release/waybill-api target/release/waybill-worker
 
-# glibc and CA certificates, and a user without rights. There is no curl in it: compose asks /readyz with bash.
+# glibc, CA certificates and an unprivileged user. The image has no curl: compose checks /readyz with bash.
 FROM debian:bookworm-slim AS runtime
 RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates \

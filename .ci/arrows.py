@@ -1,4 +1,4 @@
-"""Which of our crates may use which, and what they must never see. Reads `cargo metadata`, so it is the truth."""
+"""Checks which Waybill crates may depend on which, and their forbidden dependencies, from `cargo metadata`."""
 
 import json
 import pathlib
@@ -14,7 +14,7 @@ ALLOWED = {
     "activities": {"domain", "store", "workflows"},
     "worker": {"domain", "store", "workflows", "activities", "runtime"},
     "api": {"domain", "store", "workflows", "runtime"},
-    # Not in production: nothing above depends on these.
+    # Not in production: no crate above depends on these.
     "simulators": set(),
     "stack": {"domain", "store", "simulators"},
     "load": {"domain", "store", "simulators", "stack"},
@@ -22,7 +22,7 @@ ALLOWED = {
     "bench": {"domain", "store", "simulators", "stack", "load"},
     "tests": set(),
 }
-# Crates that a layer must not even name: the reason is the layer's own sentence in ARCHITECTURE.md.
+# Crates that a layer must not depend on: ARCHITECTURE.md gives the reason in its description of the layer.
 FORBIDDEN = {
     "domain": {"sqlx", "reqwest", "axum", "tokio", "temporalio-sdk", "temporalio-client", "temporalio-workflow"},
     "workflows": {"sqlx", "reqwest", "axum", "tokio", "uuid", "jiff", "rand"},
@@ -32,7 +32,7 @@ FORBIDDEN = {
     "activities": {"sqlx", "axum"},
     "runtime": {"sqlx"},
 }
-# Named by code that macros write, not by ours; or there to unify features (see Cargo.toml).
+# Crates that only macro-generated code names, or that unify features (see Cargo.toml).
 NOT_NAMED = {"regex-syntax", "futures", "futures-util", "temporalio-common", "temporalio-workflow", "temporalio-macros"}
 FORBIDDEN_FEATURES = {"experimental"}
 
@@ -45,7 +45,7 @@ wrong = []
 for package in metadata["packages"]:
     name = package["name"].removeprefix("waybill-")
     if name not in ALLOWED:
-        wrong.append(f"{name} is a crate that .ci/arrows.py does not know: give it its arrows, and an ADR")
+        wrong.append(f"{name} is not listed in .ci/arrows.py: add its allowed dependencies, and an ADR")
         continue
     folder = pathlib.Path(package["manifest_path"]).parent
     source = "\n".join(file.read_text() for file in folder.glob("**/*.rs"))
@@ -56,14 +56,14 @@ for package in metadata["packages"]:
         other = dependency["name"].removeprefix("waybill-")
         ours = dependency["name"].startswith("waybill-")
         if FORBIDDEN_FEATURES & set(dependency["features"]):
-            wrong.append(f"{name} asks for the feature 'experimental' of {dependency['name']}")
+            wrong.append(f"{name} enables the feature 'experimental' of {dependency['name']}")
         if dependency["kind"] is not None:
-            continue  # tests may look behind the scenes
+            continue  # tests may use internals
         if ours and other not in ALLOWED[name]:
-            wrong.append(f"{name} -> {other} is a new arrow: it needs an ADR")
+            wrong.append(f"{name} -> {other} is a new dependency: it needs an ADR")
         if not ours and dependency["name"] in FORBIDDEN.get(name, set()):
             wrong.append(f"{name} must not depend on {dependency['name']}")
 for line in wrong:
     print(line, file=sys.stderr)
-print(f"{len(metadata['packages'])} crates, {len(wrong)} wrong arrows")
+print(f"{len(metadata['packages'])} crates, {len(wrong)} dependency errors")
 sys.exit(bool(wrong))

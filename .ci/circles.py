@@ -1,199 +1,168 @@
-"""No two files of a crate may import each other, however long the way round: a file can then be read and changed with
-those below it alone. Reads the sources; a parent that wires up its children (`mod x; x::run()`) is no circle, a child that
-uses its parent is an edge, and tests are left out. Unlike `.ci/arrows.py` nothing else checks this: rustc allows circles."""
-import re, sys, pathlib, collections, json
+#!/usr/bin/env python3
+"""This check fails if files of a crate import each other in a circle, however long the way round.
 
-TOK = re.compile(r'''//[^\n]*|/\*.*?\*/|(?P<s>b?r(?P<h>\#*)".*?"(?P=h)|b?"(?:\\.|[^"\\])*")|(?P<c>b?'(?:\\.[^']*|[^\\'])')|(?P<l>'[A-Za-z_]\w*)|(?P<id>[A-Za-z_]\w*)|(?P<pp>::)|(?P<p>[^\s])''', re.S)
+Without circles you can read and change a file together with only those below it. Rust's compiler allows circles, so
+nothing else finds them. A file imports another if it names something that the other defines, in a `use` or in a path
+such as `state::App`. Three things do not count: a parent that uses its children, because it only wires them up; tests;
+and calls of methods, because a call does not name the file that defines the method.
+"""
 
-def toks(text):
-    out=[]
-    for m in TOK.finditer(text):
-        if m.group('s') or m.group('c'): out.append('""')
-        elif m.group('l'): out.append("'l")
-        elif m.group('id') or m.group('pp') or m.group('p'): out.append(m.group(0))
-    return out
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
 
-def strip_tests(t):
-    out=[];i=0
-    while i<len(t):
-        if t[i]=='#' and i+1<len(t) and t[i+1]=='[':
-            # read attr
-            d=0;j=i+1
-            while True:
-                if t[j]=='[': d+=1
-                if t[j]==']':
-                    d-=1
-                    if d==0: break
-                j+=1
-            attr=t[i:j+1]
-            if attr[2:6]==['cfg','(','test',')']:
-                # skip following item: further attrs then until ; or {...}
-                k=j+1
-                d=0
-                while k<len(t):
-                    if t[k] in '({[' and len(t[k])==1:
-                        d+=1
-                    elif t[k] in (')','}',']'):
-                        d-=1
-                        if d==0 and t[k]=='}': k+=1;break
-                    elif t[k]==';' and d==0: k+=1;break
-                    k+=1
-                i=k; continue
-            out+=attr; i=j+1; continue
-        out.append(t[i]); i+=1
-    return out
+# Cargo calls a crate by this prefix and its folder's name, and we keep the crate's first file at one of these places.
+CRATE_PREFIX = "waybill_"
+ROOT_FILES = ("src/lib.rs", "src/main.rs", "it/main.rs")
+# We follow a name through at most this many `use`s to its definition: far more than ours have, and it ends a loop.
+ALIASES_MAX = 6
 
-def parse_use(t,i):
-    """t[i] is after 'use'. yields (path list, alias) ; returns (list, next)"""
-    res=[]
-    def tree(i,prefix):
-        path=list(prefix)
-        while True:
-            if t[i]=='::': i+=1; continue
-            if t[i]=='{':
-                i+=1
-                while t[i]!='}':
-                    i=tree(i,path)
-                    if t[i]==',': i+=1
-                return i+1
-            if t[i]=='*':
-                res.append((path+['*'],'*')); return i+1
-            path.append(t[i]); i+=1
-            if t[i]=='::': continue
-            alias=path[-1]
-            if t[i]=='as': alias=t[i+1]; i+=2
-            if path[-1]=='self': path=path[:-1]; alias=path[-1] if alias=='self' else alias
-            res.append((path,alias)); return i
-    i=tree(i,[])
-    return res,i
+COMMENT = r"//[^\n]*|/\*.*?\*/"
+STRING = r'\bb?r(?P<hashes>#*)".*?"(?P=hashes)|"(?:\\.|[^"\\])*"'
+CHARACTER_OR_LIFETIME = r"'(?:\\.[^']*|[^\\'])'|'[A-Za-z_]\w*"
+NOT_CODE = re.compile(f"{COMMENT}|{STRING}|{CHARACTER_OR_LIFETIME}", re.DOTALL)
+# We rely on rustfmt: an item ends with the first line that is indented like its attribute and ends in `;`, `,` or `}`.
+TEST_ITEM = re.compile(r"^( *)#\[cfg\(test\)\] *\n.*?^\1(?! )[^\n]*[;,}] *$", re.DOTALL | re.MULTILINE)
+CHILD = re.compile(r"\bmod\s+(\w+)\s*;")
+USE = re.compile(r"\buse\s+(?P<tree>[^;$]+;)")
+PART_OF_TREE = re.compile(r"\bas\s+(?P<alias>\w+)|[\w*]+|[{},;]")
+PATH_ELSEWHERE = re.compile(r"(?<![\w.])(?<!::)[A-Za-z_]\w*(?:\s*::\s*[A-Za-z_]\w*)+")
+
+# What Rust writes with `::`. A module has its path from the crate's root: `crate::a::b` is ("a", "b"), the root is ().
+RustPath = tuple[str, ...]
+
+
+class Mention(NamedTuple):
+    path: RustPath
+    alias: str  # what a `use` calls it (`*`: by all its names); empty outside of `use`
+    place: int
+
+
+def blank(match: re.Match[str]) -> str:
+    """We put blanks in the place of text, so that all other text keeps its place and line."""
+    return re.sub(r"[^\n]", " ", match[0])
+
+
+def mentions_in(code: str) -> Iterator[Mention]:
+    for use in USE.finditer(code):
+        yield from leaves(code, *use.span("tree"))
+    for path in PATH_ELSEWHERE.finditer(USE.sub(blank, code)):
+        yield Mention(tuple(re.split(r"\s*::\s*", path[0])), "", path.start())
+
+
+def leaves(code: str, start: int, end: int) -> Iterator[Mention]:
+    """A `use` may be a tree: `a::{b, c::d as e}` imports `a::b` and `a::c::d`."""
+    trunks: list[RustPath] = [()]
+    path: RustPath = ()
+    alias, place = "", start
+    for part in PART_OF_TREE.finditer(code, start, end):
+        if part["alias"]:
+            alias = part["alias"]
+        elif part[0] == "{":
+            trunks.append(path)
+        elif part[0] in ",};":
+            if path != trunks[-1]:
+                name = path[-1] if path[-1] != "self" else path[-2]
+                yield Mention(path[:-1] if path[-1] in ("self", "*") else path, alias or name, place)
+            if part[0] == "}":
+                trunks.pop()
+            path, alias = trunks[-1], ""
+        else:
+            path, place = (*path, part[0]), part.start()
+
 
 class Crate:
-    def __init__(s,root,ownname,main='lib.rs',src='src'):
-        s.files={}   # modpath tuple -> Path
-        s.tok={}
-        s.root=pathlib.Path(root); s.own=ownname
-        s.testmods=set()
-        base=s.root/src
-        s.load((),base/main,base)
-    def load(s,mp,f,dirn):
-        s.files[mp]=f
-        t=strip_tests(toks(f.read_text()))
-        s.tok[mp]=t
-        i=0;depth=0
-        while i<len(t)-2:
-            if t[i]=='mod' and t[i+2]==';' :
-                n=t[i+1]
-                for cand,d in ((dirn/f'{n}.rs',dirn/n),(dirn/n/'mod.rs',dirn/n)):
-                    if cand.exists():
-                        s.load(mp+(n,),cand,d);break
-            i+=1
-    def analyse(s,follow=True):
-        s.reexp=collections.defaultdict(dict); s.glob=collections.defaultdict(list)
-        uses={}
-        for mp,t in s.tok.items():
-            u=[];i=0;spans=[]
-            while i<len(t):
-                if t[i]=='use' and (i==0 or t[i-1] not in ('.',)) :
-                    lst,j=parse_use(t,i+1)
-                    pub= i>0 and (t[i-1]=='pub' or (t[i-1]==')' ))
-                    u+= [(p,a,pub) for p,a in lst]; spans.append((i,j)); i=j
-                else: i+=1
-            uses[mp]=(u,spans)
-            for p,a,pub in u:
-                ap=s.absol(mp,p)
-                if ap is None: continue
-                if a=='*': s.glob[mp].append(ap[:-1])
-                else: s.reexp[mp][a]=ap
-        s.edges=collections.defaultdict(lambda: collections.defaultdict(set))
-        for mp,(u,spans) in uses.items():
-            t=s.tok[mp]
-            for p,a,pub in u:
-                ap=s.absol(mp,p)
-                if ap is not None: s.add(mp,ap,follow)
-            skip=set()
-            for a,b in spans: skip.update(range(a,b))
-            i=0
-            while i<len(t):
-                if i in skip or not re.match(r'[A-Za-z_]\w*$',t[i]) or (i and t[i-1] in ('::','.')):
-                    i+=1;continue
-                j=i;path=[t[i]]
-                while j+2<len(t) and t[j+1]=='::' and re.match(r'[A-Za-z_]\w*$',t[j+2]): path.append(t[j+2]); j+=2
-                if len(path)>1:
-                    if path[0] in ('crate','super','self') or path[0]==s.own or mp+(path[0],) in s.files:
-                        ap=s.absol(mp,path)
-                        if ap is not None: s.add(mp,ap,follow)
-                    elif path[0] in s.reexp[mp]:
-                        s.add(mp,s.reexp[mp][path[0]]+tuple(path[1:]),follow)
-                i=j+1
-    def absol(s,mp,p):
-        p=list(p)
-        if not p: return None
-        if p[0]=='crate' or p[0]==s.own: return tuple(p[1:])
-        if p[0]=='self': return mp+tuple(p[1:])
-        if p[0]=='super':
-            base=mp
-            while p and p[0]=='super': base=base[:-1]; p=p[1:]
-            return base+tuple(p)
-        if mp+(p[0],) in s.files: return mp+tuple(p)
-        return None
-    def resolve(s,ap,follow,depth=0):
-        """module file that defines ap, and the item"""
-        m=();k=0
-        while k<len(ap) and m+(ap[k],) in s.files: m+=(ap[k],);k+=1
-        rest=ap[k:]
-        if follow and rest and depth<6:
-            n=rest[0]
-            if n in s.reexp[m] and s.reexp[m][n]!=ap:
-                # only follow if target is in crate
-                return s.resolve(s.reexp[m][n]+tuple(rest[1:]),follow,depth+1)
-            for g in s.glob[m]:
-                pass
-        return m,(rest[0] if rest else '(module)')
-    def add(s,mp,ap,follow):
-        m,item=s.resolve(ap,follow)
-        if m!=mp: s.edges[mp][m].add(item)
+    """Rust reads a crate as a tree: each file names its children, and any file may import any other."""
 
-def scc(nodes,edges):
-    idx={};low={};st=[];on=set();out=[];n=[0]
-    sys.setrecursionlimit(10000)
-    def go(v):
-        idx[v]=low[v]=n[0];n[0]+=1;st.append(v);on.add(v)
-        for w in edges.get(v,()):
-            if w not in idx: go(w); low[v]=min(low[v],low[w])
-            elif w in on: low[v]=min(low[v],idx[w])
-        if low[v]==idx[v]:
-            c=[]
-            while True:
-                w=st.pop();on.discard(w);c.append(w)
-                if w==v:break
-            if len(c)>1: out.append(sorted(c))
-    for v in nodes:
-        if v not in idx: go(v)
-    return out
+    def __init__(self, name: str, root: Path) -> None:
+        self.name = name
+        self.files: dict[RustPath, Path] = {}
+        self.mentions: list[tuple[RustPath, Mention]] = []
+        self.load((), root, root.parent)
+        self.aliases: dict[RustPath, dict[str, RustPath]] = {module: {} for module in self.files}
+        for module, mention in self.mentions:
+            full = self.from_root(module, mention.path)
+            if mention.alias and full is not None:
+                self.aliases[module][mention.alias] = full
+        # The places in the first module's file that import the second.
+        self.edges: dict[RustPath, dict[RustPath, list[int]]] = {module: {} for module in self.files}
+        self.find_edges()
+
+    def load(self, module: RustPath, file: Path, folder: Path) -> None:
+        """A file that says `mod name;` keeps that module in a folder of its own, as `name.rs` or `name/mod.rs`."""
+        code = TEST_ITEM.sub(blank, NOT_CODE.sub(blank, file.read_text()))
+        self.files[module] = file
+        self.mentions += ((module, mention) for mention in mentions_in(code))
+        for name in CHILD.findall(code):
+            for child in (folder / f"{name}.rs", folder / name / "mod.rs"):
+                if child.exists():
+                    self.load((*module, name), child, folder / name)
+
+    def from_root(self, module: RustPath, path: RustPath) -> RustPath | None:
+        """A module writes a path from where it is; we write it from the root. None: another crate's, or an alias."""
+        while path[:2] == ("super", "super"):
+            module, path = module[:-1], path[1:]
+        starts: dict[str, RustPath] = {"crate": (), self.name: (), "self": module, "super": module[:-1]}
+        if path[0] in starts:
+            return starts[path[0]] + path[1:]
+        return module + path if (*module, path[0]) in self.files else None
+
+    def definer(self, path: RustPath, followed: int = 0) -> RustPath:
+        """A module may pass on (`pub use`) what another one defines: we follow the path to the latter."""
+        module = max((path[:end] for end in range(len(path) + 1) if path[:end] in self.files), key=len)
+        item = path[len(module) :]
+        if item and item[0] in self.aliases[module] and followed < ALIASES_MAX:
+            return self.definer(self.aliases[module][item[0]] + item[1:], followed + 1)
+        return module
+
+    def find_edges(self) -> None:
+        for module, (path, alias, place) in self.mentions:
+            full = self.from_root(module, path)
+            if full is None and not alias and path[0] in self.aliases[module]:
+                full = self.aliases[module][path[0]] + path[1:]
+            target = module if full is None else self.definer(full)
+            if target[: len(module)] != module:  # neither the module itself nor a child of it
+                self.edges[module].setdefault(target, []).append(place)
+
+    def circles(self) -> list[list[RustPath]]:
+        """Two files are in one circle if each reaches the other."""
+        reached = {module: set(targets) for module, targets in self.edges.items()}
+        for between in reached:
+            for targets in reached.values():
+                if between in targets:
+                    targets |= reached[between]
+        found = {frozenset(b for b in reached[a] if a in reached[b]) for a in reached if a in reached[a]}
+        return sorted(sorted(circle) for circle in found)
 
 
-def main():
-    import tomllib
-    wrong = files = 0
-    for member in tomllib.loads(pathlib.Path("Cargo.toml").read_text())["workspace"]["members"]:
-        own = "waybill_" + member
-        for src, root in (("src", "lib.rs"), ("src", "main.rs"), ("it", "main.rs")):
-            if not (pathlib.Path(member) / src / root).exists():
-                continue
-            crate = Crate(member, own, root, src)
-            crate.analyse()
-            files += len(crate.files)
-            edges = {a: [b for b in d if not (len(b) > len(a) and b[: len(a)] == a)] for a, d in crate.edges.items()}
-            for circle in scc(list(crate.files), edges):
+def report(crate: Crate, circle: list[RustPath]) -> None:
+    print(f"{len(circle)} files import each other in a circle:", file=sys.stderr)
+    for module in circle:
+        source = crate.files[module].read_text()
+        for target in (target for target in circle if target in crate.edges[module]):
+            first, *more = sorted({source.count("\n", 0, place) + 1 for place in crate.edges[module][target]})
+            line = source.split("\n")[first - 1].strip()
+            also = f" (more lines: {', '.join(map(str, more))})" if more else ""
+            print(f"  {crate.files[module]}:{first} imports {crate.files[target]}: {line}{also}", file=sys.stderr)
+
+
+def main() -> int:
+    files = wrong = 0
+    for member in tomllib.loads(Path("Cargo.toml").read_text())["workspace"]["members"]:
+        for root in filter(Path.exists, (Path(member, file) for file in ROOT_FILES)):
+            crate = Crate(CRATE_PREFIX + member, root)
+            for circle in crate.circles():
+                report(crate, circle)
                 wrong += 1
-                name = lambda m: "::".join(m) or "crate"
-                print(f"{member}: {len(circle)} files import each other in a circle", file=sys.stderr)
-                for a in circle:
-                    for b in edges.get(a, ()):
-                        if b in circle:
-                            print(f"  {name(a)} -> {name(b)}: {', '.join(sorted(crate.edges[a][b]))}", file=sys.stderr)
+            files += len(crate.files)
+    if wrong:
+        print("To open a circle, move what two of its files share into a file that both import.", file=sys.stderr)
     print(f"{files} files, {wrong} circles")
-    sys.exit(bool(wrong))
+    return 1 if wrong else 0
 
 
-main()
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Fails if a relative link of a Markdown file leads to no file, or to no heading of it. Links to the web are not followed."""
+"""Checks that each relative link in a Markdown file leads to an existing file and heading. Ignores links to the web."""
 
 import re
 import subprocess
@@ -14,7 +14,7 @@ HEADING = re.compile(r"^#{1,6} +(.+?) *$", re.MULTILINE)
 
 
 def anchors(text: str) -> set[str]:
-    """The anchors that GitHub gives to the headings of a text."""
+    """Returns the anchors that GitHub generates for the headings of a text."""
     found: set[str] = set()
     for heading in HEADING.findall(FENCE.sub("", text)):
         plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)

@@ -1,4 +1,4 @@
-//! The activities of refunds and returns by name: thin, since [`crate::steps`] does the work.
+//! The activities of refunds and returns by name. They are thin: [`crate::steps`] does the work.
 
 use crate::{OrderSteps, retry::StepFailure, steps};
 use serde::Serialize;
@@ -13,14 +13,14 @@ use waybill_domain::{ids::OrderId, state::AttentionReason};
 use waybill_store::orders::attention::{self, AttentionRecord};
 use waybill_workflows::after_sales::{activities as definitions, payloads::*};
 
-/// Attempts, about 15 s of them, before attention is raised. The step goes on being tried.
+/// Attempts, about 15 s of them, before the step raises attention. The retries continue.
 const ATTEMPTS_BEFORE_ATTENTION: u32 = 6;
 
-/// What the activities need: what an order's need.
+/// Dependencies of the activities, the same as an order's.
 #[derive(Clone)]
 pub struct AfterSalesSteps(pub OrderSteps);
 
-/// What an operator is needed for while a step does not succeed.
+/// The attention that a failing step raises.
 struct FailingStep {
     order_id: OrderId,
     reason: AttentionReason,
@@ -60,11 +60,11 @@ impl AfterSalesSteps {
             done
         };
         let done = steps.attempt(name, failing.order_id, ctx, observed_step).await;
-        // One that was rejected is asked for by another activity, whose attempts begin with the first.
+        // The workflow retries a rejected step with another activity, whose attempts start from the first.
         let needs_attention = ctx.info().attempt >= ATTEMPTS_BEFORE_ATTENTION || rejected.into_inner();
         match done {
             Ok(output) => {
-                // Without Postgres it can't be cleared: the step, which may run twice, is tried again.
+                // If Postgres is unavailable it cannot be cleared: Temporal retries the step, which is idempotent.
                 self.clear_attention(&failing).await.map_err(StepFailure::into_activity_error)?;
                 Ok(output)
             }
@@ -77,7 +77,7 @@ impl AfterSalesSteps {
         }
     }
 
-    /// Without Postgres it can't be raised; the next attempt tries again.
+    /// If Postgres is unavailable it cannot be raised; the next attempt tries again.
     async fn raise_attention(&self, name: &'static str, failing: FailingStep) {
         let FailingStep { order_id, reason, subject } = failing;
         let concern = AttentionRecord { reason, subject, detail: json!({"step": name}) };

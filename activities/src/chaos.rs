@@ -1,8 +1,6 @@
-//! Faults on purpose, to prove what is promised about them: for tests and staging, from `WAYBILL_CHAOS`.
-//!
-//! A comma-separated list of: `repeat` (every step is done twice, and must answer the same both times);
-//! `refuse:STEP` (the step is done and then reported as refused); `lose:STEP:N` (the first N attempts per order are
-//! done and then reported as of unknown outcome).
+//! Fault injection for tests and staging. `WAYBILL_CHAOS` is a comma-separated list of: `repeat` (every step runs
+//! twice, and must return the same result); `refuse:STEP` (the step runs, and is then reported as failed permanently);
+//! `lose:STEP:N` (the first N attempts per order run, and are then reported with an unknown outcome).
 
 use crate::retry::StepFailure;
 use serde::Serialize;
@@ -14,7 +12,7 @@ use std::{
 };
 use waybill_domain::ids::OrderId;
 
-/// What goes wrong.
+/// The configured faults.
 #[derive(Debug, Clone, Default)]
 pub struct Chaos {
     repeat: bool,
@@ -50,7 +48,7 @@ impl Chaos {
             let so_far = lost.entry((name.to_owned(), order)).or_default();
             if *so_far < *times {
                 *so_far += 1;
-                return Err(StepFailure::UnknownOutcome("chaos", "lost on purpose".into()));
+                return Err(StepFailure::UnknownOutcome("chaos", "dropped response".into()));
             }
         }
         Ok(output)
@@ -69,7 +67,7 @@ impl FromStr for Chaos {
                     let times = times.parse().map_err(|e| format!("{fault}: {e}"))?;
                     chaos.lose_attempts.insert(step.to_owned(), times);
                 }
-                _ => return Err(format!("unknown fault {fault:?}; one of repeat, refuse:STEP, lose:STEP:N")),
+                _ => return Err(format!("unknown fault {fault:?}; use repeat, refuse:STEP or lose:STEP:N")),
             }
         }
         Ok(chaos)

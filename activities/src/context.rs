@@ -1,4 +1,4 @@
-//! What the activities need, and how one attempt is run.
+//! Dependencies of the activities, and how one attempt runs.
 
 use crate::{carrier, chaos::Chaos, metrics::StepMetrics, payments, retry::StepFailure};
 use serde::Serialize;
@@ -8,44 +8,44 @@ use tracing::Instrument;
 use waybill_domain::ids::OrderId;
 use waybill_store::{PgPool, batched_writers::BatchedWriters, postgres::notify::Notifier};
 
-/// How long people may take.
+/// How long reviewers and customers may take, and when an order is re-authorized.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WaitTimes {
     /// A review, in seconds.
     pub review_seconds: u64,
-    /// A customer's answer to a shortage, in seconds.
+    /// A customer's decision on a shortage, in seconds.
     pub customer_seconds: u64,
-    /// A customer's proof to their bank of who they are, in seconds.
+    /// A customer's 3-D Secure authentication, in seconds.
     pub action_seconds: u64,
-    /// Goods that come back, in seconds.
+    /// The arrival of returned items, in seconds.
     pub return_seconds: u64,
-    /// So long before it lapses a hold is renewed, in seconds.
+    /// How long before its expiry an authorization is replaced, in seconds.
     pub renew_before_seconds: u64,
 }
 
-/// What the activities need.
+/// Dependencies of the activities.
 #[derive(Clone)]
 pub struct OrderSteps {
     /// Postgres.
     pub pool: PgPool,
-    /// Writes to it what every order needs, for many orders at a time.
+    /// Batches the writes that every order needs.
     pub writers: BatchedWriters,
-    /// Tells waiting API processes of changes.
+    /// Notifies waiting API processes of changes.
     pub notifier: Notifier,
-    /// Holds and takes money.
+    /// Authorizes and captures payments.
     pub provider: Arc<dyn payments::PaymentProvider>,
-    /// Moves goods.
+    /// Ships items.
     pub carrier: Arc<dyn carrier::Carrier>,
-    /// How long people may take.
+    /// The configured wait times.
     pub wait_times: WaitTimes,
-    /// Counts what happens.
+    /// Counters and histograms of the steps.
     pub metrics: StepMetrics,
-    /// Faults on purpose; none in production.
+    /// Fault injection; none in production.
     pub chaos: Chaos,
 }
 
 impl OrderSteps {
-    /// Runs one attempt of a step: logged and counted in one place, its error judged in [`crate::retry`].
+    /// Runs one attempt of a step: it is logged and counted here, and [`crate::retry`] classifies its error.
     pub(crate) async fn attempt<T, F>(
         &self,
         name: &'static str,

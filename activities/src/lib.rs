@@ -1,7 +1,6 @@
-//! The order's activities: where the workflow's decisions meet Postgres, the payment provider and the carrier.
-//!
-//! Every activity is safe to run twice: its key comes from the order's ids and the step's name, and what it did is
-//! written down where the next attempt looks first.
+//! The order's activities: the workflow's side effects in Postgres, at the payment provider and at the carrier. Every
+//! activity is idempotent: it derives its key from the order's ids and the step's name, and records its result where
+//! the next attempt looks it up first.
 
 #[allow(missing_docs, reason = "activities are documented where they are declared, in crate workflows")]
 mod after_steps;

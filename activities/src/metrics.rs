@@ -1,4 +1,4 @@
-//! What the activities count, in Prometheus' terms.
+//! The activities' Prometheus metrics.
 
 use prometheus::{
     HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry, register_histogram_vec_with_registry,
@@ -20,18 +20,14 @@ pub struct StepMetrics {
 }
 
 impl StepMetrics {
-    /// Registers them.
+    /// Registers the metrics.
     ///
     /// # Errors
-    /// When one is registered already.
+    /// When one is already registered.
     pub fn new(registry: &Registry) -> prometheus::Result<Self> {
         Ok(Self {
             seconds: register_histogram_vec_with_registry!(
-                HistogramOpts::new(
-                    "waybill_step_seconds",
-                    "Duration of one attempt of a step; its count is the attempts"
-                )
-                .buckets(vec![
+                HistogramOpts::new("waybill_step_seconds", "Duration of activity attempts").buckets(vec![
                     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0
                 ]),
                 &["step", "kind", "outcome"],
@@ -40,13 +36,13 @@ impl StepMetrics {
             transitions: register_int_counter_vec_with_registry!(
                 Opts::new(
                     "waybill_order_status_entered_total",
-                    "Orders that entered a status, as the read model shows it"
+                    "Orders that entered a status, according to the read model"
                 ),
                 &["status"],
                 registry
             )?,
             attention: register_int_counter_vec_with_registry!(
-                Opts::new("waybill_attention_total", "Orders that came to need a person, by reason"),
+                Opts::new("waybill_attention_total", "Attention items raised, by reason"),
                 &["reason"],
                 registry
             )?,

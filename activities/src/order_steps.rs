@@ -1,4 +1,4 @@
-//! The activities by name: thin, since [`crate::steps`] does the work.
+//! The order's activities by name. They are thin: [`crate::steps`] does the work.
 
 use crate::{context::OrderSteps, retry::StepFailure, steps};
 use std::sync::Arc;

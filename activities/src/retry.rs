@@ -1,4 +1,4 @@
-//! The one place that decides whether a failed attempt may be repeated.
+//! Decides, for all activities, whether Temporal may retry a failed attempt.
 
 use crate::{carrier::CarrierError, payments::ProviderError};
 use temporalio_common::error::ApplicationFailure;
@@ -9,19 +9,19 @@ use waybill_workflows::names;
 /// Why an attempt failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StepFailure {
-    /// Nothing was done, and it may pass: repeat.
+    /// A transient failure before any operation was performed: retry.
     #[error("{0} is not available")]
     Unavailable(&'static str, #[source] Box<dyn std::error::Error + Send + Sync>),
-    /// It may have been done: repeat with the same key, which tells.
-    #[error("the outcome at {0} is not known")]
+    /// The operation may have been performed: retry with the same idempotency key, which returns its outcome.
+    #[error("outcome unknown at {0}")]
     UnknownOutcome(&'static str, #[source] Box<dyn std::error::Error + Send + Sync>),
-    /// It will never be done, however often it is asked. The text is a code that people search for.
+    /// A permanent failure. The text is a code that operators search for.
     #[error("{0}")]
     Permanent(String),
 }
 
 impl StepFailure {
-    /// A word for metrics.
+    /// Returns the outcome as a metric label.
     pub fn outcome(&self) -> &'static str {
         match self {
             Self::Unavailable(..) => "unavailable",
@@ -30,16 +30,16 @@ impl StepFailure {
         }
     }
 
-    /// Of a step that there is no other way than to do: it is tried again by Temporal's policy, which costs the order's
-    /// history nothing, until what was refused is mended.
+    /// Makes a permanent failure retryable, for a step without an alternative: Temporal's retry policy retries it
+    /// without adding history events until the cause is fixed.
     pub(crate) fn retry_permanent(self) -> Self {
         match self {
-            Self::Permanent(code) => Self::Unavailable("what has to be mended", code.into()),
+            Self::Permanent(code) => Self::Unavailable("a fix for the rejected step", code.into()),
             other => other,
         }
     }
 
-    /// A failure is logged once, here, with its whole chain of causes.
+    /// Logs the failure with its chain of causes. This is the only place that logs it.
     pub(crate) fn log(&self) {
         let mut causes = Vec::new();
         let mut next = std::error::Error::source(self);
@@ -47,7 +47,7 @@ impl StepFailure {
             causes.push(cause.to_string());
             next = cause.source();
         }
-        tracing::warn!(outcome = self.outcome(), error = %self, causes = causes.join(": "), "an attempt failed");
+        tracing::warn!(outcome = self.outcome(), error = %self, causes = causes.join(": "), "activity attempt failed");
     }
 }
 
@@ -82,15 +82,15 @@ impl From<CarrierError> for StepFailure {
 }
 
 impl StepFailure {
-    /// What Temporal is told.
+    /// Converts the failure into the error that Temporal records.
     pub(crate) fn into_activity_error(self) -> ActivityError {
         let (name, non_retryable) = match &self {
             StepFailure::Unavailable(..) => (names::ERROR_UNAVAILABLE, false),
             StepFailure::UnknownOutcome(..) => (names::ERROR_UNKNOWN_OUTCOME, false),
             StepFailure::Permanent(_) => (names::ERROR_PERMANENT, true),
         };
-        // The message alone, without its causes: they may quote a provider's reply, and the history is not the
-        // place for it. The log has them.
+        // Only the message, without its causes: they may quote a provider's response, which must not be in the history.
+        // The log has them.
         ActivityError::application(
             ApplicationFailure::builder(self.to_string())
                 .type_name(name.to_owned())

@@ -1,5 +1,5 @@
-//! The verbs besides `serve`: they write to the terminal.
-#![allow(clippy::print_stdout, reason = "these verbs are for a person at a terminal")]
+//! The subcommands other than `serve`; they print to the terminal.
+#![allow(clippy::print_stdout, reason = "these commands are interactive")]
 
 use crate::config::{DatabaseArgs, KeysArgs, KeysCommand};
 use anyhow::bail;
@@ -7,31 +7,32 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use uuid::Uuid;
 use waybill_store::keys;
 
-/// Random bytes in a key: as many as its hash has.
+/// Random bytes in a key: the length of its hash.
 const KEY_BYTES: usize = 32;
 
-/// Brings the database up to this release.
+/// Applies this release's migrations.
 ///
 /// # Errors
-/// When Postgres is away or a migration fails.
+/// When Postgres is unavailable or a migration fails.
 pub async fn migrate(args: &DatabaseArgs) -> anyhow::Result<()> {
     let pool = waybill_store::connect(&args.database_url, 2)?;
     waybill_store::migrate(&pool).await?;
-    tracing::info!("the database is up to date");
+    tracing::info!("migrations applied");
     Ok(())
 }
 
-/// Makes, lists or revokes keys.
+/// Creates, lists or revokes API keys.
 ///
 /// # Errors
-/// When Postgres is away, or there is no key to revoke.
+/// When Postgres is unavailable, or the key to revoke is not an active one.
 pub async fn keys(args: &KeysArgs) -> anyhow::Result<()> {
     let pool = waybill_store::connect(&args.database.database_url, 2)?;
     match &args.verb {
         KeysCommand::Create { merchant, name, scopes } => {
             let merchant = keys::ensure_merchant(&pool, merchant, Uuid::now_v7()).await?;
             let mut secret = [0; KEY_BYTES];
-            getrandom::fill(&mut secret).map_err(|e| anyhow::anyhow!("no randomness: {e}"))?;
+            getrandom::fill(&mut secret)
+                .map_err(|e| anyhow::anyhow!("failed to generate random bytes: {e}"))?;
             let key = format!("wb_{}", URL_SAFE_NO_PAD.encode(secret));
             keys::create(&pool, Uuid::now_v7(), merchant, name, &key, scopes).await?;
             println!("{key}");
@@ -44,7 +45,7 @@ pub async fn keys(args: &KeysArgs) -> anyhow::Result<()> {
         }
         KeysCommand::Revoke { id } => {
             if !keys::revoke(&pool, *id).await? {
-                bail!("there is no key {id} that could be revoked; see `waybill-api keys list`");
+                bail!("no active key {id}; see `waybill-api keys list`");
             }
         }
     }

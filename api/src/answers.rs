@@ -1,4 +1,4 @@
-//! Answers as the caches keep them. Making and sending them is the endpoints' work: [`crate::orders`].
+//! Responses as the caches store them. The endpoints create and send them: [`crate::orders`].
 
 use axum::{body::Bytes, http::HeaderValue};
 use std::time::Instant;
@@ -8,7 +8,7 @@ use waybill_store::orders::RowVersion;
 /// The longest idempotency key.
 pub(crate) const KEY_CHARS_MAX: usize = 255;
 
-/// What the first request got.
+/// The response to the first request with an idempotency key.
 #[derive(Clone)]
 pub(crate) struct FirstResponse {
     pub(crate) id: OrderId,
@@ -18,29 +18,29 @@ pub(crate) struct FirstResponse {
 }
 
 impl FirstResponse {
-    /// What it takes in memory with its key, about, in bytes.
+    /// Returns the approximate memory use with the key, in bytes.
     pub(crate) fn weight(&self) -> u32 {
         u32::try_from(size_of::<Self>() + KEY_CHARS_MAX + self.body.len()).unwrap_or(u32::MAX)
     }
 }
 
-/// An order, ready to be sent.
+/// A serialized order, ready to send.
 #[derive(Clone)]
 pub(crate) struct CachedOrder {
     pub(crate) merchant_id: MerchantId,
     pub(crate) version: i64,
     pub(crate) etag: HeaderValue,
     pub(crate) body: Bytes,
-    /// Which writing of the order it is of, if the answer follows from that alone.
+    /// The version of the order's row, if the response depends on that row alone.
     pub(crate) row_version: Option<RowVersion>,
-    /// Whether the order has ended, and hardly ever changes.
+    /// Whether the order has ended and therefore rarely changes.
     pub(crate) is_terminal: bool,
-    /// When it was known to be true.
+    /// When the response was last known to be current.
     pub(crate) validated_at: Instant,
 }
 
 impl CachedOrder {
-    /// What it takes in memory, about, in bytes.
+    /// Returns the approximate memory use, in bytes.
     pub(crate) fn weight(&self) -> u32 {
         u32::try_from(size_of::<Self>() + self.etag.len() + self.body.len()).unwrap_or(u32::MAX)
     }

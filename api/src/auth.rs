@@ -1,4 +1,4 @@
-//! Who calls. What is known of a key is remembered by its hash; the key itself is kept nowhere.
+//! Authentication by API key. The cache finds a caller by the hash of its key; the key itself is never stored.
 
 use crate::{problem::Problem, state::App};
 use axum::{
@@ -11,7 +11,7 @@ use waybill_store::keys::{self, Caller, Scope};
 pub(crate) struct Authenticated(pub(crate) Caller);
 
 impl Authenticated {
-    /// The caller, if the key has the scope.
+    /// Returns the caller, if the key has the scope.
     pub(crate) fn require(self, scope: Scope) -> Result<Caller, Problem> {
         if self.0.has_scope(scope) { Ok(self.0) } else { Err(Problem::forbidden(scope.as_str())) }
     }
@@ -34,7 +34,7 @@ impl FromRequestParts<App> for Authenticated {
             return Ok(Self(caller));
         }
         let epoch = app.key_cache.epoch();
-        // One that is not known is not remembered: a key works as soon as it is made.
+        // Unknown keys are not cached, so that a new key works immediately.
         let caller = keys::find(&app.pool, &hash).await?.ok_or_else(Problem::unauthorized)?;
         app.key_cache.insert(epoch, hash, caller.clone());
         Ok(Self(caller))

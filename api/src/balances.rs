@@ -1,11 +1,11 @@
-//! `/v1/held`: what the merchant's orders hold and have taken.
+//! `/v1/held`: the stock that the merchant's orders reserve, and the amounts of their payments.
 
 use crate::{auth::Authenticated, problem::Problem, state::App};
 use axum::{Json, extract::State};
 use serde_json::{Map, Value, json};
 use waybill_store::{keys::Scope, payments::balances};
 
-/// `GET /v1/held`: by currency, pieces that are set aside and minor units of money.
+/// `GET /v1/held`: by currency, the reserved units of stock and the amounts in minor units.
 pub(crate) async fn get(State(app): State<App>, caller: Authenticated) -> Result<Json<Value>, Problem> {
     let caller = caller.require(Scope::OrdersRead)?;
     let sums = balances::find_by_merchant(&app.pool, caller.merchant_id).await?;

@@ -1,4 +1,4 @@
-//! Answers that are remembered for a moment, and forgotten as soon as this process hears that they have changed
+//! Caches with a short lifetime, which this process invalidates as soon as Postgres notifies it of a change
 //! ([ADR 14](../../docs/adr/0014-caches-in-the-api.md)).
 
 use foldhash::fast::RandomState;
@@ -9,15 +9,16 @@ use std::{
     time::Duration,
 };
 
-/// A cache that, but for what is [compared](Self::keep_to_compare), never keeps what was read before it was told to forget.
+/// A cache that never stores a value read before the latest invalidation, except for values that are
+/// [revalidated](Self::insert_for_revalidation) before each use.
 pub(crate) struct Cache<K, V> {
-    /// Keys come from clients: the hasher is seeded, and quicker than the standard library's.
+    /// Clients choose the cache keys, so the hasher is seeded; it is faster than the standard library's.
     entries: sync::Cache<K, V, RandomState>,
-    /// How often it was told to forget anything.
+    /// The number of invalidations so far.
     epoch: AtomicU64,
 }
 
-/// When something was read: before it was read.
+/// The number of invalidations before a value was read.
 #[derive(Clone, Copy)]
 pub(crate) struct Epoch(u64);
 
@@ -26,7 +27,7 @@ where
     K: Hash + Eq + Clone + Send + Sync + 'static,
     V: Clone + Send + Sync + 'static,
 {
-    /// Of at most `weight_max`, as `weigh` weighs its entries, each for at most `age_max`.
+    /// Creates a cache of at most `weight_max`, as measured by `weigh`. Each entry expires after `age_max`.
     pub(crate) fn new(weight_max: u64, age_max: Duration, weigh: fn(&K, &V) -> u32) -> Self {
         let entries = sync::Cache::builder().max_capacity(weight_max).time_to_live(age_max).weigher(weigh);
         let entries = entries.build_with_hasher(RandomState::default());
@@ -37,21 +38,21 @@ where
         self.entries.get(key)
     }
 
-    /// To be taken before that is read which is to be [kept](Self::keep).
+    /// Returns the current epoch. Call it before reading the value to [insert](Self::insert).
     pub(crate) fn epoch(&self) -> Epoch {
         Epoch(self.epoch.load(Ordering::SeqCst))
     }
 
-    /// Keeps what was read since `epoch`, unless anything was forgotten meanwhile: it may be older than the change.
+    /// Stores a value read since `epoch`, unless there was an invalidation since then: the value may be older than it.
     pub(crate) fn insert(&self, epoch: Epoch, key: K, value: V) {
         self.entries.insert(key.clone(), value);
-        // Whoever forgets counts first and removes then: one of the two sees the other.
+        // An invalidation first increments the epoch and then removes the entry: one of the two sees the other.
         if self.epoch.load(Ordering::SeqCst) != epoch.0 {
             self.entries.invalidate(&key);
         }
     }
 
-    /// Keeps what is compared with its source each time before it is used.
+    /// Stores a value that is compared with its source before each use.
     pub(crate) fn insert_for_revalidation(&self, key: K, value: V) {
         self.entries.insert(key, value);
     }

@@ -1,4 +1,4 @@
-//! Bodies, paths, queries and headers, read so that a mistake is answered with the field and the fix.
+//! Extractors for bodies, paths, queries and headers; their errors name the field and the fix.
 
 use crate::{
     answers::KEY_CHARS_MAX,
@@ -20,14 +20,14 @@ use sha2::{Digest, Sha256};
 use std::{error::Error, fmt::Display, str::FromStr, time::Duration};
 use tokio::time::timeout;
 
-/// The largest body: 200 lines of SKUs of 100 ASCII characters fit twice.
+/// The maximum size of a body: twice that of 200 lines with SKUs of 100 ASCII characters.
 pub(crate) const BODY_BYTES_MAX: usize = 64 * 1024;
-/// How long a body may take to come: one from a client that is gone would keep its place for ever.
+/// Timeout for receiving a body: a client that has disappeared would otherwise hold its permit indefinitely.
 const BODY_WAIT_MAX: Duration = Duration::from_secs(10);
-/// How much of a key in a body an error message shows, in characters: longer than any key that Waybill knows.
+/// How many characters of a JSON key an error message shows: more than any key of Waybill's has.
 const KEY_CHARS_SHOWN_MAX: usize = 64;
 
-/// Rejects a body in any content coding: nothing here decodes one, and unread it would only look like broken JSON.
+/// Rejects a body with a content coding: the API decodes none, and an encoded body would only look like invalid JSON.
 fn check_content_encoding(headers: &HeaderMap) -> Result<(), Problem> {
     let is_identity = |value: &HeaderValue| {
         let codings = value.to_str().unwrap_or("?");
@@ -41,7 +41,7 @@ fn check_content_encoding(headers: &HeaderMap) -> Result<(), Problem> {
     }
 }
 
-/// The body as it came, at most [`BODY_BYTES_MAX`] long.
+/// The raw body, at most [`BODY_BYTES_MAX`] long.
 pub(crate) struct RawBody(pub(crate) Bytes);
 
 impl FromRequest<App> for RawBody {
@@ -77,13 +77,13 @@ impl<T: DeserializeOwned> FromRequest<App> for JsonBody<T> {
 
 impl<T: DeserializeOwned> JsonBody<T> {
     pub(crate) fn parse(bytes: &[u8], duplicate_keys: DuplicateKeys) -> Result<Self, Problem> {
-        // First as any JSON: what is not JSON at all is another mistake than a wrong field. The second reading is of
-        // the value, so spaces and the order of fields make no other fingerprint.
+        // The first pass parses any JSON, which distinguishes invalid JSON from an invalid field. The fingerprint and
+        // the second pass use its value, so white space and the order of fields do not change the fingerprint.
         let any = json::parse(bytes, duplicate_keys).map_err(|error| match error {
             JsonError::Syntax(error) => Problem::malformed("", format!("the body is not JSON: {error}")),
             JsonError::DuplicateKey { key, pointer } => {
                 let key: String = key.chars().take(KEY_CHARS_SHOWN_MAX).collect();
-                Problem::malformed(pointer, format!("the key {key:?} is there twice; give it once"))
+                Problem::malformed(pointer, format!("duplicate key {key:?}"))
             }
         })?;
         let fingerprint = Sha256::digest(any.to_string().as_bytes()).into();
@@ -99,7 +99,7 @@ impl<T: DeserializeOwned> JsonBody<T> {
     }
 }
 
-/// A part of the path that has to be read; one that can't be is not found, and the answer has the rule it breaks.
+/// A parsed path segment. One that cannot be parsed is a 404, whose detail states the rule that it breaks.
 pub(crate) struct PathParam<T>(pub(crate) T);
 
 impl<T: FromStr<Err: Display>> FromRequestParts<App> for PathParam<T> {
@@ -112,7 +112,7 @@ impl<T: FromStr<Err: Display>> FromRequestParts<App> for PathParam<T> {
     }
 }
 
-/// Query parameters; unknown ones are refused by name.
+/// Query parameters; unknown ones are rejected by name.
 pub(crate) struct QueryParams<T>(pub(crate) T);
 
 impl<T: DeserializeOwned> FromRequestParts<App> for QueryParams<T> {
@@ -131,17 +131,17 @@ impl<T: DeserializeOwned> FromRequestParts<App> for QueryParams<T> {
     }
 }
 
-/// Which parameter is wrong, and how: axum keeps it among the causes.
+/// Returns the error of the invalid parameter, which axum has among the causes.
 fn query_error<'e>(
     error: &'e (dyn Error + 'static),
 ) -> Option<&'e serde_path_to_error::Error<serde::de::value::Error>> {
     error.downcast_ref().or_else(|| query_error(error.source()?))
 }
 
-/// The longest reason somebody gives: about what one reads of it in a timeline.
+/// The maximum length of a reason: about as much as a timeline shows of it.
 const REASON_CHARS_MAX: usize = 200;
 
-/// What is wrong with a reason in somebody's words. NUL can't be kept in Postgres, and so would stop an order.
+/// Validates a free-text reason. Postgres cannot store NUL, so one would block an order.
 pub(crate) fn validate_reason(reason: &str) -> Option<FieldError> {
     let wrong = reason.trim().is_empty()
         || reason.chars().count() > REASON_CHARS_MAX
@@ -160,7 +160,7 @@ impl FromRequestParts<App> for IdempotencyKey {
 
     async fn from_request_parts(parts: &mut Parts, _app: &App) -> Result<Self, Problem> {
         header(&parts.headers, "idempotency-key")
-            // The IETF draft has it as a quoted string; most clients send it bare. Both name the same key.
+            // The IETF draft specifies a quoted string; most clients send it bare. Both are the same key.
             .map(|key| key.trim_matches('"'))
             .filter(|key| {
                 !key.is_empty() && key.len() <= KEY_CHARS_MAX && key.bytes().all(|b| (32..127).contains(&b))
@@ -170,7 +170,7 @@ impl FromRequestParts<App> for IdempotencyKey {
     }
 }
 
-/// A header's text.
+/// Returns a header's text.
 pub(crate) fn header<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
@@ -207,7 +207,7 @@ mod tests {
         assert!(unknown["detail"].as_str().unwrap().contains("colour"), "{unknown}");
         assert_eq!(unknown["errors"][0]["pointer"], "/lines/0/colour");
         assert_eq!(problem_json(r#"{"lines":[{}]}"#)["errors"][0]["pointer"], "/lines/0/quantity");
-        assert_eq!(problem_json("[[]]")["errors"][0]["pointer"], "", "an array is no object");
+        assert_eq!(problem_json("[[]]")["errors"][0]["pointer"], "", "an array is not an object");
         assert!(problem_json("{").to_string().contains("not JSON"));
         let duplicate = problem_json(r#"{"lines":[{"quantity":1},{"quantity":1,"quantity":2}]}"#);
         assert_eq!(duplicate["errors"][0]["pointer"], "/lines/1/quantity");

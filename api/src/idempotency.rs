@@ -1,4 +1,4 @@
-//! Idempotency of mutations other than placing an order (which has its own, in the order's own statement).
+//! Idempotency of mutations other than placing an order, which claims its key in the statement that inserts the order.
 
 use crate::{problem::Problem, request_context::REQUEST_CONTEXT, state::App};
 use axum::{
@@ -10,22 +10,22 @@ use tracing::Instrument;
 use waybill_domain::ids::OrderId;
 use waybill_store::inbox::idempotency::{self, KeyStatus, RequestKey};
 
-/// Says that an answer is the first one again.
+/// The header that marks a replay of the first response.
 pub(crate) const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
-/// What a handler answers when it did not refuse.
+/// A handler's response, unless it is a rejection.
 pub(crate) type HandlerResponse = (StatusCode, serde_json::Value);
 
-/// Runs a handler that changes an order once per key. Its answer is kept unless it is a refusal or a 5xx; a repetition gets
-/// it again.
+/// Runs a handler that changes an order once per key. Stores its response, unless it is a rejection or a 5xx, and
+/// replays it when the client retries.
 ///
-/// All of it runs in a task of its own, to its end: a client that hangs up does not leave a key under way.
+/// A separate task runs all of this to completion, so a client that disconnects does not leave a key in progress.
 pub(crate) async fn run_once<F>(app: &App, order: OrderId, request: RequestKey, handler: F) -> Response
 where
     F: Future<Output = Result<HandlerResponse, Problem>> + Send + 'static,
 {
     let task = claim_and_run(app.clone(), order, request, handler).instrument(tracing::Span::current());
-    // It keeps its place among the requests under way, also if its client hangs up: it is work like any other.
+    // The task holds the request's permit even if the client disconnects: its work counts like that of any request.
     let task = app.tasks.spawn(REQUEST_CONTEXT.scope(REQUEST_CONTEXT.get(), task));
     task.await.unwrap_or_else(|_| Problem::internal().into_response())
 }
@@ -40,21 +40,21 @@ where
         Err(error) => return Problem::from(error).into_response(),
     };
     let answer = handler.await;
-    // Who reads after this answer reads what it did.
+    // A read after this response must return the change.
     app.order_cache.invalidate(&order);
     let stored = match &answer {
         Ok((status, body)) => {
             idempotency::store_response(&app.pool, &request, status.as_u16(), &body.to_string()).await
         }
-        // It may have been done, or be done yet: the key goes on standing for this very request.
+        // The operation may have taken effect, or may still do so: the key remains bound to this request.
         Err(problem) if claim.is_reclaimed || problem.is_server_error() => {
             idempotency::expire_claim(&app.pool, &request).await
         }
-        // A refusal is not kept: it says how things were, and may be mended under the same key.
+        // Rejections are not stored: they depend on the state, and the client may correct the request under the key.
         Err(_) => idempotency::delete_claim(&app.pool, &request).await,
     };
     if let Err(error) = stored {
-        tracing::warn!(%error, "an answer could not be kept; the key will be free again in some minutes");
+        tracing::warn!(%error, "failed to store the response; the idempotency key can be retried in a few minutes");
     }
     match answer {
         Ok((status, body)) => (status, axum::Json(body)).into_response(),
@@ -62,10 +62,10 @@ where
     }
 }
 
-/// The answer to a key that is known.
+/// Returns the response to a request whose key already exists.
 pub(crate) fn replay(existing: KeyStatus) -> Response {
     match existing {
-        // Who places orders answers that one.
+        // `POST /v1/orders` handles `KeyStatus::OrderPlaced` itself.
         KeyStatus::New | KeyStatus::InProgress | KeyStatus::OrderPlaced { .. } => {
             Problem::key_in_progress().into_response()
         }

@@ -1,4 +1,4 @@
-//! JSON from outside, read by the letter.
+//! A strict parser for the JSON of clients and webhooks.
 
 use serde::{
     Deserialize, Deserializer,
@@ -7,13 +7,13 @@ use serde::{
 use serde_json::{Map, Number, Value};
 use std::{fmt, marker::PhantomData};
 
-/// Why a text was not read.
+/// Why a text was not parsed.
 #[derive(Debug)]
 pub(crate) enum JsonError {
-    /// It is not JSON.
+    /// The text is not JSON.
     Syntax(serde_json::Error),
-    /// An object has two members of the same name. RFC 8259 leaves open which one counts, so another reader of the same
-    /// text may see another value.
+    /// An object has two members of the same name. RFC 8259 leaves open which one applies, so another parser may return
+    /// another value for the same text.
     DuplicateKey {
         /// The member's name.
         key: String,
@@ -22,21 +22,21 @@ pub(crate) enum JsonError {
     },
 }
 
-/// What happens to an object that has a key twice.
+/// How the parser treats an object with a duplicate key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DuplicateKeys {
-    /// The text is rejected: the sender is told before anything is done.
+    /// The parser rejects the text, before the request has any effect.
     Reject,
-    /// The last one counts, as most readers have it. For webhooks: their senders can't change them, and a webhook that
-    /// is rejected is lost.
+    /// The last one applies, as in most parsers. For webhooks: their senders cannot change them, and a rejected webhook
+    /// is lost.
     LastWins,
 }
 
-/// Reads any JSON.
+/// Parses any JSON.
 ///
-/// Not by [`Value`]'s own way: it never rejects a duplicate key. And where a crate of the build has
-/// serde_json's `raw_value` on, that takes an object with the member `$serde_json::private::RawValue` for JSON in a
-/// string. Each such string is read to its own limit of depth, so a small body could nest deeper than the stack.
+/// [`Value`]'s own implementation never rejects a duplicate key. Also, if a crate of the build enables serde_json's
+/// `raw_value`, it treats an object with the member `$serde_json::private::RawValue` as JSON in a string. Each such
+/// string has its own depth limit, so a small body could nest deeper than the stack.
 pub(crate) fn parse(bytes: &[u8], duplicate_keys: DuplicateKeys) -> Result<Value, JsonError> {
     let mut duplicate = None;
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
@@ -50,15 +50,15 @@ pub(crate) fn parse(bytes: &[u8], duplicate_keys: DuplicateKeys) -> Result<Value
     })
 }
 
-/// A key that an object has twice.
+/// A duplicate key of an object.
 struct Duplicate {
     key: String,
-    /// The steps of its JSON pointer, the last one first: each level adds its own on the way out, so that a body without
-    /// duplicates pays nothing for them.
+    /// The segments of its JSON pointer, the last one first: each level adds its own when it returns the error, so that
+    /// a body without duplicates has no overhead.
     path: Vec<String>,
 }
 
-/// Reads a value, and notes the first duplicate key in it.
+/// Parses a value and records the first duplicate key in it.
 struct DuplicateKeyReader<'a> {
     duplicate_keys: DuplicateKeys,
     found: &'a mut Option<Duplicate>,
@@ -69,7 +69,7 @@ impl DuplicateKeyReader<'_> {
         DuplicateKeyReader { duplicate_keys: self.duplicate_keys, found: self.found }
     }
 
-    /// Adds a step to the pointer of a duplicate that was found further in.
+    /// Adds a segment to the pointer of a duplicate that a deeper level found.
     fn push_segment(&mut self, step: impl FnOnce() -> String) {
         if let Some(duplicate) = self.found {
             duplicate.path.push(step());
@@ -150,7 +150,7 @@ impl<'de> Visitor<'de> for DuplicateKeyReader<'_> {
     }
 }
 
-/// A value that has to be an object: by itself serde also reads a structure from an array of its fields.
+/// A value that must be an object: by default, serde also deserializes a struct from an array of its fields.
 #[derive(Debug)]
 pub(crate) struct JsonObject<T>(pub(crate) T);
 
@@ -174,13 +174,13 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for JsonObject<T> {
     }
 }
 
-/// The field that is not there, or there twice: serde tells of it in words alone.
+/// Returns the missing or duplicate field, which serde names only in its message.
 pub(crate) fn field_in_message(message: &str) -> Option<&str> {
     let field = message.strip_prefix("missing field `").or_else(|| message.strip_prefix("duplicate field `"));
     field?.strip_suffix('`')
 }
 
-/// A path as a JSON pointer (RFC 6901).
+/// Converts a path to a JSON pointer (RFC 6901).
 pub(crate) fn to_json_pointer(path: &serde_path_to_error::Path) -> String {
     use serde_path_to_error::Segment;
     path.iter()
@@ -192,7 +192,7 @@ pub(crate) fn to_json_pointer(path: &serde_path_to_error::Path) -> String {
         .collect()
 }
 
-/// A step of a JSON pointer.
+/// Formats a segment of a JSON pointer.
 pub(crate) fn pointer_segment(key: &str) -> String {
     format!("/{}", key.replace('~', "~0").replace('/', "~1"))
 }
@@ -216,11 +216,11 @@ mod tests {
             assert_eq!(parse(text.as_bytes()).unwrap(), serde_json::from_str::<Value>(text).unwrap());
         }
         for (text, what) in [("[".repeat(200), "recursion"), ("{} {}".to_owned(), "trailing")] {
-            let Err(JsonError::Syntax(error)) = parse(text.as_bytes()) else { panic!("{text} was read") };
+            let Err(JsonError::Syntax(error)) = parse(text.as_bytes()) else { panic!("{text} was parsed") };
             assert!(error.to_string().contains(what), "{error}");
         }
         let hidden = r#"{"$serde_json::private::RawValue":"[1]"}"#;
-        assert!(parse(hidden.as_bytes()).unwrap().is_object(), "a string stays a string");
+        assert!(parse(hidden.as_bytes()).unwrap().is_object(), "the string is not parsed as JSON");
     }
 
     #[test]
@@ -233,7 +233,7 @@ mod tests {
             (r#"[{"a":1},{"a":{"a":{"a":1,"b":2,"a":3}}}]"#, "a", "/1/a/a/a"),
         ] {
             let Err(JsonError::DuplicateKey { key: found, pointer: at }) = parse(text.as_bytes()) else {
-                panic!("{text} was read");
+                panic!("{text} was parsed");
             };
             assert_eq!((found.as_str(), at.as_str()), (key, pointer), "{text}");
         }

@@ -1,5 +1,5 @@
-//! The HTTP API: the only crate that knows status codes. It accepts orders into Postgres, reads from Postgres alone,
-//! and speaks to Temporal where a workflow has to be asked.
+//! The HTTP API: the only crate that knows status codes. It accepts orders into Postgres, reads only from Postgres, and
+//! calls Temporal where a workflow must respond.
 
 pub mod admin;
 mod answers;
@@ -35,10 +35,10 @@ use waybill_runtime::{
     temporal::WorkflowClient,
 };
 
-/// Serves until `shutdown`, then finishes the requests that are under way and what they started.
+/// Serves until `shutdown`, then finishes the requests in flight and the tasks that they started.
 ///
 /// # Errors
-/// When something it needs can't be set up; not when a server is away for a while.
+/// When the setup fails; not when a server is temporarily unavailable.
 pub async fn serve(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
     let pool = waybill_store::connect(&args.common.database_url, args.common.database_connections)?;
     let metrics = Metrics::start(Registry::new())?;
@@ -47,7 +47,7 @@ pub async fn serve(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Resu
     let requests = middleware::RequestLayer::new(args.in_flight_max, metrics.registry())?;
     let listener = tokio::net::TcpListener::bind(args.listen)
         .await
-        .with_context(|| format!("{} (WAYBILL_LISTEN) can't be listened on", args.listen))?;
+        .with_context(|| format!("cannot listen on {} (WAYBILL_LISTEN)", args.listen))?;
     let app: App = Arc::new(AppState::new(&args, pool.clone(), engine.clone(), shutdown.clone()));
     let watch = tokio::spawn(state::watch_backlog(app.clone()));
     let forget = tokio::spawn(state::invalidate_on_changes(app.clone()));
@@ -57,14 +57,14 @@ pub async fn serve(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Resu
     let router = routes(app.clone(), requests).merge(health);
     let limits = ServerLimits::connections(args.connections_max);
     let server = Server::new(router, limits, &problem::too_many_connections(), &registry)?;
-    tracing::info!(address = %args.listen, "the API is ready");
+    tracing::info!(address = %args.listen, "API is ready");
     server.run(listener, shutdown).await;
     app.tasks.close();
     app.tasks.wait().await;
     watch.abort();
     forget.abort();
     pool.close().await;
-    tracing::info!("the API has ended in order");
+    tracing::info!("API stopped gracefully");
     Ok(())
 }
 

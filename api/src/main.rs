@@ -7,13 +7,13 @@ use waybill_api::{
 };
 use waybill_runtime::{shutdown, telemetry};
 
-/// Many small values are made and dropped on all threads; the system's allocator is slower at that.
+/// All threads allocate and free many small values; the system's allocator is slower at that.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    // Two TLS stacks meet in this process; both use this one provider of cryptography.
+    // The process contains two TLS stacks; both use this crypto provider.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut arguments: Vec<_> = std::env::args_os().collect();
     if arguments.len() == 1 {

@@ -1,5 +1,5 @@
-//! Around every request: a trace id, a measure, a line in the log, and refusal before any work when there is too
-//! much of it.
+//! The layer around every request: a trace id, metrics, a log line, and rejection before any work when too many
+//! requests are in flight.
 
 use crate::{
     problem::Problem,
@@ -18,19 +18,19 @@ use tokio::sync::Semaphore;
 use tracing::Instrument;
 use uuid::Uuid;
 
-/// Where a trace id comes and goes.
+/// The response header with the trace id.
 const TRACE_HEADER: HeaderName = HeaderName::from_static("x-trace-id");
 
-/// What all requests share.
+/// The state that all requests share.
 #[derive(Clone)]
 pub(crate) struct RequestLayer {
     in_flight: Arc<Semaphore>,
-    /// HTTP by route.
+    /// Request durations by route.
     seconds: HistogramVec,
 }
 
 impl RequestLayer {
-    /// At most so many at a time.
+    /// Admits at most `in_flight_max` requests at a time.
     pub(crate) fn new(in_flight_max: usize, registry: &Registry) -> prometheus::Result<Self> {
         let options = HistogramOpts::new("waybill_http_request_seconds", "Duration of HTTP requests")
             .buckets(vec![
@@ -42,17 +42,17 @@ impl RequestLayer {
     }
 }
 
-/// The id under which a request is found in the logs: the caller's trace (W3C Trace Context), or a new one.
+/// Returns the id of the request in the logs: the caller's trace id (W3C Trace Context), or a new one.
 fn trace_id(request: &Request) -> String {
     crate::extract::header(request.headers(), "traceparent")
         .and_then(|parent| parent.split('-').nth(1))
         .filter(|id| id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit()))
-        // Not one by time: those take turns at a clock that all threads share.
+        // Not a time-based UUID: generating those serializes all threads on a shared clock.
         .map_or_else(|| Uuid::new_v4().simple().to_string(), str::to_owned)
 }
 
-/// Names, admits, measures and logs a request. It is one layer, and a span of one field: it is done for each of
-/// them, and reading an order takes little more.
+/// Assigns a trace id to a request, admits, measures and logs it. One layer and a small span, because every request
+/// pays for them and reading an order costs little more.
 pub(crate) async fn handle(State(requests): State<RequestLayer>, request: Request, next: Next) -> Response {
     let trace_id = trace_id(&request);
     let span = tracing::info_span!("http", trace_id, order_id = tracing::field::Empty);
@@ -77,14 +77,14 @@ async fn measure(seconds: HistogramVec, request: Request, next: Next) -> Respons
     seconds.with_label_values(&[method.as_str(), route, status.as_str()]).observe(took.as_secs_f64());
     let (status, took_ms) = (status.as_u16(), took.as_millis());
     if response.status().is_server_error() {
-        tracing::warn!(%method, route, status, took_ms, "answered");
+        tracing::warn!(%method, route, status, took_ms, "request completed");
     } else {
-        tracing::debug!(%method, route, status, took_ms, "answered");
+        tracing::debug!(%method, route, status, took_ms, "request completed");
     }
     response
 }
 
-/// Refuses at once what could not be done in time.
+/// Rejects a request immediately if too many are in flight to complete it in time.
 async fn admit(request: Request, next: Next) -> Response {
     if REQUEST_CONTEXT.with(|served| served.permit.is_none()) {
         return Problem::overloaded().into_response();
@@ -92,10 +92,10 @@ async fn admit(request: Request, next: Next) -> Response {
     catch_panic(next.run(request)).await
 }
 
-/// A handler that panics answers for itself alone.
+/// Converts a handler's panic to a 500, so that it affects only its own request.
 async fn catch_panic(response: impl Future<Output = Response>) -> Response {
     AssertUnwindSafe(response).catch_unwind().await.unwrap_or_else(|_| {
-        tracing::error!("a handler panicked");
+        tracing::error!("handler panicked");
         Problem::internal().into_response()
     })
 }

@@ -1,17 +1,17 @@
-//! The request that a task answers: its trace id, and its place among those under way.
+//! The request that a task serves: its trace id and its in-flight permit.
 
 use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
 
 tokio::task_local! {
-    /// The request that a task answers. Work that outlives the request keeps it.
+    /// The request that a task serves. Work that outlives the request retains it.
     pub(crate) static REQUEST_CONTEXT: Arc<RequestContext>;
 }
 
-/// A request under way.
+/// A request in flight.
 pub(crate) struct RequestContext {
-    /// Under which it is found in the logs.
+    /// The request's id in the logs.
     pub(crate) trace_id: String,
-    /// Its place among those under way; none if it is refused for want of one.
+    /// The in-flight permit; none if the API rejects the request because no permit is available.
     pub(crate) permit: Option<OwnedSemaphorePermit>,
 }

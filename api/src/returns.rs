@@ -1,5 +1,5 @@
-//! `POST /v1/orders/{id}/returns`, `GET /v1/returns/{id}`, `POST /v1/returns/{id}/receipt`: goods that come back,
-//! whatever became of the order's workflow.
+//! `POST /v1/orders/{id}/returns`, `GET /v1/returns/{id}`, `POST /v1/returns/{id}/receipt`: returns of shipped items,
+//! regardless of the state of the order's workflow.
 
 use crate::{
     auth::Authenticated,
@@ -30,9 +30,9 @@ use waybill_workflows::after_sales::payloads::ReturnReceipt;
 
 const ROUTE: &str = "returns";
 const RECEIPT_ROUTE: &str = "receipt";
-/// As many lines as an order may have, each in both conditions.
+/// The maximum number of lines of an order, each in both conditions.
 const RETURN_LINES_MAX: usize = 400;
-/// As many pieces as a line may have.
+/// The maximum quantity of a line.
 const RETURN_QUANTITY_MAX: u32 = 10_000;
 
 #[derive(Debug, Deserialize)]
@@ -52,7 +52,7 @@ struct Line {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Receipt {
-    /// Empty when nothing came, and nothing will.
+    /// Empty if nothing arrived and nothing will.
     lines: Vec<ReceivedLine>,
 }
 
@@ -64,7 +64,7 @@ struct ReceivedLine {
     condition: ReturnDisposition,
 }
 
-/// What is wrong with the quantities.
+/// Validates the number of lines and their quantities.
 fn validate_quantities(quantities: impl ExactSizeIterator<Item = u32>) -> Vec<FieldError> {
     if quantities.len() > RETURN_LINES_MAX {
         let detail = format!("must have at most {RETURN_LINES_MAX} entries");
@@ -99,7 +99,7 @@ pub(crate) async fn request(
     }
     let order = orders::find(&app, caller.merchant_id, id).await?;
     let request = orders::request_key(caller.merchant_id, ROUTE, key, id, &fingerprint);
-    // A line that is named twice is one demand.
+    // The quantities of a line that is listed twice are added.
     let mut by_line = BTreeMap::<u32, u32>::new();
     for line in &body.lines {
         *by_line.entry(line.line).or_default() += line.quantity;
@@ -145,7 +145,7 @@ pub(crate) async fn receive(
         return Err(Problem::invalid(wrong));
     }
     let record = find(&app, caller.merchant_id, id).await?;
-    // Of another return it is another request.
+    // The same key for another return is another request.
     let request =
         orders::request_key(caller.merchant_id, RECEIPT_ROUTE, key, OrderId(record.id.0), &fingerprint);
     let received_lines: Vec<(LineQuantity, ReturnDisposition)> = body
@@ -180,19 +180,19 @@ async fn record_receipt(
         ReceiptOutcome::ExceedsReturn(too_few) => return Err(Problem::not_returnable(order_id, too_few)),
         ReceiptOutcome::AlreadyReceived(_) => return Err(Problem::already_received(order_id)),
     };
-    // What becomes of it is for the pump, if not now.
+    // If this delivery fails, the outbox dispatcher retries it.
     let _answer = deliver_if_new(&app, message, is_new).await?;
     Ok((StatusCode::ACCEPTED, view(&app, &record).await?))
 }
 
-/// The merchant's return, or 404: also for another merchant's.
+/// Returns the merchant's return; the return of another merchant is a 404, too.
 async fn find(app: &App, merchant: MerchantId, id: ReturnId) -> Result<ReturnRecord, Problem> {
     returns::find(&app.pool, merchant, id).await?.ok_or_else(|| Problem::not_found("return"))
 }
 
-/// A return as clients see it.
+/// Returns the JSON of a return.
 async fn view(app: &App, record: &ReturnRecord) -> Result<Value, Problem> {
-    // Pieces by line: with which shipment they had left is ours to know.
+    // Units by line: clients need not know with which shipment they had left.
     let mut lines = BTreeMap::<u32, [u32; 3]>::new();
     for line in &record.lines {
         let sums = lines.entry(line.place.line).or_default();
@@ -205,7 +205,7 @@ async fn view(app: &App, record: &ReturnRecord) -> Result<Value, Problem> {
             json!({"line": line, "quantity": quantity, "restocked": restocked, "written_off": written_off})
         })
         .collect();
-    // Several where the order was paid in several payments.
+    // Several, if the order has several payments.
     let refunds = match record.state {
         ReturnState::Closed => refunds::find_by_order(&app.pool, record.order_id).await?,
         _ => Vec::new(),

@@ -1,4 +1,4 @@
-//! What the handlers share.
+//! The state that the handlers share.
 
 use crate::{
     answers::{CachedOrder, FirstResponse},
@@ -28,24 +28,24 @@ use waybill_store::{
     postgres::notify::{ChangeListener, ChangeNotification},
 };
 
-/// Orders that this process has started and no worker is known to have taken up; what comes on top is left to the
-/// worker's starter. Temporal would take many more, and keep them in a queue of its own, where they cost it the power that
-/// it needs for those under way. At a tenth of a second each these are a thousand orders a second.
+/// The maximum number of orders that this process has started and that, as far as it knows, no worker has picked up; it
+/// leaves further ones to the worker's outbox dispatcher. Temporal would accept and queue many more, but they would use
+/// capacity that it needs for running workflows. At a tenth of a second each, this is a thousand orders a second.
 const UNPICKED_STARTS_MAX: usize = 128;
-/// After this long a start is no longer waited for: word of the order was lost, or there are no workers.
+/// After this time a start no longer holds its permit: the order's notification was lost, or there are no workers.
 const PICKUP_WAIT_MAX: Duration = Duration::from_secs(10);
-/// Of the requests under way at most one in so many waits for an order's fate; further ones are answered with what is
-/// known. While workers are away they wait for as long as they may, and the others have to get through.
+/// At most one in this many requests in flight waits for an order's outcome; the API responds to further ones with the
+/// current state. While workers are unavailable, waiters stay until their timeout, and other requests must get through.
 const REQUESTS_PER_WAITER: usize = 2;
-/// Keys that are remembered at a time.
+/// The maximum number of cached API keys.
 const CACHED_KEYS_MAX: u64 = 10_000;
-/// Memory for orders as they were answered, in bytes.
+/// Memory for cached orders, in bytes.
 const ORDER_CACHE_BYTES_MAX: u64 = 64 * 1_024 * 1_024;
-/// How long what never changes, or is compared before it is used, is remembered: who asks twice mostly does so soon.
+/// The lifetime of cached values that never change or are revalidated before use: most clients repeat a request soon.
 const REVALIDATED_TTL: Duration = Duration::from_secs(600);
-/// Memory for first answers, in bytes.
+/// Memory for cached first responses, in bytes.
 const FIRST_RESPONSE_BYTES_MAX: u64 = 32 * 1_024 * 1_024;
-/// How often the backlog is measured.
+/// The interval between measurements of the backlog.
 const BACKLOG_INTERVAL: Duration = Duration::from_secs(2);
 
 pub(crate) type App = Arc<AppState>;
@@ -56,17 +56,17 @@ pub(crate) struct AppState {
     pub(crate) acceptance: OrderAcceptor,
     pub(crate) reader: OrderReader,
     pub(crate) changes: ChangeListener,
-    /// Who holds a key, by its hash.
+    /// Callers by the hash of their API key.
     pub(crate) key_cache: Cache<[u8; 32], Caller>,
-    /// For how long at most what may have changed is taken for true without a look.
+    /// How long a cached value that may have changed is used without revalidation.
     pub(crate) cache_ttl: Duration,
-    /// Orders as they were answered.
+    /// Orders as responses returned them.
     pub(crate) order_cache: Cache<OrderId, CachedOrder>,
-    /// First answers to `POST /v1/orders`. They never change, so they are never forgotten.
+    /// First responses to `POST /v1/orders`. They never change, so they are never invalidated.
     pub(crate) first_response_cache: Cache<(MerchantId, String), FirstResponse>,
     pub(crate) carrier_webhook_secret: SecretString,
     pub(crate) payment_webhook_secret: SecretString,
-    /// What has to end before the process does.
+    /// Tasks that must complete before the process exits.
     pub(crate) tasks: TaskTracker,
     pub(crate) waiters: Semaphore,
     pub(crate) shutdown: CancellationToken,
@@ -76,7 +76,7 @@ pub(crate) struct AppState {
     overloaded: AtomicBool,
 }
 
-/// An order that was started; it makes room when it is taken up.
+/// A started order; it holds a permit until a worker picks it up.
 struct StartingOrder {
     since: Instant,
     _permit: OwnedSemaphorePermit,
@@ -114,29 +114,29 @@ impl AppState {
         }
     }
 
-    /// Whether more orders wait for a workflow than Temporal can soon catch up on.
+    /// Returns whether more orders wait for a workflow than `backlog_max`, the backlog that Temporal can soon process.
     pub(crate) fn is_overloaded(&self) -> bool {
         self.overloaded.load(Ordering::Relaxed)
     }
 
-    /// Room to start one more order; none while too many are under way.
+    /// Returns a permit to start one more order; none while too many starts have not been picked up.
     pub(crate) fn try_acquire_start(&self) -> Option<OwnedSemaphorePermit> {
         self.start_permits.clone().try_acquire_owned().ok()
     }
 
-    /// Starts an accepted order's workflow in the background. Whatever goes wrong, the starter does it again.
+    /// Starts an accepted order's workflow in the background. If that fails, the outbox dispatcher retries it.
     pub(crate) fn spawn_start(self: &Arc<Self>, permit: OwnedSemaphorePermit, start: OrderStart) {
         let (app, order_id) = (self.clone(), start.order_id);
         app.lock_starting_orders().insert(order_id, StartingOrder { since: Instant::now(), _permit: permit });
         self.tasks.spawn(async move {
             if let Err(error) = app.engine.start(&start).await {
-                tracing::warn!(%order_id, %error, "the workflow was not started; the starter will do it");
+                tracing::warn!(%order_id, %error, "failed to start the order workflow; the outbox dispatcher will retry");
                 app.lock_starting_orders().remove(&order_id);
             }
         });
     }
 
-    /// A client has been told of this version of an order, and is not told of an older one after it.
+    /// Invalidates a cached order older than `version`: a client that received `version` must not receive an older one.
     pub(crate) fn invalidate_older(&self, id: OrderId, version: i64) {
         if self.order_cache.get(&id).is_some_and(|answer| answer.version < version) {
             self.order_cache.invalidate(&id);
@@ -144,36 +144,36 @@ impl AppState {
     }
 
     fn lock_starting_orders(&self) -> MutexGuard<'_, HashMap<OrderId, StartingOrder>> {
-        // Each change of it is whole.
+        // Each update of the map is complete, so a poisoned lock is usable.
         self.starting_orders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts a return's workflow in the background; whatever goes wrong, the worker's pump does it again.
+    /// Starts a return's workflow in the background. If that fails, the worker's outbox dispatcher retries it.
     pub(crate) fn spawn_start_return(&self, id: ReturnId, order_id: OrderId, merchant: MerchantId) {
         let Some(permit) = self.try_acquire_start() else { return };
         let engine = self.engine.clone();
         self.tasks.spawn(async move {
             if let Err(error) = engine.start_return(id, order_id, merchant).await {
-                tracing::warn!(%order_id, %error, "a return's workflow was not started; the pump will do it");
+                tracing::warn!(%order_id, %error, "failed to start the return workflow; the outbox dispatcher will retry");
             }
             drop(permit);
         });
     }
 
-    /// Starts a refund's workflow in the background; whatever goes wrong, the worker's pump does it again.
+    /// Starts a refund's workflow in the background. If that fails, the worker's outbox dispatcher retries it.
     pub(crate) fn spawn_start_refund(&self, id: RefundId, order_id: OrderId, merchant: MerchantId) {
         let Some(permit) = self.try_acquire_start() else { return };
         let engine = self.engine.clone();
         self.tasks.spawn(async move {
             if let Err(error) = engine.start_refund(id, order_id, merchant).await {
-                tracing::warn!(%order_id, %error, "a refund's workflow was not started; the pump will do it");
+                tracing::warn!(%order_id, %error, "failed to start the refund workflow; the outbox dispatcher will retry");
             }
             drop(permit);
         });
     }
 }
 
-/// Forgets what has changed, for as long as the process lives.
+/// Invalidates cached values that have changed, until the process ends.
 pub(crate) async fn invalidate_on_changes(app: App) {
     let mut changes = app.changes.subscribe();
     loop {
@@ -193,10 +193,10 @@ pub(crate) async fn invalidate_on_changes(app: App) {
     }
 }
 
-/// Measures the backlog for as long as the process lives.
+/// Measures the backlog until the process ends.
 pub(crate) async fn watch_backlog(app: App) {
     loop {
-        // While it can't be measured the last measure holds.
+        // If a measurement fails, the last one remains in force.
         if let Ok((waiting, _)) = waybill_store::with_timeout(outbox::backlog(&app.pool)).await {
             app.overloaded.store(waiting > app.backlog_max, Ordering::Relaxed);
         }

@@ -45,7 +45,7 @@ pub(crate) struct AdjustBody {
     allow_shortfall: bool,
 }
 
-/// The levels, and the shipments that are short of the SKU: what is listed and what is counted may be of two moments.
+/// Returns the stock levels, and the shipments that are short of the SKU. Two queries read them, so they may not match.
 async fn view(
     app: &App,
     merchant: MerchantId,
@@ -76,7 +76,7 @@ async fn view(
     Ok(Json(json!({"sku": sku, "locations": locations, "short_shipments": short})))
 }
 
-/// `at` is the field that has the number of items at a location.
+/// Converts a rejection to a problem. `at` returns the pointer to the field with the quantity at a location.
 fn rejection_problem(refusal: StockRejection, at: impl Fn(&str) -> String) -> Problem {
     match refusal {
         StockRejection::BelowReserved { location, on_hand, reserved } => {
@@ -84,7 +84,7 @@ fn rejection_problem(refusal: StockRejection, at: impl Fn(&str) -> String) -> Pr
             Problem::stock_conflict(
                 format!(
                     "{on_hand} units are on hand at {location}, {reserved} of them reserved for orders; send \
-                     \"allow_shortfall\": true to go below what is reserved; on hand is never below 0"
+                     \"allow_shortfall\": true to go below the reserved quantity; on_hand cannot be negative"
                 ),
                 pointer,
             )
@@ -92,14 +92,14 @@ fn rejection_problem(refusal: StockRejection, at: impl Fn(&str) -> String) -> Pr
         StockRejection::KeyReused => Problem::key_reused(),
         StockRejection::QuantityTooLarge { location } => Problem::invalid(vec![FieldError {
             pointer: "/delta".into(),
-            detail: format!("there would be more than {UNITS_MAX} pieces at {location}"),
+            detail: format!("would exceed {UNITS_MAX} units at {location}"),
         }]),
         StockRejection::TooManyLocations => Problem::too_many_locations(LOCATIONS_MAX),
     }
 }
 
-/// `PUT /v1/stock/{sku}`: what is on hand at these locations; others stay as they are. With `allow_shortfall` it may be less
-/// than what is reserved.
+/// `PUT /v1/stock/{sku}`: sets the quantity on hand at the given locations; other locations do not change. With
+/// `allow_shortfall` it may be less than the reserved quantity.
 pub(crate) async fn set_on_hand(
     State(app): State<App>,
     caller: Authenticated,
@@ -121,7 +121,7 @@ pub(crate) async fn set_on_hand(
         }
         match entry.location.parse::<Location>() {
             Ok(location) if on_hand.iter().any(|(known, _)| *known == location) => {
-                wrong.push(FieldError { pointer: at("location"), detail: "must be named once".into() });
+                wrong.push(FieldError { pointer: at("location"), detail: "must be unique".into() });
             }
             Ok(location) => on_hand.push((location, entry.on_hand)),
             Err(error) => wrong.push(FieldError { pointer: at("location"), detail: error.to_string() }),
@@ -153,7 +153,7 @@ pub(crate) async fn get(
     view(&app, caller.merchant_id, &sku, &levels).await
 }
 
-/// `POST /v1/stock/adjustments`: pieces more or fewer, once per key.
+/// `POST /v1/stock/adjustments`: adds or removes units, once per idempotency key.
 pub(crate) async fn adjust(
     State(app): State<App>,
     caller: Authenticated,

@@ -1,4 +1,5 @@
-//! `Prefer: wait=N` (RFC 7240): an answer as soon as the order's fate is known, or with what is known by then.
+//! `Prefer: wait=N` (RFC 7240): a response as soon as the order's outcome is determined, or with the order's state
+//! after N seconds.
 
 use crate::{problem::Problem, state::App};
 use axum::http::HeaderMap;
@@ -13,14 +14,14 @@ use waybill_store::{
     postgres::notify::ChangeNotification,
 };
 
-/// The longest wait: below what proxies and clients usually allow a request.
+/// The longest wait: below the usual request timeouts of proxies and clients.
 const WAIT_MAX: Duration = Duration::from_secs(30);
 
-/// How long a change is waited for that was just recorded, where the client does not say: a workflow task or two. So the
-/// answer usually has it.
+/// How long a handler waits for the effect of a request if the client does not specify it: one or two workflow tasks,
+/// so the response usually includes the change.
 pub(crate) const CHANGE_WAIT_MAX: Duration = Duration::from_secs(1);
 
-/// How long the client would wait, if it said so.
+/// Returns how long the client is willing to wait, if it specifies that.
 pub(crate) fn parse_prefer_wait(headers: &HeaderMap) -> Option<Duration> {
     headers
         .get_all("prefer")
@@ -31,8 +32,8 @@ pub(crate) fn parse_prefer_wait(headers: &HeaderMap) -> Option<Duration> {
         .map(|seconds| Duration::from_secs(seconds).min(WAIT_MAX))
 }
 
-/// Waits until `enough` holds for the order or the time is over, and reads the order. `changes` was subscribed to
-/// before what is waited for was set going, so nothing is missed.
+/// Waits until `condition` is true for the order or the time has elapsed, and reads the order. The caller subscribes to
+/// `changes` before it starts the operation that it waits for, so no change is missed.
 pub(crate) async fn wait_for_order(
     app: &App,
     id: OrderId,
@@ -57,7 +58,7 @@ pub(crate) async fn wait_for_order(
                 Ok(Ok(ChangeNotification::Order(changed))) if changed == id => break false,
                 Ok(Ok(ChangeNotification::Unknown)) => break false,
                 Ok(Ok(_)) => {}
-                // Too much happened to be told of it all: look.
+                // Notifications were dropped: read the order.
                 Ok(Err(RecvError::Lagged(_))) => break false,
                 Ok(Err(RecvError::Closed)) | Err(_) => break true,
             }
@@ -65,7 +66,7 @@ pub(crate) async fn wait_for_order(
     }
 }
 
-/// Whether somebody who waits for a new order has an answer.
+/// Returns whether the state ends a client's wait for a new order.
 pub(crate) fn ends_wait(state: &OrderState) -> bool {
     state.status.ends_wait() || state.attention.is_some() || state.payment_action
 }

@@ -1,4 +1,4 @@
-//! The bare route that reads are held against: axum, a JSON of a given size, nothing else.
+//! The bare route that reads are compared with: axum and a JSON of a given size.
 
 use anyhow::{Context, Result};
 use axum::{Router, http::header::CONTENT_TYPE, response::IntoResponse, routing::get};
@@ -10,10 +10,10 @@ use tokio::{
 };
 use waybill_stack::ports::{free_port, loopback};
 
-/// It binds at once; a busy machine may take a moment to start a process.
+/// The server binds immediately; a busy machine may take longer to start the process.
 const READY_WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// Serves it on a port of loopback until the process is ended.
+/// Serves the route on a loopback port until the process is ended.
 pub async fn serve(port: u16, bytes: usize) -> Result<()> {
     let empty = r#"{"filler":""}"#;
     let body = Bytes::from(format!(r#"{{"filler":"{}"}}"#, "x".repeat(bytes.saturating_sub(empty.len()))));
@@ -25,14 +25,14 @@ pub async fn serve(port: u16, bytes: usize) -> Result<()> {
     Ok(axum::serve(listener, Router::new().route("/", route)).await?)
 }
 
-/// The process that serves it; dropping it ends it.
+/// The process of the bare server; dropping it ends the process.
 pub struct BareServer {
     child: Child,
     port: u16,
 }
 
 impl BareServer {
-    /// Starts it, waits until it listens.
+    /// Starts the server and waits until it listens.
     pub async fn start(bytes: usize) -> Result<Self> {
         let port = free_port()?;
         let child = Command::new(std::env::current_exe()?)
@@ -56,7 +56,7 @@ impl BareServer {
         loopback(self.port).to_string()
     }
 
-    /// Its process.
+    /// The process id.
     pub fn pid(&self) -> u32 {
         self.child.id().unwrap_or_default()
     }

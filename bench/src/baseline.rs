@@ -1,4 +1,4 @@
-//! What Waybill is held against: Temporal's own SDK at work on workflows that do nothing.
+//! The baseline: Temporal's own SDK with workflows that do nothing.
 
 use anyhow::{Context, Result};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -22,25 +22,25 @@ use temporalio_sdk::{
 use tokio::task::LocalSet;
 use url::Url;
 
-/// How long an activity that does nothing may take.
+/// Timeout of an activity that does nothing.
 const ACTIVITY_MAX: Duration = Duration::from_secs(30);
-/// Workflows kept in memory, as Waybill's worker keeps orders.
+/// Workflows cached in memory, as in Waybill's worker.
 const CACHED_MAX: usize = 2_000;
-/// Tasks asked for at a time, as by Waybill's worker.
+/// Concurrent task polls, as in Waybill's worker.
 const POLLERS: usize = 60;
-/// Tasks under way at a time, as in Waybill's worker.
+/// Concurrent tasks, as in Waybill's worker.
 const TASKS_MAX: usize = 256;
 
-/// How the SDK is set up.
+/// The configuration of the SDK.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Setup {
-    /// As it comes.
+    /// The SDK's defaults.
     Default,
-    /// As Waybill sets it up: more pollers and slots, and nothing compressed.
+    /// Waybill's configuration: more pollers and slots, and no compression.
     AsWaybill,
 }
 
-/// Ends at once.
+/// Completes immediately.
 #[workflow]
 #[derive(Default)]
 pub struct Empty;
@@ -54,14 +54,14 @@ impl Empty {
     }
 }
 
-/// Three remote activities, one after the other: what a saga of reserve, charge, ship is in its plainest form.
+/// Three remote activities in sequence: the simplest form of the saga reserve, charge, ship.
 #[workflow]
 #[derive(Default)]
 pub struct ThreeActivities;
 
 #[workflow_methods]
 impl ThreeActivities {
-    /// Waits for one after the other.
+    /// Runs the activities in sequence.
     #[run]
     pub async fn run(ctx: &mut WorkflowContext<Self>) -> WorkflowResult<()> {
         for step in 0..3_u32 {
@@ -76,19 +76,19 @@ impl ThreeActivities {
     }
 }
 
-/// Does nothing, remotely.
+/// An activity that does nothing.
 pub struct Nothing;
 
 #[activities]
 impl Nothing {
-    /// Answers what it was given.
+    /// Returns its input.
     #[activity]
     pub async fn nothing(_ctx: ActivityContext, step: u32) -> Result<u32, ActivityError> {
         Ok(step)
     }
 }
 
-/// Which of them.
+/// The kind of baseline workflow.
 #[derive(Debug, Clone, Copy)]
 pub enum Kind {
     /// [`Empty`].
@@ -106,7 +106,7 @@ pub struct Baseline {
 }
 
 impl Baseline {
-    /// Starts the worker on a thread of its own, as Waybill's runs in a process of its own.
+    /// Starts the worker on its own thread, as Waybill's runs in its own process.
     pub async fn start(temporal_url: &str, setup: Setup) -> Result<Self> {
         let queue = format!("baseline-{}", uuid::Uuid::now_v7().simple());
         let (ready, is_ready) = tokio::sync::oneshot::channel();
@@ -115,7 +115,7 @@ impl Baseline {
         std::thread::Builder::new().name("baseline".to_owned()).spawn(move || {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
             LocalSet::new().block_on(&runtime, async move {
-                // A worker needs a connection of its own.
+                // A worker requires its own connection.
                 let client = connect(url, setup).await?;
                 let core = Runtime::from_current_tokio(temporalio_sdk::runtime::RuntimeOptions::default())?;
                 let pollers = (setup == Setup::AsWaybill).then_some(PollerBehavior::SimpleMaximum(POLLERS));
@@ -131,7 +131,7 @@ impl Baseline {
                     .build();
                 let mut worker = Worker::new(&core, client, options).map_err(|e| anyhow::anyhow!("{e}"))?;
                 let stop: Box<dyn Fn() + Send + Sync> = Box::new(worker.shutdown_handle());
-                // Who started it may have given up.
+                // The receiver is closed if the caller has stopped waiting.
                 let _ = ready.send(stop);
                 worker.run().await.map_err(|e| anyhow::anyhow!("{e}"))
             })
@@ -140,7 +140,8 @@ impl Baseline {
         Ok(Self { client, queue, started: AtomicU64::new(0), shutdown })
     }
 
-    /// Starts `count` workflows, waits for the result of each, with `in_flight` under way at a time. In how long.
+    /// Starts `count` workflows, at most `in_flight` concurrently, and waits for their results; returns the elapsed
+    /// time.
     pub async fn run(&self, kind: Kind, count: u64, in_flight: usize) -> Result<Duration> {
         let start = Instant::now();
         stream::iter(0..count)

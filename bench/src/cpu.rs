@@ -1,11 +1,11 @@
-//! What processes use of the machine, as Linux tells it in `/proc`; elsewhere nothing is told.
+//! CPU and memory use of processes, from Linux's `/proc`; elsewhere there are no figures.
 
 use std::{collections::BTreeMap, fs, time::Duration};
 
 /// Clock ticks per second in `/proc/*/stat`: `USER_HZ`, 100 on every Linux that Rust runs on (`man 5 proc`).
 const TICKS_PER_S: u64 = 100;
 
-/// Processes by name; with each of them its children count, as Postgres' one per connection.
+/// Processes by name. Their children are included, such as Postgres's process per connection.
 #[derive(Debug, Clone, Default)]
 pub struct Processes(Vec<(String, u32)>);
 
@@ -21,7 +21,7 @@ impl Processes {
         self
     }
 
-    /// CPU time that they have used until now, and their children that still run.
+    /// Returns the CPU time used so far by the processes and their running children.
     pub fn used(&self) -> Use {
         let all = all();
         let used = |root: u32| {
@@ -35,7 +35,7 @@ impl Processes {
         Use(by_name)
     }
 
-    /// Resident memory of a process alone, in MiB; 0 where there is no such process.
+    /// Returns the resident memory of a process without its children, in MiB; 0 if it does not exist.
     pub fn resident_mib(&self, name: &str) -> f64 {
         let of_it = self.0.iter().filter(|(known, _)| known == name);
         of_it.filter_map(|(_, pid)| resident_mib(*pid)).sum()
@@ -43,7 +43,7 @@ impl Processes {
 }
 
 impl Use {
-    /// What was used since `earlier`.
+    /// Returns the CPU time used since `earlier`.
     pub fn since(&self, earlier: &Self) -> Self {
         let spent = |name: &String, now: &Duration| {
             now.saturating_sub(earlier.0.get(name).copied().unwrap_or_default())
@@ -66,9 +66,9 @@ fn all() -> Vec<Stat> {
 }
 
 fn parse(pid: u32, stat: &str) -> Option<Stat> {
-    // The name is in brackets, and may contain anything.
+    // The name is in brackets and may contain any character.
     let fields: Vec<&str> = stat.get(stat.rfind(')')? + 2..)?.split(' ').collect();
-    // As `man 5 proc` numbers them, less the three before: 4 ppid, 14 utime, 15 stime, 16 cutime, 17 cstime.
+    // Field numbers of `man 5 proc`, minus the three before: 4 ppid, 14 utime, 15 stime, 16 cutime, 17 cstime.
     let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
     let time = |ticks: u64| Duration::from_millis(ticks * 1_000 / TICKS_PER_S);
     Some(Stat {

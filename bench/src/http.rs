@@ -1,4 +1,4 @@
-//! A lean HTTP/1.1 client: one connection per simulated client, so that what is measured is the server and not this.
+//! A lean HTTP/1.1 client with one connection per simulated client, so that the server and not the client is measured.
 
 use anyhow::{Context, Result, bail};
 use hdrhistogram::Histogram;
@@ -20,15 +20,15 @@ use std::{
 use tokio::{net::TcpStream, task::JoinSet};
 use waybill_stack::client::Client;
 
-/// A request, ready to be sent.
+/// A prepared request.
 pub type Ready = Request<Full<Bytes>>;
 
-/// What a closed loop did.
+/// The result of a closed loop.
 #[derive(Debug)]
 pub struct Looped {
-    /// Answers that were waited for.
+    /// Number of responses.
     pub done: u64,
-    /// From the first request to the last answer.
+    /// Time from the first request to the last response.
     pub took: Duration,
     /// Latencies in microseconds.
     pub latency: Histogram<u64>,
@@ -38,17 +38,17 @@ pub struct Looped {
 pub struct Connection(SendRequest<Full<Bytes>>);
 
 impl Connection {
-    /// Opens it.
+    /// Opens the connection.
     pub async fn open(address: &str) -> Result<Self> {
         let stream =
-            TcpStream::connect(address).await.with_context(|| format!("{address} does not answer"))?;
+            TcpStream::connect(address).await.with_context(|| format!("{address} does not respond"))?;
         stream.set_nodelay(true)?;
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);
         Ok(Self(sender))
     }
 
-    /// Sends a request, reads all of the answer.
+    /// Sends a request and reads the complete response.
     pub async fn send(&mut self, request: Ready) -> Result<(StatusCode, Bytes)> {
         self.0.ready().await?;
         let response: Response<Incoming> = self.0.send_request(request).await?;
@@ -57,7 +57,7 @@ impl Connection {
     }
 }
 
-/// Connections for requests that do not wait for each other: as many as are needed at a time.
+/// Connections for concurrent requests, opened on demand.
 #[derive(Clone)]
 pub struct Pool {
     client: Client,
@@ -65,12 +65,12 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// To a client's API.
+    /// A pool for a client's API.
     pub fn of(client: &Client) -> Self {
         Self { client: client.clone(), idle: Arc::default() }
     }
 
-    /// Whose API it is.
+    /// The client of the API.
     pub fn client(&self) -> &Client {
         &self.client
     }
@@ -83,7 +83,7 @@ impl Pool {
             None => Connection::open(&address(&self.client)).await?,
         };
         let answer = connection.send(request).await?;
-        // One that failed is not used again.
+        // A failed connection is not reused.
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
         Ok(answer)
     }
@@ -113,10 +113,10 @@ pub fn address(client: &Client) -> String {
     client.base().trim_start_matches("http://").to_owned()
 }
 
-/// Has `clients` send one request after the other, each as soon as its last was answered, for so long.
+/// Runs `clients` that each send the next request after the previous response, for the given time.
 ///
 /// # Errors
-/// When anything but a success is answered: a rate of refusals is no rate.
+/// When a response is not a success: a rate must not contain rejections.
 pub async fn closed_loop(
     address: &str,
     clients: usize,
@@ -138,7 +138,7 @@ pub async fn closed_loop(
                 let sent = Instant::now();
                 let (status, body) = connection.send(request).await?;
                 if !status.is_success() {
-                    bail!("{status} was answered: {}", String::from_utf8_lossy(&body));
+                    bail!("the response was {status}: {}", String::from_utf8_lossy(&body));
                 }
                 latency.saturating_record(u64::try_from(sent.elapsed().as_micros())?);
             }
@@ -152,12 +152,12 @@ pub async fn closed_loop(
     Ok(Looped { done: latency.len(), took: start.elapsed(), latency })
 }
 
-/// For microseconds, three digits.
+/// A histogram for microseconds with three significant digits.
 pub fn histogram() -> Result<Histogram<u64>> {
     Ok(Histogram::new_with_bounds(1, 120_000_000, 3)?)
 }
 
-/// The usual percentiles, in milliseconds.
+/// Returns the usual percentiles, in milliseconds.
 pub fn percentiles(latency: &Histogram<u64>) -> BTreeMap<&'static str, f64> {
     let at = |quantile: f64| latency.value_at_quantile(quantile) as f64 / 1_000.0;
     [("p50_ms", at(0.5)), ("p99_ms", at(0.99))].into()

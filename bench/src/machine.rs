@@ -1,4 +1,4 @@
-//! Where and with what it was measured: without that a figure says nothing.
+//! The machine and the versions of a measurement, without which a figure is meaningless.
 
 use serde::Serialize;
 use std::fs;
@@ -9,16 +9,16 @@ use waybill_stack::servers::Servers;
 pub struct Machine {
     /// The processor's name.
     pub cpu: String,
-    /// How many of them the system has.
+    /// Number of cores.
     pub cores: usize,
     /// Memory in GiB.
     pub memory_gib: u64,
-    /// The system.
+    /// Operating system and architecture.
     pub system: String,
 }
 
 impl Machine {
-    /// This one.
+    /// Describes this machine.
     pub fn this() -> Self {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let field = |text: &str, name: &str| {
@@ -36,14 +36,14 @@ impl Machine {
     }
 }
 
-/// The versions of what was measured.
+/// The measured versions.
 #[derive(Debug, Clone, Serialize)]
 pub struct Versions {
     /// Waybill's.
     pub waybill: String,
-    /// The commit, with `+` if there were changes on top.
+    /// The commit, with `+` if there were uncommitted changes.
     pub commit: String,
-    /// Whether it was built with optimisations.
+    /// Whether it is an optimised build.
     pub optimized: bool,
     /// The Temporal CLI with its server.
     pub temporal: String,
@@ -52,7 +52,7 @@ pub struct Versions {
 }
 
 impl Versions {
-    /// Of this build and these servers.
+    /// The versions of this build and these servers.
     pub fn of(servers: &Servers) -> Self {
         Self {
             waybill: env!("CARGO_PKG_VERSION").to_owned(),
@@ -71,7 +71,7 @@ fn commit() -> Option<String> {
         out.status.success().then(|| String::from_utf8_lossy(&out.stdout).trim().to_owned())
     };
     let commit = git(&["rev-parse", "--short=12", "HEAD"])?;
-    // What a benchmark itself writes is no change to what it measures.
+    // A benchmark's own output does not change the measured code.
     let changed = !git(&["status", "--porcelain", "--", ":!bench/results", ":!docs"])?.is_empty();
     Some(if changed { format!("{commit}+") } else { commit })
 }

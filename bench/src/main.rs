@@ -1,4 +1,4 @@
-//! `cargo dev bench`: Waybill against what it stands on, in the same run on the same machine.
+//! `cargo dev bench`: compares Waybill with its baselines, in the same run on the same machine.
 
 mod bare;
 mod baseline;
@@ -18,27 +18,27 @@ use std::{path::PathBuf, process::ExitCode};
 use waybill_stack::{output, stack_dir::workspace_root};
 use world::{Size, World};
 
-/// Rounds unless told otherwise: few enough to wait for, enough for a median and a spread.
+/// Default number of rounds: few enough to be fast, enough for a median and a spread.
 const ROUNDS: usize = 5;
 
-/// Measures Waybill against what it stands on.
+/// Benchmarks Waybill against bare Postgres and Temporal.
 #[derive(Debug, Parser)]
 #[command(name = "cargo dev bench", bin_name = "cargo dev bench", args_conflicts_with_subcommands = true)]
 struct Cli {
     #[command(subcommand)]
     verb: Option<Verb>,
-    /// Which; all of them by default.
+    /// Benchmarks to run; all of them by default.
     names: Vec<Bench>,
-    /// How often A and B take turns.
+    /// Number of rounds; A and B alternate.
     #[arg(long, default_value_t = ROUNDS)]
     rounds: usize,
-    /// Just so much that everything has run once; nothing is kept unless `--out` says where.
+    /// Run everything briefly once; saves no results unless `--out` is given.
     #[arg(long)]
     toy: bool,
-    /// Measure this build against the `waybill-api` and `waybill-worker` in a directory, not against the usual.
+    /// Compare this build with the `waybill-api` and `waybill-worker` in a directory instead of the baseline.
     #[arg(long, value_name = "DIR")]
     against: Option<PathBuf>,
-    /// Where results are kept; `bench/results` by default, nowhere for a toy or for other binaries.
+    /// Directory for results; default: `bench/results`, or none with `--toy` or `--against`.
     #[arg(long)]
     out: Option<PathBuf>,
 }
@@ -48,16 +48,16 @@ enum Verb {
     /// Serve the bare route.
     #[command(hide = true)]
     Bare {
-        /// On loopback.
+        /// Port on loopback.
         port: u16,
-        /// Of the answer.
+        /// Size of the response.
         bytes: usize,
     },
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    // A second call would be refused, which changes nothing.
+    // Fails if a provider is already installed, which has no effect.
     rustls::crypto::ring::default_provider().install_default().ok();
     match run(Cli::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
@@ -81,7 +81,7 @@ async fn run(cli: Cli) -> Result<()> {
     };
     let names = if cli.names.is_empty() { Bench::all() } else { &cli.names };
     for bench in names {
-        // Servers of its own: what one benchmark leaves in the tables is no burden on the next.
+        // Each benchmark has its own servers, so that data of one does not slow the next.
         let mut world = World::start(size).await?;
         let report = match &cli.against {
             Some(dir) => benches::against::run(&world, *bench, dir).await,

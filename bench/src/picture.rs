@@ -1,4 +1,4 @@
-//! The picture of a result: each comparison's ratio, round by round, with its median.
+//! Draws the chart of a result: each comparison's rates per side and the ratio, with spread.
 
 use crate::report::{Comparison, Report};
 use anyhow::{Result, anyhow};
@@ -10,22 +10,22 @@ use plotters::{
 use std::path::Path;
 
 const WIDTH: u32 = 880;
-/// For the title.
+/// Height of the title.
 const HEAD: u32 = 44;
-/// Per comparison: its name, two bars, the ratio.
+/// Height per comparison: its name, two bars, the ratio.
 const ROW: u32 = 118;
 const INK: RGBColor = RGBColor(32, 38, 46);
 const A: RGBColor = RGBColor(38, 110, 178);
 const B: RGBColor = RGBColor(160, 168, 178);
-/// Where bars begin and how long the longest is, in pixels.
+/// Start of the bars and length of the longest, in pixels.
 const LEFT: i32 = 24;
 const LONGEST: f64 = 520.0;
 
 /// Draws `<stem>.svg` and `<stem>.png`.
 pub fn draw(report: &Report, stem: &Path) -> Result<()> {
-    // Registered once more is replaced by itself.
+    // A repeated registration replaces the font.
     register_font("sans-serif", FontStyle::Normal, dejavu::sans::regular())
-        .map_err(|_| anyhow!("the font can't be read"))?;
+        .map_err(|_| anyhow!("the font cannot be loaded"))?;
     let mut rows: Vec<(String, &Comparison)> = vec![(report.name.clone(), &report.main)];
     rows.extend(report.also.iter().map(|(name, comparison)| (name.clone(), comparison)));
     let height = HEAD + ROW * u32::try_from(rows.len())?;
@@ -39,7 +39,7 @@ fn all<D: DrawingBackend>(
     rows: &[(String, &Comparison)],
     area: &DrawingArea<D, Shift>,
 ) -> Result<()> {
-    let fail = |error: DrawingAreaErrorKind<D::ErrorType>| anyhow!("the picture can't be drawn: {error}");
+    let fail = |error: DrawingAreaErrorKind<D::ErrorType>| anyhow!("the chart cannot be drawn: {error}");
     area.fill(&WHITE).map_err(fail)?;
     let title = format!(
         "{}: {} rounds, {} cores, commit {}",
@@ -73,7 +73,7 @@ fn row<D: DrawingBackend>(
         text(side.what.clone(), (LEFT, y), 12)?;
         let bar = [(LEFT, y + 16), (LEFT + length(side.per_s).max(1), y + 32)];
         area.draw(&Rectangle::new(bar, colour.filled()))?;
-        // From the lowest round to the highest.
+        // From the lowest to the highest round.
         let [low, high] = side.per_s_spread.map(length);
         area.draw(&PathElement::new(vec![(LEFT + low, y + 24), (LEFT + high, y + 24)], INK.stroke_width(2)))?;
         let figure = format!("{}/s", crate::sample::round(side.per_s));

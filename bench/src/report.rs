@@ -1,4 +1,4 @@
-//! What a benchmark found: on the terminal, as JSON, and as a picture.
+//! The result of a benchmark: on the terminal, as JSON, and as a chart.
 
 use crate::{
     machine::{Machine, Versions},
@@ -8,29 +8,29 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use std::{collections::BTreeMap, path::Path};
 
-/// Above this share of the median the rounds lie too far apart to be taken without a word.
+/// Above this spread, as a share of the median, the report contains a warning.
 const SPREAD_MAX: f64 = 0.15;
 
-/// What two things were compared, and what came out.
+/// A comparison of A and B with its results.
 #[derive(Debug, Clone, Serialize)]
 pub struct Comparison {
     /// Waybill.
     pub a: Side,
-    /// What it is held against, in the same rounds on the same servers.
+    /// The baseline, measured in the same rounds on the same servers.
     pub b: Side,
-    /// A to B. Where less is better (times, sizes) it is B to A, so that more is better everywhere.
+    /// A divided by B. Where less is better (times, sizes) B divided by A, so that more is always better.
     pub ratio: Ratio,
-    /// Each round's ratio.
+    /// The ratio of each round.
     pub each: Vec<f64>,
 }
 
 impl Comparison {
-    /// Of the rates of the rounds' samples.
+    /// Compares the rates of the rounds' samples.
     pub fn of_rates(what: [&str; 2], rounds: &[(Sample, Sample)]) -> Self {
         Self::of(what, rounds, |a, b| a.per_s() / b.per_s().max(f64::EPSILON))
     }
 
-    /// By a measure of its own.
+    /// Compares the samples by a custom ratio.
     pub fn of(what: [&str; 2], rounds: &[(Sample, Sample)], ratio: impl Fn(&Sample, &Sample) -> f64) -> Self {
         let each: Vec<f64> = rounds.iter().map(|(a, b)| ratio(a, b)).collect();
         let (a, b): (Vec<_>, Vec<_>) = rounds.iter().cloned().unzip();
@@ -38,31 +38,31 @@ impl Comparison {
     }
 }
 
-/// A benchmark's result, as it is kept in `bench/results/<name>.json`.
+/// A benchmark's result, as stored in `bench/results/<name>.json`.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     /// Its name.
     pub name: String,
-    /// What is compared.
+    /// The main comparison.
     #[serde(flatten)]
     pub main: Comparison,
-    /// What else was compared in the same rounds.
+    /// Further comparisons of the same rounds.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub also: BTreeMap<String, Comparison>,
-    /// How many rounds.
+    /// Number of rounds.
     pub rounds: usize,
-    /// When, in UTC.
+    /// Time in UTC.
     pub at: String,
-    /// Where.
+    /// The machine.
     pub machine: Machine,
-    /// With what.
+    /// The measured versions.
     pub versions: Versions,
-    /// How much, how many at a time, and the like.
+    /// Settings such as counts and concurrency.
     pub settings: BTreeMap<String, serde_json::Value>,
 }
 
 impl Report {
-    /// Tells it on the terminal.
+    /// Prints the report.
     pub fn tell(&self) {
         let Self { name, main, also, .. } = self;
         line(&format!("\n{name}, {} rounds", self.rounds));
@@ -73,9 +73,9 @@ impl Report {
         }
     }
 
-    /// Keeps it as `<name>.json` in a directory.
+    /// Saves the report as `<name>.json` in a directory.
     pub fn keep(&self, dir: &Path) -> Result<()> {
-        std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
         let path = dir.join(format!("{}.json", self.name));
         let json = serde_json::to_string_pretty(self)? + "\n";
         std::fs::write(&path, json).with_context(|| format!("cannot write {}", path.display()))
@@ -100,7 +100,7 @@ fn tell(comparison: &Comparison) {
     line(&format!("  ratio {median:.3}  ({min:.3} to {max:.3})"));
     if comparison.ratio.spread() > SPREAD_MAX {
         let percent = comparison.ratio.spread() * 100.0;
-        line(&format!("  NOTE: the rounds lie {percent:.0}% apart; take the ratio with caution"));
+        line(&format!("  NOTE: the rounds differ by {percent:.0}%; treat the ratio with caution"));
     }
 }
 

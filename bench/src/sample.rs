@@ -1,29 +1,29 @@
-//! What one phase of one round gave.
+//! The measurements of one phase of one round.
 
 use crate::cpu::Use;
 use serde::Serialize;
 use std::{collections::BTreeMap, time::Duration};
 
-/// What was done in one phase.
+/// The measurements of one phase.
 #[derive(Debug, Clone, Default)]
 pub struct Sample {
-    /// How many of the things that are counted.
+    /// Number of counted items.
     pub done: u64,
-    /// In how long.
+    /// Elapsed time.
     pub took: Duration,
-    /// CPU time by process, while it was done.
+    /// CPU time by process during the phase.
     pub cpu: Use,
-    /// What else is worth keeping, by name with its unit, such as `p99_ms`.
+    /// Further figures by name with unit, such as `p99_ms`.
     pub extra: BTreeMap<&'static str, f64>,
 }
 
 impl Sample {
-    /// Things per second.
+    /// Returns items per second.
     pub fn per_s(&self) -> f64 {
         self.done as f64 / self.took.as_secs_f64().max(f64::EPSILON)
     }
 
-    /// CPU per thing, in milliseconds, by process.
+    /// Returns CPU time per item in milliseconds, by process.
     fn cpu_ms(&self) -> BTreeMap<String, f64> {
         let each = |spent: &Duration| spent.as_secs_f64() * 1_000.0 / self.done.max(1) as f64;
         self.cpu.0.iter().map(|(name, spent)| (name.clone(), round(each(spent)))).collect()
@@ -33,21 +33,21 @@ impl Sample {
 /// One side of a comparison: the median of its rounds.
 #[derive(Debug, Clone, Serialize)]
 pub struct Side {
-    /// What it is.
+    /// Description.
     pub what: String,
-    /// Things per second.
+    /// Items per second.
     pub per_s: f64,
     /// The lowest and the highest round.
     pub per_s_spread: [f64; 2],
-    /// CPU in milliseconds per thing, by process.
+    /// CPU time per item in milliseconds, by process.
     pub cpu_ms: BTreeMap<String, f64>,
-    /// Medians of what else was kept.
+    /// Medians of the further figures.
     #[serde(flatten)]
     pub extra: BTreeMap<String, f64>,
 }
 
 impl Side {
-    /// Of the rounds' samples.
+    /// Summarises the rounds' samples.
     pub fn of(what: &str, samples: &[Sample]) -> Self {
         let rates: Vec<f64> = samples.iter().map(Sample::per_s).collect();
         let names: std::collections::BTreeSet<_> = samples.iter().flat_map(|s| s.extra.keys()).collect();
@@ -65,10 +65,10 @@ impl Side {
     }
 }
 
-/// How A stands to B, round by round.
+/// The ratio of A to B over the rounds.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Ratio {
-    /// The middle round's.
+    /// The median.
     pub median: f64,
     /// The lowest.
     pub min: f64,
@@ -77,12 +77,12 @@ pub struct Ratio {
 }
 
 impl Ratio {
-    /// Of one ratio per round.
+    /// Summarises one ratio per round.
     pub fn of(ratios: &[f64]) -> Self {
         Self { median: round(median(ratios)), min: round(lowest(ratios)), max: round(highest(ratios)) }
     }
 
-    /// How far the rounds lie apart, as a share of the median.
+    /// Returns the spread of the rounds, as a share of the median.
     pub fn spread(&self) -> f64 {
         (self.max - self.min) / self.median.max(f64::EPSILON)
     }
@@ -107,7 +107,7 @@ fn highest(of: &[f64]) -> f64 {
     of.iter().copied().reduce(f64::max).unwrap_or_default()
 }
 
-/// Four significant digits: more would be noise.
+/// Rounds to four significant digits: more would be noise.
 pub fn round(value: f64) -> f64 {
     if value == 0.0 || !value.is_finite() {
         return 0.0;

@@ -1,4 +1,4 @@
-//! What every benchmark stands on: real servers, shared by all of a run, and Waybill stacks on them.
+//! The environment of every benchmark: real servers, shared by a run, and Waybill stacks on them.
 
 use crate::{
     cpu::Processes,
@@ -15,44 +15,44 @@ use sqlx::{PgPool, postgres::PgPoolOptions};
 use std::{collections::BTreeMap, time::Duration};
 use waybill_stack::{Stack, StackBuilder, servers::Servers};
 
-/// SKUs of a benchmark's shop: as many as a middling merchant has on one shelf.
+/// SKUs of a benchmark's shop: as many as a medium-sized merchant has in one location.
 pub const SKUS: u64 = 1_000;
-/// Pieces of each: more than any run can sell.
+/// On-hand units of each SKU: more than any run can sell.
 const ON_HAND: u32 = 900_000;
-/// Orders of one customer before the rules call for a review lie well above this.
+/// Far below the number of orders per customer that requires review.
 const ORDERS_PER_CUSTOMER: u64 = 5;
 
-/// How much is done.
+/// The size of a run.
 #[derive(Debug, Clone, Copy)]
 pub struct Size {
-    /// Just so much that everything has run once.
+    /// Run everything briefly once.
     pub toy: bool,
-    /// How often A and B take turns.
+    /// Number of rounds; A and B alternate.
     pub rounds: usize,
 }
 
 impl Size {
-    /// One of two.
+    /// Returns the value for this size.
     pub fn pick<T>(self, toy: T, full: T) -> T {
         if self.toy { toy } else { full }
     }
 }
 
-/// The servers, and how much to do on them.
+/// The servers and the size of the run.
 pub struct World {
     /// Temporal and Postgres.
     pub servers: Servers,
-    /// How much is done.
+    /// The size of the run.
     pub size: Size,
 }
 
 impl World {
-    /// Starts servers of its own; Temporal keeps its data in a file, as it would anywhere.
+    /// Starts private servers; Temporal stores its data in a file.
     pub async fn start(size: Size) -> Result<Self> {
         Ok(Self { servers: Servers::private().await?, size })
     }
 
-    /// A stack that is as `cargo dev` has it, without its few pieces of stock.
+    /// A stack configured as by `cargo dev`, without its small stock.
     pub fn stack(&self) -> StackBuilder<'_> {
         Stack::builder(&self.servers)
             .env("WAYBILL_DATABASE_CONNECTIONS", 32)
@@ -72,8 +72,8 @@ impl World {
         processes
     }
 
-    /// Puts A and B through their rounds, in turns; which begins changes from round to round, so that neither always
-    /// finds the machine as the other left it.
+    /// Runs the rounds of A and B alternately. The first one changes from round to round, so that neither always runs
+    /// on the machine state that the other left.
     pub async fn rounds(
         &self,
         name: &str,
@@ -125,7 +125,7 @@ fn bar(name: &str, rounds: usize) -> Result<ProgressBar> {
     Ok(bar)
 }
 
-/// Puts plenty of everything on the shelf.
+/// Seeds ample stock of every SKU.
 pub async fn stock(stack: &Stack, skus: u64) -> Result<()> {
     let shelf = json!({ "locations": [{ "location": "AMS-1", "on_hand": ON_HAND }] });
     let all: Vec<u64> = (0..skus).collect();
@@ -137,7 +137,7 @@ pub async fn stock(stack: &Stack, skus: u64) -> Result<()> {
                 .put_stock(&sku, &shelf)
                 .await?
                 .success()
-                .with_context(|| format!("no stock of {sku}"))
+                .with_context(|| format!("cannot add stock of {sku}"))
         }))
         .await?;
     }
@@ -149,9 +149,9 @@ pub fn sku(n: u64) -> String {
     format!("BENCH-{n}")
 }
 
-/// The `n`th order: two lines, one shipment, total in range of the rules, customers who come back a few times.
+/// Returns the `n`th order: two lines, one shipment, a total below the review threshold, customers with a few orders.
 pub fn order(n: u64) -> Value {
-    // Two SKUs that follow from `n`, spread evenly: the multiplier is Knuth's for 32 bits.
+    // Two SKUs that follow from `n`, evenly spread: the multiplier is Knuth's for 32 bits.
     let first = n.wrapping_mul(2_654_435_761) % SKUS;
     json!({
         "customer_id": format!("cus_bench_{}", n / ORDERS_PER_CUSTOMER),
@@ -173,12 +173,12 @@ pub fn order(n: u64) -> Value {
     })
 }
 
-/// A look behind the API, for counting.
+/// Connects to the stack's database, for counting.
 pub async fn look(stack: &Stack) -> Result<PgPool> {
     Ok(PgPoolOptions::new().max_connections(2).connect(&stack.database_url).await?)
 }
 
-/// Connections of so many clients.
+/// Opens connections for this number of clients.
 pub async fn connections(address: &str, clients: usize) -> Result<Vec<Connection>> {
     try_join_all((0..clients).map(|_| Connection::open(address))).await
 }

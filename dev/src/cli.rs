@@ -12,35 +12,35 @@ use waybill_stack::child_guard::GuardArgs;
 
 /// Waybill on one machine: real Temporal, real Postgres, simulated payment provider and carrier.
 ///
-/// Without a verb: starts everything, places a first order, follows it to its end, and stays up until Ctrl-C.
+/// Without a subcommand: starts the stack, places an order, follows it until it ends, and runs until Ctrl-C.
 #[derive(Debug, Parser)]
 #[command(name = "cargo dev", bin_name = "cargo dev", args_conflicts_with_subcommands = true)]
 pub struct Cli {
-    /// What to do.
+    /// The subcommand.
     #[command(subcommand)]
     pub verb: Option<Command>,
     /// The stack's directory; `.dev` in the workspace by default.
     #[arg(long, global = true, env = "WAYBILL_DEV_DIR")]
     pub dir: Option<PathBuf>,
-    /// Options of `up`, the verb by default.
+    /// Options of `up`, the default subcommand.
     #[command(flatten)]
     pub up: UpArgs,
 }
 
-/// What `cargo dev` can do.
+/// The subcommands of `cargo dev`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Start everything, place an order, stay up until Ctrl-C (the default)
+    /// Start everything, place an order, run until Ctrl-C (the default)
     Up(UpArgs),
     /// Place an order on the running stack and follow it
     Order(OrderArgs),
-    /// Send requests at a given rate, report latencies, check that the books add up
+    /// Send requests at a given rate, report latencies, and check stock and payment totals
     Load(LoadArgs),
-    /// Kill, freeze and disturb everything at random moments, then check all invariants
+    /// Inject random faults into all processes, then check the invariants
     Chaos(ChaosArgs),
-    /// Show what runs, where, and how many orders are in which status
+    /// Show the processes, their ports, and the number of orders by status
     Status,
-    /// Stop the stack from another terminal, or what a crash left of it; its data stays
+    /// Stop a running stack, or what a crash left running; keeps the data
     Down,
     /// Delete the stack's data
     Reset,
@@ -50,11 +50,11 @@ pub enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
-    /// Show what the processes wrote
+    /// Show the processes' logs
     Logs {
-        /// Whose log; all of them by default.
+        /// The process; all of them by default.
         process: Option<LogOf>,
-        /// Go on showing what is added.
+        /// Follow the log.
         #[arg(short, long)]
         follow: bool,
     },
@@ -64,22 +64,22 @@ pub enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
-    /// Write `.sqlx/` anew, after a query or a migration has changed
+    /// Regenerate `.sqlx/` after a query or migration has changed
     Sqlx {
-        /// Change nothing; fail if it would change.
+        /// Change nothing; fail if there is a difference.
         #[arg(long)]
         check: bool,
     },
-    /// Follow a spike through admission, backlog and engine, in a model
+    /// Simulate a load spike through admission, backlog and Temporal
     Simulate(SimulateArgs),
-    /// Measure Waybill against what it stands on, in a release build: `cargo dev bench --help`
+    /// Benchmark Waybill against bare Postgres and Temporal, in a release build: `cargo dev bench --help`
     #[command(disable_help_flag = true)]
     Bench {
         /// Arguments for the benchmarks.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
-    /// Watches one process of the stack.
+    /// Supervises one process of the stack.
     #[command(hide = true)]
     Guard(GuardArgs),
 }
@@ -90,10 +90,10 @@ pub struct UpArgs {
     /// Do not place a first order.
     #[arg(long)]
     pub no_order: bool,
-    /// Begin the block of ten ports here; the first free one from 7700 by default.
+    /// First of the ten ports to use; default: the first free block from 7700.
     #[arg(long, value_name = "N")]
     pub ports: Option<u16>,
-    /// Start Temporal and Postgres alone.
+    /// Start only Temporal and Postgres.
     #[arg(long, hide = true)]
     pub servers_only: bool,
 }
@@ -101,31 +101,31 @@ pub struct UpArgs {
 /// Options of `order`.
 #[derive(Clone, Debug, Args)]
 pub struct OrderArgs {
-    /// How many lines.
+    /// Number of lines.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=200))]
     pub lines: u16,
     /// Pay with a card that is declined.
     #[arg(long)]
     pub decline: bool,
-    /// Ask for more than there is in stock.
+    /// Order more than is in stock.
     #[arg(long, value_name = "POLICY", num_args = 0..=1, default_missing_value = "ask-customer")]
     pub shortage: Option<Shortage>,
-    /// Spend so much that a person has to look at it.
+    /// Order an amount that requires manual review.
     #[arg(long)]
     pub review: bool,
-    /// Only place it.
+    /// Do not follow the order.
     #[arg(long)]
     pub no_follow: bool,
 }
 
-/// What an order wants when something is short.
+/// Shortage policy of the order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Shortage {
     /// Reject the order.
     Reject,
-    /// Ship what there is.
+    /// Ship the available units.
     ShipAvailable,
-    /// Ask the customer, who answers with an amendment.
+    /// Ask the customer, who responds with an amendment.
     AskCustomer,
 }
 
@@ -143,10 +143,10 @@ pub enum LogOf {
 }
 
 impl LogOf {
-    /// All of them.
+    /// All processes.
     pub const ALL: [Self; 4] = [Self::Api, Self::Worker, Self::Temporal, Self::Postgres];
 
-    /// The file's name without its ending.
+    /// Returns the file's name without its extension.
     pub fn file(self) -> &'static str {
         match self {
             Self::Api => "api",

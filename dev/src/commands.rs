@@ -1,4 +1,4 @@
-//! The verbs for a stack that another terminal holds up.
+//! The subcommands for a stack that runs in another terminal.
 
 use std::ffi::OsString;
 use std::io::{Read, Seek, SeekFrom};
@@ -23,11 +23,11 @@ use waybill_stack::ports::Role;
 use waybill_stack::processes::{running, send, stop_leftovers, until};
 use waybill_stack::stack_dir::{StackDir, StackFile};
 
-/// Every process may take ten seconds to stop, one after the other.
+/// Up to ten seconds for each process, one after the other.
 const DOWN_WAIT_MAX: Duration = Duration::from_secs(60);
-/// How often `logs -f` looks for more.
+/// Interval at which `logs -f` checks for new lines.
 const LOG_POLL: Duration = Duration::from_millis(200);
-/// How much of each log is shown at first.
+/// The maximum of each log that is shown at first.
 const LOG_BYTES_MAX: u64 = 16 * 1024;
 
 /// Places an order and follows it.
@@ -41,7 +41,7 @@ pub async fn order(dir: Option<PathBuf>, args: OrderArgs) -> Result<()> {
     Ok(())
 }
 
-/// Puts a load on the running stack, or on any other API.
+/// Runs a load on the running stack or on another API.
 pub async fn load(dir: Option<PathBuf>, args: LoadArgs) -> Result<ExitCode> {
     let client = match (&args.url, &args.key) {
         (Some(url), Some(key)) => Client::new(url, key)?,
@@ -50,7 +50,7 @@ pub async fn load(dir: Option<PathBuf>, args: LoadArgs) -> Result<ExitCode> {
     waybill_load::load(client, args).await
 }
 
-/// Shows what runs; fails if something that should does not.
+/// Shows the processes; fails if one that should run does not.
 pub async fn status(dir: Option<PathBuf>) -> Result<ExitCode> {
     let home = open(dir)?;
     let is_up = home.lock()?.is_none();
@@ -63,7 +63,7 @@ pub async fn status(dir: Option<PathBuf>) -> Result<ExitCode> {
     if !is_up {
         output::line("Down; `cargo dev` starts it.");
         for name in PROCESSES.iter().filter(|name| pid_of(name).is_some()) {
-            output::line(format_args!("{name} was left behind by a crash; `cargo dev down` stops it."));
+            output::line(format_args!("{name} was left running by a crash; `cargo dev down` stops it."));
         }
         return Ok(ExitCode::FAILURE);
     }
@@ -86,7 +86,7 @@ pub async fn status(dir: Option<PathBuf>) -> Result<ExitCode> {
                 match client.probe(&url).await {
                     Some(status) if status.is_success() => Some("ready".to_owned()),
                     Some(status) => Some(format!("not ready ({status})")),
-                    None => Some("does not answer".to_owned()),
+                    None => Some("does not respond".to_owned()),
                 }
             }
         };
@@ -100,7 +100,7 @@ pub async fn status(dir: Option<PathBuf>) -> Result<ExitCode> {
     Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Orders by status, straight from the database: the API need not be well for that.
+/// Prints orders by status from the database, which works even if the API is unavailable.
 async fn orders_by_status(file: &StackFile) {
     let counted: Result<Vec<(String, i64)>, sqlx::Error> = async {
         let mut connection = PgConnection::connect(&database_url(file)).await?;
@@ -120,15 +120,14 @@ async fn orders_by_status(file: &StackFile) {
     }
 }
 
-/// Stops a running stack, or what a crash left of one.
+/// Stops a running stack, or the processes that a crash left running.
 pub async fn down(dir: Option<PathBuf>) -> Result<()> {
     let home = open(dir)?;
     let mut stopped = false;
-    // Whoever holds the lock is the process that `stack.json` names: it writes its id while it holds it.
+    // The process in `stack.json` holds the lock: it writes its id while it holds it.
     if home.lock()?.is_none() {
         let pid = home.read()?.and_then(|file| file.pid);
-        let pid =
-            pid.context("the stack is just being started; try again in a moment, or press Ctrl-C there")?;
+        let pid = pid.context("the stack is starting; try again in a moment, or press Ctrl-C there")?;
         send(pid, Signal::TERM)?;
         let gone = until(DOWN_WAIT_MAX, || matches!(home.lock(), Ok(Some(_)))).await;
         if !gone {
@@ -142,7 +141,9 @@ pub async fn down(dir: Option<PathBuf>) -> Result<()> {
     match (stopped, left.as_slice()) {
         (true, _) => output::line("Stopped; the data stays (`cargo dev reset` deletes it)."),
         (false, []) => output::line("Nothing was running."),
-        (false, left) => output::line(format_args!("Stopped what a crash had left: {}.", left.join(", "))),
+        (false, left) => {
+            output::line(format_args!("Stopped processes left by a crash: {}.", left.join(", ")))
+        }
     }
     Ok(())
 }
@@ -155,29 +156,29 @@ pub async fn reset(dir: Option<PathBuf>) -> Result<()> {
     };
     stop_leftovers(&home.processes()?.pids, &PROCESSES).await?;
     home.remove()?;
-    output::line("Deleted; `cargo dev` starts afresh.");
+    output::line("Deleted; `cargo dev` starts from scratch.");
     Ok(())
 }
 
-/// Becomes psql, connected to the stack's database.
+/// Replaces this process by psql, connected to the stack's database.
 pub fn psql(dir: Option<PathBuf>, args: Vec<OsString>) -> Result<ExitCode> {
     let (_, file) = up_and_running(dir)?;
     let psql = file.postgres_bin_dir.as_ref().map(|dir| dir.join("psql")).filter(|psql| psql.exists());
-    // Debian has the client in a package of its own.
+    // Debian has a separate package for the client.
     let psql = psql.unwrap_or_else(|| "psql".into());
     let err = Command::new(&psql).arg(database_url(&file)).args(args).exec();
     Err(err).with_context(|| {
         format!(
-            "this Postgres came without psql: install a PostgreSQL client, or connect to {}",
+            "this Postgres has no psql: install a PostgreSQL client, or connect to {}",
             database_url(&file)
         )
     })
 }
 
-/// Becomes the Temporal CLI, pointed at the stack.
+/// Replaces this process by the Temporal CLI, configured for the stack.
 pub fn temporal(dir: Option<PathBuf>, args: Vec<OsString>) -> Result<ExitCode> {
     let (_, file) = up_and_running(dir)?;
-    let program = file.temporal_bin.context("the stack does not know its Temporal CLI; start it anew")?;
+    let program = file.temporal_bin.context("the stack's state has no Temporal CLI; restart the stack")?;
     let address = format!("127.0.0.1:{}", Role::Temporal.port(file.base_port));
     let mut command = Command::new(&program);
     // The user's own Temporal settings are for other clusters.
@@ -188,7 +189,7 @@ pub fn temporal(dir: Option<PathBuf>, args: Vec<OsString>) -> Result<ExitCode> {
     Err(err).with_context(|| format!("cannot run {}", program.display()))
 }
 
-/// Shows the end of the logs, and goes on if asked to.
+/// Shows the end of the logs, and follows them on request.
 pub async fn logs(dir: Option<PathBuf>, process: Option<LogOf>, follow: bool) -> Result<()> {
     let home = open(dir)?;
     let chosen = process.map_or_else(|| LogOf::ALL.to_vec(), |one| vec![one]);
@@ -221,10 +222,10 @@ pub async fn logs(dir: Option<PathBuf>, process: Option<LogOf>, follow: bool) ->
     }
 }
 
-/// The whole lines that were added to a file; moves `from` behind them.
+/// Returns the complete lines added to a file and advances `from` past them.
 fn added(path: &Path, from: &mut u64) -> std::io::Result<String> {
     let mut file = std::fs::File::open(path)?;
-    // A log that was put aside begins anew.
+    // A renamed log starts again from the beginning.
     if file.metadata()?.len() < *from {
         *from = 0;
     }

@@ -1,4 +1,4 @@
-//! Shows an order's timeline while it happens.
+//! Shows an order's timeline live.
 
 use std::time::{Duration, Instant};
 
@@ -8,22 +8,22 @@ use serde_json::{Value, json};
 use waybill_stack::client::Client;
 use waybill_stack::output;
 
-/// How often the timeline is asked for.
+/// Interval between reads of the timeline.
 const POLL: Duration = Duration::from_millis(100);
-/// An order that says nothing for so long is left to itself.
+/// An order without a new event for this long is no longer followed.
 const INACTIVITY_TIMEOUT: Duration = Duration::from_secs(60);
-/// In these an order waits for a person, for days if need be.
+/// Statuses in which an order waits for a reviewer or the customer, possibly for days.
 const WAITING: [&str; 2] = ["in_review", "awaiting_customer"];
-/// From these an order goes nowhere any more.
+/// Terminal statuses.
 const TERMINAL: [&str; 4] = ["completed", "cancelled", "rejected", "expired"];
 
-/// Places an order; answers its id.
+/// Places an order; returns its id.
 pub async fn place(client: &Client, order: &Value, idempotency_key: &str) -> Result<String> {
     let started = Instant::now();
     let reply = client.place(order, idempotency_key, None).await?.success()?;
     let id = reply.text("/id").to_owned();
     if id.is_empty() {
-        bail!("the API accepted the order without telling its id: {}", reply.body);
+        bail!("the API accepted the order but returned no id: {}", reply.body);
     }
     let total = reply.body["total"].as_i64().unwrap_or_default();
     output::line(format_args!(
@@ -36,8 +36,8 @@ pub async fn place(client: &Client, order: &Value, idempotency_key: &str) -> Res
     Ok(id)
 }
 
-/// Prints one line per event until the order has come to an end; answers its last status. With nobody to watch, it
-/// also ends where the order waits for a person.
+/// Prints one line per event until the order has ended; returns its last status. Without a terminal, it also ends where
+/// the order waits for a reviewer or the customer.
 pub async fn follow(client: &Client, id: &str) -> Result<String> {
     let started = Instant::now();
     let mut heard = Instant::now();
@@ -61,7 +61,7 @@ pub async fn follow(client: &Client, id: &str) -> Result<String> {
         let waits = WAITING.contains(&status.as_str());
         if waits && !advised {
             print_next_action(client, id, &status).await?;
-            // Whoever watches can answer from another terminal, and then watch on.
+            // The user can respond from another terminal while this one continues to follow the order.
             if !output::interactive() {
                 return Ok(status);
             }
@@ -69,7 +69,7 @@ pub async fn follow(client: &Client, id: &str) -> Result<String> {
         advised = waits;
         if !waits && heard.elapsed() > INACTIVITY_TIMEOUT {
             bail!(
-                "no news of order {id} (`{status}`) for {} s; see `cargo dev status` and `cargo dev logs worker`",
+                "order {id} (`{status}`) has had no event for {} s; see `cargo dev status` and `cargo dev logs worker`",
                 INACTIVITY_TIMEOUT.as_secs()
             );
         }
@@ -77,7 +77,7 @@ pub async fn follow(client: &Client, id: &str) -> Result<String> {
     }
 }
 
-/// Says what somebody has to do, where an order waits for somebody.
+/// Prints the command for the action that an order waits for.
 async fn print_next_action(client: &Client, id: &str, status: &str) -> Result<()> {
     let (what, path, if_match, body) = if status == "in_review" {
         ("a decision", "decision", String::new(), r#"{"decision": "approve", "reason": "looks fine"}"#)
@@ -106,7 +106,7 @@ fn show(event: &Value, elapsed: Duration) {
     output::line(format_args!("{time}  {coloured} {kind}{}", details(event)));
 }
 
-/// What else an event says, as `name=value`.
+/// Formats the other fields of an event as `name=value`.
 fn details(event: &Value) -> String {
     let data = event.get("data").or_else(|| event.get("detail")).and_then(Value::as_object);
     let fields = data.into_iter().flatten().filter(|(_, value)| !value.is_null() && **value != json!([]));

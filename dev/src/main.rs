@@ -1,4 +1,4 @@
-//! `cargo dev`.
+//! The command `cargo dev`.
 
 mod bench;
 mod cli;
@@ -18,14 +18,14 @@ use waybill_stack::{child_guard, output};
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let runtime = match &cli.verb {
-        // One guard runs per process of the stack: it gets by on one thread.
+        // One guard runs per process of the stack, so it uses only one thread.
         Some(Command::Guard(_)) => tokio::runtime::Builder::new_current_thread().enable_all().build(),
         _ => tokio::runtime::Builder::new_multi_thread().enable_all().build(),
     };
     let done = match runtime {
         Ok(runtime) => {
             let done = runtime.block_on(run(cli));
-            // A read of stdin or a look-up may still block a thread: do not wait for it.
+            // A read of stdin or a name lookup may still block a thread: do not wait for it.
             runtime.shutdown_background();
             done
         }
@@ -38,7 +38,7 @@ fn main() -> ExitCode {
 }
 
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
-    // A second call would be refused, which changes nothing.
+    // Fails if a provider is already installed, which has no effect.
     rustls::crypto::ring::default_provider().install_default().ok();
     let dir = cli.dir;
     match cli.verb.unwrap_or(Command::Up(cli.up)) {

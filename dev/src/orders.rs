@@ -1,4 +1,4 @@
-//! The demo customer: orders that take each of the ways an order can go.
+//! Demo orders, one for each outcome.
 
 use serde_json::{Value, json};
 
@@ -6,10 +6,10 @@ use waybill_stack::goods::{DEAR, GOODS, SCARCE};
 
 use crate::cli::{OrderArgs, Shortage};
 
-/// How many of the scarce thing a short order asks for: more than there are.
+/// Ordered units of the scarce item: more than are in stock.
 const SCARCE_WANTED: i64 = 8;
 
-/// An order as `POST /v1/orders` takes it.
+/// The body of `POST /v1/orders`.
 pub fn order(args: &OrderArgs) -> Value {
     let goods = (0_i64..).zip(GOODS.iter().cycle().take(args.lines.into()));
     let mut lines: Vec<Value> = goods.map(|(n, (sku, price))| line(sku, 1 + n % 2, *price)).collect();

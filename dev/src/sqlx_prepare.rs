@@ -1,5 +1,5 @@
-//! `cargo dev sqlx`: what sqlx's macros know of the database, written to `.sqlx/` so that everybody can build
-//! without one. The same as `cargo sqlx prepare`, without a tool to install.
+//! `cargo dev sqlx`: writes the query metadata of sqlx's macros to `.sqlx/`, so that builds need no database. The same
+//! as `cargo sqlx prepare`, without a tool to install.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,7 +13,7 @@ use waybill_stack::output;
 use waybill_stack::servers::Servers;
 use waybill_stack::stack_dir::workspace_root;
 
-/// Writes `.sqlx/` anew; with `check` only says whether that would change it.
+/// Regenerates `.sqlx/`; with `check` only reports whether that would change it.
 pub async fn prepare(check: bool) -> Result<()> {
     let root = workspace_root()?;
     let mut servers = Servers::private().await?;
@@ -21,12 +21,12 @@ pub async fn prepare(check: bool) -> Result<()> {
     let dir = servers.dir.clone();
     let result = made.and_then(|made| if check { compare(&root, &made) } else { replace(&root, &made) });
     servers.stop().await;
-    // Gone already, unless something is left in it.
+    // Already removed, unless files are left in it.
     let _ = fs::remove_dir_all(dir);
     result
 }
 
-/// Lets the macros look at a migrated database; answers the directory with what they saw.
+/// Compiles the macros against a migrated database; returns the directory with their output.
 async fn generate(root: &Path, servers: &Servers) -> Result<PathBuf> {
     let url = servers.postgres.create_database("prepare").await?;
     let pool = sqlx::PgPool::connect(&url).await?;
@@ -35,7 +35,7 @@ async fn generate(root: &Path, servers: &Servers) -> Result<PathBuf> {
 
     let out = servers.dir.join("sqlx");
     fs::create_dir(&out)?;
-    // The macros only run when their crate is compiled.
+    // The macros run only when their crate is compiled.
     let source = root.join("store/src/lib.rs");
     fs::File::options().append(true).open(&source)?.set_modified(std::time::SystemTime::now())?;
     let status = cargo()
@@ -67,10 +67,10 @@ fn entries(dir: &Path) -> Result<BTreeMap<String, serde_json::Value>> {
 
 fn compare(root: &Path, made: &Path) -> Result<()> {
     if entries(&root.join(".sqlx"))? == entries(made)? {
-        output::line(format_args!("✓ .sqlx fits the queries and the migrations"));
+        output::line(format_args!("✓ .sqlx matches the queries and the migrations"));
         return Ok(());
     }
-    bail!(".sqlx does not fit the queries and the migrations; run `cargo dev sqlx` and commit what it writes")
+    bail!(".sqlx does not match the queries and the migrations; run `cargo dev sqlx` and commit the changes")
 }
 
 fn replace(root: &Path, made: &Path) -> Result<()> {

@@ -1,4 +1,4 @@
-//! `cargo dev up`: everything that runs, from the first fetch to the last stop.
+//! `cargo dev up`: starts, watches and stops the whole stack.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -23,13 +23,13 @@ use waybill_stack::{Stack, StackPorts};
 
 /// The processes of a stack in the order in which they are stopped.
 pub const PROCESSES: [&str; 4] = ["api", "worker", "temporal", "postgres"];
-/// How often the processes are looked after.
+/// Interval between checks of the processes.
 const CHECK_INTERVAL: Duration = Duration::from_millis(250);
-/// How long the simulated carrier takes to fetch a parcel, and then to deliver it.
+/// Delay before the simulated carrier's hand-over, and then before the delivery.
 const HAND_OVER_AFTER: Duration = Duration::from_secs(2);
 const DELIVER_AFTER: Duration = Duration::from_secs(3);
 
-/// What runs already, so that it is stopped in order wherever the start was interrupted.
+/// The running parts, so that they are stopped in order even if the start is interrupted.
 #[derive(Default)]
 struct Running {
     stack: Option<Stack>,
@@ -54,7 +54,7 @@ impl Running {
     }
 }
 
-/// Opens the stack's directory: the given one, else `.dev` in the workspace.
+/// Opens the stack's directory: the given one, or else `.dev` in the workspace.
 pub fn open(dir: Option<PathBuf>) -> Result<StackDir> {
     let dir = match dir {
         Some(dir) => dir,
@@ -63,7 +63,7 @@ pub fn open(dir: Option<PathBuf>) -> Result<StackDir> {
     StackDir::open(&dir)
 }
 
-/// Starts the stack and keeps it up until a signal comes or a process ends by itself.
+/// Starts the stack and runs it until a signal arrives or a process ends unexpectedly.
 pub async fn up(dir: Option<PathBuf>, args: UpArgs) -> Result<()> {
     let home = open(dir)?;
     let Some(_lock) = home.lock()? else {
@@ -71,11 +71,11 @@ pub async fn up(dir: Option<PathBuf>, args: UpArgs) -> Result<()> {
             .read()?
             .and_then(|file| file.pid)
             .map_or_else(String::new, |pid| format!(" (process {pid})"));
-        bail!("this stack is up already{pid}; see `cargo dev status`, stop it with `cargo dev down`");
+        bail!("this stack is already up{pid}; see `cargo dev status`, stop it with `cargo dev down`");
     };
     let pids = home.processes()?.pids;
     for name in stop_leftovers(&pids, &PROCESSES).await? {
-        output::line(format_args!("Stopped {name}, which an earlier run had left behind"));
+        output::line(format_args!("Stopped {name}, left running by an earlier run"));
     }
 
     let mut running = Running::default();
@@ -87,7 +87,7 @@ pub async fn up(dir: Option<PathBuf>, args: UpArgs) -> Result<()> {
         output::line("\nStopping");
     }
     running.stop().await;
-    // What was dropped half started stops without us; it is waited for here.
+    // Parts that were dropped during the start stop on their own; this waits for them.
     stop_leftovers(&pids, &PROCESSES).await?;
     if let Some(mut file) = home.read()? {
         file.pid = None;
@@ -127,7 +127,7 @@ async fn session(home: &StackDir, args: &UpArgs, running: &mut Running) -> Resul
     home.write(&file)?;
     let (client, key) = (stack.client.clone(), stack.key.clone());
     let demonstrate = async {
-        // A stack whose first order fails stays up, to be looked into.
+        // A stack whose first order fails stays up for investigation.
         if !args.no_order
             && let Err(err) = first_order(&client).await
         {
@@ -149,7 +149,7 @@ async fn first_order(client: &Client) -> Result<()> {
     Ok(())
 }
 
-/// The block asked for, else the one of the last run, else the first free one.
+/// Takes the requested block, or else the one of the last run, or else the first free one.
 fn take_ports(home: &StackDir, args: &UpArgs) -> Result<(PortBlock, StackFile)> {
     let known = home.read()?;
     let block = match args.ports.or(known.as_ref().map(|file| file.base_port)) {
@@ -208,7 +208,7 @@ async fn start_stack(
     Ok(stack)
 }
 
-/// Looks after the processes; ends only with an error.
+/// Checks the processes; returns only with an error.
 async fn watch(running: &mut Running) -> Result<()> {
     loop {
         running.check()?;
@@ -227,7 +227,7 @@ async fn stop_signal() -> Result<()> {
     Ok(())
 }
 
-/// What a newcomer needs next.
+/// Prints the next steps for a new user.
 fn print_welcome(home: &StackDir, file: &StackFile, key: &str) {
     let url = |role: Role| format!("http://127.0.0.1:{}", role.port(file.base_port));
     let row = |name: &str, value: String| output::line(format_args!("  {name:<22} {value}"));
@@ -245,14 +245,14 @@ fn print_welcome(home: &StackDir, file: &StackFile, key: &str) {
     for (command, what) in [
         ("cargo dev order", "one more order (--review, --decline, --shortage)"),
         ("cargo dev temporal workflow list", "the orders' workflows"),
-        ("cargo dev status", "what runs, and how many orders are where"),
+        ("cargo dev status", "the processes, and the orders by status"),
     ] {
         output::line(format_args!("  {command:<34} {}", output::dim(what)));
     }
     output::line(format_args!("\n{}", output::bold("Ctrl-C stops everything; the data stays.")));
 }
 
-/// A path as short as it can be typed here.
+/// Returns the shortest form of a path from the current directory.
 fn display_path(path: &Path) -> String {
     let here = std::env::current_dir().ok();
     let relative = here.as_deref().and_then(|here| path.strip_prefix(here).ok());

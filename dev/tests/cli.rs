@@ -1,5 +1,5 @@
-//! The command line itself. Because this test belongs to the package, `cargo test` always builds `waybill-dev`, under
-//! whose verb `guard` the processes of every test's stack run.
+//! Tests the command line. Because this test belongs to the package, `cargo test` always builds `waybill-dev`, whose
+//! subcommand `guard` supervises the processes of every test's stack.
 
 use std::process::Command;
 

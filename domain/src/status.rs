@@ -267,7 +267,7 @@ mod tests {
 
     #[test]
     fn the_documented_table_is_the_codes_own() {
-        let page = include_str!("../../docs/lifecycle.md");
+        let page = include_str!("../../docs/reference/statuses.md");
         let mut documented = Vec::new();
         for row in page.lines().filter(|line| line.starts_with("| `")) {
             let cells: Vec<&str> = row.split('|').map(str::trim).collect();
@@ -278,7 +278,7 @@ mod tests {
                 let mut expected = status.allowed_next().to_vec();
                 next.sort();
                 expected.sort();
-                assert_eq!(next, expected, "docs/lifecycle.md says otherwise of {status}");
+                assert_eq!(next, expected, "docs/reference/statuses.md says otherwise of {status}");
                 documented.push(status);
             }
         }

@@ -14,39 +14,39 @@ pub struct LoadArgs {
     /// Requests per second.
     #[arg(long, default_value_t = 20.0, value_parser = rate)]
     pub rate: f64,
-    /// How long to send: `30s`, `500ms`, `5m`.
+    /// Duration of the sending: `30s`, `500ms`, `5m`.
     #[arg(long, default_value = "30s", value_parser = duration)]
     pub duration: Duration,
-    /// Operations and their weights, of place, wait, read, list, again, cancel.
+    /// Operations with weights: place, wait, read, list, again, cancel.
     #[arg(long, default_value = "place=4,wait=1,read=10,list=2,again=2,cancel=1")]
     pub mix: Mix,
-    /// Gaps between requests.
+    /// Distribution of the intervals between requests.
     #[arg(long, value_enum, default_value_t = Arrivals::Constant)]
     pub arrivals: Arrivals,
-    /// The same seed draws the same operations, orders and gaps.
+    /// The same seed generates the same operations, orders and intervals.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// Order these many SKUs, LOAD-0 and on.
+    /// Order this number of SKUs: LOAD-0, LOAD-1 and so on.
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=1_000))]
     pub skus: u64,
-    /// Order one SKU only.
+    /// Order only one SKU.
     #[arg(long)]
     pub hot: bool,
-    /// How long orders may take to come to rest afterwards.
+    /// Timeout for open orders to settle afterwards.
     #[arg(long, default_value = "60s", value_parser = duration)]
     pub settle: Duration,
-    /// An API other than the running stack's.
+    /// Base URL of another API.
     #[arg(long, requires = "key")]
     pub url: Option<String>,
-    /// A key for that API, with the scopes orders:write, orders:read and stock:write.
+    /// A key for that API with the scopes orders:write, orders:read and stock:write.
     #[arg(long, requires = "url")]
     pub key: Option<String>,
-    /// Write the report to this file, too.
+    /// Also write the report to this file, as JSON.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
 }
 
-/// The highest rate that is taken: more than one process sends.
+/// Maximum rate of one process.
 const RATE_MAX: f64 = 100_000.0;
 
 fn rate(text: &str) -> Result<f64, String> {
@@ -54,7 +54,7 @@ fn rate(text: &str) -> Result<f64, String> {
     rate.ok_or_else(|| format!("a number from 0.001 to {RATE_MAX}"))
 }
 
-/// The longest time that is taken: a day.
+/// Maximum duration: one day.
 const DURATION_MAX: Duration = Duration::from_hours(24);
 
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
@@ -67,5 +67,5 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     };
     let millis = number.parse::<u64>().ok().and_then(|number| number.checked_mul(millis));
     let duration = millis.map(Duration::from_millis).filter(|d| !d.is_zero() && *d <= DURATION_MAX);
-    duration.ok_or_else(|| "a whole number of ms, s or m, such as 30s; a day at most".to_owned())
+    duration.ok_or_else(|| "a whole number of ms, s or m, such as 30s; at most a day".to_owned())
 }

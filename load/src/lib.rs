@@ -1,7 +1,5 @@
-//! `cargo dev load`: customers who order, read, repeat and cancel at a given rate, and books that have to add up
-//! afterwards.
-//!
-//! [`open_loop`] and [`stats`] know nothing of Waybill.
+//! `cargo dev load`: clients that place, read, repeat and cancel orders at a given rate, and a reconciliation of orders
+//! and stock afterwards. [`open_loop`] and [`stats`] are independent of Waybill.
 
 pub mod args;
 pub mod chaos;
@@ -32,24 +30,24 @@ use self::shop::LoadClient;
 use waybill_stack::client::Client;
 use waybill_stack::output::{self, Step};
 
-/// The most requests without an answer: each has a connection, and a process may open about a thousand files.
+/// Maximum of concurrent requests: each has a connection, and a process may open about a thousand files.
 const IN_FLIGHT_MAX: usize = 800;
 
-/// A load to be run.
+/// A load.
 #[derive(Clone, Debug)]
 pub struct Load {
-    /// When requests are sent.
+    /// The schedule of the requests.
     pub plan: Plan,
-    /// What they do.
+    /// The operations of the requests.
     pub mix: Mix,
-    /// How many SKUs there are to be ordered.
+    /// Number of SKUs to order.
     pub skus: u64,
-    /// How long orders may take to come to rest after the sending.
+    /// Timeout for open orders to settle after the sending.
     pub settle_max: Duration,
 }
 
-/// Runs a load until its plan or `stop` ends, then checks the books. Fails if the goods can't be put on the shelves;
-/// what goes wrong later is in the report.
+/// Runs a load until its plan or `stop` ends, then reconciles orders and stock. Fails if the stock cannot be seeded;
+/// the report contains later failures.
 pub async fn run(
     load: &Load,
     client: Client,
@@ -59,7 +57,7 @@ pub async fn run(
 ) -> Result<Report> {
     let shop = Arc::new(LoadClient::new(client, load.skus, load.plan.seed));
     let orders = open_loop::schedule(&load.plan).count() as u64;
-    let before = shop.fill(orders).await.context("the goods for the load can't be put on the shelves")?;
+    let before = shop.fill(orders).await.context("the stock for the load cannot be seeded")?;
     let op = |nth| {
         let (shop, op) = (Arc::clone(&shop), load.mix.draw(&mut shop.random(nth)));
         async move { shop.run_operation(op, nth).await }
@@ -70,7 +68,8 @@ pub async fn run(
     Ok(Report { rate_per_s: load.plan.rate_per_s, sent, tallies: board.tallies(), reconciliation: books })
 }
 
-/// The verb: shows the load while it runs, prints the report. Fails when nothing was answered or books do not add up.
+/// Runs the subcommand: shows progress and prints the report. Fails when there was no response or totals are
+/// inconsistent.
 pub async fn load(client: Client, args: LoadArgs) -> Result<ExitCode> {
     let load = Load {
         plan: Plan {
@@ -85,7 +84,7 @@ pub async fn load(client: Client, args: LoadArgs) -> Result<ExitCode> {
         settle_max: args.settle,
     };
     let stop = async {
-        // Where Ctrl-C can't be heard, it ends the process as ever.
+        // If the signal handler fails, Ctrl-C ends the process as usual.
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending::<()>().await;
         }
@@ -93,8 +92,8 @@ pub async fn load(client: Client, args: LoadArgs) -> Result<ExitCode> {
     let board = LiveStats::default();
     let mut looking = None;
     let on_look = |rest, of| {
-        let step = looking.get_or_insert_with(|| Step::begin("looking at the orders"));
-        step.update(format_args!("{rest} of {of} orders rest"));
+        let step = looking.get_or_insert_with(|| Step::begin("checking the orders"));
+        step.update(format_args!("{rest} of {of} orders settled"));
     };
     let report = {
         let running = run(&load, client, stop, &board, on_look);

@@ -1,4 +1,4 @@
-//! What is known while a load runs, and how it is shown.
+//! Live statistics of a running load.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -11,9 +11,9 @@ use super::shop::Outcome;
 use super::stats::{Latencies, Tally, per_second};
 use waybill_stack::output;
 
-/// How often the live line is drawn, and what "now" means in it.
+/// Interval of the live line, and the period of its "last second" figures.
 const LINE_EVERY: Duration = Duration::from_secs(1);
-/// Where nobody watches, one in so many lines is printed.
+/// Without a terminal, one in this number of lines is printed.
 const PRINTED_ONE_IN: u32 = 5;
 
 #[derive(Debug, Default)]
@@ -24,7 +24,7 @@ struct State {
     ended: bool,
 }
 
-/// The counts of a load that runs.
+/// The counters of a running load.
 #[derive(Debug, Default)]
 pub struct LiveStats(Mutex<State>);
 
@@ -33,17 +33,17 @@ impl LiveStats {
         look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Notes how far the plan has got.
+    /// Records the progress of the plan.
     pub fn sent(&self, sent: SendSummary) {
         self.lock(|state| state.sent = sent);
     }
 
-    /// Notes that the plan is carried out and all is answered.
+    /// Records that the plan is complete and all requests have ended.
     pub fn end(&self) {
         self.lock(|state| state.ended = true);
     }
 
-    /// Notes a request that ended.
+    /// Records a completed request.
     pub fn done(&self, done: &Completed<Outcome>) {
         let Completed { latency, value, .. } = done;
         self.lock(|state| {
@@ -53,12 +53,12 @@ impl LiveStats {
         });
     }
 
-    /// The counts by operation.
+    /// Returns the counters by operation.
     pub fn tallies(&self) -> BTreeMap<Op, Tally> {
         self.lock(|state| state.tallies.clone())
     }
 
-    /// The live line; begins a new second.
+    /// Formats the live line and starts a new second.
     fn line(&self, rate_per_s: f64) -> String {
         let (sent, tallies, lately) =
             self.lock(|state| (state.sent, state.tallies.clone(), std::mem::take(&mut state.lately)));
@@ -78,7 +78,7 @@ impl LiveStats {
         )
     }
 
-    /// Shows the live line until the sending has ended or this is dropped.
+    /// Shows the live line until the sending has ended or this future is dropped.
     pub async fn show(&self, rate_per_s: f64) {
         let step = output::Step::begin("sending");
         for seconds in 1_u32.. {

@@ -1,31 +1,31 @@
-//! Which operations a load is made of, and in which proportion.
+//! The operations of a load and their weights.
 
 use std::str::FromStr;
 
 use super::open_loop::Random;
 
-/// What a request of the load does.
+/// An operation of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Op {
     /// Places a new order.
     Place,
-    /// Places one with `Prefer: wait=5`.
+    /// Places an order with `Prefer: wait=5`.
     Wait,
-    /// Reads an order that was placed earlier.
+    /// Reads an earlier order.
     Read,
     /// Lists the newest orders.
     List,
-    /// Repeats an earlier `POST`: the same key, the same body.
+    /// Repeats an earlier `POST` with the same key and the same body.
     Repeat,
-    /// Cancels an order that was placed earlier.
+    /// Cancels an earlier order.
     Cancel,
 }
 
 impl Op {
-    /// All of them, in the order of the reports.
+    /// All operations, in the order of the reports.
     pub const ALL: [Self; 6] = [Self::Place, Self::Wait, Self::Read, Self::List, Self::Repeat, Self::Cancel];
 
-    /// As a mix and reports name it.
+    /// The name in mixes and reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::Place => "place",
@@ -38,14 +38,14 @@ impl Op {
     }
 }
 
-/// Operations with their weights, which are above zero in sum.
+/// Operations with their weights, whose sum is above zero.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mix(Vec<(Op, u32)>);
 
 impl FromStr for Mix {
     type Err = String;
 
-    /// `place=1,read=8`: an operation that is not named is not sent.
+    /// Parses `place=1,read=8`; an operation that is missing is not sent.
     fn from_str(text: &str) -> Result<Self, String> {
         let mut weights: Vec<(Op, u32)> = Vec::new();
         for part in text.split(',').map(str::trim) {
@@ -55,7 +55,7 @@ impl FromStr for Mix {
             })?;
             let weight = weight.parse().map_err(|_| format!("{weight:?} is not a whole number"))?;
             if weights.iter().any(|(known, _)| *known == op) {
-                return Err(format!("{name} is named twice"));
+                return Err(format!("{name} is listed twice"));
             }
             weights.push((op, weight));
         }
@@ -67,7 +67,7 @@ impl FromStr for Mix {
 }
 
 impl Mix {
-    /// Draws an operation.
+    /// Picks an operation at random by weight.
     pub fn draw(&self, random: &mut Random) -> Op {
         let sum = self.0.iter().map(|(_, weight)| u64::from(*weight)).sum();
         let mut left = random.below(sum);

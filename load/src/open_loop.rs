@@ -1,7 +1,6 @@
-//! Requests on a schedule, whether or not earlier ones were answered.
-//!
-//! A loop that waits for answers sends less when the server is slow, and so does not measure how long those wait
-//! that it did not send ("coordinated omission"). Here latency counts from the moment a request was due.
+//! Sends requests on a schedule, regardless of earlier responses. A loop that waits for responses sends less when the
+//! server is slow and omits those requests' latency ("coordinated omission"). Here latency is measured from the due
+//! time.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -10,65 +9,65 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 
-/// How the gaps between requests are drawn.
+/// Distribution of the intervals between requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Arrivals {
-    /// All gaps are the same.
+    /// All intervals are equal.
     Constant,
-    /// Gaps are exponential, as those of independent customers are.
+    /// Intervals are exponentially distributed, as those of independent clients.
     Poisson,
 }
 
-/// What is to be sent, and when.
+/// The schedule of requests.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// Requests per second, above zero.
     pub rate_per_s: f64,
-    /// Requests are due before this has passed.
+    /// Requests are due before this time has elapsed.
     pub duration: Duration,
-    /// The most requests without an answer; what is due beyond them is not sent.
+    /// Maximum of concurrent requests; requests due beyond it are not sent.
     pub in_flight_max: usize,
-    /// The gaps.
+    /// The distribution of the intervals.
     pub arrivals: Arrivals,
-    /// The same seed draws the same gaps.
+    /// The same seed generates the same intervals.
     pub seed: u64,
 }
 
-/// A request that came to its end.
+/// A completed request.
 #[derive(Clone, Debug)]
 pub struct Completed<T> {
-    /// When it was due, since the start.
+    /// Due time since the start.
     pub scheduled: Duration,
-    /// From when it was due until it was answered.
+    /// Time from the due time to the response.
     pub latency: Duration,
-    /// What it came to.
+    /// The result.
     pub value: T,
 }
 
-/// How much of a plan was carried out.
+/// The executed part of a plan.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SendSummary {
     /// Requests that became due.
     pub scheduled: u64,
-    /// Those that were sent.
+    /// Requests that were sent.
     pub started: u64,
-    /// Those that were not, as too many were unanswered.
+    /// Requests that were not sent because of the concurrency limit.
     pub unsent: u64,
-    /// From the start until the last one was due and sent.
+    /// Time from the start until the last request was due and sent.
     pub took: Duration,
 }
 
-/// Numbers that look random and follow from a seed: SplitMix64, by Steele, Lea and Flood (2014).
+/// A pseudo-random sequence that follows from a seed: SplitMix64, by Steele, Lea and Flood (2014).
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
 impl Random {
-    /// A sequence of its own for each seed.
+    /// Each seed has a different sequence.
     pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// The next 64 bits.
+    /// Returns the next 64 bits.
     pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
@@ -77,19 +76,19 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// A number below `end`; 0 if that is 0.
+    /// Returns a number below `end`; 0 if `end` is 0.
     pub fn below(&mut self, end: u64) -> u64 {
         self.bits().checked_rem(end).unwrap_or_default()
     }
 
-    /// A number from 0 to just below 1.
+    /// Returns a number from 0 to just below 1.
     #[allow(clippy::cast_precision_loss, reason = "53 bits are what an f64 holds exactly")]
     fn unit(&mut self) -> f64 {
         (self.bits() >> 11) as f64 / (1_u64 << 53) as f64
     }
 }
 
-/// The moments at which a plan's requests are due, since its start.
+/// Returns the due times of a plan's requests since its start.
 pub fn schedule(plan: &Plan) -> impl Iterator<Item = Duration> + use<> {
     let (rate, arrivals, end) = (plan.rate_per_s, plan.arrivals, plan.duration);
     let mut random = Random::new(plan.seed);
@@ -102,13 +101,13 @@ pub fn schedule(plan: &Plan) -> impl Iterator<Item = Duration> + use<> {
                 drawn
             }
         })
-        // At a rate of zero nothing is ever due.
+        // At a rate of zero no request is ever due.
         .map_while(|at| Duration::try_from_secs_f64(at).ok())
         .take_while(move |at| *at < end)
 }
 
-/// Carries out a plan: `op` starts the nth request, `on_done` hears of each that ended. Returns when all are
-/// answered. Dropping the future drops the requests that are under way.
+/// Executes a plan: `op` starts the nth request, `on_done` is called for each that has ended. Returns when all requests
+/// have ended. Dropping the future drops the requests in flight.
 pub async fn run<T: Send + 'static, F, Fut>(
     plan: &Plan,
     op: F,
@@ -121,7 +120,7 @@ where
     run_until(plan, std::future::pending(), op, on_done, |_| {}).await
 }
 
-/// [`run`], but nothing is sent any more once `stop` ends; `on_sent` hears how far the plan has got.
+/// Like [`run`], but stops sending once `stop` ends; `on_sent` reports the progress of the plan.
 pub async fn run_until<T: Send + 'static, F, Fut>(
     plan: &Plan,
     stop: impl Future<Output = ()>,
@@ -150,7 +149,7 @@ where
                 Some(done) = endings.recv() => on_done(done),
             }
         }
-        // Those that ended are forgotten, or a long run would keep them all.
+        // Removes completed requests, so that a long run does not accumulate them.
         while tasks.try_join_next().is_some() {}
         let nth = sent.scheduled;
         sent.scheduled += 1;
@@ -163,7 +162,7 @@ where
                     let value = request.await;
                     let latency = start.elapsed().saturating_sub(scheduled);
                     drop(permit);
-                    // Nobody listens when the run was dropped.
+                    // The receiver is closed when the run was dropped.
                     ended.send(Completed { scheduled, latency, value }).ok();
                 });
             }
@@ -194,15 +193,16 @@ mod tests {
         assert_eq!((even.len(), even[1]), (100, Duration::from_millis(10)));
         let drawn = Plan { arrivals: Arrivals::Poisson, ..plan(100.0, 100_000) };
         let first: Vec<_> = schedule(&drawn).collect();
-        assert_eq!(first, schedule(&drawn).collect::<Vec<_>>(), "the same seed, the same gaps");
+        assert_eq!(first, schedule(&drawn).collect::<Vec<_>>(), "the same seed yields the same intervals");
         assert!(first.is_sorted());
-        // Ten thousand are expected, with a standard deviation of a hundred.
+        // 10,000 are expected, with a standard deviation of 100.
         assert!((9_500..10_500).contains(&first.len()), "{}", first.len());
         assert_ne!(first, schedule(&Plan { seed: 8, ..drawn }).collect::<Vec<_>>());
         assert_eq!(schedule(&plan(0.0, 1_000)).count(), 0, "never");
     }
 
-    /// All answers wait until everything was sent. The bounds follow from the schedule, however slow the machine.
+    /// All responses wait until every request was sent. The bounds follow from the schedule, independently of machine
+    /// speed.
     #[tokio::test]
     async fn a_stalled_server_shows_in_the_high_percentiles() {
         let plan = plan(1_000.0, 200);
@@ -219,12 +219,12 @@ mod tests {
         )
         .await;
         assert_eq!((sent.scheduled, sent.started, sent.unsent), (200, 200, 0));
-        // The nth waits for the last, which is due 199 - n ms later.
+        // The nth request waits for the last one, which is due 199 - n ms later.
         assert!(latencies.percentile(0.99) >= Duration::from_millis(195), "{:?}", latencies.percentile(0.99));
         assert!(latencies.percentile(0.5) >= Duration::from_millis(98), "{:?}", latencies.percentile(0.5));
     }
 
-    /// The generator itself stands still: what it sends late has been waiting since it was due.
+    /// The generator itself stalls: the latency of a request sent late includes the time since its due time.
     #[tokio::test]
     async fn what_is_sent_late_has_waited_since_it_was_due() {
         let stall = Duration::from_millis(200);

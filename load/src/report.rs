@@ -1,4 +1,4 @@
-//! The report at a load's end.
+//! The report of a load.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,38 +10,38 @@ use super::open_loop::SendSummary;
 use super::settle::{Reconciliation, first_few};
 use super::stats::{Class, Tally, per_second};
 
-/// What came of a load.
+/// The results of a load.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// Requests per second that were asked for.
+    /// The requested rate per second.
     pub rate_per_s: f64,
-    /// How much of the plan was sent.
+    /// The sent part of the plan.
     pub sent: SendSummary,
-    /// What was answered, by operation.
+    /// The responses by operation.
     pub tallies: BTreeMap<Op, Tally>,
-    /// Whether everything adds up.
+    /// The reconciliation of orders and stock.
     pub reconciliation: Reconciliation,
 }
 
-/// Sent less than this share of what was asked for counts as not keeping the rate.
+/// An achieved rate below this share of the requested rate is reported.
 const ACHIEVED_RATE_MIN: f64 = 0.99;
 
 impl Report {
-    /// All operations together.
+    /// The sum over all operations.
     pub fn all(&self) -> Tally {
         let mut all = Tally::default();
         self.tallies.values().for_each(|tally| all.merge(tally));
         all
     }
 
-    /// Whether something was answered, every order came to rest, and nothing is wrong in the books.
+    /// Returns whether there was a response, every order settled, and orders and stock are consistent.
     pub fn is_ok(&self) -> bool {
         self.all().answered() > 0
             && self.reconciliation.wrong.is_empty()
             && self.reconciliation.late.is_empty()
     }
 
-    /// Everything, latencies in microseconds.
+    /// The full report, with latencies in microseconds.
     pub fn to_json(&self) -> Value {
         let took = self.sent.took;
         let by_op: BTreeMap<_, _> =
@@ -53,7 +53,7 @@ impl Report {
         })
     }
 
-    /// Everything, for people.
+    /// The full report as text.
     pub fn lines(&self) -> Vec<String> {
         let (sent, all) = (self.sent, self.all());
         let mut lines = vec![format!(
@@ -67,7 +67,7 @@ impl Report {
         lines.extend(rows.iter().map(|(name, tally)| format!("{name:<8}{}", statuses(tally))));
         lines.push(String::new());
         lines.push(format!(
-            "{} requests were due in {:.1} s, {} were sent, {} unsent as too many were unanswered",
+            "{} requests were due in {:.1} s, {} were sent, {} unsent because of the limit of requests in flight",
             sent.scheduled,
             sent.took.as_secs_f64(),
             sent.started,
@@ -75,7 +75,7 @@ impl Report {
         ));
         let achieved = per_second(sent.started, sent.took);
         if achieved < self.rate_per_s * ACHIEVED_RATE_MIN {
-            lines.push(format!("The rate was not kept: {achieved:.1} per s of {:.1}", self.rate_per_s));
+            lines.push(format!("The rate was not achieved: {achieved:.1} per s of {:.1}", self.rate_per_s));
         }
         lines.extend(self.reconciliation_lines());
         lines
@@ -85,10 +85,10 @@ impl Report {
         let books = &self.reconciliation;
         let rest: Vec<_> = books.statuses.iter().map(|(status, n)| format!("{n} {status}")).collect();
         let mut lines = vec![format!("{} orders accepted: {}", books.accepted, rest.join(", "))];
-        lines.push(format!("{} repetitions answered with their order", books.repeated));
+        lines.push(format!("{} repeated requests returned their order", books.repeated));
         if books.cleared_up > 0 {
             lines.push(format!(
-                "{} without a clear answer were repeated until they had one",
+                "{} requests without a definite response were repeated until they had one",
                 books.cleared_up
             ));
         }
@@ -96,9 +96,9 @@ impl Report {
         lines.extend(books.wrong.iter().map(|what| format!("WRONG: {what}")));
         if !books.late.is_empty() {
             let (n, ids) = (books.late.len(), first_few(&books.late));
-            lines.push(format!("LATE: {n} orders are still under way: {ids}"));
+            lines.push(format!("LATE: {n} orders are still in progress: {ids}"));
             lines.push(
-                "More than the workers finish may have been sent: try a lower --rate, or a longer --settle."
+                "The rate may exceed the workers' capacity: try a lower --rate, or a longer --settle."
                     .to_owned(),
             );
         }
@@ -109,11 +109,11 @@ impl Report {
     fn verdict(&self) -> &'static str {
         let books = &self.reconciliation;
         match (books.wrong.is_empty(), books.late.is_empty(), books.unchecked.is_empty()) {
-            _ if self.all().answered() == 0 => "Nothing was answered.",
-            (false, ..) => "The books do not add up.",
-            (true, false, _) => "The books could not be closed: not every order came to rest.",
-            (true, true, false) => "The books add up, as far as they could be checked.",
-            (true, true, true) => "The books add up.",
+            _ if self.all().answered() == 0 => "There was no response.",
+            (false, ..) => "Totals are inconsistent.",
+            (true, false, _) => "Totals could not be checked: not every order settled.",
+            (true, true, false) => "Totals are consistent, as far as they could be checked.",
+            (true, true, true) => "Totals are consistent.",
         }
     }
 }
@@ -132,7 +132,7 @@ fn latency_row(name: &str, tally: &Tally, took: Duration) -> String {
     )
 }
 
-/// Statuses and problem codes that were seen.
+/// Formats the statuses and problem codes of the responses.
 pub fn statuses(tally: &Tally) -> String {
     let seen = Class::ALL.iter().filter(|class| tally.of(**class) > 0);
     let seen: Vec<_> = seen.map(|class| format!("{} {}", tally.of(*class), class.name())).collect();

@@ -1,4 +1,4 @@
-//! After the sending: waits until every order rests, then checks the books over the API.
+//! After the sending: waits until every order has settled, then reconciles orders and stock over the API.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,34 +10,34 @@ use tokio::time::Instant;
 use super::shop::{AcknowledgedOrder, LoadClient};
 use super::stock_check::{StockLevel, UnitsByLocation, add_units, find_differences, is_at_rest};
 
-/// Requests at once while orders are looked at: a few, as the workers still have to do.
+/// Concurrent reads of orders: few, because the workers still have work to do.
 const CONCURRENT_READS: usize = 8;
-/// Pause between two looks at orders that do not rest yet.
+/// Interval between two checks of the orders that have not settled.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
-/// The most orders that are named in one line of the report.
+/// Maximum number of order ids in one line of the report.
 const LISTED_IDS_MAX: usize = 5;
 
-/// What the books say.
+/// The result of the reconciliation.
 #[derive(Clone, Debug, Default)]
 pub struct Reconciliation {
-    /// Orders that were acknowledged.
+    /// Acknowledged orders.
     pub accepted: u64,
-    /// Requests without a clear answer that were repeated with their key, to find out what they had come to.
+    /// Requests without a definite response that were repeated with their key to determine the outcome.
     pub cleared_up: u64,
-    /// Repetitions that were answered with their order.
+    /// Repeated requests that returned their order.
     pub repeated: u64,
-    /// Orders by their last status.
+    /// Orders by final status.
     pub statuses: BTreeMap<String, u64>,
-    /// What does not add up.
+    /// The inconsistencies.
     pub wrong: Vec<String>,
-    /// Ids of the orders that did not come to rest in time.
+    /// Ids of the orders that did not settle in time.
     pub late: Vec<String>,
-    /// What could not be checked, and why.
+    /// The checks that were not possible, with the reason.
     pub unchecked: Vec<String>,
 }
 
 impl Reconciliation {
-    /// As in the report.
+    /// The JSON of the report.
     pub fn to_json(&self) -> Value {
         json!({"accepted": self.accepted, "cleared_up": self.cleared_up, "repeated": self.repeated,
             "statuses": self.statuses, "wrong": self.wrong, "late": self.late,
@@ -45,7 +45,7 @@ impl Reconciliation {
     }
 }
 
-/// What a look at an order found.
+/// The result of a check of one order.
 enum OrderState {
     Rests { status: String, pieces: UnitsByLocation },
     Moves,
@@ -54,7 +54,7 @@ enum OrderState {
     NoAnswer,
 }
 
-/// Checks the books; `before` is the stock before the load, `on_look` hears how many of how many orders rest.
+/// Reconciles orders and stock. `before` is the stock before the load; `on_look` reports the settled and total orders.
 pub async fn wait_and_reconcile(
     shop: &LoadClient,
     before: Option<&BTreeMap<String, StockLevel>>,
@@ -70,7 +70,7 @@ pub async fn wait_and_reconcile(
     books.wrong.extend(ledger.contradictions);
     if !ledger.unclear.is_empty() {
         books.unchecked.push(format!(
-            "{} requests got no clear answer: whether they placed orders is not known",
+            "{} requests got no definite response: they may have placed orders",
             ledger.unclear.len()
         ));
     }
@@ -100,7 +100,7 @@ pub async fn wait_and_reconcile(
             break;
         }
         first = false;
-        // Whoever cancelled in the meantime is known to the shop alone.
+        // Only the shop has cancellations that were requested in the meantime.
         let cancelling: BTreeMap<_, _> =
             shop.ledger().placed.into_iter().map(|order| (order.id, order.cancelling)).collect();
         open.iter_mut().for_each(|order| order.cancelling = cancelling.get(&order.id) == Some(&true));
@@ -115,7 +115,7 @@ pub async fn wait_and_reconcile(
     }
     if !open.is_empty() {
         books.late = open.into_iter().map(|order| order.id).collect();
-        books.unchecked.push("reserved + sold against the orders: not all of them rest".to_owned());
+        books.unchecked.push("reserved + sold against the orders: some have not settled".to_owned());
     } else if forbidden {
         books.unchecked.push("orders and stock: the key lacks the scope orders:read".to_owned());
     }
@@ -128,7 +128,7 @@ fn all_at_rest(books: &Reconciliation, unknown: &[String]) -> bool {
     books.statuses.values().sum::<u64>() + unknown.len() as u64 == books.accepted
 }
 
-/// Repeats what has no clear answer, with its key, until it has one.
+/// Repeats each request without a definite response, with its key, until it has one.
 async fn resolve_unknown(shop: &LoadClient, deadline: Instant) -> u64 {
     let unclear = shop.ledger().unclear;
     for nth in &unclear {
@@ -142,7 +142,7 @@ async fn resolve_unknown(shop: &LoadClient, deadline: Instant) -> u64 {
     unclear.len() as u64
 }
 
-/// Looks at an order. A cancellation whose end can't be seen is asked for once more: its answer may have been lost.
+/// Checks an order. Repeats a cancellation that has not completed: the request or its response may have been lost.
 async fn inspect_order(shop: &LoadClient, order: &AcknowledgedOrder, ask_again: bool) -> OrderState {
     let Ok(reply) = shop.client.get(&order.id).await else { return OrderState::NoAnswer };
     match reply.status.as_u16() {
@@ -158,13 +158,13 @@ async fn inspect_order(shop: &LoadClient, order: &AcknowledgedOrder, ask_again: 
         return OrderState::Rests { status: status.to_owned(), pieces };
     }
     if ask_again && order.cancelling {
-        // Should this not be answered either, the order is reported as late.
+        // If this request fails too, the order is reported as late.
         shop.cancel(order).await.ok();
     }
     OrderState::Moves
 }
 
-/// Compares the stock with what it was, and with the orders' pieces where all of those are known.
+/// Compares the stock with its earlier state, and with the orders' units if all of them are available.
 async fn compare(
     shop: &LoadClient,
     before: Option<&BTreeMap<String, StockLevel>>,
@@ -185,7 +185,7 @@ async fn compare(
     books.wrong.extend(find_differences(before, &after, pieces.unwrap_or(&unsettled)));
 }
 
-/// The first few, to be looked up.
+/// Joins the first few ids.
 pub fn first_few(ids: &[String]) -> String {
     let more = if ids.len() > LISTED_IDS_MAX { ", …" } else { "" };
     format!("{}{more}", ids.iter().take(LISTED_IDS_MAX).cloned().collect::<Vec<_>>().join(", "))

@@ -1,4 +1,4 @@
-//! The customers of a load: what they order, and what they were promised.
+//! The clients of a load: their orders, and the responses to them.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -11,25 +11,25 @@ use super::open_loop::Random;
 use super::stock_check::StockLevel;
 use waybill_stack::client::{Client, Reply};
 
-/// The most pieces of a line.
+/// Maximum quantity of a line.
 const QUANTITY_MAX: u64 = 2;
-/// The most lines of an order; at [`UNIT_PRICE`] it stays far below what goes to review.
+/// Maximum lines of an order; at [`UNIT_PRICE`] the total is far below the review threshold.
 const LINES_MAX: u64 = 3;
-/// What a piece costs, in cents.
+/// Price of a unit, in cents.
 const UNIT_PRICE: i64 = 1_000;
-/// Orders per customer: more than twenty in an hour would go to review.
+/// Orders per customer: more than twenty in an hour would require review.
 const ORDERS_PER_CUSTOMER: u64 = 10;
-/// How long `wait` asks to be kept waiting, in seconds.
+/// The `Prefer: wait` of `wait`, in seconds.
 const PREFER_WAIT_SECONDS: u32 = 5;
-/// Where the goods are.
+/// The stock location.
 const LOCATION: &str = "LOAD-1";
-/// How many orders `list` asks for.
+/// The `limit` of `list`.
 const LIST_LIMIT: &str = "20";
 
-/// An order that was acknowledged.
+/// An acknowledged order.
 #[derive(Clone, Debug)]
 pub struct AcknowledgedOrder {
-    /// The request that placed it; its key and body follow from it.
+    /// The number of the request that placed it, from which its key and body follow.
     pub nth: u64,
     /// The order's id.
     pub id: String,
@@ -37,36 +37,36 @@ pub struct AcknowledgedOrder {
     pub cancelling: bool,
 }
 
-/// What is known of the orders of a load.
+/// The orders of a load.
 #[derive(Clone, Debug, Default)]
 pub struct OrderLog {
-    /// Orders that were acknowledged.
+    /// Acknowledged orders.
     pub placed: Vec<AcknowledgedOrder>,
-    /// Requests of which nobody knows whether they placed an order.
+    /// Requests that may or may not have placed an order.
     pub unclear: Vec<u64>,
-    /// Repetitions that were answered with another order.
+    /// Repeated requests that returned another order.
     pub contradictions: Vec<String>,
-    /// Repetitions that were answered with their order.
+    /// Repeated requests that returned their order.
     pub repeated: u64,
 }
 
-/// How a request ended.
+/// The result of a request.
 #[derive(Clone, Debug)]
 pub struct Outcome {
-    /// What it did.
+    /// The operation.
     pub op: Op,
-    /// None is no answer.
+    /// The status; none without a response.
     pub status: Option<u16>,
-    /// The code of the refusal, if it was one.
+    /// The problem code of a rejection.
     pub code: Option<String>,
 }
 
-/// Places, reads, repeats and cancels orders, and remembers them.
+/// Places, reads, repeats and cancels orders, and stores the acknowledged ones.
 #[derive(Debug)]
 pub struct LoadClient {
-    /// The API.
+    /// The API client.
     pub client: Client,
-    /// In keys and customers, so that runs do not meet.
+    /// Part of keys and customer ids, so that runs are independent.
     run: String,
     skus: u64,
     seed: u64,
@@ -80,7 +80,7 @@ impl LoadClient {
         Self { client, run, skus: skus.max(1), seed, ledger: Mutex::default() }
     }
 
-    /// What is known so far.
+    /// Returns a copy of the orders so far.
     pub fn ledger(&self) -> OrderLog {
         self.lock(|ledger| ledger.clone())
     }
@@ -94,12 +94,12 @@ impl LoadClient {
         (0..self.skus).map(|n| format!("LOAD-{n}"))
     }
 
-    /// Random numbers of the nth request's own, whenever it is asked for.
+    /// Returns the nth request's random sequence, the same on every call.
     pub fn random(&self, nth: u64) -> Random {
         Random::new(self.seed ^ Random::new(nth).bits())
     }
 
-    /// The order that the nth request places.
+    /// Returns the order that the nth request places.
     fn order(&self, nth: u64) -> Value {
         let mut random = self.random(nth);
         let lines = 1 + random.below(LINES_MAX.min(self.skus));
@@ -120,8 +120,8 @@ impl LoadClient {
         })
     }
 
-    /// Sees to it that each SKU has enough for so many orders. Answers the stock, by SKU; none where the key may
-    /// not look at it.
+    /// Ensures that each SKU has enough stock for this number of orders. Returns the stock by SKU; none if the key may
+    /// not read it.
     pub async fn fill(&self, orders: u64) -> Result<Option<BTreeMap<String, StockLevel>>> {
         let wanted = i64::try_from(orders.saturating_mul(QUANTITY_MAX))?;
         for sku in self.skus() {
@@ -137,16 +137,14 @@ impl LoadClient {
             let stock = json!({"locations": [{"location": LOCATION, "on_hand": level.reserved + wanted}]});
             let reply = self.client.put_stock(&sku, &stock).await?;
             if reply.status.as_u16() == 403 {
-                bail!(
-                    "{sku} has too little stock, and the key lacks the scope stock:write to put some there"
-                );
+                bail!("{sku} has too little stock, and the key lacks the scope stock:write to add some");
             }
             reply.success()?;
         }
         self.stock().await
     }
 
-    /// The stock of each SKU; none where the key may not look at it.
+    /// Returns the stock of each SKU; none if the key may not read it.
     pub async fn stock(&self) -> Result<Option<BTreeMap<String, StockLevel>>> {
         let mut levels = BTreeMap::new();
         for sku in self.skus() {
@@ -160,7 +158,7 @@ impl LoadClient {
         Ok(Some(levels))
     }
 
-    /// Does what the nth request is to do. What needs an earlier order places one while there is none.
+    /// Runs the nth request. An operation that requires an earlier order places one if there is none.
     pub async fn run_operation(&self, op: Op, nth: u64) -> Outcome {
         let earlier = |not_cancelling: bool| self.pick_earlier_order(nth, not_cancelling);
         let (op, reply) = match op {
@@ -185,7 +183,7 @@ impl LoadClient {
         Outcome { op, status, code }
     }
 
-    /// Any order that was placed before: most of them have long been finished.
+    /// Picks a random earlier order; most of them have already completed.
     fn pick_earlier_order(&self, nth: u64, not_cancelling: bool) -> Option<AcknowledgedOrder> {
         let mut random = self.random(!nth);
         self.lock(|ledger| {
@@ -194,7 +192,7 @@ impl LoadClient {
             let (before, behind) = ledger.placed.split_at_mut_checked(from)?;
             let mut all = behind.iter_mut().chain(before);
             let found = all.find(|order| !(not_cancelling && order.cancelling))?;
-            // Before it is asked for: what is not answered may have been accepted.
+            // Set before the request: a request without a response may have been accepted.
             found.cancelling |= not_cancelling;
             Some(found.clone())
         })
@@ -204,7 +202,7 @@ impl LoadClient {
         self.client.place(&self.order(nth), &format!("load-{}-{nth}", self.run), wait).await
     }
 
-    /// Places the nth request's order. May be called again while it is unclear whether there is one.
+    /// Places the nth request's order. May be called again while the outcome is unknown.
     pub async fn place(&self, nth: u64, wait: Option<u32>) -> Result<Reply> {
         let reply = self.post(nth, wait).await;
         self.lock(|ledger| {
@@ -214,7 +212,7 @@ impl LoadClient {
                     let id = reply.text("/id").to_owned();
                     ledger.placed.push(AcknowledgedOrder { nth, id, cancelling: false });
                 }
-                // Refused, or sent away before anything was done.
+                // Rejected, or shed before any work was done.
                 Ok(reply) if !reply.status.is_server_error() || reply.text("/code") == "overloaded" => {}
                 _ => ledger.unclear.push(nth),
             }
@@ -222,7 +220,7 @@ impl LoadClient {
         reply
     }
 
-    /// Repeats an order's `POST`, and notes whether the answer is the first one's.
+    /// Repeats an order's `POST` and records whether it returns the same order.
     pub async fn again(&self, order: &AcknowledgedOrder) -> Result<Reply> {
         let reply = self.post(order.nth, None).await?;
         if reply.status.is_success() {
@@ -234,7 +232,7 @@ impl LoadClient {
         Ok(reply)
     }
 
-    /// Asks for an order to be cancelled.
+    /// Requests a cancellation.
     pub async fn cancel(&self, order: &AcknowledgedOrder) -> Result<Reply> {
         let reply = self.client.cancel(&order.id, "a customer of the load", false).await?;
         if reply.status.is_client_error() {

@@ -1,8 +1,6 @@
-//! `cargo dev simulate`: a spike on its way through admission, backlog and engine, second by second.
-//!
-//! A model, to reason with: orders arrive at random, are accepted or shed as the API does it, wait in the outbox, and are
-//! worked on at the rate that the engine sustains, the oldest first. The benchmark `spike` measures the same on real
-//! servers; `docs/capacity.md` compares the two.
+//! `cargo dev simulate`: a model of a load spike through admission, backlog and Temporal. Orders arrive at random, are
+//! accepted or shed like in the API, wait in the outbox, and are processed oldest first at the sustainable rate. The
+//! benchmark `spike` measures the same on real servers; `docs/explanation/capacity.md` compares the two.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -16,87 +14,87 @@ use crate::open_loop::{Arrivals, Plan, schedule};
 use crate::stats::Latencies;
 use waybill_stack::output;
 
-/// How often the API measures its backlog, in seconds: `BACKLOG_EVERY` in `api/src/state.rs`.
+/// Interval of the API's backlog measurement, in seconds: `BACKLOG_INTERVAL` in `api/src/state.rs`.
 const BACKLOG_EVERY_SECONDS: f64 = 2.0;
-/// The model's step, in seconds: short against all that is looked at.
+/// The model's time step in seconds, short compared with all measured times.
 const STEP_SECONDS: f64 = 0.01;
-/// Requests may wait for each other for so long, in seconds: more than that come at a time only when it is too much.
+/// Queueing limit of accepted requests in seconds; above it requests are shed.
 const BURST_SECONDS: f64 = 0.1;
-/// No backlog is followed for longer than this, in seconds of the model.
+/// Burst allowance of the accept rate, in seconds: more simultaneous arrivals than that are shed.
 const TIME_MAX_SECONDS: f64 = 6.0 * 3_600.0;
 
-/// What is simulated. Rates are orders per second.
+/// Parameters of the model. Rates are orders per second.
 #[derive(Clone, Debug, Args, Serialize)]
 pub struct SimulateArgs {
-    /// What the engine brings to their labels when it does nothing else.
+    /// Orders per second that reach their labels when no other work is done.
     #[arg(long, default_value_t = 100.0)]
     pub sustainable: f64,
-    /// What the API and Postgres can accept.
+    /// Orders per second that the API and Postgres can accept.
     #[arg(long, default_value_t = 2_000.0)]
     pub accept: f64,
-    /// The load before and after the spike, as a share of what is sustainable.
+    /// Load before and after the spike, as a share of the sustainable rate.
     #[arg(long, default_value_t = 0.9)]
     pub base: f64,
-    /// How many times that arrive in the spike.
+    /// Factor by which the load grows in the spike.
     #[arg(long, default_value_t = 10.0)]
     pub factor: f64,
-    /// How long it lasts, in seconds.
+    /// Duration of the spike, in seconds.
     #[arg(long, default_value_t = 60.0)]
     pub spike: f64,
     /// `WAYBILL_BACKLOG_MAX`.
     #[arg(long, default_value_t = 100_000)]
     pub backlog_max: usize,
-    /// What accepting an order costs of the engine's power, in orders: 0 where they share no machine.
+    /// Processing capacity used per accepted order, in orders: 0 on separate machines.
     #[arg(long, default_value_t = 0.0)]
     pub accept_cost: f64,
-    /// What refusing one costs of it.
+    /// Processing capacity used per shed order, in orders.
     #[arg(long, default_value_t = 0.0)]
     pub shed_cost: f64,
-    /// The same seed draws the same arrivals.
+    /// The same seed generates the same arrivals.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// Writes the result as JSON, too.
+    /// Also writes the result as JSON.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
 }
 
-/// How it stands at one moment; counts are since the start.
+/// The state at one time; counts are since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Snapshot {
     /// Seconds since the start.
     pub at: f64,
     /// Orders that arrived.
     pub offered: u64,
-    /// Those that were accepted.
+    /// Orders that were accepted.
     pub accepted: u64,
-    /// Those that were refused.
+    /// Orders that were shed.
     pub shed: u64,
-    /// Those that have their labels.
+    /// Orders that have their labels.
     pub confirmed: u64,
-    /// Those that wait.
+    /// Orders in the backlog.
     pub backlog: u64,
-    /// How long the oldest of these has waited, in seconds.
+    /// Age of the oldest order in the backlog, in seconds.
     pub oldest: f64,
 }
 
-/// What came out.
+/// The results.
 #[derive(Clone, Debug, Serialize)]
 pub struct Outcome {
-    /// Each second until the backlog is gone.
+    /// The state at each second until the backlog is empty.
     pub moments: Vec<Snapshot>,
-    /// Orders per second that got their labels, in the spike against before it.
+    /// Orders per second that got their labels in the spike, relative to before it.
     pub goodput: f64,
     /// The longest backlog.
     pub backlog_max: u64,
-    /// From acceptance to labels in seconds, of all that were accepted: the middle one, and the one that 1 % exceed.
+    /// Median time from acceptance to labels in seconds, over all accepted orders.
     pub wait_p50: f64,
-    /// See above.
+    /// 99th percentile of the same.
     pub wait_p99: f64,
-    /// How long after the spike the backlog was gone, in seconds.
+    /// Time after the spike until the backlog was empty, in seconds.
     pub drained_after: f64,
 }
 
-/// As much time before the spike as it lasts.
+/// The phase before the spike lasts as long as the spike.
 fn phases(args: &SimulateArgs) -> [(f64, f64); 3] {
     let base = args.base * args.sustainable;
     [(base, args.spike), (base * args.factor, args.spike), (base, args.spike)]
@@ -106,10 +104,10 @@ fn phases(args: &SimulateArgs) -> [(f64, f64); 3] {
 pub fn simulate(args: &SimulateArgs) -> Result<Outcome> {
     let sane =
         [args.sustainable, args.accept, args.spike].iter().all(|number| number.is_finite() && *number > 0.0);
-    ensure!(sane, "--sustainable, --accept and --spike have to be above 0");
+    ensure!(sane, "--sustainable, --accept and --spike must be above 0");
     ensure!(
         args.base >= 0.0 && args.base < 1.0,
-        "--base is a share of what is sustainable: from 0 to below 1"
+        "--base is a share of the sustainable rate: from 0 to below 1"
     );
     let arrivals = arrivals(args);
     let (mut now, mut state, mut waits) = (Snapshot::default(), State::default(), Latencies::default());
@@ -119,7 +117,7 @@ pub fn simulate(args: &SimulateArgs) -> Result<Outcome> {
     while now.at < end || now.backlog > 0 {
         ensure!(
             now.at < TIME_MAX_SECONDS,
-            "the backlog is not gone after {TIME_MAX_SECONDS} s: it never will be"
+            "the backlog is not empty after {TIME_MAX_SECONDS} s and is assumed to stay"
         );
         step += 1;
         now.at = step as f64 * STEP_SECONDS;
@@ -140,7 +138,7 @@ pub fn simulate(args: &SimulateArgs) -> Result<Outcome> {
     Ok(outcome(args, moments, &waits))
 }
 
-/// When orders arrive, in seconds since the start.
+/// Returns the arrival times in seconds since the start.
 fn arrivals(args: &SimulateArgs) -> Vec<f64> {
     let (mut start, mut all) = (0.0, Vec::new());
     for (n, (rate_per_s, seconds)) in (0_u64..).zip(phases(args)) {
@@ -158,20 +156,20 @@ fn arrivals(args: &SimulateArgs) -> Vec<f64> {
     all
 }
 
-/// What the processes know and have left over.
+/// The state of the processes.
 #[derive(Default)]
 struct State {
-    /// When each order that waits was accepted.
+    /// The time at which each order in the backlog was accepted.
     waiting: VecDeque<f64>,
     overloaded: bool,
     looked: f64,
-    /// Orders that could be accepted, and brought to their labels, within what has passed: parts of an order are kept.
+    /// Orders that could have been accepted, and processed, in the elapsed time; fractions carry over.
     acceptable: f64,
     doable: f64,
 }
 
 impl State {
-    /// What the API sees every two seconds: between two looks it does not know better.
+    /// Measures the backlog as the API does, every two seconds; the value is stale in between.
     fn measure_backlog(&mut self, now: &Snapshot, args: &SimulateArgs) {
         if now.at - self.looked >= BACKLOG_EVERY_SECONDS {
             self.looked = now.at;
@@ -224,7 +222,7 @@ fn outcome(args: &SimulateArgs, moments: Vec<Snapshot>, waits: &Latencies) -> Ou
     }
 }
 
-/// Runs the model and tells what came out.
+/// Runs the model and prints the results.
 pub fn run(args: &SimulateArgs) -> Result<()> {
     let outcome = simulate(args)?;
     let every = (outcome.moments.len() / 24).max(1);
@@ -238,8 +236,8 @@ pub fn run(args: &SimulateArgs) -> Result<()> {
     }
     let Outcome { goodput, backlog_max, wait_p50, wait_p99, drained_after, .. } = &outcome;
     output::line(format_args!(
-        "\nGoodput in the spike {goodput:.2} of that before it; at most {backlog_max} waited, \
-         p50 {wait_p50:.1} s, p99 {wait_p99:.1} s; gone {drained_after:.0} s after the spike."
+        "\nGoodput in the spike {goodput:.2} of that before it; backlog at most {backlog_max}, \
+         p50 {wait_p50:.1} s, p99 {wait_p99:.1} s; empty {drained_after:.0} s after the spike."
     ));
     if let Some(path) = &args.json {
         let json = serde_json::to_vec_pretty(&(args, &outcome))?;
@@ -275,7 +273,7 @@ mod tests {
             assert_eq!(moment.offered, moment.accepted + moment.shed, "{moment:?}");
             assert_eq!(moment.accepted, moment.confirmed + moment.backlog, "{moment:?}");
         }
-        assert_eq!(outcome.moments.last().unwrap().backlog, 0, "nobody is forgotten");
+        assert_eq!(outcome.moments.last().unwrap().backlog, 0, "no order is left in the backlog");
         outcome
     }
 
@@ -283,12 +281,13 @@ mod tests {
     fn a_spike_within_the_limits_sheds_nothing_and_drains_at_what_is_left() {
         let outcome = run(|_| {});
         assert_eq!(outcome.moments.last().unwrap().shed, 0);
-        // 900 come and 100 go, for 30 s; then 90 come and 100 go until the base load ends, then none come.
+        // 900/s arrive and 100/s complete for 30 s; then 90/s arrive and 100/s complete until the base load ends; then
+        // none arrive.
         let peak = 30.0 * (900.0 - 100.0);
         assert!((outcome.backlog_max as f64 - peak).abs() < peak * 0.05, "{}", outcome.backlog_max);
         let drained = 30.0 + (peak - 30.0 * 10.0) / 100.0;
         assert!((outcome.drained_after - drained).abs() < drained * 0.05, "{}", outcome.drained_after);
-        // The engine is busy instead of nine tenths busy.
+        // The workers are fully busy instead of 90 %.
         assert!((outcome.goodput - 100.0 / 90.0).abs() < 0.05, "{}", outcome.goodput);
     }
 
@@ -303,7 +302,7 @@ mod tests {
     fn shedding_begins_at_the_look_after_the_limit_and_keeps_the_backlog_there() {
         let outcome = run(|args| args.backlog_max = 2_000);
         assert!(outcome.moments.last().unwrap().shed > 10_000);
-        // At most what comes between two looks lies on top.
+        // The backlog exceeds the limit at most by the arrivals between two measurements.
         let most = 2_000.0 + BACKLOG_EVERY_SECONDS * 900.0;
         assert!((2_000.0..most).contains(&(outcome.backlog_max as f64)), "{}", outcome.backlog_max);
     }
@@ -316,7 +315,7 @@ mod tests {
             args.shed_cost = 0.02;
         });
         let lost = free.goodput - shared.goodput;
-        // Of 900 a second some 800 are shed, each for 0.02 orders: 16 of 90.
+        // Of 900 per second some 800 are shed, each for 0.02 orders: 16 of 90.
         assert!((0.12..0.20).contains(&lost), "{lost}");
     }
 
@@ -332,7 +331,7 @@ mod tests {
         let source = include_str!("../../api/src/state.rs");
         assert!(
             source.contains("const BACKLOG_EVERY: Duration = Duration::from_secs(2);"),
-            "it has changed there"
+            "the API's interval has changed"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! What was answered, how, and after how long.
+//! Statistics of responses: statuses and latencies.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,70 +6,70 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
-/// The longest latency that is told apart, in microseconds: ten minutes, more than any request may take.
+/// The largest latency that is recorded, in microseconds: ten minutes, more than any request may take.
 const LATENCY_MAX_MICROS: u64 = 600_000_000;
-/// Significant digits of a latency: it is recorded to one part in a thousand.
+/// Significant digits of a latency: a precision of one in a thousand.
 const DIGITS: u8 = 3;
 
-/// Latencies in microseconds, with three digits.
+/// Latencies in microseconds, with three significant digits.
 #[derive(Clone, Debug)]
 pub struct Latencies(Histogram<u64>);
 
 impl Default for Latencies {
     #[allow(clippy::expect_used, reason = "the bounds are constants, and a test takes them")]
     fn default() -> Self {
-        Self(Histogram::new_with_max(LATENCY_MAX_MICROS, DIGITS).expect("bounds that a histogram takes"))
+        Self(Histogram::new_with_max(LATENCY_MAX_MICROS, DIGITS).expect("valid histogram bounds"))
     }
 }
 
 impl Latencies {
-    /// Adds one; what is longer than ten minutes counts as ten minutes.
+    /// Adds a latency; one above ten minutes is recorded as ten minutes.
     pub fn record(&mut self, latency: Duration) {
         self.0.saturating_record(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
     }
 
-    /// Adds all of another's.
+    /// Adds all latencies of another instance.
     pub fn merge(&mut self, other: &Self) {
-        // Both have the same bounds, so there is nothing to refuse.
+        // Both have the same bounds, so the addition cannot fail.
         self.0.add(&other.0).ok();
     }
 
-    /// How many there are.
+    /// Returns the number of latencies.
     pub fn count(&self) -> u64 {
         self.0.len()
     }
 
-    /// The latency that this share (0 to 1) of them did not exceed; zero when there are none.
+    /// Returns the latency that this share (0 to 1) did not exceed; zero without latencies.
     pub fn percentile(&self, share: f64) -> Duration {
         Duration::from_micros(self.0.value_at_quantile(share))
     }
 
-    /// The longest; zero when there are none.
+    /// Returns the maximum; zero without latencies.
     pub fn max(&self) -> Duration {
         Duration::from_micros(self.0.max())
     }
 }
 
-/// How a request ended.
+/// The class of a request's result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Class {
     /// 2xx
     Success,
-    /// 4xx but 429: refused.
+    /// 4xx except 429: rejected.
     Refused,
-    /// 429 and 503: not now.
+    /// 429 and 503: shed.
     Shed,
     /// Any other status.
     Failed,
-    /// No answer at all.
+    /// No response.
     Unanswered,
 }
 
 impl Class {
-    /// All of them, in the order of the reports.
+    /// All classes, in the order of the reports.
     pub const ALL: [Self; 5] = [Self::Success, Self::Refused, Self::Shed, Self::Failed, Self::Unanswered];
 
-    /// The class of a status; none is no answer.
+    /// Returns the class of a status; none is no response.
     pub fn of(status: Option<u16>) -> Self {
         match status {
             None => Self::Unanswered,
@@ -80,7 +80,7 @@ impl Class {
         }
     }
 
-    /// As reports name it.
+    /// The name in reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::Success => "2xx",
@@ -92,10 +92,10 @@ impl Class {
     }
 }
 
-/// Everything that is counted of one kind of request.
+/// The counters of one kind of request.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
-    /// Of all that ended, answered or not.
+    /// Latencies of all requests, with or without a response.
     pub latencies: Latencies,
     classes: BTreeMap<Class, u64>,
     codes: BTreeMap<String, u64>,
@@ -111,7 +111,7 @@ impl Tally {
         }
     }
 
-    /// Adds all of another's.
+    /// Adds all requests of another instance.
     pub fn merge(&mut self, other: &Self) {
         self.latencies.merge(&other.latencies);
         for (class, count) in &other.classes {
@@ -122,22 +122,22 @@ impl Tally {
         }
     }
 
-    /// How many ended in this way.
+    /// Returns the number of requests in a class.
     pub fn of(&self, class: Class) -> u64 {
         self.classes.get(&class).copied().unwrap_or_default()
     }
 
-    /// How many got any answer.
+    /// Returns the number of requests with a response.
     pub fn answered(&self) -> u64 {
         self.latencies.count() - self.of(Class::Unanswered)
     }
 
-    /// Problem codes, and how often each was seen.
+    /// Returns the count of each problem code.
     pub fn codes(&self) -> &BTreeMap<String, u64> {
         &self.codes
     }
 
-    /// As in the report: latencies in microseconds, rate per second over `took`.
+    /// The JSON of the report: latencies in microseconds, rate per second over `took`.
     pub fn to_json(&self, took: Duration) -> Value {
         let micros = |latency: Duration| u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
         let at = |share| micros(self.latencies.percentile(share));
@@ -152,7 +152,7 @@ impl Tally {
     }
 }
 
-/// A rate per second; zero where no time has passed.
+/// Returns a rate per second; zero if no time has elapsed.
 #[allow(clippy::cast_precision_loss, reason = "a rate to be read")]
 pub fn per_second(count: u64, took: Duration) -> f64 {
     if took.is_zero() { 0.0 } else { count as f64 / took.as_secs_f64() }
@@ -174,7 +174,7 @@ mod tests {
             assert!(got.abs_diff(due) <= due / 1_000, "{share}: {got}");
         }
         low.record(Duration::MAX);
-        assert!(low.max() >= Duration::from_mins(10), "an endless one is not forgotten");
+        assert!(low.max() >= Duration::from_mins(10), "a latency above the maximum is recorded");
         assert_eq!((Latencies::default().percentile(0.99), Latencies::default().max()), Default::default());
     }
 

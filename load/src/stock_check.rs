@@ -1,39 +1,39 @@
-//! What has to add up after a load: pieces of stock against pieces of orders.
+//! Checks the stock after a load: units of stock against units of orders.
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-/// Pieces by SKU.
+/// Units by SKU.
 pub type UnitsByLocation = BTreeMap<String, i64>;
 
-/// Pieces of one SKU, at all locations together.
+/// Units of one SKU, summed over all locations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StockLevel {
-    /// Free.
+    /// Available units.
     pub available: i64,
-    /// Set aside for orders.
+    /// Units reserved for orders.
     pub reserved: i64,
-    /// Handed over.
+    /// Units handed over to the carrier.
     pub sold: i64,
 }
 
 impl StockLevel {
-    /// From what `GET /v1/stock/{sku}` answers.
+    /// Parses a response of `GET /v1/stock/{sku}`.
     pub fn of(stock: &Value) -> Self {
         let locations = stock["locations"].as_array().map(Vec::as_slice).unwrap_or_default();
         let sum = |field: &str| locations.iter().filter_map(|at| at[field].as_i64()).sum();
         Self { available: sum("available"), reserved: sum("reserved"), sold: sum("sold") }
     }
 
-    /// Pieces that orders have.
+    /// Units that orders have reserved or bought.
     pub fn committed(self) -> i64 {
         self.reserved + self.sold
     }
 }
 
-/// Whether an order in this status stays there until somebody outside Waybill does something. One whose
-/// cancellation was accepted rests only where that has come to its end.
+/// Returns whether an order stays in this status until an external event. An order with an accepted cancellation is at
+/// rest only after the cancellation has completed.
 pub fn is_at_rest(status: &str, cancelling: bool) -> bool {
     match status {
         "partially_shipped" | "shipped" | "delivered" | "completed" | "cancelled" | "rejected"
@@ -43,7 +43,7 @@ pub fn is_at_rest(status: &str, cancelling: bool) -> bool {
     }
 }
 
-/// Adds the pieces that an order, as the API shows it, holds or has sold: none if it ended without a sale.
+/// Adds the units that an order in the API's format has reserved or bought: none if it ended without a sale.
 pub fn add_units(order: &Value, pieces: &mut UnitsByLocation) {
     if matches!(order["status"].as_str(), Some("cancelled" | "rejected" | "expired")) {
         return;
@@ -55,7 +55,7 @@ pub fn add_units(order: &Value, pieces: &mut UnitsByLocation) {
     }
 }
 
-/// Compares the stock before and after with the pieces that orders took meanwhile. A line per difference.
+/// Compares the stock before and after with the units allocated to orders in between. Returns a line per difference.
 pub fn find_differences(
     before: &BTreeMap<String, StockLevel>,
     after: &BTreeMap<String, StockLevel>,
@@ -64,7 +64,7 @@ pub fn find_differences(
     let mut found = Vec::new();
     for (sku, before) in before {
         let Some(after) = after.get(sku) else {
-            found.push(format!("{sku} has no stock any more"));
+            found.push(format!("{sku} no longer has stock"));
             continue;
         };
         let (was, is) = (before.available + before.committed(), after.available + after.committed());
@@ -114,13 +114,17 @@ mod tests {
     fn each_difference_is_told() {
         let (before, orders) = (levels(10, 1, 2), UnitsByLocation::from([("A".to_owned(), 3)]));
         assert_eq!(find_differences(&before, &levels(7, 2, 4), &orders), [""; 0]);
-        assert_eq!(find_differences(&before, &levels(8, 2, 4), &orders).len(), 1, "a piece from nowhere");
+        assert_eq!(
+            find_differences(&before, &levels(8, 2, 4), &orders).len(),
+            1,
+            "one unit too many in stock"
+        );
         assert_eq!(
             find_differences(&before, &levels(8, 1, 4), &orders).len(),
             1,
-            "an order without its piece"
+            "an order without its unit"
         );
-        assert_eq!(find_differences(&before, &levels(7, 1, 4), &orders).len(), 2, "a lost piece");
+        assert_eq!(find_differences(&before, &levels(7, 1, 4), &orders).len(), 2, "a missing unit");
         assert_eq!(find_differences(&before, &BTreeMap::new(), &orders).len(), 1);
     }
 

@@ -7,23 +7,23 @@ use std::time::Duration;
 use tokio::time::timeout;
 use waybill_store::PgPool;
 
-/// A dependency that has not answered by then counts as down.
+/// A dependency that has not responded after this time is reported as down.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What is probed.
+/// The dependencies to probe.
 #[derive(Clone)]
 pub struct HealthState {
     /// Postgres.
     pub pool: PgPool,
     /// Temporal.
     pub engine: WorkflowClient,
-    /// Metrics.
+    /// The process's metrics.
     pub metrics: Metrics,
-    /// Whether the process can do its work without Temporal: the API can, a worker can't.
+    /// Whether the process is ready only with Temporal: a worker needs it, the API does not.
     pub needs_temporal: bool,
 }
 
-/// The routes.
+/// Returns the routes.
 pub fn routes(ops: HealthState) -> Router {
     Router::new()
         .route("/healthz", get(|| async { Json(json!({"status": "ok"})) }))
@@ -52,7 +52,7 @@ async fn metrics(State(ops): State<HealthState>) -> impl IntoResponse {
     match ops.metrics.render().await {
         Ok(text) => (StatusCode::OK, [("content-type", "text/plain; version=0.0.4")], text),
         Err(error) => {
-            tracing::error!(%error, "metrics could not be written");
+            tracing::error!(%error, "failed to encode metrics");
             (StatusCode::INTERNAL_SERVER_ERROR, [("content-type", "text/plain")], String::new())
         }
     }

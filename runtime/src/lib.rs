@@ -1,5 +1,5 @@
-//! What both binaries are made of besides their own work: the connection to Temporal, the delivery of webhooks,
-//! the HTTP server, logs, metrics, health and an orderly end. It holds no rule of the business.
+//! The infrastructure that both binaries share: the connection to Temporal, the delivery of webhooks, the HTTP server,
+//! logs, metrics, health checks and graceful shutdown. It contains no business rules.
 
 pub mod args;
 pub mod health;

@@ -1,4 +1,4 @@
-//! One `/metrics` per process: ours, and Temporal's own beside them.
+//! One `/metrics` per process: Waybill's metrics, and those of Temporal's SDK.
 
 use prometheus::{Encoder, Registry, TextEncoder};
 use std::{
@@ -16,16 +16,16 @@ use temporalio_common::telemetry::{
 pub struct Metrics {
     registry: Registry,
     meter: Arc<dyn CoreMeter>,
-    /// Temporal's SDK serves its metrics itself, on a loopback port of its own; they are fetched from there.
+    /// Temporal's SDK serves its metrics on a separate loopback port, from which they are collected.
     temporal: SocketAddr,
     http: reqwest::Client,
 }
 
 impl Metrics {
-    /// Takes the registry for ours and starts collecting Temporal's.
+    /// Starts Temporal's exporter. `registry` has Waybill's metrics.
     ///
     /// # Errors
-    /// When no loopback port is free.
+    /// When no loopback port is available.
     pub fn start(registry: Registry) -> anyhow::Result<Self> {
         let options = PrometheusExporterOptions::builder()
             .socket_addr(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
@@ -38,30 +38,30 @@ impl Metrics {
         Ok(Self { registry, meter: server.meter, temporal: server.bound_addr, http })
     }
 
-    /// Options under which a worker's runtime reports here.
+    /// Returns the options with which a worker's runtime reports to this exporter.
     pub fn telemetry_options(&self) -> TelemetryOptions {
         TelemetryOptions::builder().metrics(self.meter.clone()).build()
     }
 
-    /// The meter under which a client reports here. The instance has to live as long as the client.
+    /// Returns the meter with which a client reports to this exporter. The instance must live as long as the client.
     ///
     /// # Errors
-    /// When Temporal's telemetry can't be set up.
+    /// When Temporal's telemetry cannot be set up.
     pub fn client_meter(&self) -> anyhow::Result<(TelemetryInstance, Option<TemporalMeter>)> {
         let instance = telemetry_init(self.telemetry_options())?;
         let meter = instance.get_temporal_metric_meter();
         Ok((instance, meter))
     }
 
-    /// Where to register ours.
+    /// Returns the registry of Waybill's metrics.
     pub fn registry(&self) -> &Registry {
         &self.registry
     }
 
-    /// Everything, in Prometheus' text format.
+    /// Returns all metrics in Prometheus' text format.
     ///
     /// # Errors
-    /// When ours can't be written; Temporal's are left out if they can't be had.
+    /// When Waybill's metrics cannot be encoded; Temporal's are omitted if they cannot be collected.
     pub async fn render(&self) -> anyhow::Result<String> {
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
@@ -69,7 +69,7 @@ impl Metrics {
         let temporal_metrics = self.http.get(format!("http://{}/metrics", self.temporal)).send().await;
         match temporal_metrics {
             Ok(response) => text += &response.text().await.unwrap_or_default(),
-            Err(error) => tracing::debug!(%error, "Temporal's metrics could not be fetched"),
+            Err(error) => tracing::debug!(%error, "failed to collect Temporal SDK metrics"),
         }
         Ok(text)
     }

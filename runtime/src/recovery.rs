@@ -1,4 +1,4 @@
-//! Orders, refunds and returns whose workflow was ended from outside, as Temporal knows them, and the orders' heirs.
+//! Finds the orders, refunds and returns whose workflow was terminated or failed, and starts successor runs of orders.
 
 use crate::temporal::{CALL_TIMEOUT, OrderStart, WorkflowClient, WorkflowClientError, no_retries};
 use futures::TryStreamExt;
@@ -15,26 +15,26 @@ use tokio::time::timeout;
 use waybill_domain::ids::{OrderId, RefundId, ReturnId};
 use waybill_workflows::{OrderWorkflow, WORKFLOW_TASK_TIMEOUT, names, payloads::OrderInput};
 
-/// How long one page of a search may take: visibility is slower than what orders wait for, and nobody waits here.
+/// Timeout for one page of a search: visibility queries are slower than calls that orders wait for.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a whole search may take: within a heartbeat of the activity that asks.
+/// Timeout for a whole search: less than the heartbeat timeout of the activity that searches.
 const SEARCH_TIMEOUT: Duration = Duration::from_secs(45);
 
 impl WorkflowClient {
-    /// Orders of this stack of whose workflows one was ended from outside or failed, the latest first, at most
-    /// `limit`. Some may have a successor by now; orders that ended moments ago may be missing.
+    /// Lists the orders of this stack with a workflow run that was terminated or failed, the latest first, at most
+    /// `limit`. Some may already have a successor run; runs that closed moments ago may be missing.
     ///
     /// # Errors
-    /// When Temporal does not answer in time.
+    /// When Temporal does not respond in time.
     pub async fn find_terminated_orders(&self, limit: usize) -> Result<Vec<OrderId>, WorkflowClientError> {
         let ended = self.find_terminated_runs(names::ORDER_WORKFLOW, "order:", limit).await?;
         Ok(ended.into_iter().map(|(id, _)| id).collect())
     }
 
-    /// Refunds whose workflows were ended so, and when.
+    /// Lists the refunds with such a workflow run, and when it closed.
     ///
     /// # Errors
-    /// When Temporal does not answer in time.
+    /// When Temporal does not respond in time.
     pub async fn ended_refunds(
         &self,
         limit: usize,
@@ -42,10 +42,10 @@ impl WorkflowClient {
         self.find_terminated_runs(names::REFUND_WORKFLOW, "refund:", limit).await
     }
 
-    /// Returns whose workflows were ended so, and when.
+    /// Lists the returns with such a workflow run, and when it closed.
     ///
     /// # Errors
-    /// When Temporal does not answer in time.
+    /// When Temporal does not respond in time.
     pub async fn ended_returns(
         &self,
         limit: usize,
@@ -53,7 +53,7 @@ impl WorkflowClient {
         self.find_terminated_runs(names::RETURN_WORKFLOW, "return:", limit).await
     }
 
-    /// What such workflows of a type are about, and when they ended.
+    /// Lists the ids in the workflow ids of such runs of one workflow type, and when they closed.
     async fn find_terminated_runs<I: FromStr>(
         &self,
         workflow: &str,
@@ -75,10 +75,10 @@ impl WorkflowClient {
         Ok(found.iter().filter_map(|run| Some((about(run.id())?, run.close_time()?))).collect())
     }
 
-    /// The status of the order's latest workflow; nothing if Temporal knows of none.
+    /// Returns the status of the order's latest workflow run; none if Temporal has no run.
     ///
     /// # Errors
-    /// When Temporal does not answer in time.
+    /// When Temporal does not respond in time.
     pub async fn latest_status(
         &self,
         order: OrderId,
@@ -92,11 +92,11 @@ impl WorkflowClient {
         }
     }
 
-    /// Starts the successor of an order's workflow that was ended from outside or failed. Temporal judges at that
-    /// moment: while one is open, or after one came to its own end, none is started. Says whether one was.
+    /// Starts a successor run of an order's workflow that was terminated or failed. Temporal decides atomically: it
+    /// starts none while a run is open or after a run has completed. Returns whether it started one.
     ///
     /// # Errors
-    /// When Temporal does not take it in time.
+    /// When Temporal does not accept the start in time.
     pub async fn start_successor(&self, start: &OrderStart) -> Result<bool, WorkflowClientError> {
         let options = WorkflowStartOptions::new(self.task_queue(), start.order_id.workflow_id())
             .id_reuse_policy(WorkflowIdReusePolicy::AllowDuplicateFailedOnly)

@@ -1,11 +1,11 @@
-//! An orderly end: SIGTERM or Ctrl-C, then what is under way is finished.
+//! Graceful shutdown: after SIGTERM or Ctrl-C the process finishes the work in progress.
 
 use tokio_util::sync::CancellationToken;
 
-/// A token that is cancelled at the first SIGTERM or SIGINT.
+/// Returns a token that is cancelled at the first SIGTERM or SIGINT.
 ///
 /// # Errors
-/// When the signal handlers can't be installed.
+/// When the signal handlers cannot be installed.
 pub fn on_signal() -> std::io::Result<CancellationToken> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -13,8 +13,8 @@ pub fn on_signal() -> std::io::Result<CancellationToken> {
     let cancel = token.clone();
     tokio::spawn(async move {
         tokio::select! {
-            _ = term.recv() => tracing::info!("SIGTERM: ending in order"),
-            _ = int.recv() => tracing::info!("SIGINT: ending in order"),
+            _ = term.recv() => tracing::info!("SIGTERM received; shutting down gracefully"),
+            _ = int.recv() => tracing::info!("SIGINT received; shutting down gracefully"),
         }
         cancel.cancel();
     });

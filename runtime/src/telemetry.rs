@@ -1,13 +1,13 @@
-//! Logs. A line has a message that a person reads and fields that a machine queries; lines about an order have
-//! `order_id`. `RUST_LOG` chooses what is logged, by target and level.
+//! Logs. A line has a message for operators and fields for queries; lines about an order have `order_id`. `RUST_LOG`
+//! filters by target and level.
 
 use std::str::FromStr;
 use tracing_subscriber::{filter::Targets, fmt, prelude::*};
 
-/// Temporal's core is quiet unless something is wrong with it.
+/// Temporal's crates log only warnings and errors by default.
 const DEFAULT_FILTER: &str = "info,temporalio_sdk_core=warn,temporalio_client=warn,temporalio_sdk=warn";
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
     /// For a terminal.
@@ -27,12 +27,12 @@ impl FromStr for LogFormat {
     }
 }
 
-/// Starts logging to standard error. Later calls change nothing.
+/// Starts logging to standard error. Later calls have no effect.
 pub fn init(format: LogFormat) {
     let chosen = std::env::var("RUST_LOG").unwrap_or_default();
     let (filter, parse_error) = filter(&chosen);
     let registry = tracing_subscriber::registry().with(filter);
-    // A second start in one process (tests) keeps the first.
+    // A second call in one process (tests) has no effect.
     let _ = match format {
         LogFormat::Human => registry.with(fmt::layer().with_writer(std::io::stderr)).try_init(),
         LogFormat::Json => {
@@ -40,27 +40,23 @@ pub fn init(format: LogFormat) {
         }
     };
     if let Some(why) = parse_error {
-        tracing::warn!(
-            chosen,
-            why,
-            "RUST_LOG can't be read, and the default holds; it is like `info,sqlx=debug`"
-        );
+        tracing::warn!(chosen, why, "RUST_LOG is invalid; using the default (example: `info,sqlx=debug`)");
     }
 }
 
-/// What is logged: what was chosen, or the default and why that can't be read.
+/// Parses the chosen filter; returns the default filter and the error if it is invalid.
 ///
-/// It is no `EnvFilter`: that could also choose by a span's fields, and to do so looks each span up in a table behind a
-/// lock whenever a request goes on.
+/// Not an `EnvFilter`: that can also filter by a span's fields, and therefore looks up each span in a table behind a
+/// lock whenever a request resumes.
 fn filter(chosen: &str) -> (Targets, Option<String>) {
     let default = || DEFAULT_FILTER.parse().unwrap_or_default();
     let parts: Vec<&str> = chosen.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
     if parts.is_empty() {
         return (default(), None);
     }
-    // It would be taken for a target's name.
+    // The filter would parse it as a target's name.
     if chosen.contains('[') {
-        return (default(), Some("spans can't be chosen".to_owned()));
+        return (default(), Some("filtering by span is not supported".to_owned()));
     }
     match parts.join(",").parse() {
         Ok(filter) => (filter, None),
@@ -84,7 +80,7 @@ mod tests {
         assert!(default.would_enable("waybill_api", &Level::INFO));
         assert!(!default.would_enable("waybill_api", &Level::DEBUG));
         assert!(!default.would_enable("temporalio_sdk_core::worker", &Level::INFO));
-        assert!(filter("a=loud").0.would_enable("waybill_api", &Level::INFO), "the default holds");
+        assert!(filter("a=loud").0.would_enable("waybill_api", &Level::INFO), "the default applies");
         let (own, _) = filter(" warn, waybill_api=debug,");
         assert!(own.would_enable("waybill_store", &Level::WARN));
         assert!(own.would_enable("waybill_api::orders", &Level::DEBUG));

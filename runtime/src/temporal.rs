@@ -1,5 +1,5 @@
-//! The client's side of Temporal: starting an order's workflow and sending it word. No call here retries by
-//! itself; callers have the outbox, the inbox or their user to come back to.
+//! The Temporal client: starts workflows and sends them messages. It retries no call automatically; the caller's
+//! outbox, inbox or user retries.
 
 mod words;
 
@@ -25,19 +25,19 @@ use waybill_workflows::{
     payloads::*,
 };
 
-/// Connecting and starting take no longer: the caller has something better to do than to wait.
+/// Timeout for connecting and for starting a workflow: a caller must not wait longer.
 pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Why Temporal did not do it.
+/// Why a call to Temporal failed.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkflowClientError {
-    /// It is away, slow, or no worker is there: try again.
+    /// Temporal is unavailable or slow, or there is no worker: the caller can retry.
     #[error("Temporal is not available")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The order's workflow has ended, or never was.
+    /// The order's workflow has closed, or never existed.
     #[error("the order has no open workflow")]
     NoWorkflow,
-    /// The workflow refused, in its own words.
+    /// The workflow rejected the request, with this message.
     #[error("{0}")]
     Rejected(String),
 }
@@ -48,18 +48,18 @@ impl WorkflowClientError {
     }
 }
 
-/// What starting an order takes.
+/// The data to start an order's workflow.
 #[derive(Debug, Clone)]
 pub struct OrderStart {
     /// The order.
     pub order_id: OrderId,
-    /// Whose it is.
+    /// The merchant of the order.
     pub merchant_id: MerchantId,
-    /// For the search attribute.
+    /// The value of the search attribute.
     pub customer_id: CustomerId,
 }
 
-/// Temporal, connected when it is first needed.
+/// The connection to Temporal, which the first call opens.
 #[derive(Clone)]
 pub struct WorkflowClient(Arc<Inner>);
 
@@ -74,7 +74,7 @@ struct Inner {
 }
 
 impl WorkflowClient {
-    /// Remembers where Temporal is. `meter` takes the client's metrics.
+    /// Creates a client that is not connected yet. `meter` receives the client's metrics.
     pub fn new(args: &crate::args::CommonArgs, meter: Option<TemporalMeter>) -> Self {
         Self(Arc::new(Inner {
             address: args.temporal_address.clone(),
@@ -90,10 +90,10 @@ impl WorkflowClient {
         }))
     }
 
-    /// The client, connected. The connection mends itself afterwards.
+    /// Returns the connected client, which reconnects automatically.
     ///
     /// # Errors
-    /// When Temporal does not answer.
+    /// When Temporal does not respond.
     pub async fn client(&self) -> Result<&Client, WorkflowClientError> {
         let connect = self.0.client.get_or_try_init(|| async {
             let options = ConnectionOptions::new(self.0.address.clone())
@@ -107,14 +107,14 @@ impl WorkflowClient {
             Client::new(connection, ClientOptions::new(self.0.namespace.clone()).build())
                 .map_err(|e| WorkflowClientError::Unavailable(format!("{e:?}").into()))
         });
-        // `connect_timeout` does not cover a peer that accepts and says nothing.
+        // `connect_timeout` does not cover a peer that accepts the connection and then does not respond.
         timeout(CALL_TIMEOUT, connect).await.map_err(WorkflowClientError::unavailable)?
     }
 
-    /// Asks Temporal for a sign of life.
+    /// Checks that Temporal responds.
     ///
     /// # Errors
-    /// When there is none.
+    /// When it does not.
     pub async fn ping(&self) -> Result<(), WorkflowClientError> {
         let mut service = self.client().await?.connection().workflow_service();
         let request = temporalio_common::protos::temporal::api::workflowservice::v1::GetSystemInfoRequest {};
@@ -148,7 +148,7 @@ impl WorkflowClient {
         ])
     }
 
-    /// A workflow that is started once, ever.
+    /// Returns the options of a workflow that is never started a second time.
     fn start_once_options(
         &self,
         id: String,
@@ -158,7 +158,7 @@ impl WorkflowClient {
         self.start_options(WorkflowIdReusePolicy::RejectDuplicate, id, summary, attributes)
     }
 
-    /// A workflow that begins anew where it was ended from outside or failed: all that it knows is in Postgres.
+    /// Returns the options of a workflow that can restart after it was terminated or failed: its state is in Postgres.
     fn restartable_options(&self, id: String, summary: String, merchant: MerchantId) -> WorkflowStartOptions {
         let policy = WorkflowIdReusePolicy::AllowDuplicateFailedOnly;
         self.start_options(policy, id, summary, Some(merchant_attributes(merchant)))
@@ -180,10 +180,10 @@ impl WorkflowClient {
             .build()
     }
 
-    /// Starts the order's workflow. That it was started before is success.
+    /// Starts the order's workflow. Succeeds if it was started before.
     ///
     /// # Errors
-    /// When Temporal does not take it in time.
+    /// When Temporal does not accept the start in time.
     pub async fn start(&self, start: &OrderStart) -> Result<(), WorkflowClientError> {
         let (id, summary) = (start.order_id.workflow_id(), format!("Order {}", start.order_id));
         let options = self.start_once_options(id, summary, Some(Self::search_attributes(start)));
@@ -191,10 +191,10 @@ impl WorkflowClient {
         ignore_already_started(self.client().await?.start_workflow(OrderWorkflow::run, input, options).await)
     }
 
-    /// Starts a refund's workflow. That it was started before is success; one that was ended from outside begins anew.
+    /// Starts a refund's workflow. Succeeds if it was started before; restarts one that was terminated or failed.
     ///
     /// # Errors
-    /// When Temporal does not take it in time.
+    /// When Temporal does not accept the start in time.
     pub async fn start_refund(
         &self,
         refund_id: RefundId,
@@ -207,10 +207,10 @@ impl WorkflowClient {
         ignore_already_started(self.client().await?.start_workflow(RefundWorkflow::run, input, options).await)
     }
 
-    /// Starts a return's workflow. That it was started before is success; one that was ended from outside begins anew.
+    /// Starts a return's workflow. Succeeds if it was started before; restarts one that was terminated or failed.
     ///
     /// # Errors
-    /// When Temporal does not take it in time.
+    /// When Temporal does not accept the start in time.
     pub async fn start_return(
         &self,
         return_id: ReturnId,
@@ -223,9 +223,9 @@ impl WorkflowClient {
         ignore_already_started(self.client().await?.start_workflow(ReturnWorkflow::run, input, options).await)
     }
 
-    /// Starts a look at a payment of which the provider has said what contradicts our ledger; once per message.
+    /// Starts a check of a payment after a provider event that conflicts with the ledger, once per message.
     async fn check_payment(&self, message: &Message) -> Result<(), WorkflowClientError> {
-        // What this release can't read has no workflow here.
+        // A message that this release cannot parse has no workflow.
         let check = serde_json::from_value::<PaymentCheck>(message.payload.clone());
         let check = check.map_err(|_| WorkflowClientError::NoWorkflow)?;
         let id = format!("payment-check:{}", message.event_id);

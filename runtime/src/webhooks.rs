@@ -1,4 +1,4 @@
-//! Bringing a kept webhook to whom it concerns: the workflow it is for or, when that has ended, the books.
+//! Delivery of a stored webhook to its workflow or, after the workflow has closed, to the read model.
 
 use crate::temporal::{WorkflowClient, WorkflowClientError};
 use waybill_domain::status::FulfilmentStatus;
@@ -9,20 +9,20 @@ use waybill_store::{
 };
 use waybill_workflows::payloads::{ShipmentEvent, ShipmentEventKind};
 
-/// Why a message is still to be delivered: it can be tried again at any time.
+/// Why a message was not delivered: the caller can retry at any time.
 #[derive(Debug, thiserror::Error)]
 pub enum DeliveryError {
-    /// Temporal did not take it.
+    /// Temporal did not accept the message.
     #[error(transparent)]
     Temporal(#[from] WorkflowClientError),
-    /// It could not be written down that it was taken.
+    /// The delivery could not be recorded.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// Hands a message to its workflow for the first time: what the carrier says as an update, which costs Temporal a third
-/// of a signal, but is only taken in by a worker that is there. If none takes it up in time it is told as a signal, too;
-/// it counts once.
+/// Delivers a message to its workflow for the first time. A carrier event is sent as an update, which costs Temporal a
+/// third of a signal but requires an available worker. If no worker processes it in time, it is also sent as a signal;
+/// the workflow deduplicates the two.
 ///
 /// # Errors
 /// As [`deliver`].
@@ -36,17 +36,17 @@ pub async fn deliver_update_first(
         result @ (Ok(()) | Err(WorkflowClientError::NoWorkflow)) => {
             record_delivery(pool, message, result).await
         }
-        // Also from a worker of an earlier release, which knows the signal alone.
+        // Also for a worker of an earlier release, which supports only the signal.
         Err(_) => deliver(pool, engine, message).await,
     }
 }
 
-/// Hands a message to its workflow as a signal, which Temporal keeps until a worker is there, and settles it. What the
-/// carrier says when the order's workflow has ended is taken by Postgres. Says how it was settled: see
-/// [`inbox::settle`].
+/// Delivers a message to its workflow as a signal, which Temporal stores until a worker is available, and records the
+/// delivery. A carrier event after the order's workflow has closed is recorded in Postgres. Returns the outcome: see
+/// [`inbox::mark_settled`].
 ///
 /// # Errors
-/// When Temporal or Postgres is away.
+/// When Temporal or Postgres is unavailable.
 pub async fn deliver(
     pool: &PgPool,
     engine: &WorkflowClient,
@@ -81,7 +81,7 @@ async fn record_delivery(
 }
 
 fn shipment_event(message: &Message) -> Option<ShipmentEvent> {
-    // What this release can't read was ignored by workflows, too.
+    // Workflows, too, ignored an event that this release cannot parse.
     (message.signal == "shipment_event").then(|| serde_json::from_value(message.payload.clone()).ok())?
 }
 

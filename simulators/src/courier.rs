@@ -1,4 +1,4 @@
-//! The sending side of webhooks: one signed attempt at a time. What is to be sent, and when, is in [`super::webhooks`].
+//! Sends webhooks, one signed attempt at a time. [`super::webhooks`] decides which event to send and when.
 
 use std::collections::HashSet;
 use std::sync::Mutex;
@@ -15,21 +15,21 @@ use tokio::sync::{Semaphore, watch};
 
 use super::ledger::Event;
 
-/// A receiver that takes longer has failed.
+/// Timeout of an attempt.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Requests under way at once: enough to keep one receiver busy, few enough not to be its load test.
+/// Concurrent attempts: enough to keep one receiver busy, few enough not to overload it.
 const ATTEMPTS_AT_ONCE_MAX: usize = 16;
 
-/// How an event is addressed and signed.
+/// The addressing and signature scheme of events.
 pub(super) enum SignatureScheme {
-    /// One URL for all; `Stripe-Signature`.
+    /// One URL for all events; `Stripe-Signature`.
     Stripe { secret: String },
     /// A URL per shipment under Waybill's base URL; Standard Webhooks headers. The key is the decoded secret.
     Standard { key: Vec<u8> },
 }
 
 impl SignatureScheme {
-    /// Errors: the secret is not `whsec_` and base64.
+    /// Fails if the secret is not `whsec_` and base64.
     pub fn standard(secret: &str) -> anyhow::Result<Self> {
         let encoded = secret.strip_prefix("whsec_").context("the webhook secret must begin with whsec_")?;
         Ok(Self::Standard { key: BASE64.decode(encoded).context("the webhook secret is not base64")? })
@@ -57,25 +57,25 @@ impl SignatureScheme {
 }
 
 fn hmac_sha256(key: &[u8], message: &str) -> Vec<u8> {
-    // HMAC takes keys of any length, so there is always a tag.
+    // HMAC accepts keys of any length, so the tag always exists.
     Hmac::<Sha256>::new_from_slice(key)
         .map(|hmac| hmac.chain_update(message).finalize().into_bytes().to_vec())
         .unwrap_or_default()
 }
 
-/// The sending side. What is to be sent stands in the ledger.
+/// The sender of webhooks. The ledger stores the events to send.
 pub(super) struct WebhookSender {
     http: reqwest::Client,
     style: SignatureScheme,
     target: watch::Sender<Option<String>>,
-    /// References that have a task at work.
+    /// References that have a delivery task.
     pub active: Mutex<HashSet<String>>,
     permits: Semaphore,
 }
 
 impl WebhookSender {
     pub fn new(style: SignatureScheme, target: Option<String>) -> anyhow::Result<Self> {
-        // The client wants a TLS provider even for plain HTTP; another part of the process may have set one.
+        // The client requires a TLS provider even for plain HTTP; another part of the process may have installed one.
         rustls::crypto::ring::default_provider().install_default().ok();
         let http = reqwest::Client::builder().timeout(ATTEMPT_TIMEOUT).no_proxy().build()?;
         let permits = Semaphore::new(ATTEMPTS_AT_ONCE_MAX);
@@ -86,7 +86,7 @@ impl WebhookSender {
         self.target.send_replace(target);
     }
 
-    /// One attempt, as soon as there is a target. None: no answer.
+    /// Makes one attempt, as soon as a target is set. None: no response.
     pub async fn attempt(&self, event: &Event) -> Option<StatusCode> {
         let target = self.target.subscribe().wait_for(Option::is_some).await.ok()?.clone()?;
         let _permit = self.permits.acquire().await.ok()?;

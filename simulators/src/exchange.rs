@@ -1,4 +1,4 @@
-//! One request and its reply: idempotency keys, fault switches, and the ledger between them.
+//! Handles one request: idempotency keys, fault rules, the ledger and the reply.
 
 use std::collections::HashSet;
 use std::io;
@@ -17,15 +17,15 @@ use super::ledger::{Event, Line, Records, StoredReply};
 use super::simulator::SimState;
 use super::{lock, webhooks};
 
-/// More than any request Waybill makes.
+/// Larger than any request of Waybill.
 const BODY_MAX_BYTES: usize = 256 * 1024;
 
-/// A reply in the making.
+/// A reply before it becomes an HTTP response.
 #[derive(Clone)]
 pub(super) struct Reply {
     pub status: u16,
     pub body: Value,
-    /// The reply was given before, under the same key.
+    /// The reply is a replay of the one stored for the same key.
     pub replayed: bool,
 }
 
@@ -50,13 +50,13 @@ impl IntoResponse for Reply {
     }
 }
 
-/// What an operation decided: the new records, the events about them, and the reply.
+/// The outcome of an operation: the new records, their events, and the reply.
 pub(super) struct OperationOutcome<T> {
     pub op: &'static str,
     pub changes: Vec<T>,
     pub events: Vec<Event>,
     pub reply: Reply,
-    /// False for what a fault switch made up: a retry with the same key gets another chance.
+    /// False for a reply that a fault rule made: a retry with the same key runs the operation.
     pub keep: bool,
 }
 
@@ -81,7 +81,7 @@ impl<T> OperationOutcome<T> {
     }
 }
 
-/// A request, read whole.
+/// A request with its complete body.
 pub(super) struct SimRequest {
     pub query: String,
     pub body: Bytes,
@@ -109,7 +109,7 @@ impl SimRequest {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// The same for the same parameters in another order.
+    /// The order of the parameters does not change the fingerprint.
     fn fingerprint(&self) -> String {
         let mut parameters: Vec<&[u8]> = self.body.split(|byte| *byte == b'&').collect();
         parameters.sort_unstable();
@@ -123,7 +123,7 @@ impl SimRequest {
     }
 }
 
-/// The right to work under a key, given back when dropped.
+/// The exclusive right to use a key, released on drop.
 struct Claim<R: Records> {
     core: Arc<SimState<R>>,
     key: String,
@@ -138,7 +138,7 @@ impl<R: Records> Drop for Claim<R> {
     }
 }
 
-/// Answers one request of the simulated API. `subject` is the text that fault rules match on.
+/// Handles one request of the simulated API. `subject` is the text that fault rules match on.
 pub(super) async fn run<R, F>(
     core: Arc<SimState<R>>,
     asked: SimRequest,
@@ -152,13 +152,13 @@ where
 {
     let mut injected = core.faults.take(route, subject);
     match asked.header("x-sim-fault").map(faults::parse_header) {
-        Some(None) => return (StatusCode::BAD_REQUEST, "X-Sim-Fault cannot be read").into_response(),
+        Some(None) => return (StatusCode::BAD_REQUEST, "X-Sim-Fault is malformed").into_response(),
         Some(Some(faults)) => faults.into_iter().for_each(|fault| injected.add(fault)),
         None => {}
     }
     let drop_reply = injected.drop_reply;
     let about = (route, subject.to_owned());
-    // On a task of its own: a caller who hangs up does not stop the work, as with a real provider.
+    // A separate task, so that a client's disconnect does not abort the work, as at a real provider.
     let work = core.tasks.spawn(perform(Arc::clone(&core), asked, about, injected, decide));
     match work.await {
         Ok(_) if drop_reply => aborted_response(),
@@ -197,7 +197,7 @@ where
         }
     }
     if let Some(status) = injected.status {
-        return Reply::problem::<R>(status, "api_error", "injected", "a fault switch made this error");
+        return Reply::problem::<R>(status, "api_error", "injected", "a fault rule injected this error");
     }
     if let Some(reply) = earlier {
         return reply;
@@ -206,13 +206,13 @@ where
     commit(&core, key, |records| decide(records, &injected))
 }
 
-/// The claim on the request's key if it has one, and the reply already given under it.
+/// Returns the claim on the request's key, if it has one, and the reply stored for the key.
 fn claim<R: Records>(core: &Arc<SimState<R>>, asked: &SimRequest) -> Result<ClaimResult<R>, Reply> {
     let Some(key) = asked.header("idempotency-key") else { return Ok((None, None)) };
     let fingerprint = asked.fingerprint();
     let mut in_flight = lock(&core.in_flight.0);
     if in_flight.contains(key) {
-        let message = "another request with this Idempotency-Key is being worked on";
+        let message = "another request with this Idempotency-Key is in progress";
         return Err(Reply::problem::<R>(409, "idempotency_error", "idempotency_key_in_use", message));
     }
     match core.ledger.read(|book| book.replies.get(key).cloned()) {
@@ -228,8 +228,8 @@ fn claim<R: Records>(core: &Arc<SimState<R>>, asked: &SimRequest) -> Result<Clai
     }
 }
 
-/// Decides and writes the outcome as one line; then its events are on their way. `key` is the idempotency key
-/// and the request's fingerprint. Control routes come in here, past keys and faults.
+/// Decides and writes the outcome as one line, then starts the delivery of its events. `key` is the idempotency key and
+/// the request's fingerprint. Control routes call this directly, without keys and faults.
 pub(super) fn commit<R: Records>(
     core: &Arc<SimState<R>>,
     key: Option<(String, String)>,
@@ -265,9 +265,9 @@ pub(super) fn commit<R: Records>(
     }
 }
 
-/// A response whose body fails at once: the server closes the connection before it has sent anything.
+/// A response whose body fails immediately: the server closes the connection before it has sent any byte.
 fn aborted_response() -> Response {
-    let torn = async { Err::<Bytes, _>(io::Error::other("a fault switch dropped the reply")) };
+    let torn = async { Err::<Bytes, _>(io::Error::other("a fault rule dropped the reply")) };
     let body = Body::from_stream(futures::stream::once(torn));
     ([(header::CONTENT_LENGTH, "1")], body).into_response()
 }

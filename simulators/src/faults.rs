@@ -1,4 +1,4 @@
-//! Fault switches: what goes wrong, where, how often and for whom.
+//! Fault rules: which faults are injected, where, how often and for which requests.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::lock;
 
-/// How soon a request that waits sees that it may go on.
+/// Interval at which a stalled request checks its rule.
 const STALL_POLL: Duration = Duration::from_millis(10);
 
 /// The requests and deliveries a rule applies to.
@@ -36,52 +36,52 @@ pub enum Route {
     Any,
 }
 
-/// What goes wrong.
+/// A fault.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Fault {
-    /// Waits before the work. The work is then done even if the caller has hung up.
+    /// Waits before the work. The work is done even if the client has disconnected.
     Latency {
-        /// How long, in milliseconds.
+        /// The delay in milliseconds.
         ms: u64,
     },
-    /// Waits before the work until the rule is removed; for requests only. The work is then done even if the caller
-    /// has hung up. `stalled` of a simulator tells who waits.
+    /// Waits before the work until the rule is removed; for requests only. The work is done even if the client has
+    /// disconnected. `stalled` of a simulator returns the waiting requests.
     Stall,
-    /// Answers with this HTTP status and does nothing.
+    /// Responds with this HTTP status and does nothing.
     Status {
         /// The status, 400 to 599.
         status: u16,
     },
-    /// Does the work durably, then closes the connection without an answer.
+    /// Does the work durably, then closes the connection without a response.
     DropReply,
-    /// The bank declines; a carrier rejects the booking.
+    /// The bank declines the payment; a carrier rejects the booking.
     Decline {
         /// Stripe's code or decline code, or the carrier's `code`.
         code: String,
     },
-    /// A carrier refuses to cancel; the provider refuses with a permanent error. Nothing is done.
+    /// A carrier rejects a cancellation; the provider rejects with a permanent error. Nothing is done.
     Refuse,
-    /// An event is delivered twice.
+    /// The event is delivered twice.
     Duplicate,
-    /// An event and the next one of the same reference swap places.
+    /// The event and the next one of the same reference are swapped.
     Reorder,
-    /// An event is never delivered.
+    /// The event is never delivered.
     Suppress,
 }
 
-/// A fault and when it applies.
+/// A fault and the requests or deliveries that it applies to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
-    /// Where it applies.
+    /// The route that it applies to.
     pub route: Route,
-    /// What goes wrong.
+    /// The fault.
     pub fault: Fault,
-    /// How many times yet; without it, until the rule is removed.
+    /// Remaining number of applications; none until the rule is removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub times: Option<u32>,
-    /// Only where the parameters, the metadata or the event contain this text.
+    /// Limits the rule to requests whose parameters, metadata or event contain this text.
     #[serde(default, rename = "match", skip_serializing_if = "Option::is_none")]
     pub matching: Option<String>,
 }
@@ -93,11 +93,11 @@ impl Rule {
     }
 }
 
-/// The rules in force.
+/// The active rules.
 #[derive(Default)]
 pub(super) struct Faults {
     rules: Mutex<Vec<Rule>>,
-    /// What the requests that wait are about.
+    /// The subjects of the stalled requests.
     stalled: Mutex<Vec<String>>,
 }
 
@@ -110,12 +110,12 @@ impl Faults {
         lock(&self.rules).clone()
     }
 
-    /// What each request that waits for a rule to be removed is about.
+    /// Returns the subject of each stalled request.
     pub fn stalled(&self) -> Vec<String> {
         lock(&self.stalled).clone()
     }
 
-    /// Waits until no rule stalls such a request any more.
+    /// Waits until no rule stalls such a request.
     pub async fn wait_while_stalled(&self, route: Route, subject: &str) {
         lock(&self.stalled).push(subject.to_owned());
         while self.list().iter().any(|rule| rule.fault == Fault::Stall && rule.is_for(route, subject)) {
@@ -127,7 +127,7 @@ impl Faults {
         }
     }
 
-    /// What goes wrong this time. Counts the rules that applied, and removes those that are used up.
+    /// Returns the faults for one request or delivery. Counts the applied rules and removes the used-up ones.
     pub fn take(&self, route: Route, subject: &str) -> InjectedFaults {
         let mut injected = InjectedFaults::default();
         lock(&self.rules).retain_mut(|rule| {
@@ -145,7 +145,7 @@ impl Faults {
     }
 }
 
-/// Everything that goes wrong with one request or one delivery.
+/// All faults of one request or one delivery.
 #[derive(Default)]
 pub(super) struct InjectedFaults {
     pub latency: Duration,
@@ -175,8 +175,8 @@ impl InjectedFaults {
     }
 }
 
-/// Reads `X-Sim-Fault`: `status=500`, `latency=2s`, `latency=300ms`, `drop_reply`, `decline=card_declined`,
-/// `refuse`, or several of them with commas between. None if it cannot be read.
+/// Parses `X-Sim-Fault`: `status=500`, `latency=2s`, `latency=300ms`, `drop_reply`, `decline=card_declined`, `refuse`,
+/// or several of them separated by commas. None if it is malformed.
 pub(super) fn parse_header(text: &str) -> Option<Vec<Fault>> {
     text.split(',').map(|part| parse_one(part.trim())).collect()
 }

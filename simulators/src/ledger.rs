@@ -1,8 +1,6 @@
-//! The durable ledger: JSON lines, one per change, replayed at start.
-//!
-//! A line carries everything one change did: the records as they are now, the reply kept for its idempotency
-//! key, and the events to deliver. It is written before the reply is sent, so a crash leaves all of a change
-//! or nothing.
+//! The durable ledger: JSON lines, one per change, replayed at start. A line contains everything that one change did:
+//! the new records, the reply stored for its idempotency key, and the events to deliver. It is written before the reply
+//! is sent, so a crash leaves a complete change or none.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
@@ -19,22 +17,22 @@ use serde_json::Value;
 
 use super::lock;
 
-/// What one simulator keeps, and how its errors look on the wire.
+/// One simulator's records, and the shape of its errors on the wire.
 pub(super) trait Records: Default + Send + 'static {
-    /// A record in its new state, as it stands in the ledger.
+    /// A record in its new state, as stored in the ledger.
     type Item: Serialize + DeserializeOwned + Send + 'static;
 
-    /// Takes over a record's new state. The only way records change, live and at replay.
+    /// Applies a record's new state. The only way in which records change, live and at replay.
     fn apply(&mut self, item: Self::Item);
 
-    /// The records as people and tests read them at `/_sim/ledger`.
+    /// The records for `/_sim/ledger`.
     fn to_json(&self) -> Value;
 
-    /// An error body in the simulated service's own shape.
+    /// An error body in the simulated service's format.
     fn problem(kind: &str, code: &str, message: &str) -> Value;
 }
 
-/// One line: one change.
+/// A line of the ledger: one change.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Line<T> {
     pub at: Timestamp,
@@ -47,7 +45,7 @@ pub(super) struct Line<T> {
     pub queued: Vec<Event>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settled: Option<DeliveredEvent>,
-    /// All idempotency keys so far are new again.
+    /// Removes all idempotency keys so far.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub forgets_keys: bool,
 }
@@ -60,7 +58,7 @@ impl<T> Line<T> {
     }
 }
 
-/// The first reply given under an idempotency key.
+/// The first reply for an idempotency key.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct StoredReply {
     pub key: String,
@@ -70,7 +68,7 @@ pub(super) struct StoredReply {
     pub body: Value,
 }
 
-/// A webhook event that is to be delivered. Events of one reference are delivered in order.
+/// A webhook event to deliver. Events of one reference are delivered in order.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Event {
     pub id: String,
@@ -78,14 +76,14 @@ pub(super) struct Event {
     pub body: Value,
 }
 
-/// An event that needs no delivery any more: taken, refused for good, or suppressed by a fault switch.
+/// An event that needs no more delivery: accepted, rejected permanently, or suppressed by a fault rule.
 #[derive(Serialize, Deserialize)]
 pub(super) struct DeliveredEvent {
     pub id: String,
     pub reference: String,
 }
 
-/// Everything the ledger's lines add up to.
+/// The state after all lines of the ledger.
 pub(super) struct LedgerState<R> {
     pub records: R,
     pub replies: HashMap<String, StoredReply>,
@@ -117,19 +115,19 @@ impl<R: Records> LedgerState<R> {
     }
 }
 
-/// The open ledger and the state it adds up to.
+/// The open ledger and its state.
 pub(super) struct Ledger<R>(Mutex<Inner<R>>);
 
 struct Inner<R> {
-    /// None once closed: nothing is done after a stop.
+    /// None once closed: changes fail after a stop.
     file: Option<File>,
     length_bytes: u64,
     book: LedgerState<R>,
 }
 
 impl<R: Records> Ledger<R> {
-    /// Opens or creates the file and replays it. A last line without its end (a crash while writing) is cut
-    /// off: nobody was told of it. Any other line that cannot be read is an error, and so is a file in use.
+    /// Opens or creates the file and replays it. An incomplete last line (a crash while writing) is cut off: no reply
+    /// was sent for it. Any other malformed line is an error, and so is a file in use.
     pub fn open(path: &Path) -> anyhow::Result<Self> {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
@@ -154,7 +152,7 @@ impl<R: Records> Ledger<R> {
         read(&lock(&self.0).book)
     }
 
-    /// Decides and writes as one step: nobody else's change comes between. Without a line nothing changes.
+    /// Decides and writes atomically, without a concurrent change in between. Without a line nothing changes.
     pub fn update<T>(
         &self,
         decide: impl FnOnce(&LedgerState<R>) -> (Option<Line<R::Item>>, T),
@@ -168,7 +166,7 @@ impl<R: Records> Ledger<R> {
         Ok(result)
     }
 
-    /// Every later change fails, and the file is free for the next simulator.
+    /// Makes every later change fail and releases the file for the next simulator.
     pub fn close(&self) {
         lock(&self.0).file = None;
     }
@@ -180,7 +178,7 @@ impl<R: Records> Inner<R> {
         let mut bytes = serde_json::to_vec(line)?;
         bytes.push(b'\n');
         if let Err(error) = file.write_all(&bytes) {
-            // Half a line must not glue itself to the next one.
+            // A partial line must not join with the next one.
             file.set_len(self.length_bytes)?;
             file.seek(SeekFrom::Start(self.length_bytes))?;
             return Err(error);
@@ -190,7 +188,7 @@ impl<R: Records> Inner<R> {
     }
 }
 
-/// Applies every whole line; the length in bytes of those lines.
+/// Applies every complete line; returns the length of those lines in bytes.
 fn replay<R: Records>(file: &File, book: &mut LedgerState<R>) -> anyhow::Result<u64> {
     let mut reader = BufReader::new(file);
     let mut length_bytes = 0;

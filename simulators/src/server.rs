@@ -1,4 +1,4 @@
-//! What both simulators share: start, stop, the API key, and the control routes under `/_sim/`.
+//! The server of both simulators: start, stop, the API key, and the control routes under `/_sim/`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,10 +24,10 @@ use super::new_id;
 use super::simulator::SimState;
 use super::webhooks;
 
-/// Requests and deliveries under way get this long; then they are cut off.
+/// Limit for requests and deliveries in progress at a stop; later ones are aborted.
 const STOP_WAIT_MAX: Duration = Duration::from_secs(3);
 
-/// A simulator that is up. Dropping it stops it without waiting.
+/// A running simulator. Dropping it stops it without waiting.
 pub(super) struct Running<R: Records> {
     pub core: Arc<SimState<R>>,
     address: SocketAddr,
@@ -35,7 +35,7 @@ pub(super) struct Running<R: Records> {
 }
 
 impl<R: Records> Running<R> {
-    /// Binds, resumes pending deliveries and serves. `api` needs the key, `control` does not.
+    /// Binds, resumes pending deliveries and serves. `api` requires the key, `control` does not.
     pub async fn start(
         core: Arc<SimState<R>>,
         listen: SocketAddr,
@@ -71,7 +71,7 @@ impl<R: Records> Running<R> {
         format!("http://{}", self.address)
     }
 
-    /// Stops taking requests, waits a little for those under way, and frees port and ledger.
+    /// Stops accepting requests, waits briefly for those in progress, and releases port and ledger.
     pub async fn stop(mut self) {
         self.core.shutdown.cancel();
         if let Some(mut server) = self.server.take()
@@ -100,7 +100,7 @@ async fn authorize<R: Records>(
     if given.and_then(|given| given.strip_prefix("Bearer ")) == Some(core.api_key.as_str()) {
         return next.run(request).await;
     }
-    let message = "no valid API key: give it as Authorization: Bearer <key>";
+    let message = "no valid API key: send Authorization: Bearer <key>";
     Reply::problem::<R>(401, "invalid_request_error", "api_key_invalid", message).into_response()
 }
 
@@ -157,7 +157,7 @@ async fn forget_keys<R: Records>(State(core): State<Arc<SimState<R>>>) -> Status
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Target {
-    /// None: events wait.
+    /// None pauses the delivery of events.
     url: Option<String>,
 }
 

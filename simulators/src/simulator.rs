@@ -1,4 +1,4 @@
-//! A simulator's inside: its ledger, its fault switches, and what is under way.
+//! A simulator's state: its ledger, its fault rules, and its requests and deliveries in progress.
 
 use std::collections::HashSet;
 use std::io;
@@ -13,7 +13,7 @@ use super::courier::WebhookSender;
 use super::faults::Faults;
 use super::ledger::{Ledger, Line, Records};
 
-/// A simulator's inside.
+/// A simulator's state.
 pub(super) struct SimState<R: Records> {
     pub ledger: Ledger<R>,
     pub faults: Faults,
@@ -25,7 +25,7 @@ pub(super) struct SimState<R: Records> {
 }
 
 impl<R: Records> SimState<R> {
-    /// Opens the ledger. Errors: the file cannot be used or read.
+    /// Opens the ledger. Fails if the file cannot be opened or is malformed.
     pub fn open(ledger: &Path, api_key: String, courier: WebhookSender) -> anyhow::Result<Arc<Self>> {
         Ok(Arc::new(Self {
             ledger: Ledger::open(ledger)?,
@@ -38,13 +38,13 @@ impl<R: Records> SimState<R> {
         }))
     }
 
-    /// Forgets all idempotency keys, also for after a restart. Errors: the ledger cannot be written.
+    /// Removes all idempotency keys durably. Fails if the ledger cannot be written.
     pub fn forget_keys(&self) -> io::Result<()> {
         let line = Line { forgets_keys: true, ..Line::new("forget_keys") };
         self.ledger.update(|_| (Some(line), ()))
     }
 
-    /// Everything, as `/_sim/ledger` shows it.
+    /// The complete state, as `/_sim/ledger` shows it.
     pub fn snapshot(&self) -> Value {
         self.ledger.read(|book| {
             let mut pending: Vec<_> = book.pending.values().flatten().collect();
@@ -57,6 +57,6 @@ impl<R: Records> SimState<R> {
     }
 }
 
-/// The idempotency keys whose first request is still being worked on.
+/// The idempotency keys whose first request is in progress.
 #[derive(Default)]
 pub(super) struct InFlight(pub Mutex<HashSet<String>>);

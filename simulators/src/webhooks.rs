@@ -1,5 +1,4 @@
-//! Delivers events: at least once, signed, in order per reference, and without one reference holding up
-//! another.
+//! Delivers events: at least once, signed, in order per reference; references do not block each other.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,11 +12,11 @@ use super::simulator::SimState;
 
 const RETRY_INTERVAL_INITIAL: Duration = Duration::from_millis(200);
 const RETRY_WAIT_MAX: Duration = Duration::from_secs(5);
-/// An event to be swapped waits this long for the next one, then goes alone.
+/// How long an event to be swapped waits for the next one before it is sent without a swap.
 const REORDER_WAIT_MAX: Duration = Duration::from_secs(5);
 const REORDER_POLL: Duration = Duration::from_millis(10);
 
-/// Makes sure that a task is at work on this reference's events.
+/// Starts a delivery task for this reference's events unless one is running.
 pub(super) fn ensure_delivery_task<R: Records>(core: &Arc<SimState<R>>, reference: String) {
     if !lock(&core.courier.active).insert(reference.clone()) {
         return;
@@ -30,7 +29,7 @@ pub(super) fn ensure_delivery_task<R: Records>(core: &Arc<SimState<R>>, referenc
 }
 
 async fn deliver_all<R: Records>(core: &SimState<R>, reference: &str) {
-    // The event that a swap has already put back: it goes next, whatever the switches say.
+    // An event that a swap has already moved back is sent next, regardless of the rules.
     let mut put_back = None;
     while let Some(first) = next_event_or_finish(core, reference) {
         let mut injected = InjectedFaults::default();
@@ -47,13 +46,13 @@ async fn deliver_all<R: Records>(core: &SimState<R>, reference: &str) {
         let settled = DeliveredEvent { id: event.id, reference: event.reference };
         let line = Line { settled: Some(settled), ..Line::new(op) };
         if let Err(error) = core.ledger.update(|_| (Some(line), ())) {
-            tracing::error!(%error, reference, "a delivery cannot be recorded, so it will be repeated");
+            tracing::error!(%error, reference, "a delivery cannot be recorded and will be repeated");
             return;
         }
     }
 }
 
-/// The reference's next event. Without one the task is over, unless an event comes in at this very moment.
+/// Returns the reference's next event. Without one the task ends; the lock keeps a concurrent event from being missed.
 fn next_event_or_finish<R: Records>(core: &SimState<R>, reference: &str) -> Option<Event> {
     let mut active = lock(&core.courier.active);
     let first = event_at(core, reference, 0);
@@ -79,7 +78,7 @@ async fn following_event<R: Records>(core: &SimState<R>, reference: &str) -> Opt
     tokio::time::timeout(REORDER_WAIT_MAX, arrival).await.ok()
 }
 
-/// Tries until the receiver has taken the event or refused it for good; what to write into the ledger.
+/// Retries until the receiver accepts the event or rejects it permanently; returns the ledger's operation name.
 async fn deliver<R: Records>(core: &SimState<R>, event: &Event, injected: &InjectedFaults) -> &'static str {
     tokio::time::sleep(injected.latency).await;
     let mut wait = RETRY_INTERVAL_INITIAL;
@@ -87,7 +86,7 @@ async fn deliver<R: Records>(core: &SimState<R>, event: &Event, injected: &Injec
         match core.courier.attempt(event).await {
             Some(status) if status.is_success() => break,
             Some(status) if is_final(status) => {
-                tracing::warn!(%status, event = event.id, reference = event.reference, "webhook refused");
+                tracing::warn!(%status, event = event.id, reference = event.reference, "webhook rejected");
                 return "webhook_refused";
             }
             answer => tracing::debug!(?answer, event = event.id, "webhook attempt failed"),
@@ -101,7 +100,7 @@ async fn deliver<R: Records>(core: &SimState<R>, event: &Event, injected: &Injec
     "webhook_delivered"
 }
 
-/// Trying again would not change the answer.
+/// A retry would get the same response.
 fn is_final(status: StatusCode) -> bool {
     status.is_client_error() && !matches!(status.as_u16(), 408 | 409 | 425 | 429)
 }

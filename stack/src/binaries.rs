@@ -1,4 +1,4 @@
-//! Waybill's own binaries: built when they are needed, or taken from where they lie.
+//! Waybill's own binaries: builds them when needed, or finds them in a directory.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -21,13 +21,14 @@ pub struct Binaries {
 }
 
 impl Binaries {
-    /// Those in `WAYBILL_BIN_DIR`, else those of this workspace, built in this program's profile, once.
+    /// Returns the binaries in `WAYBILL_BIN_DIR`, or else builds those of this workspace once, in this program's
+    /// profile.
     pub async fn get() -> Result<&'static Self> {
         static BUILT: OnceCell<Binaries> = OnceCell::const_new();
         BUILT.get_or_try_init(find_or_build).await
     }
 
-    /// Those in a directory.
+    /// Returns the binaries in a directory.
     pub fn in_dir(dir: &Path) -> Result<Self> {
         let found = Self { api: dir.join("waybill-api"), worker: dir.join("waybill-worker") };
         for binary in [&found.api, &found.worker] {
@@ -58,13 +59,13 @@ async fn build() -> Result<()> {
     if dir.file_name().is_some_and(|profile| profile == "release") {
         command.arg("--release");
     }
-    // Build where we lie ourselves, wherever that is.
+    // Build into the target directory that this program runs from.
     if let Some(target) = dir.parent() {
         command.arg("--target-dir").arg(target);
     }
     command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
     let built = if output::interactive() {
-        // Cargo shows its own bar.
+        // Cargo shows its own progress bar.
         command.stderr(Stdio::inherit()).status().await.map(|status| (status.success(), String::new()))
     } else {
         output::line("Building waybill-api and waybill-worker");
@@ -80,8 +81,8 @@ async fn build() -> Result<()> {
     Ok(())
 }
 
-/// Cargo, without what an outer cargo has told us about our own package: build scripts that look at it (ring's does)
-/// would take it for news, and half of all dependencies would be built again.
+/// Returns a cargo command without the variables that an outer cargo sets for the current package. Build scripts that
+/// watch them (ring's does) would otherwise see a change, and cargo would rebuild half of all dependencies.
 pub fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     for (name, _) in std::env::vars_os() {

@@ -1,8 +1,6 @@
-//! The guard: a small process between `cargo dev` and each process that it starts.
-//!
-//! The guard's stdin is a pipe from its parent. However the parent ends (Ctrl-C, crash, `kill -9`), the
-//! kernel closes that pipe, and the guard stops its child. It runs in a process group of its own, so a
-//! Ctrl-C in the terminal reaches `cargo dev` alone, which then stops everything in order.
+//! The guard: a process between `cargo dev` and each of its children. Its stdin is a pipe from the parent: when the
+//! parent ends (Ctrl-C, crash, `kill -9`), the kernel closes the pipe, and the guard stops the child. It has its own
+//! process group: a Ctrl-C in the terminal reaches only `cargo dev`, which then stops everything in order.
 
 use std::ffi::OsString;
 use std::fmt::Display;
@@ -18,25 +16,25 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::processes::{PidRecord, STOP_WAIT_MAX};
 
-/// The signal that asks a process to stop in an orderly way.
+/// The signal for an orderly shutdown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum StopSignal {
-    /// SIGTERM: our processes and Temporal.
+    /// SIGTERM: Waybill's processes and Temporal.
     Term,
-    /// SIGINT: Postgres' fast shutdown, which does not wait for clients to leave.
+    /// SIGINT: Postgres's fast shutdown, which does not wait for clients to disconnect.
     Int,
 }
 
-/// Arguments of the hidden verb `guard`.
+/// Arguments of the hidden subcommand `guard`.
 #[derive(Debug, clap::Args)]
 pub struct GuardArgs {
-    /// Where to note the process, for `down` after a crash.
+    /// The file for the process ids, which `down` reads after a crash.
     #[arg(long)]
     pid_file: PathBuf,
-    /// Where the child's output goes.
+    /// The file for the child's output.
     #[arg(long)]
     log: PathBuf,
-    /// How to stop the child.
+    /// The signal that stops the child.
     #[arg(long, value_enum)]
     stop: StopSignal,
     /// The user to run as.
@@ -45,7 +43,7 @@ pub struct GuardArgs {
     /// The group to run as.
     #[arg(long)]
     gid: Option<u32>,
-    /// Directories to remove at the end, unless the parent itself asked for it.
+    /// Directories to remove at the end, unless the parent requested the stop.
     #[arg(long)]
     remove: Vec<PathBuf>,
     /// The command to run.
@@ -53,9 +51,9 @@ pub struct GuardArgs {
     command: Vec<OsString>,
 }
 
-/// Runs a command until it ends, its parent is gone or SIGTERM comes; answers the exit code.
+/// Runs a command until it ends, the parent exits or SIGTERM arrives; returns the exit code.
 ///
-/// The first line on stdout is the child's pid, or why there is none.
+/// The first line on stdout is the child's pid or the error that prevented its start.
 pub async fn run(args: GuardArgs) -> u8 {
     match watch(&args).await {
         Ok(status) => exit_code(status),
@@ -67,10 +65,10 @@ pub async fn run(args: GuardArgs) -> u8 {
 }
 
 async fn watch(args: &GuardArgs) -> Result<ExitStatus> {
-    // From here on SIGTERM no longer ends the guard itself before its child.
+    // From here on SIGTERM does not end the guard before its child.
     let mut asked = signal(SignalKind::terminate())?;
     let mut child = start(args)?;
-    let pid = child.id().context("the process ended at once")?;
+    let pid = child.id().context("the process ended immediately")?;
     let record = PidRecord::new(std::process::id(), pid, &args.command);
     record.write(&args.pid_file)?;
     report_to_parent(pid);
@@ -84,7 +82,7 @@ async fn watch(args: &GuardArgs) -> Result<ExitStatus> {
         Some(status) => status,
         None => stop(&mut child, pid, args.stop).await?,
     };
-    // Leaving these behind harms nobody: the record names a process that is gone.
+    // A leftover record has no effect: it names a process that no longer exists.
     let _ = std::fs::remove_file(&args.pid_file);
     for dir in args.remove.iter().filter(|_| abandoned) {
         let _ = std::fs::remove_dir_all(dir);
@@ -92,7 +90,8 @@ async fn watch(args: &GuardArgs) -> Result<ExitStatus> {
     Ok(status)
 }
 
-/// Answers the parent. If it is gone, `parent_ends` notices: that must not end us before our child.
+/// Writes to the parent. An exited parent is handled by `wait_for_parent_exit`; it must not end the guard before the
+/// child.
 fn report_to_parent(what: impl Display) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{what}").and_then(|()| out.flush());
@@ -111,13 +110,13 @@ fn start(args: &GuardArgs) -> Result<Child> {
         command.gid(gid);
     }
     if let Some(uid) = args.uid {
-        // The caller's directory may be closed to that user.
+        // The user may not be allowed to enter the current directory.
         command.uid(uid).current_dir("/");
     }
     Command::from(command).spawn().with_context(|| format!("cannot run {}", program.display()))
 }
 
-/// Ends when the parent asks for the end (any byte) or is gone (end of file); true when it is gone.
+/// Ends when the parent requests a stop (any byte) or exits (end of file); returns true if the parent exited.
 async fn wait_for_parent_exit() -> bool {
     let read = || std::io::stdin().read(&mut [0]);
     !matches!(tokio::task::spawn_blocking(read).await, Ok(Ok(1)))
@@ -129,7 +128,7 @@ async fn stop(child: &mut Child, pid: u32, how: StopSignal) -> Result<ExitStatus
         StopSignal::Term => Signal::TERM,
         StopSignal::Int => Signal::INT,
     };
-    // It may have ended in this very moment: then `wait` below answers at once.
+    // The child may have just ended: then `wait` below returns immediately.
     let _ = kill_process(pid, signal);
     if let Ok(status) = tokio::time::timeout(STOP_WAIT_MAX, child.wait()).await {
         return Ok(status?);
@@ -138,7 +137,7 @@ async fn stop(child: &mut Child, pid: u32, how: StopSignal) -> Result<ExitStatus
     Ok(child.wait().await?)
 }
 
-/// The shell's convention: a process killed by signal N answers 128 + N.
+/// Follows the shell's convention: the exit code of a process killed by signal N is 128 + N.
 fn exit_code(status: ExitStatus) -> u8 {
     let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
     u8::try_from(code).unwrap_or(1)

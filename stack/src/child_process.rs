@@ -1,4 +1,4 @@
-//! Child processes, each under a [guard](crate::guard), so that none outlives its starter.
+//! Child processes, each under a [guard](crate::child_guard), so that none outlives its parent.
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
@@ -14,40 +14,40 @@ use crate::child_guard::StopSignal;
 use crate::processes;
 use crate::servers::account::SystemUser;
 
-/// How many lines of a dead process' log are shown.
+/// Number of lines shown of the log of a process that has ended.
 const TAIL_LINES: usize = 20;
-/// How much of a log's end is read for that.
+/// The maximum that is read from a log's end for that.
 const TAIL_BYTES_MAX: u64 = 64 * 1024;
-/// A log that has grown past this is put aside when its process starts anew.
+/// A log larger than this is renamed when its process restarts.
 const LOG_BYTES_MAX: u64 = 32 * 1024 * 1024;
-/// How often a process that comes up is asked whether it is ready.
+/// Interval between readiness checks of a starting process.
 const READY_POLL: Duration = Duration::from_millis(50);
 
-/// What to run, and how.
+/// The specification of a child process.
 #[derive(Clone, Debug)]
 pub struct ChildSpec {
-    /// What messages call it.
+    /// The name in messages.
     pub name: String,
     /// The binary.
     pub program: PathBuf,
     /// Its arguments.
     pub args: Vec<OsString>,
-    /// Environment beside the inherited one.
+    /// Environment in addition to the inherited one.
     pub env: Vec<(String, String)>,
-    /// The user to run as, if not ourselves.
+    /// The user to run as, if not the current one.
     pub account: Option<SystemUser>,
-    /// What asks it to stop.
+    /// The signal that stops it.
     pub stop: StopSignal,
-    /// Where its output goes (appended).
+    /// The file for its output (appended).
     pub log: PathBuf,
-    /// Where its pid is noted while it runs.
+    /// The file for its pid while it runs.
     pub pid_file: PathBuf,
-    /// Directories that the guard removes if this [`Child`] goes without having been stopped.
+    /// Directories that the guard removes if this [`Child`] is dropped without a stop.
     pub remove: Vec<PathBuf>,
 }
 
 impl ChildSpec {
-    /// A process that stops on SIGTERM, with its log and pid file in the places of `dirs`.
+    /// A process that stops on SIGTERM, with its log and pid file in `dirs`.
     pub fn new(name: &str, program: impl Into<PathBuf>, dirs: &ProcessDirs) -> Self {
         let file = name.to_lowercase().replace(' ', "-");
         Self {
@@ -71,7 +71,7 @@ impl ChildSpec {
     }
 }
 
-/// Where processes leave their logs and pid files.
+/// The directories for logs and pid files.
 #[derive(Clone, Debug)]
 pub struct ProcessDirs {
     /// Directory of `*.log`.
@@ -81,17 +81,17 @@ pub struct ProcessDirs {
 }
 
 impl ProcessDirs {
-    /// `logs/` and `run/` below a directory, made if need be.
+    /// `logs/` and `run/` in a directory; creates them if they do not exist.
     pub fn below(dir: &Path) -> Result<Self> {
         let dirs = Self { logs: dir.join("logs"), pids: dir.join("run") };
         for made in [&dirs.logs, &dirs.pids] {
-            std::fs::create_dir_all(made).with_context(|| format!("cannot make {}", made.display()))?;
+            std::fs::create_dir_all(made).with_context(|| format!("cannot create {}", made.display()))?;
         }
         Ok(dirs)
     }
 }
 
-/// A running process. Dropping it stops it in an orderly way, without waiting for that.
+/// A running process. Dropping it stops the process without waiting for its exit.
 #[derive(Debug)]
 pub struct Child {
     spec: ChildSpec,
@@ -131,7 +131,7 @@ impl Child {
         Ok(Self { spec, guard: Some(guard), pid, log_start })
     }
 
-    /// What messages call it.
+    /// The name in messages.
     pub fn name(&self) -> &str {
         &self.spec.name
     }
@@ -141,17 +141,17 @@ impl Child {
         self.pid
     }
 
-    /// Where its output goes.
+    /// The file for its output.
     pub fn log(&self) -> &Path {
         &self.spec.log
     }
 
-    /// Whether it still runs.
+    /// Returns whether the process is still running.
     pub fn is_running(&mut self) -> bool {
         self.guard.as_mut().is_some_and(|guard| matches!(guard.try_wait(), Ok(None)))
     }
 
-    /// An error that says how it ended, with its last words, if it has ended.
+    /// Returns an error with the exit code and the end of the log if the process has ended.
     pub fn check(&mut self) -> Result<()> {
         if self.is_running() {
             return Ok(());
@@ -159,28 +159,28 @@ impl Child {
         let status = self.guard.as_mut().and_then(|guard| guard.try_wait().ok().flatten());
         let code = status.and_then(|status| status.code()).unwrap_or(-1);
         Err(anyhow!(
-            "{} ended by itself (exit code {code}). The end of {}:\n{}",
+            "{} ended unexpectedly (exit code {code}). The end of {}:\n{}",
             self.spec.name,
             self.spec.log.display(),
             indent(&self.log_tail())
         ))
     }
 
-    /// The last lines that it wrote since it was started.
+    /// The last lines that it wrote since its start.
     pub fn log_tail(&self) -> String {
         tail(&self.spec.log, self.log_start).unwrap_or_default()
     }
 
-    /// Asks it to stop, waits until it has.
+    /// Requests a stop and waits until the process has ended.
     pub async fn stop(&mut self) {
         if let Some(mut pipe) = self.guard.as_mut().and_then(|guard| guard.stdin.take()) {
-            // A guard that cannot read this has ended.
+            // A failed write means that the guard has ended.
             let _ = pipe.write_all(b".");
         }
         self.ended().await;
     }
 
-    /// Kills it without any warning, as a crash would; waits until it is gone.
+    /// Kills the process as a crash would; waits until it has ended.
     pub async fn kill_hard(&mut self) -> Result<()> {
         if self.is_running() {
             processes::send(self.pid, Signal::KILL)?;
@@ -189,19 +189,19 @@ impl Child {
         Ok(())
     }
 
-    /// Suspends it (as a machine that hangs) or lets it run on.
+    /// Suspends the process, like a machine that hangs, or resumes it.
     pub fn suspend(&self, suspended: bool) -> Result<()> {
         processes::send(self.pid, if suspended { Signal::STOP } else { Signal::CONT })
     }
 
-    /// Starts it again, with the same arguments, after stopping it if it runs.
+    /// Stops the process if it runs, and starts it again with the same arguments.
     pub async fn restart(&mut self) -> Result<()> {
         self.stop().await;
         *self = Self::spawn(self.spec.clone())?;
         Ok(())
     }
 
-    /// Waits until `probe` says yes; an error as soon as the process has ended or `limit` is over.
+    /// Waits until `probe` returns true; fails if the process ends or `limit` has elapsed.
     pub async fn ready<F>(&mut self, limit: Duration, mut probe: impl FnMut() -> F) -> Result<()>
     where
         F: Future<Output = bool>,
@@ -229,17 +229,17 @@ impl Drop for Child {
     fn drop(&mut self) {
         let Some(mut guard) = self.guard.take() else { return };
         drop(guard.stdin.take());
-        // Only to leave no zombie: the guard does its work without us.
+        // Only avoids a zombie process: the guard stops the child independently.
         std::thread::spawn(move || guard.wait());
     }
 }
 
-/// Where `waybill-dev` lies: in a test, beside the directory of the test's own binary.
+/// Returns the path of `waybill-dev`: for a test, in the parent of the test binary's directory.
 fn dev_binary() -> Result<PathBuf> {
     if let Some(set) = std::env::var_os("WAYBILL_DEV_BIN") {
         return Ok(set.into());
     }
-    let own = std::env::current_exe().context("cannot tell where this program lies")?;
+    let own = std::env::current_exe().context("cannot determine this program's path")?;
     if own.file_stem().is_some_and(|stem| stem == "waybill-dev") {
         return Ok(own);
     }
@@ -250,22 +250,22 @@ fn dev_binary() -> Result<PathBuf> {
     Ok(beside)
 }
 
-/// The directory that cargo puts this build's binaries into.
+/// Returns the directory of this build's binaries.
 pub fn binary_dir() -> Result<PathBuf> {
-    let own = std::env::current_exe().context("cannot tell where this program lies")?;
-    let dir = own.parent().context("this program lies nowhere")?;
+    let own = std::env::current_exe().context("cannot determine this program's path")?;
+    let dir = own.parent().context("this program has no directory")?;
     let in_deps = dir.file_name().is_some_and(|name| name == "deps");
     Ok(if in_deps { dir.parent().unwrap_or(dir) } else { dir }.to_owned())
 }
 
-/// Puts an overgrown log aside; answers where this run's part of the log begins.
+/// Renames a log that is too large; returns the offset where this run's part of the log begins.
 fn begin_log(log: &Path) -> Result<u64> {
     let length = std::fs::metadata(log).map_or(0, |meta| meta.len());
     if length < LOG_BYTES_MAX {
         return Ok(length);
     }
     std::fs::rename(log, log.with_extension("log.old"))
-        .with_context(|| format!("cannot put {} aside", log.display()))?;
+        .with_context(|| format!("cannot rename {}", log.display()))?;
     Ok(0)
 }
 

@@ -1,4 +1,4 @@
-//! A small client of Waybill's HTTP API, for `cargo dev` and for tests that look at everything.
+//! A small client of Waybill's HTTP API, for `cargo dev` and the integration tests.
 
 use std::time::Duration;
 
@@ -10,14 +10,14 @@ use serde_json::{Value, json};
 /// Longer than the longest `Prefer: wait`.
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(40);
 
-/// What the API answered, all of it.
+/// A complete response of the API.
 #[derive(Clone, Debug)]
 pub struct Reply {
-    /// The status line's number.
+    /// The HTTP status.
     pub status: StatusCode,
     /// The headers.
     pub headers: HeaderMap,
-    /// The body; null when there is none, a string when it is no JSON.
+    /// The body; null when it is empty, a string when it is not JSON.
     pub body: Value,
 }
 
@@ -27,27 +27,27 @@ impl Reply {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
 
-    /// A text field of the body, found by its JSON pointer; empty when it is not there.
+    /// Returns a text field of the body by its JSON pointer; empty when the field is missing.
     pub fn text(&self, pointer: &str) -> &str {
         self.body.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
     }
 
-    /// The list that this reply is, or that its body holds under whatever name.
+    /// Returns the body if it is a list, or else the first list among its fields.
     pub fn items(&self) -> Option<&[Value]> {
         let held = || self.body.as_object()?.values().find_map(Value::as_array);
         self.body.as_array().or_else(held).map(Vec::as_slice)
     }
 
-    /// This reply, if it is a success; else an error that shows what was refused, and why.
+    /// Returns this reply if it is a success, or else an error with the status and the body.
     pub fn success(self) -> Result<Self> {
         if !self.status.is_success() {
-            bail!("the API answered {}: {}", self.status, self.body);
+            bail!("the API responded {}: {}", self.status, self.body);
         }
         Ok(self)
     }
 }
 
-/// The API, as one merchant's key sees it.
+/// A client that uses one merchant's key.
 #[derive(Clone, Debug)]
 pub struct Client {
     http: reqwest::Client,
@@ -58,7 +58,7 @@ pub struct Client {
 impl Client {
     /// A client of the API at `base`, such as `http://127.0.0.1:7700`.
     pub fn new(base: &str, key: &str) -> Result<Self> {
-        // A test's process may have made no choice yet; a second choice changes nothing.
+        // The test process may not have installed a provider yet; a second installation has no effect.
         rustls::crypto::ring::default_provider().install_default().ok();
         let http = reqwest::Client::builder().timeout(REQUEST_TIME_MAX).no_proxy().build()?;
         Ok(Self { http, base: base.trim_end_matches('/').to_owned(), key: key.to_owned() })
@@ -70,7 +70,7 @@ impl Client {
         Self { key: key.to_owned(), ..self.clone() }
     }
 
-    /// Where the API listens.
+    /// The base URL of the API.
     pub fn base(&self) -> &str {
         &self.base
     }
@@ -80,7 +80,7 @@ impl Client {
         &self.key
     }
 
-    /// `POST /v1/orders`; `wait` is how many seconds the answer may take to be interesting.
+    /// `POST /v1/orders`; `wait` is the number of seconds for `Prefer: wait`.
     pub async fn place(&self, order: &Value, idempotency_key: &str, wait: Option<u32>) -> Result<Reply> {
         let mut request =
             self.request(Method::POST, "/v1/orders").header("Idempotency-Key", idempotency_key).json(order);
@@ -100,7 +100,7 @@ impl Client {
         self.send(self.request(Method::GET, "/v1/orders").query(query)).await
     }
 
-    /// `GET /v1/orders/{id}/events`, those after a sequence number.
+    /// `GET /v1/orders/{id}/events` after a sequence number.
     pub async fn events(&self, id: &str, after_seq: i64) -> Result<Reply> {
         let request = self.request(Method::GET, &format!("/v1/orders/{id}/events"));
         self.send(request.query(&[("after_seq", after_seq)])).await
@@ -143,26 +143,26 @@ impl Client {
         self.send(self.request(Method::GET, &stock_path(sku))).await
     }
 
-    /// The status of any URL, without the key; none when nobody answers.
+    /// Returns the status of any URL, requested without the key; none when there is no response.
     pub async fn probe(&self, url: &str) -> Option<StatusCode> {
         self.http.get(url).send().await.ok().map(|response| response.status())
     }
 
-    /// Any `POST` with a JSON body, and an idempotency key of its own.
+    /// Any `POST` with a JSON body and a new idempotency key.
     pub async fn post(&self, path: &str, body: &Value) -> Result<Reply> {
         let request = self.request(Method::POST, path).header("Idempotency-Key", new_key());
         self.send(request.json(body)).await
     }
 
-    /// A request of any other shape, with the key on it.
+    /// Builds any other request, with the key.
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.http.request(method, format!("{}{path}", self.base)).bearer_auth(&self.key)
     }
 
-    /// Sends a request, reads all of the answer.
+    /// Sends a request and reads the complete response.
     pub async fn send(&self, request: RequestBuilder) -> Result<Reply> {
         let response =
-            request.send().await.with_context(|| format!("the API at {} does not answer", self.base))?;
+            request.send().await.with_context(|| format!("the API at {} does not respond", self.base))?;
         let (status, headers) = (response.status(), response.headers().clone());
         let text = response.text().await?;
         let body = match serde_json::from_str(&text) {
@@ -174,7 +174,7 @@ impl Client {
     }
 }
 
-/// The path of a SKU's stock: the SKU is one segment, percent-encoded but for what RFC 3986 calls unreserved.
+/// The path of a SKU's stock. The SKU is one segment; all but RFC 3986's unreserved characters are percent-encoded.
 pub fn stock_path(sku: &str) -> String {
     let encode = |byte: u8| match byte {
         b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
@@ -184,7 +184,7 @@ pub fn stock_path(sku: &str) -> String {
     format!("/v1/stock/{}", sku.bytes().map(encode).collect::<String>())
 }
 
-/// A key that no other request has.
+/// Returns a new unique idempotency key.
 pub fn new_key() -> String {
     uuid::Uuid::now_v7().to_string()
 }

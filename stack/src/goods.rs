@@ -1,8 +1,8 @@
-//! What the demo merchant has in stock.
+//! The demo merchant's stock.
 
 use serde_json::{Value, json};
 
-/// Goods with their price in cents.
+/// SKUs with their price in cents.
 pub const GOODS: [(&str, i64); 5] = [
     ("SHOE-42-BLK", 4_999),
     ("SHOE-43-BLK", 4_999),
@@ -10,14 +10,14 @@ pub const GOODS: [(&str, i64); 5] = [
     ("LACE-120-BRN", 349),
     ("CARE-KIT", 1_450),
 ];
-/// A dear thing: one of these is more than the rules let pass unseen (100,000 cents).
+/// An expensive item: the price of one (149,900 cents) is above the manual review threshold (100,000 cents).
 pub const DEAR: (&str, i64) = ("BIKE-CITY", 149_900);
-/// Of this there are few.
+/// An item with little stock.
 pub const SCARCE: (&str, i64) = ("LAMP-DESK", 5_900);
-/// How many of the scarce thing there are.
+/// On-hand units of the scarce item.
 pub const SCARCE_ON_HAND: i64 = 3;
 
-/// What to put on the shelves, by SKU, as `PUT /v1/stock/{sku}` takes it.
+/// The stock to seed, by SKU, as the body of `PUT /v1/stock/{sku}`.
 pub fn stock() -> Vec<(&'static str, Value)> {
     let shelves = |amsterdam: i64, berlin: i64| {
         json!({ "locations": [

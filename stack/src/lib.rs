@@ -1,10 +1,6 @@
-//! The local stack: real Temporal, real Postgres, simulated provider and carrier, Waybill's own binaries, all on one
-//! machine. `cargo dev` has one of these; each test that wants the whole has one of its own.
-//!
-//! [`Servers`](servers::Servers) is Temporal and Postgres, [`Stack`] is Waybill on top of them, with a database,
-//! simulators, an API and workers of its own, and [`invariants`] is what must be true of it whatever happens.
-//!
-//! Every process runs under a [guard], which stops it however its starter ends.
+//! The local stack for development and tests: [`Servers`](servers::Servers) runs Temporal and Postgres, [`Stack`] runs
+//! Waybill on them with a simulated provider and carrier, and [`invariants`] checks both. Every process runs under a
+//! [guard](child_guard), which stops it when its parent exits.
 
 pub mod binaries;
 pub mod child_guard;

@@ -1,4 +1,4 @@
-//! Everything that `cargo dev` says, so that bars, colours and closed pipes are handled in one place.
+//! All output of `cargo dev`, so that progress bars, colours and closed pipes are handled in one place.
 
 use std::fmt::Display;
 use std::io::{IsTerminal, Write};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-/// All bars on the screen: steps may run beside each other, and lines are printed above them.
+/// All progress bars on the screen. Steps may run in parallel, and lines are printed above the bars.
 static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
 /// Prints a line to stdout.
@@ -15,11 +15,11 @@ pub fn line(text: impl Display) {
     BARS.suspend(|| print(format_args!("{text}\n")));
 }
 
-/// Prints text to stdout as it is, without an added line end.
+/// Prints text to stdout without adding a line end.
 pub fn print(text: impl Display) {
     let mut out = std::io::stdout().lock();
     if write!(out, "{text}").and_then(|()| out.flush()).is_err() {
-        // The reader is gone (`| head`): there is nobody left to write for.
+        // The reader has closed the pipe (`| head`), so no further output is needed.
         std::process::exit(0);
     }
 }
@@ -27,11 +27,11 @@ pub fn print(text: impl Display) {
 /// Prints an error and its causes to stderr.
 pub fn error(err: &anyhow::Error) {
     let mut out = std::io::stderr().lock();
-    // Nobody to tell when stderr itself is closed.
+    // An error cannot be reported when stderr itself is closed.
     let _ = writeln!(out, "{} {err:#}", paint("31;1", "error:"));
 }
 
-/// Prints a remark to stderr, beside the output proper.
+/// Prints a remark to stderr, separate from the regular output.
 pub fn note(text: impl Display) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
@@ -51,12 +51,12 @@ pub fn yellow(text: impl Display) -> String {
     paint("33", text)
 }
 
-/// Text that steps back, where the terminal can show it.
+/// Dimmed text, where the terminal can show it.
 pub fn dim(text: impl Display) -> String {
     paint("2", text)
 }
 
-/// Whether somebody watches: bars and colours are for people, plain lines for files and CI.
+/// Returns whether stdout is a terminal: bars and colours for terminals, plain lines for files and CI.
 pub fn interactive() -> bool {
     std::io::stdout().is_terminal() && std::env::var_os("CI").is_none()
 }
@@ -69,7 +69,7 @@ fn paint(code: &str, text: impl Display) -> String {
     }
 }
 
-/// Seconds with one decimal, as shown beside steps and events.
+/// Seconds with one decimal, as shown next to steps and events.
 pub fn seconds(time: Duration) -> String {
     format!("{:.1} s", time.as_secs_f64())
 }
@@ -94,21 +94,21 @@ impl Step {
         Self { bar, started: Instant::now() }
     }
 
-    /// Ends a step and says what came of it.
+    /// Ends a step and prints its result.
     pub fn done(self, what: impl Display) {
         let time = seconds(self.started.elapsed());
         self.clear();
         line(format_args!("{} {what} {}", green("✓"), dim(time)));
     }
 
-    /// Shows what the step is at.
+    /// Shows the current state of the step.
     pub fn update(&self, what: impl Display) {
         if let Some(bar) = &self.bar {
             bar.set_message(what.to_string());
         }
     }
 
-    /// Shows how much of the step is done: a bar when the whole is known.
+    /// Shows how much of the step is done, as a bar if the total is known.
     pub fn progress(&self, done: u64, of: u64) {
         let Some(bar) = &self.bar else { return };
         if bar.length() != Some(of) {

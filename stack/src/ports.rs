@@ -1,19 +1,19 @@
-//! Which port is whose: blocks of ten, so that stacks on one machine do not collide, and ports for tests, of which many
-//! run at once.
+//! Allocates ports: blocks of ten, so that stacks on one machine do not collide, and single ports for tests, many of
+//! which run in parallel.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Result, bail};
 
-/// The first block; every further stack on the machine takes the next free one.
+/// The first block; each further stack on the machine takes the next free one.
 const FIRST_BASE: u16 = 7700;
 /// Ports in a block.
 const BLOCK: u16 = 10;
-/// Blocks that are tried before giving up.
+/// Blocks that are tried before an error is returned.
 const BLOCKS_MAX: u16 = 100;
 
-/// What listens on a port of the block; the value is its place in the block.
+/// The user of a port of the block; the value is its offset in the block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
 pub enum Role {
@@ -50,7 +50,7 @@ impl Role {
         Self::TemporalMetrics,
     ];
 
-    /// What messages call it.
+    /// Returns the name for messages.
     pub fn name(self) -> &'static str {
         match self {
             Self::Api => "the API",
@@ -65,13 +65,13 @@ impl Role {
         }
     }
 
-    /// Its port in the block that begins at `base`.
+    /// Returns its port in the block that begins at `base`.
     pub fn port(self, base: u16) -> u16 {
         base + self as u16
     }
 }
 
-/// A block of ports, each held by us until its owner is about to start.
+/// A block of ports. Each port stays bound until its process is about to start.
 #[derive(Debug)]
 pub struct PortBlock {
     base: u16,
@@ -79,7 +79,7 @@ pub struct PortBlock {
 }
 
 impl PortBlock {
-    /// The first block of which all ports are free.
+    /// Returns the first block whose ports are all free.
     pub fn first_free() -> Result<Self> {
         let bases = (0..BLOCKS_MAX).map(|n| FIRST_BASE + n * BLOCK);
         for base in bases {
@@ -91,7 +91,7 @@ impl PortBlock {
         bail!("no free block of ports from {FIRST_BASE} to {last}; choose one with `cargo dev --ports N`")
     }
 
-    /// The block that begins at `base`; an error that names the port which is taken.
+    /// Binds the block that begins at `base`; the error names a port that is in use.
     pub fn reserve(base: u16) -> Result<Self> {
         if !(1024..=u16::MAX - BLOCK).contains(&base) {
             bail!("a block of ports begins between 1024 and {}, not at {base}", u16::MAX - BLOCK);
@@ -101,7 +101,7 @@ impl PortBlock {
             let port = role.port(base);
             let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) else {
                 bail!(
-                    "port {port} ({}) is taken; stop what listens there or choose another block with \
+                    "port {port} ({}) is taken; stop the process that listens there or choose another block with \
                      `cargo dev --ports N`",
                     role.name()
                 );
@@ -111,12 +111,12 @@ impl PortBlock {
         Ok(Self { base, held })
     }
 
-    /// Where the block begins.
+    /// The first port of the block.
     pub fn base(&self) -> u16 {
         self.base
     }
 
-    /// Lets go of a port, for its owner to start now.
+    /// Releases a port, so that its process can start.
     pub fn release(&mut self, role: Role) -> u16 {
         self.held.retain(|(held, _)| *held != role);
         role.port(self.base)
@@ -125,13 +125,13 @@ impl PortBlock {
 
 /// The first port for tests.
 const TESTS_FIRST: u16 = 10_000;
-/// Ports that a process claims at once.
+/// Number of ports that a process claims at a time.
 const PORTS_PER_CLAIM: u16 = 100;
-/// Where Linux begins with the ports that it chooses itself, unless it is told otherwise.
+/// The first of Linux's ephemeral ports by default.
 const SYSTEM_FIRST: u16 = 32_768;
 
-/// What this process has claimed. The first port of each claim is held for as long as the process lives, and keeps
-/// other processes off the rest, whether or not anybody listens there yet.
+/// The ports claimed by this process. Its lifetime binding of the first port of each claim keeps other processes off
+/// the claim's other ports, even while no process listens on them.
 struct Claims {
     held: Vec<TcpListener>,
     next: u16,
@@ -140,10 +140,10 @@ struct Claims {
 
 static CLAIMS: Mutex<Claims> = Mutex::new(Claims { held: Vec::new(), next: 0, end: 0 });
 
-/// A port for a test, given out once. Not one of the system's choice: the system would give it to anybody between our
-/// asking for it and the start of whoever is to listen there.
+/// Returns a port for a test, each only once. It is not one of the system's ephemeral ports, because the system could
+/// assign those to another process before the test's server starts.
 pub fn free_port() -> Result<u16> {
-    // What a holder that panicked has left is whole.
+    // The claims are consistent even if another thread panicked while it held the lock.
     let mut claims = CLAIMS.lock().unwrap_or_else(PoisonError::into_inner);
     loop {
         if claims.next == claims.end {
@@ -151,7 +151,7 @@ pub fn free_port() -> Result<u16> {
         }
         let port = claims.next;
         claims.next += 1;
-        // Somebody who knows of no claims may be there, or a process of an earlier run that is just going.
+        // A process that does not use claims may listen there, or one of an earlier run that is still ending.
         if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
             return Ok(port);
         }
@@ -169,18 +169,18 @@ impl Claims {
             }
         }
         bail!(
-            "no {PORTS_PER_CLAIM} ports are free between {TESTS_FIRST} and {end}, where the system's own begin"
+            "no {PORTS_PER_CLAIM} ports are free between {TESTS_FIRST} and {end}, where the ephemeral ports begin"
         )
     }
 }
 
-/// The first of the ports that the system gives to whoever asks for any, outgoing connections included.
+/// Returns the first port that the system assigns automatically, outgoing connections included.
 fn system_first() -> u16 {
     let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
     range.split_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or(SYSTEM_FIRST)
 }
 
-/// An address on this machine alone.
+/// An address on loopback.
 pub fn loopback(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }
@@ -217,8 +217,8 @@ mod tests {
         assert!(err.contains("--ports"), "{err}");
     }
 
-    /// What a port that we let go of allows: a process that another test starts has our sockets, too, until it becomes
-    /// what it is to run.
+    /// Retries for up to 10 seconds. A child process that another test starts holds our sockets until its `exec`, so a
+    /// released port may stay in use for a moment.
     fn retry_briefly<T>(mut attempt: impl FnMut() -> Result<T, String>) -> T {
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
@@ -229,7 +229,7 @@ mod tests {
         }
     }
 
-    /// Says which ports it got, and listens on them until it is told to end: a process of the test below.
+    /// Prints the ports that it got, and listens on them until stdin is closed: a child process of the test below.
     #[test]
     fn takes_ports() {
         if std::env::var_os(TAKES_PORTS).is_none() {
@@ -244,7 +244,7 @@ mod tests {
     }
 
     const TAKES_PORTS: &str = "WAYBILL_TEST_TAKES_PORTS";
-    /// More than one claim has.
+    /// More than one claim contains.
     const TAKEN: usize = 130;
 
     #[test]
@@ -259,14 +259,18 @@ mod tests {
         for child in &mut children {
             let mut lines = BufReader::new(child.stdout.as_mut().unwrap()).lines().map(Result::unwrap);
             let line = lines.find_map(|line| line.split_once("ports: ").map(|(_, ports)| ports.to_owned()));
-            all.extend(line.expect("it got its ports").split(' ').map(|port| port.parse::<u16>().unwrap()));
+            all.extend(
+                line.expect("the child printed its ports")
+                    .split(' ')
+                    .map(|port| port.parse::<u16>().unwrap()),
+            );
         }
         all.extend((0..TAKEN).map(|_| free_port().unwrap()));
         for child in &mut children {
             drop(child.stdin.take());
             assert!(child.wait().unwrap().success());
         }
-        assert!(all.iter().all(|port| *port < system_first()), "the system gives none of them away");
+        assert!(all.iter().all(|port| *port < system_first()), "no ephemeral port is among them");
         let different: BTreeSet<u16> = all.iter().copied().collect();
         assert_eq!((all.len(), different.len()), (7 * TAKEN, 7 * TAKEN));
     }

@@ -1,4 +1,4 @@
-//! Which process is which: pid files, and what a crash may have left running.
+//! Pid files, and the processes that a crash may have left running.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -9,26 +9,26 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde::{Deserialize, Serialize};
 
-/// How long a child may take to stop by itself before it is killed.
+/// How long a child may take to stop before it is killed.
 pub const STOP_WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// What a guard notes about itself and its child.
+/// The pid file that a guard writes about itself and its child.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct PidRecord {
     guard: u32,
     pid: u32,
-    /// Pids are reused: a process is only taken for ours if its command line is this one.
+    /// The kernel reuses pids: a process is ours only if it has this command line.
     command: Vec<String>,
 }
 
 impl PidRecord {
-    /// A record of a guard and the process that it watches.
+    /// A record of a guard and its child.
     pub fn new(guard: u32, pid: u32, command: &[OsString]) -> Self {
         let command = command.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
         Self { guard, pid, command }
     }
 
-    /// Writes the record; a reader sees all of it or nothing.
+    /// Writes the record; a concurrent reader sees a complete file or none.
     pub fn write(&self, path: &Path) -> Result<()> {
         let new = path.with_extension("new");
         std::fs::write(&new, serde_json::to_vec(self)?)
@@ -49,13 +49,13 @@ impl PidRecord {
     }
 }
 
-/// The pid that a guard noted, if that process still runs.
+/// Returns the pid in a guard's record if that process still runs.
 pub fn running(pid_file: &Path) -> Option<u32> {
     let record = PidRecord::read(pid_file)?;
     (record.guard_runs(pid_file) || record.child_runs()).then_some(record.pid)
 }
 
-/// Stops what an earlier run left behind; answers the names of what was found running.
+/// Stops the processes of an earlier run; returns the names of those that were running.
 pub async fn stop_leftovers(pid_dir: &Path, order: &[&str]) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for name in order {
@@ -64,7 +64,7 @@ pub async fn stop_leftovers(pid_dir: &Path, order: &[&str]) -> Result<Vec<String
         if record.guard_runs(&path) {
             found.push((*name).to_owned());
             send(record.guard, Signal::TERM)?;
-            // A little more than the guard itself gives its child.
+            // Slightly longer than the guard's own limit for its child.
             let limit = STOP_WAIT_MAX + Duration::from_secs(5);
             if !until(limit, || !record.guard_runs(&path)).await {
                 bail!("{name} (process {}) does not stop; end it with `kill -9 {}`", record.pid, record.pid);
@@ -84,7 +84,7 @@ pub async fn stop_leftovers(pid_dir: &Path, order: &[&str]) -> Result<Vec<String
     Ok(found)
 }
 
-/// Sends a signal; a process that is already gone is no error.
+/// Sends a signal; a process that has already ended is not an error.
 pub fn send(pid: u32, signal: Signal) -> Result<()> {
     let target = to_pid(pid)?;
     match kill_process(target, signal) {
@@ -93,7 +93,7 @@ pub fn send(pid: u32, signal: Signal) -> Result<()> {
     }
 }
 
-/// Whether a process with that id exists.
+/// Returns whether a process with that id exists.
 pub fn exists(pid: u32) -> bool {
     to_pid(pid).is_ok_and(|pid| test_kill_process(pid).is_ok())
 }
@@ -102,7 +102,7 @@ fn to_pid(pid: u32) -> Result<Pid> {
     i32::try_from(pid).ok().and_then(Pid::from_raw).with_context(|| format!("{pid} is not a process id"))
 }
 
-/// Waits until a condition holds; false when the time is over first.
+/// Waits until a condition is true; returns false after `limit`.
 pub async fn until(limit: Duration, mut holds: impl FnMut() -> bool) -> bool {
     let start = Instant::now();
     while !holds() {
@@ -114,7 +114,7 @@ pub async fn until(limit: Duration, mut holds: impl FnMut() -> bool) -> bool {
     true
 }
 
-/// A process's command line, its arguments joined by blanks; none when there is no such process.
+/// Returns a process's command line, its arguments joined by spaces; none when the process does not exist.
 fn command_line(pid: u32) -> Option<String> {
     if Path::new("/proc/self/cmdline").exists() {
         let raw = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;

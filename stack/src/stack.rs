@@ -1,5 +1,5 @@
-//! Waybill on top of the servers: a database, two simulators, an API, workers. `cargo dev` has one of these;
-//! each test that wants the whole has one of its own.
+//! Waybill on top of the servers: a database, two simulators, an API and workers. `cargo dev` starts one stack; each
+//! end-to-end test starts its own.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -21,14 +21,14 @@ use crate::servers::temporal_http::TemporalHttp;
 use crate::stack_dir::Secrets;
 use waybill_simulators::{AutoProgress, CarrierSim, CarrierSimConfig, PaymentsSim, PaymentsSimConfig};
 
-/// Connecting to two servers and registering with one takes a moment on a busy machine.
+/// Connecting to two servers and registering with one can take long on a busy machine.
 const READY_WAIT_MAX: Duration = Duration::from_secs(60);
-/// Connections per process of a test's stack: sixteen such stacks fit into one Postgres.
+/// Connections per process of a test's stack; sixteen such stacks fit into one Postgres.
 const TEST_CONNECTIONS: &str = "8";
-/// Everything that a merchant's own key may do.
+/// All scopes of a merchant's key.
 const SCOPES: &str = "orders:write,orders:read,stock:write,operate,admin";
 
-/// Where the parts of a stack listen.
+/// The ports of a stack.
 #[derive(Clone, Copy, Debug)]
 pub struct StackPorts {
     /// The API.
@@ -47,7 +47,7 @@ impl StackPorts {
     }
 }
 
-/// What a stack is to be like. By default: everything new, one worker, a carrier that waits to be told.
+/// Builds a stack. By default everything is new, with one worker and a carrier without automatic progress.
 #[derive(Debug)]
 pub struct StackBuilder<'a> {
     servers: &'a Servers,
@@ -65,8 +65,8 @@ pub struct StackBuilder<'a> {
 }
 
 impl<'a> StackBuilder<'a> {
-    /// Whether [`Stack::stop`] checks what must always be true, and panics if it is not. For tests; those that spoil the
-    /// books on purpose do without.
+    /// Sets whether [`Stack::stop`] checks the invariants and panics on a violation. Tests that corrupt the ledgers on
+    /// purpose disable it.
     #[must_use]
     pub fn check_invariants(mut self, checked: bool) -> Self {
         self.checked = checked;
@@ -80,36 +80,36 @@ impl<'a> StackBuilder<'a> {
         self
     }
 
-    /// Whether to start a worker with the rest.
+    /// Sets whether to start a worker.
     #[must_use]
     pub fn worker(mut self, start: bool) -> Self {
         self.worker = start;
         self
     }
 
-    /// Runs other binaries than this workspace's, such as those of another commit.
+    /// Uses other binaries than this workspace's, for example those of another commit.
     #[must_use]
     pub fn binaries(mut self, binaries: Binaries) -> Self {
         self.binaries = Some(binaries);
         self
     }
 
-    /// Lets the carrier hand over and deliver by itself.
+    /// Makes the carrier hand over and deliver automatically.
     #[must_use]
     pub fn auto(mut self, auto: AutoProgress) -> Self {
         self.auto = Some(auto);
         self
     }
 
-    /// Takes these ports instead of free ones.
+    /// Uses these ports instead of free ones.
     #[must_use]
     pub fn ports(mut self, ports: StackPorts) -> Self {
         self.ports = Some(ports);
         self
     }
 
-    /// Keeps logs and ledgers in a directory of its own, uses the database `waybill` and unprefixed task queues:
-    /// a stack to come back to.
+    /// Stores logs and ledgers in the given directory and uses the database `waybill` and unprefixed task queues, so
+    /// that later runs can use the stack's data.
     #[must_use]
     pub fn persistent(mut self, dir: &Path, secrets: &Secrets, key: Option<&str>) -> Self {
         self.dir = dir.to_owned();
@@ -203,28 +203,28 @@ impl<'a> StackBuilder<'a> {
             ("WAYBILL_CARRIER_API_KEY", &self.secrets.carrier_key),
             ("WAYBILL_CARRIER_WEBHOOK_SECRET", &self.secrets.carrier_webhook),
         ];
-        // Tests run side by side on one Postgres.
+        // Tests run in parallel on one Postgres.
         let few =
             (!self.queue_prefix.is_empty()).then_some(("WAYBILL_DATABASE_CONNECTIONS", TEST_CONNECTIONS));
         let ours = ours.into_iter().chain(few).map(|(name, value)| (name.to_owned(), value.to_owned()));
-        // The caller's come last and so win.
+        // The caller's variables come last and take precedence.
         ours.chain(self.env.iter().cloned()).collect()
     }
 }
 
-/// Waybill, up and serving. Dropping it stops its processes without waiting for that.
+/// A running Waybill. Dropping it stops its processes without waiting for their exit.
 pub struct Stack {
-    /// The API, with a key of the merchant `demo` that may do everything.
+    /// A client of the API, with a key of the merchant `demo` that has all scopes.
     pub client: Client,
-    /// That key.
+    /// The key.
     pub key: String,
-    /// The database, for a look behind the API.
+    /// The database URL, for direct access.
     pub database_url: String,
     /// The payment provider.
     pub payments: PaymentsSim,
     /// The carrier.
     pub carrier: CarrierSim,
-    /// What the payment provider and the carrier sign with.
+    /// The secrets shared with the payment provider and the carrier.
     pub secrets: Secrets,
     /// The API's process.
     pub api: Child,
@@ -242,7 +242,7 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// A stack on these servers, with a database and task queues of its own.
+    /// A builder for a stack on these servers, with its own database and task queues.
     pub fn builder(servers: &Servers) -> StackBuilder<'_> {
         let name = format!("t{}", Uuid::now_v7().simple());
         StackBuilder {
@@ -261,20 +261,20 @@ impl Stack {
         }
     }
 
-    /// What the invariants are checked on.
+    /// Returns the sources for the invariant checks.
     ///
     /// # Errors
-    /// When the database can't be connected to.
+    /// When the database connection fails.
     pub fn sources(&self) -> Result<Sources<'_>> {
         Sources::new(&self.database_url, self.temporal.clone(), &self.payments, &self.queue_prefix)
     }
 
-    /// What the names of its task queues begin with.
+    /// The prefix of its task queues.
     pub fn queue_prefix(&self) -> &str {
         &self.queue_prefix
     }
 
-    /// Starts one more API on a free port, waits until it is ready; answers a client of it.
+    /// Starts another API on a free port and waits until it is ready; returns a client for it.
     pub async fn add_api(&mut self) -> Result<Client> {
         let port = free_port()?;
         let name = format!("API {}", self.more_apis.len() + 2);
@@ -289,37 +289,37 @@ impl Stack {
         Ok(client)
     }
 
-    /// Starts one more worker on a free port, waits until it is ready.
+    /// Starts another worker on a free port and waits until it is ready.
     pub async fn add_worker(&mut self) -> Result<()> {
         self.add_worker_at(free_port()?).await
     }
 
-    /// Starts the API again, waits until it is ready.
+    /// Restarts the API and waits until it is ready.
     pub async fn restart_api(&mut self) -> Result<()> {
         self.api.restart().await?;
         self.api_ready().await
     }
 
-    /// A key for another merchant, that may do everything.
+    /// Creates a key with all scopes for another merchant.
     pub async fn create_key(&self, merchant: &str) -> Result<String> {
         create_key(&self.binaries.api, &self.env, merchant).await
     }
 
-    /// Runs a verb of `waybill-api` on this stack's database; answers what it printed.
+    /// Runs a subcommand of `waybill-api` on this stack's database; returns its output.
     pub async fn run_api_command(&self, args: &[&str]) -> Result<String> {
         run_command(&self.binaries.api, args, &self.env).await
     }
 
-    /// An error that says which process has ended by itself, if one has.
+    /// Returns an error that names a process that has ended unexpectedly.
     pub fn check(&mut self) -> Result<()> {
         self.api.check()?;
         self.workers.iter_mut().try_for_each(Child::check)
     }
 
-    /// Stops everything in order: no new orders, then no more work, then the outside world.
+    /// Stops everything in order: the APIs, the workers, then the provider and the carrier.
     ///
     /// # Panics
-    /// When it is to be checked and something is there that must never be.
+    /// When the invariants are to be checked and one is broken.
     pub async fn stop(mut self) {
         if self.checked {
             self.assert_invariants().await;
@@ -333,7 +333,7 @@ impl Stack {
 
     async fn assert_invariants(&self) {
         let checked = async { self.sources()?.check(Moment::Always).await };
-        let found = checked.await.map_err(|err| format!("the invariants can't be checked: {err:#}"));
+        let found = checked.await.map_err(|err| format!("the invariants cannot be checked: {err:#}"));
         assert_eq!(found, Ok(Vec::new()), "an invariant is broken");
     }
 
@@ -357,7 +357,7 @@ impl Stack {
         self.api.ready(READY_WAIT_MAX, || responds_ok(&self.client, &url)).await
     }
 
-    /// Puts goods on the shelves that are not there yet; what was sold stays sold.
+    /// Adds stock for SKUs that have none recorded; sold units stay sold.
     async fn seed_stock(&self) -> Result<()> {
         for (sku, stock) in goods::stock() {
             let known = self.client.get_stock(sku).await?;
@@ -367,14 +367,14 @@ impl Stack {
                     .put_stock(sku, &stock)
                     .await?
                     .success()
-                    .with_context(|| format!("no stock of {sku}"))?;
+                    .with_context(|| format!("cannot add stock of {sku}"))?;
             }
         }
         Ok(())
     }
 }
 
-/// Whether a URL answers with a success.
+/// Returns whether a URL responds with a success.
 pub async fn responds_ok(client: &Client, url: &str) -> bool {
     client.probe(url).await.is_some_and(|status| status.is_success())
 }

@@ -1,4 +1,4 @@
-//! The stack's directory, `.dev/`: its data, its logs, and what it must remember from run to run.
+//! The stack's directory `.dev/`: its data, its logs, and the state stored between runs.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt;
@@ -17,23 +17,23 @@ use crate::servers::external_dir::ExternalDir;
 /// The layout of `stack.json`.
 const VERSION: u32 = 1;
 
-/// What a stack remembers.
+/// The state of a stack that is stored between runs.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct StackFile {
     version: u32,
-    /// Where its block of ports begins.
+    /// The first port of its block.
     pub base_port: u16,
-    /// The process that holds the stack up, while it does.
+    /// The process that runs the stack, while it is up.
     pub pid: Option<u32>,
     /// The API key of the merchant `demo`.
     pub api_key: Option<String>,
-    /// Shared with the simulators; made once, for this stack alone.
+    /// Shared with the simulators; generated once per stack.
     pub secrets: Secrets,
     /// The `temporal` CLI that was found.
     pub temporal_bin: Option<PathBuf>,
     /// The directory of the Postgres that was found.
     pub postgres_bin_dir: Option<PathBuf>,
-    /// What lies outside the stack's directory, to be removed with it.
+    /// The stack's files outside its directory; removed together with it.
     pub outside: Option<PathBuf>,
 }
 
@@ -51,7 +51,7 @@ pub struct Secrets {
 }
 
 impl Secrets {
-    /// New ones.
+    /// Generates new secrets.
     pub fn generate() -> Self {
         Self {
             payments_key: format!("sk_test_{}", hex::encode(&random()[..16])),
@@ -62,7 +62,7 @@ impl Secrets {
     }
 }
 
-/// Two ids of 74 random bits each: enough for secrets that never leave the machine.
+/// Hashes two ids of 74 random bits each, enough for secrets that never leave the machine.
 fn random() -> [u8; 32] {
     let mut hash = Sha256::new();
     hash.update(Uuid::now_v7());
@@ -71,7 +71,7 @@ fn random() -> [u8; 32] {
 }
 
 impl StackFile {
-    /// A new stack at a block of ports.
+    /// A new stack on a block of ports.
     pub fn new(base_port: u16) -> Self {
         Self {
             version: VERSION,
@@ -92,16 +92,16 @@ pub struct StackDir {
     root: PathBuf,
 }
 
-/// Held while a stack is up; the system releases it however the holder ends.
+/// Held while a stack is up; the kernel releases it when the holder exits.
 #[derive(Debug)]
 pub struct StackLock {
     _file: File,
 }
 
 impl StackDir {
-    /// The directory at `root`, made if need be.
+    /// Opens the directory at `root`; creates it if it does not exist.
     pub fn open(root: &Path) -> Result<Self> {
-        fs::create_dir_all(root).with_context(|| format!("cannot make {}", root.display()))?;
+        fs::create_dir_all(root).with_context(|| format!("cannot create {}", root.display()))?;
         Ok(Self { root: root.canonicalize()? })
     }
 
@@ -110,7 +110,7 @@ impl StackDir {
         &self.root
     }
 
-    /// Where processes leave logs and pid files.
+    /// The directories for logs and pid files.
     pub fn processes(&self) -> Result<ProcessDirs> {
         ProcessDirs::below(&self.root)
     }
@@ -130,12 +130,12 @@ impl StackDir {
         self.root.join("carrier.jsonl")
     }
 
-    /// The place for what must lie outside of it.
+    /// The place for files outside the directory.
     pub fn outside(&self) -> ExternalDir {
         ExternalDir::of(&self.root)
     }
 
-    /// The right to run this stack; none if another process has it.
+    /// Locks the stack for this process; none if another process has the lock.
     pub fn lock(&self) -> Result<Option<StackLock>> {
         let path = self.root.join("lock");
         let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
@@ -146,7 +146,7 @@ impl StackDir {
         }
     }
 
-    /// What the stack remembers; none before its first start.
+    /// Reads the stored state; none before the first start.
     pub fn read(&self) -> Result<Option<StackFile>> {
         let path = self.file();
         let raw = match fs::read(&path) {
@@ -154,7 +154,7 @@ impl StackDir {
             Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(err) => return Err(err).with_context(|| format!("cannot read {}", path.display())),
         };
-        let hint = || format!("{} is of no use; `cargo dev reset` starts afresh", path.display());
+        let hint = || format!("{} cannot be used; `cargo dev reset` starts from scratch", path.display());
         let file: StackFile = serde_json::from_slice(&raw).with_context(hint)?;
         if file.version != VERSION {
             anyhow::bail!("{}", hint());
@@ -162,18 +162,18 @@ impl StackDir {
         Ok(Some(file))
     }
 
-    /// Remembers; a reader sees all of it or nothing.
+    /// Stores the state; a concurrent reader sees either the old or the new file.
     pub fn write(&self, file: &StackFile) -> Result<()> {
         let (path, new) = (self.file(), self.root.join("stack.json.new"));
         let mut options = OpenOptions::new();
-        // It holds keys.
+        // The file contains keys.
         let out = options.create(true).truncate(true).write(true).mode(0o600).open(&new);
         out.and_then(|mut out| std::io::Write::write_all(&mut out, &serde_json::to_vec_pretty(file)?))
             .and_then(|()| fs::rename(&new, &path))
             .with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// Deletes the data and all that the stack remembers.
+    /// Deletes the data and the stored state.
     pub fn remove(&self) -> Result<()> {
         self.outside().remove()?;
         fs::remove_dir_all(&self.root).with_context(|| format!("cannot remove {}", self.root.display()))
@@ -186,7 +186,7 @@ impl StackDir {
 
 /// The workspace that this program was built from.
 pub fn workspace_root() -> Result<PathBuf> {
-    // Cargo sets it for `cargo run` and `cargo test`; a checkout may have moved since it was built.
+    // Cargo sets the variable for `cargo run` and `cargo test`; the checkout may have moved since the build.
     let manifest =
         std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
     let manifest = PathBuf::from(manifest);

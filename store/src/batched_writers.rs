@@ -1,5 +1,5 @@
 //! What every order needs of the worker, written for many orders at a time
-//! ([ADR 13](../../docs/adr/0013-grouped-statements.md)).
+//! ([ADR 13](../../docs/adr/0013-batched-statements.md)).
 
 use crate::{
     Result,

@@ -1,10 +1,10 @@
-//! What a worker keeps.
+//! Memory that a worker uses for activities.
 
 use crate::support::*;
 use std::time::Duration;
 use waybill_simulators::AutoProgress;
 
-/// What the mended SDK says of each activity that ended, and how many still run (`vendor/README.md`).
+/// The log line of the patched SDK for each completed activity, with the number still running (`vendor/README.md`).
 const ENDED: &str = "an activity ended running=";
 
 #[tokio::test]
@@ -19,9 +19,9 @@ async fn a_worker_keeps_nothing_of_an_activity_that_ended() {
     let running = || async {
         let log = std::fs::read_to_string(stack.workers[0].log()).unwrap();
         let told: Vec<_> = log.lines().filter_map(|line| line.split_once(ENDED)).collect();
-        // Stock, money and label of each order, at the least.
+        // At least stock, payment and label of each order.
         (told.len() >= 9 && told.last()?.1.split_whitespace().next() == Some("0")).then_some(())
     };
-    wait_until("no activity is remembered", running).await;
+    wait_until("no activity in the worker's memory", running).await;
     stack.stop().await;
 }

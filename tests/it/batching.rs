@@ -1,5 +1,5 @@
-//! What is written for many orders at a time: each gets what it would alone, nothing is promised twice, and nobody waits
-//! for ever. Two pools stand for two workers.
+//! Batched writes: each order gets the same result as alone, no unit is allocated twice, and no transaction waits
+//! indefinitely. Two pools represent two workers.
 
 use crate::{
     accounting::{check_stock, units_by_location},
@@ -25,9 +25,10 @@ use waybill_store::{
     stock::reservations,
 };
 
-/// Enough that groups of both workers are under way at once.
+/// Enough orders that batches of both workers are in flight concurrently.
 const ORDERS: usize = 60;
-/// Of a worker: enough that its groups keep theirs. Both together leave Postgres enough for the API and for those who look.
+/// Connections of one worker: enough for dedicated ones of its batchers. Both workers together leave Postgres enough
+/// for the API and the test.
 const CONNECTIONS: u32 = 16;
 
 async fn without_worker() -> Stack {
@@ -46,7 +47,7 @@ async fn place_same(client: &Client, lines: &[(&str, i64)], orders: usize) -> Ve
     place_all(client, &vec![order(lines); orders]).await
 }
 
-/// Pieces that an order gets.
+/// Units that an order gets.
 fn allocated_units(allocation: &Allocation) -> u32 {
     allocation.shipments.iter().flat_map(|s| &s.lines).map(|line| line.quantity).sum()
 }
@@ -55,9 +56,9 @@ async fn reserve(writers: &BatchedWriters, order: OrderId) -> Allocation {
     writers.reserve(order).await.unwrap().unwrap().allocation
 }
 
-/// Waits until so many sessions of this database wait for another's lock.
+/// Waits until this number of the database's sessions wait for a lock.
 async fn wait_for_blocked_sessions(pool: &PgPool, sessions: i64) {
-    wait_until("everybody waits for a lock", || async {
+    wait_until("all sessions to wait for a lock", || async {
         let waiting: i64 = sqlx::query_scalar(
             "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'",
         )
@@ -83,14 +84,15 @@ async fn two_workers_never_promise_a_piece_twice() {
         let asked = orders.iter().map(|id| (worker.clone(), *id));
         join_all(asked.map(|(worker, id)| async move { reserve(&worker, id).await }).collect::<Vec<_>>())
     };
-    // A group of each worker at a time, and of one worker an order twice, which is in two groups; another does not group.
+    // Each worker has one batch in flight; one worker gets each order twice, in two batches; another writer does not
+    // batch.
     let ((first, again), (other, alone)) =
         join(join(ask(&workers[0]), ask(&workers[0])), join(ask(&workers[1]), ask(&workers[2]))).await;
     for others in [&again, &other, &alone] {
-        assert_eq!(&first, others, "a repetition gets the answer that was kept");
+        assert_eq!(&first, others, "a retry must get the stored response");
     }
     let served: Vec<u32> = first.iter().map(allocated_units).filter(|pieces| *pieces > 0).collect();
-    assert_eq!(served, [3; 40], "all or none, and as many as there are");
+    assert_eq!(served, [3; 40], "all or no lines, and no unit left");
     check_stock(&stack, &before).await;
     stack.stop().await;
 }
@@ -117,7 +119,8 @@ async fn a_group_serves_each_order_as_if_it_were_alone() {
     let answers = reservations::reserve(&pool, &group).await.unwrap();
     let pieces: Vec<Option<u32>> =
         answers.iter().map(|a| a.as_ref().map(|a| allocated_units(&a.allocation))).collect();
-    // Of eight pieces one was kept; five go, in parts or not; nine are not there; two are left for the last.
+    // Of eight units one is reserved; five are served, from one or both locations; nine are not available; two remain
+    // for the last.
     assert_eq!(pieces, [Some(5), None, Some(0), Some(0), Some(4), Some(1), Some(2)]);
     assert_eq!(answers[5], first[0]);
     check_stock(&stack, &before).await;
@@ -149,12 +152,12 @@ async fn a_group_changes_a_hot_row_once() {
         (*order, answer.as_ref().unwrap().allocation.shipments[0].id)
     };
     let shipments: Vec<(OrderId, ShipmentId)> = orders.iter().zip(&answers).map(shipment).collect();
-    // Some alone; then all of them, of which some are a repetition; then all are.
+    // Some shipments; then all, including those; then all again.
     for (told, noted) in [(15, vec![60, 0]), (20, vec![60, 0, 0]), (20, vec![60, 0, 0])] {
         reservations::mark_handed_over(&pool, &shipments[..told]).await.unwrap();
         assert_eq!(changes().await, noted);
         let sold = count(&stack, "select sold::bigint from stock where sku = $1", "HOT").await;
-        assert_eq!(sold, 3 * told as i64, "each shipment once, however often it is told");
+        assert_eq!(sold, 3 * told as i64, "each shipment once, in spite of retries");
     }
     check_stock(&stack, &before).await;
     stack.stop().await;
@@ -182,7 +185,7 @@ async fn an_order_that_can_not_be_read_harms_no_other() {
     for (index, (id, reserved)) in orders.iter().zip(&reserved).enumerate() {
         match reserved {
             Err(_) => assert_eq!(*id, bad),
-            Ok(None) => assert_eq!(index, 10, "there is no such order"),
+            Ok(None) => assert_eq!(index, 10, "only the unknown order"),
             Ok(Some(reserved)) => assert_eq!(allocated_units(&reserved.allocation), 1),
         }
     }
@@ -196,7 +199,7 @@ fn entry(event: OrderEvent, status: OrderStatus) -> TimelineEntry {
     TimelineEntry { event, status }
 }
 
-/// What the workflow tells in its `step`, each time something else.
+/// The entries of the workflow's `step`; they differ for each step.
 fn step_entries(step: u64) -> [TimelineEntry; 2] {
     [
         entry(OrderEvent::AwaitingCustomer { wait_seconds: step }, OrderStatus::AwaitingCustomer),
@@ -204,7 +207,7 @@ fn step_entries(step: u64) -> [TimelineEntry; 2] {
     ]
 }
 
-/// Tells an order's story, each step behind the one before, and gives the versions that it was answered.
+/// Writes an order's entries, each step after the one before, and returns the versions returned.
 async fn append_events(writers: BatchedWriters, order: OrderId, steps: u64) -> Vec<i64> {
     let (mut base, mut versions) = (1, Vec::new());
     for step in 0..steps {
@@ -216,7 +219,7 @@ async fn append_events(writers: BatchedWriters, order: OrderId, steps: u64) -> V
     versions
 }
 
-/// Another writer of the same timeline.
+/// Appends entries as another writer of the same timeline.
 async fn tell_else(pool: &PgPool, order: OrderId, times: usize) {
     for _ in 0..times {
         let mut tx = pool.begin().await.unwrap();
@@ -239,7 +242,7 @@ async fn whoever_tells_at_the_same_time_each_entry_is_there_once() {
     let started = outbox::mark_started(&pools[1], &backwards);
     let ((forward, backward), (_, started)) = join(join(forward, backward), join(else_told, started)).await;
     started.unwrap();
-    assert_eq!(forward, backward.into_iter().rev().collect::<Vec<_>>(), "a repetition is answered the same");
+    assert_eq!(forward, backward.into_iter().rev().collect::<Vec<_>>(), "a retry must get the same result");
     for (index, id) in orders.iter().enumerate() {
         let id = id.to_string();
         let told = timeline(&stack.client, &id).await;
@@ -268,7 +271,7 @@ async fn whoever_tells_at_the_same_time_each_entry_is_there_once() {
     stack.stop().await;
 }
 
-/// Whoever takes several orders waits for whoever has one, and then for nobody.
+/// A transaction that locks several orders waits for the holder of one, and then for no other.
 #[tokio::test]
 async fn who_takes_several_orders_takes_them_in_one_order() {
     let stack = without_worker().await;
@@ -301,10 +304,10 @@ async fn who_takes_several_orders_takes_them_in_one_order() {
     marked.unwrap();
     for (index, (one, other)) in forth.iter().zip(&back).enumerate() {
         let told = usize::from(one.is_some()) + usize::from(other.is_some());
-        assert_eq!(told, usize::from(index != 2), "one of them, and of the order that has moved on none");
+        assert_eq!(told, usize::from(index != 2), "one writer per order, and none for the changed order");
     }
 
-    // Reservations take turns by locks that have no row.
+    // Reservations are serialized by advisory locks.
     let mut tx = pool.begin().await.unwrap();
     for order in &orders[1..4] {
         let key = i64::from_be_bytes(order.0.as_bytes()[8..].try_into().unwrap());
@@ -322,10 +325,10 @@ async fn who_takes_several_orders_takes_them_in_one_order() {
     stack.stop().await;
 }
 
-/// Whoever takes several stock rows, for whatever reason, waits for whoever has one, and then for nobody.
+/// A transaction that locks several stock rows, for any purpose, waits for the holder of one, and then for no other.
 #[tokio::test]
 async fn who_takes_several_stock_rows_takes_them_in_one_order() {
-    // Sorted as bytes, as by Rust, and by a language these differ.
+    // A byte-wise sort, as in Rust, and a language's sort order these differently.
     let skus = ["Boot", "a-shoe", "b-Shoe", "c-shoe"];
     let lines: Vec<(&str, i64)> = skus.iter().map(|sku| (*sku, 1)).collect();
     let backwards: Vec<(&str, i64)> = lines.iter().rev().copied().collect();
@@ -350,7 +353,7 @@ async fn who_takes_several_stock_rows_takes_them_in_one_order() {
             .execute(&mut *tx)
             .await
             .unwrap();
-        // Another one's in each round: what was given free is not sold.
+        // Each round uses other orders, since released units cannot be sold.
         let round = usize::from(*sku == skus[2]);
         let sold = join(
             reservations::mark_handed_over(&pool, &shipments[round..=round]),
@@ -398,7 +401,7 @@ async fn goods_come_and_go_at_two_workers_at_once() {
                 assert_eq!(
                     reserve(&worker, order).await,
                     allocation,
-                    "the kept answer, which holds nothing now"
+                    "the stored response, without a reservation"
                 );
             }
             for shipment in &allocation.shipments {
@@ -411,7 +414,7 @@ async fn goods_come_and_go_at_two_workers_at_once() {
     let sold: u32 = join_all(orders.iter().enumerate().map(live)).await.into_iter().sum();
     check_stock(&stack, &before).await;
     let in_books = count(&stack, "select sum(sold) from stock where sku like $1", "SKU-%").await;
-    assert_eq!(in_books, i64::from(sold), "what was given free was not sold");
+    assert_eq!(in_books, i64::from(sold), "released units must not be sold");
     let free = count(&stack, "select sum(reserved) from stock where sku like $1", "SKU-%").await;
     assert_eq!(free, 0);
     stack.stop().await;

@@ -1,9 +1,6 @@
-//! A cancel meets labels, hand-overs, captures and other cancels at every moment. Whoever comes first, goods and money
-//! agree in the end: what left is paid for, once, and what did not leave is held by nobody.
-//!
-//! The moments are a table; each is gone through by each of the three ways to cancel, all orders of a table on one stack
-//! at the same time. The simulators hold a request up until the test lets it go, for this one order (`Fault::Stall`), so
-//! each order is where it is meant to be when it is asked to cancel.
+//! A cancel races with labels, hand-overs, captures and other cancels, at each point of a table and in three ways. In
+//! the end, stock and payments must agree: shipped units are captured once, all others are released. The simulators
+//! stall the requests of one order (`Fault::Stall`), so that it is at the intended point when it is cancelled.
 
 use crate::{
     accounting::{at_provider, check_closed_order, check_stock, units_by_location, values},
@@ -15,8 +12,8 @@ use std::{panic::AssertUnwindSafe, sync::Mutex};
 use waybill_simulators::{Fault, Route, Rule};
 use waybill_stack::{Stack, client::Reply, servers::Servers};
 
-/// What one shipment of these orders costs; two of them are more than the risk rules let pass. So every order waits for
-/// a reviewer first, and the test learns what its shipments are called before anything happens to them.
+/// The price of one shipment of these orders; two exceed the limit of the risk rules. So every order first waits for a
+/// review, and the test learns the ids of its shipments before they are booked.
 const PRICE: i64 = 60_000;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -26,36 +23,36 @@ enum Way {
     Engine,
 }
 
-/// What the order is to answer. Signals and the engine have no answer: there it is what the timeline says.
+/// The expected answer to the cancel. A signal and a workflow cancel have no response: there the timeline shows it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Answer {
     Accepted,
     Refused,
-    /// Accepted before the hand-over was looked at, and refused then; or refused at once.
+    /// Accepted before the worker processes the hand-over, and rejected then; or rejected immediately.
     InTheEndRefused,
 }
 
-/// A step on the way to a moment, or after it. Shipments are numbered from 0.
+/// A step before or after the cancel. Shipments are numbered from 0.
 #[derive(Clone, Copy, Debug)]
 enum Act {
     Approve,
-    /// Holds up this order's requests at the provider.
+    /// Stalls this order's requests to the provider.
     StallMoney(Route),
-    /// Holds up a shipment's requests at the carrier.
+    /// Stalls a shipment's requests to the carrier.
     StallLabel(Route, usize),
-    /// The provider does what it is asked and does not answer.
+    /// The provider executes the request, and its response is lost.
     LoseMoney(Route),
-    /// The carrier does what it is asked for a shipment and does not answer.
+    /// The carrier executes a shipment's request, and its response is lost.
     LoseLabel(Route, usize),
-    /// Waits until so many of this order's requests are held up.
+    /// Waits until a request of this order is stalled.
     Stalled,
-    /// Everything goes on.
+    /// Removes all faults of this order.
     LetGo,
-    /// The carrier says that this happened to a shipment, and Waybill has heard it.
+    /// The carrier reports an event of a shipment, and Waybill has processed it.
     Says(usize, &'static str),
     Reach(&'static str),
     Told(&'static str),
-    /// Somebody else cancels over HTTP and is told that it is accepted.
+    /// Another client cancels over HTTP, and the API accepts it.
     Cancel,
 }
 
@@ -64,12 +61,12 @@ use Answer::*;
 
 struct Moment {
     name: &'static str,
-    /// One shipment of two pieces, or two of one.
+    /// One shipment of two units, or two of one unit.
     shipments: usize,
     before: &'static [Act],
     answer: Answer,
     after: &'static [Act],
-    /// The status in the end, and how many pieces are paid for.
+    /// The status in the end, and the number of captured units.
     end: (&'static str, i64),
     attention: Option<&'static str>,
     told: &'static [&'static str],
@@ -97,7 +94,7 @@ const LABELS: &[Moment] = &[
         ..MOMENT
     },
     Moment {
-        name: "the second label is being booked, again and again",
+        name: "the booking of the second label is being retried",
         shipments: 2,
         before: &[StallLabel(Route::Book, 1), Approve, Stalled, Told("step.retrying")],
         after: &[LetGo],
@@ -105,7 +102,7 @@ const LABELS: &[Moment] = &[
         ..MOMENT
     },
     Moment {
-        name: "the label is booked and nobody knows",
+        name: "the label is booked and the response is lost",
         before: &[LoseLabel(Route::Book, 0), Approve, Told("step.retrying")],
         after: &[LetGo],
         told: &["payment.voided"],
@@ -122,13 +119,13 @@ const LABELS: &[Moment] = &[
         ..MOMENT
     },
     Moment {
-        name: "another void is under way",
+        name: "another void is in progress",
         before: &[BOOKED[0], BOOKED[1], StallMoney(Route::Void), Cancel, Stalled, Told("step.retrying")],
         after: &[LetGo],
         ..MOMENT
     },
     Moment {
-        name: "another request to the carrier is under way",
+        name: "another request to the carrier is in progress",
         before: &[BOOKED[0], BOOKED[1], StallLabel(Route::Cancel, 0), Cancel, Stalled, Told("step.retrying")],
         after: &[LetGo],
         told: &["shipment.cancelled"],
@@ -138,14 +135,14 @@ const LABELS: &[Moment] = &[
 
 const HAND_OVERS: &[Moment] = &[
     Moment {
-        name: "handed over a moment ago",
+        name: "just handed over",
         before: &[BOOKED[0], BOOKED[1], Says(0, "hand_over")],
         answer: InTheEndRefused,
         end: ("completed", 2),
         ..MOMENT
     },
     Moment {
-        name: "handed over while the carrier is asked",
+        name: "handed over during the request to the carrier",
         before: &[BOOKED[0], BOOKED[1], StallLabel(Route::Cancel, 0)],
         after: &[Stalled, Says(0, "hand_over"), LetGo],
         end: ("completed", 2),
@@ -153,7 +150,7 @@ const HAND_OVERS: &[Moment] = &[
         ..MOMENT
     },
     Moment {
-        name: "one of two handed over while the carrier is asked",
+        name: "one of two handed over during the request to the carrier",
         shipments: 2,
         before: &[BOOKED[0], BOOKED[1], StallLabel(Route::Cancel, 1)],
         after: &[Stalled, Says(1, "hand_over"), LetGo],
@@ -162,7 +159,7 @@ const HAND_OVERS: &[Moment] = &[
         ..MOMENT
     },
     Moment {
-        name: "the carrier agrees and hands over all the same, before the end",
+        name: "the carrier cancels the label and still hands over, before completion",
         before: &[BOOKED[0], BOOKED[1], StallMoney(Route::Void)],
         after: &[Stalled, Says(0, "hand_over"), LetGo],
         attention: Some("unexpected_shipment"),
@@ -170,7 +167,7 @@ const HAND_OVERS: &[Moment] = &[
         ..MOMENT
     },
     Moment {
-        name: "the carrier agrees and hands over all the same, after the end",
+        name: "the carrier cancels the label and still hands over, after completion",
         before: &BOOKED,
         after: &[Reach("cancelled"), Says(0, "hand_over")],
         attention: Some("unexpected_shipment"),
@@ -178,7 +175,7 @@ const HAND_OVERS: &[Moment] = &[
         ..MOMENT
     },
     Moment {
-        name: "everything has left",
+        name: "everything has shipped",
         before: &[BOOKED[0], BOOKED[1], Says(0, "hand_over"), Reach("shipped")],
         answer: Refused,
         end: ("completed", 2),
@@ -188,7 +185,7 @@ const HAND_OVERS: &[Moment] = &[
 
 const CAPTURES: &[Moment] = &[
     Moment {
-        name: "one capture is under way, the other shipment is here",
+        name: "one capture is in progress, the other shipment is booked",
         shipments: 2,
         before: &[
             BOOKED[0],
@@ -204,7 +201,7 @@ const CAPTURES: &[Moment] = &[
         ..MOMENT
     },
     Moment {
-        name: "nobody knows of one capture, the other shipment is here",
+        name: "the response to one capture is lost, the other shipment is booked",
         shipments: 2,
         before: &[
             BOOKED[0],
@@ -219,7 +216,7 @@ const CAPTURES: &[Moment] = &[
         ..MOMENT
     },
     Moment {
-        name: "the last capture is under way",
+        name: "the last capture is in progress",
         before: &[
             BOOKED[0],
             BOOKED[1],
@@ -234,7 +231,7 @@ const CAPTURES: &[Moment] = &[
         ..MOMENT
     },
     Moment {
-        name: "nobody knows of the last capture",
+        name: "the response to the last capture is lost",
         before: &[
             BOOKED[0],
             BOOKED[1],
@@ -265,13 +262,13 @@ impl Stage {
     fn change_faults(&self, change: impl FnOnce(&mut Vec<Rule>)) {
         let mut faults = self.faults.lock().unwrap();
         change(&mut faults);
-        // A rule says what it is for, so both may have all of them.
+        // Each rule matches by order or shipment, so both simulators can have all rules.
         self.stack.carrier.set_faults(faults.clone());
         self.stack.payments.set_faults(faults.clone());
     }
 }
 
-/// One order on its way through a moment.
+/// One order that runs through one point of the table.
 struct Case<'a> {
     stage: &'a Stage,
     id: String,
@@ -319,7 +316,7 @@ impl<'a> Case<'a> {
             }
             LoseLabel(route, number) => self.add_fault(route, Fault::DropReply, &self.shipments[number]),
             Stalled => {
-                wait_until(&format!("a request is held up: {}", self.what), || async {
+                wait_until(&format!("a stalled request: {}", self.what), || async {
                     let waiting = [stack.carrier.stalled(), stack.payments.stalled()].concat();
                     self.names().any(|name| waiting.iter().any(|about| about.contains(name))).then_some(())
                 })
@@ -347,13 +344,13 @@ impl<'a> Case<'a> {
             and signal = 'shipment_event'";
         let before = count(&self.stage.stack, heard, &self.id).await;
         send_carrier_event(&self.stage.stack, shipment, what).await;
-        wait_until(&format!("{what} is heard: {}", self.what), || async {
+        wait_until(&format!("{what} to be processed: {}", self.what), || async {
             (count(&self.stage.stack, heard, &self.id).await > before).then_some(())
         })
         .await;
     }
 
-    /// Asks the order to cancel, after asking what would come of it.
+    /// Requests a dry run, then cancels the order.
     async fn cancel(&self, way: Way, answer: Answer) {
         let client = &self.stage.stack.client;
         let planned = client.cancel(&self.id, "what if", true).await.unwrap();
@@ -367,12 +364,13 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// Until it is taken: Temporal turns a message away while the workflow is busy.
+    /// Retries until Temporal accepts the message: it rejects messages while the workflow is busy.
     async fn tell_temporal(&self, words: &[&str]) {
         let workflow = format!("order:{}", self.id);
         let words = [&["workflow"], words, &["-w", &workflow]].concat();
         let server = &Servers::for_tests().await.unwrap().temporal;
-        wait_until(&format!("Temporal takes {words:?}"), || async { server.cli(&words).await.ok() }).await;
+        wait_until(&format!("Temporal to accept {words:?}"), || async { server.cli(&words).await.ok() })
+            .await;
     }
 
     fn check_answer(&self, planned: &Reply, got: &Reply, answer: Answer) {
@@ -384,7 +382,7 @@ impl<'a> Case<'a> {
                 assert_eq!(got.text("/answer"), "accepted", "{what}");
                 assert_eq!(
                     got.body["plan"], planned.body["plan"],
-                    "what was planned is what is done: {what}"
+                    "the plan must be the one of the dry run: {what}"
                 );
                 let all = planned.body["order"]["shipments"].as_array().unwrap();
                 let left = all.iter().filter(|shipment| shipment["status"] == "handed_over");
@@ -399,7 +397,7 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// What is true in the end, whatever came first.
+    /// Checks the final state, which is the same in each order of events.
     async fn check(&self, moment: &Moment, way: Way) {
         let (stack, (status, paid)) = (&self.stage.stack, moment.end);
         if status == "completed" {
@@ -423,13 +421,13 @@ impl<'a> Case<'a> {
             assert!(kinds.iter().any(|told| told == kind), "{kind} is missing: {what}");
         }
         let times = |kind: &str| kinds.iter().filter(|told| *told == kind).count();
-        assert!(times("cancellation.requested") <= 1, "several requests are one: {what}");
+        assert!(times("cancellation.requested") <= 1, "the cancel must be recorded once: {what}");
         let captured =
             order["shipments"].as_array().unwrap().iter().filter(|s| s["captured"] == true).count();
         assert_eq!(times("payment.captured"), captured, "{what}");
-        // Who asked over HTTP was told at once.
+        // A caller over HTTP received the rejection as its response.
         let refused = times("cancellation.refused");
-        // The carrier may be the one that refuses.
+        // The carrier may reject the cancel instead.
         let refusals = refused + times("shipment.cancel_refused");
         match (moment.answer, way) {
             (Accepted, _) | (Refused, Way::Api) => assert_eq!(refused, 0, "{what}"),
@@ -440,7 +438,7 @@ impl<'a> Case<'a> {
         self.check_labels(&order);
     }
 
-    /// What Waybill calls cancelled the carrier does not carry, unless it said so.
+    /// The carrier does not ship a cancelled shipment, unless attention was raised for it.
     fn check_labels(&self, order: &Value) {
         let ledger = self.stage.stack.carrier.snapshot();
         for shipment in order["shipments"].as_array().unwrap().iter().filter(|s| s["status"] == "cancelled") {
@@ -470,7 +468,7 @@ async fn go_through_all(moments: &[Moment]) {
     let before = units_by_location(&stage.stack).await;
     let ways = [Way::Api, Way::Signal, Way::Engine];
     let cases = moments.iter().flat_map(|moment| ways.map(|way| (moment, way)));
-    // One that fails does not keep the others from being told.
+    // A failed case does not hide the results of the others.
     let done = join_all(cases.map(|(moment, way)| {
         let case = AssertUnwindSafe(go_through(&stage, moment, way)).catch_unwind();
         case.map(move |done| done.is_err().then(|| format!("{}, {way:?}", moment.name)))
@@ -500,7 +498,7 @@ async fn a_cancel_meets_captures() {
 async fn a_cancel_and_a_hand_over_are_heard_in_one_breath() {
     let stage = Stage::new().await;
     let before = units_by_location(&stage.stack).await;
-    let moment = Moment { name: "in one breath", answer: InTheEndRefused, end: ("completed", 2), ..MOMENT };
+    let moment = Moment { name: "in one task", answer: InTheEndRefused, end: ("completed", 2), ..MOMENT };
     let ways = [(Way::Signal, true), (Way::Engine, true), (Way::Signal, false), (Way::Engine, false)];
     let cases = ways.map(|(way, _)| Case::place(&stage, &moment, way));
     let cases = join_all(cases).await;
@@ -508,9 +506,9 @@ async fn a_cancel_and_a_hand_over_are_heard_in_one_breath() {
         case.act(BOOKED[0]).await;
         case.act(BOOKED[1]).await;
     }
-    // Nobody listens until both have spoken, whoever is the first.
+    // The worker is suspended until both messages have been sent, in either order.
     stage.stack.workers[0].suspend(true).unwrap();
-    // All at once: what the carrier says is first told as an update, which nobody takes up.
+    // Concurrently: the API first sends each carrier event as an update, which the suspended worker does not receive.
     join_all(cases.iter().zip(ways).map(|(case, (way, cancel_first))| async move {
         if cancel_first {
             case.cancel(way, moment.answer).await;
@@ -533,7 +531,7 @@ async fn a_cancel_and_a_hand_over_are_heard_in_one_breath() {
 async fn cancels_at_once_are_one() {
     let stage = Stage::new().await;
     let before = units_by_location(&stage.stack).await;
-    let moment = Moment { name: "all at once", before: &BOOKED, ..MOMENT };
+    let moment = Moment { name: "concurrent cancels", before: &BOOKED, ..MOMENT };
     let server = &Servers::for_tests().await.unwrap().temporal;
     join_all((0..4).map(|_| async {
         let case = Case::place(&stage, &moment, Way::Api).await;
@@ -545,7 +543,7 @@ async fn cancels_at_once_are_one() {
             ["workflow", "signal", "--name", "cancel", "-w", &workflow],
             ["workflow", "cancel", "-w", &workflow],
         );
-        // Temporal turns away what comes after the end.
+        // Temporal rejects messages after the workflow has completed.
         let by_http = || case.cancel(Way::Api, InTheEndRefused);
         let _ = tokio::join!(server.cli(&signal), by_http(), server.cli(&cancel), by_http());
         case.check(&moment, Way::Api).await;

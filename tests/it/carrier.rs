@@ -1,5 +1,5 @@
-//! What the carrier says late, or against what was believed: goods that leave although they were cancelled, that come
-//! back, that are lost and turn up, while their order's workflow is open and when it has ended.
+//! Carrier events that arrive late or conflict with the order: shipments that leave after their cancellation, that come
+//! back, or that are lost and found, with an open and with a completed workflow.
 
 use crate::{
     accounting::{at_provider, authorized_amount, check_closed_order, check_stock, units_by_location},
@@ -12,14 +12,14 @@ use serde_json::{Value, json};
 use waybill_simulators::{Fault, Route, Rule};
 use waybill_stack::{Stack, servers::Servers};
 
-/// Stock and reservations agree, also to the reconciliation.
+/// Checks that stock and reservations agree, in the rows and for the reconciliation.
 async fn check_books(stack: &Stack, before: &crate::accounting::UnitsBySku) {
     check_stock(stack, before).await;
     let pool = waybill_store::connect(&stack.database_url, 2).unwrap();
     assert_eq!(waybill_store::housekeeping::drifts::find_stock_drifts(&pool).await.unwrap(), []);
 }
 
-/// An order of two shipments, both booked: of two pieces and of one, with money that divides by nothing.
+/// An order of two booked shipments, of two units and of one; its amounts do not divide evenly.
 async fn in_two_parts(stack: &Stack, sku: &str) -> (String, Vec<String>) {
     put_stock(&stack.client, sku, &[("AMS", 2), ("RTM", 1)]).await;
     let mut order = order(&[(sku, 3)]);
@@ -29,7 +29,7 @@ async fn in_two_parts(stack: &Stack, sku: &str) -> (String, Vec<String>) {
     (id, ids)
 }
 
-/// An order of one shipment that is with the carrier.
+/// An order whose only shipment is with the carrier.
 async fn shipped(stack: &Stack) -> (String, String) {
     let id = place(&stack.client, &order_with(|_| {})).await;
     let shipment = shipments(&reach(&stack.client, &id, "fulfilling").await).remove(0);
@@ -38,7 +38,7 @@ async fn shipped(stack: &Stack) -> (String, String) {
     (id, shipment)
 }
 
-/// An order that was cancelled when its label was booked.
+/// An order that was cancelled after its label had been booked.
 async fn cancelled(stack: &Stack, order: &Value) -> (String, Vec<String>) {
     let id = place(&stack.client, order).await;
     let ids = shipments(&reach(&stack.client, &id, "fulfilling").await);
@@ -48,24 +48,24 @@ async fn cancelled(stack: &Stack, order: &Value) -> (String, Vec<String>) {
     (id, ids)
 }
 
-/// The id of the return that was opened for a shipment, and what of.
+/// The ids and lines of the returns that were opened for an order.
 async fn opened(stack: &Stack, id: &str) -> Vec<(String, Value)> {
     let told = timeline(&stack.client, id).await;
     let asked = told.iter().filter(|e| e["type"] == "return.requested");
     asked.map(|e| (e["data"]["return_id"].as_str().unwrap().to_owned(), e["data"]["lines"].clone())).collect()
 }
 
-/// Waits until as many returns were opened, and gives the last.
+/// Waits until the order has this number of returns, and returns the last one.
 async fn returns(stack: &Stack, id: &str, number: usize) -> (String, Value) {
     wait_until(&format!("return {number} of {id}"), || async {
         let opened = opened(stack, id).await;
-        assert!(opened.len() <= number, "no more than {number}: {opened:?}");
+        assert!(opened.len() <= number, "more than {number} returns: {opened:?}");
         (opened.len() == number).then(|| opened.into_iter().next_back()).flatten()
     })
     .await
 }
 
-/// Receives pieces of a line, and gives the return when it is closed and refunded.
+/// Receives units of a line, and returns the return once it is closed and refunded.
 async fn received(stack: &Stack, id: &str, lines: Value) -> Value {
     let reply = receipt(stack, id, lines).await;
     assert_eq!(reply.status.as_u16(), 202, "{}", reply.body);
@@ -81,7 +81,7 @@ fn about<'a>(order: &'a Value, attention: &str) -> Vec<&'a Value> {
     needs.iter().filter(|n| n["attention"] == attention).map(|n| &n["about"]).collect()
 }
 
-/// Waits until the carrier's messages about an order have been settled this way.
+/// Waits until the carrier's webhooks for an order have been settled this way.
 async fn settled(stack: &Stack, id: &str, how: &str, number: i64) {
     let sql = match how {
         "late" => "select count(*) from inbox where order_id = $1::uuid and settled_as = 'late'",
@@ -103,23 +103,23 @@ async fn goods_that_leave_after_all_are_sold_and_asked_back() {
     stack.client.cancel(&id, "the rest", false).await.unwrap().success().unwrap();
     reach(&stack.client, &id, "shipped").await;
     let captured = at_provider(&stack, &id).1;
-    assert_eq!(stock_level(&stack, "SPLIT").await, (1, 0, 2), "what was cancelled is free");
+    assert_eq!(stock_level(&stack, "SPLIT").await, (1, 0, 2), "the cancelled unit must be available");
 
     send_carrier_event(&stack, &ids[1], "hand_over").await;
     let (back, lines) = returns(&stack, &id, 1).await;
-    assert_eq!(lines, json!([{"line": 0, "quantity": 1}]), "of exactly what left");
+    assert_eq!(lines, json!([{"line": 0, "quantity": 1}]), "the return must list the shipped units");
     let order = needs(&stack, &id, "unexpected_shipment").await;
     assert_eq!(about(&order, "unexpected_shipment"), [&json!(ids[1])]);
-    assert_eq!(stock_level(&stack, "SPLIT").await, (0, 0, 3), "it is not on the shelf");
+    assert_eq!(stock_level(&stack, "SPLIT").await, (0, 0, 3), "the unit must not be in stock");
     check_books(&stack, &before).await;
-    // More of the same changes nothing.
+    // Later events of the same shipment change nothing.
     send_carrier_event(&stack, &ids[1], "deliver").await;
     wait_for_event(&stack.client, &id, "shipment.delivered").await;
     returns(&stack, &id, 1).await;
     assert_eq!(events_of(&kinds(&stack.client, &id).await, "stock.gone"), 1);
 
     let done = received(&stack, &back, json!([goods(0, 1, "restock")])).await;
-    assert_eq!((&done["amount"], &done["refunds"]), (&json!(0), &json!([])), "nothing was captured for it");
+    assert_eq!((&done["amount"], &done["refunds"]), (&json!(0), &json!([])), "no refund without a capture");
     assert_eq!(stock_level(&stack, "SPLIT").await, (1, 0, 2));
     check_books(&stack, &before).await;
     let body = json!({"reason": "it is back", "reference": "case-1", "about": ids[1]});
@@ -128,7 +128,7 @@ async fn goods_that_leave_after_all_are_sold_and_asked_back() {
     reach(&stack.client, &id, "completed").await;
     let order = check_closed_order(&stack, &id).await;
     assert_eq!((&order["attention"], &order["outcome"]), (&Value::Null, &json!("partial")));
-    assert_eq!(at_provider(&stack, &id), (0, captured, 0, 1), "what was cancelled is not charged");
+    assert_eq!(at_provider(&stack, &id), (0, captured, 0, 1), "no capture for the cancelled unit");
     check_books(&stack, &before).await;
     stack.stop().await;
 }
@@ -143,7 +143,7 @@ async fn goods_of_an_ended_order_leave_and_were_promised_to_others() {
     reach(&stack.client, &other, "fulfilling").await;
     assert_eq!(stock_level(&stack, "LAST").await, (1, 2, 0));
 
-    // Each webhook comes twice.
+    // The carrier delivers each webhook twice.
     let twice = Rule { route: Route::Webhook, fault: Fault::Duplicate, times: None, matching: None };
     stack.carrier.set_faults(vec![twice]);
     send_carrier_event(&stack, &ids[0], "hand_over").await;
@@ -154,7 +154,7 @@ async fn goods_of_an_ended_order_leave_and_were_promised_to_others() {
     assert_eq!((&order["status"], &need["about"]), (&json!("cancelled"), &json!(ids[0])));
     let missing = json!([{"line": 0, "quantity": 1}, {"line": 1, "quantity": 1}]);
     assert_eq!(need["detail"], json!({"said": "handed_over", "missing": missing}), "two are another order's");
-    assert_eq!(stock_level(&stack, "LAST").await, (0, 2, 1), "what others were promised stays theirs");
+    assert_eq!(stock_level(&stack, "LAST").await, (0, 2, 1), "units of other orders must stay");
     check_books(&stack, &before).await;
     send_carrier_event(&stack, &ids[0], "deliver").await;
     settled(&stack, &id, "late", 2).await;
@@ -163,7 +163,7 @@ async fn goods_of_an_ended_order_leave_and_were_promised_to_others() {
         assert_eq!(events_of(&told, once), 1, "{once}: {told:?}");
     }
 
-    // The first that comes back is the other order's, the second is free; the third can't be sold.
+    // The first returned unit goes to the other order, the second is available; the third cannot be sold.
     let lines = json!([goods(0, 2, "restock"), goods(1, 1, "write_off")]);
     let done = received(&stack, &back, lines).await;
     assert_eq!((&done["amount"], &done["refunds"]), (&json!(0), &json!([])));
@@ -188,7 +188,7 @@ async fn what_the_carrier_says_of_an_ended_order_while_temporal_is_away_is_heard
     servers.temporal.child.kill_hard().await.unwrap();
     let said = Webhook::carrier(&stack, &ids[0], "shipment.handed_over");
     assert_eq!(said.send(&stack).await.text("/status"), "kept");
-    assert_eq!(stack.client.get(&id).await.unwrap().body["attention"], Value::Null, "it may be open");
+    assert_eq!(stack.client.get(&id).await.unwrap().body["attention"], Value::Null, "not known yet");
 
     servers.temporal.restart().await.unwrap();
     needs(&stack, &id, "unexpected_shipment").await;
@@ -213,13 +213,13 @@ async fn what_the_carrier_brings_back_is_refunded_to_the_last_cent() {
     let amounts: Vec<i64> =
         order["shipments"].as_array().unwrap().iter().map(|s| s["amount"].as_i64().unwrap()).collect();
 
-    // To the sender, before the order is complete.
+    // The parcel returns to the sender before the order is complete.
     send_carrier_event(&stack, &ids[1], "return").await;
     let (undelivered, lines) = returns(&stack, &id, 1).await;
     assert_eq!(lines, json!([{"line": 0, "quantity": 1}]));
     send_carrier_event(&stack, &ids[0], "deliver").await;
     let order = reach(&stack.client, &id, "completed").await;
-    assert_eq!(order["outcome"], "partial", "one piece never arrived: {order:#}");
+    assert_eq!(order["outcome"], "partial", "one unit was not delivered: {order:#}");
     let done = received(&stack, &undelivered, json!([goods(0, 1, "restock")])).await;
     assert_eq!(done["refunds"][0]["amount"], amounts[1]);
     let order = check_closed_order(&stack, &id).await;
@@ -227,24 +227,24 @@ async fn what_the_carrier_brings_back_is_refunded_to_the_last_cent() {
     assert_eq!((&line["shipped"], &line["delivered"], &line["returned"]), (&json!(3), &json!(2), &json!(1)));
     check_books(&stack, &before).await;
 
-    // And afterwards; one piece is in the customer's own return.
+    // The second parcel returns after completion; one of its units is in the customer's own return.
     let own = returning(&stack, &id, json!([{"line": 0, "quantity": 1}])).await;
     send_carrier_event(&stack, &ids[0], "return").await;
     let (rest, lines) = returns(&stack, &id, 3).await;
-    assert_eq!(lines, json!([{"line": 0, "quantity": 1}]), "all that is in no return");
+    assert_eq!(lines, json!([{"line": 0, "quantity": 1}]), "all units that are in no return");
     settled(&stack, &id, "late", 1).await;
     let own = received(&stack, &own, json!([goods(0, 1, "restock")])).await;
     let nothing = received(&stack, &rest, json!([])).await;
     assert_eq!(nothing["amount"], 0);
-    // It was left out of the receipt, and turns up later.
+    // The unit was left out of the receipt, and arrives later.
     let late = returning(&stack, &id, json!([{"line": 0, "quantity": 1}])).await;
     let late = received(&stack, &late, json!([goods(0, 1, "write_off")])).await;
     let sum = own["refunds"][0]["amount"].as_i64().unwrap() + late["refunds"][0]["amount"].as_i64().unwrap();
-    assert_eq!(sum, amounts[0], "to the last cent");
+    assert_eq!(sum, amounts[0], "exact to the cent");
     let order = stack.client.get(&id).await.unwrap().body;
     assert_eq!((&order["payment_status"], &order["lines"][0]["returned"]), (&json!("refunded"), &json!(3)));
-    assert_eq!(at_provider(&stack, &id), (0, 3602, 3602, 1), "exactly what was captured");
-    assert_eq!(stock_level(&stack, "SPLIT").await, (2, 0, 1), "one was written off");
+    assert_eq!(at_provider(&stack, &id), (0, 3602, 3602, 1), "the whole captured amount");
+    assert_eq!(stock_level(&stack, "SPLIT").await, (2, 0, 1), "one unit is written off");
     check_books(&stack, &before).await;
     stack.stop().await;
 }
@@ -257,7 +257,7 @@ async fn what_was_lost_may_turn_up() {
     send_carrier_event(&stack, &shipment, "lose").await;
     let order = needs(&stack, &found, "shipment_lost").await;
     assert_eq!(about(&order, "shipment_lost"), [&json!(shipment)]);
-    assert_eq!(order["status"], "shipped", "never completed with nothing delivered: {order:#}");
+    assert_eq!(order["status"], "shipped", "not completed without a delivery: {order:#}");
     send_carrier_event(&stack, &shipment, "deliver").await;
     reach(&stack.client, &found, "completed").await;
     let order = check_closed_order(&stack, &found).await;
@@ -274,7 +274,7 @@ async fn what_was_lost_may_turn_up() {
     assert_eq!((&order["attention"], &order["payment_status"]), (&Value::Null, &json!("refunded")));
     check_books(&stack, &before).await;
 
-    // What is lost, or comes back, had been handed over, whether or not anybody said so.
+    // A lost or returned parcel had been handed over, even if the carrier did not report it.
     for (kind, attention) in [("shipment.lost", json!("shipment_lost")), ("shipment.returned", Value::Null)] {
         let id = place(&stack.client, &order_with(|_| {})).await;
         let shipment = shipments(&reach(&stack.client, &id, "fulfilling").await).remove(0);
@@ -307,7 +307,7 @@ async fn an_order_of_which_nothing_arrived_is_settled_by_a_person_and_still_list
     let refund = refunded(&stack, &id, lost).await;
     let order = settles(&stack, &id, &refund, "succeeded").await;
     assert_eq!((&order["status"], &order["payment_status"]), (&json!("shipped"), &json!("refunded")));
-    assert_eq!(order["attention"], "shipment_lost", "until somebody says that it is settled");
+    assert_eq!(order["attention"], "shipment_lost", "an operator must resolve the attention");
     let body = json!({"reason": "refunded", "reference": refund});
     operate(&stack.client, &id, "resolve", body).await.success().unwrap();
     wait_for_event(&stack.client, &id, "attention.cleared").await;
@@ -339,7 +339,7 @@ async fn two_things_of_one_kind_are_settled_one_by_one() {
     assert!(ids.iter().all(|id| about(order, "unexpected_shipment").contains(&&json!(id))), "{order:#}");
 
     let other = json!({"reason": "x", "attention": "unexpected_shipment", "about": "another"});
-    refused(&operate(&stack.client, &id, "skip", other).await, 409, "wrong_state", "of no shipment");
+    refused(&operate(&stack.client, &id, "skip", other).await, 409, "wrong_state", "an unknown shipment");
     let first = json!({"reason": "kept", "attention": "unexpected_shipment", "about": ids[0]});
     let order = operate(&stack.client, &id, "skip", first).await.success().unwrap().body;
     assert_eq!(about(&order, "unexpected_shipment"), [&json!(ids[1])], "{order:#}");
@@ -367,13 +367,13 @@ async fn what_contradicts_an_ended_order_is_told_once_and_what_it_left_behind_is
         let order = reach(&stack.client, id, "completed").await;
         assert_eq!((&order["attention"], &order["outcome"]), (&json!("shipment_lost"), &json!("partial")));
     }
-    // The carrier finds one; nobody needs to look any more.
+    // The carrier finds one of the parcels, which clears the attention.
     send_carrier_event(&stack, &ids[1], "deliver").await;
     settled(&stack, &found, "late", 1).await;
     let order = check_closed_order(&stack, &found).await;
     assert_eq!((&order["attention"], &order["outcome"]), (&Value::Null, &json!("partial")));
     assert_eq!(events_of(&kinds(&stack.client, &found).await, "shipment.delivered"), 2);
-    // The other is given up; the workflow can't be told any more.
+    // The operator gives up the other parcel; its workflow has completed.
     let body = json!({"reason": "refunded", "reference": "re_1", "about": others[1]});
     let order = operate(&stack.client, &given_up, "resolve", body).await.success().unwrap().body;
     assert_eq!((&order["attention"], &order["needs"]), (&Value::Null, &Value::Null), "{order:#}");
@@ -391,7 +391,7 @@ async fn what_contradicts_an_ended_order_is_told_once_and_what_it_left_behind_is
     }
     settled(&stack, &found, "late", 2).await;
     settled(&stack, &found, "closed", 2).await;
-    assert_eq!(opened(&stack, &found).await, [], "nothing comes back");
+    assert_eq!(opened(&stack, &found).await, [], "no return");
     check_books(&stack, &before).await;
     stack.stop().await;
 }
@@ -405,7 +405,7 @@ async fn money_for_a_last_shipment_that_the_carrier_cancels_is_given_free() {
     wait_for_event(&stack.client, &id, "payment.captured").await;
     send_carrier_event(&stack, &parcels[1], "cancel").await;
     let order = reach(&stack.client, &id, "shipped").await;
-    wait_until("nothing is held", || async {
+    wait_until("no authorization and no reservation", || async {
         let held = (at_provider(&stack, &id).0, authorized_amount(&stack, &id).await);
         (held == (0, 0)).then_some(())
     })

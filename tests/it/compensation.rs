@@ -1,5 +1,5 @@
-//! The way back, proved the way sagas are: every step fails in turn, every action and undo is done twice, every reply
-//! is lost once, and the books have to be right each time.
+//! Compensation, tested as sagas are: every step fails in turn, every action and compensation runs twice, every reply
+//! is lost once; each time stock and payments must be consistent.
 
 use crate::{
     accounting::{at_provider, check_closed_order, check_stock, units_by_location},
@@ -10,7 +10,7 @@ use std::time::Duration;
 use waybill_simulators::{AutoProgress, Fault, Route, Rule};
 use waybill_stack::Stack;
 
-/// Two shipments, so that there is something to undo in each place.
+/// Two shipments at two locations, so that each location has something to compensate.
 async fn split(stack: &Stack) -> Value {
     put_stock(&stack.client, "SPLIT", &[("AMS", 2), ("RTM", 1)]).await;
     order(&[("SPLIT", 3)])
@@ -18,7 +18,7 @@ async fn split(stack: &Stack) -> Value {
 
 #[tokio::test]
 async fn whichever_step_fails_nothing_stays_held() {
-    // What the timeline shows just before the failure: the step that failed is the one that was meant to.
+    // The events right before the failure prove that the intended step failed.
     let steps = [
         ("reserve", "rejected", vec!["order.received"]),
         ("authorize", "rejected", vec!["stock.reserved", "payment.authorizing"]),
@@ -26,7 +26,8 @@ async fn whichever_step_fails_nothing_stays_held() {
         ("book", "cancelled", vec!["risk.screened", "order.confirmed"]),
     ];
     for (step, end, before_it) in steps {
-        // `refuse` lets the step happen and then calls it failed: the harder half, as there is something to undo.
+        // `refuse` runs the step and then reports a failure: the harder case, since the step's effect must be
+        // compensated.
         let stack =
             builder().await.env("WAYBILL_CHAOS", format!("repeat,refuse:{step}")).start().await.unwrap();
         let order = split(&stack).await;
@@ -41,17 +42,17 @@ async fn whichever_step_fails_nothing_stays_held() {
         assert_eq!(
             failed[0]["data"],
             json!({"step": step, "code": "chaos"}),
-            "this step failed, and no other"
+            "this step must fail, and no other step"
         );
         for kind in before_it {
             assert!(events.iter().any(|e| e["type"] == kind), "{step}: no {kind} in {events:#?}");
         }
         if step != "reserve" {
-            assert_eq!(order["payment_status"], "voided", "{step}: what was authorized was given free");
-            assert_eq!(at_provider(&stack, &id).3, 1, "{step}: one payment, however often it was asked for");
+            assert_eq!(order["payment_status"], "voided", "{step}: the authorization must be voided");
+            assert_eq!(at_provider(&stack, &id).3, 1, "{step}: one payment in spite of retries");
         }
         let labels = stack.carrier.snapshot();
-        assert!(!labels.to_string().contains("\"booked\""), "{step}: a label was left: {labels:#}");
+        assert!(!labels.to_string().contains("\"booked\""), "{step}: a label was not cancelled: {labels:#}");
         stack.stop().await;
     }
 }
@@ -72,7 +73,7 @@ async fn every_action_and_every_undo_can_be_done_twice() {
         reach(&stack.client, &id, end).await;
         check_closed_order(&stack, &id).await;
         let events = kinds(&stack.client, &id).await;
-        assert!(!events.contains(&"step.failed".to_owned()), "a repetition answered differently: {events:?}");
+        assert!(!events.contains(&"step.failed".to_owned()), "a retry got a different response: {events:?}");
     }
     check_stock(&stack, &before).await;
     stack.stop().await;
@@ -137,7 +138,7 @@ async fn an_undo_that_fails_is_tried_until_it_succeeds_and_somebody_is_told() {
     stack.payments.set_faults(Vec::new());
     reach(&stack.client, &id, "rejected").await;
     let order = check_closed_order(&stack, &id).await;
-    assert_eq!(order["attention"], Value::Null, "it is done, so nobody is needed any more");
+    assert_eq!(order["attention"], Value::Null, "the attention must be cleared");
     check_stock(&stack, &before).await;
     stack.stop().await;
 }

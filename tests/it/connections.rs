@@ -1,15 +1,15 @@
-//! Connections that rested: they are asked whether they are still there, and nobody sits on one that others need. And what
-//! may take long on one.
+//! Idle connections: Waybill pings them before it uses them, and no batcher holds one that other requests need. Also
+//! checks which statements may take long.
 
 use crate::support::{builder, order, place, wait_until};
 use waybill_domain::ids::OrderId;
 use waybill_stack::Stack;
 use waybill_store::{PgPool, batched_writers::BatchedWriters};
 
-/// Of one worker: the fewest of which a group keeps one.
+/// Connections of one worker: the smallest number at which a batcher has a dedicated one.
 const CONNECTIONS: u32 = 8;
 
-/// A stack that does nothing by itself, an order, and a look at its Postgres from outside.
+/// A stack without activity, an order, and a connection of the test to its Postgres.
 async fn quiet() -> (Stack, OrderId, PgPool) {
     let mut stack = builder().await.worker(false).start().await.unwrap();
     let id = place(&stack.client, &order(&[("SHOE-42-BLK", 1)])).await.parse().unwrap();
@@ -18,9 +18,9 @@ async fn quiet() -> (Stack, OrderId, PgPool) {
     (stack, id, look)
 }
 
-/// Waits until no session of the service has done anything for longer than one is trusted unasked.
+/// Waits until every session of the service has been idle for longer than a connection is used without a ping.
 async fn wait_until_idle(look: &PgPool) {
-    wait_until("all connections rested", || async {
+    wait_until("all connections to be idle", || async {
         let busy = "select count(*) from pg_stat_activity where application_name = 'waybill'
             and datname = current_database() and clock_timestamp() - state_change < '1.1 s'";
         let busy: i64 = sqlx::query_scalar(busy).fetch_one(look).await.unwrap();
@@ -29,12 +29,12 @@ async fn wait_until_idle(look: &PgPool) {
     .await;
 }
 
-/// Ends the service's sessions, as a restart of Postgres would.
+/// Terminates the service's sessions, as a restart of Postgres does.
 async fn cut(look: &PgPool) {
     let cut = "select count(pg_terminate_backend(pid)) from pg_stat_activity
         where application_name = 'waybill' and datname = current_database()";
     let cut: i64 = sqlx::query_scalar(cut).fetch_one(look).await.unwrap();
-    assert!(cut > 0, "there were some");
+    assert!(cut > 0, "there must be sessions to terminate");
 }
 
 #[tokio::test]
@@ -45,11 +45,11 @@ async fn a_connection_that_rested_is_asked_whether_it_is_there() {
     writers.reserve(id).await.unwrap().unwrap();
     wait_until_idle(&look).await;
     cut(&look).await;
-    writers.reserve(id).await.expect("the group noticed").unwrap();
+    writers.reserve(id).await.expect("the batcher must replace the connection").unwrap();
     waybill_store::ping(&pool).await.unwrap();
     wait_until_idle(&look).await;
     cut(&look).await;
-    waybill_store::ping(&pool).await.expect("the pool noticed");
+    waybill_store::ping(&pool).await.expect("the pool must replace the connection");
     stack.stop().await;
 }
 
@@ -64,7 +64,7 @@ async fn a_group_that_rested_sits_on_no_connection_while_it_asks_for_one() {
         others.push(pool.acquire().await.unwrap());
     }
     wait_until_idle(&look).await;
-    writers.reserve(id).await.expect("the one that it kept").unwrap();
+    writers.reserve(id).await.expect("the batcher must use its dedicated connection").unwrap();
     drop(others);
     stack.stop().await;
 }
@@ -75,7 +75,7 @@ async fn a_migration_may_take_longer_than_a_statement() {
     let mut tx = look.begin().await.unwrap();
     sqlx::query("lock table _sqlx_migrations in access exclusive mode").execute(&mut *tx).await.unwrap();
     let migrating = async { stack.run_api_command(&["migrate"]).await };
-    let waiting = wait_until("it has waited for longer than any statement may", || async {
+    let waiting = wait_until("the migration to wait longer than the statement timeout", || async {
         let long = "select count(*) from pg_stat_activity where datname = current_database()
             and wait_event_type = 'Lock' and clock_timestamp() - query_start > '10.5 s'";
         let long: i64 = sqlx::query_scalar(long).fetch_one(&look).await.unwrap();

@@ -1,4 +1,4 @@
-//! Disputed money is not refunded: the bank has taken it, and keeps it if the dispute is lost.
+//! Disputed amounts are not refunded: the bank has withdrawn them, and keeps them if the dispute is lost.
 
 use crate::{
     accounting::{at_provider, check_stock, units_by_location, values},
@@ -8,7 +8,7 @@ use crate::{
 use serde_json::{Value, json};
 use waybill_stack::{Stack, client::Reply};
 
-/// The provider's ids of an order's payments, by what was captured of each.
+/// The captured amounts and the provider's ids of an order's payments.
 fn payments(stack: &Stack, order: &str) -> Vec<(i64, String)> {
     let ledger = stack.payments.snapshot();
     let intents = values(&ledger["intents"]);
@@ -22,7 +22,7 @@ fn payments(stack: &Stack, order: &str) -> Vec<(i64, String)> {
     captured
 }
 
-/// Has the customer dispute part of the order's largest payment, and gives the dispute's id.
+/// Opens a dispute of part of the order's largest payment, and returns its id.
 async fn disputed(stack: &Stack, order: &str, amount: i64) -> String {
     let (_, payment) = payments(stack, order).pop().unwrap();
     let body = json!({"amount": amount});
@@ -60,12 +60,12 @@ async fn refund_during_open_dispute_is_rejected() {
     let dispute = disputed(&stack, &id, 1_000).await;
     rejected_as_disputed(&refund(&stack, &id, 100).await, 1_000, 0);
     refused(&refund(&stack, &id, 1_001).await, 409, "more_than_captured", "more than was captured");
-    assert_eq!(at_provider(&stack, &id).2, 0, "the provider was not asked");
+    assert_eq!(at_provider(&stack, &id).2, 0, "the API must not call the provider");
 
     close_dispute(&stack, &id, &dispute, "won").await;
     let refund = refunded(&stack, &id, 1_000).await;
     let order = settles(&stack, &id, &refund, "succeeded").await;
-    assert_eq!(order["payment_status"], "refunded", "what is won can be refunded: {order:#}");
+    assert_eq!(order["payment_status"], "refunded", "a won amount can be refunded: {order:#}");
     stack.stop().await;
 }
 
@@ -112,7 +112,7 @@ async fn dispute_of_one_payment_leaves_the_other_refundable() {
     order["payment"]["method"] = json!("pm_card_noMulticapture");
     let id = completed(&stack, &order).await;
     let captured: Vec<i64> = payments(&stack, &id).iter().map(|(amount, _)| *amount).collect();
-    assert_eq!(captured, [1_000, 2_000], "each shipment has a payment of its own");
+    assert_eq!(captured, [1_000, 2_000], "each shipment has a separate payment");
     disputed(&stack, &id, 2_000).await;
     rejected_as_disputed(&refund(&stack, &id, 1_001).await, 2_000, 1_000);
     let other = refunded(&stack, &id, 1_000).await;
@@ -142,7 +142,7 @@ async fn return_of_disputed_goods_restocks_and_refunds_nothing() {
         assert_eq!(told["outcome"], "not_refunded_disputed", "{told}");
         assert_eq!(told["disputed"], 1_000, "{told}");
         assert_eq!(at_provider(&stack, &id).2, 0);
-        assert_eq!(stock_level(&stack, "BACK").await, (3, 0, 0), "the goods are on the shelf");
+        assert_eq!(stock_level(&stack, "BACK").await, (3, 0, 0), "the units must be in stock");
         check_stock(&stack, &before).await;
     }
     stack.stop().await;

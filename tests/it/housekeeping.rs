@@ -1,4 +1,4 @@
-//! Housekeeping: what `temporal workflow terminate` leaves behind is found and let go of.
+//! Housekeeping finds what `temporal workflow terminate` leaves behind, and releases it.
 
 use crate::{
     accounting::*,
@@ -13,10 +13,10 @@ use std::time::{Duration, SystemTime};
 use waybill_simulators::{Fault, Route, Rule};
 use waybill_stack::{Stack, StackBuilder};
 
-/// Between two rounds that a test asks for: Temporal shows an end to those who search a moment later.
+/// Delay between two rounds that a test requests: Temporal's visibility store lists a close after a moment.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// A stack whose sweeper takes every order that was left, but only when it is told to.
+/// A stack whose sweeper checks every order regardless of its age, but only when the test triggers it.
 pub async fn sweeping() -> Stack {
     with_manual_sweeps(builder().await).start().await.unwrap()
 }
@@ -25,7 +25,7 @@ pub fn with_manual_sweeps(builder: StackBuilder<'_>) -> StackBuilder<'_> {
     builder.env("WAYBILL_SWEEP_AGE_SECONDS", 0).env("WAYBILL_SWEEP_SECONDS", 86_400)
 }
 
-/// The stack's queue prefix: that of its database's name.
+/// The stack's queue prefix, derived from the name of its database.
 pub fn prefix(stack: &Stack) -> String {
     let url: url::Url = stack.database_url.parse().unwrap();
     format!("{}-", url.path().trim_start_matches('/'))
@@ -37,11 +37,11 @@ async fn completed_rounds(stack: &Stack, workflow: &str) -> i64 {
         format!("WorkflowType = '{workflow}' AND TaskQueue = '{queue}' AND ExecutionStatus = 'Completed'");
     let told = temporal(&["workflow", "count", "--query", &query, "-o", "json"]).await;
     let told: Value = serde_json::from_str(&told).unwrap();
-    // Left out when it is 0.
+    // Temporal omits the count when it is 0.
     told["count"].as_str().map_or(0, |count| count.parse().unwrap())
 }
 
-/// Has one round run to its end.
+/// Triggers one round and waits until it completes.
 async fn round(stack: &Stack, workflow: &str, schedule: &str) {
     let before = completed_rounds(stack, workflow).await;
     let schedule = format!("{}{schedule}", prefix(stack));
@@ -57,9 +57,9 @@ pub async fn reconcile(stack: &Stack) {
     round(stack, "ReconcileWorkflow", "waybill-reconcile").await;
 }
 
-/// Sweeps until the order's timeline says that it has an heir.
+/// Sweeps until the order's timeline shows a successor run.
 pub async fn sweep_until_taken_over(stack: &Stack, id: &str) {
-    wait_until(&format!("an heir of {id}"), || async {
+    wait_until(&format!("a successor run of {id}"), || async {
         sweep(stack).await;
         tokio::time::sleep(AGAIN).await;
         kinds(&stack.client, id).await.contains(&"order.inherited".to_owned()).then_some(())
@@ -87,7 +87,7 @@ async fn a_terminated_order_lets_go_of_what_it_holds() {
     reach(&stack.client, &open, "in_review").await;
     for id in [&in_review, &fulfilling] {
         terminate(id).await;
-        assert!(at_provider(&stack, id).0 > 0, "the end of its workflow leaves the money held");
+        assert!(at_provider(&stack, id).0 > 0, "the authorization must outlive the workflow");
     }
     sweep_until_taken_over(&stack, &in_review).await;
     sweep_until_taken_over(&stack, &fulfilling).await;
@@ -101,7 +101,7 @@ async fn a_terminated_order_lets_go_of_what_it_holds() {
     }
     assert!(kinds(&stack.client, &fulfilling).await.contains(&"shipment.cancelled".to_owned()));
 
-    // Once more, and once more: nothing is there to be swept any more, and the open order was never touched.
+    // Two more sweeps must find nothing, and must not have touched the open order.
     let told = (kinds(&stack.client, &in_review).await, kinds(&stack.client, &fulfilling).await);
     let runs =
         temporal(&["workflow", "count", "--query", &format!("WorkflowId = 'order:{in_review}'")]).await;
@@ -128,7 +128,7 @@ async fn what_left_the_house_goes_on() {
     let before = units_by_location(&stack).await;
     let id = place(&stack.client, &order(&[("SPLIT", 3)])).await;
     let order = reach(&stack.client, &id, "fulfilling").await;
-    let [gone, here] = &shipments(&order)[..] else { panic!("two shipments: {order:#}") };
+    let [gone, here] = &shipments(&order)[..] else { panic!("expected two shipments: {order:#}") };
     send_carrier_event(&stack, gone, "hand_over").await;
     reach(&stack.client, &id, "partially_shipped").await;
     wait_for_event(&stack.client, &id, "payment.captured").await;
@@ -144,7 +144,7 @@ async fn what_left_the_house_goes_on() {
     assert_eq!(order["outcome"], "partial", "{order:#}");
     check_closed_order(&stack, &id).await;
     let captures = kinds(&stack.client, &id).await.iter().filter(|kind| *kind == "payment.captured").count();
-    assert_eq!(captures, 1, "what was captured is not captured again");
+    assert_eq!(captures, 1, "the shipment must be captured once");
     check_stock(&stack, &before).await;
     stack.stop().await;
 }
@@ -160,7 +160,8 @@ async fn what_the_carrier_said_while_nobody_listened_is_heard() {
     send_carrier_event(&stack, shipment, "hand_over").await;
     send_carrier_event(&stack, shipment, "deliver").await;
     let settled = "select count(*) from inbox where order_id = $1::uuid and settled_as = 'closed'";
-    wait_until("both are kept", || async { (count(&stack, settled, &id).await == 2).then_some(()) }).await;
+    wait_until("both inbox events", || async { (count(&stack, settled, &id).await == 2).then_some(()) })
+        .await;
     sweep_until_taken_over(&stack, &id).await;
     let order = reach(&stack.client, &id, "completed").await;
     assert_eq!(order["outcome"], "full", "{order:#}");
@@ -169,7 +170,7 @@ async fn what_the_carrier_said_while_nobody_listened_is_heard() {
     stack.stop().await;
 }
 
-/// Holds money at the provider for an order, behind Waybill's back.
+/// Creates an authorization for an order at the provider without Waybill.
 async fn insert_stock_hold(stack: &Stack, id: &str) {
     let url = format!("{}/v1/payment_intents", stack.payments.url());
     let order_id = id.to_owned();
@@ -196,7 +197,7 @@ async fn drifts(stack: &Stack) -> Vec<(String, bool)> {
 
 #[tokio::test]
 async fn what_differs_is_told_once_and_money_of_ended_orders_is_given_free() {
-    // Its books are spoiled on purpose.
+    // The test makes stock and payments inconsistent on purpose.
     let stack = with_manual_sweeps(builder().await.check_invariants(false)).start().await.unwrap();
     let ended = place(&stack.client, &order_with(|_| {})).await;
     reach(&stack.client, &ended, "fulfilling").await;
@@ -205,9 +206,9 @@ async fn what_differs_is_told_once_and_money_of_ended_orders_is_given_free() {
     let open = place(&stack.client, &order_needing_review()).await;
     reach(&stack.client, &open, "in_review").await;
     reconcile(&stack).await;
-    assert_eq!(drifts(&stack).await, [], "the books agree");
+    assert_eq!(drifts(&stack).await, [], "the ledgers must agree");
 
-    // Its webhooks would have each payment looked at at once.
+    // The webhooks would trigger a check of each payment.
     let lost = Rule { route: Route::Webhook, fault: Fault::Suppress, times: None, matching: None };
     stack.payments.set_faults(vec![lost]);
     insert_stock_hold(&stack, &ended).await;
@@ -218,8 +219,8 @@ async fn what_differs_is_told_once_and_money_of_ended_orders_is_given_free() {
     assert!(sqlx::query(row).execute(&pool).await.unwrap().rows_affected() > 0);
     reconcile(&stack).await;
 
-    assert_eq!(at_provider(&stack, &ended).0, 0, "what an ended order held is free");
-    assert_eq!(at_provider(&stack, &open).0, held, "what an open order holds is left alone");
+    assert_eq!(at_provider(&stack, &ended).0, 0, "authorizations of completed orders must be voided");
+    assert_eq!(at_provider(&stack, &open).0, held, "authorizations of open orders must stay");
     let found = drifts(&stack).await;
     let of = |kind: &str| -> Vec<bool> { found.iter().filter(|d| d.0 == kind).map(|d| d.1).collect() };
     assert_eq!((of("held_after_end"), of("unknown_payment")), (vec![true], vec![false, false]), "{found:?}");
@@ -230,7 +231,7 @@ async fn what_differs_is_told_once_and_money_of_ended_orders_is_given_free() {
     assert!(!told.1.contains(&"reconciliation.repaired".to_owned()), "{told:?}");
 
     reconcile(&stack).await;
-    assert_eq!(drifts(&stack).await, found, "nothing is found twice");
+    assert_eq!(drifts(&stack).await, found, "a drift must be found once");
     assert_eq!(told, (kinds(&stack.client, &ended).await, kinds(&stack.client, &open).await));
     stack.stop().await;
 }
@@ -308,23 +309,23 @@ async fn a_terminated_refund_and_a_terminated_return_begin_anew() {
         let told = temporal(&["workflow", "list", "--query", &format!("WorkflowId = '{workflow}'")]).await;
         told.contains(&workflow).then_some(())
     };
-    wait_until("the return has a workflow", asked).await;
+    wait_until("the workflow of the return", asked).await;
     terminate_workflow(&workflow).await;
 
-    // Another one, whose deadline is over when it begins anew.
+    // Another return, whose deadline has passed when it restarts.
     let late = returning(&stack, &sold, json!([{"line": 0, "quantity": 1}])).await;
     let workflow_of_late = format!("return:{late}");
     let asked = || async {
         let query = format!("WorkflowId = '{workflow_of_late}'");
         temporal(&["workflow", "list", "--query", &query]).await.contains(&workflow_of_late).then_some(())
     };
-    wait_until("the other return has a workflow", asked).await;
+    wait_until("the workflow of the other return", asked).await;
     terminate_workflow(&workflow_of_late).await;
     let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
     let long_ago = "update returns set created_at = now() - interval '1 year' where id = $1::uuid";
     sqlx::query(long_ago).bind(&late).execute(&pool).await.unwrap();
 
-    // Whatever is said now, nobody hears it.
+    // No workflow runs that could receive these updates.
     let settle = format!("{}/_sim/refunds/{}/settle", stack.payments.url(), at_the_provider(&stack, &refund));
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
     http.post(settle).json(&json!({"status": "succeeded"})).send().await.unwrap().error_for_status().unwrap();
@@ -337,7 +338,7 @@ async fn a_terminated_refund_and_a_terminated_return_begin_anew() {
     };
     let of_both = || async { (runs(format!("refund:{refund}")).await, runs(workflow.clone()).await) };
     let before = of_both().await;
-    wait_until("both have a successor", || async {
+    wait_until("successor runs of both", || async {
         sweep(&stack).await;
         tokio::time::sleep(AGAIN).await;
         let after = of_both().await;
@@ -345,15 +346,15 @@ async fn a_terminated_refund_and_a_terminated_return_begin_anew() {
     })
     .await;
     settles(&stack, &paid, &refund, "succeeded").await;
-    assert_eq!(at_provider(&stack, &paid).2, 500, "it was refunded once");
+    assert_eq!(at_provider(&stack, &paid).2, 500, "the refund must be made once");
     let back = closed(&stack, &back).await;
     assert_eq!(back["refunds"].as_array().unwrap().len(), 1, "{back:#}");
     needs(&stack, &sold, "return_overdue").await;
-    // What ended long before the workflow that is open now is no reason to begin anew.
+    // An end long before the start of the current workflow does not cause a restart.
     let ended = [(late.parse().unwrap(), SystemTime::now() - Duration::from_secs(3_600))];
     let none = waybill_store::housekeeping::reset_started(&pool, &[], &ended, Duration::ZERO).await.unwrap();
-    assert_eq!(none, 0, "it was ended before the present one began");
-    // The pump saw the workflow, and could write that only after it had been terminated.
+    assert_eq!(none, 0, "the end precedes the current run");
+    // The dispatcher saw the workflow running, but recorded the start only after the workflow had been terminated.
     let ago = |minutes: u64| SystemTime::now() - Duration::from_secs(minutes * 60);
     let forget = "update returns set workflow_started_at = null where id = $1::uuid";
     sqlx::query(forget).bind(&late).execute(&pool).await.unwrap();
@@ -361,9 +362,9 @@ async fn a_terminated_refund_and_a_terminated_return_begin_anew() {
     waybill_store::returns::mark_started(&pool, late.parse().unwrap(), seen_at).await.unwrap();
     let ended = [(late.parse().unwrap(), ago(5))];
     let one = waybill_store::housekeeping::reset_started(&pool, &[], &ended, Duration::ZERO).await.unwrap();
-    assert_eq!(one, 1, "it was ended after it was seen");
+    assert_eq!(one, 1, "the end follows the last sighting");
 
-    // They came to their end, and nothing begins any more.
+    // Both have completed, and a sweep starts no other run.
     let after = of_both().await;
     sweep(&stack).await;
     assert_eq!(of_both().await, after);
@@ -381,23 +382,24 @@ async fn dismissed_overdue_return_is_not_flagged_after_terminate() {
     let workflow = format!("return:{back}");
     let runs =
         || async { temporal(&["workflow", "count", "--query", &format!("WorkflowId = '{workflow}'")]).await };
-    wait_until("its workflow is listed", || async { runs().await.contains('1').then_some(()) }).await;
+    wait_until("the visibility of its workflow", || async { runs().await.contains('1').then_some(()) }).await;
     let before = runs().await;
     terminate_workflow(&workflow).await;
-    wait_until("it has a successor", || async {
+    wait_until("its successor run", || async {
         sweep(&stack).await;
         tokio::time::sleep(AGAIN).await;
         (runs().await != before).then_some(())
     })
     .await;
-    // Its deadline is over when it begins: it asks whether to flag the return, and waits on.
-    wait_until("the successor has done both of its steps", || async {
+    // The deadline has passed when the successor run starts: it checks whether to raise attention, and continues to
+    // wait.
+    wait_until("both steps of the successor run", || async {
         let told = temporal(&["workflow", "show", "-w", &workflow, "-o", "json"]).await;
         (told.matches("EVENT_TYPE_ACTIVITY_TASK_COMPLETED").count() >= 2).then_some(())
     })
     .await;
     let order = stack.client.get(&id).await.unwrap().body;
-    assert_eq!(order["attention"], json!(null), "what was dismissed stays dismissed: {order:#}");
+    assert_eq!(order["attention"], json!(null), "dismissed attention must not return: {order:#}");
     let told = kinds(&stack.client, &id).await;
     assert_eq!(told.iter().filter(|kind| *kind == "attention.raised").count(), 1, "{told:?}");
     stack.stop().await;

@@ -1,4 +1,5 @@
-//! The provider says what our ledger does not: it is asked, what is provably safe is mended, and the timeline tells.
+//! The provider's state conflicts with the ledger: Waybill queries the provider, repairs what is provably safe, and
+//! records the drift in the timeline.
 
 use crate::{
     accounting::{at_provider, check_closed_order, values},
@@ -19,7 +20,7 @@ fn payment(stack: &Stack, id: &str) -> Value {
     of_order.max_by_key(|i| i["id"].as_str().unwrap().to_owned()).cloned().unwrap()
 }
 
-/// The differences that were told of an order, each with whether it was repaired.
+/// The drifts and repairs in the order's timeline.
 async fn drifts(stack: &Stack, id: &str) -> Vec<String> {
     let events = timeline(&stack.client, id).await;
     let told = events.iter().filter(|e| e["type"].as_str().unwrap().starts_with("reconciliation."));
@@ -30,7 +31,7 @@ async fn drifts(stack: &Stack, id: &str) -> Vec<String> {
 #[tokio::test]
 async fn money_that_was_held_although_nobody_said_so_is_given_free_when_word_of_it_comes() {
     let stack = stack().await;
-    // Held, never answered, and not to be found; an operator gives up on it.
+    // The provider authorizes, the response is lost, and lookups fail; an operator skips the payment.
     stack.payments.set_faults(vec![
         always(Route::Authorize, Fault::DropReply),
         always(Route::Read, Fault::Status { status: 503 }),
@@ -41,7 +42,7 @@ async fn money_that_was_held_although_nobody_said_so_is_given_free_when_word_of_
     let skip = json!({"reason": "the provider is gone"});
     stack.client.post(&format!("/v1/admin/orders/{id}/skip"), &skip).await.unwrap().success().unwrap();
     reach(&stack.client, &id, "rejected").await;
-    assert_eq!(at_provider(&stack, &id).0, 1_000, "held, and nobody knows");
+    assert_eq!(at_provider(&stack, &id).0, 1_000, "authorized without a record");
 
     stack.payments.set_faults(Vec::new());
     let late = payment(&stack, &id);
@@ -52,14 +53,14 @@ async fn money_that_was_held_although_nobody_said_so_is_given_free_when_word_of_
         let reply = send_provider_event(&stack, "evt_late", kind, object.clone()).await;
         assert_eq!(reply.status.as_u16(), 202, "{}", reply.body);
     }
-    wait_until("it is given free", || async { (at_provider(&stack, &id).0 == 0).then_some(()) }).await;
+    wait_until("the void", || async { (at_provider(&stack, &id).0 == 0).then_some(()) }).await;
     wait_for_event(&stack.client, &id, "reconciliation.repaired").await;
     assert_eq!(
         drifts(&stack, &id).await,
         ["reconciliation.drift held_unexpectedly", "reconciliation.repaired held_unexpectedly"]
     );
     let order = check_closed_order(&stack, &id).await;
-    assert_eq!(order["attention"], json!(null), "nobody is needed any more: {order:#}");
+    assert_eq!(order["attention"], json!(null), "no attention may remain: {order:#}");
     stack.stop().await;
 }
 
@@ -111,17 +112,17 @@ async fn capture_at_provider_is_reported_and_refund_is_booked() {
     assert!(refund.send().await.unwrap().status().is_success());
     wait_for_event(&stack.client, &id, "payment.refunded").await;
     let order = stack.client.get(&id).await.unwrap().body;
-    assert_eq!(order["amounts_held"]["refunded"], 400, "it counts like our own: {order:#}");
+    assert_eq!(order["amounts_held"]["refunded"], 400, "it must be counted: {order:#}");
     assert_eq!((&order["attention"], drifts(&stack, &id).await), (&json!(null), Vec::new()), "{order:#}");
 
-    // The provider says that it took more than the ledger has: nobody can book that.
+    // The provider reports a larger capture than the ledger has, which Waybill cannot record by itself.
     let object = json!({"object": "payment_intent", "id": taken["id"], "status": "succeeded",
         "amount_capturable": 0, "amount_received": 1_000, "metadata": {"order_id": id}});
     let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
     let less = "update payment_operations set amount = 900 where order_id = $1::uuid and kind = 'capture'";
     sqlx::query(less).bind(&id).execute(&pool).await.unwrap();
     send_provider_event(&stack, "evt_more", "payment_intent.succeeded", object).await.success().unwrap();
-    wait_until("an operator is needed", || async {
+    wait_until("raised attention", || async {
         let order = stack.client.get(&id).await.unwrap().body;
         (order["attention"] == "drift").then_some(())
     })
@@ -150,7 +151,7 @@ async fn news_of_our_own_doing_and_old_news_contradict_nothing() {
     stack.client.post(&refunds, &body).await.unwrap().success().unwrap();
     wait_for_event(&stack.client, &completed, "payment.refunded").await;
 
-    // Said before the void, heard after it.
+    // An event from before the void that arrives after it.
     let old = payment(&stack, &cancelled);
     let object = json!({"object": "payment_intent", "id": old["id"], "amount_capturable": 1_000,
         "amount_received": 0, "metadata": {"order_id": cancelled}});
@@ -160,11 +161,11 @@ async fn news_of_our_own_doing_and_old_news_contradict_nothing() {
         .unwrap();
     let checked = "select count(*) from inbox
         where order_id = $1::uuid and event_id = 'evt_old' and signal = 'payment_check' and settled_at is not null";
-    wait_until("it is looked into", || async {
+    wait_until("the payment check", || async {
         (count(&stack, checked, &cancelled).await == 1).then_some(())
     })
     .await;
-    wait_until("and found to be old", || async {
+    wait_until("the check to find nothing", || async {
         let told = temporal(&["workflow", "describe", "-w", "payment-check:evt_old", "-o", "json"]).await;
         told.contains("WORKFLOW_EXECUTION_STATUS_COMPLETED").then_some(())
     })

@@ -1,4 +1,4 @@
-//! The order's ways, as `lifecycle.md` has them.
+//! The order's paths, as documented in `docs/reference/statuses.md`.
 
 use crate::{
     accounting::{at_provider, check_closed_order, check_stock, units_by_location},
@@ -21,7 +21,7 @@ async fn an_order_goes_from_http_to_completed() {
     let reply = stack.client.place(&order, &new_key(), Some(30)).await.unwrap();
     assert_eq!(reply.status.as_u16(), 201);
     assert_eq!(reply.header("preference-applied"), Some("wait=30"));
-    assert_ne!(reply.body["status"], "received", "the answer waited: {}", reply.body);
+    assert_ne!(reply.body["status"], "received", "the response must wait: {}", reply.body);
     let id = reply.text("/id").to_owned();
     reach(&stack.client, &id, "completed").await;
     let order = check_closed_order(&stack, &id).await;
@@ -64,8 +64,8 @@ async fn each_shipment_is_captured_at_its_own_hand_over() {
     let order = reach(&stack.client, &id, "partially_shipped").await;
     assert_eq!(order["payment_status"], "partially_captured");
     let (capturable, captured, ..) = at_provider(&stack, &id);
-    assert_eq!((capturable, captured), (1033, 2067), "the fee is split to the last cent");
-    assert_eq!(stock_level(&stack, "SPLIT").await, (0, 1, 2), "what has not left is still set aside");
+    assert_eq!((capturable, captured), (1033, 2067), "the fee must be split exactly");
+    assert_eq!(stock_level(&stack, "SPLIT").await, (0, 1, 2), "the other shipment stays reserved");
 
     send_carrier_event(&stack, &ids[1], "hand_over").await;
     let order = reach(&stack.client, &id, "shipped").await;
@@ -87,7 +87,7 @@ async fn refusals_hold_nothing() {
     let before = units_by_location(&stack).await;
     let declined = order_with(|o| o["payment"]["method"] = json!("pm_card_chargeDeclinedInsufficientFunds"));
     let unknown = order_with(|o| o["payment"]["method"] = json!("pm_nonsense"));
-    // Two lines of one SKU want four of three: their demand counts together.
+    // Two lines of one SKU request four of three units: their demand is added.
     let short = order(&[("FEW", 2), ("FEW", 2)]);
     let never_heard_of = order(&[("NO-SUCH-SKU", 1)]);
     for (order, reason, kind) in [
@@ -123,10 +123,10 @@ async fn people_decide_by_http_and_by_signal() {
 
     let reply = stack.client.decide(&by_http, "approve", "known customer").await.unwrap();
     assert_eq!(reply.status.as_u16(), 202, "{}", reply.body);
-    // A word that can't be read harms nobody; the next one counts.
+    // A malformed signal has no effect; the next one is applied.
     let workflow = format!("order:{by_signal}");
     temporal(&["workflow", "signal", "-w", &workflow, "--name", "decide", "--input", "\"yes please\""]).await;
-    // Nor do characters that Postgres can't keep.
+    // The workflow removes characters that Postgres cannot store.
     let input = r#"{"decision": "approve", "reason": "by\u0000 phone"}"#;
     temporal(&["workflow", "signal", "-w", &workflow, "--name", "decide", "--input", input]).await;
     stack.client.decide(&rejected, "reject", "stolen card").await.unwrap().success().unwrap();
@@ -188,7 +188,7 @@ async fn a_shortage_is_settled_by_the_orders_policy() {
 
     let order = reach(&stack.client, &available, "fulfilling").await;
     assert_eq!(order["lines"][0]["cancelled"], 1);
-    assert_eq!(order["amounts_held"]["authorized"], 2000, "what does not ship is not charged");
+    assert_eq!(order["amounts_held"]["authorized"], 2000, "a missing unit must not be charged");
 
     let asked = reach(&stack.client, &amended, "awaiting_customer").await;
     assert_eq!(asked["allowed_actions"], json!(["amend", "cancel"]));
@@ -217,7 +217,7 @@ async fn a_shortage_is_settled_by_the_orders_policy() {
     stack.stop().await;
 }
 
-/// The three ways to ask an order to cancel itself.
+/// Cancels an order in one of three ways.
 async fn cancel_by(stack: &waybill_stack::Stack, way: &str, id: &str) {
     let workflow = format!("order:{id}");
     match way {
@@ -260,7 +260,7 @@ async fn an_order_is_cancelled_the_same_way_however_it_is_asked() {
             check_closed_order(&stack, &id).await;
             let asked = wait_for_event(&stack.client, &id, "cancellation.requested").await;
             assert_eq!(asked["data"]["source"], way);
-            // Asked again it is still cancelled.
+            // A repeated cancel succeeds.
             assert_eq!(stack.client.cancel(&id, "again", false).await.unwrap().status.as_u16(), 200);
         }
     }
@@ -272,7 +272,7 @@ async fn an_order_is_cancelled_the_same_way_however_it_is_asked() {
 async fn a_cancel_during_each_step_is_carried_out() {
     let stack = stack().await;
     let before = units_by_location(&stack).await;
-    // Slower than the local attempt's limit, so that the request comes while a remote attempt is under way.
+    // The faults exceed the limit of the local attempt, so that the cancel arrives during a remote attempt.
     for (route, status) in [(Route::Authorize, "authorizing"), (Route::Book, "confirmed")] {
         for way in WAYS {
             let rule = |fault| Rule { route, fault, times: None, matching: None };
@@ -305,7 +305,7 @@ async fn what_the_carrier_has_is_not_cancelled() {
     put_stock(&stack.client, "SPLIT", &[("AMS", 2), ("RTM", 1)]).await;
     let before = units_by_location(&stack).await;
 
-    // One shipment has left: the other is stopped, and the order ends with what was delivered.
+    // One shipment has left: the other is cancelled, and the order completes with the delivered units.
     let partly = place(&stack.client, &order(&[("SPLIT", 3)])).await;
     let ids = shipments(&reach(&stack.client, &partly, "fulfilling").await);
     send_carrier_event(&stack, &ids[0], "hand_over").await;
@@ -320,7 +320,7 @@ async fn what_the_carrier_has_is_not_cancelled() {
     assert_eq!((&order["outcome"], &order["amounts_held"]["captured"]), (&json!("partial"), &json!(2000)));
     assert_eq!(order["lines"][0]["cancelled"], 1);
 
-    // The carrier will not stop it: the order goes on.
+    // The carrier rejects the cancellation: the order continues.
     let refuse = Rule { route: Route::Cancel, fault: Fault::Refuse, times: None, matching: None };
     stack.carrier.set_faults(vec![refuse]);
     let goes_on = place(&stack.client, &order_with(|_| {})).await;
@@ -331,7 +331,7 @@ async fn what_the_carrier_has_is_not_cancelled() {
     send_carrier_event(&stack, &ids[0], "hand_over").await;
     reach(&stack.client, &goes_on, "shipped").await;
 
-    // All has left: refused, and the answer says what else is possible.
+    // Everything has shipped: the API rejects the cancel and returns the allowed actions.
     let refused = stack.client.cancel(&goes_on, "later still", false).await.unwrap();
     assert_eq!((refused.status.as_u16(), refused.text("/code")), (409, "wrong_state"), "{}", refused.body);
     assert_eq!(refused.body["allowed_actions"], json!([]));
@@ -399,9 +399,9 @@ async fn order_with_total_zero_needs_no_payment() {
     send_carrier_event(&stack, &shipments(&shown)[0], "deliver").await;
     let shown = reach(&stack.client, &id, "completed").await;
     assert_eq!((&shown["payment_status"], &shown["outcome"]), (&json!("not_required"), &json!("full")));
-    assert_eq!(at_provider(&stack, &id), (0, 0, 0, 0), "the provider was never asked");
+    assert_eq!(at_provider(&stack, &id), (0, 0, 0, 0), "no payment may be created");
 
-    // What comes back is restocked, and nothing is refunded.
+    // The returned unit is restocked, and nothing is refunded.
     let body = json!({"lines": [{"line": 0, "quantity": 1}], "reason": "not wanted"});
     let asked =
         stack.client.post(&format!("/v1/orders/{id}/returns"), &body).await.unwrap().success().unwrap();

@@ -1,4 +1,4 @@
-//! Single lines are cancelled while the others ship, wherever the order stands and however it is asked.
+//! Single lines are cancelled while the others ship, in every status of the order and by every cancel method.
 
 mod quantities;
 
@@ -17,7 +17,7 @@ use waybill_stack::{
 
 const SKUS: [&str; 3] = ["LINE-0", "LINE-1", "LINE-2"];
 
-/// Three lines of three pieces each, whose tax and fee divide by nothing, all at one place.
+/// Three lines of three units each, all at one location. Tax and fee do not divide evenly.
 async fn three_lines(stack: &Stack) -> Value {
     for sku in SKUS {
         put_stock(&stack.client, sku, &[("AMS", 100)]).await;
@@ -27,14 +27,14 @@ async fn three_lines(stack: &Stack) -> Value {
     order
 }
 
-/// The same, dear enough for a person to decide.
+/// The same order with a price that requires manual review.
 async fn dear_lines(stack: &Stack) -> Value {
     let mut order = three_lines(stack).await;
     order["lines"][2]["unit_price"] = json!(40_000);
     order
 }
 
-/// Two shipments: line 0 is at one place, the other two at another.
+/// Two shipments: line 0 is at one location, the other two lines at another.
 async fn two_places(stack: &Stack) -> Value {
     let order = three_lines(stack).await;
     put_stock(&stack.client, SKUS[0], &[("AMS", 0), ("RTM", 100)]).await;
@@ -49,7 +49,7 @@ async fn cancel(stack: &Stack, id: &str, lines: &[u32]) -> Reply {
     ask(stack, id, json!({"reason": "changed my mind", "lines": lines})).await
 }
 
-/// Asks what would happen, has it happen, and checks that the answer is the same. Gives the plan.
+/// Requests a dry run, then the cancellation, and checks that both return the same answer and plan. Returns the plan.
 async fn cancel_as_planned(stack: &Stack, id: &str, lines: &[u32]) -> Value {
     as_planned(stack, id, json!(lines)).await
 }
@@ -68,7 +68,7 @@ async fn signal(id: &str, input: &str) {
     temporal(&["workflow", "signal", "-w", &workflow, "--name", "cancel", "--input", input]).await;
 }
 
-/// Waits until so many pieces of each line are cancelled.
+/// Waits until these quantities of the lines are cancelled.
 async fn cancelled(stack: &Stack, id: &str, pieces: [u64; 3]) -> Value {
     wait_until(&format!("{pieces:?} of {id} are cancelled"), || async {
         let order = stack.client.get(id).await.unwrap().body;
@@ -91,14 +91,14 @@ fn amounts(shipments: &[Value]) -> i64 {
 /// Waits until the order is in this status and every open shipment has a label.
 async fn labelled(stack: &Stack, id: &str, status: &str) -> Value {
     reach(&stack.client, id, status).await;
-    wait_until(&format!("all that is open of {id} is booked"), || async {
+    wait_until(&format!("labels of all open shipments of {id}"), || async {
         let order = stack.client.get(id).await.unwrap().body;
         open(&order).iter().all(|s| s["status"] == "booked").then_some(order)
     })
     .await
 }
 
-/// Delivers what is open, and checks that exactly that was captured, besides what was before.
+/// Delivers the open shipments, and checks that exactly their amounts were captured in addition to earlier captures.
 async fn deliver(stack: &Stack, id: &str) -> Value {
     let order = stack.client.get(id).await.unwrap().body;
     let before = order["amounts_held"]["captured"].as_i64().unwrap();
@@ -144,18 +144,18 @@ async fn before_stock_is_set_aside_less_is_authorized() {
         cancelled(&stack, &id, [0, 3, 0]).await;
         let order = labelled(&stack, &id, "fulfilling").await;
         let left = amounts(&open(&order));
-        assert_eq!(at_provider(&stack, &id).0, left, "no more is held than will be captured");
+        assert_eq!(at_provider(&stack, &id).0, left, "the authorization must equal the remaining amount");
         assert!((6400..6410).contains(&left), "two thirds of 9601: {left}");
         let told = timeline(&stack.client, &id).await;
         assert_eq!(of(&told, "lines.cancelled")[0]["lines"], json!([{"line": 1, "quantity": 3}]));
         if way == "signal" {
             let refused = json!({"status": "reserving", "lines": [7]});
-            assert_eq!(of(&told, "cancellation.refused"), [&refused], "that there is none turns out");
+            assert_eq!(of(&told, "cancellation.refused"), [&refused], "the unknown line must be rejected");
         }
         assert_eq!(deliver(&stack, &id).await["outcome"], "partial");
     }
 
-    // One by one they come to the whole order, which turns out when it is known what the order is.
+    // Three line cancels cover the whole order. The workflow detects it once it has read the order.
     let id = place(&stack.client, &order).await;
     wait_for_event(&stack.client, &id, "step.retrying").await;
     for line in 0..3 {
@@ -186,14 +186,14 @@ async fn a_customer_who_cancels_what_is_short_need_not_answer_any_more() {
     assert_eq!((&asked["status"], authorized_amount(&stack, &some).await), (&json!("awaiting_customer"), 5));
     signal(&some, r#"{"reason": "not without the rest", "lines": [0]}"#).await;
     let order = labelled(&stack, &some, "fulfilling").await;
-    assert_eq!(order["lines"][0]["cancelled"], 3, "the piece that was short, too: {order:#}");
+    assert_eq!(order["lines"][0]["cancelled"], 3, "the missing unit must be cancelled too: {order:#}");
     assert_eq!(at_provider(&stack, &some).0, amounts(&open(&order)));
     let told = timeline(&stack.client, &some).await;
     assert_eq!(of(&told, "lines.cancelled")[1]["lines"], json!([{"line": 0, "quantity": 3}]));
-    assert!(of(&told, "order.amended").is_empty(), "nobody had to answer: {told:#?}");
+    assert!(of(&told, "order.amended").is_empty(), "the customer need not answer: {told:#?}");
     deliver(&stack, &some).await;
 
-    // What would be left of the other is nowhere: that is the whole order's cancel.
+    // The remaining lines of the other order are out of stock, so the request cancels the whole order.
     cancel_as_planned(&stack, &none, &[1, 2]).await;
     reach(&stack.client, &none, "cancelled").await;
     check_closed_order(&stack, &none).await;
@@ -214,24 +214,24 @@ async fn a_review_goes_on_with_what_is_left() {
     signal(&id, r#"{"reason": "this too", "lines": [1]}"#).await;
     let order = cancelled(&stack, &id, [3, 3, 0]).await;
     assert_eq!((&order["status"], authorized_amount(&stack, &id).await), (&json!("in_review"), 3));
-    assert_eq!(of(&timeline(&stack.client, &id).await, "stock.released").len(), 2, "each is free at once");
+    assert_eq!(of(&timeline(&stack.client, &id).await, "stock.released").len(), 2, "one release per cancel");
     assert!(amounts(&open(&order)) < held - plan["void"].as_i64().unwrap());
     let history = temporal(&["workflow", "show", "-w", &format!("order:{id}"), "-o", "json"]).await;
     let history: Value = serde_json::from_str(&history).unwrap();
     let events = history["events"].as_array().unwrap();
     let lengths =
         events.iter().filter_map(|e| e["timerStartedEventAttributes"]["startToFireTimeout"].as_str());
-    // The other timers are there to have what was done written down.
+    // The other timers are workflow task checkpoints.
     let deadlines = lengths.filter(|length| *length != "0.001s").count();
-    assert_eq!(deadlines, 2, "the deadline stays, and so does the hold's: {history:#}");
+    assert_eq!(deadlines, 2, "the deadlines of review and authorization must stay: {history:#}");
     assert!(events.iter().all(|e| e["eventType"] != "EVENT_TYPE_TIMER_CANCELED"), "{history:#}");
 
     stack.client.decide(&id, "approve", "fine").await.unwrap().success().unwrap();
     labelled(&stack, &id, "fulfilling").await;
-    assert_eq!(at_provider(&stack, &id).0, held, "what is not captured is given free with the last capture");
+    assert_eq!(at_provider(&stack, &id).0, held, "the last capture releases the remainder");
     deliver(&stack, &id).await;
 
-    // The last of them is the whole order.
+    // Cancelling the last line cancels the whole order.
     let id = place(&stack.client, &basket).await;
     reach(&stack.client, &id, "in_review").await;
     cancel_as_planned(&stack, &id, &[2]).await;
@@ -270,7 +270,7 @@ async fn while_the_payment_is_unknown_lines_wait_for_its_outcome() {
                 let order = cancelled(&stack, &id, [3, 0, 0]).await;
                 let total = order["total"].as_i64().unwrap();
                 labelled(&stack, &id, "fulfilling").await;
-                assert_eq!(at_provider(&stack, &id).0, total, "the whole order was asked for");
+                assert_eq!(at_provider(&stack, &id).0, total, "the authorization must cover the whole order");
                 let order = deliver(&stack, &id).await;
                 assert!(order["amounts_held"]["captured"].as_i64().unwrap() < total);
             }
@@ -287,7 +287,7 @@ async fn while_the_payment_is_unknown_lines_wait_for_its_outcome() {
         }
         let told = timeline(&stack.client, &id).await;
         let asked = of(&told, "cancellation.requested");
-        assert_eq!(asked.len(), if case == nothing { 3 } else { 1 }, "asked twice is asked once: {told:#?}");
+        assert_eq!(asked.len(), if case == nothing { 3 } else { 1 }, "a repeat is not recorded: {told:#?}");
         assert_eq!(asked[0], &json!({"reason": "changed my mind", "source": "api", "lines": [0]}));
     }
     check_stock(&stack, &before).await;
@@ -325,18 +325,18 @@ async fn what_is_left_of_a_shipment_gets_another_label_and_is_charged_exactly() 
         let then = ["shipment.cancelled", "lines.cancelled", "stock.released", "shipment.booked"];
         assert_eq!(told[since + 1..], then);
 
-        // And once more: of what is left.
+        // The replacement shipment is replaced in turn.
         cancel(&stack, &id, &[0]).await.success().unwrap();
         cancelled(&stack, &id, [3, 3, 0]).await;
         labelled(&stack, &id, "fulfilling").await;
         let gone = cancel(&stack, &id, &[0, 2]).await;
-        refused(&gone, 409, "wrong_state", "line 0 is cancelled already");
+        refused(&gone, 409, "wrong_state", "cancel of a cancelled line");
         assert!(gone.text("/detail").contains("line 0 "), "{}", gone.body);
         assert_eq!(gone.body["allowed_actions"], json!(["cancel"]));
         let order = deliver(&stack, &id).await;
         assert_eq!((&order["outcome"], &order["payment_status"]), (&json!("partial"), &json!("captured")));
         let told = timeline(&stack.client, &id).await;
-        assert!(of(&told, "step.failed").is_empty(), "a repetition answered differently: {told:#?}");
+        assert!(of(&told, "step.failed").is_empty(), "a retry got a different response: {told:#?}");
     }
     check_stock(&stack, &before).await;
     stack.stop().await;
@@ -362,7 +362,7 @@ async fn a_label_that_the_carrier_will_not_cancel_keeps_its_lines() {
     let order = deliver(&stack, &id).await;
     assert_eq!((&order["outcome"], &order["amounts_held"]["captured"]), (&json!("full"), &json!(9601)));
 
-    // What the carrier took although its label was cancelled is a fact, and not charged.
+    // A departure after the label's cancellation is recorded and not charged.
     stack.carrier.set_faults(Vec::new());
     let id = place(&stack.client, &basket).await;
     let first = shipments(&labelled(&stack, &id, "fulfilling").await)[0].clone();
@@ -389,7 +389,7 @@ async fn between_bookings_lines_are_cancelled_before_the_next_label() {
     let confirmed = reach(&stack.client, &id, "confirmed").await;
     let goods =
         |s: &Value| values(&s["lines"]).iter().map(|l| l["line"].as_u64().unwrap()).collect::<Vec<_>>();
-    // The first of the two is being booked. A line of the second is dropped before the carrier hears of it.
+    // The first of the two shipments is being booked. A line of the second is cancelled before its label is requested.
     let second = open(&confirmed)[1].clone();
     let line = u32::try_from(goods(&second)[0]).unwrap();
     cancel_as_planned(&stack, &id, &[line]).await;
@@ -397,13 +397,13 @@ async fn between_bookings_lines_are_cancelled_before_the_next_label() {
     wait_for_event(&stack.client, &id, "lines.cancelled").await;
     let order = labelled(&stack, &id, "fulfilling").await;
     let ledger = stack.carrier.snapshot();
-    // A task that was lost may have asked for its label, so the carrier is told that there shall be none.
+    // An unrecorded workflow task may have requested the label, so the worker asks the carrier to cancel it.
     let booked = |l: &Value| l["reference"] == second["id"] && l["status"] != "cancelled";
     assert!(!values(&ledger["labels"]).iter().any(|l| booked(l)), "no label for the second: {ledger:#}");
     assert!(open(&order).iter().all(|s| !goods(s).contains(&u64::from(line))), "{order:#}");
     deliver(&stack, &id).await;
 
-    // A carrier that will not have what is left ends the order, as it does with any label.
+    // A carrier that rejects the replacement shipment cancels the order, as it does with any label.
     let id = place(&stack.client, &basket).await;
     labelled(&stack, &id, "fulfilling").await;
     let code = "too_small".to_owned();
@@ -428,7 +428,7 @@ async fn while_others_are_on_their_way_lines_that_are_here_are_cancelled() {
         reach(&stack.client, &id, "partially_shipped").await;
         wait_for_event(&stack.client, &id, "payment.captured").await;
         let gone = cancel(&stack, &id, &[0, 1]).await;
-        refused(&gone, 409, "wrong_state", "line 0 has left");
+        refused(&gone, 409, "wrong_state", "cancel of a shipped line");
         assert!(gone.text("/detail").contains("line 0 "), "{}", gone.body);
         signal(&id, r#"{"lines": [0]}"#).await;
         let told = wait_for_event(&stack.client, &id, "cancellation.refused").await;
@@ -441,7 +441,7 @@ async fn while_others_are_on_their_way_lines_that_are_here_are_cancelled() {
         if way == "api" {
             assert_eq!(open(&order).len(), 1);
         } else {
-            // The last of what is here: what is left of the authorization is given free.
+            // The last line that has not shipped: the remaining authorization is voided.
             signal(&id, r#"{"reason": "enough", "lines": [1]}"#).await;
             let order = reach(&stack.client, &id, "shipped").await;
             assert_eq!(
@@ -474,13 +474,13 @@ async fn lines_are_named_by_their_numbers_and_a_request_counts_once() {
     ] {
         for dry_run in [true, false] {
             let reply = ask(&stack, &id, json!({"reason": "x", "lines": lines, "dry_run": dry_run})).await;
-            assert_eq!(refused(&reply, 422, "invalid", "lines that are not there"), pointers);
+            assert_eq!(refused(&reply, 422, "invalid", "unknown lines"), pointers);
         }
     }
     for input in [r#"{"lines": []}"#, r#"{"lines": [3]}"#, r#"{"lines": [-1]}"#, r#"{"lines": "1"}"#] {
         signal(&id, input).await;
     }
-    wait_until("the signals are ignored", || async {
+    wait_until("the signals to be ignored", || async {
         let told = timeline(&stack.client, &id).await;
         (of(&told, "signal.ignored").len() == 4).then_some(())
     })
@@ -501,12 +501,12 @@ async fn lines_are_named_by_their_numbers_and_a_request_counts_once() {
     let told = timeline(&stack.client, &id).await;
     assert_eq!((of(&told, "cancellation.requested").len(), of(&told, "lines.cancelled").len()), (1, 1));
 
-    // All of them, left or not, are the whole order.
+    // All three lines, including the cancelled one, are the whole order.
     cancel_as_planned(&stack, &id, &[0, 1, 2]).await;
     reach(&stack.client, &id, "cancelled").await;
     check_closed_order(&stack, &id).await;
-    assert_eq!(cancel(&stack, &id, &[0, 1, 2]).await.status.as_u16(), 200, "as it is");
-    refused(&cancel(&stack, &id, &[0]).await, 409, "wrong_state", "nothing of it is left");
+    assert_eq!(cancel(&stack, &id, &[0, 1, 2]).await.status.as_u16(), 200, "a repeated cancel must succeed");
+    refused(&cancel(&stack, &id, &[0]).await, 409, "wrong_state", "cancel of a line of a cancelled order");
     check_stock(&stack, &before).await;
     stack.stop().await;
 }
@@ -537,7 +537,7 @@ async fn an_heir_stops_what_took_over_from_others() {
     reach(&stack.client, &partly, "shipped").await;
     assert_eq!((at_provider(&stack, &partly).0, authorized_amount(&stack, &partly).await), (0, 0));
     let labels = stack.carrier.snapshot();
-    assert!(!labels.to_string().contains("\"booked\""), "a label was left: {labels:#}");
+    assert!(!labels.to_string().contains("\"booked\""), "a label was not cancelled: {labels:#}");
     deliver(&stack, &partly).await;
     check_stock(&stack, &before).await;
     stack.stop().await;

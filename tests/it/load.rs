@@ -1,4 +1,4 @@
-//! The load generator: what it sends, and whether it notices that books do not add up.
+//! The load generator: the operations that it sends, and whether it detects inconsistent stock totals.
 
 use crate::support::*;
 use std::time::Duration;
@@ -23,7 +23,7 @@ fn load() -> Load {
     }
 }
 
-/// A stack whose carrier takes some of the orders away while others are cancelled.
+/// A stack whose carrier hands over some orders while others are cancelled.
 async fn busy_stack() -> Stack {
     let soon = Duration::from_secs(1);
     builder().await.auto(AutoProgress { hand_over_after: soon, deliver_after: soon }).start().await.unwrap()
@@ -53,7 +53,7 @@ async fn a_load_notices_that_books_do_not_add_up() {
     let (load, board) = (load(), LiveStats::default());
     let running = run(&load, stack.client.clone(), std::future::pending(), &board, |_, _| {});
     let spoil = async {
-        wait_until("something was answered", || async { (!board.tallies().is_empty()).then_some(()) }).await;
+        wait_until("the first response", || async { (!board.tallies().is_empty()).then_some(()) }).await;
         let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
         let more = "update stock set available = available + 1 where sku = 'LOAD-1'";
         assert_eq!(sqlx::query(more).execute(&pool).await.unwrap().rows_affected(), 1);
@@ -61,7 +61,7 @@ async fn a_load_notices_that_books_do_not_add_up() {
     let (report, ()) = tokio::join!(running, spoil);
     let report = report.unwrap();
     let said = report.lines().join("\n");
-    assert!(!report.is_ok() && said.contains("The books do not add up."), "{said}");
+    assert!(!report.is_ok() && said.contains("Totals are inconsistent."), "{said}");
     assert_eq!(report.reconciliation.wrong.len(), 1, "{said}");
     assert!(report.reconciliation.wrong[0].starts_with("LOAD-1: available + reserved + sold was"), "{said}");
     stack.stop().await;
@@ -80,6 +80,6 @@ async fn orders_under_way_are_late_and_not_wrong() {
         (report.reconciliation.accepted, 0),
         "{said}"
     );
-    assert!(said.contains("The books could not be closed"), "{said}");
+    assert!(said.contains("Totals could not be checked"), "{said}");
     stack.stop().await;
 }

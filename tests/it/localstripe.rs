@@ -1,6 +1,6 @@
-//! The production Stripe client against `localstripe`, a stand-in for Stripe that nobody here wrote.
+//! The production Stripe client against `localstripe`, an independent implementation of Stripe's API.
 //!
-//! It ignores idempotency keys, knows no multicapture and declines no manual capture: those are tried on our simulator.
+//! It ignores idempotency keys and lacks multicapture and declined manual captures: our simulator covers those.
 
 use crate::support::wait_until;
 use prometheus::Registry;
@@ -19,7 +19,7 @@ use waybill_stack::ports::free_port;
 
 const VERSION: &str = "1.15.10";
 
-/// Installs it once, outside `target`.
+/// Installs `localstripe` once, outside `target`.
 async fn installed() -> PathBuf {
     let cache = std::env::var_os("WAYBILL_CACHE_DIR").map(PathBuf::from);
     let home = || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/waybill");
@@ -66,7 +66,7 @@ fn request(payment_method: &str) -> AuthorizeRequest {
 fn authorized(hold: AuthorizationOutcome) -> ProviderAuthorization {
     match hold {
         AuthorizationOutcome::Authorized(held) => held,
-        other => panic!("not held: {other:?}"),
+        other => panic!("not authorized: {other:?}"),
     }
 }
 
@@ -94,7 +94,8 @@ async fn authorize_capture_and_void() {
         is_final: true,
     };
     stripe.capture(&capture).await.unwrap();
-    // It says nothing of what was received, so a repetition can't be told from an error; but it takes nothing twice.
+    // The error does not report what was captured, so the client cannot distinguish a retry from a failure; but
+    // localstripe captures only once.
     assert!(matches!(stripe.capture(&capture).await, Err(ProviderError::Permanent { .. })));
 
     let held = authorized(stripe.authorize(&request("pm_card_visa")).await.unwrap());
@@ -103,7 +104,7 @@ async fn authorize_capture_and_void() {
 
     match stripe.authorize(&request("pm_no_such_method")).await {
         Ok(AuthorizationOutcome::Rejected { .. }) => {}
-        other => panic!("not refused: {other:?}"),
+        other => panic!("not rejected: {other:?}"),
     }
     let gone = Stripe::new(
         format!("http://127.0.0.1:{}/", free_port().unwrap()).parse().unwrap(),
@@ -112,5 +113,5 @@ async fn authorize_capture_and_void() {
         StepMetrics::new(&Registry::new()).unwrap(),
     );
     let away = gone.unwrap().authorize(&request("pm_card_visa")).await;
-    assert!(matches!(away, Err(ProviderError::Unavailable(_))), "nobody there: nothing was done: {away:?}");
+    assert!(matches!(away, Err(ProviderError::Unavailable(_))), "unreachable provider: {away:?}");
 }

@@ -1,8 +1,8 @@
-//! Waybill as a whole, on real Temporal and real Postgres: one binary, one start of the servers, a stack per test.
+//! Waybill end to end, on real Temporal and real Postgres: one binary, one start of the servers, one stack per test.
 //!
 //! A test waits for conditions, never for a fixed time.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, missing_docs, reason = "tests")]
-#![allow(clippy::disallowed_methods, reason = "tests do not give up while a transaction begins")]
+#![allow(clippy::disallowed_methods, reason = "tests need no time limit for beginning a transaction")]
 
 mod accounting;
 mod activity_memory;

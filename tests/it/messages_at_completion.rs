@@ -1,10 +1,10 @@
-//! What is said while an order ends or moves on: nothing that was accepted is lost.
+//! Messages that arrive while an order completes or changes its status: no accepted message is lost.
 
 use crate::{accounting::check_closed_order, support::*};
 use serde_json::{Value, json};
 use waybill_simulators::{Fault, Route, Rule};
 
-/// The kinds of the last entries, behind the order's end.
+/// The types and data of the entries after the order's completion.
 async fn after_the_end(client: &waybill_stack::client::Client, id: &str) -> Vec<(String, Value)> {
     let events = timeline(client, id).await;
     let end = events.iter().position(|e| e["type"] == "order.completed").unwrap();
@@ -20,14 +20,14 @@ async fn what_comes_while_an_order_ends_is_taken_in() {
     send_carrier_event(&stack, &shipment, "hand_over").await;
     wait_for_event(&stack.client, &id, "payment.captured").await;
 
-    // The end can't be written down for a while: the workflow has decided on it and waits.
+    // The write of the terminal status is blocked: the workflow has decided to complete, and waits.
     let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
     let mut tx = pool.begin().await.unwrap();
     let lock = sqlx::query("select 1 from orders where id = $1::uuid for update").bind(&id);
     lock.execute(&mut *tx).await.unwrap();
     send_carrier_event(&stack, &shipment, "deliver").await;
     let workflow = format!("order:{id}");
-    wait_until("it has decided to end", || async {
+    wait_until("its decision to complete", || async {
         let told = temporal(&["workflow", "query", "-w", &workflow, "--type", "state"]).await;
         told.contains("completed").then_some(())
     })
@@ -37,7 +37,7 @@ async fn what_comes_while_an_order_ends_is_taken_in() {
     tx.rollback().await.unwrap();
 
     reach(&stack.client, &id, "completed").await;
-    wait_until("both are told", || async {
+    wait_until("both entries", || async {
         (after_the_end(&stack.client, &id).await.len() >= 2).then_some(())
     })
     .await;
@@ -58,7 +58,7 @@ async fn answer_that_a_cancel_overtakes_is_in_the_timeline() {
     let short = place(&stack.client, &short).await;
     reach(&stack.client, &reviewed, "in_review").await;
     reach(&stack.client, &short, "awaiting_customer").await;
-    // One workflow task has both messages.
+    // Both messages are in one workflow task.
     stack.workers[0].kill_hard().await.unwrap();
     let answers = [
         (&reviewed, "decide", r#"{"decision": "approve", "reason": "known"}"#, "order.decided"),
@@ -78,7 +78,7 @@ async fn answer_that_a_cancel_overtakes_is_in_the_timeline() {
     stack.stop().await;
 }
 
-/// Whether a signal came before the time of the review was over.
+/// Returns whether the signal arrived before the review timed out.
 async fn came_in_time(workflow: &str) -> bool {
     let history = temporal(&["workflow", "show", "-w", workflow]).await;
     history.find("WorkflowExecutionSignaled") < history.find("TimerFired")
@@ -92,15 +92,15 @@ async fn what_was_being_written_down_when_a_wait_ended_is_told() {
         let id = place(&stack.client, &order_needing_review()).await;
         reach(&stack.client, &id, "in_review").await;
         let mut tx = pool.begin().await.unwrap();
-        // The lock is held for longer than Postgres leaves an idle transaction to the service.
+        // The test holds the lock for longer than Postgres allows the service's idle transactions.
         sqlx::query("set local idle_in_transaction_session_timeout = 0").execute(&mut *tx).await.unwrap();
         let lock = sqlx::query("select 1 from orders where id = $1::uuid for update").bind(&id);
         lock.execute(&mut *tx).await.unwrap();
-        // Noted, and being written down when the time for the review is over; that write comes to nothing.
+        // The workflow writes the ignored signal when the review times out, and that write fails.
         let workflow = format!("order:{id}");
         let input = r#"{"decision": "perhaps"}"#;
         temporal(&["workflow", "signal", "-w", &workflow, "--name", "decide", "--input", input]).await;
-        wait_until("it is still being written down when the time is over", || async {
+        wait_until("the write to be in progress at the timeout", || async {
             let told = temporal(&["workflow", "describe", "-w", &workflow, "-o", "json"]).await;
             let told: Value = serde_json::from_str(&told).unwrap();
             let pending = told["pendingActivities"].as_array()?;
@@ -117,7 +117,7 @@ async fn what_was_being_written_down_when_a_wait_ended_is_told() {
         let told = kinds(&stack.client, &id).await;
         assert_eq!(told.iter().filter(|kind| *kind == "signal.ignored").count(), 1, "{told:?}");
         check_closed_order(&stack, &id).await;
-        // On a busy machine the signal may be too late to be in the way: then once more.
+        // On a busy machine the signal may arrive after the timeout: then the test repeats the case.
         if came_in_time(&workflow).await {
             break;
         }
@@ -134,7 +134,7 @@ async fn answer_that_is_accepted_while_what_is_short_is_cancelled_counts() {
     order["shortage_policy"] = json!("ask_customer");
     let id = place(&stack.client, &order).await;
     reach(&stack.client, &id, "awaiting_customer").await;
-    // The line that is short is being cancelled for a while.
+    // The cancellation of the short line is blocked.
     let pool = waybill_store::connect(&stack.database_url, 2).unwrap();
     let mut tx = pool.begin().await.unwrap();
     sqlx::query("set local idle_in_transaction_session_timeout = 0").execute(&mut *tx).await.unwrap();
@@ -144,7 +144,7 @@ async fn answer_that_is_accepted_while_what_is_short_is_cancelled_counts() {
     temporal(&["workflow", "signal", "-w", &workflow, "--name", "cancel", "--input", input]).await;
     let waiting = "select count(*) from pg_stat_activity
         where datname = current_database() and wait_event_type = 'Lock'";
-    wait_until("its stock is being released", || async {
+    wait_until("the release of its stock to block", || async {
         let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&pool).await.unwrap();
         (waiting > 0).then_some(())
     })
@@ -169,10 +169,9 @@ async fn what_is_being_undone_is_not_decided_any_more() {
         matching: None,
     }]);
     let id = place(&stack.client, &order_needing_review()).await;
-    wait_until("its money is given free", || async { (!stack.payments.stalled().is_empty()).then_some(()) })
-        .await;
+    wait_until("the void request", || async { (!stack.payments.stalled().is_empty()).then_some(()) }).await;
     let late = stack.client.decide(&id, "approve", "known").await.unwrap();
-    refused(&late, 409, "wrong_state", "nobody would hear it");
+    refused(&late, 409, "wrong_state", "a decision during compensation");
     stack.payments.set_faults(Vec::new());
     reach(&stack.client, &id, "expired").await;
     check_closed_order(&stack, &id).await;

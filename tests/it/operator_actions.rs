@@ -1,4 +1,4 @@
-//! People who step in: what they are told, and what retry, resolve and skip come to.
+//! Operator intervention: the attention items that operators see, and the effects of retry, resolve and skip.
 
 use crate::{
     accounting::{at_provider, check_stock, units_by_location},
@@ -21,14 +21,14 @@ pub async fn operate(client: &Client, id: &str, action: &str, body: Value) -> Re
 }
 
 pub async fn needs(stack: &Stack, id: &str, attention: &str) -> Value {
-    wait_until(&format!("{id} needs somebody: {attention}"), || async {
+    wait_until(&format!("attention {attention} of {id}"), || async {
         let order = stack.client.get(id).await.unwrap().body;
         (order["attention"] == attention).then_some(order)
     })
     .await
 }
 
-/// An order whose goods have left and whose capture the provider refuses.
+/// A shipped order whose capture the provider rejects.
 async fn uncaptured(stack: &Stack) -> (String, Value) {
     stack.payments.set_faults(always(Route::Capture, Fault::Refuse));
     let id = place(&stack.client, &order_with(|_| {})).await;
@@ -47,7 +47,7 @@ async fn an_operator_frees_an_order_that_can_not_be_captured() {
     let stack = stack().await;
     let before = units_by_location(&stack).await;
 
-    // Everything that is needed is in the order: why, what is safe, and how.
+    // The order contains the reason, the allowed actions and their commands.
     let (retried, order) = uncaptured(&stack).await;
     let need = &order["needs"][0];
     assert_eq!((&need["attention"], &need["step"]), (&json!("capture_failing"), &json!("capture")));
@@ -56,7 +56,7 @@ async fn an_operator_frees_an_order_that_can_not_be_captured() {
         need["actions"].as_array().unwrap().iter().map(|a| a["action"].as_str().unwrap()).collect();
     assert_eq!(actions, ["retry", "resolve", "skip"]);
     stack.payments.set_faults(Vec::new());
-    let reply = operate(&stack.client, &retried, "retry", json!({"reason": "the provider is mended"})).await;
+    let reply = operate(&stack.client, &retried, "retry", json!({"reason": "the provider is fixed"})).await;
     assert_eq!(reply.status.as_u16(), 202, "{}", reply.body);
     wait_for_event(&stack.client, &retried, "payment.captured").await;
     assert_eq!(at_provider(&stack, &retried), (0, 1000, 0, 1));
@@ -68,11 +68,10 @@ async fn an_operator_frees_an_order_that_can_not_be_captured() {
     assert_eq!(captured["data"]["amount"], 1000);
     let reference = "select count(*) from payment_operations
         where order_id = $1::uuid and kind = 'capture' and state = 'succeeded' and provider_ref = 'ch_by_hand'";
-    assert_eq!(count(&stack, reference, &resolved).await, 1, "the ledger knows by which number");
-    wait_until("nothing stays held", || async { (at_provider(&stack, &resolved).0 == 0).then_some(()) })
-        .await;
+    assert_eq!(count(&stack, reference, &resolved).await, 1, "the ledger must have the reference");
+    wait_until("the void", || async { (at_provider(&stack, &resolved).0 == 0).then_some(()) }).await;
 
-    // As the order says, from a terminal.
+    // The order's command, run in a terminal.
     let (skipped, order) = uncaptured(&stack).await;
     let command = order["needs"][0]["actions"][2]["command"].as_str().unwrap();
     let (words, input) = command.trim_start_matches("temporal ").split_once(" --input ").unwrap();
@@ -80,10 +79,9 @@ async fn an_operator_frees_an_order_that_can_not_be_captured() {
     words.extend(["--input", input.trim_matches('\'')]);
     temporal(&words).await;
     wait_for_event(&stack.client, &skipped, "operator.acted").await;
-    // What nobody will take is not kept from the customer.
+    // The amount that is not captured is released to the customer.
     stack.payments.set_faults(Vec::new());
-    wait_until("the rest is given free", || async { (at_provider(&stack, &skipped).0 == 0).then_some(()) })
-        .await;
+    wait_until("the void", || async { (at_provider(&stack, &skipped).0 == 0).then_some(()) }).await;
     assert_eq!(at_provider(&stack, &skipped).1, 0);
 
     for (id, captured) in [(&retried, 1000), (&resolved, 1000), (&skipped, 0)] {
@@ -118,15 +116,15 @@ async fn label_booked_by_an_operator_is_not_booked_again() {
     let kept = "select count(*) from shipments where order_id = $1::uuid and tracking_number = 'TN-1' and label_id is null";
     assert_eq!(count(&stack, kept, &resolved).await, 1);
 
-    // What a workflow comes to that does not know of it.
-    // Late attempts may still be on their way to the carrier, which is away.
+    // A workflow that does not know of the operator's label runs the step. The carrier is unreachable until then, since
+    // late attempts may still be in flight.
     let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
     let by_hand = "update shipments set tracking_number = 'TN-2' where order_id = $1::uuid";
     sqlx::query(by_hand).bind(&restarted).execute(&pool).await.unwrap();
     stack.carrier.set_faults(Vec::new());
     let booked = wait_for_event(&stack.client, &restarted, "shipment.booked").await;
     assert_eq!(booked["data"]["tracking_number"], "TN-2");
-    assert_eq!(stack.carrier.snapshot()["labels"], json!([]), "the carrier booked nothing");
+    assert_eq!(stack.carrier.snapshot()["labels"], json!([]), "the carrier must not book a label");
     stack.stop().await;
 }
 
@@ -136,7 +134,7 @@ async fn operators_do_what_is_safe_and_nothing_else() {
     let quiet = place(&stack.client, &order_with(|_| {})).await;
     reach(&stack.client, &quiet, "fulfilling").await;
     let calm = operate(&stack.client, &quiet, "retry", json!({"reason": "why not"})).await;
-    refused(&calm, 409, "wrong_state", "an order that needs nobody");
+    refused(&calm, 409, "wrong_state", "an order without attention");
 
     let (id, _) = uncaptured(&stack).await;
     let bad = operate(&stack.client, &id, "resolve", json!({"reason": "by hand"})).await;
@@ -148,7 +146,7 @@ async fn operators_do_what_is_safe_and_nothing_else() {
     let about = json!({"reason": "x", "attention": "shipment_lost"});
     refused(&operate(&stack.client, &id, "skip", about).await, 409, "wrong_state", "another reason");
 
-    // From a terminal, too, what is not safe is not done.
+    // A signal from a terminal is validated, too.
     let workflow = format!("order:{id}");
     let input = r#"{"action": "resolve", "reason": "no number"}"#;
     temporal(&["workflow", "signal", "-w", &workflow, "--name", "operate", "--input", input]).await;
@@ -156,7 +154,7 @@ async fn operators_do_what_is_safe_and_nothing_else() {
     assert!(ignored["data"]["problem"].as_str().unwrap().contains("reference"), "{ignored}");
     assert_eq!(audited(&stack, &id).await, 0);
 
-    // The same key twice is one word.
+    // The same key twice is one action.
     let key = new_key();
     let send = || {
         let request = stack.client.request(Method::POST, &format!("/v1/admin/orders/{id}/skip"));
@@ -204,7 +202,7 @@ async fn what_came_up_after_an_order_ended_is_settled_too() {
         AttentionRecord { reason: AttentionReason::Drift, subject: "d-1".into(), detail: json!({}) };
     let mut tx = pool.begin().await.unwrap();
     assert!(attention::raise(&mut tx, order, &concern).await.unwrap());
-    assert!(!attention::raise(&mut tx, order, &concern).await.unwrap(), "told once");
+    assert!(!attention::raise(&mut tx, order, &concern).await.unwrap(), "attention must be raised once");
     tx.commit().await.unwrap();
     let order = needs(&stack, &id, "drift").await;
     assert_eq!(order["needs"][0]["actions"].as_array().unwrap().len(), 2, "{order:#}");
@@ -231,7 +229,7 @@ async fn a_repeated_word_whose_answer_was_lost_means_nothing_else() {
     use waybill_store::orders::attention::{self, AttentionRecord};
     let stack = stack().await;
     let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
-    // One word is the workflow's to take, of the step that fails; the other is of what no workflow holds.
+    // One action is for the workflow's failing step, the other for an attention record outside the workflow.
     let (id, _) = uncaptured(&stack).await;
     let order: OrderId = id.parse().unwrap();
     for subject in ["d-1", "d-2"] {
@@ -249,12 +247,12 @@ async fn a_repeated_word_whose_answer_was_lost_means_nothing_else() {
             let reply =
                 stack.client.send(request.header("Idempotency-Key", &key).json(&about)).await.unwrap();
             assert_eq!(reply.status.as_u16(), 202, "{time}: {}", reply.body);
-            wait_until("it is acted on", || async {
+            wait_until("the action to be applied", || async {
                 let order = stack.client.get(&id).await.unwrap().body;
                 (order["needs"].as_array().map_or(0, Vec::len) == left).then_some(())
             })
             .await;
-            // As if the answer had been lost with the API.
+            // As if the response had been lost with the API.
             let lost = "update idempotency_keys set response_status = null, response_body = null, created_at = 'epoch'
                         where key = $1";
             assert_eq!(sqlx::query(lost).bind(&key).execute(&pool).await.unwrap().rows_affected(), 1);

@@ -1,4 +1,4 @@
-//! Servers that go away, replies that get lost, processes that are killed: no order is lost, doubled or forgotten.
+//! Outages, lost responses and killed processes: no order is lost or duplicated.
 
 use crate::{
     accounting::{at_provider, check_closed_order, check_stock, units_by_location},
@@ -33,7 +33,7 @@ async fn orders_are_accepted_without_temporal_and_proceed_when_it_is_back() {
     assert_eq!((refused.status.as_u16(), refused.text("/code")), (503, "unavailable"), "{}", refused.body);
     assert!(refused.header("retry-after").is_some());
     let ready = stack.client.send(stack.client.request(reqwest::Method::GET, "/readyz")).await.unwrap();
-    assert_eq!((ready.status.as_u16(), ready.text("/temporal")), (200, "down"), "it can still take orders");
+    assert_eq!((ready.status.as_u16(), ready.text("/temporal")), (200, "down"), "orders are accepted");
 
     servers.temporal.restart().await.unwrap();
     for id in &orders {
@@ -63,12 +63,12 @@ async fn without_postgres_nothing_is_acknowledged_and_nothing_acknowledged_is_lo
     assert!(refused.header("retry-after").is_some());
     assert!(
         !refused.body.to_string().to_lowercase().contains("postgres"),
-        "no cause leaks: {}",
+        "the response must not name the cause: {}",
         refused.body
     );
     let ready = stack.client.send(stack.client.request(reqwest::Method::GET, "/readyz")).await.unwrap();
     assert_eq!((ready.status.as_u16(), ready.text("/postgres")), (503, "down"));
-    // The carrier's news waits at the carrier until it can be kept.
+    // The carrier retries its webhooks until the API can store them.
     let shipment = &shipments(&order)[0];
     send_carrier_event(&stack, shipment, "hand_over").await;
     send_carrier_event(&stack, shipment, "deliver").await;
@@ -76,7 +76,7 @@ async fn without_postgres_nothing_is_acknowledged_and_nothing_acknowledged_is_lo
     servers.postgres.restart().await.unwrap();
     reach(&stack.client, &id, "completed").await;
     check_closed_order(&stack, &id).await;
-    let again = wait_until("the API takes orders again", || async {
+    let again = wait_until("the API to accept orders again", || async {
         let reply = stack.client.place(&order_with(|_| {}), &key, None).await.unwrap();
         (reply.status.as_u16() == 201).then_some(reply)
     })
@@ -93,13 +93,13 @@ async fn a_charge_whose_answer_is_lost_is_one_charge() {
     let before = units_by_location(&stack).await;
     let slow = Fault::Latency { ms: 6_000 };
     let faults = [
-        ("the reply to authorize is lost", rule(Route::Authorize, Fault::DropReply, 1)),
-        ("authorize takes longer than anybody waits", rule(Route::Authorize, slow, 1)),
-        ("authorize answers 500", rule(Route::Authorize, Fault::Status { status: 500 }, 2)),
-        ("the reply to capture is lost", rule(Route::Capture, Fault::DropReply, 2)),
+        ("the response to authorize is lost", rule(Route::Authorize, Fault::DropReply, 1)),
+        ("authorize exceeds the client's timeout", rule(Route::Authorize, slow, 1)),
+        ("authorize returns 500", rule(Route::Authorize, Fault::Status { status: 500 }, 2)),
+        ("the response to capture is lost", rule(Route::Capture, Fault::DropReply, 2)),
     ];
     for (what, fault) in faults {
-        // Nor can it be looked up, so that asking again is what is tried here.
+        // Lookups fail too, so that the worker must retry the request itself.
         let blind = rule(Route::Read, Fault::Status { status: 503 }, 1_000);
         stack.payments.set_faults(vec![fault, blind]);
         let id = place(&stack.client, &order_with(|_| {})).await;
@@ -152,10 +152,10 @@ async fn orders_go_on_when_their_worker_is_killed() {
         for _ in 0..10 {
             orders.push(place(&stack.client, &order_with(|_| {})).await);
         }
-        // At another moment each round: after some orders of the round have come that far.
+        // Each round kills the worker at another status: after some orders of the round have reached it.
         let last = orders.last().unwrap().clone();
         let status = ["confirmed", "fulfilling", "shipped"][round];
-        wait_until("an order on its way", || async {
+        wait_until("an order in the status of the round", || async {
             let order = stack.client.get(&last).await.unwrap().body;
             let reached = ["confirmed", "fulfilling", "shipped", "delivered", "completed"];
             let place = |s: &str| reached.iter().position(|r| *r == s);
@@ -178,26 +178,26 @@ async fn orders_go_on_when_their_worker_is_killed() {
 #[tokio::test]
 async fn both_binaries_finish_what_is_under_way() {
     let mut stack = stack().await;
-    // The worker is in the middle of a call to the provider when it is asked to end.
+    // The worker is waiting for the provider's response when it receives SIGTERM.
     stack.payments.set_faults(vec![rule(Route::Authorize, Fault::Latency { ms: 1_500 }, 1)]);
     let id = place(&stack.client, &order_with(|_| {})).await;
-    wait_until("the charge is under way", || charge_is_under_way(&stack)).await;
+    wait_until("the authorization request", || charge_is_under_way(&stack)).await;
     stack.workers[0].stop().await;
     let log = std::fs::read_to_string(stack.workers[0].log()).unwrap();
-    assert!(log.contains("ended in order"), "{log}");
-    assert_eq!(at_provider(&stack, &id).3, 1, "the call was not cut off");
+    assert!(log.contains("stopped gracefully"), "{log}");
+    assert_eq!(at_provider(&stack, &id).3, 1, "the request must complete");
 
-    // A client waits for an order that nobody works on when the API is asked to end.
+    // A client waits for an order without a worker when the API receives SIGTERM.
     let client = stack.client.clone();
     let waits = tokio::spawn(async move { client.place(&order_with(|_| {}), &new_key(), Some(30)).await });
-    wait_until("the order is there", || async {
+    wait_until("the order", || async {
         let orders = stack.client.list(&[("status", "received")]).await.unwrap().body;
         (!orders["orders"].as_array().unwrap().is_empty()).then_some(())
     })
     .await;
     stack.api.stop().await;
     let log = std::fs::read_to_string(stack.api.log()).unwrap();
-    assert!(log.contains("ended in order"), "{log}");
+    assert!(log.contains("stopped gracefully"), "{log}");
     let reply = waits.await.unwrap().unwrap();
     assert_eq!((reply.status.as_u16(), reply.text("/status")), (201, "received"));
 
@@ -217,7 +217,7 @@ async fn a_webhook_that_temporal_will_not_take_holds_up_no_other_order() {
     let other = place(&stack.client, &order_with(|_| {})).await;
     reach(&stack.client, &stuck, "fulfilling").await;
     let shipment = shipments(&reach(&stack.client, &other, "fulfilling").await).remove(0);
-    // Kept while Temporal was away, the older one larger than any signal may be.
+    // Webhooks stored during an outage of Temporal; the older one exceeds the size limit of a signal.
     let huge =
         json!({"shipment_id": shipment, "kind": "delivered", "event_id": "huge", "x": "x".repeat(4 << 20)});
     let good = json!({"shipment_id": shipment, "kind": "handed_over", "event_id": "good"});
@@ -240,11 +240,11 @@ async fn a_webhook_that_temporal_will_not_take_holds_up_no_other_order() {
             .fetch_one(&pool)
             .await
             .unwrap();
-    assert_eq!(left, 1, "nothing that was accepted is thrown away");
+    assert_eq!(left, 1, "an accepted webhook must not be dropped");
     stack.stop().await;
 }
 
-/// Whether the provider has been asked to authorize: the ledger has an operation without an end.
+/// Returns once a request to authorize is in progress: the ledger has an operation without an outcome.
 async fn charge_is_under_way(stack: &Stack) -> Option<()> {
     let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
     let pending = "select count(*) from payment_operations where state = 'pending'";

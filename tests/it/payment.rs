@@ -1,4 +1,4 @@
-//! Money whose outcome is not known yet, and customers who have to prove who they are.
+//! Payments with an unknown outcome, and customers who must authenticate.
 
 use crate::{
     accounting::{at_provider, check_closed_order, check_stock, units_by_location},
@@ -16,7 +16,7 @@ fn always(route: Route, fault: Fault) -> Rule {
 #[tokio::test]
 async fn an_authorization_that_nobody_answered_is_looked_up_and_never_made_twice() {
     let stack = stack().await;
-    // The provider holds the money and never says so; for a while it can't be looked up either.
+    // The provider authorizes and the response is lost; lookups fail for a while, too.
     let away = Fault::Status { status: 503 };
     stack.payments.set_faults(vec![
         always(Route::Authorize, Fault::DropReply),
@@ -33,7 +33,7 @@ async fn an_authorization_that_nobody_answered_is_looked_up_and_never_made_twice
     stack.payments.set_faults(vec![always(Route::Authorize, Fault::DropReply)]);
     let order = reach(&stack.client, &id, "fulfilling").await;
     assert_eq!((&order["payment_status"], &order["attention"]), (&json!("authorized"), &json!(null)));
-    assert_eq!(at_provider(&stack, &id), (1000, 0, 0, 1), "one payment, however often it was asked for");
+    assert_eq!(at_provider(&stack, &id), (1000, 0, 0, 1), "one payment in spite of retries");
     stack.stop().await;
 }
 
@@ -45,18 +45,18 @@ async fn a_key_that_was_used_with_another_request_is_no_decline() {
     stack.payments.set_faults(vec![lost(), away()]);
     let id = place(&stack.client, &order_with(|_| {})).await;
     wait_for_event(&stack.client, &id, "payment.unknown").await;
-    // An attempt that has read how the order is paid has asked before that changes.
+    // An attempt that has read the payment method sends its request before the method changes.
     stack.payments.set_faults(vec![lost(), always(Route::Read, Fault::Stall), away()]);
     wait_until("an attempt that searches", || async { (!stack.payments.stalled().is_empty()).then_some(()) })
         .await;
-    // As when a setting that goes into the request was changed before the next attempt.
+    // As if a setting that is part of the request had changed before the next attempt.
     let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
     let otherwise = "update orders set payment_method = 'pm_card_mastercard' where id = $1::uuid";
     sqlx::query(otherwise).bind(&id).execute(&pool).await.unwrap();
     stack.payments.set_faults(vec![away()]);
-    // After several attempts, of which the provider has answered some.
+    // Attention is raised after several attempts, some of which got a response.
     wait_for_event(&stack.client, &id, "attention.raised").await;
-    assert_eq!(at_provider(&stack, &id).3, 1, "not asked for again");
+    assert_eq!(at_provider(&stack, &id).3, 1, "not requested again");
     stack.payments.set_faults(Vec::new());
     reach(&stack.client, &id, "fulfilling").await;
     assert_eq!(at_provider(&stack, &id), (1000, 0, 0, 1));
@@ -71,7 +71,7 @@ async fn a_key_that_the_provider_may_have_forgotten_is_not_used_again() {
     stack.payments.set_faults(vec![lost.clone(), always(Route::Read, away.clone())]);
     let id = place(&stack.client, &order_with(|_| {})).await;
     wait_for_event(&stack.client, &id, "payment.unknown").await;
-    // An attempt that has read how old its key is has asked with it before the provider forgets it.
+    // An attempt that has read the key's age sends its request before the key expires at the provider.
     let held_up = always(Route::Read, Fault::Stall);
     stack.payments.set_faults(vec![lost, held_up, always(Route::Read, away.clone())]);
     wait_until("an attempt that searches", || async { (!stack.payments.stalled().is_empty()).then_some(()) })
@@ -82,10 +82,10 @@ async fn a_key_that_the_provider_may_have_forgotten_is_not_used_again() {
     sqlx::query(age).bind(&id).execute(&pool).await.unwrap();
     stack.payments.expire_keys();
     stack.payments.set_faults(vec![always(Route::Read, away)]);
-    // It is told that a person is needed only after several attempts: all of them with the provider answering.
+    // Attention is raised only after several attempts, in all of which the provider is reachable.
     wait_for_event(&stack.client, &id, "attention.raised").await;
-    assert_eq!(at_provider(&stack, &id).3, 1, "not asked for again");
-    // Asked for while the order still needs somebody: once the provider can be searched, it may help itself first.
+    assert_eq!(at_provider(&stack, &id).3, 1, "not requested again");
+    // The retry is sent while attention is raised: once the provider can be searched, the worker may recover first.
     let retry = json!({"reason": "the provider will be searched again"});
     let retried = stack.client.post(&format!("/v1/admin/orders/{id}/retry"), &retry).await.unwrap();
     assert_eq!(retried.status.as_u16(), 202, "{}", retried.body);
@@ -101,14 +101,14 @@ async fn a_capture_whose_key_may_be_forgotten_is_looked_up_first() {
     put_stock(&stack.client, "SPLIT", &[("AMS", 2), ("RTM", 1)]).await;
     let id = place(&stack.client, &order(&[("SPLIT", 3)])).await;
     let booked = reach(&stack.client, &id, "fulfilling").await;
-    // The smaller one: of what is held there is enough to take it twice.
+    // The smaller shipment: the authorization covers its amount twice.
     let small = booked["shipments"].as_array().unwrap().iter().find(|s| s["amount"] == 1000).unwrap();
     let away = || always(Route::Read, Fault::Status { status: 503 });
     let lost = || always(Route::Capture, Fault::DropReply);
     stack.payments.set_faults(vec![lost(), away()]);
     send_carrier_event(&stack, small["id"].as_str().unwrap(), "hand_over").await;
     wait_for_event(&stack.client, &id, "step.retrying").await;
-    // An attempt that has read how old its key is has asked with it before the provider forgets it.
+    // An attempt that has read the key's age sends its request before the key expires at the provider.
     stack.payments.set_faults(vec![lost(), always(Route::Read, Fault::Stall), away()]);
     wait_until("an attempt that looks it up", || async {
         (!stack.payments.stalled().is_empty()).then_some(())
@@ -120,12 +120,12 @@ async fn a_capture_whose_key_may_be_forgotten_is_looked_up_first() {
     sqlx::query(age).bind(&id).execute(&pool).await.unwrap();
     stack.payments.expire_keys();
     stack.payments.set_faults(vec![away()]);
-    // After several attempts, all of them with the provider taking captures.
+    // Attention is raised after several attempts, in all of which the provider accepts captures.
     wait_for_event(&stack.client, &id, "attention.raised").await;
-    assert_eq!(at_provider(&stack, &id).1, 1000, "not asked for again");
+    assert_eq!(at_provider(&stack, &id).1, 1000, "not requested again");
     stack.payments.set_faults(Vec::new());
     wait_for_event(&stack.client, &id, "payment.captured").await;
-    assert_eq!(at_provider(&stack, &id).1, 1000, "once");
+    assert_eq!(at_provider(&stack, &id).1, 1000, "captured once");
     stack.stop().await;
 }
 
@@ -156,7 +156,7 @@ async fn a_customer_proves_who_they_are() {
     for _ in 0..3 {
         let reply = stack.client.place(&order, &new_key(), Some(30)).await.unwrap();
         assert_eq!(reply.text("/status"), "authorizing", "{}", reply.body);
-        assert_eq!(reply.body["payment_action_required"], true, "the answer does not wait for it");
+        assert_eq!(reply.body["payment_action_required"], true, "the response must not wait for it");
         let id = reply.text("/id").to_owned();
         let path = format!("/v1/orders/{id}/payment-action");
         let action = stack.client.send(stack.client.request(Method::GET, &path)).await.unwrap();
@@ -179,7 +179,7 @@ async fn a_customer_proves_who_they_are() {
     assert_eq!(reply.text("/answer"), "deferred", "{}", reply.body);
     reach(&stack.client, &ids[2], "cancelled").await;
     check_closed_order(&stack, &ids[2]).await;
-    assert_eq!(intent(&stack, &ids[2])["status"], "canceled", "it can't be authenticated any more");
+    assert_eq!(intent(&stack, &ids[2])["status"], "canceled", "it can no longer be authenticated");
     stack.stop().await;
 }
 
@@ -196,7 +196,7 @@ async fn authentication_before_a_lost_answer_is_noticed() {
     let id = place(&stack.client, &order).await;
     wait_for_event(&stack.client, &id, "payment.unknown").await;
     authenticate(&stack, &id, true).await;
-    // The same key is answered as it was at first: the customer has to act.
+    // The provider replays its first response to the same key: the customer must act.
     stack.payments.set_faults(Vec::new());
     reach(&stack.client, &id, "fulfilling").await;
     assert_eq!(at_provider(&stack, &id), (1000, 0, 0, 1));
@@ -209,17 +209,18 @@ async fn authentication_before_its_payment_is_in_the_ledger_is_noticed() {
     stack.payments.set_faults(vec![always(Route::Authorize, Fault::Stall)]);
     let order = order_with(|o| o["payment"]["method"] = json!("pm_card_authenticationRequired"));
     let id = place(&stack.client, &order).await;
-    wait_until("it is asked for", || async { (!stack.payments.stalled().is_empty()).then_some(()) }).await;
-    // The answer can't be written before the customer has come and gone.
+    wait_until("the request", || async { (!stack.payments.stalled().is_empty()).then_some(()) }).await;
+    // The lock blocks the write of the response until the customer has authenticated.
     let pool = waybill_store::connect(&stack.database_url, 2).unwrap();
     let mut lock = pool.begin().await.unwrap();
     let row = "select key from payment_operations where order_id = $1::uuid for update";
     sqlx::query(row).bind(&id).execute(&mut *lock).await.unwrap();
     stack.payments.set_faults(Vec::new());
-    wait_until("it is at the provider", || async { (at_provider(&stack, &id).3 == 1).then_some(()) }).await;
+    wait_until("the payment at the provider", || async { (at_provider(&stack, &id).3 == 1).then_some(()) })
+        .await;
     authenticate(&stack, &id, true).await;
     let heard = "select count(*) from inbox where order_id = $1::uuid and event_id like 'evt_%' and settled_at is not null";
-    wait_until("its webhooks came", || async { (count(&stack, heard, &id).await >= 2).then_some(()) }).await;
+    wait_until("its webhooks", || async { (count(&stack, heard, &id).await >= 2).then_some(()) }).await;
     lock.commit().await.unwrap();
     reach(&stack.client, &id, "fulfilling").await;
     stack.stop().await;
@@ -256,7 +257,7 @@ async fn a_customer_does_not_come_back() {
 async fn captures_and_voids_that_nobody_answered_are_looked_up_and_done_once() {
     let stack = stack().await;
     let before = units_by_location(&stack).await;
-    // The provider does what it is asked, and its answers never arrive.
+    // The provider executes each request, and the response is lost.
     stack.payments.set_faults(vec![
         always(Route::Capture, Fault::DropReply),
         always(Route::Void, Fault::DropReply),
@@ -272,10 +273,10 @@ async fn captures_and_voids_that_nobody_answered_are_looked_up_and_done_once() {
     reach(&stack.client, &voided, "cancelled").await;
     for id in [&captured, &voided] {
         let told = kinds(&stack.client, id).await;
-        assert!(!told.contains(&"payment.unknown".to_owned()), "known within the attempt: {told:?}");
+        assert!(!told.contains(&"payment.unknown".to_owned()), "the outcome must be known: {told:?}");
     }
 
-    // Nor can it be looked up; and when it can, the keys are forgotten.
+    // Lookups fail, too; when they succeed again, the keys have expired.
     let unknown = place(&stack.client, &order_with(|_| {})).await;
     let order = reach(&stack.client, &unknown, "fulfilling").await;
     stack.payments.set_faults(vec![
@@ -294,7 +295,7 @@ async fn captures_and_voids_that_nobody_answered_are_looked_up_and_done_once() {
     stack.payments.set_faults(Vec::new());
     wait_for_event(&stack.client, &unknown, "payment.captured").await;
     for id in [&captured, &unknown] {
-        assert_eq!(at_provider(&stack, id), (0, 1000, 0, 1), "taken once");
+        assert_eq!(at_provider(&stack, id), (0, 1000, 0, 1), "captured once");
         let order = stack.client.get(id).await.unwrap().body;
         send_carrier_event(&stack, &shipments(&order)[0], "deliver").await;
         reach(&stack.client, id, "completed").await;

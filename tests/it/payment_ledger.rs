@@ -1,5 +1,5 @@
-//! What is written down before and after the provider is asked, statement by statement: with another one that writes the
-//! same meanwhile, of orders that are undone, and of holds that follow one another.
+//! The statements that record payment operations before and after each request to the provider: with concurrent
+//! writers, for compensated orders, and for successive authorizations.
 
 use crate::support::wait_until;
 use std::future::Future;
@@ -14,7 +14,7 @@ use waybill_store::{
     payments::{self, OperationKind, OperationResult, OperationState},
 };
 
-/// An order of 10.00, and what its ledger says.
+/// An order of 10.00 with its payment operations.
 struct Ledger {
     pool: PgPool,
     order: OrderId,
@@ -35,7 +35,7 @@ impl Ledger {
         Self { pool, order }
     }
 
-    /// Rows of the order's ledger.
+    /// The number of the order's payment operations.
     async fn rows(&self) -> i64 {
         let rows = "select count(*) from payment_operations where order_id = $1";
         sqlx::query_scalar(rows).bind(self.order.0).fetch_one(&self.pool).await.unwrap()
@@ -71,18 +71,18 @@ impl Ledger {
         self.succeed(OperationKind::Authorize(generation), provider_ref).await;
     }
 
-    /// Waits until a statement waits for a row that another transaction has written.
+    /// Waits until a statement is blocked by another transaction's row.
     async fn is_waiting(&self) {
         let waiting = "select count(*) from pg_stat_activity
             where datname = current_database() and wait_event_type = 'Lock'";
-        wait_until("it waits for the other one", || async {
+        wait_until("the statement to block", || async {
             let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&self.pool).await.unwrap();
             (waiting == 1).then_some(())
         })
         .await;
     }
 
-    /// What beginning an operation gives when another one has written it meanwhile, with an amount of 7.00.
+    /// The result of beginning an operation while a concurrent transaction inserts the same one with an amount of 7.00.
     async fn met<T>(&self, kind: OperationKind, begin: impl Future<Output = T>) -> T {
         let mut other = self.pool.begin().await.unwrap();
         let row = "insert into payment_operations (key, order_id, kind, amount, state) values ($1, $2, $3, 700, 'pending')";
@@ -110,7 +110,7 @@ async fn what_another_one_begins_meanwhile_is_begun_once() {
     let hold = ledger.met(OperationKind::Authorize(1), ledger.begin_hold(1)).await.operation.unwrap();
     let capture = ledger.met(OperationKind::Capture(shipment), ledger.begin_capture(shipment, 500)).await;
     for (what, begun) in [("rest", rest.amount), ("hold", hold.amount), ("capture", capture.amount)] {
-        assert_eq!(begun, amount(700), "{what}: what was written first is asked");
+        assert_eq!(begun, amount(700), "{what}: the first writer wins");
     }
     assert_eq!(ledger.rows().await, 3);
 }
@@ -139,25 +139,25 @@ async fn an_operation_is_begun_once_and_its_first_ending_stays() {
     assert_eq!(ledger.rows().await, 2);
     let nobodys =
         payments::begin_authorization(&ledger.pool, OrderId(Uuid::now_v7()), 1, amount(1)).await.unwrap();
-    assert!(nobodys.is_none(), "there is no such order");
+    assert!(nobodys.is_none(), "an unknown order has no operation");
 }
 
 #[tokio::test]
 async fn for_an_order_that_is_undone_nothing_is_begun() {
     let ledger = Ledger::new("ledger_undone").await;
-    // The first hold had been begun, and nobody knows what became of it; the second had not.
+    // The first authorization was begun and its outcome is unknown; the second was not begun.
     ledger.begin_hold(1).await;
     ledger.begin(OperationKind::Void, 0, None).await;
     for generation in [1, 2] {
-        assert!(ledger.begin_hold(generation).await.operation.is_none(), "hold {generation}");
+        assert!(ledger.begin_hold(generation).await.operation.is_none(), "authorization {generation}");
     }
-    assert_eq!(ledger.rows().await, 2, "what was written before, and nothing more");
+    assert_eq!(ledger.rows().await, 2, "no operation may be added");
 }
 
 #[tokio::test]
 async fn hold_begun_while_its_order_is_undone_is_not_asked_for() {
     let ledger = Ledger::new("ledger_race").await;
-    // The hold's statement began before the void is written, and is held up.
+    // The authorization's statement starts before the void is recorded, and is blocked.
     let mut blocker = ledger.pool.begin().await.unwrap();
     let row = "insert into payment_operations (key, order_id, kind, amount, state) values ($1, $2, 'authorize', 700, 'pending')";
     let row = sqlx::query(row).bind(OperationKind::Authorize(1).key(ledger.order)).bind(ledger.order.0);
@@ -167,7 +167,7 @@ async fn hold_begun_while_its_order_is_undone_is_not_asked_for() {
         ledger.begin(OperationKind::Void, 0, None).await;
         assert!(
             payments::find_authorizations(&ledger.pool, ledger.order).await.unwrap().is_empty(),
-            "the void sees no hold"
+            "the void sees no authorization"
         );
         blocker.rollback().await.unwrap();
     };
@@ -189,7 +189,8 @@ async fn a_capture_is_asked_of_the_hold_that_stands() {
     let standing = ask.authorization.unwrap();
     assert_eq!((standing.generation, standing.captured), (1, amount(400)));
 
-    // It lapses without the second, which is asked of the next one: as much as before, and nothing is captured of that.
+    // The first authorization expires before the second capture, which moves to the next one with the same amount.
+    // Nothing has been captured on that one.
     ledger.begin(OperationKind::VoidRemainder(1), 600, Some("pi_1")).await;
     ledger.succeed(OperationKind::VoidRemainder(1), "pi_1").await;
     let lapsed = ledger.begin_capture(second, 600).await;
@@ -204,9 +205,9 @@ async fn a_capture_is_asked_of_the_hold_that_stands() {
         .await
         .unwrap()
         .unwrap();
-    assert_eq!(written.provider_ref.as_deref(), Some("pi_2"), "before it is asked");
+    assert_eq!(written.provider_ref.as_deref(), Some("pi_2"), "recorded before the request");
 
-    // What was captured stays what it was captured of.
+    // A completed capture stays with its authorization.
     let done = ledger.begin_capture(first, 400).await;
     assert_eq!((done.state, done.amount), (OperationState::Succeeded, amount(400)));
     let done = payments::find_operation(&ledger.pool, ledger.order, OperationKind::Capture(first))

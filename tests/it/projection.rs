@@ -1,4 +1,4 @@
-//! The read model is written once, whatever a repeated workflow task writes, and what readers saw is never taken back.
+//! A repeated workflow task writes each entry of the read model once, and published state is never rolled back.
 
 use crate::support::{builder, kinds, order_with, place};
 use waybill_domain::{
@@ -14,8 +14,8 @@ fn entry(event: OrderEvent, status: OrderStatus) -> TimelineEntry {
     TimelineEntry { event, status }
 }
 
-/// An order without a worker, whose workflow is played by the test. It writes no whole timelines, so that the invariants
-/// are not checked at the end.
+/// An order without a worker; the test writes in place of its workflow. It writes incomplete timelines, so the stack
+/// does not check the invariants.
 async fn order_to_project() -> (Stack, waybill_store::PgPool, OrderId) {
     let stack = builder().await.worker(false).check_invariants(false).start().await.unwrap();
     let id = place(&stack.client, &order_with(|_| {})).await;
@@ -44,7 +44,7 @@ async fn repeated_task_writes_each_entry_once() {
         vec![entry(OrderEvent::Confirmed {}, OrderStatus::Confirmed)],
         vec![entry(OrderEvent::cancel_rejected(OrderStatus::Shipped, None, None), OrderStatus::Shipped)],
     ];
-    // The task is lost after its second write, and after its third.
+    // The workflow task is lost after its second write, and after its third.
     for lost_after in [2, 3] {
         let mut base = 1;
         for write in &writes[..lost_after] {
@@ -96,9 +96,6 @@ async fn terminal_status_is_final_for_any_writer() {
     assert_eq!(projection::apply_batch(&pool, &[change]).await.unwrap(), [None], "nor in a batch");
     let late = [entry(OrderEvent::cancel_rejected(OrderStatus::Rejected, None, None), OrderStatus::Rejected)];
     let applied = projection::apply(&pool, order, version, &late, &in_status(OrderStatus::Rejected)).await;
-    assert!(
-        matches!(applied.unwrap(), ProjectionOutcome::Appended { .. }),
-        "what happens after the end is reported"
-    );
+    assert!(matches!(applied.unwrap(), ProjectionOutcome::Appended { .. }), "a late event must be appended");
     stack.stop().await;
 }

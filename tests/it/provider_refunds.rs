@@ -1,5 +1,5 @@
-//! Refunds that were made at the payment provider, as in its dashboard: booked once, whichever of webhook and
-//! reconciliation comes first, and counted like our own.
+//! Refunds created at the payment provider, for example in its dashboard: webhook and reconciliation record each one
+//! once, and it counts like one created by Waybill.
 
 use crate::{
     accounting::{at_provider, check_closed_order, values},
@@ -23,7 +23,7 @@ fn payment(stack: &Stack, order: &str) -> String {
     intent["id"].as_str().unwrap().to_owned()
 }
 
-/// Somebody refunds in the provider's dashboard; gives the refund as the provider has it.
+/// Creates a refund in the provider's dashboard, and returns the provider's refund object.
 async fn refund_at_provider(stack: &Stack, order: &str, amount: i64, webhook: bool) -> Value {
     let path = format!("payment_intents/{}/refund", payment(stack, order));
     control_provider(stack, &path, json!({"amount": amount, "webhook": webhook})).await
@@ -64,11 +64,11 @@ async fn refund_at_provider_counts_in_limit_and_status() {
     assert_eq!((&order["payment_status"], &order["attention"]), (&json!("partially_refunded"), &Value::Null));
 
     let reply = refund(&stack, &id, 700).await;
-    refused(&reply, 409, "more_than_captured", "700 of the 600 that are left");
+    refused(&reply, 409, "more_than_captured", "700 of 600 refundable");
     assert!(reply.text("/detail").starts_with("600 "), "{}", reply.body);
     let rest = refunded(&stack, &id, 600).await;
     let order = settles(&stack, &id, &rest, "succeeded").await;
-    assert_eq!(order["payment_status"], "refunded", "all is back: {order:#}");
+    assert_eq!(order["payment_status"], "refunded", "the order must be fully refunded: {order:#}");
     assert_eq!(
         listed(&stack, &id).await,
         [entry(400, "succeeded", "provider"), entry(600, "succeeded", "waybill")]
@@ -77,7 +77,7 @@ async fn refund_at_provider_counts_in_limit_and_status() {
     assert_eq!(events_of(&told, "payment.refunded"), 2, "{told:?}");
     assert_eq!(events_of(&told, "reconciliation.drift"), 0, "{told:?}");
     let ours = timeline(&stack.client, &id).await.into_iter().rfind(|e| e["type"] == "payment.refunded");
-    assert_eq!(ours.unwrap()["data"], json!({"refund_id": rest, "amount": 600}), "ours has no source");
+    assert_eq!(ours.unwrap()["data"], json!({"refund_id": rest, "amount": 600}), "no source of ours");
     check_closed_order(&stack, &id).await;
     stack.stop().await;
 }
@@ -87,23 +87,24 @@ async fn refund_is_booked_once_by_webhook_and_reconciliation() {
     let stack = with_manual_sweeps(builder().await.auto(AT_ONCE)).start().await.unwrap();
     let by_webhook = completed(&stack, &order_with(|_| {})).await;
     let by_reconciliation = completed(&stack, &order_with(|_| {})).await;
-    // One of our own beside it, which neither may take for the provider's.
+    // Each order also has a refund created by Waybill, which neither webhook nor reconciliation may record as the
+    // provider's.
     for id in [&by_webhook, &by_reconciliation] {
         let ours = refunded(&stack, id, 100).await;
         settles(&stack, id, &ours, "succeeded").await;
     }
     refund_at_provider(&stack, &by_webhook, 400, true).await;
-    wait_until("the webhook's refund is booked", || async {
+    wait_until("the refund of the webhook", || async {
         (listed(&stack, &by_webhook).await.len() == 2).then_some(())
     })
     .await;
     let silent = refund_at_provider(&stack, &by_reconciliation, 400, false).await;
-    assert_eq!(listed(&stack, &by_reconciliation).await.len(), 1, "nobody has said so");
+    assert_eq!(listed(&stack, &by_reconciliation).await.len(), 1, "the provider sent no webhook");
     reconcile(&stack).await;
     reconcile(&stack).await;
     let late = send_provider_event(&stack, "evt_late", "refund.created", silent).await;
     assert_eq!(late.status.as_u16(), 202, "{}", late.body);
-    wait_until("the late webhook is settled", || async {
+    wait_until("the check of the late webhook", || async {
         let told = temporal(&["workflow", "describe", "-w", "payment-check:evt_late", "-o", "json"]).await;
         told.contains("WORKFLOW_EXECUTION_STATUS_COMPLETED").then_some(())
     })
@@ -135,10 +136,10 @@ async fn bookings_at_once_are_one_refund() {
     let booked = join_all((0..8).map(|_| refunds::record_provider_refund(&pool, &one))).await;
     let booked = booked.into_iter().filter(|b| matches!(b, Ok(RecordOutcome::Booked(_)))).count();
     assert_eq!((booked, listed(&stack, &id).await.len()), (1, 1));
-    // The captures do not cover it: the provider lists that an authorization was released.
+    // The captures do not cover this refund: the provider lists the release of an authorization as a refund.
     let release = refunds::record_provider_refund(&pool, &of("re_2", 601)).await.unwrap();
     assert!(matches!(release, RecordOutcome::NothingCaptured(_)), "{release:?}");
-    // Requested here, and known by the provider's id of it alone.
+    // Created by Waybill, and matched by the provider's refund id alone.
     let ours = refunded(&stack, &id, 100).await;
     settles(&stack, &id, &ours, "succeeded").await;
     let known =
@@ -161,7 +162,7 @@ async fn pending_refund_at_provider_counts_when_it_succeeds() {
     );
     refused(&refund(&stack, &id, 601).await, 409, "more_than_captured", "pending refunds count in the limit");
 
-    // That it succeeded is said to nobody: the reconciliation looks it up.
+    // The provider sends no webhook for the success: reconciliation retrieves the refund.
     let lost = Rule { route: Route::Webhook, fault: Fault::Suppress, times: None, matching: None };
     stack.payments.set_faults(vec![lost]);
     let path = format!("refunds/{}", pending["id"].as_str().unwrap());
@@ -172,13 +173,13 @@ async fn pending_refund_at_provider_counts_when_it_succeeds() {
     let order = stack.client.get(&id).await.unwrap().body;
     assert_eq!(order["amounts_held"]["refunded"], 400, "{order:#}");
 
-    // The customer's bank sends it back: it can be refunded again.
+    // The customer's bank rejects the refund: the amount can be refunded again.
     stack.payments.set_faults(Vec::new());
     control_provider(&stack, &format!("{path}/fail"), json!({})).await;
     wait_for_event(&stack.client, &id, "refund.failed").await;
     let order = stack.client.get(&id).await.unwrap().body;
     assert_eq!(order["amounts_held"]["refunded"], 0, "{order:#}");
-    assert_eq!(order["attention"], "refund_failed", "the customer has not got it: {order:#}");
+    assert_eq!(order["attention"], "refund_failed", "a failed refund must raise attention: {order:#}");
     assert_eq!(at_provider(&stack, &id).2, 0);
     refunded(&stack, &id, 1_000).await;
     stack.stop().await;

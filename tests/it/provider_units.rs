@@ -86,7 +86,7 @@ async fn stripe_client_converts_amounts_both_ways() {
             is_final: true,
         };
         stripe.capture(&capture).await.unwrap();
-        // Under another key the provider refuses it, and the payment itself tells that the amount was taken.
+        // The provider rejects the capture under another key, and the payment itself shows the captured amount.
         let again = CaptureRequest { key: format!("{key}:again"), ..capture };
         stripe.capture(&again).await.unwrap();
         assert_eq!(at_provider(&stack, &order_id.to_string()), (0, units, 0, 1), "{code}");
@@ -146,7 +146,7 @@ async fn order_is_paid_and_refunded_in_provider_units() {
         let refund = refunded(&stack, &id, minor).await;
         settles(&stack, &id, &refund, "succeeded").await;
         assert_eq!(at_provider(&stack, &id).2, units, "{code}");
-        // Webhooks tell the same amounts in the provider's units.
+        // Webhooks contain the same amounts in the provider's units.
         let kinds = kinds(&stack.client, &id).await;
         assert!(!kinds.iter().any(|kind| kind.starts_with("reconciliation")), "{code}: {kinds:?}");
     }

@@ -1,4 +1,4 @@
-//! Money that is held lapses: it is held anew in time, once each time, and what happens when it is refused.
+//! Authorizations expire: each is renewed in time and once, and a declined renewal has defined effects.
 
 use crate::{
     accounting::{at_provider, check_closed_order, check_stock, units_by_location, values},
@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 use waybill_simulators::{Fault, Route, Rule};
 use waybill_stack::Stack;
 
-/// A hold so short, in seconds, that it is renewed while a test waits, and so long that it does not lapse before.
+/// The lifetime of an authorization, in seconds: renewed during a test, and not expired before.
 const SHORT: i64 = 8;
-/// As long as a card's, in seconds.
+/// The lifetime of a card authorization, in seconds.
 const LONG: i64 = 7 * 24 * 3_600;
 
 fn rule(route: Route, fault: Fault, matching: &str) -> Rule {
@@ -29,7 +29,7 @@ async fn split(stack: &Stack) -> Value {
     order(&[("SPLIT", 3)])
 }
 
-/// The why of each renewal.
+/// The `why` of each re-authorization.
 async fn renewals(stack: &Stack, id: &str) -> Vec<String> {
     let events = timeline(&stack.client, id).await;
     let renewals = events.iter().filter(|e| e["type"] == "payment.renewing");
@@ -37,14 +37,14 @@ async fn renewals(stack: &Stack, id: &str) -> Vec<String> {
 }
 
 async fn needs(stack: &Stack, id: &str, attention: Value) -> Value {
-    wait_until(&format!("{id} needs {attention}"), || async {
+    wait_until(&format!("attention {attention} of {id}"), || async {
         let order = stack.client.get(id).await.unwrap().body;
         (order["attention"] == attention).then_some(order)
     })
     .await
 }
 
-/// The order's payments at the provider, by what is held and what was taken.
+/// The authorized and the captured amount of each of the order's payments at the provider.
 fn payments(stack: &Stack, id: &str) -> Vec<(i64, i64)> {
     let ledger = stack.payments.snapshot();
     let of_order = values(&ledger["intents"]).into_iter().filter(|i| i["metadata"]["order_id"] == id);
@@ -55,7 +55,7 @@ fn payments(stack: &Stack, id: &str) -> Vec<(i64, i64)> {
     sums
 }
 
-/// The order's hold lapses at the provider, which tells nobody.
+/// Expires the order's authorization at the provider, without a webhook.
 async fn lapse(stack: &Stack, id: &str) {
     let ledger = stack.payments.snapshot();
     let held = values(&ledger["intents"])
@@ -87,19 +87,19 @@ async fn a_hold_is_renewed_before_it_lapses() {
     reach(&stack.client, &shipping, "fulfilling").await;
     reach(&stack.client, &reviewed, "in_review").await;
     stack.payments.set_authorization_lifetime(LONG);
-    // The answer to one of them is lost: it is looked up, and never asked for with another key.
+    // The response for one of them is lost: the worker looks it up, and never requests it with another key.
     stack.payments.set_faults(vec![rule(Route::Authorize, Fault::DropReply, &shipping)]);
     for id in [&shipping, &reviewed] {
         wait_for_event(&stack.client, id, "payment.reauthorized").await;
         assert_eq!(renewals(&stack, id).await, ["lapses"]);
         let order = stack.client.get(id).await.unwrap().body;
         let total = order["total"].as_i64().unwrap();
-        assert_eq!(payments(&stack, id), [(0, 0), (total, 0)], "the old one was given free, and one is held");
+        assert_eq!(payments(&stack, id), [(0, 0), (total, 0)], "the first is voided, and one is active");
         assert_eq!(order["amounts_held"]["authorized"], total, "{order:#}");
         assert_eq!((&order["payment_status"], &order["attention"]), (&json!("authorized"), &json!(null)));
     }
     let held = stack.client.send(stack.client.request(reqwest::Method::GET, "/v1/held")).await.unwrap().body;
-    assert_eq!(held["held"]["EUR"]["authorized"], 3_000 + 101_000, "each is held once: {held}");
+    assert_eq!(held["held"]["EUR"]["authorized"], 3_000 + 101_000, "one authorization each: {held}");
     stack.client.decide(&reviewed, "approve", "fine").await.unwrap().success().unwrap();
     reach(&stack.client, &reviewed, "fulfilling").await;
     hand_over_and_deliver(&stack, &shipping).await;
@@ -132,10 +132,10 @@ async fn a_renewal_that_is_refused_ends_what_is_not_promised_and_calls_somebody_
 
     let order = needs(&stack, &shipping, json!("authorization_lapsed")).await;
     assert_eq!(order["needs"][0]["step"], "authorize", "{order:#}");
-    assert_eq!(at_provider(&stack, &shipping).0, 1_000, "the hold there is stays until it lapses");
-    // Asked again and refused again: each is an authorization of its own, and only a person asks.
+    assert_eq!(at_provider(&stack, &shipping).0, 1_000, "the current one stays until it expires");
+    // Each retry is a separate authorization, and only an operator requests one.
     operate(&stack.client, &shipping, "retry", json!({"reason": "try"})).await.success().unwrap();
-    wait_until("the second refusal", || async {
+    wait_until("the second decline", || async {
         (renewals(&stack, &shipping).await.len() == 2).then_some(())
     })
     .await;
@@ -246,10 +246,10 @@ async fn a_card_that_can_be_captured_once_is_held_anew_for_each_shipment() {
     check_closed_order(&stack, &id).await;
     assert_eq!(payments(&stack, &id), [(0, 1_000), (0, 2_000)]);
 
-    // A refund is made of one payment; what comes back is refunded of as many as it takes.
+    // A refund uses one payment; a return is refunded from as many payments as necessary.
     let refunds = format!("/v1/orders/{id}/refunds");
     let too_much = stack.client.post(&refunds, &json!({"amount": 2_001, "reason": "x"})).await.unwrap();
-    refused(&too_much, 409, "more_than_one_payment", "more than either");
+    refused(&too_much, 409, "more_than_one_payment", "more than either payment");
     stack.client.post(&refunds, &json!({"amount": 300, "reason": "x"})).await.unwrap().success().unwrap();
     let returns = format!("/v1/orders/{id}/returns");
     let all = json!({"lines": [{"line": 0, "quantity": 3}], "reason": "all of it"});
@@ -257,8 +257,8 @@ async fn a_card_that_can_be_captured_once_is_held_anew_for_each_shipment() {
     let receipt = format!("/v1/returns/{}/receipt", returned.text("/id"));
     let goods = json!({"lines": [{"line": 0, "quantity": 3, "condition": "restock"}]});
     stack.client.post(&receipt, &goods).await.unwrap().success().unwrap();
-    wait_until("all of it went back", || async { (at_provider(&stack, &id).2 == 3_000).then_some(()) }).await;
-    let order = wait_until("it shows", || async {
+    wait_until("the full refund", || async { (at_provider(&stack, &id).2 == 3_000).then_some(()) }).await;
+    let order = wait_until("the refund in the order", || async {
         let order = stack.client.get(&id).await.unwrap().body;
         (order["amounts_held"]["refunded"] == 3_000).then_some(order)
     })
@@ -276,14 +276,14 @@ async fn earlier_hold_counts_as_under_way_while_it_is_voided() {
     reach(&stack.client, &id, "fulfilling").await;
     stack.payments.set_authorization_lifetime(LONG);
     stack.payments.set_faults(vec![rule(Route::Void, Fault::Stall, &id)]);
-    wait_until("the first hold is being voided", || async {
+    wait_until("the void of the first authorization", || async {
         (!stack.payments.stalled().is_empty()).then_some(())
     })
     .await;
     let under_way = "select count(*) from payment_operations
         where order_id = $1::uuid and kind = 'void' and state = 'pending'";
-    assert_eq!(count(&stack, under_way, &id).await, 1, "reconciliation concludes nothing from its money");
-    // An order that is undone just then has one void, and nothing stays under way.
+    assert_eq!(count(&stack, under_way, &id).await, 1, "reconciliation must not compare its amount");
+    // An order that is cancelled at this point has one void, and no operation stays pending.
     stack.client.cancel(&id, "enough", false).await.unwrap().success().unwrap();
     stack.payments.set_faults(Vec::new());
     reach(&stack.client, &id, "cancelled").await;
@@ -301,7 +301,7 @@ async fn unfinished_void_of_an_ended_order_is_finished_by_the_reconciliation() {
     stack.payments.set_authorization_lifetime(LONG);
     let away = |route| rule(route, Fault::Status { status: 503 }, &id);
     stack.payments.set_faults(vec![away(Route::Void), away(Route::Read)]);
-    // The new hold is there, the earlier one can't be voided, and an operator goes on without that.
+    // The new authorization is active, the earlier one cannot be voided, and an operator continues without that.
     needs(&stack, &id, json!("payment_unknown")).await;
     let resolve = json!({"reason": "it is held", "reference": "pi_seen"});
     operate(&stack.client, &id, "resolve", resolve).await.success().unwrap();
@@ -324,17 +324,18 @@ async fn successor_run_resumes_a_renewal_of_unknown_outcome() {
     lapse(&stack, &id).await;
     stack.payments.set_faults(vec![rule(Route::Authorize, Fault::Stall, &id)]);
     send_carrier_event(&stack, &shipment, "hand_over").await;
-    wait_until("it is held anew", || async { (!stack.payments.stalled().is_empty()).then_some(()) }).await;
+    wait_until("the re-authorization", || async { (!stack.payments.stalled().is_empty()).then_some(()) })
+        .await;
     wait_for_event(&stack.client, &id, "step.retrying").await;
     stack.workers[0].kill_hard().await.unwrap();
     stack.payments.set_faults(Vec::new());
-    wait_until("it is held", || async { (at_provider(&stack, &id).0 > 0).then_some(()) }).await;
+    wait_until("the authorization", || async { (at_provider(&stack, &id).0 > 0).then_some(()) }).await;
     terminate(&id).await;
     stack.add_worker().await.unwrap();
     sweep_until_taken_over(&stack, &id).await;
     wait_for_event(&stack.client, &id, "payment.captured").await;
     send_carrier_event(&stack, &shipment, "deliver").await;
     reach(&stack.client, &id, "completed").await;
-    assert_eq!(payments(&stack, &id), [(0, 0), (0, 1_000)], "the second hold is the one that was captured");
+    assert_eq!(payments(&stack, &id), [(0, 0), (0, 1_000)], "the capture must use the second authorization");
     stack.stop().await;
 }

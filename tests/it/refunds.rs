@@ -1,4 +1,4 @@
-//! Money that goes back: never more than was captured, never twice, and not before the provider says so.
+//! Refunds: never more than was captured, never twice, and only succeeded once the provider reports it.
 
 use crate::{accounting::at_provider, support::*};
 use futures::future::join_all;
@@ -32,7 +32,7 @@ async fn statuses(stack: &Stack, id: &str) -> Vec<String> {
     body["refunds"].as_array().unwrap().iter().map(|r| r["status"].as_str().unwrap().to_owned()).collect()
 }
 
-/// Tells the provider's simulator what became of a refund.
+/// Makes the provider's simulator change a refund.
 async fn send_provider_event(stack: &Stack, order: &str, path: &str, body: Value) {
     let ledger = stack.payments.snapshot();
     let refunds = ledger["refunds"].as_array().unwrap();
@@ -54,14 +54,14 @@ async fn refunds_together_never_exceed_what_was_captured() {
     assert_eq!(order["payment_status"], "partially_refunded");
     assert_eq!(order["amounts_held"]["refunded"], 1_000);
 
-    // Twenty at once, of which three fit.
+    // Twenty concurrent requests, of which three fit into the captured amount.
     let replies = join_all((0..20).map(|_| refund(&stack, &id, 3_000))).await;
     let taken = replies.iter().filter(|r| r.status.as_u16() == 201).count();
     assert_eq!(taken, 3);
     for reply in replies.iter().filter(|r| r.status.as_u16() != 201) {
-        refused(reply, 409, "more_than_captured", "one too many");
+        refused(reply, 409, "more_than_captured", "a refund above the captured amount");
     }
-    wait_until("all is refunded", || async {
+    wait_until("the full refund", || async {
         let order = stack.client.get(&id).await.unwrap().body;
         (order["payment_status"] == "refunded").then_some(())
     })
@@ -74,7 +74,7 @@ async fn refunds_together_never_exceed_what_was_captured() {
 
     let bad =
         stack.client.post(&format!("/v1/orders/{id}/refunds"), &json!({"amount": 0, "reason": ""})).await;
-    assert_eq!(refused(&bad.unwrap(), 422, "invalid", "nothing"), ["/amount", "/reason"]);
+    assert_eq!(refused(&bad.unwrap(), 422, "invalid", "no amount, no reason"), ["/amount", "/reason"]);
     stack.stop().await;
 }
 
@@ -88,14 +88,14 @@ async fn a_refund_whose_answer_is_lost_is_one_refund() {
     stack.payments.set_faults(vec![lost, blind]);
     refund(&stack, &id, 4_000).await.success().unwrap();
     wait_for_event(&stack.client, &id, "payment.refunded").await;
-    assert_eq!(at_provider(&stack, &id), (0, 10_000, 4_000, 1), "once, however often it was asked for");
+    assert_eq!(at_provider(&stack, &id), (0, 10_000, 4_000, 1), "one refund in spite of retries");
     stack.stop().await;
 }
 
 #[tokio::test]
 async fn a_refund_is_done_when_the_provider_says_so() {
     let stack = builder().await.auto(IMMEDIATE_DELIVERY).start().await.unwrap();
-    // Pending is not refunded.
+    // A pending refund is not counted as refunded.
     let pending = completed(&stack, "pm_card_pendingRefund").await;
     refund(&stack, &pending, 10_000).await.success().unwrap();
     wait_for_event(&stack.client, &pending, "refund.pending").await;
@@ -104,12 +104,12 @@ async fn a_refund_is_done_when_the_provider_says_so() {
         (&order["payment_status"], &order["amounts_held"]["refunded"]),
         (&json!("captured"), &json!(0))
     );
-    refused(&refund(&stack, &pending, 1).await, 409, "more_than_captured", "it is on its way");
+    refused(&refund(&stack, &pending, 1).await, 409, "more_than_captured", "above a pending refund");
     send_provider_event(&stack, &pending, "settle", json!({"status": "succeeded"})).await;
     wait_for_event(&stack.client, &pending, "payment.refunded").await;
     assert_eq!(statuses(&stack, &pending).await, ["succeeded"]);
 
-    // One that fails can be made again, and somebody is told.
+    // A failed refund raises attention, and the client can create it again.
     let failing = completed(&stack, "pm_card_pendingRefund").await;
     refund(&stack, &failing, 10_000).await.success().unwrap();
     wait_for_event(&stack.client, &failing, "refund.pending").await;
@@ -136,13 +136,13 @@ async fn refund_settled_before_a_lost_answer_is_noticed() {
         rule(Route::Webhook, Fault::Suppress),
     ]);
     refund(&stack, &id, 1_000).await.success().unwrap();
-    wait_until("the provider has it", || async {
+    wait_until("the refund at the provider", || async {
         let ledger = stack.payments.snapshot();
         ledger["refunds"].as_array().is_some_and(|refunds| !refunds.is_empty()).then_some(())
     })
     .await;
     send_provider_event(&stack, &id, "settle", json!({"status": "succeeded"})).await;
-    // The same key is answered as it was at first: pending.
+    // The provider replays its first response to the same key: pending.
     stack.payments.set_faults(Vec::new());
     wait_for_event(&stack.client, &id, "payment.refunded").await;
     stack.stop().await;

@@ -1,4 +1,4 @@
-//! What comes after an order's way: refunds, disputes and returns, mostly when the order's workflow has ended.
+//! Refunds, disputes and returns, mostly after the order's workflow has completed.
 
 use crate::{
     accounting::{at_provider, check_stock, units_by_location, values},
@@ -23,7 +23,7 @@ async fn delivering_stack() -> Stack {
     builder().await.auto(AT_ONCE).start().await.unwrap()
 }
 
-/// An order that was delivered and is completed: its id.
+/// Places an order, waits until it is delivered and completed, and returns its id.
 pub async fn completed(stack: &Stack, order: &Value) -> String {
     let id = place(&stack.client, order).await;
     reach(&stack.client, &id, "completed").await;
@@ -39,7 +39,7 @@ async fn refund(stack: &Stack, order: &str, amount: i64) -> Reply {
     stack.client.post(&format!("/v1/orders/{order}/refunds"), &body).await.unwrap()
 }
 
-/// Asks for a refund that is taken on, and gives its id.
+/// Creates a refund that is accepted, and returns its id.
 pub async fn refunded(stack: &Stack, order: &str, amount: i64) -> String {
     let reply = refund(stack, order, amount).await;
     assert_eq!(reply.status.as_u16(), 201, "{}", reply.body);
@@ -52,7 +52,7 @@ async fn refunds(stack: &Stack, order: &str) -> Vec<Value> {
     stack.client.send(request).await.unwrap().body["refunds"].as_array().unwrap().clone()
 }
 
-/// Waits until the refund has the status, and gives its order.
+/// Waits until the refund has the status, and returns its order.
 pub async fn settles(stack: &Stack, order: &str, refund: &str, status: &str) -> Value {
     wait_until(&format!("refund {refund} is {status}"), || async {
         refunds(stack, order).await.into_iter().find(|r| r["id"] == refund && r["status"] == status)
@@ -61,7 +61,7 @@ pub async fn settles(stack: &Stack, order: &str, refund: &str, status: &str) -> 
     stack.client.get(order).await.unwrap().body
 }
 
-/// The provider's id of a refund of ours.
+/// The provider's id of a refund that Waybill created.
 pub fn at_the_provider(stack: &Stack, refund: &str) -> String {
     let ledger = stack.payments.snapshot();
     let found = values(&ledger["refunds"]).into_iter().find(|r| r["metadata"]["refund_id"] == refund);
@@ -78,8 +78,8 @@ async fn an_order_is_refunded_in_parts_and_never_beyond_what_was_captured() {
     let id = completed(&stack, &order(&[("SHOE-42-BLK", 2)])).await;
     let path = format!("/v1/orders/{id}/refunds");
     for (what, body, pointer) in [
-        ("nothing", json!({"amount": 0, "reason": "x"}), "/amount"),
-        ("less than nothing", json!({"amount": -1, "reason": "x"}), "/amount"),
+        ("zero", json!({"amount": 0, "reason": "x"}), "/amount"),
+        ("below zero", json!({"amount": -1, "reason": "x"}), "/amount"),
         ("no reason", json!({"amount": 1, "reason": " "}), "/reason"),
     ] {
         let reply = stack.client.post(&path, &body).await.unwrap();
@@ -97,10 +97,10 @@ async fn an_order_is_refunded_in_parts_and_never_beyond_what_was_captured() {
     );
     assert_eq!(order["amounts_held"], json!({"authorized": 2000, "captured": 2000, "refunded": 500}));
     let reply = refund(&stack, &id, 1501).await;
-    refused(&reply, 409, "more_than_captured", "one cent too many");
-    assert!(reply.text("/detail").contains("1500"), "it says what is left: {}", reply.body);
+    refused(&reply, 409, "more_than_captured", "one cent above the limit");
+    assert!(reply.text("/detail").contains("1500"), "no refundable amount: {}", reply.body);
 
-    // The same request twice is one refund.
+    // The same request twice creates one refund.
     let key = new_key();
     let body = json!({"amount": 100, "reason": "again"});
     let ask =
@@ -109,10 +109,10 @@ async fn an_order_is_refunded_in_parts_and_never_beyond_what_was_captured() {
     let twice = stack.client.send(ask()).await.unwrap();
     assert_eq!((once.status.as_u16(), &once.body), (201, &twice.body));
 
-    // However many ask at once.
+    // Concurrent requests stay within the limit.
     let replies = join_all((0..20).map(|_| refund(&stack, &id, 200))).await;
     let accepted: Vec<&Reply> = replies.iter().filter(|r| r.status.as_u16() == 201).collect();
-    assert_eq!(accepted.len(), 7, "1400 are left");
+    assert_eq!(accepted.len(), 7, "1400 are refundable");
     for reply in &accepted {
         settles(&stack, &id, reply.text("/id"), "succeeded").await;
     }
@@ -121,7 +121,7 @@ async fn an_order_is_refunded_in_parts_and_never_beyond_what_was_captured() {
         (&order["payment_status"], &order["amounts_held"]["refunded"]),
         (&json!("refunded"), &json!(2000))
     );
-    assert_eq!(at_provider(&stack, &id), (0, 2000, 2000, 1), "the provider says the same");
+    assert_eq!(at_provider(&stack, &id), (0, 2000, 2000, 1), "the provider's ledger must agree");
     let listed = stack.client.list(&[]).await.unwrap().body;
     assert_eq!(listed["orders"][0]["payment_status"], "refunded");
     let told = kinds(&stack.client, &id).await;
@@ -150,12 +150,12 @@ async fn a_refund_whose_answer_is_lost_is_one_refund() {
         }]);
         let refund = refunded(&stack, &id, 400).await;
         if times > 10 {
-            let order = wait_until("somebody is told", || async {
+            let order = wait_until("raised attention", || async {
                 let order = stack.client.get(&id).await.unwrap().body;
                 (order["attention"] == "refund_failing").then_some(order)
             })
             .await;
-            assert_eq!(order["payment_status"], "captured", "nobody knows yet: {order:#}");
+            assert_eq!(order["payment_status"], "captured", "the outcome is unknown: {order:#}");
             stack.payments.set_faults(Vec::new());
         }
         let order = settles(&stack, &id, &refund, "succeeded").await;
@@ -198,7 +198,7 @@ async fn a_pending_refund_is_not_refunded_and_one_that_fails_can_be_asked_for_ag
     let again = refunded(&stack, &id, 400).await;
     settles(&stack, &id, &again, "pending").await;
 
-    // The bank may send the money back after all, when nobody waits for it any more.
+    // The bank may reject the refund later, after its workflow has completed.
     let object = json!({"id": at_the_provider(&stack, &good), "object": "refund", "status": "failed",
         "failure_reason": "expired_or_canceled_card", "metadata": {"refund_id": good}});
     for said in ["closed", "duplicate"] {
@@ -250,7 +250,7 @@ async fn a_dispute_is_flagged_until_it_is_closed() {
     assert_eq!((&order["attention"], &order["status"]), (&json!("disputed"), &json!("completed")));
     let worker = Client::new(&format!("http://127.0.0.1:{}", ports.worker), "no key is needed").unwrap();
     let metrics = || worker.send(worker.request(reqwest::Method::GET, "/metrics"));
-    wait_until("the workers' metrics say that somebody is needed", || async {
+    wait_until("the workers' metrics to count the attention item", || async {
         let said = metrics().await.unwrap().body;
         let one = "waybill_orders_needing_attention{reason=\"disputed\"} 1";
         said.as_str().unwrap().contains(one).then_some(())
@@ -269,7 +269,7 @@ async fn a_dispute_is_flagged_until_it_is_closed() {
         assert_eq!((reply.status.as_u16(), reply.text("/status")), (202, status), "{}", reply.body);
     }
     let late = send_provider_event(&stack, "evt_late", "charge.dispute.created", opened).await;
-    assert_eq!(late.text("/status"), "duplicate", "what is closed stays closed");
+    assert_eq!(late.text("/status"), "duplicate", "a closed dispute must stay closed");
     assert_eq!(stack.client.get(&id).await.unwrap().body["attention"], Value::Null);
     let told = kinds(&stack.client, &id).await;
     assert_eq!((events_of(&told, "dispute.opened"), events_of(&told, "dispute.closed")), (1, 1), "{told:?}");
@@ -299,7 +299,7 @@ pub async fn receipt(stack: &Stack, id: &str, lines: Value) -> Reply {
     stack.client.post(&format!("/v1/returns/{id}/receipt"), &json!({"lines": lines})).await.unwrap()
 }
 
-/// Waits until the return is closed and its refund done, and gives the return.
+/// Waits until the return is closed and its refunds have succeeded, and returns the return.
 pub async fn closed(stack: &Stack, id: &str) -> Value {
     wait_until(&format!("return {id} is closed"), || async {
         let request = stack.client.request(reqwest::Method::GET, &format!("/v1/returns/{id}"));
@@ -315,7 +315,7 @@ async fn a_receipt_that_nobody_handed_on_is_acted_on() {
     let stack = delivering_stack().await;
     let id = completed(&stack, &order_with(|_| {})).await;
     let of = returning(&stack, &id, json!([{"line": 0, "quantity": 1}])).await;
-    // As if the API had ended behind its commit.
+    // As if the API had stopped right after its commit.
     let pool = waybill_store::connect(&stack.database_url, 2).unwrap();
     let record = returns::get(&pool, of.parse().unwrap()).await.unwrap().unwrap();
     let message = Message {
@@ -337,7 +337,7 @@ async fn what_comes_back_is_restocked_and_refunded_to_the_last_cent() {
     let stack = builder().await.auto(AT_ONCE).env("WAYBILL_CHAOS", "repeat").start().await.unwrap();
     put_stock(&stack.client, "BACK", &[("AMS", 2), ("RTM", 5)]).await;
     let before = units_by_location(&stack).await;
-    // Seven pieces from two places; their tax and fee divide by nothing.
+    // Seven units from two locations; tax and fee do not divide evenly.
     let mut order = order(&[("BACK", 7)]);
     (order["tax"], order["shipping_fee"]) = (json!(101), json!(501));
     let id = completed(&stack, &order).await;
@@ -345,7 +345,7 @@ async fn what_comes_back_is_restocked_and_refunded_to_the_last_cent() {
 
     refused(&ask_return(&stack, &id, json!([])).await, 422, "invalid", "nothing");
     let reply = ask_return(&stack, &id, json!([{"line": 0, "quantity": 0}])).await;
-    assert_eq!(refused(&reply, 422, "invalid", "no piece"), ["/lines/0/quantity"]);
+    assert_eq!(refused(&reply, 422, "invalid", "no unit"), ["/lines/0/quantity"]);
     let reply =
         ask_return(&stack, &id, json!([{"line": 0, "quantity": 4}, {"line": 0, "quantity": 4}])).await;
     refused(&reply, 409, "not_returnable", "more than was delivered");
@@ -363,14 +363,14 @@ async fn what_comes_back_is_restocked_and_refunded_to_the_last_cent() {
     let both = json!([{"line": 0, "quantity": 1, "condition": "restock"},
         {"line": 0, "quantity": 1, "condition": "write_off"}]);
     let many = json!([{"line": 0, "quantity": 4, "condition": "restock"}]);
-    refused(&receipt(&stack, &first, many).await, 409, "not_returnable", "more than was asked for");
+    refused(&receipt(&stack, &first, many).await, 409, "not_returnable", "more than was requested");
     let reply = receipt(&stack, &first, both.clone()).await;
     assert_eq!(reply.status.as_u16(), 202, "{}", reply.body);
     refused(&receipt(&stack, &first, both).await, 409, "already_received", "twice");
     let done = closed(&stack, &first).await;
     assert_eq!(done["lines"], json!([{"line": 0, "quantity": 3, "restocked": 1, "written_off": 1}]));
     let one = done["refunds"][0]["amount"].as_i64().unwrap();
-    assert!((2150..2190).contains(&one), "two of seven pieces of 7602: {one}");
+    assert!((2150..2190).contains(&one), "two of seven units of 7602: {one}");
     let order = stack.client.get(&id).await.unwrap().body;
     assert_eq!(
         (&order["lines"][0]["returned"], &order["payment_status"]),
@@ -378,18 +378,18 @@ async fn what_comes_back_is_restocked_and_refunded_to_the_last_cent() {
     );
     check_stock(&stack, &before).await;
 
-    // The third did not come, so it may still: the rest is five.
+    // The third unit was not received, so it can still be returned: five remain.
     let second = returning(&stack, &id, json!([{"line": 0, "quantity": 5}])).await;
     let rest = json!([{"line": 0, "quantity": 5, "condition": "restock"}]);
     assert_eq!(receipt(&stack, &second, rest).await.status.as_u16(), 202);
     closed(&stack, &second).await;
     let order = stack.client.get(&id).await.unwrap().body;
     assert_eq!((&order["lines"][0]["returned"], &order["payment_status"]), (&json!(7), &json!("refunded")));
-    assert_eq!(at_provider(&stack, &id), (0, 7602, 7602, 1), "exactly what was captured");
+    assert_eq!(at_provider(&stack, &id), (0, 7602, 7602, 1), "the whole captured amount");
     check_stock(&stack, &before).await;
     let stock = stack.client.get_stock("BACK").await.unwrap().body;
     let sum = |of: &str| values(&stock["locations"]).iter().map(|l| l[of].as_i64().unwrap()).sum::<i64>();
-    assert_eq!(sum("available"), 6, "one was written off: {stock}");
+    assert_eq!(sum("available"), 6, "one unit is written off: {stock}");
     let told = kinds(&stack.client, &id).await;
     for kind in ["return.requested", "return.received", "return.closed", "payment.refunded"] {
         assert_eq!(events_of(&told, kind), 2, "{kind}: {told:?}");
@@ -402,11 +402,11 @@ async fn a_return_that_does_not_come_is_flagged_and_still_awaited() {
     let stack = builder().await.auto(AT_ONCE).env("WAYBILL_RETURN_WAIT_SECONDS", 1).start().await.unwrap();
     let before = units_by_location(&stack).await;
     let id = completed(&stack, &order_with(|_| {})).await;
-    // All but ten is refunded ad hoc: no more than that can follow the goods.
+    // All but ten is refunded separately: the return can refund no more than the rest.
     let refund = refunded(&stack, &id, 990).await;
     settles(&stack, &id, &refund, "succeeded").await;
     let late = returning(&stack, &id, json!([{"line": 0, "quantity": 1}])).await;
-    wait_until("somebody is told", || async {
+    wait_until("raised attention", || async {
         let order = stack.client.get(&id).await.unwrap().body;
         (order["attention"] == "return_overdue").then_some(())
     })

@@ -1,7 +1,6 @@
-//! Histories that were recorded by this code replay on it: what open orders of this release need from the next one.
-//!
-//! A history is recorded anew with `WAYBILL_RECORD=1 cargo test -p waybill-tests replay::record`; recorded ones
-//! are never changed, only added to (a release's histories stay for as long as its orders may be open).
+//! Recorded histories replay on this code: open orders of this release need that from the next one. To record, run
+//! `WAYBILL_RECORD=1 cargo test -p waybill-tests replay::record`. Recorded histories are never changed, only added to;
+//! a release's histories stay for as long as its orders may be open.
 
 use crate::{
     operator_actions::{needs, operate},
@@ -33,7 +32,7 @@ fn recorded() -> Vec<(String, Vec<u8>)> {
         .map(|path| (path.file_name().unwrap().to_string_lossy().into_owned(), std::fs::read(&path).unwrap()))
         .collect();
     found.sort();
-    assert!(found.len() >= 5, "the recorded histories are there: {}", found.len());
+    assert!(found.len() >= 5, "histories are missing: {}", found.len());
     found
 }
 
@@ -41,7 +40,7 @@ fn history(json: &[u8]) -> WorkflowHistory {
     WorkflowHistory::from_json(json).unwrap()
 }
 
-/// A workflow's history, as JSON.
+/// Fetches a workflow's history as JSON.
 async fn fetch(workflow: &str) -> Vec<u8> {
     let servers = Servers::for_tests().await.unwrap();
     let options = ConnectionOptions::new(servers.temporal.url().parse::<url::Url>().unwrap()).build();
@@ -59,7 +58,7 @@ fn replayer() -> WorkflowReplayer {
     WorkflowReplayer::new(options).unwrap()
 }
 
-/// Checks that a worker that does not know this workflow can take it up.
+/// Checks that a worker without the cached workflow can resume it.
 pub async fn assert_replays(workflow: &str) {
     let replayed = replayer().replay_workflow(history(&fetch(workflow).await)).await;
     assert!(replayed.is_ok(), "{workflow} does not replay: {:?}", replayed.err());
@@ -74,7 +73,7 @@ async fn recorded_histories_replay() {
     }
 }
 
-/// Another workflow under the order's name: it does something else first, as a careless change would.
+/// Another workflow under the order's name: it starts with another command, as after an incompatible change.
 #[workflow]
 #[derive(Default)]
 struct Incompatible;
@@ -94,11 +93,11 @@ async fn the_replayer_refuses_an_incompatible_workflow() {
     let replayer = WorkflowReplayer::new(options).unwrap();
     for (name, json) in recorded() {
         let replayed = replayer.replay_workflow(history(&json)).await;
-        assert!(replayed.is_err(), "{name} replayed on a workflow that does something else");
+        assert!(replayed.is_err(), "{name} replayed on an incompatible workflow");
     }
 }
 
-/// Records the ways that differ in their commands. Does nothing unless asked to.
+/// Records the paths that differ in their commands. Does nothing unless `WAYBILL_RECORD` is set.
 #[tokio::test]
 async fn record() {
     if std::env::var_os("WAYBILL_RECORD").is_none() {
@@ -128,7 +127,7 @@ fn of(name: &'static str, order: &str) -> Recorded {
     (name, format!("order:{order}"))
 }
 
-/// Two shipments.
+/// Places an order of two shipments.
 async fn split(stack: &Stack, sku: &str, method: &str) -> (String, Vec<String>) {
     put_stock(&stack.client, sku, &[("AMS", 2), ("RTM", 1)]).await;
     let mut order = order(&[(sku, 3)]);
@@ -138,7 +137,7 @@ async fn split(stack: &Stack, sku: &str, method: &str) -> (String, Vec<String>) 
     (id, shipments)
 }
 
-/// A shipment that a count has left short, and that was replaced.
+/// A shipment with a shortfall that was replaced.
 async fn served_from_elsewhere(stack: &Stack) -> Recorded {
     put_stock(&stack.client, "SHORT", &[("AMS", 3)]).await;
     let id = place(&stack.client, &order(&[("SHORT", 3)])).await;
@@ -149,7 +148,7 @@ async fn served_from_elsewhere(stack: &Stack) -> Recorded {
     put_stock(&stack.client, "SHORT", &[("RTM", 2)]).await;
     operate(&stack.client, &id, "retry", json!({"reason": "RTM has some"})).await.success().unwrap();
     wait_for_event(&stack.client, &id, "shipment.replaced").await;
-    wait_until("its successors have labels", || async {
+    wait_until("labels of the replacement shipments", || async {
         let booked = kinds(&stack.client, &id).await.iter().filter(|kind| *kind == "shipment.booked").count();
         (booked == 3).then_some(())
     })
@@ -157,7 +156,7 @@ async fn served_from_elsewhere(stack: &Stack) -> Recorded {
     of("open-shortfall-served", &id)
 }
 
-/// The ways that an order goes by itself.
+/// The paths of an order without intervention.
 async fn forward(stack: &Stack) -> Vec<Recorded> {
     let (completed, parcels) = split(stack, "ONE", "pm_card_visa").await;
     for parcel in &parcels {
@@ -196,7 +195,7 @@ async fn forward(stack: &Stack) -> Vec<Recorded> {
         .unwrap()
         .success()
         .unwrap();
-    wait_until("what is left has another label", || async {
+    wait_until("the label of the replacement shipment", || async {
         (kinds(&stack.client, &reduced).await.last()? == "shipment.booked").then_some(())
     })
     .await;
@@ -221,7 +220,7 @@ async fn forward(stack: &Stack) -> Vec<Recorded> {
     ]
 }
 
-/// Steps that fail, holds that end, people and sweepers that step in.
+/// Failing steps, expiring authorizations, and interventions by operators and sweeper.
 async fn trouble(stack: &Stack) -> Vec<Recorded> {
     let fault = Fault::Status { status: 503 };
     stack.payments.set_faults(vec![Rule { route: Route::Authorize, fault, times: Some(2), matching: None }]);
@@ -272,7 +271,7 @@ async fn trouble(stack: &Stack) -> Vec<Recorded> {
     ]
 }
 
-/// What the carrier says late.
+/// Late carrier events.
 async fn late(stack: &Stack) -> Vec<Recorded> {
     let (partly, parcels) = split(stack, "THREE", "pm_card_visa").await;
     send_carrier_event(stack, &parcels[0], "hand_over").await;
@@ -291,7 +290,7 @@ async fn late(stack: &Stack) -> Vec<Recorded> {
     vec![of("open-late-hand-over", &partly), of("open-brought-back", &back)]
 }
 
-/// Steps of refunds and returns that operators have tried again: over HTTP, and from a terminal.
+/// Steps of refunds and returns that operators retried: over HTTP, and from a terminal.
 async fn retried(stack: &Stack) -> Vec<Recorded> {
     let (order, parcels) = split(stack, "FOUR", "pm_card_visa").await;
     for parcel in &parcels {
@@ -309,7 +308,7 @@ async fn retried(stack: &Stack) -> Vec<Recorded> {
 
     let back = returning(stack, &order, json!([{"line": 0, "quantity": 1}])).await;
     let workflow = format!("return:{back}");
-    wait_until("the return is awaited", || async {
+    wait_until("the return workflow to wait", || async {
         let told = temporal(&["workflow", "show", "-w", &workflow, "-o", "json"]).await;
         told.contains("EVENT_TYPE_TIMER_STARTED").then_some(())
     })

@@ -10,7 +10,8 @@ use std::{future::Future, time::Duration};
 use waybill_simulators::{Fault, Route, Rule};
 use waybill_stack::Stack;
 
-/// After six attempts the backoff is 16 s, and after one rejection 30 s: what comes sooner did not wait for it.
+/// After six attempts the backoff is 16 s, and after one rejection 30 s: a result within this limit did not wait for
+/// it.
 const SOON: Duration = Duration::from_secs(10);
 
 async fn soon<T>(what: &str, done: impl Future<Output = T>) -> T {
@@ -22,7 +23,7 @@ async fn sql(stack: &Stack, statement: &'static str, id: &str) {
     sqlx::query(statement).bind(id).execute(&pool).await.unwrap();
 }
 
-/// The only thing that the order needs an operator for.
+/// The only attention item of the order.
 fn only_need(order: &Value) -> &Value {
     let needs = order["needs"].as_array().unwrap();
     assert_eq!(needs.len(), 1, "{order:#}");
@@ -49,7 +50,7 @@ async fn retry_ends_backoff_of_failing_refund() {
     let order = needs(&stack, &id, "refund_failing").await;
     check_need(only_need(&order), "refund_failing", "refund", "refund", &refund);
     let skip = operate(&stack.client, &id, "skip", json!({"reason": "no"})).await;
-    refused(&skip, 409, "wrong_state", "a refund that may still succeed is not skipped");
+    refused(&skip, 409, "wrong_state", "skip of a refund that may still succeed");
 
     stack.payments.set_faults(Vec::new());
     let body = json!({"reason": "the provider is up again", "about": refund});
@@ -64,7 +65,7 @@ async fn retry_ends_backoff_of_failing_refund() {
         "{told:?}"
     );
     let late = operate(&stack.client, &id, "retry", json!({"reason": "again"})).await;
-    refused(&late, 409, "wrong_state", "nothing fails any more");
+    refused(&late, 409, "wrong_state", "retry without a failing step");
     stack.stop().await;
 }
 
@@ -100,12 +101,12 @@ async fn terminal_retry_ends_backoff_of_rejected_return_step() {
     let id = completed(&stack, &order_with(|_| {})).await;
     let back = returning(&stack, &id, json!([{"line": 0, "quantity": 1}])).await;
     let workflow = format!("return:{back}");
-    wait_until("the return is awaited", || async {
+    wait_until("the return workflow to wait", || async {
         let told = temporal(&["workflow", "show", "-w", &workflow, "-o", "json"]).await;
         told.contains("EVENT_TYPE_TIMER_STARTED").then_some(())
     })
     .await;
-    // A row that can't be read is rejected at once, and Temporal does not retry it.
+    // A row that cannot be parsed fails the step immediately, and Temporal does not retry it.
     sql(&stack, "update returns set amount = -1 where id = $1::uuid", &back).await;
     let input = json!({"return_id": back}).to_string();
     temporal(&["workflow", "signal", "-w", &workflow, "--name", "receipt", "--input", &input]).await;

@@ -1,5 +1,5 @@
-//! A count finds fewer items than are reserved: whose they are, what an operator does about it, and that nobody else gets
-//! what is owed.
+//! A stock count finds fewer items than are reserved: which orders are affected, how an operator handles them, and that
+//! no other order gets reserved items.
 
 use crate::{
     accounting::{authorized_amount, check_closed_order, values},
@@ -44,7 +44,7 @@ async fn level_now(stack: &Stack, location: &str) -> (i64, i64, i64, i64) {
     level(&stack.client.get_stock(SKU).await.unwrap().body, location)
 }
 
-/// An order of so many items, with a label.
+/// Places an order of this many items and waits for its label.
 async fn labelled(stack: &Stack, quantity: i64) -> String {
     let id = place(&stack.client, &order(&[(SKU, quantity)])).await;
     reach(&stack.client, &id, "fulfilling").await;
@@ -56,16 +56,16 @@ async fn order_now(stack: &Stack, id: &str) -> Value {
 }
 
 async fn calm(stack: &Stack, id: &str) -> Value {
-    wait_until(&format!("{id} needs nobody"), || async {
+    wait_until(&format!("{id} to need no attention"), || async {
         let order = order_now(stack, id).await;
         order["attention"].is_null().then_some(order)
     })
     .await
 }
 
-/// Waits until the shipments that have not left are booked at these locations.
+/// Waits until the order's booked shipments are at these locations.
 async fn booked_at(stack: &Stack, id: &str, locations: &[&str]) -> Value {
-    wait_until(&format!("{id} is booked at {locations:?}"), || async {
+    wait_until(&format!("labels of {id} at {locations:?}"), || async {
         let order = order_now(stack, id).await;
         let booked = values(&order["shipments"]).into_iter().filter(|s| s["status"] == "booked");
         let mut at: Vec<&str> = booked.map(|s| s["location"].as_str().unwrap()).collect();
@@ -141,7 +141,7 @@ async fn count_below_reserved_raises_attention_on_the_newest_orders() {
     let late = place(&stack.client, &order(&[(SKU, 1)])).await;
     reach(&stack.client, &late, "rejected").await;
 
-    // Fewer still: the second has nothing left, then the first is short, too.
+    // Fewer still: the second order has no items left, then the first has a shortfall, too.
     refused(&adjust(&stack, &new_key(), -1, false).await, 409, "stock_reserved", "a larger shortfall");
     let key = new_key();
     for _ in 0..2 {
@@ -149,9 +149,9 @@ async fn count_below_reserved_raises_attention_on_the_newest_orders() {
         assert_eq!(level(&fewer, "AMS"), (1, 1, 0, 4), "once per key");
     }
     needs(&stack, &first, "stock_shortfall").await;
-    refused(&adjust(&stack, &new_key(), -2, true).await, 409, "stock_reserved", "below nothing");
+    refused(&adjust(&stack, &new_key(), -2, true).await, 409, "stock_reserved", "below zero");
 
-    // What is received covers the oldest first, and nothing is available until all is covered.
+    // Received items cover the oldest order first, and none is available until all are covered.
     assert_eq!(level(&count_at(&stack, "AMS", 2, false).await.success().unwrap().body, "AMS"), (2, 2, 0, 3));
     calm(&stack, &first).await;
     let covered = adjust(&stack, &new_key(), 2, false).await.success().unwrap().body;
@@ -161,7 +161,7 @@ async fn count_below_reserved_raises_attention_on_the_newest_orders() {
     let covered = count_at(&stack, "AMS", 7, false).await.success().unwrap().body;
     assert_eq!((level(&covered, "AMS"), &covered["short_shipments"]), ((7, 5, 2, 0), &Value::Null));
     let third_now = calm(&stack, &third).await;
-    assert_eq!(third_now["shipments"].as_array().unwrap().len(), 1, "its label is as it was");
+    assert_eq!(third_now["shipments"].as_array().unwrap().len(), 1, "the label must not change");
     for id in [&first, &second, &third] {
         assert_eq!(deliver(&stack, id).await["outcome"], "full");
     }
@@ -170,7 +170,7 @@ async fn count_below_reserved_raises_attention_on_the_newest_orders() {
 
 #[tokio::test]
 async fn retry_ships_missing_items_from_elsewhere() {
-    // Every activity is done twice.
+    // Every activity runs twice.
     let stack = builder().await.env("WAYBILL_CHAOS", "repeat").start().await.unwrap();
     put_stock(&stack.client, SKU, &[("AMS", 3)]).await;
     let id = labelled(&stack, 3).await;
@@ -178,7 +178,7 @@ async fn retry_ships_missing_items_from_elsewhere() {
     count_at(&stack, "AMS", 1, true).await.success().unwrap();
     needs(&stack, &id, "stock_shortfall").await;
 
-    // There is none elsewhere: nothing changes.
+    // No other location has stock: the retry changes nothing.
     retry(&stack, &id).await;
     wait_for_event(&stack.client, &id, "operator.acted").await;
     put_stock(&stack.client, SKU, &[("RTM", 5)]).await;
@@ -186,7 +186,7 @@ async fn retry_ships_missing_items_from_elsewhere() {
 
     retry(&stack, &id).await;
     let order = booked_at(&stack, &id, &["AMS", "RTM"]).await;
-    assert!(!booked(&order).contains(&label[0]), "a shipment never changes: {order:#}");
+    assert!(!booked(&order).contains(&label[0]), "a shipment must be replaced: {order:#}");
     let total: i64 = values(&order["shipments"])
         .iter()
         .filter(|s| s["status"] == "booked")
@@ -229,7 +229,7 @@ async fn skip_ships_what_is_there() {
     assert_eq!(ended["data"]["reason"], "stock_shortfall");
 
     skip(&stack, &partly).await;
-    let order = wait_until("the missing item is cancelled", || async {
+    let order = wait_until("the missing item to be cancelled", || async {
         let order = order_now(&stack, &partly).await;
         (order["lines"][0]["cancelled"] == 1).then_some(order)
     })
@@ -269,7 +269,7 @@ async fn cancelled_and_returned_items_cover_a_shortfall() {
     calm(&stack, &newest).await;
     assert_eq!(level_now(&stack, "AMS").await, (2, 2, 0, 0));
 
-    // An order that is short can be cancelled like any other.
+    // An order with a shortfall can be cancelled like any other.
     count_at(&stack, "AMS", 1, true).await.success().unwrap();
     needs(&stack, &newest, "stock_shortfall").await;
     stack.client.cancel(&newest, "no longer wanted", false).await.unwrap().success().unwrap();
@@ -288,7 +288,7 @@ async fn handover_of_a_short_shipment_is_accepted_and_keeps_attention() {
     count_at(&stack, "AMS", 3, true).await.success().unwrap();
     let order = needs(&stack, &newer, "stock_shortfall").await;
 
-    // A carrier that will not stop the shipment keeps it as it is.
+    // If the carrier rejects the cancellation, the shipment does not change.
     let refuse = Rule { route: Route::Cancel, fault: Fault::Refuse, times: None, matching: None };
     stack.carrier.set_faults(vec![refuse]);
     skip(&stack, &newer).await;
@@ -303,13 +303,13 @@ async fn handover_of_a_short_shipment_is_accepted_and_keeps_attention() {
         (actions(&order), &order["needs"][0]["detail"]["has_left"]),
         (vec!["resolve", "skip"], &json!(true))
     );
-    assert_eq!(level_now(&stack, "AMS").await, (2, 2, 0, 0), "what is counted is the older order's");
+    assert_eq!(level_now(&stack, "AMS").await, (2, 2, 0, 0), "the counted items are the older order's");
     wait_for_event(&stack.client, &newer, "payment.captured").await;
     skip(&stack, &newer).await;
     let order = calm(&stack, &newer).await;
     assert_eq!(order["lines"][0]["shipped"], 2);
 
-    // The count says what is there: the older order is short if the carrier took its items.
+    // The count is authoritative: the older order has a shortfall if the carrier took its items.
     count_at(&stack, "AMS", 1, true).await.success().unwrap();
     needs(&stack, &older, "stock_shortfall").await;
     count_at(&stack, "AMS", 2, false).await.success().unwrap();
@@ -328,15 +328,14 @@ async fn cancel_undoes_what_a_lost_task_served_from_elsewhere() {
     let stall = Rule { route: Route::Book, fault: Fault::Stall, times: None, matching: None };
     stack.carrier.set_faults(vec![stall]);
     retry(&stack, &id).await;
-    wait_until("a new label is being booked", || async {
+    wait_until("the booking of a new label", || async {
         (!stack.carrier.stalled().is_empty()).then_some(())
     })
     .await;
     assert_eq!(level_now(&stack, "RTM").await, (5, 2, 3, 0));
     stack.workers[0].kill_hard().await.unwrap();
     stack.carrier.set_faults(Vec::new());
-    wait_until("the carrier has booked it", || async { stack.carrier.stalled().is_empty().then_some(()) })
-        .await;
+    wait_until("the carrier to book it", || async { stack.carrier.stalled().is_empty().then_some(()) }).await;
     let input = r#"{"reason": "no longer wanted"}"#;
     temporal(&["workflow", "signal", "-w", &format!("order:{id}"), "--name", "cancel", "--input", input])
         .await;
@@ -344,7 +343,7 @@ async fn cancel_undoes_what_a_lost_task_served_from_elsewhere() {
     reach(&stack.client, &id, "cancelled").await;
     check_closed_order(&stack, &id).await;
     let labels = stack.carrier.snapshot();
-    assert!(!labels.to_string().contains("\"booked\""), "a label was left: {labels:#}");
+    assert!(!labels.to_string().contains("\"booked\""), "a label was not cancelled: {labels:#}");
     assert_eq!(
         (level_now(&stack, "AMS").await, level_now(&stack, "RTM").await),
         ((1, 0, 1, 0), (5, 0, 5, 0))
@@ -354,7 +353,7 @@ async fn cancel_undoes_what_a_lost_task_served_from_elsewhere() {
 
 #[tokio::test]
 async fn successor_run_releases_what_replaced_a_shipment_unreported() {
-    // The items are moved, and the workflow is never told.
+    // The items are moved to another shipment, and the workflow never receives the result.
     let sweep = builder().await.env("WAYBILL_SWEEP_AGE_SECONDS", 0).env("WAYBILL_SWEEP_SECONDS", 86_400);
     let stack = sweep.env("WAYBILL_CHAOS", "lose:settle_shortfall:1000").start().await.unwrap();
     put_stock(&stack.client, SKU, &[("AMS", 3)]).await;
@@ -366,10 +365,10 @@ async fn successor_run_releases_what_replaced_a_shipment_unreported() {
     needs(&stack, &id, "stock_shortfall").await;
     put_stock(&stack.client, SKU, &[("RTM", 5)]).await;
     retry(&stack, &id).await;
-    wait_until("the items are moved", || async { (level_now(&stack, "RTM").await.1 == 2).then_some(()) })
+    wait_until("the items to be moved", || async { (level_now(&stack, "RTM").await.1 == 2).then_some(()) })
         .await;
 
-    // The carrier keeps the other shipment, so not everything that is held may be released.
+    // The carrier rejects the cancellation of the other shipment, so its reservation must stay.
     let matching = other["id"].as_str().map(str::to_owned);
     stack.carrier.set_faults(vec![Rule {
         route: Route::Cancel,
@@ -403,14 +402,14 @@ async fn retry_goes_on_after_a_lost_task_cancelled_the_label() {
         matching: None,
     }]);
     retry(&stack, &id).await;
-    wait_until("the label is being cancelled", || async {
+    wait_until("the label's cancel request", || async {
         (!stack.carrier.stalled().is_empty()).then_some(())
     })
     .await;
     stack.workers[0].kill_hard().await.unwrap();
     stack.carrier.set_faults(Vec::new());
-    wait_until("it is cancelled", || async { stack.carrier.stalled().is_empty().then_some(()) }).await;
-    // There is nothing elsewhere any more, so a new plan would change nothing.
+    wait_until("the cancelled label", || async { stack.carrier.stalled().is_empty().then_some(()) }).await;
+    // No other location has stock any more, so a new plan would change nothing.
     put_stock(&stack.client, SKU, &[("RTM", 0)]).await;
     stack.add_worker().await.unwrap();
     wait_for_event(&stack.client, &id, "shipment.replaced").await;
@@ -427,7 +426,7 @@ async fn order_before_its_promise_is_served_once_it_ships() {
     needs(&stack, &id, "stock_shortfall").await;
     skip(&stack, &id).await;
     stack.client.decide(&id, "approve", "known").await.unwrap().success().unwrap();
-    wait_until("the missing item is cancelled", || async {
+    wait_until("the missing item to be cancelled", || async {
         (order_now(&stack, &id).await["lines"][0]["cancelled"] == 1).then_some(())
     })
     .await;
@@ -463,7 +462,7 @@ async fn counts_orders_cancels_and_handovers_at_once_keep_the_books() {
     }));
     tokio::join!(counts, orders, moves);
     count_at(&stack, "AMS", 40, false).await.success().unwrap();
-    wait_until("nothing is short", || async {
+    wait_until("no shortfall", || async {
         let found = stack.client.list(&[("attention", "true")]).await.unwrap().body;
         let short = values(&found["orders"])
             .iter()
@@ -471,6 +470,6 @@ async fn counts_orders_cancels_and_handovers_at_once_keep_the_books() {
         (!short).then_some(())
     })
     .await;
-    // The stack checks the books when it stops.
+    // The stack checks the invariants when it stops.
     stack.stop().await;
 }

@@ -1,4 +1,5 @@
-//! Heirs: wherever an order's workflow is terminated, its successor lets go of what can be stopped, and follows what left.
+//! Successor runs: after a termination at any point, the successor run releases what can be stopped and follows what
+//! has shipped.
 
 use crate::{
     accounting::*,
@@ -19,7 +20,7 @@ fn times(kinds: &[String], kind: &str) -> usize {
     kinds.iter().filter(|told| *told == kind).count()
 }
 
-/// The carrier's word for a shipment's label, if it has one.
+/// The status of a shipment's label at the carrier, if it has one.
 fn label(stack: &Stack, shipment: &str) -> Option<Value> {
     let ledger = stack.carrier.snapshot();
     let labels = values(&ledger["labels"]);
@@ -184,7 +185,7 @@ async fn successor_run_keeps_stock_of_a_replacement_shipment() {
         .unwrap();
     let replaced = wait_for_event(&stack.client, &id, "shipment.replaced").await;
     let other = replaced["data"]["by"][0].as_str().unwrap();
-    wait_until("it has a label", || async { label(&stack, other).map(drop) }).await;
+    wait_until("the replacement's label", || async { label(&stack, other).map(drop) }).await;
     stack.carrier.set_faults(vec![rule(Route::Cancel, Fault::Status { status: 503 }, other)]);
     stack.client.cancel(&id, "changed my mind", false).await.unwrap().success().unwrap();
     wait_for_event(&stack.client, &id, "step.retrying").await;
@@ -216,13 +217,14 @@ async fn an_heir_stops_labels_that_nobody_knows_of() {
         reach(&stack.client, id, "confirmed").await;
         terminate(id).await;
     }
-    assert_eq!(label(&stack, &first), Some(json!("booked")), "the carrier has what Waybill does not know of");
+    assert_eq!(label(&stack, &first), Some(json!("booked")), "the carrier must have the unrecorded label");
     for id in [&booked, &late] {
         assert_cancelled_by_successor(&stack, id, "voided").await;
     }
-    // What the ended workflow asked for is asked for to the end.
+    // The carrier still executes the requests of the terminated workflow.
     stack.carrier.set_faults(Vec::new());
-    wait_until("nothing is held up", || async { stack.carrier.stalled().is_empty().then_some(()) }).await;
+    wait_until("all requests to complete", || async { stack.carrier.stalled().is_empty().then_some(()) })
+        .await;
     for shipment in [&first, &second] {
         assert_eq!(label(&stack, shipment), Some(json!("cancelled")));
     }
@@ -283,15 +285,15 @@ async fn an_heir_leaves_alone_what_an_operator_wrote_off() {
     stack.payments.set_faults(Vec::new());
     terminate(&id).await;
     sweep_until_taken_over(&stack, &id).await;
-    // What the heir still has to take it takes before it listens to the carrier.
+    // The successor run makes its captures before it waits for carrier events.
     send_carrier_event(&stack, &left, "lose").await;
     operator_actions::needs(&stack, &id, "shipment_lost").await;
-    assert_eq!(at_provider(&stack, &id).1, 0, "nothing is taken");
+    assert_eq!(at_provider(&stack, &id).1, 0, "no capture");
     let order = stack.client.get(&id).await.unwrap().body;
     assert_eq!(order["amounts_held"]["captured"], 0, "{order:#}");
     let skip = operator_actions::operate(&stack.client, &id, "skip", json!({"reason": "insured"})).await;
     assert_eq!(skip.status.as_u16(), 202, "{}", skip.body);
-    wait_until("both are audited", || async {
+    wait_until("both audit records", || async {
         (operator_actions::audited(&stack, &id).await == 2).then_some(())
     })
     .await;
@@ -322,7 +324,7 @@ async fn successor_run_captures_what_follows_a_skipped_shipment() {
     let order = reach(&stack.client, &id, "completed").await;
     let second = order["shipments"].as_array().unwrap().iter().find(|sh| sh["id"] == left[1]).unwrap();
     let amount = second["amount"].as_i64().unwrap();
-    assert_eq!(at_provider(&stack, &id), (0, amount, 0, 1), "of the first authorization");
+    assert_eq!(at_provider(&stack, &id), (0, amount, 0, 1), "only the first authorization");
     check_closed_order(&stack, &id).await;
     stack.stop().await;
 }
@@ -339,16 +341,14 @@ async fn an_heir_gives_free_what_was_held_for_what_was_written_off() {
     let skip = operator_actions::operate(&stack.client, &id, "skip", json!({"reason": "a gift"})).await;
     assert_eq!(skip.status.as_u16(), 202, "{}", skip.body);
     let begun = "select count(*) from payment_operations where order_id = $1::uuid and kind = 'void'";
-    wait_until("the rest is being given free", || async {
-        (count(&stack, begun, &id).await > 0).then_some(())
-    })
-    .await;
-    assert_eq!(at_provider(&stack, &id), (1000, 0, 0, 1), "it is still held");
+    wait_until("the void of the remainder", || async { (count(&stack, begun, &id).await > 0).then_some(()) })
+        .await;
+    assert_eq!(at_provider(&stack, &id), (1000, 0, 0, 1), "the authorization is still active");
     terminate(&id).await;
     sweep_until_taken_over(&stack, &id).await;
     stack.payments.set_faults(Vec::new());
-    wait_until("nothing is held", || async { (at_provider(&stack, &id).0 == 0).then_some(()) }).await;
-    assert_eq!(at_provider(&stack, &id).1, 0, "nor taken");
+    wait_until("the void", || async { (at_provider(&stack, &id).0 == 0).then_some(()) }).await;
+    assert_eq!(at_provider(&stack, &id).1, 0, "no capture");
     stack.stop().await;
 }
 
@@ -371,7 +371,7 @@ async fn an_heir_waits_for_no_customer() {
     assert_cancelled_by_successor(&stack, &proof, "voided").await;
     let order = stack.client.get(&proof).await.unwrap().body;
     assert_eq!(order["payment_action_required"], json!(false), "{order:#}");
-    // The customer comes back from their bank: there is nothing to be held any more.
+    // The customer returns from their bank, and can no longer authenticate.
     let ledger = stack.payments.snapshot();
     let intents = values(&ledger["intents"]);
     let intent = intents.iter().find(|intent| intent["metadata"]["order_id"] == proof).unwrap();
@@ -380,7 +380,7 @@ async fn an_heir_waits_for_no_customer() {
     stack.stop().await;
 }
 
-/// How many workflows the order has had.
+/// The number of workflow runs of the order.
 async fn runs(id: &str) -> u64 {
     let query = format!("WorkflowId = 'order:{id}'");
     let told = temporal(&["workflow", "count", "--query", &query, "-o", "json"]).await;
@@ -402,7 +402,7 @@ async fn sweeps_at_the_same_time_start_one_heir() {
     let ended = "ExecutionStatus = 'Terminated'";
     for id in &ids {
         let query = format!("WorkflowId = 'order:{id}' AND {ended}");
-        wait_until("its end is found", || async {
+        wait_until("its termination to be visible", || async {
             let found = temporal(&["workflow", "count", "--query", &query, "-o", "json"]).await;
             found.contains("\"1\"").then_some(())
         })
@@ -429,7 +429,7 @@ async fn sweeps_at_the_same_time_start_one_heir() {
     assert_eq!(told.iter().map(heirs).sum::<u64>(), 3, "{told:#?}");
     for id in &ids {
         assert_cancelled_by_successor(&stack, id, "voided").await;
-        wait_until("both runs are found", || async { (runs(id).await == 2).then_some(()) }).await;
+        wait_until("both runs to be visible", || async { (runs(id).await == 2).then_some(()) }).await;
         assert_eq!(times(&kinds(&stack.client, id).await, "order.inherited"), 1);
     }
     check_stock(&stack, &before).await;
@@ -446,7 +446,7 @@ async fn an_order_of_which_temporal_knows_nothing_has_an_heir_when_its_hold_is_o
     for id in [&forgotten, &in_time] {
         let workflow = format!("order:{id}");
         temporal(&["workflow", "delete", "--yes", "-w", &workflow]).await;
-        wait_until("Temporal has forgotten it", || async {
+        wait_until("its deletion in Temporal", || async {
             server.cli(&["workflow", "describe", "-w", &workflow]).await.err()
         })
         .await;
@@ -457,7 +457,7 @@ async fn an_order_of_which_temporal_knows_nothing_has_an_heir_when_its_hold_is_o
     assert_cancelled_by_successor(&stack, &forgotten, "voided").await;
     sweep(&stack).await;
     reach(&stack.client, &in_time, "in_review").await;
-    assert!(authorized_amount(&stack, &in_time).await > 0, "its time is not over");
+    assert!(authorized_amount(&stack, &in_time).await > 0, "its reservation has not expired");
     check_stock(&stack, &before).await;
     stack.stop().await;
 }

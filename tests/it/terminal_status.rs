@@ -1,4 +1,4 @@
-//! An order ends once, whatever comes in while it ends.
+//! An order reaches exactly one terminal status, even if messages arrive while it completes.
 
 use crate::{accounting::check_closed_order, support::*};
 use futures::{StreamExt, stream};
@@ -7,14 +7,14 @@ use std::time::Duration;
 use waybill_domain::status::OrderStatus;
 use waybill_stack::{Stack, client::new_key, servers::Servers};
 
-/// Orders of one run, each cancelled a little later than the one before.
+/// Orders of one run; each is cancelled slightly later than the one before.
 const ORDERS: u64 = 60;
-/// So many at a time, so that each is started at once.
+/// Orders in flight, few enough that each workflow starts immediately.
 const AT_ONCE: usize = 4;
-/// The latest cancel, in milliseconds: by then an order that is out of stock has been rejected.
+/// The latest cancel, in milliseconds: by then the workflow has rejected an order that is out of stock.
 const CANCEL_WITHIN_MS: u64 = 80;
 
-/// Checks that the timeline moves along the lifecycle and ends once, and gives the status that it ends in.
+/// Checks that the timeline follows the lifecycle, and returns its last status.
 async fn check_one_ending(stack: &Stack, id: &str) -> OrderStatus {
     let events = timeline(&stack.client, id).await;
     let statuses: Vec<OrderStatus> =
@@ -25,10 +25,10 @@ async fn check_one_ending(stack: &Stack, id: &str) -> OrderStatus {
     *statuses.last().unwrap()
 }
 
-/// The status that the workflow answered at its end.
+/// The status that the workflow returned when it completed.
 async fn result_of(stack: &Stack, id: &str) -> String {
     let query = format!("WorkflowId = 'order:{id}' and ExecutionStatus = 'Completed'");
-    let ended = wait_until("the workflow has ended", || async {
+    let ended = wait_until("the workflow to complete", || async {
         stack.temporal.executions(&query).await.ok()?.pop()
     })
     .await;
@@ -50,7 +50,7 @@ async fn cancel_during_rejection_leaves_one_ending() {
 async fn cancel_while_rejected(stack: &Stack, number: u64) -> String {
     let id = place(&stack.client, &order(&[("NO-SUCH-SKU", 1)])).await;
     tokio::time::sleep(Duration::from_millis(CANCEL_WITHIN_MS * number / ORDERS)).await;
-    // The workflow may have ended already, or not have been started yet.
+    // The workflow may have completed already, or may not have started yet.
     let _ =
         stack.temporal.signal(&format!("order:{id}"), "cancel", &json!({"reason": "changed my mind"})).await;
     let result = result_of(stack, &id).await;
@@ -67,7 +67,7 @@ async fn cancel_of_terminated_order_is_retryable() {
     let id = place(&stack.client, &order_with(|_| {})).await;
     reach(&stack.client, &id, "fulfilling").await;
     stack.temporal.terminate(&format!("order:{id}")).await.unwrap();
-    // Nothing sweeps here: the order has no successor yet.
+    // No sweep runs in this test: the order has no successor run yet.
     let reply = stack.client.cancel(&id, "changed my mind", false).await.unwrap();
     assert_eq!(reply.status.as_u16(), 503, "{}", reply.body);
     assert!(reply.header("retry-after").is_some());
@@ -84,7 +84,7 @@ async fn unreadable_workflow_input_fails_the_workflow() {
     let start = ["workflow", "start", "--type", "OrderWorkflow", "--task-queue", &queue, "-w", &id];
     server.cli(&[&start[..], &["--input", r#"{"order": 1}"#]].concat()).await.unwrap();
     let query = format!("WorkflowId = '{id}' and ExecutionStatus = 'Failed'");
-    wait_until("the workflow has failed", || async { stack.temporal.executions(&query).await.ok()?.pop() })
+    wait_until("the workflow to fail", || async { stack.temporal.executions(&query).await.ok()?.pop() })
         .await;
     let shown = temporal(&["workflow", "show", "-w", &id]).await;
     assert!(shown.contains("input can't be read"), "{shown}");

@@ -1,4 +1,4 @@
-//! The carrier moves a shipment that an ended order does not list, as one that an unrecorded task had reserved.
+//! The carrier moves a shipment that is missing from a completed order, for example one of an unrecorded task.
 
 use crate::{
     operator_actions::{needs, operate},
@@ -9,7 +9,7 @@ use crate::{
 use serde_json::{Value, json};
 use waybill_stack::Stack;
 
-/// An order that was cancelled with a label booked, and whose row has lost its shipment.
+/// A cancelled order with a booked label, whose row in the read model has lost its shipment.
 async fn unlisted(stack: &Stack) -> (String, String) {
     let id = place(&stack.client, &order_with(|_| {})).await;
     let shipment = shipments(&reach(&stack.client, &id, "fulfilling").await).remove(0);
@@ -37,9 +37,9 @@ async fn handover_of_unlisted_shipment_raises_attention_once() {
     wait_for_event(&stack.client, &id, "stock.gone").await;
     wait_for_event(&stack.client, &id, "return.requested").await;
     let after = stock_level(&stack, "SHOE-42-BLK").await;
-    assert_eq!((after.0, after.2), (before.0 - 1, before.2 + 1), "the goods have left");
+    assert_eq!((after.0, after.2), (before.0 - 1, before.2 + 1), "the unit must be sold");
 
-    // What an operator has dismissed stays dismissed, whatever the carrier reports next.
+    // A dismissed attention item is not raised again by later carrier events.
     operate(&stack.client, &id, "skip", json!({"reason": "it comes back"})).await.success().unwrap();
     carrier_reports(&stack, &id, &shipment, "shipment.delivered").await;
     let order = stack.client.get(&id).await.unwrap().body;
@@ -59,6 +59,6 @@ async fn unlisted_shipment_without_reservation_raises_attention() {
     carrier_reports(&stack, &id, &shipment, "shipment.delivered").await;
     let order = needs(&stack, &id, "unexpected_shipment").await;
     assert_eq!(order["needs"][0]["detail"]["said"], "delivered", "{order:#}");
-    assert_eq!(events_of(&kinds(&stack.client, &id).await, "return.requested"), 0, "nothing is known of it");
+    assert_eq!(events_of(&kinds(&stack.client, &id).await, "return.requested"), 0, "contents unknown");
     stack.stop().await;
 }

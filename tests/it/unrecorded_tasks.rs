@@ -1,5 +1,5 @@
-//! A workflow task that is lost with its worker has done what it did: money may be held, a label may be booked, and no
-//! history says so. The task runs again, and a cancel that came in meanwhile is heard before any of it.
+//! A workflow task that is lost with its worker has had its effects: an authorization or a label may exist that no
+//! history contains. The task runs again, and a cancel that arrived in the meantime precedes all of its steps.
 
 use crate::{
     accounting::*, operator_actions::needs, payment::authenticate, replay::assert_replays, support::*,
@@ -21,7 +21,7 @@ use waybill_store::{
     payments::{self, OperationKind, OperationResult, OperationState},
 };
 
-/// As many orders as there are ways to cancel.
+/// One order for each way to cancel.
 type Three = [String; 3];
 
 async fn signal(id: &str, name: &str, input: &str) {
@@ -47,15 +47,15 @@ async fn approve(ids: &Three) {
     }
 }
 
-/// Waits until so many requests are held up, then kills the worker and lets them go: what was asked for is done all the
-/// same. Then all orders are cancelled, each of three in another way, and another worker hears of it.
+/// Waits until this many requests are stalled, kills the worker and resumes the requests: the servers still carry them
+/// out. Then cancels all orders, each of three in another way, and starts another worker.
 async fn cancel_after_the_worker_died(stack: &mut Stack, at_work: usize, orders: &[&Three]) {
     let held_up = |stack: &Stack| stack.carrier.stalled().len() + stack.payments.stalled().len();
-    wait_until("all are at work", || async { (held_up(stack) == at_work).then_some(()) }).await;
+    wait_until("all requests to stall", || async { (held_up(stack) == at_work).then_some(()) }).await;
     stack.workers[0].kill_hard().await.unwrap();
     stack.carrier.set_faults(Vec::new());
     stack.payments.set_faults(Vec::new());
-    wait_until("what was asked for is done", || async { (held_up(stack) == 0).then_some(()) }).await;
+    wait_until("the stalled requests to complete", || async { (held_up(stack) == 0).then_some(()) }).await;
     for [by_signal, by_engine, _] in orders {
         signal(by_signal, "cancel", r#"{"reason": "changed my mind"}"#).await;
         temporal(&["workflow", "cancel", "-w", &format!("order:{by_engine}")]).await;
@@ -79,12 +79,12 @@ async fn cancel_after_the_worker_died(stack: &mut Stack, at_work: usize, orders:
     }
 }
 
-/// The carrier carries nothing of these orders.
+/// Checks that the carrier has no active label of these orders.
 async fn check_labels(stack: &Stack, ids: &Three) {
     let ledger = stack.carrier.snapshot();
     for id in ids {
         let order = stack.client.get(id).await.unwrap().body;
-        assert!(!shipments(&order).is_empty(), "what was begun is known: {order:#}");
+        assert!(!shipments(&order).is_empty(), "the shipments must be recorded: {order:#}");
         for shipment in shipments(&order) {
             let label = values(&ledger["labels"]).into_iter().find(|label| label["reference"] == shipment);
             assert_eq!(label.map(|label| &label["status"]), Some(&json!("cancelled")), "{order:#}");
@@ -100,7 +100,7 @@ async fn a_cancel_undoes_the_label_that_a_lost_task_booked() {
     for id in &approved {
         reach(&stack.client, id, "in_review").await;
     }
-    // All of them get as far as their label, in one task each.
+    // Each order reaches its label in one workflow task.
     stack.carrier.set_faults(vec![rule(Route::Book, Fault::Stall, None)]);
     approve(&approved).await;
     let new = three(&stack, || order_with(|_| {})).await;
@@ -124,7 +124,8 @@ async fn a_cancel_undoes_the_second_label_that_a_lost_task_booked() {
         away.push(rule(Route::Book, Fault::Status { status: 503 }, Some(first)));
         stalled.push(rule(Route::Book, Fault::Stall, Some(second)));
     }
-    // The first label takes more than one task; the second is booked in the task that hears of the first.
+    // Each first label takes several workflow tasks; the second is booked in the task that receives the first one's
+    // result.
     stack.carrier.set_faults([away, stalled.clone()].concat());
     approve(&split).await;
     for id in &split {
@@ -176,21 +177,17 @@ async fn a_cancel_gives_free_what_a_lost_task_moved_to_another_shipment() {
     send_carrier_event(&stack, gone, "hand_over").await;
     reach(&stack.client, &id, "partially_shipped").await;
     wait_for_event(&stack.client, &id, "payment.captured").await;
-    // One has been replaced when the worker dies over the other.
+    // One shipment has been replaced when the worker is killed while it replaces the other.
     stack.carrier.set_faults(vec![rule(Route::Cancel, Fault::Stall, Some(last))]);
     signal(&id, "cancel", r#"{"reason": "less of each", "lines": [1, 3]}"#).await;
-    wait_until("the label is being cancelled", || async {
-        (stack.carrier.stalled().len() == 1).then_some(())
-    })
-    .await;
+    wait_until("the label's cancel request", || async { (stack.carrier.stalled().len() == 1).then_some(()) })
+        .await;
     stack.workers[0].kill_hard().await.unwrap();
     stack.carrier.set_faults(Vec::new());
     signal(&id, "cancel", r#"{"reason": "nothing more"}"#).await;
     stack.add_worker().await.unwrap();
-    wait_until("what is here is free", || async {
-        (authorized_amount(&stack, &id).await == 0).then_some(())
-    })
-    .await;
+    wait_until("the released stock", || async { (authorized_amount(&stack, &id).await == 0).then_some(()) })
+        .await;
     check_stock(&stack, &before).await;
     stack.stop().await;
 }
@@ -224,11 +221,10 @@ async fn a_cancel_undoes_the_authorization_that_a_lost_task_made() {
     stack.stop().await;
 }
 
-/// The test plays a worker that froze and resumes while another one voids the order's authorization: what it would write
-/// is a conflict.
+/// Writes in place of a worker that froze and resumes while another worker voids the order's authorization. The write
+/// must be a conflict.
 async fn assert_confirm_conflicts(stack: &Stack, id: &str, base: i64) {
-    wait_until("its money is given back", || async { (!stack.payments.stalled().is_empty()).then_some(()) })
-        .await;
+    wait_until("the void request", || async { (!stack.payments.stalled().is_empty()).then_some(()) }).await;
     let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
     let promise = [TimelineEntry { event: OrderEvent::Confirmed {}, status: OrderStatus::Confirmed }];
     let state = OrderState { status: OrderStatus::Confirmed, ..OrderState::received(&[]) };
@@ -263,7 +259,7 @@ async fn frozen_worker_cannot_confirm_after_authentication_expired() {
     stack.stop().await;
 }
 
-/// Writes to the read model what the worker that was killed would have written in the task that it lost.
+/// Writes to the read model what the killed worker would have written in its lost workflow task.
 async fn write_as_lost_task(
     stack: &Stack,
     id: &str,
@@ -295,10 +291,9 @@ async fn carrier_refusal_is_reported_after_a_lost_task() {
     wait_for_event(&stack.client, &id, "shipment.booked").await;
     stack.carrier.set_faults(vec![rule(Route::Cancel, Fault::Stall, None)]);
     signal(&id, "cancel", r#"{"reason": "changed my mind"}"#).await;
-    wait_until("the carrier is asked", || async { (!stack.carrier.stalled().is_empty()).then_some(()) })
-        .await;
+    wait_until("the carrier request", || async { (!stack.carrier.stalled().is_empty()).then_some(()) }).await;
     stack.workers[0].kill_hard().await.unwrap();
-    // The next run does not have to try again, and so does not repeat this.
+    // The next run need not retry the step, and so does not repeat this entry.
     write_as_lost_task(&stack, &id, vec![retrying("cancel_label")], |_| {}).await;
     send_carrier_event(&stack, &shipment, "hand_over").await;
     stack.carrier.set_faults(Vec::new());
@@ -323,12 +318,12 @@ async fn customer_can_still_authenticate_after_a_restart() {
     let stack = stack().await;
     let mut order = order(&[("SHOE-42-BLK", 2)]);
     order["payment"]["method"] = json!("pm_card_authenticationRequired");
-    // A webhook would have it ask the provider again before the cancel comes.
+    // A webhook would make the worker query the provider before the cancel arrives.
     let silent = || rule(Route::Webhook, Fault::Suppress, None);
     stack.payments.set_faults(vec![silent()]);
     let id = place(&stack.client, &order).await;
     wait_for_event(&stack.client, &id, "payment.action_required").await;
-    // The order restarts from the read model, and what it asks of the provider fails once.
+    // The order restarts from the read model, and its first request to the provider fails.
     let away = rule(Route::Read, Fault::Status { status: 429 }, None);
     stack.payments.set_faults(vec![away, silent()]);
     write_as_lost_task(&stack, &id, vec![OrderEvent::StatusChanged {}], |_| {}).await;
@@ -336,7 +331,7 @@ async fn customer_can_still_authenticate_after_a_restart() {
     wait_for_event(&stack.client, &id, "lines.cancelled").await;
     wait_for_event(&stack.client, &id, "step.retrying").await;
     stack.payments.set_faults(Vec::new());
-    wait_until("the customer is asked", || async {
+    wait_until("the customer's authentication to be required", || async {
         let order = stack.client.get(&id).await.unwrap().body;
         (order["payment_action_required"] == true).then_some(())
     })
@@ -358,15 +353,15 @@ async fn stock_that_a_lost_cancel_left_held_is_released() {
     wait_for_event(&stack.client, &id, "payment.captured").await;
     stack.payments.set_faults(vec![rule(Route::Void, Fault::Stall, None)]);
     signal(&id, "cancel", r#"{"reason": "changed my mind"}"#).await;
-    wait_until("its money is given back", || async { (!stack.payments.stalled().is_empty()).then_some(()) })
-        .await;
+    wait_until("the void request", || async { (!stack.payments.stalled().is_empty()).then_some(()) }).await;
     stack.workers[0].kill_hard().await.unwrap();
     let shipment_id = stopped.parse().unwrap();
     let events = vec![OrderEvent::ShipmentCancelled { shipment_id }, retrying("void_authorization")];
     let cancelled =
         |state: &mut OrderState| state.set_shipment_status(shipment_id, FulfilmentStatus::Cancelled);
     write_as_lost_task(&stack, &id, events, cancelled).await;
-    // The next run has this to report first, and meets what was written before it comes to the stock.
+    // The next run must first report the ignored signal, and conflicts with the written entries before it reaches the
+    // stock.
     let away = |route| rule(route, Fault::Status { status: 503 }, None);
     stack.payments.set_faults(vec![away(Route::Void), away(Route::Read)]);
     signal(&id, "decide", r#"{"decision": "approve", "reason": "known"}"#).await;
@@ -392,12 +387,12 @@ async fn authorization_that_only_a_lost_task_knew_is_voided() {
     reach(&stack.client, &id, "awaiting_customer").await;
     stack.payments.set_faults(vec![rule(Route::Authorize, Fault::Stall, None)]);
     signal(&id, "amend", r#"{"accept": "ship_available"}"#).await;
-    wait_until("it is asked for", || async { (!stack.payments.stalled().is_empty()).then_some(()) }).await;
+    wait_until("the request", || async { (!stack.payments.stalled().is_empty()).then_some(()) }).await;
     stack.workers[0].kill_hard().await.unwrap();
     stack.payments.set_faults(Vec::new());
-    wait_until("it is held", || async { (at_provider(&stack, &id).0 > 0).then_some(()) }).await;
+    wait_until("the authorization", || async { (at_provider(&stack, &id).0 > 0).then_some(()) }).await;
     signal(&id, "cancel", r#"{"reason": "changed my mind"}"#).await;
-    // A second task was lost as well: it had claimed the stop, and the void had failed.
+    // A second workflow task was lost as well: it had recorded the cancel, and its void had failed.
     let asked = OrderEvent::CancelRequested {
         reason: "changed my mind".into(),
         source: "signal".into(),
@@ -426,8 +421,7 @@ async fn status_of_a_free_order_is_written_after_a_lost_cancel() {
     reach(&stack.client, &id, "partially_shipped").await;
     stack.carrier.set_faults(vec![rule(Route::Cancel, Fault::Stall, Some(stopped))]);
     signal(&id, "cancel", r#"{"reason": "changed my mind"}"#).await;
-    wait_until("the carrier is asked", || async { (!stack.carrier.stalled().is_empty()).then_some(()) })
-        .await;
+    wait_until("the carrier request", || async { (!stack.carrier.stalled().is_empty()).then_some(()) }).await;
     stack.workers[0].kill_hard().await.unwrap();
     let shipment_id = stopped.parse().unwrap();
     let events = vec![OrderEvent::ShipmentCancelled { shipment_id }, retrying("void_authorization")];
@@ -447,11 +441,10 @@ async fn recorded_expiry_wins_over_a_late_approval() {
     let before = units_by_location(&stack).await;
     stack.payments.set_faults(vec![rule(Route::Void, Fault::Stall, None)]);
     let id = place(&stack.client, &order_needing_review()).await;
-    wait_until("its money is given back", || async { (!stack.payments.stalled().is_empty()).then_some(()) })
-        .await;
+    wait_until("the void request", || async { (!stack.payments.stalled().is_empty()).then_some(()) }).await;
     stack.workers[0].kill_hard().await.unwrap();
     stack.payments.set_faults(Vec::new());
-    // The first of them is noted before anything else, so that the next run meets another entry.
+    // The next run records the ignored signal first, so it conflicts with the written entry.
     signal(&id, "amend", r#"{"accept": "ship_available"}"#).await;
     signal(&id, "decide", r#"{"decision": "approve", "reason": "known"}"#).await;
     write_as_lost_task(&stack, &id, vec![retrying("void_authorization")], |_| {}).await;
@@ -476,7 +469,7 @@ async fn refused_engine_cancel_is_reported_once() {
     let run = described["workflowExecutionInfo"]["execution"]["runId"].as_str().unwrap();
     temporal(&["workflow", "cancel", "-w", &workflow]).await;
     let refused = OrderEvent::cancel_rejected(OrderStatus::Shipped, None, Some(format!("{run}:engine")));
-    // The next run reports the refusal first, which contradicts this.
+    // The next run reports the rejection first, which conflicts with these entries.
     write_as_lost_task(&stack, &id, vec![retrying("nothing"), refused], |_| {}).await;
     stack.add_worker().await.unwrap();
     send_carrier_event(&stack, &shipment, "deliver").await;
@@ -515,7 +508,7 @@ async fn accepted_answer_is_kept_when_a_lost_task_went_on() {
     let id = place(&stack.client, &short).await;
     reach(&stack.client, &id, "awaiting_customer").await;
     stack.workers[0].kill_hard().await.unwrap();
-    // The lost task cancelled the line that is short; the next one receives the customer's answer first.
+    // The lost workflow task cancelled the line that is short; the next task receives the customer's answer first.
     let gone = LineQuantity { line: 0, quantity: 1 };
     let cancelled =
         OrderEvent::LinesCancelled { lines: vec![gone], reason: "not that".into(), request: None };
@@ -534,7 +527,8 @@ async fn accepted_answer_is_kept_when_a_lost_task_went_on() {
     stack.stop().await;
 }
 
-/// Captures a shipment at the provider, as a task would do that was lost before it knew that no other is left.
+/// Captures a shipment at the provider, as a workflow task that was lost before it learned that no other shipment
+/// remains.
 async fn capture_as_lost_task(stack: &Stack, id: &str, shipment: &str, amount: i64) {
     let ledger = stack.payments.snapshot();
     let intent = values(&ledger["intents"]).into_iter().find(|i| i["metadata"]["order_id"] == id).unwrap();
@@ -552,7 +546,7 @@ async fn rest_is_voided_if_the_lost_capture_was_not_the_last() {
     let stack = stack().await;
     stock_two_locations(&stack.client).await;
     let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
-    // The lost task knew the answer and wrote it down, or it did not.
+    // The lost workflow task received and recorded the response, or it did not.
     for is_written in [true, false] {
         let id = place(&stack.client, &order(&[("HERE", 1), ("THERE", 1)])).await;
         reach(&stack.client, &id, "fulfilling").await;
@@ -594,7 +588,7 @@ async fn rest_is_voided_if_the_lost_capture_was_not_the_last() {
     stack.stop().await;
 }
 
-/// After a heartbeat without a command, a worker that does not know the workflow runs an update before the interrupted
+/// After a heartbeat without a command, a worker without the cached workflow runs an update before the interrupted
 /// step, and a replay runs it after. So there must be no such heartbeat.
 #[tokio::test]
 async fn cancel_on_another_worker_after_a_slow_first_step_replays() {
@@ -607,7 +601,7 @@ async fn cancel_on_another_worker_after_a_slow_first_step_replays() {
     sqlx::query("select 1 from stock where sku = 'SLOW' for update").execute(&mut *tx).await.unwrap();
     let id = place(&stack.client, &order(&[("SLOW", 1)])).await;
     let workflow = format!("order:{id}");
-    wait_until("its first task has ended", || async {
+    wait_until("its first workflow task to complete", || async {
         let history = temporal(&["workflow", "show", "-w", &workflow]).await;
         history.contains("WorkflowTaskCompleted").then_some(())
     })

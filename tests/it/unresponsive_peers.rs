@@ -1,5 +1,5 @@
-//! Somebody stops without a word: a client in the middle of its request, a worker that is frozen, a Postgres whose machine
-//! is gone. Nobody else has to wait for them, and nothing that others write goes with them.
+//! A client, worker or Postgres stops responding without closing its connection: a client in the middle of its request,
+//! a frozen worker, a failed host. Other callers must not wait for it, nor lose their writes.
 
 use crate::support::*;
 use futures::FutureExt;
@@ -20,13 +20,13 @@ use waybill_store::{
     stock::reservations,
 };
 
-/// How far a request comes before its client gives up: from its first statement to well behind its last one.
+/// How many polls a request gets before its client disconnects: from its first statement to well past its last one.
 const POLLS_MAX: usize = 12;
-/// Sessions that wait for a lock.
+/// Counts sessions that wait for a lock.
 const WAITING: &str = "select count(*) from pg_stat_activity
     where datname = current_database() and wait_event_type = 'Lock' and query like $1";
 
-/// A stack without a worker, some orders, and a look at its Postgres from outside.
+/// A stack without a worker, some orders, and a connection of the test to its Postgres.
 async fn with_orders<const N: usize>() -> (Stack, [OrderId; N], PgPool) {
     let stack = builder().await.worker(false).start().await.unwrap();
     let mut ids = [OrderId(uuid::Uuid::nil()); N];
@@ -42,7 +42,7 @@ async fn waits(stack: &Stack, statement: &'static str) {
     wait_until(statement, || async { (count(stack, WAITING, statement).await > 0).then_some(()) }).await;
 }
 
-/// Gives a future so many turns, then drops it.
+/// Polls a future at most this many times, then drops it.
 async fn give_up_after(polls: usize, future: impl Future) {
     let mut future = std::pin::pin!(future);
     for _ in 0..polls {
@@ -67,7 +67,7 @@ async fn a_client_that_gives_up_leaves_no_transaction_open() {
             .fetch_one(&look)
             .await
             .unwrap();
-        assert_eq!(seen, 1, "what was written after a client gave up ({polls}) is there for others");
+        assert_eq!(seen, 1, "writes after a dropped request ({polls}) must be committed");
     }
     stack.stop().await;
 }
@@ -104,29 +104,29 @@ async fn a_key_whose_outcome_is_unknown_stands_for_its_request_alone() {
         client.send(request.header("Idempotency-Key", &key).json(&body))
     };
     let first = decide("reject").await.unwrap();
-    assert_eq!(first.status.as_u16(), 503, "nobody takes it up: {}", first.body);
+    assert_eq!(first.status.as_u16(), 503, "without a worker: {}", first.body);
     refused(&decide("approve").await.unwrap(), 422, "idempotency_key_reused", "another request");
     let again = decide("reject").await.unwrap();
-    assert_eq!(again.status.as_u16(), 503, "the same may be tried again at once: {}", again.body);
+    assert_eq!(again.status.as_u16(), 503, "a retry need not wait: {}", again.body);
     stack.workers[0].restart().await.unwrap();
-    // Whether the first one is still taken up is Temporal's to say.
-    wait_until("it is decided", || async {
+    // Temporal decides whether a worker still receives the first update.
+    wait_until("the decision", || async {
         let reply = client.decide(&id, "reject", "looked at").await.unwrap();
         (reply.status.is_success() || reply.text("/code") == "wrong_state").then_some(())
     })
     .await;
     reach(&stack.client, &id, "rejected").await;
-    refused(&decide("reject").await.unwrap(), 409, "wrong_state", "it has ended");
+    refused(&decide("reject").await.unwrap(), 409, "wrong_state", "the order has ended");
     refused(
         &decide("approve").await.unwrap(),
         422,
         "idempotency_key_reused",
-        "it may have been done all the same",
+        "the first request may have been applied",
     );
     stack.stop().await;
 }
 
-/// A way to Postgres that can go silent: what is connected stays so, and nothing comes through any more.
+/// A proxy to Postgres that can stop forwarding: established connections stay open, but no data passes.
 struct Way {
     url: String,
     silent: watch::Sender<()>,
@@ -166,9 +166,9 @@ async fn a_group_gives_up_on_a_postgres_that_is_gone() {
     let writers = BatchedWriters::start(&pool, true);
     writers.reserve(id).await.unwrap().unwrap();
     way.silent.send(()).unwrap();
-    // The one that is under way fails; those after it get another connection.
-    let reserved = wait_until("the group goes on", || async {
-        timeout(WAIT_TIMEOUT, writers.reserve(id)).await.expect("it is given up").ok()
+    // The batch in flight fails; later ones get another connection.
+    let reserved = wait_until("the batcher to continue", || async {
+        timeout(WAIT_TIMEOUT, writers.reserve(id)).await.expect("the batch must time out").ok()
     });
     reserved.await.unwrap();
     stack.stop().await;
@@ -186,12 +186,12 @@ async fn a_look_gives_up_before_what_writes_does() {
     way.silent.send(()).unwrap();
     let written = writers.reserve(id);
     let looked = async {
-        assert!(reader.row_version(id).await.is_err(), "nobody answers");
+        assert!(reader.row_version(id).await.is_err(), "no response");
         assert_eq!(reader.row_version(id).await.unwrap(), stamp, "on another connection");
     };
     tokio::select! {
         biased;
-        _ = written => panic!("a read of many orders waits as long as a write"),
+        _ = written => panic!("the read timeout must be shorter than the write timeout"),
         () = looked => {}
     }
     stack.stop().await;
@@ -202,10 +202,11 @@ async fn who_listens_notices_that_nobody_is_there_any_more() {
     let (stack, [id], _) = with_orders().await;
     let way = way(&stack.database_url).await;
     let mut heard = ChangeListener::listen(connect(&way.url, 2).unwrap()).subscribe();
-    let mut hear = async || timeout(WAIT_TIMEOUT, heard.recv()).await.expect("something is heard").unwrap();
-    assert_eq!(hear().await, ChangeNotification::Unknown, "from now on");
+    let mut hear =
+        async || timeout(WAIT_TIMEOUT, heard.recv()).await.expect("a notification must arrive").unwrap();
+    assert_eq!(hear().await, ChangeNotification::Unknown, "on subscription");
     way.silent.send(()).unwrap();
-    assert_eq!(hear().await, ChangeNotification::Unknown, "whatever happened meanwhile");
+    assert_eq!(hear().await, ChangeNotification::Unknown, "after a reconnect");
     Notifier::start(connect(&stack.database_url, 1).unwrap()).notify_order(id);
     assert_eq!(hear().await, ChangeNotification::Order(id));
     stack.stop().await;
@@ -228,10 +229,10 @@ async fn what_is_announced_later_is_heard_although_one_answer_never_comes() {
                 }
             }
         };
-        timeout(WAIT_TIMEOUT, heard).await.expect("it is announced");
+        timeout(WAIT_TIMEOUT, heard).await.expect("the change must be announced");
     };
     hear().await;
-    wait_until("its connection is at rest", || async { (pool.num_idle() == 1).then_some(()) }).await;
+    wait_until("its connection to be idle", || async { (pool.num_idle() == 1).then_some(()) }).await;
     way.silent.send(()).unwrap();
     hear().await;
     stack.stop().await;
@@ -247,7 +248,7 @@ async fn a_caller_gets_past_connections_that_do_not_answer() {
         connections.push(pool.acquire().await.unwrap());
     }
     drop(connections);
-    wait_until("they rest", || async {
+    wait_until("the connections to be idle", || async {
         let rested =
             "select count(*) from pg_stat_activity where application_name = 'waybill' and state = 'idle'
             and datname = current_database() and clock_timestamp() - state_change > '2 s' and query = ''";
@@ -256,8 +257,8 @@ async fn a_caller_gets_past_connections_that_do_not_answer() {
     })
     .await;
     way.silent.send(()).unwrap();
-    let ping = timeout(WAIT_TIMEOUT, waybill_store::ping(&pool)).await.expect("it is answered");
-    ping.expect("by a connection of its own, after those");
+    let ping = timeout(WAIT_TIMEOUT, waybill_store::ping(&pool)).await.expect("the ping must complete");
+    ping.expect("a new connection must respond");
     stack.stop().await;
 }
 
@@ -269,7 +270,7 @@ async fn a_worker_that_is_frozen_in_a_transaction_keeps_no_locks() {
     let mut tx = frozen.begin().await.unwrap();
     sqlx::query("select from stock where sku = 'SHOE-42-BLK' for update").fetch_all(&mut *tx).await.unwrap();
     let writers = BatchedWriters::start(&pool, true);
-    wait_until("the stock is reserved", || async { writers.reserve(id).await.ok().flatten() }).await;
+    wait_until("the reservation", || async { writers.reserve(id).await.ok().flatten() }).await;
     drop(tx);
     stack.stop().await;
 }

@@ -1,4 +1,4 @@
-//! Webhooks: believed when they are signed, counted once, and right in whatever order they come.
+//! Webhooks: accepted only with a valid signature, applied once, and correct in any order of arrival.
 
 use crate::{
     accounting::{at_provider, check_closed_order, check_stock, units_by_location},
@@ -15,11 +15,11 @@ use waybill_stack::{
     client::{Reply, new_key},
 };
 
-/// How old a signature may be, in seconds.
+/// The maximum age of a signature, in seconds.
 const AGE_MAX: i64 = 300;
 const KEPT: &str = "select count(*) from inbox where event_id like $1";
 
-/// A webhook on its way: what is sent, and what was signed.
+/// A webhook: the signed body, and the body that is sent.
 #[derive(Clone)]
 pub struct Webhook {
     path: String,
@@ -36,14 +36,14 @@ impl Webhook {
         Self { path, id: new_key(), seconds, secret: secret.to_owned(), signed: body.clone(), body }
     }
 
-    /// The carrier's, about a shipment.
+    /// The carrier's webhook for a shipment.
     pub fn carrier(stack: &Stack, shipment: &str, kind: &str) -> Self {
         let body = json!({"type": kind, "reference": shipment, "carrier_adds": {"fields": true}});
         let path = format!("/v1/shipments/{shipment}/events");
         Self::new(&stack.secrets.carrier_webhook, path, body.to_string().into_bytes())
     }
 
-    /// The payment provider's, about an order.
+    /// The payment provider's webhook for an order.
     fn payment(stack: &Stack, order: &str, event: &str) -> Self {
         let intent = json!({"id": "pi_x", "object": "payment_intent", "currency": "eur", "metadata": {"order_id": order}});
         let body = json!({"id": event, "type": "payment_intent.succeeded", "data": {"object": intent}});
@@ -51,7 +51,7 @@ impl Webhook {
         Self::new(&stack.secrets.payments_webhook, path, body.to_string().into_bytes())
     }
 
-    /// The signature, by Standard Webhooks or by Stripe.
+    /// The signature headers of Standard Webhooks or of Stripe.
     fn headers(&self) -> Vec<(&'static str, String)> {
         if self.path == "/v1/payments/events" {
             let tag = hex::encode(mac(self.secret.as_bytes(), &format!("{}.", self.seconds), &self.signed));
@@ -71,7 +71,7 @@ impl Webhook {
     }
 
     async fn send_with(&self, stack: &Stack, headers: Vec<(&'static str, String)>) -> Reply {
-        // Nobody's key is needed, and nobody's helps.
+        // Webhooks need no API key.
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         let request = http.post(format!("{}{}", stack.client.base(), self.path)).body(self.body.clone());
         let request = headers.into_iter().fold(request, |request, (name, value)| request.header(name, value));
@@ -84,7 +84,7 @@ fn mac(key: &[u8], before: &str, body: &[u8]) -> Vec<u8> {
     mac.chain_update(before).chain_update(body).finalize().into_bytes().to_vec()
 }
 
-/// The same webhook, with something about it that makes it nobody's word.
+/// Copies of the webhook whose signature is invalid for the reason named.
 fn forgeries(good: &Webhook) -> Vec<(&'static str, Webhook)> {
     let forged = |change: fn(&mut Webhook)| {
         let mut webhook = good.clone();
@@ -94,7 +94,7 @@ fn forgeries(good: &Webhook) -> Vec<(&'static str, Webhook)> {
     vec![
         ("another's secret", forged(|w| w.secret = format!("whsec_{}", STANDARD.encode("another's secret")))),
         ("too old", forged(|w| w.seconds -= AGE_MAX + 5)),
-        // A busy machine takes its time until it is sent.
+        // The margin covers the delay of a busy machine between signing and sending.
         ("from the future", forged(|w| w.seconds += AGE_MAX + 60)),
         ("another body", forged(|w| w.body.push(b' '))),
         ("no body", forged(|w| w.body.clear())),
@@ -139,7 +139,7 @@ async fn webhooks_are_believed_when_they_are_signed_and_count_once() {
         "an id that was not signed",
     );
     let forged = count(&stack, "select count(*) from inbox where source = $1", "carrier").await;
-    assert_eq!(forged, 0, "nothing forged was kept");
+    assert_eq!(forged, 0, "no forged webhook may be stored");
     assert_eq!(count(&stack, KEPT, "evt_forged").await, 0);
 
     what_is_signed_and_wrong(&stack, &id, shipment).await;
@@ -149,7 +149,7 @@ async fn webhooks_are_believed_when_they_are_signed_and_count_once() {
     assert_eq!(said(from_carrier.send(&stack).await), (202, "delivered".to_owned()));
     assert_eq!(said(from_carrier.send(&stack).await), (202, "duplicate".to_owned()));
     reach(&stack.client, &id, "shipped").await;
-    // While secrets are rolled there are two signatures.
+    // While secrets are rotated, a webhook has two signatures.
     let mut delivered = Webhook::carrier(&stack, shipment, "shipment.delivered");
     delivered.seconds -= AGE_MAX - 30;
     let mut headers = delivered.headers();
@@ -167,7 +167,7 @@ async fn webhooks_are_believed_when_they_are_signed_and_count_once() {
     stack.stop().await;
 }
 
-/// Signed by the carrier, and yet nothing that an order could be told.
+/// Webhooks with a valid signature that the API rejects or ignores.
 async fn what_is_signed_and_wrong(stack: &Stack, id: &str, shipment: &str) {
     let before = timeline(&stack.client, id).await;
     let nobodys = Webhook::carrier(stack, &new_key(), "shipment.delivered");
@@ -206,7 +206,7 @@ async fn what_is_signed_and_wrong(stack: &Stack, id: &str, shipment: &str) {
         );
     }
     refused(&body(" ".repeat(64 * 1024 + 1)).send(stack).await, 413, "too_large", "a long body");
-    assert_eq!(timeline(&stack.client, id).await, before, "the order heard nothing of it");
+    assert_eq!(timeline(&stack.client, id).await, before, "the order must be unchanged");
 }
 
 async fn from_the_provider(stack: &Stack, id: &str) {
@@ -219,7 +219,7 @@ async fn from_the_provider(stack: &Stack, id: &str) {
     assert_eq!(
         count(stack, recorded, "evt_twice").await,
         1,
-        "it changes nothing, so that no workflow is to have it"
+        "it changes nothing, so no workflow may receive it"
     );
     let reply = Webhook::payment(stack, &new_key(), "evt_nobodys").send(stack).await;
     assert_eq!((reply.status.as_u16(), reply.text("/status")), (202, "ignored"), "{}", reply.body);
@@ -267,7 +267,7 @@ async fn an_order_ends_well_whatever_order_its_webhooks_come_in() {
         })
         .unzip();
 
-    // Delivered before handed over, each told ten times at once.
+    // Delivery before hand-over, and each webhook sent ten times concurrently.
     for webhook in [&delivered[0], &handed_over[0], &delivered[1], &handed_over[1]] {
         let replies = join_all((0..10).map(|_| webhook.send(&stack))).await;
         let words: Vec<&str> = replies.iter().map(|reply| reply.text("/status")).collect();
@@ -277,7 +277,7 @@ async fn an_order_ends_well_whatever_order_its_webhooks_come_in() {
     reach(&stack.client, &id, "completed").await;
     let order = check_closed_order(&stack, &id).await;
     assert_eq!((&order["outcome"], &order["payment_status"]), (&json!("full"), &json!("captured")));
-    assert_eq!(order["attention"], json!(null), "nothing was unexpected");
+    assert_eq!(order["attention"], json!(null), "no attention must be raised");
     assert_eq!(at_provider(&stack, &id), (0, 3000, 0, 1));
     let seen = kinds(&stack.client, &id).await;
     for twice in ["payment.captured", "shipment.delivered", "shipment.handed_over"] {

@@ -1,12 +1,12 @@
-//! What the pump starts besides orders: refunds and returns that were accepted while Temporal was away, and the refunds
-//! that follow from returns.
+//! Starts the workflows of refunds and returns that were accepted while Temporal was unavailable, and of refunds that
+//! follow from returns.
 
 use crate::metrics::{BATCH_MAX, DispatcherMetrics, START_AGE_MIN};
 use jiff::Timestamp;
 use waybill_runtime::temporal::WorkflowClient;
 use waybill_store::{PgPool, refunds, returns};
 
-/// Starts a batch of each. Says whether there may be more to do at once.
+/// Starts a batch of each. Returns whether more may be due immediately.
 pub(crate) async fn start_due_refunds_and_returns(
     pool: &PgPool,
     engine: &WorkflowClient,
@@ -21,23 +21,23 @@ async fn start_refunds(pool: &PgPool, engine: &WorkflowClient, metrics: &Dispatc
     let due = match refunds::find_unstarted(pool, START_AGE_MIN, BATCH_MAX).await {
         Ok(due) => due,
         Err(error) => {
-            tracing::warn!(%error, "unstarted refunds could not be read");
+            tracing::warn!(%error, "failed to read refunds without a workflow");
             return false;
         }
     };
     let found = due.len();
     let mut started = 0;
-    // One by one: they are rare, and what fails for one fails for all.
+    // Sequentially: they are rare, and a failure of one usually affects all.
     for (id, order_id, merchant_id) in due {
         let before = Timestamp::now();
         if let Err(error) = engine.start_refund(id, order_id, merchant_id).await {
             metrics.dispatched.with_label_values(&["refund", "failed"]).inc();
-            tracing::warn!(%order_id, %error, "a refund's workflow could not be started; it will be tried again");
+            tracing::warn!(%order_id, %error, "failed to start a refund workflow; will retry");
             break;
         }
         metrics.dispatched.with_label_values(&["refund", "ok"]).inc();
         if let Err(error) = refunds::mark_started(pool, id, before).await {
-            tracing::warn!(%order_id, %error, "a started refund could not be marked; it will be found started");
+            tracing::warn!(%order_id, %error, "failed to mark a refund as started; the next attempt finds the running workflow");
             break;
         }
         started += 1;
@@ -49,7 +49,7 @@ async fn start_returns(pool: &PgPool, engine: &WorkflowClient, metrics: &Dispatc
     let due = match returns::find_unstarted(pool, START_AGE_MIN, BATCH_MAX).await {
         Ok(due) => due,
         Err(error) => {
-            tracing::warn!(%error, "unstarted returns could not be read");
+            tracing::warn!(%error, "failed to read returns without a workflow");
             return false;
         }
     };
@@ -59,12 +59,12 @@ async fn start_returns(pool: &PgPool, engine: &WorkflowClient, metrics: &Dispatc
         let before = Timestamp::now();
         if let Err(error) = engine.start_return(id, order_id, merchant_id).await {
             metrics.dispatched.with_label_values(&["return", "failed"]).inc();
-            tracing::warn!(%order_id, %error, "a return's workflow could not be started; it will be tried again");
+            tracing::warn!(%order_id, %error, "failed to start a return workflow; will retry");
             break;
         }
         metrics.dispatched.with_label_values(&["return", "ok"]).inc();
         if let Err(error) = returns::mark_started(pool, id, before).await {
-            tracing::warn!(%order_id, %error, "a started return could not be marked; it will be found started");
+            tracing::warn!(%order_id, %error, "failed to mark a return as started; the next attempt finds the running workflow");
             break;
         }
         started += 1;

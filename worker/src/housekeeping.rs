@@ -1,4 +1,4 @@
-//! Housekeeping's side of Temporal: its schedules, and the orders' workflows as its activities see them.
+//! Temporal for housekeeping: its schedules, and its activities' access to workflow status and successor runs.
 
 use anyhow::Context;
 use async_trait::async_trait;
@@ -18,10 +18,10 @@ use waybill_workflows::{
     names,
 };
 
-/// How long Temporal may take to note a schedule.
+/// Timeout for calls that create or update a schedule.
 const CALL_MAX: Duration = Duration::from_secs(10);
 
-/// The orders' workflows.
+/// Access to the orders' workflows in Temporal.
 pub(crate) struct TemporalDirectory(pub(crate) WorkflowClient);
 
 fn unavailable(error: WorkflowClientError) -> TemporalUnavailable {
@@ -48,7 +48,7 @@ impl WorkflowDirectory for TemporalDirectory {
             None => WorkflowStatus::NotFound,
             Some(S::Terminated | S::Failed | S::TimedOut | S::Canceled) => WorkflowStatus::Terminated,
             Some(S::Completed) => WorkflowStatus::Completed,
-            // What a newer server may call a status is not taken for an end.
+            // An unknown status of a newer server is not treated as closed.
             Some(_) => WorkflowStatus::Running,
         })
     }
@@ -63,7 +63,7 @@ impl WorkflowDirectory for TemporalDirectory {
     }
 }
 
-/// How often housekeeping runs.
+/// The intervals of housekeeping.
 pub(crate) struct Intervals {
     /// The sweeper.
     pub(crate) sweep: Duration,
@@ -71,7 +71,7 @@ pub(crate) struct Intervals {
     pub(crate) reconcile: Duration,
 }
 
-/// Makes sure that the schedules are there, with these intervals. Workers that start at once may do it twice.
+/// Creates the schedules or updates their intervals. Workers that start concurrently may both do this.
 pub(crate) async fn ensure_schedules(
     engine: &WorkflowClient,
     prefix: &str,
@@ -97,26 +97,26 @@ async fn ensure_schedule(
     let options = CreateScheduleOptions::builder()
         .action(action)
         .spec(ScheduleSpec::from_interval(every))
-        // A round that takes longer than the interval is not joined by another.
+        // A run that takes longer than the interval must not overlap with the next one.
         .overlap_policy(ScheduleOverlapPolicy::Skip)
         .rpc_options(rpc.clone())
         .build();
     let client = engine.client().await?;
     match client.create_schedule(id, options).await {
         Ok(_) => {
-            tracing::info!(schedule = id, every_seconds = every.as_secs(), "a schedule was added");
+            tracing::info!(schedule = id, every_seconds = every.as_secs(), "schedule created");
             return Ok(());
         }
         Err(ScheduleError::Rpc(status)) if status.code() == Code::AlreadyExists => {}
         Err(error) => return Err(error).with_context(|| format!("schedule {id}")),
     }
-    // The interval is a setting; whether an operator has paused it is not.
+    // Updates only the interval, so that a schedule that an operator has paused stays paused.
     let spec = ScheduleSpec::from_interval(every);
     let update = move |schedule: &mut temporalio_client::schedules::ScheduleUpdate| {
         schedule.set_spec(spec);
     };
     match client.get_schedule_handle(id).update(update, rpc).await {
-        // Another worker does the same at this moment.
+        // Another worker is making the same update.
         Err(ScheduleError::Rpc(status)) if status.code() == Code::FailedPrecondition => Ok(()),
         done => done.with_context(|| format!("schedule {id}")),
     }

@@ -1,5 +1,5 @@
-//! The worker: hosts the workflows and activities, starts what was accepted while Temporal was away, and delivers
-//! what webhooks left in the inbox. Stateless; run as many as are needed.
+//! The worker: hosts the workflows and activities, starts the workflows of orders accepted while Temporal was
+//! unavailable, and delivers the webhooks in the inbox. It is stateless: run as many workers as needed.
 
 mod after_sales;
 pub mod config;
@@ -33,16 +33,16 @@ use waybill_runtime::{
 };
 use waybill_store::{batched_writers::BatchedWriters, postgres::notify::Notifier};
 
-/// Connections to the port of health and metrics that are open at a time: its only clients are probes and scrapers.
+/// Maximum number of open connections to the health and metrics port: its only clients are probes and scrapers.
 const CONNECTIONS_MAX: usize = 64;
 /// The response to a connection above that limit.
 const TOO_MANY_CONNECTIONS: &str =
     "HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
-/// Runs until `shutdown`, then finishes what is under way.
+/// Runs until `shutdown`, then finishes the work in progress.
 ///
 /// # Errors
-/// When something it needs can't be set up; not when a server is away for a while.
+/// When the setup fails; not when a server is temporarily unavailable.
 pub async fn run(args: WorkerArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
     let pool = waybill_store::connect(&args.common.database_url, args.common.database_connections)?;
     let metrics = Metrics::start(Registry::new())?;
@@ -99,7 +99,7 @@ pub async fn run(args: WorkerArgs, shutdown: CancellationToken) -> anyhow::Resul
 
     let listener = tokio::net::TcpListener::bind(args.metrics_listen)
         .await
-        .with_context(|| format!("{} (WAYBILL_METRICS_LISTEN) can't be listened on", args.metrics_listen))?;
+        .with_context(|| format!("cannot listen on {} (WAYBILL_METRICS_LISTEN)", args.metrics_listen))?;
     let registry = metrics.registry().clone();
     let routes = health::routes(health::HealthState {
         pool: pool.clone(),
@@ -109,7 +109,7 @@ pub async fn run(args: WorkerArgs, shutdown: CancellationToken) -> anyhow::Resul
     });
     let server =
         Server::new(routes, ServerLimits::connections(CONNECTIONS_MAX), TOO_MANY_CONNECTIONS, &registry)?;
-    // Health and metrics are served until the last activity has ended.
+    // Serves health and metrics until the last activity has ended.
     let served = tokio::spawn(server.run(listener, CancellationToken::new()));
 
     let pump =
@@ -119,6 +119,6 @@ pub async fn run(args: WorkerArgs, shutdown: CancellationToken) -> anyhow::Resul
     served.abort();
     pool.close().await;
     hosted?;
-    tracing::info!("the worker has ended in order");
+    tracing::info!("worker stopped gracefully");
     Ok(())
 }

@@ -4,7 +4,7 @@ use clap::Parser;
 use waybill_runtime::{shutdown, telemetry};
 use waybill_worker::config::WorkerArgs;
 
-/// Many small values are made and dropped on all threads; the system's allocator is slower at that.
+/// All threads allocate and free many small values; the system's allocator is slower at that.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -12,7 +12,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 async fn main() -> anyhow::Result<()> {
     let args = WorkerArgs::parse();
     telemetry::init(args.common.log_format);
-    // Two TLS stacks meet in this process; both use this one provider of cryptography.
+    // The process contains two TLS stacks; both use this crypto provider.
     let _ = rustls::crypto::ring::default_provider().install_default();
     waybill_worker::run(args, shutdown::on_signal()?).await
 }

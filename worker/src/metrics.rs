@@ -1,4 +1,4 @@
-//! What everything that the worker dispatches shares: its counters, and how much is taken at a time.
+//! The metrics of the outbox dispatcher, and the limits that its parts share.
 
 use prometheus::{
     Gauge, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, register_gauge_with_registry,
@@ -7,13 +7,13 @@ use prometheus::{
 };
 use std::time::Duration;
 
-/// The API starts refunds and returns itself; the starter takes those that are still unstarted after this.
+/// The API starts refunds and returns itself; the dispatcher starts those that still have no workflow after this time.
 pub(crate) const START_AGE_MIN: Duration = Duration::from_secs(2);
 
-/// Taken at a time.
+/// The maximum number of items in a batch.
 pub(crate) const BATCH_MAX: u16 = 100;
 
-/// What the pump counts.
+/// The dispatcher's metrics.
 #[derive(Clone)]
 pub struct DispatcherMetrics {
     pub(crate) dispatched: IntCounterVec,
@@ -25,44 +25,44 @@ pub struct DispatcherMetrics {
 }
 
 impl DispatcherMetrics {
-    /// Registers them.
+    /// Registers the metrics.
     ///
     /// # Errors
-    /// When one is registered already.
+    /// When the registry already has one of them.
     pub fn new(registry: &Registry) -> prometheus::Result<Self> {
         Ok(Self {
             dispatched: register_int_counter_vec_with_registry!(
                 Opts::new(
                     "waybill_pumped_total",
-                    "Orders started and webhooks delivered by the worker's pump"
+                    "Workflows started and webhooks delivered by the outbox dispatcher"
                 ),
                 &["what", "outcome"],
                 registry
             )?,
             backlog: register_gauge_with_registry!(
                 "waybill_starter_backlog",
-                "Accepted orders that are not known to have a workflow",
+                "Accepted orders whose workflow has not been started",
                 registry
             )?,
             backlog_age: register_gauge_with_registry!(
                 "waybill_starter_backlog_age_seconds",
-                "Age of the oldest of them",
+                "Age of the oldest order whose workflow has not been started",
                 registry
             )?,
             undelivered: register_int_gauge_with_registry!(
                 "waybill_webhooks_undelivered",
-                "Webhooks that are kept and that no workflow has yet",
+                "Stored webhooks not yet delivered to a workflow",
                 registry
             )?,
             orders: register_int_gauge_vec_with_registry!(
-                Opts::new("waybill_orders", "Orders that have not ended by status, counted once a minute"),
+                Opts::new("waybill_orders", "Open orders by status, counted once a minute"),
                 &["status"],
                 registry
             )?,
             needing_attention: register_int_gauge_vec_with_registry!(
                 Opts::new(
                     "waybill_orders_needing_attention",
-                    "Orders that need somebody now, whoever says so, by the latest reason"
+                    "Orders that require operator attention, by latest reason"
                 ),
                 &["reason"],
                 registry

@@ -1,5 +1,5 @@
-//! What was accepted while Temporal was away or slow, brought to it at a pace it can take: orders without a workflow
-//! (the starter) and webhooks without a reader.
+//! The outbox dispatcher: starts the workflows of orders accepted while Temporal was unavailable or slow, and delivers
+//! stored webhooks, at a rate that Temporal can process.
 
 use crate::{
     after_sales,
@@ -25,30 +25,30 @@ use waybill_store::{
     with_timeout,
 };
 
-/// The same for webhooks, in seconds.
+/// The minimum age of a webhook before the dispatcher delivers it, in seconds.
 const MESSAGE_AGE_SECONDS_MIN: f64 = 2.0;
-/// Asked of Temporal at a time: few enough that a recovering server is not thrown down again.
+/// Concurrent calls to Temporal: few enough not to overload a recovering server.
 const CONCURRENCY_MAX: usize = 10;
-/// Orders whose webhooks may fail before a batch is given up: then it is Temporal that is away, not an order's webhook
-/// that it will not take.
+/// The number of orders with a failed webhook after which the dispatcher abandons a batch: the cause is then that
+/// Temporal is unavailable, not a webhook that it does not accept.
 const FAILURES_MAX: usize = 5;
-/// How long a batch of orders may take to be taken up, before the next one is started all the same: workers may be few, or
-/// busy with what a cancel or a time-out wants of them.
+/// How long the dispatcher waits for workers to pick up a batch of orders before it starts the next one anyway: workers
+/// may be few, or busy with cancellations or timeouts.
 const PICKUP_WAIT_MAX: Duration = Duration::from_secs(5);
-/// How often it is looked whether it was.
+/// How often the dispatcher checks that.
 const PICKUP_POLL_INTERVAL: Duration = Duration::from_millis(50);
-/// A turn that takes longer is given up: a batch of webhooks of which each runs into its time-outs takes less. An answer that
-/// never comes, as from a Postgres that is gone without a word, stops the pump for no longer.
+/// Timeout for a dispatch cycle: a batch of webhooks of which each times out takes less. It bounds how long a response
+/// that never arrives, as from a Postgres whose host is down, blocks the dispatcher.
 const ROUND_TIMEOUT: Duration = Duration::from_secs(600);
-/// Pause when there was nothing to do, or Temporal was away.
+/// Delay when nothing is due or Temporal is unavailable.
 const IDLE_DELAY: Duration = Duration::from_millis(500);
-/// How often the gauges are read.
+/// How often the gauges are updated.
 const GAUGES_INTERVAL: Duration = Duration::from_secs(15);
-/// Open orders are counted with each of so many of these reads, once a minute: it reads every open order, and each worker
+/// Open orders are counted with every fourth update, once a minute: the count reads every open order, and each worker
 /// does it.
 const ORDER_COUNT_EVERY_READS: u32 = 4;
 
-/// Pumps until `shutdown`.
+/// Dispatches until `shutdown`.
 pub(crate) async fn run(
     pool: PgPool,
     engine: WorkflowClient,
@@ -56,7 +56,7 @@ pub(crate) async fn run(
     shutdown: CancellationToken,
 ) {
     let gauges = tokio::spawn(read_gauges(pool.clone(), metrics.clone(), shutdown.clone()));
-    // Each at its own pace: what holds up the orders holds up no webhook.
+    // Concurrently and independently: blocked orders do not block webhooks.
     tokio::join!(
         run_repeatedly(&shutdown, ROUND_TIMEOUT, || start_due_orders(&pool, &engine, &metrics)),
         run_repeatedly(&shutdown, ROUND_TIMEOUT, || after_sales::start_due_refunds_and_returns(
@@ -68,16 +68,16 @@ pub(crate) async fn run(
     gauges.abort();
 }
 
-/// Does one thing again and again, with a pause when there is not more to do at once. A turn takes no longer than `max`.
+/// Repeats a dispatch cycle, with a delay when no more is due. A cycle times out after `max`.
 async fn run_repeatedly<F: Future<Output = bool>>(
     shutdown: &CancellationToken,
     max: Duration,
     mut once: impl FnMut() -> F,
 ) {
     while !shutdown.is_cancelled() {
-        // Given up in the middle, what was done and not marked is found done.
+        // After a timeout, the next cycle detects work that was done and not marked.
         let more = timeout(max, once()).await.unwrap_or_else(|_| {
-            tracing::warn!("a turn of the pump was given up: something did not answer");
+            tracing::warn!("outbox dispatch cycle timed out");
             false
         });
         if !more {
@@ -89,8 +89,8 @@ async fn run_repeatedly<F: Future<Output = bool>>(
     }
 }
 
-/// Waits until most of a batch has been taken up by workers. Temporal would take many more orders than that, and keep
-/// them in a queue of its own: there they would cost it the power that it needs for those under way.
+/// Waits until workers have picked up half of a batch. Temporal would accept and queue many more orders, but they
+/// would use capacity that it needs for running workflows.
 async fn wait_for_pickup(pool: &PgPool, started: &[OrderId]) {
     let deadline = Instant::now() + PICKUP_WAIT_MAX;
     while Instant::now() < deadline {
@@ -103,12 +103,12 @@ async fn wait_for_pickup(pool: &PgPool, started: &[OrderId]) {
     }
 }
 
-/// Starts a batch of orders. Says whether there may be more to do at once.
+/// Starts a batch of orders. Returns whether more may be due immediately.
 async fn start_due_orders(pool: &PgPool, engine: &WorkflowClient, metrics: &DispatcherMetrics) -> bool {
     let due = match outbox::find_unstarted(pool, BATCH_MAX).await {
         Ok(due) => due,
         Err(error) => {
-            tracing::warn!(%error, "unstarted orders could not be read");
+            tracing::warn!(%error, "failed to read orders without a workflow");
             return false;
         }
     };
@@ -116,16 +116,17 @@ async fn start_due_orders(pool: &PgPool, engine: &WorkflowClient, metrics: &Disp
     let started: Vec<_> = stream::iter(due)
         .map(|order| async move {
             let order_id = order.order_id;
-            let start = OrderStart { order_id, merchant_id: order.merchant_id, customer_id: order.customer_id };
+            let start =
+                OrderStart { order_id, merchant_id: order.merchant_id, customer_id: order.customer_id };
             match engine.start(&start).await {
                 Ok(()) => {
                     metrics.dispatched.with_label_values(&["order", "ok"]).inc();
-                    tracing::info!(%order_id, "the starter started an order's workflow");
+                    tracing::info!(%order_id, "started an order workflow from the outbox");
                     Some(order_id)
                 }
                 Err(error) => {
                     metrics.dispatched.with_label_values(&["order", "failed"]).inc();
-                    tracing::warn!(%order_id, %error, "an order's workflow could not be started; it will be tried again");
+                    tracing::warn!(%order_id, %error, "failed to start an order workflow; will retry");
                     None
                 }
             }
@@ -135,7 +136,7 @@ async fn start_due_orders(pool: &PgPool, engine: &WorkflowClient, metrics: &Disp
         .collect()
         .await;
     if let Err(error) = outbox::mark_started(pool, &started).await {
-        tracing::warn!(%error, "started orders could not be marked; they will be found started");
+        tracing::warn!(%error, "failed to mark orders as started; the next attempt finds the running workflows");
         return false;
     }
     let more = !started.is_empty() && started.len() == found;
@@ -145,18 +146,18 @@ async fn start_due_orders(pool: &PgPool, engine: &WorkflowClient, metrics: &Disp
     more
 }
 
-/// Delivers a batch of webhooks. Says whether there may be more to do at once.
+/// Delivers a batch of webhooks. Returns whether more may be due immediately.
 async fn deliver_due_webhooks(pool: &PgPool, engine: &WorkflowClient, metrics: &DispatcherMetrics) -> bool {
     let due = match inbox::find_undelivered(pool, MESSAGE_AGE_SECONDS_MIN, BATCH_MAX).await {
         Ok(due) => due,
         Err(error) => {
-            tracing::warn!(%error, "undelivered webhooks could not be read");
+            tracing::warn!(%error, "failed to read undelivered webhooks");
             return false;
         }
     };
     let found = due.len();
     let (mut delivered, mut held_up) = (0, BTreeSet::new());
-    // In the order they came: a delivery does not overtake its hand-over. One order's trouble is not another's.
+    // In order of arrival, so that a delivery does not overtake its hand-over. A failure blocks only its own order.
     for message in due {
         if held_up.contains(&message.order_id) {
             continue;
@@ -173,7 +174,7 @@ async fn deliver_due_webhooks(pool: &PgPool, engine: &WorkflowClient, metrics: &
     found > 0 && delivered == found
 }
 
-/// Brings one webhook to whom it concerns. Says whether it is settled.
+/// Delivers one webhook. Returns whether the outcome is recorded.
 async fn deliver(
     pool: &PgPool,
     engine: &WorkflowClient,
@@ -188,7 +189,7 @@ async fn deliver(
         Err(error) => {
             let order_id = message.order_id;
             metrics.dispatched.with_label_values(&["webhook", "failed"]).inc();
-            tracing::warn!(%order_id, %error, "a webhook could not be delivered; it will be tried again");
+            tracing::warn!(%order_id, %error, "failed to deliver a webhook; will retry");
             false
         }
     }
@@ -213,11 +214,11 @@ async fn read_gauges(pool: PgPool, metrics: DispatcherMetrics, shutdown: Cancell
     }
 }
 
-/// Orders that have ended are not counted: there are ever more of them. How many come to each end is counted by
-/// `waybill_order_status_entered_total`. Says whether they could be counted.
+/// Counts open orders. Ended orders are not counted, because their number only grows;
+/// `waybill_order_status_entered_total` counts them by status. Returns whether the count succeeded.
 async fn count_orders(pool: &PgPool, metrics: &DispatcherMetrics) -> bool {
     let Ok(counts) = with_timeout(orders::count_open(pool)).await else { return false };
-    // A status that no order is in any more is not counted by the query: it starts from 0.
+    // The query returns no row for a status without orders, so every count starts at 0.
     for status in OrderStatus::ALL.iter().filter(|status| !status.is_terminal()) {
         metrics.orders.with_label_values(&[status.as_str()]).set(0);
     }
@@ -256,7 +257,7 @@ mod tests {
                 false
             }
         };
-        // Far longer than both turns and the pause take: it ends what would never end.
+        // Far longer than both cycles and the delay: only a hang reaches this timeout.
         timeout(Duration::from_secs(60), run_repeatedly(&shutdown, Duration::from_millis(10), once))
             .await
             .unwrap();

@@ -1,15 +1,15 @@
-//! Attention for orders that are short of items follows from their reservations: the pump brings it up to date, whatever
-//! changed those (a count, a return, a cancellation, a hand-over).
+//! Attention for orders with a stock shortfall follows from their reservations: the dispatcher updates it after any
+//! change of those (a count, a return, a cancellation, a hand-over).
 
 use crate::metrics::{BATCH_MAX, DispatcherMetrics};
 use waybill_store::{PgPool, stock::shortfalls};
 
-/// Updates a batch of orders. Says whether there may be more to do at once.
+/// Updates a batch of orders. Returns whether more may be due immediately.
 pub(crate) async fn update_shortfall_attention(pool: &PgPool, metrics: &DispatcherMetrics) -> bool {
     let orders = match shortfalls::find_outdated(pool, BATCH_MAX).await {
         Ok(orders) => orders,
         Err(error) => {
-            tracing::warn!(%error, "orders that are short of items could not be read");
+            tracing::warn!(%error, "failed to read orders with a stock shortfall");
             return false;
         }
     };
@@ -21,10 +21,10 @@ pub(crate) async fn update_shortfall_attention(pool: &PgPool, metrics: &Dispatch
                 metrics.dispatched.with_label_values(&["shortfall", "ok"]).inc();
                 updated += 1;
             }
-            // The others have their turn: what fails for one may not fail for them.
+            // Continue: a failure of one order may not affect the others.
             Err(error) => {
                 metrics.dispatched.with_label_values(&["shortfall", "failed"]).inc();
-                tracing::warn!(%order_id, %error, "an order's missing items could not be announced; it will be tried again");
+                tracing::warn!(%order_id, %error, "failed to signal a stock shortfall; will retry");
             }
         }
     }

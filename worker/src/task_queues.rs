@@ -26,42 +26,43 @@ use waybill_workflows::{
     names,
 };
 
-/// Pause between attempts to reach Temporal at the start.
+/// Delay between attempts to connect to Temporal at startup.
 const CONNECT_RETRY_DELAY: Duration = Duration::from_secs(1);
-/// After this long without an answer a worker's sticky queue is given up, and its orders go to other workers. An order
-/// with a running workflow task waits for the task's time-out instead.
+/// Schedule-to-start timeout of a worker's sticky queue, after which Temporal dispatches its orders to other workers.
+/// An order with a running workflow task waits for that task's timeout instead.
 const STICKY_QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Orders kept in memory between their workflow tasks. A cached order holds some tens of kilobytes.
+/// Workflows cached between their workflow tasks. A cached order uses some tens of kilobytes.
 const CACHED_WORKFLOWS_MAX: usize = 2_000;
-/// Workflow tasks that are asked for at a time. A task for which nobody waits is written down by Temporal and read again:
-/// with the SDK's own 5 most were, with these few are. A poll that waits costs next to nothing.
+/// Concurrent polls for workflow tasks. Temporal writes a task that no poll waits for to its database and reads it
+/// again: with the SDK's default of 5 this was so for most tasks, with this number for few. A waiting poll costs almost
+/// nothing.
 const WORKFLOW_POLLERS: usize = 60;
-/// Share of them that ask for new orders; the others ask for word to orders that are in memory.
+/// The share of polls for new orders; the other polls are for messages to cached orders.
 const NONSTICKY_POLL_RATIO: f32 = 0.5;
-/// Workflow tasks under way at a time, and local activities: a task lasts as long as its local activities, so with fewer
-/// than the orders that are started at a time new ones would queue behind them in Temporal.
+/// Concurrent workflow tasks, and concurrent local activities. A task lasts as long as its local activities, so if
+/// this were less than the number of orders started at a time, new orders would queue in Temporal.
 const WORKFLOW_TASKS_MAX: usize = 256;
-/// Remote activities under way at a time, by queue: what failed locally is tried again here, and providers in trouble are
-/// not helped by more.
+/// Concurrent remote activities of each queue: they retry steps that failed as local activities, and more of them do not
+/// help a failing provider.
 const ACTIVITIES_MAX: usize = 100;
-/// How long running activities may take to end after a shutdown began: above one attempt's limit.
+/// How long running activities may take after the shutdown begins: longer than the timeout of one attempt.
 const SHUTDOWN_GRACE_PERIOD: Duration = Duration::from_secs(35);
 
-/// What is hosted.
+/// The workers to run.
 pub(crate) struct WorkerSetup {
-    /// Put before the names of the task queues.
+    /// Prefix of the names of the task queues.
     pub(crate) prefix: String,
-    /// Which of them.
+    /// The task queues to poll.
     pub(crate) queues: Vec<String>,
-    /// The orders' activities.
+    /// The activities of orders.
     pub(crate) steps: OrderSteps,
-    /// Housekeeping's.
+    /// The activities of housekeeping.
     pub(crate) housekeeping: HousekeepingSteps,
-    /// How often housekeeping runs.
+    /// The intervals of housekeeping.
     pub(crate) intervals: housekeeping::Intervals,
 }
 
-/// Hosts the queues until `shutdown`, then lets running activities end.
+/// Runs the workers until `shutdown`, then waits for running activities.
 pub(crate) async fn run(
     runtime: &Runtime,
     engine: &WorkflowClient,
@@ -95,7 +96,9 @@ pub(crate) async fn run(
                 .register_activities(housekeeping.clone())
                 .build(),
             names::QUEUE_PAYMENTS | names::QUEUE_SHIPPING => options.build(),
-            other => bail!("unknown queue {other:?} in WAYBILL_QUEUES; any of orders, payments, shipping"),
+            other => {
+                bail!("unknown queue {other:?} in WAYBILL_QUEUES; expected orders, payments or shipping")
+            }
         };
         let client = engine.client().await?.clone();
         let worker = Worker::new(runtime, client, options).map_err(|e| anyhow::anyhow!("{e}"))?;
@@ -109,27 +112,27 @@ pub(crate) async fn run(
             stop();
         }
     });
-    tracing::info!(queues = queues.join(","), "the worker is ready");
+    tracing::info!(queues = queues.join(","), "worker is ready");
     let runs = workers.iter_mut().map(Worker::run);
     for result in futures::future::join_all(runs).await {
-        result.map_err(|e| anyhow::anyhow!("{e}")).context("a worker ended")?;
+        result.map_err(|e| anyhow::anyhow!("{e}")).context("a worker stopped")?;
     }
     Ok(())
 }
 
-/// How much is done at a time.
+/// Returns the limits on concurrent tasks and activities.
 fn tuner() -> TunerHolder {
     TunerHolder::builder()
         .workflow_task_slot_supplier(FixedSizeSlotSupplier::new(WORKFLOW_TASKS_MAX))
         .local_activity_task_slot_supplier(FixedSizeSlotSupplier::new(WORKFLOW_TASKS_MAX))
         .activity_task_slot_supplier(FixedSizeSlotSupplier::new(ACTIVITIES_MAX))
-        // None are hosted; none is no number.
+        // The worker hosts no Nexus tasks, but zero slots are not allowed.
         .nexus_task_slot_supplier(FixedSizeSlotSupplier::new(1))
         .build()
 }
 
-/// Waits for Temporal, for as long as it takes, and makes sure that it knows our search attributes. `false`: the
-/// shutdown came first.
+/// Retries until Temporal is available and the namespace has the search attributes. Returns `false` if the shutdown
+/// begins first.
 async fn connect(
     engine: &WorkflowClient,
     hosting: &WorkerSetup,
@@ -138,7 +141,7 @@ async fn connect(
     loop {
         match prepare_namespace(engine, hosting).await {
             Ok(()) => return Ok(true),
-            Err(error) => tracing::warn!(error = format!("{error:#}"), "Temporal is not ready; trying again"),
+            Err(error) => tracing::warn!(error = format!("{error:#}"), "Temporal is not ready; retrying"),
         }
         tokio::select! {
             () = shutdown.cancelled() => return Ok(false),
@@ -174,7 +177,7 @@ async fn ensure_search_attributes(engine: &WorkflowClient) -> anyhow::Result<()>
     operator
         .add_search_attributes(Request::new(AddSearchAttributesRequest { search_attributes, namespace }))
         .await
-        .context("search attributes could not be added")?;
-    tracing::info!(added = missing.join(","), "search attributes were added to the namespace");
+        .context("failed to add search attributes")?;
+    tracing::info!(added = missing.join(","), "search attributes added to the namespace");
     Ok(())
 }

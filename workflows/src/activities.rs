@@ -1,5 +1,5 @@
-//! The activities the workflow needs, by pinned name. Crate `activities` implements them.
-#![allow(missing_docs, clippy::unimplemented, reason = "the macro wants bodies that are never run")]
+//! The activities that the order's workflow runs, by pinned name. Crate `activities` implements them.
+#![allow(missing_docs, clippy::unimplemented, reason = "the macro requires bodies that never run")]
 
 use crate::payloads::*;
 use temporalio_common::ActivityError;
@@ -76,7 +76,7 @@ impl OrderActivities {
         unimplemented!()
     }
 
-    /// Does nothing: that it is asked for has Temporal record what the workflow task did.
+    /// Does nothing. Scheduling it makes Temporal record the workflow task's progress in the history.
     #[activity(name = "record")]
     pub fn checkpoint(input: OrderRef) -> Result<(), ActivityError> {
         unimplemented!()

@@ -1,13 +1,12 @@
-//! The order's workflow: what Temporal replays, and therefore deterministic. It decides; activities do.
-//!
-//! Deliberately absent: clocks, randomness, `HashMap`, threads, SQL and HTTP (see this crate's `clippy.toml`).
+//! The order's workflow. Temporal replays it, so it is deterministic: it decides, and activities perform the side
+//! effects. It uses no clocks, randomness, `HashMap`, threads, SQL or HTTP (see this crate's `clippy.toml`).
 
 pub mod activities;
 pub mod after_sales;
-#[allow(missing_docs, reason = "the macro makes undocumented constants of the handlers")]
+#[allow(missing_docs, reason = "the macro generates undocumented constants for the handlers")]
 pub mod housekeeping;
 pub mod names;
-#[allow(missing_docs, reason = "the macro makes undocumented constants of the handlers")]
+#[allow(missing_docs, reason = "the macro generates undocumented constants for the handlers")]
 pub mod order;
 pub mod payloads;
 

@@ -1,5 +1,5 @@
-//! What crosses between workflow and activities, and what signals and updates carry. These types are for ever:
-//! open orders hold them in their histories. Only optional fields may be added. No personal data.
+//! Payloads between the workflow and its activities, and of signals and updates. These types are permanent, because
+//! histories of open orders contain them: add only optional fields. They contain no personal data.
 
 use serde::{Deserialize, Serialize};
 use temporalio_common::data_converters::{PayloadConverter, RawValue};
@@ -16,28 +16,28 @@ use waybill_domain::{
     state::{AttentionReason, OrderState},
 };
 
-/// How an order's workflow is started.
+/// Input of an order's workflow.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OrderInput {
-    /// The order: everything else is read from Postgres.
+    /// The order. The activities read everything else from Postgres.
     pub order_id: OrderId,
-    /// Whose it is.
+    /// The merchant that owns the order.
     pub merchant_id: MerchantId,
     /// Prefix of the task queues, for stacks that share a namespace. Empty in production.
     #[serde(default)]
     pub queue_prefix: String,
-    /// Whether this is the successor of a workflow that was ended from outside: it takes over where the read model
-    /// stands and stops what can be stopped.
+    /// Whether this is the successor run of a terminated workflow. It resumes from the read model's state and cancels
+    /// everything that can still be cancelled.
     #[serde(default)]
     #[serde(rename = "inherits")]
     pub is_successor: bool,
-    /// Whether every step is a remote activity at once, none tried locally first: for measuring and debugging.
+    /// Whether every step runs as a remote activity without a local attempt first: for measuring and debugging.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub remote_steps: bool,
 }
 
 impl OrderInput {
-    /// In the place of what can't be read, of a workflow that fails for it.
+    /// Placeholder for a malformed input, in a workflow that fails because of it.
     pub(crate) fn placeholder() -> Self {
         Self {
             order_id: OrderId(Default::default()),
@@ -48,50 +48,50 @@ impl OrderInput {
         }
     }
 
-    /// As the workflow takes it.
+    /// Encodes the input as the workflow's argument.
     pub fn to_raw(&self) -> RawValue {
         RawValue::from_value(self, &PayloadConverter::default())
     }
 }
 
-/// Output of `inherit`: the order as it is known outside its workflow.
+/// Output of `inherit`: the order's state outside its workflow.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecoveryState {
-    /// As the read model has it.
+    /// The read model's state of the order.
     pub state: OrderState,
-    /// The number of its last event.
+    /// The version of the order's last event.
     pub version: i64,
-    /// What the carrier has said so far, oldest first: the workflow that ended may not have heard it.
+    /// The carrier's events so far, oldest first. The terminated workflow may not have received all of them.
     #[serde(default)]
     pub events: Vec<ShipmentEvent>,
-    /// The money that is held, if any is.
+    /// The current authorization, if there is one.
     #[serde(default)]
     pub hold: Option<AuthorizationDetails>,
-    /// As in [`Beginning`].
+    /// As in [`OrderStepInput`].
     #[serde(default)]
     pub edition: u32,
-    /// Whether the order's workflow has written to the timeline behind [`Beginning::version`]; earlier releases did not
-    /// say.
+    /// Whether the order's workflow has written to the timeline after [`OrderStepInput::version`]. Earlier releases
+    /// omit it.
     #[serde(default)]
     #[serde(rename = "ahead")]
     pub is_ahead: Option<bool>,
-    /// The keys of what the order's workflow has reported and can happen only once
-    /// ([`waybill_domain::event::OrderEvent::fact_key`]).
+    /// The deduplication keys of the one-time events that the order's workflow has reported
+    /// ([`waybill_domain::event::OrderEvent::deduplication_key`]).
     #[serde(default)]
     #[serde(rename = "facts")]
     pub reported_keys: Vec<String>,
 }
 
-/// How an order's workflow ends.
+/// Result of an order's workflow.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OrderResult {
-    /// Terminal.
+    /// A terminal status.
     pub status: waybill_domain::status::OrderStatus,
     /// The order's last version.
     pub version: i64,
 }
 
-/// Input of steps that need the order alone.
+/// Input of steps that need only the order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OrderRef {
     /// The order.
@@ -103,27 +103,27 @@ pub struct OrderRef {
 pub struct OrderStepInput {
     /// The order.
     pub order_id: OrderId,
-    /// The edition of the workflow's code; its answer says the same, which writes it into the history. See
+    /// The version of the workflow's code. The activity returns the same value, which records it in the history. See
     /// `order/step/versioning.rs`.
     #[serde(default)]
     pub edition: u32,
-    /// Of `inherit`: the version that the workflow knows.
+    /// For `inherit`: the read model version that the workflow knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<i64>,
 }
 
-/// Output of `reserve`: what the workflow must know about the order, and what is set aside for it.
+/// Output of `reserve`: the order's data that the workflow needs, and the reserved stock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reservation {
-    /// As ordered.
+    /// The ordered lines.
     pub lines: Vec<OrderLine>,
-    /// What to do about a shortage.
+    /// How to handle a shortage.
     pub shortage_policy: ShortagePolicy,
-    /// What is set aside; nothing is when the policy is `reject` and something is short.
+    /// The reserved stock. Empty when the policy is `reject` and there is a shortage.
     pub allocation: Allocation,
-    /// How long the customer may take to answer, in seconds.
+    /// How long the customer may take to respond, in seconds.
     pub customer_wait_seconds: u64,
-    /// As in [`Beginning`].
+    /// As in [`OrderStepInput`].
     #[serde(default)]
     pub edition: u32,
 }
@@ -131,7 +131,7 @@ pub struct Reservation {
 /// Output of `screen`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Screening {
-    /// What to do, and why.
+    /// The decision and its reasons.
     pub decision: RiskDecision,
     /// How long a review may take, in seconds.
     pub review_wait_seconds: u64,
@@ -142,10 +142,10 @@ pub struct Screening {
 pub struct AuthorizeInput {
     /// The order.
     pub order_id: OrderId,
-    /// What its shipments capture together; anew: what those that are left do.
+    /// The total that its shipments capture; for a re-authorization, the total of the remaining shipments.
     pub amount: Amount,
-    /// Which of the order's holds, from 1. Each is money of its own: a later one is asked for when the one before has
-    /// lapsed, will soon, or ended with a capture.
+    /// Number of the order's authorization, from 1. Each is a separate payment: the workflow requests the next one when
+    /// the previous one has expired, expires soon, or ended with a capture.
     #[serde(default = "first_generation")]
     pub generation: u32,
 }
@@ -154,14 +154,14 @@ fn first_generation() -> u32 {
     1
 }
 
-/// Money that is held, as far as a workflow has to know.
+/// The properties of an authorization that the workflow needs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuthorizationDetails {
-    /// Which of the order's holds, from 1.
+    /// Number of the order's authorization, from 1.
     pub generation: u32,
-    /// When it is to be renewed, in Unix seconds; unknown where the provider does not say when it lapses.
+    /// When to re-authorize, in Unix seconds. Unknown if the provider does not report when the authorization expires.
     pub renew_at: Option<i64>,
-    /// Whether it can be captured in parts. If not, it ends with its first capture.
+    /// Whether it supports multiple captures. If not, it ends with its first capture.
     #[serde(rename = "in_parts")]
     pub multicapture: bool,
 }
@@ -170,11 +170,11 @@ pub struct AuthorizationDetails {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
 pub enum Authorization {
-    /// The amount is held.
+    /// The amount is authorized.
     Authorized {
-        /// How much.
+        /// The authorized amount.
         amount: Amount,
-        /// More about it; earlier releases did not say.
+        /// Details of the authorization. Earlier releases omit them.
         #[serde(default)]
         hold: Option<AuthorizationDetails>,
     },
@@ -184,14 +184,14 @@ pub enum Authorization {
         /// rejected the request.
         code: String,
     },
-    /// The customer has to do something first, such as 3-D Secure.
+    /// The customer must act first, such as 3-D Secure.
     ActionRequired {
-        /// How long they may take, in seconds.
+        /// How long the customer may take, in seconds.
         wait_seconds: u64,
     },
 }
 
-/// Input of steps that concern one shipment.
+/// Input of steps for one shipment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShipmentRef {
     /// The order.
@@ -203,7 +203,7 @@ pub struct ShipmentRef {
 /// Output of `book`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Label {
-    /// The carrier's number.
+    /// The carrier's tracking number.
     pub tracking_number: String,
 }
 
@@ -211,46 +211,46 @@ pub struct Label {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LabelCancellation {
-    /// The goods stay; also when there never was a label.
+    /// The items stay in the warehouse. Also returned when there never was a label.
     Cancelled,
-    /// The carrier has the goods, or will not stop them.
+    /// The carrier has the items, or does not stop them.
     #[serde(rename = "refused")]
     Rejected,
 }
 
-/// Input of `replace_shipment`: what is left of a shipment that was stopped for the sake of some of its lines.
+/// Input of `replace_shipment`: the remaining items of a shipment that was cancelled because of some of its lines.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplaceInput {
     /// The order.
     pub order_id: OrderId,
-    /// The shipment that was stopped.
+    /// The cancelled shipment.
     pub shipment_id: ShipmentId,
-    /// The one that takes over.
+    /// The replacement shipment.
     #[serde(rename = "successor")]
     pub replacement_id: ShipmentId,
-    /// What it takes over: whole lines of the shipment, and so many pieces of others. A worker of an earlier release can't
-    /// read the latter, and leaves the step to one that can.
+    /// The contents of the replacement: whole lines of the shipment, and quantities of others. A worker of an earlier
+    /// release cannot parse quantities, and leaves the step to a worker of this release.
     pub lines: Vec<LineSelector>,
-    /// What they are worth.
+    /// The value of these lines.
     pub amount: Amount,
 }
 
-/// Input of `settle_shortfall`: a shipment of which items may be missing.
+/// Input of `settle_shortfall`: a shipment that may have missing items.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShortfallInput {
     /// The order.
     pub order_id: OrderId,
     /// The shipment.
     pub shipment_id: ShipmentId,
-    /// Where it leaves from.
+    /// The location that it ships from.
     pub location: Location,
     /// All of its items.
     pub lines: Vec<ShipmentLine>,
-    /// `retry` serves missing items from elsewhere, `skip` drops them.
+    /// `retry` ships missing items from another location, `skip` cancels them.
     pub action: OperatorAction,
-    /// So many shipments may be added.
+    /// The maximum number of shipments to add.
     pub shipments_max: usize,
-    /// Whether only to say what would be done.
+    /// Whether to only report the replacement without making it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dry_run: bool,
 }
@@ -262,9 +262,9 @@ pub struct CaptureInput {
     pub order_id: OrderId,
     /// The shipment that was handed over.
     pub shipment_id: ShipmentId,
-    /// What it is worth.
+    /// The value of the shipment.
     pub amount: Amount,
-    /// Whether nothing else will be captured, so that the rest of the authorization is given free.
+    /// Whether this is the last capture, so that the provider releases the remainder of the authorization.
     pub is_final: bool,
 }
 
@@ -273,134 +273,135 @@ pub struct CaptureInput {
 pub struct ReleaseInput {
     /// The order.
     pub order_id: OrderId,
-    /// These shipments' goods, or everything that is still held.
+    /// The shipments whose stock to release; without them, all stock that is still reserved.
     pub shipments: Option<Vec<ShipmentId>>,
 }
 
-/// Output of `void_authorization`: what was given free or back. Nothing for an authorization that never was.
+/// Output of `void_authorization`: the released amount. Zero if there was no authorization.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VoidResult {
-    /// Authorized and now free.
+    /// The authorized amount that was voided.
     pub voided: Amount,
 }
 
-/// Input of `project`: everything that changed since the last time.
+/// Input of `project`: all changes since the last projection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Projection {
     /// The order.
     pub order_id: OrderId,
-    /// The version this builds on.
+    /// The version that this projection builds on.
     pub base_version: i64,
-    /// At least one; the order's version rises by their number.
+    /// At least one entry. Each increments the order's version.
     pub entries: Vec<TimelineEntry>,
-    /// The order after the last of them.
+    /// The order's state after the last entry.
     pub state: OrderState,
 }
 
 /// Output of `project`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Projected {
-    /// What the next projection builds on.
+    /// The version that the next projection builds on.
     pub version: i64,
-    /// Whether the timeline goes on differently behind `base_version`, so that nothing was written.
+    /// Whether the timeline has other entries after `base_version`, so that nothing was written.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub conflict: bool,
 }
 
-/// Who asks to cancel what, and why.
+/// A request to cancel: its source, its lines and its reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CancelRequest {
-    /// In the requester's words; at most 500 characters reach the timeline.
+    /// The requester's reason; the timeline stores at most 500 characters.
     #[serde(default)]
     pub reason: String,
     /// `api`, `signal`, `engine` (the CLI's `workflow cancel`) or `system`.
     #[serde(default)]
     pub source: String,
-    /// Lines, by their numbers from 0, and pieces of lines; without them, everything that can still be stopped.
+    /// Lines, by number from 0, and quantities of lines. Without it, the request cancels everything that can still be
+    /// cancelled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lines: Option<Vec<LineSelector>>,
-    /// What it counts once by. An update that names quantities must have one; a signal without one is a request by
-    /// itself.
+    /// The id that deduplicates the request. An update with quantities requires one; each signal without one is a
+    /// separate request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<String>,
 }
 
 impl CancelRequest {
-    /// A request for the whole order.
+    /// Returns a request for the whole order.
     pub fn whole_order(reason: impl Into<String>) -> Self {
         Self { reason: reason.into(), source: String::new(), lines: None, request: None }
     }
 }
 
-/// The answer to a cancel: what will be undone.
+/// Reply to a cancel: the cancellation plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CancelReply {
-    /// As things stand.
+    /// The plan for the current state.
     pub plan: CancellationPlan,
-    /// Of lines that were named with a quantity: how many pieces of each are cancelled as soon as the request, and those
-    /// before it, are carried out.
+    /// For lines with a requested quantity: the quantity that is cancelled once this request, and those before it, are
+    /// completed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cancelled_by_then: Vec<LineQuantity>,
 }
 
-/// A person's word on an order in review.
+/// A reviewer's decision on an order in review.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Decision {
     /// `approve` or `reject`.
     pub decision: ReviewVerdict,
-    /// In the reviewer's words.
+    /// The reviewer's reason.
     #[serde(default)]
     pub reason: String,
 }
 
-/// What a reviewer may say.
+/// The verdicts of a review.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReviewVerdict {
-    /// The order goes on.
+    /// The order continues.
     Approve,
-    /// The order ends.
+    /// The order is rejected.
     Reject,
 }
 
-/// The customer's answer to a shortage.
+/// The customer's decision on a shortage.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Amendment {
     /// `ship_available` or `cancel`.
     pub accept: ShortageAnswer,
 }
 
-/// What a customer may answer.
+/// The customer's choices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ShortageAnswer {
-    /// What is there ships.
+    /// The available items ship.
     ShipAvailable,
     /// The order is cancelled.
     Cancel,
 }
 
-/// What an operator does about an order that needs somebody.
+/// An operator's action on an attention item.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OperatorCommand {
     /// `retry`, `resolve` or `skip`.
     pub action: OperatorAction,
-    /// What it is about; the latest that needs somebody, if it is not said.
+    /// The attention reason to act on; the latest attention item if absent.
     #[serde(default)]
     pub attention: Option<AttentionReason>,
-    /// Which shipment, where several need somebody for the same reason.
+    /// The shipment, if several have the same attention reason.
     #[serde(default)]
     pub about: Option<String>,
-    /// Of `resolve`: the number at the provider or the carrier under which it was done.
+    /// For `resolve`: the provider's or carrier's reference for the action.
     #[serde(default)]
     pub reference: Option<String>,
-    /// In the operator's words.
+    /// The operator's reason.
     #[serde(default)]
     pub reason: String,
     /// The id of the API key, or `temporal`.
     #[serde(default)]
     pub actor: String,
-    /// Which request over HTTP it is of, by which it counts once: a UUID.
+    /// The UUID of the HTTP request, which deduplicates the command.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<String>,
 }
@@ -410,44 +411,44 @@ pub struct OperatorCommand {
 pub struct OperatorCommandRecord {
     /// The order.
     pub order_id: OrderId,
-    /// Which operation on this order, from 1: what makes it count once.
+    /// Number of the command on this order, from 1. It deduplicates the record.
     pub number: u32,
-    /// The step that it ends; empty if it is about none.
+    /// The step that the command ends; empty if it ends none.
     pub step: String,
-    /// What it is about.
+    /// The attention reason that the command addresses.
     pub attention: AttentionReason,
-    /// What was done.
+    /// The command.
     pub operation: OperatorCommand,
 }
 
-/// What the carrier says of a shipment.
+/// The carrier's event about a shipment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShipmentEvent {
-    /// Which shipment.
+    /// The shipment.
     pub shipment_id: ShipmentId,
-    /// What happened.
+    /// The event kind.
     pub kind: ShipmentEventKind,
-    /// The carrier's id of the event; the same one twice counts once.
+    /// The carrier's id of the event, which deduplicates it.
     pub event_id: String,
 }
 
-/// What may happen to a shipment.
+/// The kinds of shipment events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ShipmentEventKind {
-    /// The carrier has the goods.
+    /// The carrier has the items.
     HandedOver,
-    /// They arrived.
+    /// The items were delivered.
     Delivered,
-    /// They are gone.
+    /// The items are lost.
     Lost,
-    /// The carrier will not take them.
+    /// The carrier rejected the shipment.
     Cancelled,
-    /// They came back.
+    /// The items came back.
     Returned,
 }
 
-/// What the payment provider says of an order's money: a reason to look again, never a fact by itself.
+/// The provider's event about an order's payment: a reason to query the provider, never a fact by itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PaymentEvent {
     /// The provider's event type, such as `payment_intent.succeeded`.

@@ -1,5 +1,5 @@
-//! A carrier behind a small JSON API: `POST /v1/labels`, `POST /v1/labels/{reference}/cancel`. Carriers' APIs differ;
-//! a real one is one more implementation of [`Carrier`] beside this.
+//! Client of a carrier with a small JSON API: `POST /v1/labels`, `POST /v1/labels/{reference}/cancel`. Carriers' APIs
+//! differ; another carrier needs another implementation of [`Carrier`] next to this one.
 
 use super::{BookRequest, Carrier, CarrierError, Label};
 use crate::metrics::StepMetrics;
@@ -11,9 +11,9 @@ use std::time::Duration;
 use url::Url;
 use waybill_domain::ids::ShipmentId;
 
-/// A call that has not been answered by then failed.
+/// Timeout of a call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
-/// Connecting takes no longer, or the carrier is away.
+/// Timeout of a connection attempt, after which the carrier counts as unavailable.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The client.
@@ -25,7 +25,7 @@ pub struct HttpCarrier {
 }
 
 impl HttpCarrier {
-    /// A client of the API at `base`.
+    /// Creates a client of the API at `base`.
     ///
     /// # Errors
     /// When the HTTP client can't be built.
@@ -73,7 +73,7 @@ fn parse_error(status: StatusCode, body: &Value) -> CarrierError {
     CarrierError::Permanent { code }
 }
 
-/// A booking, as the carrier's API takes it. What the address does not have is left out.
+/// The request body of a booking. It omits address fields that are empty.
 fn booking(request: &BookRequest) -> Value {
     let parcels: Vec<Value> =
         request.goods.iter().map(|(sku, quantity)| json!({"sku": sku, "quantity": quantity})).collect();

@@ -1,4 +1,4 @@
-//! The carrier: what Waybill asks of one. Hand-over and delivery come back as webhooks.
+//! The carrier: the interface that Waybill requires. Hand-over and delivery are reported by webhooks.
 
 pub mod http;
 
@@ -8,14 +8,14 @@ use waybill_domain::{
     order::Address,
 };
 
-/// Why a call to the carrier did not do what was asked.
+/// Why a call to the carrier failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CarrierError {
-    /// It may work later. Whether it was done does not matter: the reference makes a repetition harmless.
+    /// A retry may succeed. The call may have been performed: the reference makes the retry idempotent.
     #[error("the carrier is not available")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// It can never work.
-    #[error("refused: {code}")]
+    /// A permanent failure.
+    #[error("rejected: {code}")]
     Permanent {
         /// The carrier's code.
         code: String,
@@ -25,13 +25,13 @@ pub enum CarrierError {
 /// A request for a label.
 #[derive(Debug, Clone)]
 pub struct BookRequest {
-    /// Names the shipment: the same reference is the same label.
+    /// The shipment's id. The same reference returns the same label.
     pub reference: ShipmentId,
-    /// Where the goods leave from.
+    /// The location that the items ship from.
     pub from: Location,
-    /// Where they go.
+    /// The delivery address.
     pub to: Address,
-    /// SKU and pieces.
+    /// SKU and quantity.
     pub goods: Vec<(String, i32)>,
 }
 
@@ -40,7 +40,7 @@ pub struct BookRequest {
 pub struct Label {
     /// The carrier's id.
     pub id: String,
-    /// What customers follow it by.
+    /// The number by which customers track it.
     pub tracking_number: String,
 }
 
@@ -50,6 +50,7 @@ pub trait Carrier: Send + Sync {
     /// Books a label, once per reference.
     async fn book(&self, request: &BookRequest) -> Result<Label, CarrierError>;
 
-    /// Cancels a label, also one that was never booked and then never will be. `false`: the carrier will not.
+    /// Cancels a label. After that, a label that was never booked cannot be booked any more. `false`: the carrier
+    /// rejects the cancellation.
     async fn cancel(&self, reference: ShipmentId) -> Result<bool, CarrierError>;
 }

@@ -1,4 +1,4 @@
-//! What is looked for on a schedule, and mended where that is provably safe.
+//! Scheduled checks, which repair only what is provably safe to repair.
 
 mod payment_check;
 mod reconcile;
@@ -20,76 +20,76 @@ use waybill_workflows::housekeeping::{
     PaymentCheck, ReconcileInput, ReconcileResult, SweepInput, SweepResult, activities as definitions,
 };
 
-/// Why Temporal could not be asked.
+/// Why a request to Temporal failed.
 #[derive(Debug, thiserror::Error)]
 #[error("Temporal is not available")]
 pub struct TemporalUnavailable(#[source] pub Box<dyn std::error::Error + Send + Sync>);
 
-/// How an order's latest workflow stands.
+/// The status of an order's latest workflow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WorkflowStatus {
-    /// It is open.
+    /// It is running.
     Running,
-    /// It came to its own end.
+    /// It completed.
     Completed,
-    /// It was ended from outside, or failed.
+    /// It was terminated, or failed.
     Terminated,
-    /// Temporal knows of none.
+    /// Temporal has no such workflow.
     NotFound,
 }
 
-/// The orders' workflows, as housekeeping sees them.
+/// The orders' workflows, as housekeeping requires them.
 #[async_trait]
 pub trait WorkflowDirectory: Send + Sync {
-    /// Orders of whose workflows one was ended from outside, the latest first, at most `limit`. There may be a
-    /// successor, and orders that ended moments ago may be missing.
+    /// Returns orders with a terminated workflow, the latest first, at most `limit`. A successor run may exist, and
+    /// orders whose workflow closed moments ago may be missing.
     ///
     /// # Errors
-    /// When Temporal is away.
+    /// When Temporal is unavailable.
     async fn find_terminated_orders(&self, limit: usize) -> Result<Vec<OrderId>, TemporalUnavailable>;
 
-    /// Refunds whose workflows were ended so, and when.
+    /// Lists refunds whose workflows were terminated, with the time of the termination.
     ///
     /// # Errors
-    /// When Temporal is away.
+    /// When Temporal is unavailable.
     async fn ended_refunds(&self, limit: usize) -> Result<Vec<(RefundId, SystemTime)>, TemporalUnavailable>;
 
-    /// Returns whose workflows were ended so, and when.
+    /// Lists returns whose workflows were terminated, with the time of the termination.
     ///
     /// # Errors
-    /// When Temporal is away.
+    /// When Temporal is unavailable.
     async fn ended_returns(&self, limit: usize) -> Result<Vec<(ReturnId, SystemTime)>, TemporalUnavailable>;
 
-    /// How the order's latest workflow stands.
+    /// Returns the status of the order's latest workflow.
     ///
     /// # Errors
-    /// When Temporal is away.
+    /// When Temporal is unavailable.
     async fn latest_status(&self, order: OrderId) -> Result<WorkflowStatus, TemporalUnavailable>;
 
-    /// Starts the order's heir, unless its latest workflow is open or came to its own end: that is judged by Temporal
-    /// at that moment. Says whether one was started.
+    /// Starts the order's successor run, unless its latest workflow is running or has completed: Temporal decides that
+    /// atomically. Returns whether it started one.
     ///
     /// # Errors
-    /// When Temporal is away.
+    /// When Temporal is unavailable.
     async fn start_successor(&self, order: &OutboxEntry) -> Result<bool, TemporalUnavailable>;
 }
 
-/// What housekeeping needs.
+/// Dependencies of housekeeping.
 #[derive(Clone)]
 pub struct HousekeepingSteps {
     /// Postgres.
     pub pool: PgPool,
-    /// Temporal.
+    /// The workflows in Temporal.
     pub workflows: Arc<dyn WorkflowDirectory>,
-    /// Whose ledger ours is compared with.
+    /// The provider whose records the ledger is compared with.
     pub provider: Arc<dyn PaymentProvider>,
-    /// An order that changed since this long ago is left alone.
+    /// Minimum age of an order's last change before the sweep checks it.
     pub sweep_age: Duration,
-    /// Counts what was found.
+    /// Counters of the results.
     pub metrics: HousekeepingMetrics,
 }
 
-/// What housekeeping counts.
+/// Counters of housekeeping.
 #[derive(Clone)]
 pub struct HousekeepingMetrics {
     swept: IntCounterVec,
@@ -97,22 +97,22 @@ pub struct HousekeepingMetrics {
 }
 
 impl HousekeepingMetrics {
-    /// Registers them.
+    /// Registers the counters.
     ///
     /// # Errors
-    /// When one is registered already.
+    /// When one is already registered.
     pub fn new(registry: &Registry) -> prometheus::Result<Self> {
         Ok(Self {
             swept: register_int_counter_vec_with_registry!(
                 Opts::new(
                     "waybill_swept_total",
-                    "Orders, refunds and returns that the sweeper looked at, by what came of it"
+                    "Orders, refunds and returns that the sweeper checked, by outcome"
                 ),
                 &["outcome"],
                 registry
             )?,
             drifts: register_int_counter_vec_with_registry!(
-                Opts::new("waybill_drift_total", "Differences between two books, counted when first found"),
+                Opts::new("waybill_drift_total", "Reconciliation discrepancies, counted when first found"),
                 &["kind"],
                 registry
             )?,

@@ -1,5 +1,5 @@
-//! One payment, looked at because its provider has said what contradicts our ledger. The webhook was a hint: what counts is
-//! what the provider answers now, once nothing is under way on the order's money.
+//! Checks one payment after a provider event that conflicts with the ledger. The webhook is only a hint: the check
+//! compares the provider's current state, once no operation on the order's payment is in progress.
 
 use super::{HousekeepingSteps, reconcile::report_drift, refunds};
 use crate::{payments::ProviderPayment, retry::StepFailure};
@@ -25,15 +25,15 @@ pub(super) async fn check_payment(
     let mut result = ReconcileResult { checked: 1, ..ReconcileResult::default() };
     let before = ledger_snapshot::find_snapshot(&steps.pool, input.order_id, &input.payment).await?;
     let told = steps.provider.get_payment(&input.payment).await?;
-    // Before anything is concluded, and whatever else is under way: a refund that has been made is a fact.
+    // First, and regardless of operations in progress: a refund that was created is a fact.
     refunds::record_refunds_of_payment(steps, &mut result, &input.payment).await?;
-    // What the provider did before it answered, the ledger has by now, or it is under way.
+    // By now, the ledger has every operation that the provider's response includes, or the operation is pending.
     let after = ledger_snapshot::find_snapshot(&steps.pool, input.order_id, &input.payment).await?;
     let (Some(before), Some(ledger)) = (before, after) else { return Ok(result) };
-    // What we did since it answered, it could not tell.
+    // The provider's response cannot include operations that came after it.
     let moved = (before.held, before.captured) != (ledger.held, ledger.captured);
     if before.has_pending_operation || ledger.has_pending_operation || moved {
-        return Err(StepFailure::Unavailable("the order's money", "an operation is under way".into()));
+        return Err(StepFailure::Unavailable("the order's payment", "an operation is in progress".into()));
     }
     let drift = |kind| Drift {
         kind,
@@ -51,15 +51,15 @@ pub(super) async fn check_payment(
     if told.refunded.is_some_and(|refunded| refunded > ledger.refunded) {
         report_drift(steps, &mut result, &drift("refunded_differs")).await?;
     } else if result.refunds_recorded > 0 {
-        // An earlier release reported what is booked now.
+        // Clears a discrepancy that an earlier release reported instead of recording the refund.
         record_repair(steps, &mut result, &drift("refunded_differs"), "the refund was booked").await?;
     }
     reconcile_authorization(steps, &mut result, input, (&told, &ledger), drift).await?;
     Ok(result)
 }
 
-/// Money that is held and should not be is given free, where nothing can be captured of it; of money that should be held
-/// and is not the order is told, which holds it anew.
+/// Voids an authorization that should not exist, if it can no longer be captured. If an authorization should exist and
+/// does not, notifies the order, which re-authorizes.
 async fn reconcile_authorization(
     steps: &HousekeepingSteps,
     result: &mut ReconcileResult,
@@ -99,7 +99,7 @@ async fn record_repair(
     Ok(())
 }
 
-/// By way of the inbox, which counts it once and brings it to the order's workflow.
+/// Sends the message through the inbox, which deduplicates it and delivers it to the order's workflow.
 async fn notify_order(steps: &HousekeepingSteps, input: &PaymentCheck) -> Result<(), StepFailure> {
     let event_id = format!("{}:{}", names::EVENT_AUTHORIZATION_GONE, input.payment);
     let event = PaymentEvent { kind: names::EVENT_AUTHORIZATION_GONE.into(), event_id: event_id.clone() };

@@ -1,6 +1,6 @@
-//! The reconciliation: stock against reservations, our ledger against the payment provider's. It reports what differs,
-//! books refunds that were made at the provider, and repairs one thing alone: money that is still held for an order that
-//! has ended is voided.
+//! The reconciliation compares stock with reservations, and the ledger with the payment provider's records. It reports
+//! discrepancies, records refunds that were created at the provider, and repairs only one case: it voids an
+//! authorization of an order that has ended.
 
 use super::{HousekeepingSteps, refunds};
 use crate::{payments::ProviderPayment, retry::StepFailure};
@@ -13,7 +13,7 @@ use waybill_store::{
 };
 use waybill_workflows::housekeeping::ReconcileResult;
 
-/// How far back payments and refunds are compared, in days: longer than a card's authorization lasts.
+/// How far back payments and refunds are compared, in days: longer than a card authorization is valid.
 const WINDOW_DAYS: i64 = 8;
 
 pub(super) async fn reconcile(
@@ -27,14 +27,14 @@ pub(super) async fn reconcile(
     let since = Timestamp::now() - SignedDuration::from_hours(24 * WINDOW_DAYS);
     let mut after: Option<String> = None;
     loop {
-        // A sign of life that can't be given shows as a time-out of the activity.
+        // If the heartbeat fails, the activity times out.
         let _ = ctx.record_heartbeat(result.clone()).await;
         let page = steps.provider.list_payments_since(since, after.as_deref()).await?;
         let orders: Vec<_> = page.payments.iter().filter_map(|payment| payment.order_id).collect();
-        // Read after the provider's: what the provider did before, the ledger may have by now.
+        // Read after the provider's payments, so that the ledger has the operations that they include.
         let ledgers = drifts::find_order_ledgers(&steps.pool, &orders, steps.sweep_age).await?;
         for payment in &page.payments {
-            // Without an order of ours it is somebody else's payment in the same account.
+            // A payment without one of our orders belongs to another system that uses the same account.
             let Some(ledger) = payment.order_id.and_then(|order| ledgers.get(&order)) else { continue };
             result.checked += 1;
             compare(steps, &mut result, payment, ledger).await?;
@@ -80,7 +80,7 @@ async fn compare(
     {
         let drift = drift("held_after_end");
         report_drift(steps, result, &drift).await?;
-        // Nothing will ever be captured for an order that has ended, so this takes nothing from anybody.
+        // An order that has ended captures nothing more, so the void is safe.
         let key = format!("reconcile:{}:void", payment.provider_ref);
         steps.provider.void(&key, &payment.provider_ref).await?;
         payments::finish_release(&steps.pool, order, &payment.provider_ref).await?;
@@ -99,7 +99,7 @@ pub(super) async fn report_drift(
     if drifts::record_drift(&steps.pool, drift).await? {
         result.drifts += 1;
         steps.metrics.drifts.with_label_values(&[drift.kind]).inc();
-        tracing::warn!(kind = drift.kind, subject = drift.subject, detail = %drift.detail, "a drift was found");
+        tracing::warn!(kind = drift.kind, subject = drift.subject, detail = %drift.detail, "reconciliation found a discrepancy");
     }
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! Refunds that were made at the payment provider, as in its dashboard: booked in our ledger, whichever of the webhook
-//! and the reconciliation finds them first.
+//! Records refunds that were created at the payment provider, for example in its dashboard, when the webhook or the
+//! reconciliation finds them first.
 
 use super::HousekeepingSteps;
 use crate::{
@@ -11,10 +11,11 @@ use temporalio_sdk::activities::ActivityContext;
 use waybill_store::refunds::{self, RecordOutcome};
 use waybill_workflows::housekeeping::ReconcileResult;
 
-/// Pending refunds that one reconciliation looks up: they are rare, and each is a call to the provider.
+/// Maximum number of pending refunds that one reconciliation queries: they are rare, and each requires a call to the
+/// provider.
 const PENDING_MAX: u16 = 100;
 
-/// Books the refunds of one payment.
+/// Records the refunds of one payment.
 pub(super) async fn record_refunds_of_payment(
     steps: &HousekeepingSteps,
     result: &mut ReconcileResult,
@@ -26,7 +27,7 @@ pub(super) async fn record_refunds_of_payment(
     Ok(())
 }
 
-/// Books the refunds since then, and what became of those that were pending before.
+/// Records the refunds since then, and the current state of those that were pending before.
 pub(super) async fn record_refunds_since(
     steps: &HousekeepingSteps,
     ctx: &ActivityContext,
@@ -35,7 +36,7 @@ pub(super) async fn record_refunds_since(
 ) -> Result<(), StepFailure> {
     let mut after: Option<String> = None;
     loop {
-        // A sign of life that can't be given shows as a time-out of the activity.
+        // If the heartbeat fails, the activity times out.
         let _ = ctx.record_heartbeat(result.clone()).await;
         let page = steps.provider.list_refunds_since(since, after.as_deref()).await?;
         after = page.last_id;
@@ -50,13 +51,9 @@ pub(super) async fn record_refunds_since(
         let _ = ctx.record_heartbeat(result.clone()).await;
         let found = match steps.provider.get_refund(&pending.provider_ref).await {
             Ok(found) => found,
-            // The provider does not know it any more; the others are looked up all the same.
+            // The provider no longer has this refund; the others are still queried.
             Err(ProviderError::Declined { code } | ProviderError::Permanent { code }) => {
-                tracing::warn!(
-                    refund = pending.provider_ref,
-                    code,
-                    "a pending refund could not be looked up"
-                );
+                tracing::warn!(refund = pending.provider_ref, code, "failed to retrieve pending refund");
                 continue;
             }
             Err(error) => return Err(error.into()),
@@ -93,11 +90,11 @@ async fn record_refund(
         RecordOutcome::Booked(order_id) => {
             result.refunds_recorded += 1;
             let (refund, state) = (&listed.provider_ref, listed.state);
-            tracing::info!(%order_id, refund, %state, "a refund made at the provider was booked");
+            tracing::info!(%order_id, refund, %state, "recorded a refund created at the provider");
         }
         RecordOutcome::NothingCaptured(order_id) => {
             let refund = &listed.provider_ref;
-            tracing::debug!(%order_id, refund, "a refund at the provider is of more than was captured");
+            tracing::debug!(%order_id, refund, "provider refund exceeds the captured amount");
         }
         RecordOutcome::Nothing => {}
     }

@@ -1,6 +1,6 @@
-//! The sweeper: `temporal workflow terminate` skips every undo, so orders whose workflow was ended are looked for and
-//! given an heir. Two sweeps at once do no harm: Temporal lets one heir be started. Refunds and returns need none: they
-//! begin anew, and find in Postgres how far they were.
+//! The sweeper: `temporal workflow terminate` skips all compensations, so the sweeper starts a successor run for each
+//! order whose workflow was terminated. Two concurrent sweeps are safe: Temporal starts only one. Refunds and returns
+//! restart without one, because Postgres has their progress.
 
 use super::{HousekeepingSteps, TemporalUnavailable, WorkflowStatus};
 use crate::retry::StepFailure;
@@ -9,11 +9,12 @@ use uuid::Uuid;
 use waybill_store::{housekeeping, orders::outbox::OutboxEntry};
 use waybill_workflows::housekeeping::SweepResult;
 
-/// Ended workflows that one sweep asks Temporal for: Temporal keeps them for its retention, and lists the latest first.
+/// Maximum number of terminated workflows per sweep. Temporal stores them for its retention period, and lists the
+/// latest first.
 const TERMINATED_MAX: usize = 10_000;
-/// Orders read at a time.
+/// Page size of the order queries.
 const PAGE: u16 = 200;
-/// Heirs that can't be started before a sweep is given up: then it is Temporal that is away.
+/// Failed starts of successor runs after which a sweep fails: then Temporal is unavailable.
 const FAILURES_MAX: u64 = 5;
 
 pub(super) async fn sweep(
@@ -59,7 +60,7 @@ async fn start_heir(
     Ok(if steps.workflows.start_successor(order).await? { "heir" } else { "looked_after" })
 }
 
-/// An order that nobody was seen to look after for long.
+/// Checks an order without progress for a long time.
 async fn sweep_overdue(
     steps: &HousekeepingSteps,
     order: &OutboxEntry,
@@ -70,7 +71,8 @@ async fn sweep_overdue(
             housekeeping::extend_hold_expiry(&steps.pool, order.order_id).await?;
             Ok("looked_after")
         }
-        // Its own workflow told the end, and it holds something all the same: that is for the reconciliation to say.
+        // Its workflow reported the end, and the order still has stock or an authorization: reconciliation reports
+        // that.
         Ok(WorkflowStatus::Completed) => Ok("done"),
         Err(error) => Err(error),
     })
@@ -89,12 +91,12 @@ fn record_outcome(
     match outcome {
         Ok("heir") => {
             swept.successors_started += 1;
-            tracing::info!(%order_id, "an order whose workflow was ended has an heir");
+            tracing::info!(%order_id, "started a successor run for an order whose workflow was terminated");
         }
         Ok(_) => {}
         Err(error) => {
             swept.failed += 1;
-            tracing::warn!(%order_id, cause = %error.0, "an order could not be swept; the next sweep tries again");
+            tracing::warn!(%order_id, cause = %error.0, "failed to check an order; the next sweep retries");
             if swept.failed >= FAILURES_MAX {
                 return Err(error.into());
             }
@@ -103,7 +105,7 @@ fn record_outcome(
     Ok(())
 }
 
-/// A sign of life, which the SDK thins out. One that can't be given shows as a time-out of the activity.
+/// Records a heartbeat, which the SDK throttles. If it fails, the activity times out.
 async fn heartbeat(ctx: &ActivityContext, swept: &SweepResult) {
     let _ = ctx.record_heartbeat(swept.clone()).await;
 }

@@ -1,5 +1,5 @@
-//! The payment provider: what Waybill asks of one, and Stripe's way of doing it. Amounts are minor units of ISO 4217: a
-//! client converts them to its provider's units, and back.
+//! The payment provider: the interface that Waybill requires, and its implementation for Stripe. Amounts are minor
+//! units of ISO 4217: a client converts them to its provider's units, and back.
 
 pub mod stripe;
 
@@ -13,26 +13,26 @@ use waybill_domain::{
     refund::RefundState,
 };
 
-/// Why a call to the provider did not do what was asked.
+/// Why a call to the provider failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ProviderError {
-    /// Nothing was done; it may work later.
+    /// The operation was not performed; a retry may succeed.
     #[error("the payment provider is not available")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// It may have been done. Not a decline.
-    #[error("the payment provider's answer is not known")]
+    /// The operation may have been performed. Not a decline.
+    #[error("outcome unknown at the payment provider")]
     UnknownOutcome(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The money is not held any more, and was not taken.
-    #[error("the authorization has lapsed")]
+    /// The authorization has expired without a capture.
+    #[error("the authorization has expired")]
     Lapsed,
-    /// The customer's bank or the provider said no.
+    /// The customer's bank or the provider declined.
     #[error("declined: {code}")]
     Declined {
         /// The provider's code.
         code: String,
     },
-    /// The request can never work.
-    #[error("refused: {code}")]
+    /// A permanent failure.
+    #[error("rejected: {code}")]
     Permanent {
         /// The provider's code.
         code: String,
@@ -45,89 +45,89 @@ impl From<NotChargeable> for ProviderError {
     }
 }
 
-/// A request to hold money.
+/// A request to authorize a payment.
 #[derive(Debug, Clone)]
 pub struct AuthorizeRequest {
-    /// Names the operation: the same key is the same money.
+    /// The idempotency key: the same key returns the same payment.
     pub key: String,
-    /// Our reference at the provider.
+    /// Our order reference at the provider.
     pub order_id: OrderId,
-    /// How much.
+    /// The amount to authorize.
     pub amount: Amount,
-    /// Of what.
+    /// The currency of the amount.
     pub currency: Currency,
-    /// The provider's name for the means of payment.
+    /// The provider's id of the payment method.
     pub payment_method: String,
 }
 
-/// Money that is held.
+/// An authorized payment.
 #[derive(Debug, Clone)]
 pub struct ProviderAuthorization {
     /// The provider's id of the payment.
     pub provider_ref: String,
-    /// When the hold lapses, if the provider says so.
+    /// When the authorization expires, if the provider reports it.
     pub capture_before: Option<Timestamp>,
-    /// Whether it can be captured in parts, if the provider says so.
+    /// Whether it supports multiple captures, if the provider reports it.
     pub in_parts: Option<bool>,
 }
 
-/// What a payment is at the provider.
+/// The state of an authorization at the provider.
 #[derive(Debug, Clone)]
 pub enum AuthorizationOutcome {
-    /// The money is held, or was and has been taken.
+    /// The amount is authorized, or was and has been captured.
     Authorized(ProviderAuthorization),
-    /// The customer has to do something first.
+    /// The customer must act first.
     ActionRequired {
         /// The provider's id of the payment.
         provider_ref: String,
-        /// Where they do it, if the provider says so.
+        /// The page for the customer's action, if the provider reports it.
         url: Option<String>,
     },
-    /// The customer's bank declined: nothing is held, and nothing will be.
+    /// The customer's bank declined: nothing is authorized, and nothing will be.
     Declined {
         /// The provider's code.
         code: String,
     },
-    /// The provider rejected the request, so no bank was asked: nothing is held, and nothing will be.
+    /// The provider rejected the request without a request to a bank: nothing is authorized, and nothing will be.
     Rejected {
         /// The provider's code, such as `amount_too_large`.
         code: String,
     },
 }
 
-/// A request to take part of what is held.
+/// A request to capture part of an authorization.
 #[derive(Debug, Clone)]
 pub struct CaptureRequest {
-    /// Names the operation.
+    /// The idempotency key.
     pub key: String,
     /// The payment.
     pub provider_ref: String,
-    /// How much.
+    /// The amount to capture.
     pub amount: Amount,
-    /// Of the amounts.
+    /// The currency of the amounts.
     pub currency: Currency,
-    /// What our ledger says was taken of this payment before, without this.
+    /// The amount that our ledger has as captured of this payment before this request.
     pub previously_captured: Amount,
-    /// Whether the rest is given free.
+    /// Whether the provider releases the remainder.
     pub is_final: bool,
 }
 
-/// A payment as the provider's ledger has it.
+/// A payment in the provider's records.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProviderPayment {
     /// The provider's id of the payment.
     pub provider_ref: String,
-    /// Our reference, where it has one that is ours.
+    /// Our order reference, if the payment has one.
     pub order_id: Option<OrderId>,
-    /// Held and not taken, in minor units.
+    /// Authorized and not captured, in minor units.
     pub capturable: i64,
-    /// Taken, in minor units.
+    /// Captured, in minor units.
     pub captured: i64,
-    /// Given back of it, in minor units; where the provider lists many at once it does not say.
+    /// Refunded, in minor units. None in a list, where the provider does not report it.
     pub refunded: Option<i64>,
 }
 
-/// A page of them, the latest first.
+/// A page of payments, the latest first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PaymentPage {
     /// At most a hundred.
@@ -136,116 +136,118 @@ pub struct PaymentPage {
     pub has_more: bool,
 }
 
-/// A request to give back money that was taken.
+/// A request to refund a captured payment.
 #[derive(Debug, Clone)]
 pub struct RefundRequest {
-    /// Names the operation.
+    /// The idempotency key.
     pub key: String,
-    /// Our reference at the provider.
+    /// Our order reference at the provider.
     pub order_id: OrderId,
-    /// Our reference at the provider.
+    /// Our refund reference at the provider.
     pub refund_id: RefundId,
     /// The payment.
     pub provider_ref: String,
-    /// How much.
+    /// The amount to refund.
     pub amount: Amount,
-    /// Of the amount.
+    /// The currency of the amount.
     pub currency: Currency,
 }
 
-/// A refund as the provider has it.
+/// A refund in the provider's records.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProviderRefund {
-    /// The provider's id of it.
+    /// The provider's id of the refund.
     pub provider_ref: String,
     /// `pending`, `succeeded` or `failed`.
     pub state: RefundState,
-    /// Why it failed.
+    /// The failure code.
     pub code: Option<String>,
 }
 
-/// A refund in the provider's list, whoever made it.
+/// A refund in the provider's list, also one that Waybill did not create.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProviderListedRefund {
-    /// As the provider has it.
+    /// The refund in the provider's records.
     pub refund: ProviderRefund,
     /// The provider's id of the payment.
     pub payment: String,
-    /// How much.
+    /// The refunded amount.
     pub amount: Amount,
-    /// Our id of it, if it carries one.
+    /// Our id of the refund, if it has one.
     pub refund_id: Option<RefundId>,
 }
 
-/// A page of them, the latest first.
+/// A page of refunds, the latest first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefundPage {
-    /// At most a hundred. Entries that say that an authorization was released, and no money moved, are left out.
+    /// At most a hundred. Entries for a released authorization, without a transfer of money, are omitted.
     pub refunds: Vec<ProviderListedRefund>,
-    /// The provider's id of the last entry, left out or not: the next page is behind it.
+    /// The provider's id of the last entry, omitted or not: the next page starts after it.
     pub last_id: Option<String>,
     /// Whether there are older ones.
     pub has_more: bool,
 }
 
-/// A provider that can hold money and take it in parts.
+/// A provider that supports authorizations with multiple captures.
 #[async_trait]
 pub trait PaymentProvider: Send + Sync {
-    /// Holds money, once per key. A bank that declines is [`Hold::Declined`], a request that the provider rejects is
-    /// [`Hold::Rejected`].
+    /// Authorizes a payment, once per key. Returns [`AuthorizationOutcome::Declined`] if the bank declines, and
+    /// [`AuthorizationOutcome::Rejected`] if the provider rejects the request.
     async fn authorize(&self, request: &AuthorizeRequest) -> Result<AuthorizationOutcome, ProviderError>;
 
-    /// What became of a payment.
+    /// Returns the state of an authorization.
     async fn get_authorization(&self, provider_ref: &str) -> Result<AuthorizationOutcome, ProviderError>;
 
-    /// Finds what an authorization came to by our own references. That nothing is found proves nothing: providers show
-    /// new payments late.
+    /// Searches for an authorization by our own references. An empty result proves nothing: providers index new
+    /// payments late.
     async fn search_authorization(
         &self,
         order: OrderId,
         key: &str,
     ) -> Result<Option<AuthorizationOutcome>, ProviderError>;
 
-    /// Takes money. That it was taken before is success. An answer that is lost is looked up at once: the payment itself
-    /// tells what was taken of it. Returns what the payment still holds, in minor units: also after a final capture, if the
-    /// money had been taken by an earlier request that was not final.
+    /// Captures a payment. A repeated capture succeeds. After a lost response the client queries the payment
+    /// immediately: the payment itself has the captured amount. Returns the amount that can still be captured, in minor
+    /// units. It is also above zero after a final capture if an earlier request that was not final had captured the
+    /// amount.
     async fn capture(&self, request: &CaptureRequest) -> Result<i64, ProviderError>;
 
-    /// Gives free what is held and not taken. That there is nothing to give free is success, and a lost answer is looked
-    /// up, as in [`capture`](Self::capture).
+    /// Voids the amount that is authorized and not captured. It succeeds if there is nothing to void, and queries the
+    /// payment after a lost response, as in [`capture`](Self::capture).
     async fn void(&self, key: &str, provider_ref: &str) -> Result<(), ProviderError>;
 
-    /// A payment as the provider's ledger has it.
+    /// Returns a payment in the provider's records.
     async fn get_payment(&self, provider_ref: &str) -> Result<ProviderPayment, ProviderError>;
 
-    /// Payments that were begun since, the latest first: a page, behind the payment `after`.
+    /// Lists payments created since, the latest first: one page, after the payment `starting_after`.
     async fn list_payments_since(
         &self,
         since: Timestamp,
         after: Option<&str>,
     ) -> Result<PaymentPage, ProviderError>;
 
-    /// Gives money back. That it was given back before under this refund's id is success, and a lost answer is looked up
-    /// under it.
+    /// Refunds a payment. A repeated refund with the same refund id succeeds, and after a lost response the client
+    /// searches for that id.
     async fn refund(&self, request: &RefundRequest) -> Result<ProviderRefund, ProviderError>;
 
-    /// The refund that was made for our id, if the provider has one: for when it may have forgotten the key.
+    /// Returns the refund that was created for our id, if the provider has one, for when the provider may have pruned
+    /// the key.
     async fn find_refund(
         &self,
         payment: &str,
         refund: RefundId,
     ) -> Result<Option<ProviderRefund>, ProviderError>;
 
-    /// Every refund of a payment, whoever made it.
+    /// Lists every refund of a payment, also those that Waybill did not create.
     async fn list_refunds_of(&self, payment: &str) -> Result<Vec<ProviderListedRefund>, ProviderError>;
 
-    /// Refunds that were made since, the latest first: a page, behind the refund `after`.
+    /// Lists refunds created since, the latest first: one page, after the refund `starting_after`.
     async fn list_refunds_since(
         &self,
         since: Timestamp,
         after: Option<&str>,
     ) -> Result<RefundPage, ProviderError>;
 
-    /// How a refund stands, by the provider's id of it.
+    /// Returns the state of a refund, by the provider's id.
     async fn get_refund(&self, provider_ref: &str) -> Result<ProviderRefund, ProviderError>;
 }

@@ -23,17 +23,17 @@ use waybill_domain::{
     provider_units::ProviderCurrency,
 };
 
-/// A call that has not been answered by then is of unknown outcome. Below an attempt's own limit, so that the answer
-/// is ours and not the engine's.
+/// Timeout of a call, after which its outcome is unknown. Shorter than an attempt's timeout, so that the client and not
+/// Temporal reports it.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
-/// Connecting takes no longer, or the provider is away.
+/// Timeout of a connection attempt, after which the provider counts as unavailable.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Payments listed at a time: as many as Stripe gives.
+/// Page size of payment lists: Stripe's maximum.
 const LIST_PAGE: u8 = 100;
 /// The version of Stripe's API that this client was written for.
 const API_VERSION: &str = "2024-06-20";
 
-/// Stripe, or something that speaks its API.
+/// A client of Stripe, or of a server that implements its API.
 pub struct Stripe {
     http: Client,
     base: Url,
@@ -43,8 +43,8 @@ pub struct Stripe {
 }
 
 impl Stripe {
-    /// A client of the API at `base`, `https://api.stripe.com` in production. Customers who have to prove who they are
-    /// come back to `return_url`.
+    /// Creates a client of the API at `base`, `https://api.stripe.com` in production. After 3-D Secure authentication,
+    /// Stripe redirects customers to `return_url`.
     ///
     /// # Errors
     /// When the HTTP client can't be built.
@@ -58,7 +58,8 @@ impl Stripe {
         Ok(Self { http, base, key, return_url, metrics })
     }
 
-    /// One call. `Ok(Err(_))` is Stripe's own refusal; `Err` is everything that says nothing about the payment.
+    /// Sends one request. `Ok(Err(_))` is an error that Stripe reports; `Err` is an error that contains no information
+    /// about the payment.
     async fn call(
         &self,
         operation: &str,
@@ -110,11 +111,11 @@ impl Stripe {
             return serde_json::from_str(&body).map(Ok).map_err(|e| ProviderError::UnknownOutcome(e.into()));
         }
         match status {
-            // A key that Stripe does not take is our configuration, and may be mended while the order waits.
+            // A key that Stripe rejects is our configuration, which an operator may fix while the order waits.
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS => {
                 Err(ProviderError::Unavailable(format!("HTTP {status}").into()))
             }
-            // The first request with this key is still being done.
+            // The first request with this key is still in progress.
             StatusCode::CONFLICT => Err(ProviderError::UnknownOutcome(format!("HTTP {status}").into())),
             _ if status.is_server_error() => {
                 Err(ProviderError::UnknownOutcome(format!("HTTP {status}").into()))
@@ -128,8 +129,9 @@ impl Stripe {
         self.call("look_up", Method::GET, &path, None, &[]).await?.map_err(StripeError::into_error)
     }
 
-    /// The payment after a call about it that failed: perhaps it was done all the same, now or before. Stripe forgets
-    /// keys after a day; the payment itself remembers. None if the call was never made, or if nobody can say.
+    /// Returns the payment after a failed call: the operation may still have been performed, now or before. Stripe
+    /// prunes keys after a day; the payment itself has the result. None if the call was never made, or if the query
+    /// fails as well.
     async fn get_intent_after_failure(
         &self,
         failure: &ProviderError,
@@ -143,7 +145,7 @@ impl Stripe {
     }
 }
 
-/// What a PaymentIntent says (<https://docs.stripe.com/payments/paymentintents/lifecycle>).
+/// Parses a PaymentIntent (<https://docs.stripe.com/payments/paymentintents/lifecycle>).
 fn parse_authorization(intent: &Value) -> Result<AuthorizationOutcome, ProviderError> {
     let provider_ref = provider_ref(intent);
     Ok(match intent["status"].as_str() {
@@ -169,8 +171,8 @@ fn parse_authorization(intent: &Value) -> Result<AuthorizationOutcome, ProviderE
     })
 }
 
-/// The amounts of a PaymentIntent, in ISO minor units; what was refunded is known of its charge alone. None if Stripe's
-/// units can't be converted, as of a currency that we do not take.
+/// Returns the amounts of a PaymentIntent, in ISO minor units; only its charge has the refunded amount. None if
+/// Stripe's units cannot be converted, as for a currency that Waybill does not support.
 fn parse_payment(intent: &Value) -> Option<ProviderPayment> {
     let units = ProviderCurrency::for_code(intent["currency"].as_str()?).ok()?;
     let amount = |value: &Value| units.to_minor(value.as_i64().unwrap_or(0));
@@ -184,17 +186,17 @@ fn parse_payment(intent: &Value) -> Option<ProviderPayment> {
     })
 }
 
-/// A payment in a list. One that can't be converted is listed without its order, so that reconciliation skips it and still
-/// compares the others.
+/// Parses a payment in a list. If its amounts cannot be converted it has no order, so that reconciliation skips it and
+/// still compares the others.
 fn parse_listed_payment(intent: &Value) -> ProviderPayment {
     parse_payment(intent).unwrap_or_else(|| {
         let provider_ref = provider_ref(intent);
-        tracing::warn!(payment = provider_ref, "a payment's amounts can't be converted; it is not compared");
+        tracing::warn!(payment = provider_ref, "payment amounts cannot be converted; payment skipped");
         ProviderPayment { provider_ref, order_id: None, capturable: 0, captured: 0, refunded: None }
     })
 }
 
-/// An amount that Stripe gives, in ISO minor units. None if it gives none, or one that can't be converted.
+/// Converts an amount from Stripe to ISO minor units. None if it is missing or cannot be converted.
 fn parse_minor(units: ProviderCurrency, amount: &Value) -> Option<i64> {
     amount.as_i64().and_then(|amount| units.to_minor(amount))
 }
@@ -277,7 +279,7 @@ impl PaymentProvider for Stripe {
         let Some(intent) = self.get_intent_after_failure(&failure, &request.provider_ref).await? else {
             return Err(failure);
         };
-        // What does not say what was taken says nothing.
+        // A response without the captured amount proves nothing.
         let Some(received) = parse_minor(units, &intent["amount_received"]) else { return Err(failure) };
         if received >= request.previously_captured.minor() + request.amount.minor() {
             return Ok(parse_minor(units, &intent["amount_capturable"]).unwrap_or(0));
@@ -303,7 +305,7 @@ impl PaymentProvider for Stripe {
     async fn get_payment(&self, provider_ref: &str) -> Result<ProviderPayment, ProviderError> {
         let intent = self.get_payment_intent(provider_ref).await?;
         parse_payment(&intent)
-            .ok_or_else(|| ProviderError::UnknownOutcome("the payment's amounts can't be converted".into()))
+            .ok_or_else(|| ProviderError::UnknownOutcome("the payment's amounts cannot be converted".into()))
     }
 
     async fn list_payments_since(

@@ -1,4 +1,4 @@
-//! Money that is held: each operation is written down before the provider is asked and after it has answered.
+//! Authorizations: each operation is recorded before the call to the provider and after its response.
 
 use super::find_order;
 use crate::{
@@ -17,17 +17,17 @@ use waybill_workflows::{
     payloads::{self, Authorization, AuthorizeInput, OrderRef, VoidResult},
 };
 
-/// For how long a key is trusted to name the same money, in hours: Stripe forgets keys after 24
-/// (<https://docs.stripe.com/api/idempotent_requests>). After that a hold is only looked up, never asked for again,
-/// and a capture is looked up before.
+/// How long an idempotency key is reused, in hours: Stripe prunes keys after 24
+/// (<https://docs.stripe.com/api/idempotent_requests>). After that an authorization is only queried and never requested
+/// again, and a capture is queried first.
 pub(super) const IDEMPOTENCY_KEY_HOURS: f64 = 23.0;
-/// The code of a hold that comes to nothing because its order has been undone.
+/// The code of an authorization that fails because its order has been compensated.
 const CODE_ORDER_COMPENSATED: &str = "order_undone";
-/// Stripe's code for a customer who would have to prove who they are, and is not there.
+/// Stripe's code for a customer who must authenticate and is not present.
 const CODE_AUTHENTICATION_REQUIRED: &str = "authentication_required";
 
-/// Holds an order's money, for the first time or anew. A later hold is money of its own; what earlier ones still hold
-/// is given free as soon as it is there.
+/// Authorizes an order's payment, for the first time or again. A re-authorization is a separate payment; as soon as it
+/// exists, the remainder of earlier ones is voided.
 pub(crate) async fn authorize(
     steps: &OrderSteps,
     input: &AuthorizeInput,
@@ -37,7 +37,7 @@ pub(crate) async fn authorize(
         .await?
         .ok_or_else(|| StepFailure::Permanent("order_not_found".into()))?;
     let Some(mut operation) = attempt.operation else {
-        // A late repetition of a step that has been undone.
+        // A late retry of a step that has been compensated.
         return Ok(Authorization::Declined { code: CODE_ORDER_COMPENSATED.into() });
     };
     if operation.state == OperationState::Pending {
@@ -48,7 +48,7 @@ pub(crate) async fn authorize(
         if let (None, None, AuthorizationOutcome::ActionRequired { provider_ref, .. }) =
             (&recorded, &operation.provider_ref, &hold)
         {
-            // Webhooks of what the customer did before that was written found no order that waits for them.
+            // Webhooks of the customer's action before that write found no order that awaits authentication.
             recorded =
                 record_outcome(steps, order_id, kind, &steps.provider.get_authorization(provider_ref).await?)
                     .await?;
@@ -65,12 +65,14 @@ pub(crate) async fn authorize(
             let hold = Some(authorization_details(&operation, steps.wait_times.renew_before_seconds));
             Ok(Authorization::Authorized { amount: operation.amount, hold })
         }
-        // An operator has just ended it otherwise: the next attempt sees how.
-        OperationState::Pending => Err(ProviderError::UnknownOutcome("it is still pending".into()).into()),
+        // An operator has just resolved or skipped it: the next attempt reads the result.
+        OperationState::Pending => {
+            Err(ProviderError::UnknownOutcome("the authorization is pending".into()).into())
+        }
     }
 }
 
-/// What the order's workflow has to know of a hold.
+/// Returns the details of an authorization that the order's workflow needs.
 pub(crate) fn authorization_details(
     hold: &PaymentOperation,
     renew_before_seconds: u64,
@@ -84,14 +86,15 @@ pub(crate) fn authorization_details(
     }
 }
 
-/// When a hold is renewed, in Unix seconds: so long before it lapses, but not before half of its time is over.
+/// Returns when to re-authorize, in Unix seconds: this long before the authorization expires, but not before half of
+/// its lifetime.
 fn reauthorize_at(begun: Timestamp, lapses: Timestamp, before_seconds: u64) -> i64 {
     let life = (lapses.as_second() - begun.as_second()).max(0);
     let before = i64::try_from(before_seconds).unwrap_or(i64::MAX);
     begun.as_second() + life.saturating_sub(before).max(life / 2)
 }
 
-/// A hold that is renewed is asked for when nobody is there to prove who they are: then it is refused.
+/// Declines a re-authorization that requires the customer's authentication, because the customer is not present.
 async fn reject_if_action_required(
     steps: &OrderSteps,
     generation: u32,
@@ -106,8 +109,9 @@ async fn reject_if_action_required(
     }
 }
 
-/// What an authorization that was begun came to: the payment itself if we know which it is, else the same key again,
-/// else a search by our own references. An answer that stays away is never taken for a no.
+/// Determines the outcome of an authorization that was begun: from the payment itself if its id is known, otherwise by
+/// a request with the same key, otherwise by a search for our own references. A missing response never counts as a
+/// decline.
 async fn resolve_pending(
     steps: &OrderSteps,
     order_id: OrderId,
@@ -128,7 +132,7 @@ async fn resolve_pending(
         };
         steps.provider.authorize(&request).await
     } else {
-        Err(ProviderError::UnknownOutcome("the key is too old to be asked with again".into()))
+        Err(ProviderError::UnknownOutcome("the idempotency key is too old to be reused".into()))
     };
     match asked {
         Err(ProviderError::UnknownOutcome(why)) => {
@@ -137,7 +141,7 @@ async fn resolve_pending(
                 Ok(None) | Err(_) => Err(ProviderError::UnknownOutcome(why).into()),
             }
         }
-        // The key's first answer, which may be long past: the customer may have come and gone.
+        // This may be the key's first response: the customer may have authenticated since.
         Ok(AuthorizationOutcome::ActionRequired { provider_ref, .. }) => {
             Ok(steps.provider.get_authorization(&provider_ref).await?)
         }
@@ -145,7 +149,7 @@ async fn resolve_pending(
     }
 }
 
-/// Writes down what is known now, and gives the operation as it stands then; none while it waits for its customer.
+/// Records the outcome, and returns the operation in its current state. None while it awaits the customer's action.
 async fn record_outcome(
     steps: &OrderSteps,
     order_id: OrderId,
@@ -170,7 +174,7 @@ async fn record_outcome(
             declined = OperationState::Declined(code.clone());
             OperationResult::of(&declined, None)
         }
-        // The ledger keeps the prefix with the code, so that a repeated step gives the same answer.
+        // The ledger stores the prefix with the code, so that a repeated step returns the same result.
         AuthorizationOutcome::Rejected { code } => {
             declined = OperationState::Declined(format!("{}{code}", names::CODE_PREFIX_INVALID_REQUEST));
             OperationResult::of(&declined, None)
@@ -179,7 +183,7 @@ async fn record_outcome(
     Ok(Some(payments::finish_operation(pool, order_id, kind, result).await?))
 }
 
-/// Gives free what holds before this one still hold.
+/// Voids the remainder of earlier authorizations.
 async fn void_earlier(steps: &OrderSteps, order_id: OrderId, generation: u32) -> Result<(), StepFailure> {
     if generation == 1 {
         return Ok(());
@@ -201,14 +205,14 @@ async fn void_earlier(steps: &OrderSteps, order_id: OrderId, generation: u32) ->
     Ok(())
 }
 
-/// What one hold holds and nobody is going to take, while its order goes on.
+/// The remainder of one authorization, which will not be captured while its order continues.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Remainder<'a> {
-    /// Which of the order's holds.
+    /// Number of the order's authorization.
     pub(super) generation: u32,
     /// The provider's id of its payment.
     pub(super) provider_ref: &'a str,
-    /// Held and not taken.
+    /// Authorized and not captured.
     pub(super) amount: Amount,
 }
 
@@ -222,7 +226,7 @@ impl<'a> Remainder<'a> {
     }
 }
 
-/// Voids what is left of a hold.
+/// Voids the remainder of an authorization.
 pub(super) async fn void_remainder(
     steps: &OrderSteps,
     order_id: OrderId,
@@ -236,7 +240,7 @@ pub(super) async fn void_remainder(
     finish_void_remainder(steps, order_id, rest).await
 }
 
-/// Writes down that what is left of a hold is about to be voided.
+/// Records that the remainder of an authorization is about to be voided.
 pub(super) async fn begin_void_remainder(
     steps: &OrderSteps,
     order_id: OrderId,
@@ -247,7 +251,7 @@ pub(super) async fn begin_void_remainder(
     Ok(())
 }
 
-/// Writes down that a hold holds nothing any more.
+/// Records that an authorization has no remainder.
 pub(super) async fn finish_void_remainder(
     steps: &OrderSteps,
     order_id: OrderId,
@@ -259,14 +263,15 @@ pub(super) async fn finish_void_remainder(
     Ok(())
 }
 
-/// Gives free what is held and not captured. It answers the same however often it is asked: what was given free is
-/// kept as the amount of the ledger's `void`, which also keeps a late repetition of [`authorize`] from holding anything.
+/// Voids the amount that is authorized and not captured. Repeated calls return the same result: the ledger's `void`
+/// stores the voided amount. It also prevents a late retry of [`authorize`] from authorizing anything.
 pub(crate) async fn void(steps: &OrderSteps, input: &OrderRef) -> Result<VoidResult, StepFailure> {
     let (pool, order_id) = (&steps.pool, input.order_id);
     let rest = find_voidable(steps, order_id).await?.rest;
     let mut operation = payments::begin_operation(pool, order_id, OperationKind::Void, rest, None).await?;
     if operation.state != OperationState::Succeeded {
-        // Again: a hold may have been begun before the void was written down (see `payments::begin_hold`).
+        // Queried again: an authorization may have begun before the void was recorded (see
+        // `payments::begin_authorization`).
         let OrderAuthorizations { holds, rest } = find_voidable(steps, order_id).await?;
         for hold in &holds {
             let kind = if hold.generation == 1 {
@@ -296,11 +301,11 @@ pub(crate) async fn void(steps: &OrderSteps, input: &OrderRef) -> Result<VoidRes
     Ok(VoidResult { voided: operation.amount })
 }
 
-/// What an order has at the provider.
+/// An order's authorizations at the provider.
 struct OrderAuthorizations {
-    /// What is to be voided.
+    /// The authorizations to void.
     holds: Vec<VoidableAuthorization>,
-    /// Held and not captured.
+    /// Authorized and not captured.
     rest: Amount,
 }
 
@@ -308,9 +313,9 @@ struct VoidableAuthorization {
     generation: u32,
     /// The provider's id of its payment.
     provider_ref: String,
-    /// How much was ever held.
+    /// The originally authorized amount.
     amount: Amount,
-    /// The customer has not authenticated, so nothing is held yet.
+    /// The customer has not authenticated, so nothing is authorized yet.
     is_pending: bool,
 }
 
@@ -328,7 +333,7 @@ async fn find_voidable(steps: &OrderSteps, order_id: OrderId) -> Result<OrderAut
     Ok(held)
 }
 
-/// A hold that stands, unless there is nothing to void.
+/// Returns an authorization that can be voided, or none if there is nothing to void.
 async fn as_voidable(
     steps: &OrderSteps,
     order_id: OrderId,
@@ -341,10 +346,10 @@ async fn as_voidable(
         _ if hold.is_released => None,
         OperationState::Declined(_) => None,
         OperationState::Succeeded => hold.provider_ref.clone().and_then(|id| stands(id, hold.amount, false)),
-        // Nobody knows whether it happened. Asking again tells, and then there is an id to void.
+        // The outcome is unknown. Another request determines it, and returns an id to void.
         OperationState::Pending => {
             match resolve_pending(steps, order_id, hold, &payment_terms(steps, order_id).await?).await? {
-                // Nothing is held yet, and nothing shall be when the customer comes back.
+                // Nothing is authorized yet, and the void prevents that the customer's action authorizes it later.
                 AuthorizationOutcome::ActionRequired { provider_ref, .. } => {
                     stands(provider_ref, Amount::ZERO, true)
                 }
@@ -376,8 +381,8 @@ mod tests {
     fn a_hold_is_renewed_in_its_second_half() {
         let at = |second| Timestamp::from_second(second).unwrap();
         let day = 86_400;
-        assert_eq!(reauthorize_at(at(0), at(7 * 86_400), day), 6 * 86_400, "a day before it lapses");
-        assert_eq!(reauthorize_at(at(100), at(86_500), day), 43_300, "a short one not at once");
-        assert_eq!(reauthorize_at(at(100), at(50), day), 100, "one that has lapsed already");
+        assert_eq!(reauthorize_at(at(0), at(7 * 86_400), day), 6 * 86_400, "a day before it expires");
+        assert_eq!(reauthorize_at(at(100), at(86_500), day), 43_300, "a short one is not due immediately");
+        assert_eq!(reauthorize_at(at(100), at(50), day), 100, "one that has already expired");
     }
 }

@@ -1,4 +1,4 @@
-//! Money that is taken, of what is held.
+//! Captures of authorized payments.
 
 use super::authorization::{self, Remainder};
 use crate::{
@@ -12,14 +12,16 @@ use waybill_store::payments::{
 };
 use waybill_workflows::{names, payloads::CaptureInput};
 
-/// Takes a shipment's money, once. Refused with [`CODE_LAPSED`](waybill_workflows::names::CODE_LAPSED) where nothing is
-/// held any more of what was authorized, and with [`CODE_SKIPPED`](waybill_workflows::names::CODE_SKIPPED) where an operator
-/// wrote it off: also in the workflow that took the order over from the one that was told so.
+/// Captures a shipment's payment, once. Fails with
+/// [`CODE_AUTHORIZATION_LAPSED`](waybill_workflows::names::CODE_AUTHORIZATION_LAPSED) if the authorization has expired,
+/// and with [`CODE_SKIPPED`](waybill_workflows::names::CODE_SKIPPED) if an operator skipped the capture: also in a
+/// successor run of the workflow that received the command.
 pub(crate) async fn capture(steps: &OrderSteps, input: &CaptureInput) -> Result<(), StepFailure> {
     let (pool, order_id, kind) = (&steps.pool, input.order_id, OperationKind::Capture(input.shipment_id));
     let attempt = payments::begin_capture(pool, order_id, input.shipment_id, input.amount).await?;
     match (attempt.state, &attempt.authorization) {
-        // An attempt that was not the last one took it. Now it is: nothing else is taken of what is held.
+        // An earlier attempt, which was not the final one, captured it. This one is final: nothing else of the
+        // authorization is captured.
         (OperationState::Succeeded, Some(hold)) if input.is_final && hold.amount > hold.captured => {
             let remainder = Remainder::of(hold, hold.captured);
             return authorization::void_remainder(steps, order_id, remainder).await;
@@ -35,7 +37,7 @@ pub(crate) async fn capture(steps: &OrderSteps, input: &CaptureInput) -> Result<
             StepFailure::Permanent("nothing_authorized".into())
         });
     };
-    // A hold that can't be captured in parts ends with this one, and the workflow holds the rest anew.
+    // An authorization without multicapture ends with this capture; the workflow re-authorizes the remainder.
     let is_final = input.is_final || hold.in_parts == Some(false);
     let request = CaptureRequest {
         key: idempotency_key(kind.key(order_id), &hold),
@@ -50,7 +52,7 @@ pub(crate) async fn capture(steps: &OrderSteps, input: &CaptureInput) -> Result<
         Ok(capturable) => {
             let remainder = Remainder::of(&hold, captured);
             let releases_remainder = is_final && !remainder.amount.is_zero();
-            // Written while the capture is pending: reconciliation concludes nothing while an operation is under way.
+            // Written while the capture is pending: reconciliation skips a payment with an operation in progress.
             if releases_remainder {
                 authorization::begin_void_remainder(steps, order_id, remainder).await?;
             }
@@ -72,15 +74,16 @@ pub(crate) async fn capture(steps: &OrderSteps, input: &CaptureInput) -> Result<
     }
 }
 
-/// Takes the money, and returns what the provider still holds then, in minor units. `captured` is what was taken of the
-/// payment once this is.
+/// Captures the payment, and returns the amount that can still be captured, in minor units. `captured` is the total
+/// captured amount of the payment after this capture.
 async fn capture_at_provider(
     steps: &OrderSteps,
     request: &CaptureRequest,
     captured: Amount,
     age_hours: f64,
 ) -> Result<i64, ProviderError> {
-    // A key that the provider may have forgotten would take the money again: what became of it is looked up first.
+    // With a key that the provider may have pruned, a second request would capture again, so the payment is queried
+    // first.
     if age_hours >= authorization::IDEMPOTENCY_KEY_HOURS {
         let payment = steps.provider.get_payment(&request.provider_ref).await?;
         if payment.captured >= captured.minor() {
@@ -90,8 +93,8 @@ async fn capture_at_provider(
     steps.provider.capture(request).await
 }
 
-/// The same shipment's capture of another hold is another request, and no provider takes that under one key. It is not
-/// the same money: that the earlier one was not taken is known by then.
+/// Returns the idempotency key. A capture of another authorization of the same shipment is another request, which
+/// providers reject under the same key. It does not capture twice: by then the earlier capture is known to have failed.
 fn idempotency_key(key: String, hold: &CapturableAuthorization) -> String {
     if hold.generation == 1 { key } else { format!("{key}:{}", hold.generation) }
 }

@@ -1,15 +1,15 @@
-//! Labels.
+//! Labels at the carrier.
 
 use crate::{OrderSteps, carrier::BookRequest, retry::StepFailure};
 use waybill_store::shipments;
 use waybill_workflows::payloads::{Label, LabelCancellation, ShipmentRef};
 
 pub(crate) async fn book(steps: &OrderSteps, input: &ShipmentRef) -> Result<Label, StepFailure> {
-    // The address is looked up here, so that it is in no history.
+    // The activity reads the address, so that no history contains it.
     let parcel = shipments::find_details(&steps.pool, input.shipment_id)
         .await?
         .ok_or_else(|| StepFailure::Permanent("shipment_not_found".into()))?;
-    // Booked again after a restart of the workflow, which does not know of it.
+    // An operator booked it manually, and a restarted workflow that does not have that result requests it again.
     if let Some(tracking_number) = parcel.manual_tracking_number {
         return Ok(Label { tracking_number });
     }

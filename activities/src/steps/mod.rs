@@ -1,4 +1,4 @@
-//! The steps themselves, by what they touch.
+//! The implementation of the steps, by subject.
 
 pub(crate) mod authorization;
 pub(crate) mod capture;
@@ -13,7 +13,7 @@ use crate::{OrderSteps, retry::StepFailure};
 use waybill_domain::ids::OrderId;
 use waybill_store::orders::{self, OrderRecord};
 
-/// The order a step is about. Its workflow was started for it, so it is there.
+/// Returns the order of a step. It exists, because its workflow was started for it.
 async fn find_order(steps: &OrderSteps, id: OrderId) -> Result<OrderRecord, StepFailure> {
     orders::get(&steps.pool, id).await?.ok_or_else(order_not_found)
 }

@@ -1,4 +1,4 @@
-//! What operators do.
+//! Records of operator commands.
 
 use crate::{OrderSteps, retry::StepFailure};
 use uuid::Uuid;
@@ -12,7 +12,7 @@ use waybill_store::{
 };
 use waybill_workflows::{after_sales::payloads::RetryRecord, payloads::OperatorCommandRecord};
 
-/// `run` is the workflow's: one that took the order over counts its operations anew.
+/// Records an operator's command. `run` is the workflow's run id: a successor run counts its commands from 1 again.
 pub(crate) async fn record_action(
     steps: &OrderSteps,
     input: &OperatorCommandRecord,
@@ -44,7 +44,7 @@ pub(crate) async fn record_action(
     Ok(operator_actions::record_action(&steps.pool, &record).await?)
 }
 
-/// Records that an operator had a refund's or a return's step tried again, from a terminal.
+/// Records that an operator retried a refund's or a return's step from a terminal.
 pub(crate) async fn record_retry(
     steps: &OrderSteps,
     input: &RetryRecord,

@@ -1,4 +1,4 @@
-//! The risk decision, and the read model that everybody reads.
+//! The risk decision, and the read model of the order.
 
 use super::{authorization, find_order};
 use crate::{OrderSteps, retry::StepFailure};
@@ -45,10 +45,10 @@ pub(crate) async fn load_recovery_state(
     let known = input.version.unwrap_or_default();
     let facts = projection::find_reported_events(&steps.pool, input.order_id, known, order.version).await?;
     let payloads = inbox::latest_payloads(&steps.pool, input.order_id, "shipment_event").await?;
-    // One that can't be read was ignored by the workflow that ended, too.
+    // The terminated workflow ignored a malformed event as well.
     let events = payloads.into_iter().filter_map(|payload| serde_json::from_value(payload).ok()).collect();
     let holds = payments::find_authorizations(&steps.pool, input.order_id).await?;
-    // One whose outcome is not known is asked for again under its own key.
+    // An authorization with an unknown outcome is requested again under its own key.
     let known_hold =
         holds.iter().rfind(|hold| hold.state != payments::OperationState::Pending).or(holds.last());
     let hold = known_hold

@@ -1,4 +1,4 @@
-//! A refund: written down before the provider is asked and after it has answered.
+//! Refunds: each is recorded before the call to the provider and after its response.
 
 use crate::{
     OrderSteps,
@@ -13,7 +13,8 @@ use waybill_store::{
 };
 use waybill_workflows::after_sales::payloads::{RefundOutcome, RefundRef};
 
-/// Asks for the refund, or how it stands where the provider has taken it on; answers the same once it has ended.
+/// Requests the refund, or queries its state if the provider has accepted it. After it has ended, returns the same
+/// result.
 pub(crate) async fn refund(steps: &OrderSteps, input: &RefundRef) -> Result<RefundOutcome, StepFailure> {
     let pool = &steps.pool;
     let refund = refunds::get(pool, input.refund_id)
@@ -55,7 +56,7 @@ async fn request_refund(steps: &OrderSteps, refund: &RefundRecord) -> Result<Pro
     };
     match steps.provider.refund(&request).await {
         Err(ProviderError::Declined { code } | ProviderError::Permanent { code }) => Ok(failed(code)),
-        // The key's first answer, which may be long past: the bank may have settled it since.
+        // This may be the key's first response: the bank may have settled the refund since.
         Ok(ProviderRefund { provider_ref, state: RefundState::Pending, .. }) => {
             Ok(steps.provider.get_refund(&provider_ref).await?)
         }

@@ -1,4 +1,4 @@
-//! A return's steps: all of them in Postgres. The refund that follows is started by the pump.
+//! A return's steps, all of them in Postgres. The outbox dispatcher starts the resulting refund's workflow.
 
 use crate::{OrderSteps, retry::StepFailure};
 use waybill_domain::{
@@ -11,7 +11,7 @@ use waybill_store::{
 };
 use waybill_workflows::after_sales::payloads::{ReturnExpected, ReturnOutcome, ReturnRef};
 
-/// The return a step is about. Its workflow was started for it, so it is there.
+/// Returns the return of a step. It exists, because its workflow was started for it.
 async fn find(steps: &OrderSteps, id: ReturnId) -> Result<ReturnRecord, StepFailure> {
     returns::get(&steps.pool, id).await?.ok_or_else(|| StepFailure::Permanent("return_not_found".into()))
 }
@@ -24,7 +24,7 @@ pub(crate) async fn expect_return(
     let record = find(steps, input.return_id).await?;
     returns::mark_started(&steps.pool, record.id, seen_at).await?;
     let received = record.state != ReturnState::Awaiting;
-    // Of a workflow that begins anew a part is over, or all of it.
+    // For a restarted workflow, part or all of the wait time has elapsed.
     let waited = jiff::Timestamp::now().duration_since(record.created_at).as_secs();
     let wait_seconds = steps.wait_times.return_seconds.saturating_sub(waited.max(0).unsigned_abs());
     Ok(ReturnExpected { wait_seconds, received })
@@ -40,12 +40,12 @@ pub(crate) async fn restock(steps: &OrderSteps, input: &ReturnRef) -> Result<(),
     Ok(returns::restock(&steps.pool, &find(steps, input.return_id).await?).await?)
 }
 
-/// Requests the refund of what came back, as far as its money was not refunded before and is not disputed, and closes
-/// the return.
+/// Requests the refund of the received items, unless their amount was already refunded or is disputed, and closes the
+/// return.
 pub(crate) async fn settle(steps: &OrderSteps, input: &ReturnRef) -> Result<ReturnOutcome, StepFailure> {
     let record = find(steps, input.return_id).await?;
     if record.state == ReturnState::Closed {
-        // An earlier attempt closed it. Money that became refundable since is not this return's to refund.
+        // An earlier attempt closed it. This return does not refund an amount that became refundable since.
         return Ok(ReturnOutcome { refunded: requested_amount(steps, &record).await? });
     }
     let ReturnRefunds { refunded, disputed } = refund(steps, &record).await?;
@@ -62,21 +62,21 @@ pub(crate) async fn settle(steps: &OrderSteps, input: &ReturnRef) -> Result<Retu
     Ok(ReturnOutcome { refunded })
 }
 
-/// What the refunds of a return come to.
+/// Returns the total of a return's refunds.
 async fn requested_amount(steps: &OrderSteps, record: &ReturnRecord) -> Result<Amount, StepFailure> {
     let refunds = refunds::find_by_order(&steps.pool, record.order_id).await?;
     let of_return = refunds.iter().filter(|refund| refund.return_id == Some(record.id));
     Amount::sum(of_return.map(|refund| refund.amount)).map_err(|e| StepFailure::Permanent(e.to_string()))
 }
 
-/// What was requested for a return.
+/// The refunds that were requested for a return.
 struct ReturnRefunds {
     refunded: Amount,
-    /// What is not refunded because it is disputed.
+    /// The amount that is not refunded because it is disputed.
     disputed: Amount,
 }
 
-/// Requests the refunds of a return: of each payment that it was captured of as much as is left there.
+/// Requests the refunds of a return: for each captured payment, as much as can still be refunded.
 async fn refund(steps: &OrderSteps, record: &ReturnRecord) -> Result<ReturnRefunds, StepFailure> {
     let mut missing = record.amount.unwrap_or_default();
     let mut refunds = ReturnRefunds { refunded: Amount::ZERO, disputed: Amount::ZERO };
@@ -93,13 +93,13 @@ async fn refund(steps: &OrderSteps, record: &ReturnRecord) -> Result<ReturnRefun
 
 /// One of a return's refunds.
 struct PartialRefund {
-    /// None if nothing is left to be refunded.
+    /// None if nothing can be refunded.
     requested: Option<Amount>,
-    /// What is left of the captures and can't be refunded because it is disputed.
+    /// The remainder of the captures that cannot be refunded because it is disputed.
     disputed: Amount,
 }
 
-/// Requests one of them, of at most `amount`.
+/// Requests one refund, of at most `amount`.
 async fn refund_part(
     steps: &OrderSteps,
     record: &ReturnRecord,
@@ -107,7 +107,8 @@ async fn refund_part(
     mut amount: Amount,
 ) -> Result<PartialRefund, StepFailure> {
     let mut disputed_now = Amount::ZERO;
-    // What is left only becomes less while others refund, unless a refund fails: then it is asked for once more.
+    // Concurrent refunds only reduce the refundable amount. If one of them fails, it rises, and the loop requests it
+    // again.
     while !amount.is_zero() {
         let new = NewRefund {
             id: record.id.refund_id(part),

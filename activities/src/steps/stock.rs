@@ -1,4 +1,4 @@
-//! Goods that are set aside, given back or gone, and those that ought to come back.
+//! Stock: reservations, releases, hand-overs, and returns of unexpected shipments.
 
 use super::order_not_found;
 use crate::{OrderSteps, retry::StepFailure};
@@ -58,7 +58,7 @@ pub(crate) async fn hand_over(steps: &OrderSteps, input: &ShipmentRef) -> Result
     Ok(steps.writers.hand_over(input.order_id, input.shipment_id).await?)
 }
 
-/// The return that this opens gets its workflow from the pump.
+/// Opens a return. The outbox dispatcher starts its workflow.
 pub(crate) async fn open_return_of_shipment(
     steps: &OrderSteps,
     input: &ShipmentRef,

@@ -1,12 +1,12 @@
-//! Where an order goes, as it arrives.
+//! The shipping address of a new order, and its validation.
 
 use super::check::Validator;
 use serde::Deserialize;
 use waybill_domain::{country, order::Address};
 
-/// The longest phone number, in characters: 15 digits (ITU-T E.164), an extension, and what people put between them.
+/// The longest phone number, in characters: 15 digits (ITU-T E.164), an extension, and separators.
 const PHONE_CHARS_MAX: usize = 32;
-/// The longest e-mail address, in characters: what fits a path of SMTP (RFC 5321, 4.5.3.1.3; RFC 3696, erratum 1690).
+/// The longest e-mail address, in characters: the limit of an SMTP path (RFC 5321, 4.5.3.1.3; RFC 3696, erratum 1690).
 const EMAIL_CHARS_MAX: usize = 254;
 
 #[derive(Deserialize)]
@@ -43,7 +43,7 @@ impl Validator {
                 "must be an officially assigned ISO 3166-1 alpha-2 code in upper case, such as NL",
             );
         } else if raw.postal_code.is_none() && country::has_postal_codes(&raw.country) {
-            let detail = format!("must be given: addresses in {} have a postal code", raw.country);
+            let detail = format!("is required: addresses in {} have a postal code", raw.country);
             self.reject(at("postal_code"), detail);
         }
         if raw.phone.as_deref().is_some_and(|phone| !is_phone(phone)) {
@@ -72,7 +72,7 @@ impl Validator {
     }
 }
 
-/// Whether a carrier could make a number of it. Which numbers exist, the carrier knows.
+/// Returns whether a carrier could parse the text as a number. Only the carrier can check that the number exists.
 fn is_phone(text: &str) -> bool {
     let is_allowed = |b: u8| b.is_ascii_digit() || b" +-().".contains(&b);
     // Allowed characters are one byte each.
@@ -81,7 +81,7 @@ fn is_phone(text: &str) -> bool {
         && text.bytes().any(|b| b.is_ascii_digit())
 }
 
-/// Whether it has the shape of an e-mail address. Whether it exists, only a message to it shows.
+/// Returns whether the text has the shape of an e-mail address. Only a message to the address shows that it exists.
 fn is_email(text: &str) -> bool {
     let has_shape = text
         .split_once('@')

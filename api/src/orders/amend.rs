@@ -1,4 +1,4 @@
-//! `POST /v1/orders/{id}/amendment`: the customer's answer to a shortage.
+//! `POST /v1/orders/{id}/amendment`: the customer's decision on a shortage.
 
 use super::view::{self, etag};
 use crate::{

@@ -33,14 +33,14 @@ use waybill_store::{inbox::idempotency::RequestKey, keys::Scope, orders::OrderRe
 use waybill_workflows::payloads::CancelRequest;
 
 const ROUTE: &str = "cancellation";
-/// One more than an order may have.
+/// One more line than an order may have.
 const LINES_LIMIT_EXCEEDED: usize = LINES_MAX + 1;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Body {
     reason: String,
-    /// Whole lines by their numbers, from 0, and so many pieces of lines; without them, the whole order.
+    /// Whole lines by number, from 0, and quantities of lines; if omitted, the whole order.
     #[serde(default)]
     lines: Option<Vec<LineSelector>>,
     #[serde(default)]
@@ -66,7 +66,7 @@ pub(crate) async fn handler(
     let order = super::find(&app, caller.merchant_id, id).await?;
     let lines = parse_lines(body.lines.as_deref(), &order)?;
     if body.dry_run {
-        // It changes nothing, so it needs no key.
+        // A dry run changes nothing, so it needs no key.
         return Ok(Json(response_body(plan(&order, lines.as_ref())?, &order)).into_response());
     }
     let key = super::request_key(caller.merchant_id, ROUTE, key?.0, id, &fingerprint);
@@ -75,7 +75,7 @@ pub(crate) async fn handler(
     let request = CancelRequest {
         reason: body.reason,
         source: String::new(),
-        // Whole lines need no id: what is cancelled twice is cancelled once.
+        // Whole lines need no id: cancelling them again has no effect.
         request: lines.as_ref().is_some_and(LineSelection::has_quantities).then(id_of_key),
         lines: lines.map(|lines| lines.parts()),
     };
@@ -83,7 +83,7 @@ pub(crate) async fn handler(
     Ok(run_once(&app, id, key, task).await)
 }
 
-/// The lines that are to be cancelled, once each; nothing if that is the whole order.
+/// Parses the lines to cancel, each once; returns none for the whole order.
 fn parse_lines(
     requested: Option<&[LineSelector]>,
     order: &OrderRecord,
@@ -105,7 +105,7 @@ fn parse_lines(
     Ok((!is_whole_order).then_some(lines))
 }
 
-/// What is wrong with an entry. A whole line may be there twice: it means the same as once.
+/// Validates an entry. A whole line may be listed twice: the duplicate has no effect.
 fn validate_entry(requested: &[LineSelector], index: usize, ordered: &[u32]) -> Option<FieldError> {
     let entry = requested[index];
     let line = entry.line();
@@ -115,15 +115,15 @@ fn validate_entry(requested: &[LineSelector], index: usize, ordered: &[u32]) -> 
     };
     let wrong = |pointer: String, detail: String| Some(FieldError { pointer, detail });
     let Some(most) = ordered.get(line as usize) else {
-        return wrong(of_line, format!("must be a line's number, 0 to {}", ordered.len() - 1));
+        return wrong(of_line, format!("must be a line number between 0 and {}", ordered.len() - 1));
     };
     let same = requested[..index].iter().find(|earlier| earlier.line() == line);
     if same.is_some_and(|earlier| earlier.quantity().or(entry.quantity()).is_some()) {
-        return wrong(of_line, "must be there once: the line is named before, and has a quantity".into());
+        return wrong(of_line, "duplicates a line that is listed with a quantity".into());
     }
     let quantity = entry.quantity().filter(|quantity| !(1..=*most).contains(quantity));
     quantity.and_then(|_| {
-        let detail = format!("must be between 1 and {most}, what was ordered of the line");
+        let detail = format!("must be between 1 and {most}, the ordered quantity");
         wrong(format!("/lines/{index}/quantity"), detail)
     })
 }
@@ -164,7 +164,7 @@ async fn cancel(
     let reply = match app.engine.cancel(&start, super::update_id(&key), request).await {
         Ok(reply) => reply,
         Err(error) => {
-            // It may have been cancelled in the meantime, and its workflow be gone: then it is as was asked.
+            // The order may have been cancelled in the meantime and its workflow closed: the result is as requested.
             let now = super::find(&app, order.merchant_id, order.id).await?;
             if now.state.status == OrderStatus::Cancelled {
                 return Ok((StatusCode::OK, response_body(plan, &now)));
@@ -183,8 +183,8 @@ async fn cancel(
     Ok((status, response_body(reply.plan, &order)))
 }
 
-/// Whether what was asked for is so: whole lines have nothing open, and of the others as many pieces are cancelled as there
-/// are with this request and those before it.
+/// Returns whether the request has been carried out: whole lines have no open quantity, and the cancelled quantity of
+/// other lines has reached the total of this request and those before it.
 fn is_cancelled(
     state: &OrderState,
     lines: Option<&LineSelection>,

@@ -1,4 +1,4 @@
-//! What the payment provider can never take is refused before it is accepted; the rules are the domain's.
+//! Rejects amounts that the payment provider can never charge before the order is accepted. The domain has the rules.
 
 use crate::problem::{FieldError, Problem};
 use waybill_domain::{
@@ -8,14 +8,14 @@ use waybill_domain::{
     provider_units::{NotChargeable, ProviderCurrency, amount_increment},
 };
 
-/// The currency of that code, if orders can be paid in it.
+/// Returns the currency of that code, if orders can be paid in it.
 pub(super) fn chargeable_currency(code: &str) -> Result<Currency, String> {
     let currency = parse_sale_currency(code).map_err(|error| error.to_string())?;
     ProviderCurrency::for_currency(currency).map_err(|error| error.to_string())?;
     Ok(currency)
 }
 
-/// What is wrong with the order's amounts. An order of nothing is not charged.
+/// Validates the order's amounts. An order with a total of zero is not charged.
 pub(super) fn validate_chargeable(order: &NewOrder, total: Amount) -> Vec<FieldError> {
     if total.is_zero() {
         return Vec::new();
@@ -35,7 +35,7 @@ pub(super) fn validate_chargeable(order: &NewOrder, total: Amount) -> Vec<FieldE
     }
 }
 
-/// The amounts for which the total is no multiple of `unit`: at least one, as the total is their sum.
+/// Returns the amounts that are not multiples of `unit` if the total is not: at least one, as the total is their sum.
 fn non_multiple_fields(order: &NewOrder, unit: i64) -> Vec<String> {
     let lines = order.lines.iter().enumerate().map(|(number, line)| {
         (format!("/lines/{number}/unit_price"), line.unit_price.minor() * i64::from(line.quantity))

@@ -1,10 +1,10 @@
-//! Collects what is wrong with a body, so that it is said at once.
+//! Collects the validation errors of a body, so that one response reports all of them.
 
 use crate::problem::FieldError;
 
-/// The longest text in an address, reference or payment method: what carriers print and providers take.
+/// The longest text in an address, reference or payment method that carriers print and providers accept.
 const TEXT_CHARS_MAX: usize = 200;
-/// Collects what is wrong.
+/// Collects validation errors.
 #[derive(Default)]
 pub(super) struct Validator(pub(super) Vec<FieldError>);
 

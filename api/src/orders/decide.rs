@@ -1,4 +1,4 @@
-//! `POST /v1/orders/{id}/decision`: a person's word on an order in review.
+//! `POST /v1/orders/{id}/decision`: a reviewer's decision on an order in review.
 
 use super::view;
 use crate::{

@@ -1,4 +1,4 @@
-//! `GET /v1/orders/{id}/disputes`: what the customer disputes with their bank, as the payment provider told it.
+//! `GET /v1/orders/{id}/disputes`: the disputes of the customer with their bank, as the payment provider reported them.
 
 use crate::{auth::Authenticated, extract::PathParam, problem::Problem, state::App};
 use axum::{Json, extract::State};

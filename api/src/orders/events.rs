@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use waybill_domain::ids::OrderId;
 use waybill_store::{keys::Scope, orders};
 
-/// Entries in one answer: more than an order usually has.
+/// The maximum number of entries in one response: more than an order usually has.
 const EVENTS_MAX: u16 = 500;
 
 #[derive(Debug, Deserialize)]

@@ -1,6 +1,6 @@
-//! `GET /v1/orders/{id}`: from Postgres alone, so it works with every worker and Temporal down. The answer is remembered.
-//! What has ended hardly ever changes: its answer is given again for a moment, and forgotten when it does. Of an order
-//! under way Postgres is asked each time whether its row is still the one that was read.
+//! `GET /v1/orders/{id}`: reads only Postgres, so it works with every worker and Temporal down. It caches responses.
+//! The response for an ended order is reused for a short time, and invalidated when the order changes; the response for
+//! an open order is reused only while Postgres has the same version of its row.
 
 use super::view::{OrderView, etag};
 use crate::{
@@ -28,7 +28,7 @@ impl CachedOrder {
         let body = serde_json::to_vec(&OrderView::from(order)).map_err(|_| Problem::internal())?.into();
         let (merchant_id, version) = (order.merchant_id, order.version);
         let tag = HeaderValue::from_str(&etag(version)).map_err(|_| Problem::internal())?;
-        // Concerns are rows of their own, which the stamp says nothing of.
+        // Attention records are separate rows, which the row version does not cover.
         let row_version = order.row_version.filter(|_| order.concerns.is_empty());
         Ok(Self {
             merchant_id,
@@ -41,7 +41,7 @@ impl CachedOrder {
         })
     }
 
-    /// Keeps it: of what has ended unless it may have changed since `epoch`, of the rest to be compared each time.
+    /// Caches the response: for an ended order unless it may have changed since `epoch`, for an open one to revalidate.
     fn store_in(&self, app: &App, epoch: Epoch, id: OrderId) {
         if self.is_terminal {
             app.order_cache.insert(epoch, id, self.clone());
@@ -70,12 +70,12 @@ pub(crate) async fn handler(
 ) -> Result<Response, Problem> {
     let caller = caller.require(Scope::OrdersRead)?;
     let (epoch, now) = (app.order_cache.epoch(), Instant::now());
-    // Another merchant's is looked for, and not found.
+    // An order of another merchant is not served from the cache; the query does not find it either.
     if let Some(answer) = app.order_cache.get(&id).filter(|answer| answer.merchant_id == caller.merchant_id) {
         if answer.is_terminal && answer.validated_at.elapsed() < app.cache_ttl {
             return Ok(answer.into_response(&headers));
         }
-        // Where the stamp can't be learned the order may still be read.
+        // If the row version cannot be read, reading the order may still succeed.
         if answer.row_version.is_some()
             && app.reader.row_version(id).await.is_ok_and(|row_version| row_version == answer.row_version)
         {

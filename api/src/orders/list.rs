@@ -1,4 +1,4 @@
-//! `GET /v1/orders`: newest first, by keyset, without a total: it costs the same on the first page and the last.
+//! `GET /v1/orders`: newest first, with keyset pagination and without a total, so all pages cost the same.
 
 use super::view::OrderView;
 use crate::{
@@ -21,7 +21,7 @@ use waybill_store::{keys::Scope, orders};
 
 /// The largest page.
 const LIMIT_MAX: u16 = 200;
-/// The page that one gets who asks for none.
+/// The default size of a page.
 const LIMIT_DEFAULT: u16 = 50;
 
 #[derive(Debug, Deserialize)]
@@ -42,7 +42,7 @@ struct Page<'a> {
     next_cursor: Option<String>,
 }
 
-/// Reads one parameter, or says what is wrong with it.
+/// Parses one parameter, or adds its validation error.
 fn read<T, E: ToString>(
     name: &str,
     text: Option<String>,
@@ -78,7 +78,7 @@ pub(crate) async fn handler(
             |text| if text.contains('\0') { Err("must not contain NUL") } else { Ok(text.to_owned()) },
             &mut wrong,
         ),
-        // Postgres' time begins later than jiff's, and no order is older than the epoch.
+        // The earliest timestamp of Postgres is later than jiff's, and no order is older than the epoch.
         created_after: read("created_after", params.created_after, str::parse::<Timestamp>, &mut wrong)
             .map(|at| at.max(Timestamp::UNIX_EPOCH)),
         before: read("cursor", params.cursor, parse_cursor, &mut wrong),
@@ -99,5 +99,5 @@ pub(crate) async fn handler(
 fn parse_cursor(cursor: &str) -> Result<OrderId, &'static str> {
     let bytes = URL_SAFE_NO_PAD.decode(cursor).ok();
     let id = bytes.and_then(|bytes| Uuid::from_slice(&bytes).ok());
-    id.map(OrderId).ok_or("must be a next_cursor of an earlier answer")
+    id.map(OrderId).ok_or("must be the next_cursor of an earlier response")
 }

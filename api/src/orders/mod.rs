@@ -1,4 +1,4 @@
-//! Orders: an endpoint a file.
+//! The order endpoints, one file each.
 
 mod address;
 pub(crate) mod amend;
@@ -29,7 +29,7 @@ use waybill_store::{
     orders::{self, OrderRecord},
 };
 
-/// The merchant's order, or 404: also for another merchant's.
+/// Returns the merchant's order; the order of another merchant is a 404, too.
 pub(crate) async fn find(app: &App, merchant: MerchantId, id: OrderId) -> Result<OrderRecord, Problem> {
     tracing::Span::current().record("order_id", tracing::field::display(id));
     let order = orders::find(&app.pool, merchant, id).await?.ok_or_else(|| Problem::not_found("order"))?;
@@ -37,7 +37,7 @@ pub(crate) async fn find(app: &App, merchant: MerchantId, id: OrderId) -> Result
     Ok(order)
 }
 
-/// What a workflow's refusal means to a client: the order is read again, since it has moved on.
+/// Converts a workflow's error to a problem. It reads the order again, because its state has changed.
 async fn workflow_error(app: &App, merchant: MerchantId, id: OrderId, error: WorkflowClientError) -> Problem {
     let has_no_workflow = matches!(error, WorkflowClientError::NoWorkflow);
     let detail = match error {
@@ -55,7 +55,7 @@ async fn workflow_error(app: &App, merchant: MerchantId, id: OrderId, error: Wor
     Problem::wrong_state(id, status, detail)
 }
 
-/// A key for a request about one order: of another order it is another request.
+/// The key of a request about one order: the same key for another order is another request.
 pub(crate) fn request_key(
     merchant_id: MerchantId,
     route: &'static str,
@@ -67,7 +67,7 @@ pub(crate) fn request_key(
     RequestKey { merchant_id, route, key, fingerprint }
 }
 
-/// The update's id at Temporal: the client's key, so that a repeated request is one update.
+/// The id of the Temporal update: the client's key, so that a retried request is the same update.
 fn update_id(request: &RequestKey) -> String {
     format!("{}:{}", request.route, request.key)
 }

@@ -1,4 +1,4 @@
-//! `POST /v1/admin/orders/{id}/{retry,resolve,skip}`: people who step in where an order needs them.
+//! `POST /v1/admin/orders/{id}/{retry,resolve,skip}`: operator actions on orders that require attention.
 
 use super::view;
 use crate::{
@@ -32,7 +32,7 @@ use waybill_store::{
 };
 use waybill_workflows::{names, payloads::OperatorCommand};
 
-/// The longest number of a provider or carrier: theirs have fewer than 100 characters.
+/// The longest reference of a provider or carrier: theirs have fewer than 100 characters.
 const REFERENCE_CHARS_MAX: usize = 200;
 
 #[derive(Debug, Deserialize)]
@@ -52,10 +52,10 @@ fn check(action: OperatorAction, body: &Body) -> Result<(), Problem> {
     let mut refuse = |detail: String| wrong.push(FieldError { pointer: "/reference".into(), detail });
     match (&body.reference, action) {
         (None, OperatorAction::Resolve) => {
-            refuse("must be the number at the provider or the carrier under which it was done".into());
+            refuse("must be the provider's or carrier's reference for the action".into());
         }
         (Some(_), OperatorAction::Retry | OperatorAction::Skip) => {
-            refuse("goes with resolve alone; leave it out".into());
+            refuse("is only allowed with resolve".into());
         }
         (Some(text), OperatorAction::Resolve) => {
             let fits = (1..=REFERENCE_CHARS_MAX).contains(&text.len());
@@ -100,13 +100,13 @@ pub(crate) async fn handler(
     let task_app = app.clone();
     let task = async move {
         let app = task_app;
-        // By this very request, whose answer was lost: what it meant then it means now.
+        // If an earlier attempt of this request was recorded and its response lost, its attention reason still applies.
         let done = operator_actions::find_attention(&app.pool, word_id).await?;
         let operation = OperatorCommand { attention: done.or(operation.attention), ..operation };
         if order.state.needs.iter().any(|need| matches_item(&operation, need.reason, need.subject.as_deref()))
         {
             match app.engine.operate(id, update_id, operation.clone()).await {
-                // It took this to its end, and nobody but us can settle it now.
+                // The workflow has closed with this item open, so the API must resolve it.
                 Err(WorkflowClientError::NoWorkflow) if order.state.status.is_terminal() => {
                     apply_without_workflow(&app, &order, operation, word_id).await?;
                 }
@@ -114,9 +114,9 @@ pub(crate) async fn handler(
                 Ok(()) => {}
             }
         } else if done.is_some() {
-            // It was acted on, and what it was about may be settled by now.
+            // The action was recorded, and its attention item may have been resolved.
         } else if let Some(shipment) = open_short_shipment(&operation, &order) {
-            // Raised by a count; served by the order's workflow, which has its shipments.
+            // A stock count raised this item; the order's workflow handles it, because it has the shipments.
             let attention = Some(AttentionReason::StockShortfall);
             let operation = OperatorCommand { attention, about: Some(shipment), ..operation };
             let served = app.engine.operate(id, update_id, operation).await;
@@ -124,7 +124,7 @@ pub(crate) async fn handler(
                 return Err(super::workflow_error(&app, caller.merchant_id, id, error).await);
             }
         } else {
-            // What is not the workflow's to settle is settled here; it may have ended long ago.
+            // The API resolves items that do not belong to the workflow, which may already have closed.
             apply_without_workflow(&app, &order, operation, word_id).await?;
         }
         let order = super::find(&app, caller.merchant_id, id).await?;
@@ -133,13 +133,13 @@ pub(crate) async fn handler(
     Ok(run_once(&app, id, request, task).await)
 }
 
-/// Whether the operation may be about this: what it does not name may be anything.
+/// Returns whether the action matches the item: a field that it omits matches any value.
 fn matches_item(operation: &OperatorCommand, reason: AttentionReason, about: Option<&str>) -> bool {
     operation.attention.is_none_or(|named| named == reason)
         && operation.about.as_deref().is_none_or(|named| Some(named) == about)
 }
 
-/// The shipment whose missing items the operation is about, if it is the latest such thing and has not left.
+/// Returns the shipment whose missing items the action is about, if that is the latest match and has not left.
 fn open_short_shipment(operation: &OperatorCommand, order: &OrderRecord) -> Option<String> {
     let mut fitting =
         order.concerns.iter().rev().filter(|c| matches_item(operation, c.reason, Some(&c.subject)));
@@ -148,7 +148,7 @@ fn open_short_shipment(operation: &OperatorCommand, order: &OrderRecord) -> Opti
     is_open.then(|| concern.subject.clone())
 }
 
-/// The latest thing that the operation may be about.
+/// Returns the reason of the latest attention item that the action matches.
 fn latest_match(operation: &OperatorCommand, order: &OrderRecord) -> Option<AttentionReason> {
     let own = order.state.needs.iter().map(|need| (need.reason, need.subject.as_deref()));
     let others = order.concerns.iter().map(|concern| (concern.reason, Some(concern.subject.as_str())));
@@ -156,7 +156,7 @@ fn latest_match(operation: &OperatorCommand, order: &OrderRecord) -> Option<Atte
     all.find(|(reason, about)| matches_item(operation, *reason, *about)).map(|(reason, _)| reason)
 }
 
-/// The signal that has the step which raised this tried again, where a refund's or a return's workflow holds it.
+/// Returns the signal with which a refund's or a return's workflow retries the step that raised this reason.
 fn retry_signal(attention: AttentionReason) -> Option<&'static str> {
     match attention {
         AttentionReason::RefundFailing => Some(names::RETRY_REFUND),
@@ -172,7 +172,7 @@ async fn apply_without_workflow(
     word_id: Uuid,
 ) -> Result<(), Problem> {
     let (order_id, status) = (order.id, order.state.status);
-    let nobody = || Problem::wrong_state(order_id, status, "the order does not need anybody for this");
+    let nobody = || Problem::wrong_state(order_id, status, "the order has no such attention item");
     let attention = latest_match(&operation, order).ok_or_else(nobody)?;
     let need = AttentionItem { reason: attention, step: String::new(), subject: None };
     let is_safe = safe_actions(&need).contains(&operation.action);
@@ -192,12 +192,12 @@ async fn apply_without_workflow(
             return retry_failing_steps(app, order, &operation, &record, signal).await;
         }
         (OperatorAction::Retry, _) => {
-            let detail = "there is no step of the order's to try again";
+            let detail = "the order has no failing step to retry";
             return Err(Problem::wrong_state(order_id, status, detail));
         }
         _ if !is_safe => {
             let choices: Vec<&str> = safe_actions(&need).iter().map(|action| action.as_str()).collect();
-            let detail = format!("safe for {attention}: {}", choices.join(", "));
+            let detail = format!("allowed actions for {attention}: {}", choices.join(", "));
             return Err(Problem::wrong_state(order_id, status, detail));
         }
         _ => {}
@@ -206,8 +206,8 @@ async fn apply_without_workflow(
     if settled { Ok(()) } else { Err(nobody()) }
 }
 
-/// Has the steps of refunds or returns that raised this tried again now. The audit and the messages to their workflows
-/// are durable together: the worker's pump delivers what Temporal does not take now.
+/// Retries the failing steps of refunds or returns immediately. One transaction stores the audit record and the
+/// messages to their workflows: the outbox dispatcher delivers those that Temporal does not accept now.
 async fn retry_failing_steps(
     app: &App,
     order: &OrderRecord,
@@ -236,7 +236,7 @@ async fn retry_failing_steps(
         .collect::<Result<_, Problem>>()?;
     attention::record_retry(&app.pool, record, &messages).await?;
     for message in messages {
-        // What becomes of it is for the pump, if not now.
+        // If this delivery fails, the outbox dispatcher retries it.
         let _answer = deliver_if_new(app, message, true).await?;
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! `GET /v1/orders/{id}/payment-action`: what the customer has to do before the payment can go on.
+//! `GET /v1/orders/{id}/payment-action`: the action that the payment requires of the customer.
 
 use crate::{auth::Authenticated, extract::PathParam, problem::Problem, state::App};
 use axum::{Json, extract::State};

@@ -37,7 +37,7 @@ use waybill_store::{
 
 pub(crate) const ROUTE: &str = "POST /v1/orders";
 
-/// Accepts an order. When it is answered the order is durable, whatever happens to this process or to Temporal.
+/// Accepts an order. It responds after the order is durable, even if this process or Temporal then fails.
 pub(crate) async fn handler(
     State(app): State<App>,
     caller: Authenticated,
@@ -52,12 +52,12 @@ pub(crate) async fn handler(
     {
         return Ok(first.into_replayed());
     }
-    // After that, so that who is told to come back later and was accepted before does get the answer.
+    // Checked after the replays, so that a client whose order was accepted receives its response under overload, too.
     if app.is_overloaded() {
         return Err(Problem::overloaded());
     }
     let placed = validate(value)?;
-    // As Postgres keeps it, so that what is answered now is what is read later.
+    // In the precision that Postgres stores, so that the response equals later reads.
     let now = Timestamp::from_microsecond(Timestamp::now().as_microsecond());
     let order = accepted_record(
         placed,
@@ -69,7 +69,7 @@ pub(crate) async fn handler(
     tracing::Span::current().record("order_id", tracing::field::display(id));
     let request = RequestKey { merchant_id: caller.merchant_id, route: ROUTE, key, fingerprint };
     let accepted = FirstResponse::from_order(&order, fingerprint)?;
-    // Before the order is there, so that no change of it is missed.
+    // Subscribes before the order exists, so that no change of it is missed.
     let changes = app.changes.subscribe();
     let (permit, wait) = (app.try_acquire_start(), wait::parse_prefer_wait(&headers));
     let (starts, waits) = (permit.is_some(), wait.is_some());
@@ -95,7 +95,7 @@ pub(crate) async fn handler(
         app.first_response_cache.insert(app.first_response_cache.epoch(), cache_key, accepted.clone());
         return Ok(accepted.into_created());
     };
-    // The order is accepted: from here on nothing may turn the answer into a failure.
+    // The order is accepted: from here on the response must not be an error.
     let answer = match wait::wait_for_order(&app, id, limit, changes, wait::ends_wait).await {
         Ok(order) => store_waited_response(&app, &request, &order, accepted).await,
         Err(_) => accepted,
@@ -107,7 +107,7 @@ pub(crate) async fn handler(
     Ok(response)
 }
 
-/// An order as it is when it is accepted.
+/// Returns the record of an order at its acceptance.
 fn accepted_record(
     placed: NewOrder,
     merchant_id: MerchantId,
@@ -129,8 +129,8 @@ fn accepted_record(
     })
 }
 
-/// The answer to who has waited, which is what a repetition gets from now on. If that can't be kept a repetition gets the
-/// order as it was accepted.
+/// Stores and returns the response after a wait, which a retry receives from now on. If it cannot be stored, a retry
+/// receives the order as it was accepted.
 async fn store_waited_response(
     app: &App,
     request: &RequestKey,
@@ -145,7 +145,7 @@ async fn store_waited_response(
             app.first_response_cache.insert(app.first_response_cache.epoch(), key, answer.clone());
         }
         Err(error) => {
-            tracing::warn!(order_id = %order.id, %error, "the waited-for answer could not be kept");
+            tracing::warn!(order_id = %order.id, %error, "failed to store the awaited response");
         }
     }
     answer
@@ -171,7 +171,7 @@ impl FirstResponse {
     }
 }
 
-/// The first answer again as Postgres has it, with the headers that go with its body.
+/// Replays the first response that Postgres has stored, with the headers that belong to its body.
 fn replay_stored(existing: KeyStatus) -> Response {
     let first = match &existing {
         KeyStatus::Completed { body, .. } => serde_json::from_str::<ResponseHeaderFields>(body).ok(),
@@ -184,14 +184,14 @@ fn replay_stored(existing: KeyStatus) -> Response {
     response
 }
 
-/// Of a kept answer, what its headers repeat.
+/// The fields of a stored response that its headers repeat.
 #[derive(Deserialize)]
 struct ResponseHeaderFields {
     id: OrderId,
     version: i64,
 }
 
-/// Where the order is read, and which version of it was answered.
+/// Returns the headers with the order's location and the version in the response.
 fn order_headers(id: OrderId, version: i64) -> impl IntoIterator<Item = (HeaderName, HeaderValue)> {
     [(header::LOCATION, format!("/v1/orders/{id}")), (header::ETAG, etag(version))]
         .into_iter()

@@ -1,4 +1,4 @@
-//! `POST /v1/orders/{id}/refunds` and the list of them: money back, whatever became of the order's workflow.
+//! `POST /v1/orders/{id}/refunds` and the list of refunds, regardless of the state of the order's workflow.
 
 use super::chargeable::validate_refund_amount;
 use crate::{
@@ -33,7 +33,7 @@ pub(crate) struct Body {
     reason: String,
 }
 
-/// A refund as clients see it.
+/// The JSON of a refund.
 #[derive(Debug, Serialize)]
 struct RefundView<'a> {
     id: RefundId,
@@ -65,7 +65,7 @@ impl<'a> From<&'a RefundRecord> for RefundView<'a> {
     }
 }
 
-/// The amount, or all that is wrong with the body.
+/// Returns the amount, or all validation errors of the body.
 fn validate(body: &Body) -> Result<Amount, Problem> {
     let mut wrong = Vec::new();
     let amount = Amount::new(body.amount).ok().filter(|amount| !amount.is_zero());

@@ -1,4 +1,4 @@
-//! An order as it arrives, and everything that can be wrong with it, said at once.
+//! The body of a new order, and its validation, which reports all errors in one response.
 
 use super::{
     address::RawAddress,
@@ -17,7 +17,7 @@ use waybill_domain::{
     order::{LINES_MAX, NewOrder, OrderLine, QUANTITY_MAX, ShortagePolicy},
 };
 
-/// The most entries of metadata, and the longest key and value: as Stripe has them.
+/// The maximum number of metadata entries, and the longest key and value: Stripe's limits.
 const METADATA_ENTRIES_MAX: usize = 50;
 const METADATA_KEY_CHARS_MAX: usize = 40;
 const METADATA_VALUE_CHARS_MAX: usize = 500;
@@ -37,7 +37,7 @@ pub(crate) struct RawOrder {
     shipping_fee: i64,
     #[serde(default)]
     tax: i64,
-    /// Left out of an order whose total is zero.
+    /// Omitted if the order's total is zero.
     #[serde(default)]
     payment: Option<JsonObject<RawPayment>>,
     shipping_address: JsonObject<RawAddress>,
@@ -92,7 +92,7 @@ impl Validator {
     }
 }
 
-/// A valid order, or all that is wrong with it.
+/// Returns the valid order, or all its validation errors.
 pub(crate) fn validate(raw: RawOrder) -> Result<NewOrder, Problem> {
     let mut check = Validator::default();
     if raw.lines.is_empty() || raw.lines.len() > LINES_MAX {
@@ -140,11 +140,11 @@ pub(crate) fn validate(raw: RawOrder) -> Result<NewOrder, Problem> {
     }
 }
 
-/// What is wrong with an order's total, at the fields to change. A total of zero needs no payment.
+/// Validates the order's total; the errors name the fields to change. A total of zero needs no payment.
 fn validate_total(order: &NewOrder, has_payment: bool) -> Vec<FieldError> {
     let (pointer, detail) = match (order.subtotal(), order.total()) {
         (Ok(subtotal), _) if order.discount > subtotal => {
-            ("/discount", format!("must be at most what the lines cost together: {subtotal} minor units"))
+            ("/discount", format!("must not exceed the subtotal of {subtotal} minor units"))
         }
         (Ok(_), Ok(total)) if !total.is_zero() && !has_payment => {
             ("/payment", "is required unless the order's total is 0".to_owned())
@@ -213,7 +213,7 @@ mod tests {
         assert_eq!(
             missing("ZZ"),
             ["/shipping_address/country"],
-            "which countries have one is asked of known ones"
+            "an unknown country has no postal code rule"
         );
     }
 
@@ -260,7 +260,7 @@ mod tests {
         assert_eq!(invalid_fields(huge), ["/lines"]);
     }
 
-    /// The pointers of what is wrong with an order of one piece, or the order.
+    /// Returns the pointers of the validation errors of an order of one unit, or the valid order.
     fn wrong_price(currency: &str, unit_price: i64) -> Result<Vec<String>, NewOrder> {
         let mut body = order();
         body["currency"] = json!(currency);

@@ -1,4 +1,4 @@
-//! An order as clients see it.
+//! The JSON of an order.
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -23,7 +23,7 @@ pub(crate) struct OrderView<'a> {
     outcome: Option<Outcome>,
     version: i64,
     payment_status: PaymentStatus,
-    /// Whether the customer has to do something: where, is at `GET /v1/orders/{id}/payment-action`.
+    /// Whether the customer must act: `GET /v1/orders/{id}/payment-action` returns the URL.
     payment_action_required: bool,
     attention: Option<AttentionReason>,
     customer_id: &'a str,
@@ -62,13 +62,13 @@ struct Payment<'a> {
     method: &'a str,
 }
 
-/// One thing that somebody is needed for: what is known, and what is safe to do, over HTTP and from a terminal.
+/// An attention item: its details, and the safe actions, over HTTP and from a terminal.
 #[derive(Debug, Serialize)]
 struct AttentionView<'a> {
     attention: AttentionReason,
     step: String,
     about: Option<String>,
-    /// What else is known, where it is not the order's workflow that needs somebody.
+    /// Further details of an item that does not belong to the order's workflow.
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<&'a serde_json::Value>,
     actions: Vec<AttentionAction>,
@@ -98,12 +98,12 @@ impl<'a> AttentionView<'a> {
     }
 }
 
-/// First what the order's workflow says, then what others do.
+/// Returns the items of the order's workflow, then those from other sources.
 fn attention_views(order: &OrderRecord) -> Vec<AttentionView<'_>> {
     let own = order.state.needs.iter().map(|need| AttentionView::new(order, need, None));
     let others = order.concerns.iter().map(|concern| {
         let about = Some(concern.subject.clone());
-        // Of refunds and returns it is a step that fails.
+        // The item of a refund or return has the step that fails.
         let step = concern.detail["step"].as_str().unwrap_or_default().to_owned();
         let need = AttentionItem { reason: concern.reason, step, subject: about };
         AttentionView::new(order, &need, Some(&concern.detail))
@@ -129,7 +129,7 @@ impl AttentionAction {
         Self {
             action,
             endpoint: format!("POST /v1/admin/orders/{}/{action}", order.id),
-            // Only where a step fails: what has none is settled over HTTP, since its workflow may have ended.
+            // Only for a failing step: an item without one is resolved over HTTP, since its workflow may have closed.
             command: (!need.step.is_empty())
                 .then(|| format!("temporal workflow signal -w {workflow} --name operate --input '{input}'")),
         }
@@ -225,12 +225,12 @@ impl<'a> From<&'a OrderRecord> for OrderView<'a> {
     }
 }
 
-/// The order's `ETag`: its version.
+/// Returns the order's `ETag`: its version.
 pub(crate) fn etag(version: i64) -> String {
     format!("\"{version}\"")
 }
 
-/// The order as a JSON value, to be put into other answers.
+/// Returns the order as a JSON value, to embed in other responses.
 pub(crate) fn to_json(order: &OrderRecord) -> serde_json::Value {
     serde_json::to_value(OrderView::from(order)).unwrap_or_default()
 }

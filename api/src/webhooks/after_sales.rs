@@ -1,4 +1,4 @@
-//! What the payment provider says of refunds, which have workflows of their own, and of disputes, which have none.
+//! The payment provider's events about refunds, which have separate workflows, and about disputes, which have none.
 
 use super::{accepted_response, store_and_deliver};
 use crate::{problem::Problem, state::App};
@@ -16,15 +16,15 @@ use waybill_store::{
 };
 use waybill_workflows::{after_sales::payloads::RefundEvent, housekeeping::PaymentCheck, names};
 
-/// The most characters of one of the provider's words: they are names such as `needs_response`.
+/// The maximum length of one of the provider's texts, in characters: they are names such as `needs_response`.
 const PROVIDER_TEXT_CHARS_MAX: usize = 64;
 
 type WebhookResponse = Result<Option<(StatusCode, Json<Value>)>, Problem>;
 
-/// Receives an event about a refund; none if it is about something else.
+/// Handles an event about a refund; returns none if it is about something else.
 ///
-/// That a refund of ours succeeded is a hint, as all events are: its workflow asks the provider. That it failed is also
-/// recorded here, once: it may fail after it had succeeded, when its workflow has ended.
+/// The success of a refund that Waybill requested is a hint, as all events are: the refund's workflow queries the
+/// provider. The API also records a failure, once: a refund may fail after it succeeded and its workflow closed.
 pub(super) async fn handle_refund(app: &App, event_id: &str, kind: &str, object: &Value) -> WebhookResponse {
     if object["object"] != "refund" {
         return Ok(None);
@@ -50,8 +50,8 @@ pub(super) async fn handle_refund(app: &App, event_id: &str, kind: &str, object:
     store_and_deliver(app, message).await.map(Some)
 }
 
-/// A refund that was not requested here, as one made in the provider's dashboard. The provider is asked for the payment's
-/// refunds, and those of them that are not ours are booked.
+/// Handles a refund that Waybill did not request, such as one created in the provider's dashboard. A payment check
+/// lists the payment's refunds at the provider and records those that Waybill did not request.
 async fn handle_provider_refund(
     app: &App,
     event_id: &str,
@@ -72,8 +72,8 @@ async fn handle_provider_refund(
     store_and_deliver(app, message).await
 }
 
-/// Takes news of a dispute; none if it is of something else. Only the provider knows of it, so what it says is written
-/// down as it is.
+/// Handles an event about a dispute; returns none if it is about something else. Only the provider has the state of a
+/// dispute, so the API records it unchanged.
 pub(super) async fn dispute(app: &App, kind: &str, object: &Value) -> WebhookResponse {
     if object["object"] != "dispute" {
         return Ok(None);
@@ -103,7 +103,7 @@ pub(super) async fn dispute(app: &App, kind: &str, object: &Value) -> WebhookRes
     Ok(Some(accepted_response(if new { "recorded" } else { "duplicate" })))
 }
 
-/// The amount of a dispute, which the provider tells in its own units.
+/// Returns the amount of a dispute, which the provider reports in its own units.
 fn amount(object: &Value) -> Option<Amount> {
     let units = ProviderCurrency::for_code(object["currency"].as_str()?).ok()?;
     Amount::new(units.to_minor(object["amount"].as_i64()?)?).ok()

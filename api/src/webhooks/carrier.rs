@@ -20,10 +20,10 @@ use waybill_domain::ids::ShipmentId;
 use waybill_store::inbox::{self, Message};
 use waybill_workflows::payloads::{ShipmentEvent, ShipmentEventKind};
 
-/// What it becomes at the order's workflow.
+/// The signal that delivers the event to the order's workflow.
 const SIGNAL: &str = "shipment_event";
 
-/// What the carrier says. Carriers add fields; those that are not known here are left alone.
+/// The carrier's event. Carriers add fields; unknown ones are ignored.
 #[derive(Debug, Deserialize)]
 struct Body {
     #[serde(rename = "type")]
@@ -42,7 +42,9 @@ pub(crate) async fn handler(
         Problem::internal()
     })?;
     webhook.verify(&bytes, &headers).map_err(|_| {
-        Problem::bad_signature("sign with the shared secret, by Standard Webhooks, within 5 minutes")
+        Problem::bad_signature(
+            "sign with the shared secret (Standard Webhooks); the timestamp must be within 5 minutes",
+        )
     })?;
     let body = JsonBody::<Body>::parse(&bytes, DuplicateKeys::LastWins)?.value;
     if body.reference != id {

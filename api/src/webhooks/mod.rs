@@ -1,4 +1,4 @@
-//! Webhooks from the carrier and the payment provider: verified, kept once, handed to the order's workflow.
+//! Webhooks of the carrier and the payment provider: verified, stored once, delivered to the order's workflow.
 
 mod after_sales;
 pub(crate) mod carrier;
@@ -10,13 +10,13 @@ use serde_json::{Value, json};
 use waybill_runtime::webhooks;
 use waybill_store::inbox::{self, Message};
 
-/// Keeps a message and hands it on at once if Temporal is there; else the worker's pump does it.
+/// Stores a message and delivers it immediately if Temporal is available; otherwise the outbox dispatcher delivers it.
 async fn store_and_deliver(app: &App, message: Message) -> Result<(StatusCode, Json<Value>), Problem> {
     let is_new = inbox::store_message(&app.pool, &message).await?;
     deliver_if_new(app, message, is_new).await
 }
 
-/// Hands on a message that is kept, if it was not there before.
+/// Delivers a stored message, unless it is a duplicate.
 pub(crate) async fn deliver_if_new(
     app: &App,
     message: Message,
@@ -27,12 +27,12 @@ pub(crate) async fn deliver_if_new(
         return Ok(accepted_response("duplicate"));
     }
     let delivered = webhooks::deliver_update_first(&app.pool, &app.engine, &message).await;
-    // It may have been late news of an order that has ended.
+    // It may have been a late event that changed an order after its workflow had closed.
     app.order_cache.invalidate(&message.order_id);
     match delivered {
         Ok(_) => Ok(accepted_response("delivered")),
         Err(error) => {
-            tracing::warn!(order_id = %message.order_id, %error, "a webhook is kept for the worker's pump");
+            tracing::warn!(order_id = %message.order_id, %error, "webhook not delivered; left for the outbox dispatcher");
             Ok(accepted_response("kept"))
         }
     }

@@ -1,4 +1,4 @@
-//! `POST /v1/payments/events`: the payment provider's webhook, signed Stripe's way.
+//! `POST /v1/payments/events`: the payment provider's webhook, with a Stripe signature.
 
 use super::{accepted_response, after_sales, store_and_deliver};
 use crate::{
@@ -29,7 +29,7 @@ use waybill_store::{
 };
 use waybill_workflows::{housekeeping::PaymentCheck, names, payloads::PaymentEvent};
 
-/// How old a signature may be, in seconds: Stripe's own libraries allow five minutes.
+/// The maximum age of a signature, in seconds: Stripe's own libraries allow five minutes.
 const SIGNATURE_AGE_SECONDS_MAX: i64 = 300;
 
 #[derive(Debug, Deserialize)]
@@ -68,7 +68,7 @@ pub(crate) async fn handler(
     let payment = payment(object);
     let ledger = ledger_snapshot::find_snapshot(&app.pool, order_id, payment.unwrap_or_default()).await?;
     let Some(ledger) = ledger else { return Ok(accepted_response("ignored")) };
-    // Most news confirms what the order knows. Waking its workflow for each would double what an order costs.
+    // Most events confirm the recorded state. Waking the workflow for each would double the cost of an order.
     let awaits_event = ledger.awaits_event;
     let payment_check = payment
         .filter(|_| !awaits_event && contradicts_ledger(&ledger, object))
@@ -93,7 +93,7 @@ pub(crate) async fn handler(
     store_and_deliver(&app, message).await
 }
 
-/// The payment that a charge or a payment is about.
+/// Returns the payment id of a charge or a payment intent.
 fn payment(object: &Value) -> Option<&str> {
     match object["object"].as_str() {
         Some("charge") => object["payment_intent"].as_str(),
@@ -102,10 +102,10 @@ fn payment(object: &Value) -> Option<&str> {
     }
 }
 
-/// Whether what is said of a payment contradicts our ledger, so that it has to be looked at. A hint: late news contradict,
-/// too, and then the look finds nothing.
+/// Returns whether an event conflicts with Waybill's ledger, so that the payment must be checked. This is a hint: a
+/// late event also conflicts, and the check then finds no discrepancy.
 fn contradicts_ledger(ledger: &LedgerSnapshot, object: &Value) -> bool {
-    // The provider is queried, too, when its amounts can't be compared.
+    // A payment whose amounts cannot be compared must be checked, too.
     let Ok(units) = ProviderCurrency::for_code(object["currency"].as_str().unwrap_or_default()) else {
         return true;
     };
@@ -113,12 +113,12 @@ fn contradicts_ledger(ledger: &LedgerSnapshot, object: &Value) -> bool {
     if object["object"] == "charge" {
         return amount("amount_refunded") > ledger.refunded;
     }
-    // While an operation is under way, news of it is ahead of the ledger.
+    // While an operation is pending, its events are ahead of the ledger.
     let held = (amount("amount_capturable") > 0) != (ledger.held > 0);
     !ledger.has_pending_operation && (held || amount("amount_received") != ledger.captured)
 }
 
-/// The order that a payment is for: by our own reference, else by the payment's id.
+/// Finds the order of a payment by the reference in its metadata, or else by the payment's id.
 async fn find_order(app: &App, object: &Value) -> Result<Option<OrderId>, Problem> {
     let reference = object["metadata"]["order_id"].as_str().and_then(|id| id.parse().ok());
     if reference.is_some() {
@@ -131,11 +131,11 @@ async fn find_order(app: &App, object: &Value) -> Result<Option<OrderId>, Proble
     }
 }
 
-/// Checks `t=<unix seconds>,v1=<hex HMAC-SHA-256 of "t.body">`; several `v1` are tried
+/// Verifies `t=<unix seconds>,v1=<hex HMAC-SHA-256 of "t.body">`; one of several `v1` must match
 /// (<https://docs.stripe.com/webhooks#verify-manually>).
 fn verify(secret: &str, signature: &str, body: &[u8], now: Timestamp) -> Result<(), Problem> {
     let wrong =
-        || Problem::bad_signature("send Stripe-Signature, made with the shared secret within 5 minutes");
+        || Problem::bad_signature("send a valid Stripe-Signature; the timestamp must be within 5 minutes");
     let part = |name: &'static str| {
         signature.split(',').filter_map(move |part| part.trim().split_once('=').filter(|(n, _)| *n == name))
     };
@@ -186,7 +186,7 @@ mod tests {
         assert!(!contradicts_ledger(&believed(5_000), &intent("ugx", 500_000)));
         assert!(!contradicts_ledger(&believed(10_100), &intent("mga", 101)));
         assert!(contradicts_ledger(&believed(10_100), &intent("mga", 10_100)));
-        assert!(contradicts_ledger(&believed(5_000), &intent("zzz", 5_000)), "it can't be compared");
+        assert!(contradicts_ledger(&believed(5_000), &intent("zzz", 5_000)), "amounts cannot be compared");
         let charge = json!({"object": "charge", "currency": "isk", "amount_refunded": 500});
         assert!(!contradicts_ledger(&LedgerSnapshot { refunded: 5, ..believed(5) }, &charge));
     }
@@ -198,7 +198,7 @@ mod tests {
         assert!(verify("s", &good, b"{}", now).is_ok());
         assert!(
             verify("s", &format!("{good},v1=00"), b"{}", now).is_ok(),
-            "a second signature while secrets are rolled"
+            "a second signature during secret rotation"
         );
         assert!(verify("s", &good, b"{ }", now).is_err());
         assert!(verify("other", &good, b"{}", now).is_err());

@@ -1,5 +1,5 @@
-//! Orders accepted per second while Temporal is paused, against `pgbench` inserting the same rows: order, first event and
-//! idempotency key, in one statement and so one transaction per order, prepared, by as many clients.
+//! Accepted orders per second while Temporal is paused, against `pgbench` inserting the same rows (order, first event,
+//! idempotency key) in one prepared statement and transaction per order, with as many clients.
 
 use crate::{
     http,
@@ -55,9 +55,9 @@ pub async fn run(world: &World) -> Result<Report> {
     Ok(world.report("accept", Comparison::of_rates(what, &rounds?), settings))
 }
 
-/// Places orders that are all new, for so long.
+/// Places new orders for the given time.
 pub async fn place_new(stack: &Stack, placed: &AtomicU64, limit: Duration) -> Result<http::Looped> {
-    // Each call takes numbers of its own: more than it can use.
+    // Each call uses a separate range of numbers, larger than it can use.
     let first = placed.fetch_add(100_000_000, Ordering::Relaxed);
     let client = stack.client.clone();
     http::closed_loop(&http::address(&stack.client), CLIENTS, limit, move |n| {
@@ -67,7 +67,7 @@ pub async fn place_new(stack: &Stack, placed: &AtomicU64, limit: Duration) -> Re
     .await
 }
 
-/// Postgres' own load generator with our rows.
+/// Postgres's own load generator with Waybill's rows.
 struct Pgbench {
     program: PathBuf,
     script: PathBuf,
@@ -75,7 +75,7 @@ struct Pgbench {
 }
 
 impl Pgbench {
-    /// Writes the script after a real order, so that the rows are the same.
+    /// Generates the script from a real order, so that the rows are the same.
     async fn prepare(world: &World, stack: &Stack) -> Result<Self> {
         let program = world.servers.postgres.installation.bin_dir.join("pgbench");
         let program = if program.exists() { program } else { PathBuf::from("pgbench") };
@@ -94,7 +94,7 @@ impl Pgbench {
         for (table, column) in COLUMNS {
             let text: Option<String> =
                 sqlx::query_scalar(sqlx::AssertSqlSafe(literal(table, column))).fetch_one(&pool).await?;
-            // A colon would begin one of pgbench's variables.
+            // A colon would start a pgbench variable.
             values.push(
                 text.map_or_else(|| "null".to_owned(), |text| format!("E{}", text.replace(':', r"\x3a"))),
             );
@@ -104,7 +104,7 @@ impl Pgbench {
         Ok(Self { program, script, url: stack.database_url.clone() })
     }
 
-    /// Transactions in so long.
+    /// Returns the number of transactions in the given time.
     async fn run(&self, limit: Duration) -> Result<u64> {
         let out = Command::new(&self.program)
             .args(["--no-vacuum", "--protocol", "prepared", "--jobs", "2", "--client", &CLIENTS.to_string()])
@@ -122,11 +122,11 @@ impl Pgbench {
             bail!("pgbench failed:\n{said}{}", String::from_utf8_lossy(&out.stderr));
         }
         let line = said.lines().find_map(|l| l.strip_prefix("number of transactions actually processed: "));
-        line.context("pgbench told no number of transactions")?.trim().parse().context("pgbench's number")
+        line.context("pgbench reported no number of transactions")?.trim().parse().context("pgbench's number")
     }
 }
 
-/// What the script takes over from the real order, in the order in which it uses it.
+/// The values of the real order in the order in which the script uses them.
 const COLUMNS: [(&str, &str); 14] = [
     ("bench_key", "merchant_id"),
     ("bench_order", "customer_id"),
@@ -164,7 +164,7 @@ fn write(script: &Path, values: &[String]) -> Result<()> {
     else {
         bail!("the script takes {} values", COLUMNS.len());
     };
-    // Ids as Waybill makes them (UUIDv7): random ones would spread over the whole index and make it slower.
+    // UUIDv7 ids as in Waybill: random ones would spread over the whole index and make it slower.
     let text = format!(
         "with new as materialized (
            select (lpad(to_hex((extract(epoch from clock_timestamp()) * 1000)::bigint), 12, '0')
@@ -184,7 +184,7 @@ fn write(script: &Path, values: &[String]) -> Result<()> {
          select id, {merchant}, {customer} || substr(key, 1, 6), key, {currency}, {lines}, {subtotal}, {fee}, {tax},
            {total}, {method}, {address}, {policy}, {metadata}, 'received', 'none', 1, now(), now(), {discount} from new"
     );
-    // Literals of one row are typed by its columns; what is selected has to be told.
+    // Columns determine the types of literals in a row; selected literals need explicit types.
     let typed =
         text.replace(&format!("select {merchant}, 'POST"), &format!("select {merchant}::uuid, 'POST"));
     let typed = typed.replace(&format!("select id, {merchant}, "), &format!("select id, {merchant}::uuid, "));

@@ -1,4 +1,4 @@
-//! Repetitions of requests that were answered before (same key, same body), against requests that are new.
+//! Repeated requests (same key, same body), whose response is stored, against new requests.
 
 use super::accept::place_new;
 use crate::{
@@ -13,7 +13,7 @@ use serde_json::json;
 use std::{sync::atomic::AtomicU64, time::Duration};
 use waybill_stack::Stack;
 
-/// Clients that repeat themselves.
+/// Clients that repeat requests.
 const CLIENTS: usize = 32;
 /// Different requests that are repeated.
 const KNOWN: u64 = 1_000;

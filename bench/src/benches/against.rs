@@ -1,4 +1,4 @@
-//! This build against another one's binaries, in the same run: how a change is measured.
+//! This build against another build's binaries in the same run, to measure a change.
 
 use super::{
     accept::place_new,
@@ -19,7 +19,7 @@ use waybill_stack::binaries::Binaries;
 
 use super::Bench;
 
-/// Runs what A of a benchmark is with both builds: orders on their way, or orders that are accepted.
+/// Runs side A of a benchmark with both builds: orders to a goal, or accepted orders.
 pub async fn run(world: &World, bench: Bench, dir: &Path) -> Result<Report> {
     let auto = AutoProgress { hand_over_after: CARRIER_PAUSE, deliver_after: CARRIER_PAUSE };
     let stack = || world.stack().env("WAYBILL_BACKLOG_MAX", 1_000_000_000);

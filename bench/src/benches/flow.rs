@@ -1,4 +1,4 @@
-//! Orders on their way: placed over HTTP, counted where they arrive.
+//! Orders placed over HTTP and counted at their goal.
 
 use crate::{
     baseline::{Baseline, Kind, Setup},
@@ -22,21 +22,21 @@ use tokio::{sync::Semaphore, task::JoinSet};
 use uuid::Uuid;
 use waybill_stack::Stack;
 
-/// Orders, or workflows, that are under way at a time, on both sides.
+/// Concurrent orders or workflows, on both sides.
 pub const IN_FLIGHT: usize = 128;
-/// Connections that place them.
+/// Connections that place orders.
 const CLIENTS: usize = 16;
-/// How often arrivals are counted.
+/// Interval at which orders at the goal are counted.
 const COUNT_EVERY: Duration = Duration::from_millis(100);
-/// Without an arrival for this long something is wrong.
+/// The benchmark fails without progress for this long.
 const STALL_MAX: Duration = Duration::from_secs(60);
 
-/// Where an order has arrived.
+/// The goal of an order.
 #[derive(Debug, Clone, Copy)]
 pub enum Goal {
-    /// Promised, and each of its shipments has a label.
+    /// Confirmed, with a label for each shipment.
     Booked,
-    /// Delivered and paid.
+    /// Delivered and captured.
     Completed,
 }
 
@@ -44,29 +44,29 @@ pub enum Goal {
 pub struct Flow {
     /// The stack.
     pub stack: Stack,
-    /// What is watched while orders flow.
+    /// The measured processes.
     pub processes: Processes,
     look: PgPool,
     placed: AtomicU64,
 }
 
 impl Flow {
-    /// Of a stack that has started. Fills its shelves.
+    /// For a started stack; seeds its stock.
     pub async fn of(world: &World, stack: Stack) -> Result<Self> {
         world::stock(&stack, world::SKUS).await?;
         let (look, processes) = (world::look(&stack).await?, world.processes(&stack));
         Ok(Self { stack, processes, look, placed: AtomicU64::new(0) })
     }
 
-    /// Places orders unmeasured: for connections, caches and plans. Postgres plans as if tables were empty until they are
+    /// Places unmeasured orders that fill connections, caches and plans. Postgres plans for empty tables until they are
     /// analysed, which autovacuum does within a minute of the first orders.
     pub async fn warm_up(&self, count: u64, goal: Goal) -> Result<()> {
         self.run(count, goal).await?;
-        sqlx::query("vacuum analyze").execute(&self.look).await.context("the tables can't be analysed")?;
+        sqlx::query("vacuum analyze").execute(&self.look).await.context("the tables cannot be analysed")?;
         Ok(())
     }
 
-    /// Places `count` orders, [`IN_FLIGHT`] under way at a time, until all have arrived.
+    /// Places `count` orders, at most [`IN_FLIGHT`] concurrently, and waits until all have reached the goal.
     pub async fn run(&self, count: u64, goal: Goal) -> Result<Sample> {
         let connections = world::connections(&http::address(&self.stack.client), CLIENTS).await?;
         let written = self.written().await?;
@@ -91,7 +91,9 @@ impl Flow {
                 (arrived, moved) = (now, Instant::now());
             }
             if moved.elapsed() > STALL_MAX {
-                bail!("{arrived} of {count} orders have arrived, and for {STALL_MAX:?} no further one has");
+                bail!(
+                    "{arrived} of {count} orders have reached the goal, and none in the last {STALL_MAX:?}"
+                );
             }
         }
         let took = start.elapsed();
@@ -102,7 +104,7 @@ impl Flow {
         Ok(Sample { done: count, took, cpu, extra: extra.into() })
     }
 
-    /// Bytes of Postgres' write-ahead log until now, and of the stack's database.
+    /// Returns the bytes of Postgres's write-ahead log so far, and of the stack's database.
     async fn written(&self) -> Result<[f64; 2]> {
         let (wal, data): (f64, f64) = sqlx::query_as(
             "select pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::float8, pg_database_size(current_database())::float8",
@@ -112,7 +114,7 @@ impl Flow {
         Ok([wal, data])
     }
 
-    /// How many of the orders that were accepted since an id have arrived.
+    /// Returns how many of the orders accepted since an id have reached the goal.
     pub async fn arrived(&self, since: Uuid, goal: Goal) -> Result<u64> {
         let statuses: &[&str] = match goal {
             Goal::Booked => &["fulfilling", "partially_shipped", "shipped", "completed"],
@@ -124,29 +126,29 @@ impl Flow {
                 .bind(statuses)
                 .fetch_one(&self.look)
                 .await
-                .context("orders can't be counted")?;
+                .context("the orders cannot be counted")?;
         Ok(u64::try_from(counted)?)
     }
 }
 
-/// Orders on their way to a goal, against the SDK's own workflows.
+/// Orders to a goal, against the SDK's own workflows.
 pub struct AgainstTheSdk<'w> {
     /// The servers.
     pub world: &'w World,
     /// The benchmark.
     pub name: &'w str,
-    /// Where orders go.
+    /// The goal of the orders.
     pub goal: Goal,
-    /// What they are held against.
+    /// The baseline workflow.
     pub kind: Kind,
     /// Orders and workflows of one round.
     pub counts: (u64, u64),
-    /// What both are, in words.
+    /// Descriptions of both.
     pub what: [&'w str; 2],
 }
 
 impl AgainstTheSdk<'_> {
-    /// Compares with the SDK as it comes, and with the SDK set up as Waybill sets it up.
+    /// Compares with the SDK's defaults, and with the SDK configured as in Waybill.
     pub async fn run(&self, flow: Flow, settings: serde_json::Value) -> Result<Report> {
         flow.warm_up(self.counts.0 / 4, self.goal).await?;
         let [ours, theirs] = self.what;
@@ -186,12 +188,12 @@ async fn place(
         if n >= end {
             return Ok(());
         }
-        // It comes back when an order arrives.
+        // The permit is released when an order reaches the goal.
         room.acquire().await?.forget();
         let body = Bytes::from(serde_json::to_vec(&order(n))?);
         let (status, said) = connection.send(http::place(&client, &format!("bench-{n}"), body)?).await?;
         if status.as_u16() != 201 {
-            bail!("{status} was answered: {}", String::from_utf8_lossy(&said));
+            bail!("the response was {status}: {}", String::from_utf8_lossy(&said));
         }
     }
 }

@@ -1,5 +1,5 @@
-//! What placing, reading and listing cost with millions of orders in the tables, against a few thousand. Temporal is
-//! paused: what is measured is the tables.
+//! Placing, reading and listing with millions of orders in the tables, against a few thousand. Temporal is paused, so
+//! that only the tables are measured.
 
 use super::accept::place_new;
 use crate::{
@@ -21,17 +21,17 @@ use waybill_stack::{Stack, output::Step};
 const CLIENTS: usize = 32;
 /// Orders written per statement when the tables are filled.
 const CHUNK: u64 = 100_000;
-/// Orders that are read, spread over all there are.
+/// Orders that are read, spread over all orders.
 const READS: u64 = 5_000;
-/// Orders of one customer: more orders mean more customers. With this and the next, every list fills its page on both
-/// sides.
+/// Orders per customer: more orders mean more customers. With this and the next constant, every list fills its page on
+/// both sides.
 const ORDERS_PER_CUSTOMER: u64 = 50;
-/// One order of so many waits for its review, and another one needs somebody.
+/// One order in this number waits for review, and another one requires attention.
 const ORDERS_PER_EXCEPTION: u64 = 200;
-/// Orders lie this far back at most, evenly.
+/// Maximum age of the orders, evenly distributed.
 const HISTORY_DAYS: u32 = 90;
 
-/// The lists that are asked for, one after the other.
+/// The lists that are requested in turn.
 const LISTS: [&str; 6] = [
     "/v1/orders?limit=20",
     "/v1/orders?limit=20&status=completed",
@@ -102,22 +102,22 @@ fn sample(looped: http::Looped) -> Sample {
     Sample { done: looped.done, took: looped.took, extra, ..Sample::default() }
 }
 
-/// How many orders each of the lists gives: the more there are, the dearer it is.
+/// Returns how many orders each list contains: longer lists are more expensive.
 async fn listed(side: &Side) -> Result<Vec<usize>> {
     let mut connection = http::Connection::open(&http::address(&side.stack.client)).await?;
     let mut listed = Vec::new();
     for path in LISTS {
         let (status, body) = connection.send(http::get(&side.stack.client, path)?).await?;
-        ensure!(status.is_success(), "{path} was answered {status}");
+        ensure!(status.is_success(), "{path} returned {status}");
         let page: Value = serde_json::from_slice(&body)?;
         listed.push(page["orders"].as_array().context("a list without orders")?.len());
     }
     Ok(listed)
 }
 
-/// A stack without a worker with so many orders.
+/// Starts a stack without a worker and fills it with this number of orders.
 async fn side(world: &World, orders: u64) -> Result<Side> {
-    // What the API remembers would spare the tables most of the reading.
+    // The API's caches would avoid most reads of the tables.
     let stack = world.stack().worker(false).env("WAYBILL_BACKLOG_MAX", 1_000_000_000);
     let stack = stack.env("WAYBILL_CACHE_SECONDS", 0).start().await?;
     stack.client.place(&order(0), "model", None).await?.success()?;
@@ -129,13 +129,13 @@ async fn side(world: &World, orders: u64) -> Result<Side> {
     )))
     .fetch_all(&pool)
     .await?;
-    ensure!(!ids.is_empty(), "no order was found to be read");
+    ensure!(!ids.is_empty(), "no order to read was found");
     let reads = Arc::new(ids.iter().map(|id| format!("/v1/orders/{id}")).collect());
     let lists = Arc::new(LISTS.map(str::to_owned).to_vec());
     Ok(Side { stack, placed: AtomicU64::new(1), reads, lists })
 }
 
-/// Fills the tables with orders that are like the one that was placed: most have ended, ids are in the order of time.
+/// Fills the tables with copies of the placed order: most have ended, and ids are in order of time.
 async fn fill(pool: &PgPool, orders: u64) -> Result<()> {
     let columns: Vec<String> = sqlx::query_scalar(
         "select column_name::text from information_schema.columns
@@ -156,7 +156,7 @@ async fn fill(pool: &PgPool, orders: u64) -> Result<()> {
     let values: Vec<String> = columns.iter().map(value).collect();
     let (columns, values) = (columns.join(", "), values.join(", "));
     sqlx::query("create table model as select * from orders limit 1").execute(pool).await?;
-    // The oldest first, as they would have come in.
+    // The oldest first, as in real use.
     let statement = format!(
         "with new as materialized (
            select n, at, (lpad(to_hex((extract(epoch from at) * 1000)::bigint), 12, '0') || '7'
@@ -186,12 +186,12 @@ async fn fill(pool: &PgPool, orders: u64) -> Result<()> {
             .bind(orders as f64)
             .execute(&mut *connection)
             .await
-            .context("the tables could not be filled")?;
+            .context("the tables cannot be filled")?;
         step.update(format_args!("Filling the tables: {to} of {orders} orders"));
         from = to + 1;
     }
     drop(step);
-    // What autovacuum would have done meanwhile.
+    // As autovacuum would have done in the meantime.
     for table in ["orders", "order_events", "idempotency_keys"] {
         sqlx::query(AssertSqlSafe(format!("vacuum analyze {table}"))).execute(&mut *connection).await?;
     }
@@ -199,7 +199,7 @@ async fn fill(pool: &PgPool, orders: u64) -> Result<()> {
     Ok(())
 }
 
-/// Bytes of the orders' tables with their indexes, and orders.
+/// Returns the bytes of the orders' tables with indexes, and the number of orders.
 async fn sizes(side: &Side) -> Result<(i64, i64)> {
     let pool = PgPool::connect(&side.stack.database_url).await?;
     let sizes = "select (pg_total_relation_size('orders') + pg_total_relation_size('order_events')

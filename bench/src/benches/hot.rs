@@ -1,5 +1,5 @@
-//! Reservations per second when every order wants the same SKU, against orders that want one of ten thousand: through the
-//! writers that the worker has, on its own code.
+//! Reservations per second when every order takes the same SKU, against orders over ten thousand SKUs, with the
+//! worker's own batch writers.
 
 use crate::{
     report::{Comparison, Report},
@@ -15,9 +15,9 @@ use uuid::Uuid;
 use waybill_domain::ids::OrderId;
 use waybill_store::batched_writers::BatchedWriters;
 
-/// Reservations that are waited for at a time: as many local activities as a worker runs.
+/// Concurrent reservations: as many as a worker's local activities.
 const IN_FLIGHT: usize = 100;
-/// SKUs of the one side.
+/// SKUs of the spread side.
 const SPREAD: i64 = 10_000;
 /// Connections of a worker's pool.
 const CONNECTIONS: u32 = 32;
@@ -48,7 +48,7 @@ pub async fn run(world: &World) -> Result<Report> {
     let rounds = world.rounds("hot", async |_| reserve(hot).await, async |_| reserve(spread).await).await?;
     let oversold: i64 =
         sqlx::query_scalar("select count(*) from stock where available < 0").fetch_one(&look).await?;
-    ensure!(oversold == 0, "{oversold} shelves are oversold");
+    ensure!(oversold == 0, "{oversold} stock rows are oversold");
     stack.stop().await;
     let what = ["reservations, all of one SKU", "reservations, spread over 10,000 SKUs"];
     let settings =
@@ -56,7 +56,7 @@ pub async fn run(world: &World) -> Result<Report> {
     Ok(world.report("hot", Comparison::of_rates(what, &rounds), settings))
 }
 
-/// One shelf that everybody wants, and ten thousand.
+/// Inserts stock of one contended SKU and of ten thousand others.
 async fn stack_shelves(pool: &PgPool) -> Result<()> {
     sqlx::query(
         "insert into stock (merchant_id, sku, location, available, reserved, sold)
@@ -66,11 +66,11 @@ async fn stack_shelves(pool: &PgPool) -> Result<()> {
     .bind(SPREAD)
     .execute(pool)
     .await
-    .context("the shelves could not be filled")?;
+    .context("the stock cannot be inserted")?;
     Ok(())
 }
 
-/// New orders of one piece each, of the SKU that an expression over `n` gives.
+/// Inserts new orders of one unit each, with the SKU that an expression over `n` yields.
 async fn orders(pool: &PgPool, sku: &str, count: i64) -> Result<Vec<Uuid>> {
     let statement = format!(
         "insert into orders (id, merchant_id, customer_id, currency, lines, subtotal, shipping_fee, tax, total,
@@ -82,6 +82,6 @@ async fn orders(pool: &PgPool, sku: &str, count: i64) -> Result<Vec<Uuid>> {
          returning id"
     );
     let orders = sqlx::query_scalar(sqlx::AssertSqlSafe(statement)).bind(count).fetch_all(pool).await?;
-    ensure!(i64::try_from(orders.len())? == count, "the orders could not be made");
+    ensure!(i64::try_from(orders.len())? == count, "the orders cannot be inserted");
     Ok(orders)
 }

@@ -8,7 +8,7 @@ use serde_json::json;
 use std::time::Duration;
 use waybill_simulators::AutoProgress;
 
-/// Long enough that an order is at rest before the carrier speaks.
+/// Long enough that an order is at rest before the carrier's event.
 pub const CARRIER_PAUSE: Duration = Duration::from_millis(300);
 
 pub async fn run(world: &World) -> Result<Report> {

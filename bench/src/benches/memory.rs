@@ -1,5 +1,5 @@
-//! What the API and the worker hold in memory: after minutes of orders as fast as they get through, and when tens of
-//! thousands of orders wait for the carrier. One round: it takes as long as it takes to place that many.
+//! Memory of the API and the worker: after minutes of orders at full rate, and with tens of thousands of orders that
+//! wait for the carrier. One round, because placing that many takes long.
 
 use super::flow::{Flow, Goal, IN_FLIGHT};
 use crate::{
@@ -11,7 +11,7 @@ use anyhow::Result;
 use serde_json::json;
 use std::time::{Duration, Instant};
 
-/// Orders between two looks.
+/// Orders between two measurements.
 const BATCH: u64 = 500;
 
 pub async fn run(world: &World) -> Result<Report> {
@@ -41,7 +41,7 @@ pub async fn run(world: &World) -> Result<Report> {
     Ok(world.report("memory", main, settings))
 }
 
-/// The most that was seen.
+/// The maximum measured.
 #[derive(Default)]
 struct Peak {
     done: u64,

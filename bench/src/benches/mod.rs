@@ -1,4 +1,4 @@
-//! The benchmarks, one file each: what A and B are, and how they are driven.
+//! The benchmarks, one file each, with both sides of the comparison.
 
 mod accept;
 mod again;
@@ -27,7 +27,7 @@ pub enum Bench {
     Orders,
     /// Orders to completed, against three remote activities
     Lifecycle,
-    /// Local-first steps and grouped statements, against remote steps and single ones
+    /// Local-first steps and batched statements, against remote steps and single ones
     Naive,
     /// Accepting orders with Temporal paused, against pgbench
     Accept,
@@ -35,25 +35,25 @@ pub enum Bench {
     Hot,
     /// Reading an order, against a bare route
     Read,
-    /// Repeating a request, against making it
+    /// Repeating a request, against a new one
     Again,
     /// Ten times the sustainable rate, against the sustainable rate
     Spike,
     /// Millions of orders in the tables, against a few thousand
     Growth,
-    /// What one order costs the engine
+    /// State transitions and history size of one order
     Transitions,
-    /// Resident memory under load, and with many orders waiting
+    /// Resident memory under load, and with many waiting orders
     Memory,
 }
 
 impl Bench {
-    /// All of them.
+    /// All benchmarks.
     pub fn all() -> &'static [Self] {
         Self::value_variants()
     }
 
-    /// Runs it.
+    /// Runs the benchmark.
     pub async fn run(self, world: &World) -> Result<Report> {
         match self {
             Self::Orders => orders::run(world).await,

@@ -1,5 +1,5 @@
-//! The same order with every step tried locally first and statements grouped, against every step a remote activity and
-//! every statement alone. The switches (`WAYBILL_STEPS`, `WAYBILL_GROUPING`) are kept for this and for debugging.
+//! The same order with local-first steps and batched statements, against remote activities and single statements. The
+//! switches (`WAYBILL_STEPS`, `WAYBILL_GROUPING`) exist for this and for debugging.
 
 use super::flow::{Flow, Goal, IN_FLIGHT};
 use crate::{

@@ -1,6 +1,6 @@
-//! `GET /v1/orders/{id}`, of orders that are under way (Postgres is asked each time whether what is remembered still
-//! holds), of orders that have ended, and by a process that remembers nothing (key and order are read each time), against
-//! a bare axum route in a process of its own that answers a JSON of the same size.
+//! `GET /v1/orders/{id}` of open orders (Postgres validates the cached version each time), of ended orders, and without
+//! caches (key and order are read each time), against a bare axum route in a separate process that returns a JSON of
+//! the same size.
 
 use super::flow::{Flow, Goal};
 use crate::{
@@ -90,16 +90,17 @@ struct Reads {
     bytes: usize,
 }
 
-/// A stack without its worker, so that nothing but reading goes on, and what there is to read.
+/// Stops the worker, so that only reads run, and returns the stack and its reads.
 async fn idle(flow: Flow) -> Result<(Stack, Reads)> {
     let mut stack = flow.stack;
     for worker in &mut stack.workers {
         worker.stop().await;
     }
     let listed = stack.client.list(&[("limit", "200")]).await?.success()?;
-    let ids = listed.items().context("no list was answered")?.iter().filter_map(|order| order["id"].as_str());
+    let ids =
+        listed.items().context("the response is not a list")?.iter().filter_map(|order| order["id"].as_str());
     let paths: Vec<String> = ids.map(|id| format!("/v1/orders/{id}")).collect();
-    ensure!(!paths.is_empty(), "there is no order to be read");
+    ensure!(!paths.is_empty(), "there is no order to read");
     let mut connection = http::Connection::open(&http::address(&stack.client)).await?;
     let (_, body) = connection.send(http::get(&stack.client, &paths[0])?).await?;
     let bytes = body.len();

@@ -1,8 +1,6 @@
-//! Orders that arrive at ten times the rate that can be sustained, against orders that arrive at that rate: how many get
-//! their labels meanwhile, and how long those who were accepted waited for their answer.
-//!
-//! Requests start on schedule, and latency counts from when each was due: a server that answers late is not spared those
-//! that would have come meanwhile.
+//! Orders at ten times the sustainable rate, against orders at that rate: labels booked in the meantime, and the
+//! latency of accepted orders. Requests start on schedule, and latency is measured from the due time, so that a slow
+//! server does not reduce the load.
 
 use super::flow::{Flow, Goal};
 use crate::{
@@ -18,15 +16,15 @@ use std::time::Duration;
 use uuid::Uuid;
 use waybill_load::open_loop::{self, Arrivals, Plan};
 
-/// How many times more arrive.
+/// Factor of the spike.
 const SPIKE: f64 = 10.0;
-/// Of the most that got through when nobody paced them: at that rate no backlog grows.
+/// Share of the maximum throughput: at that rate no backlog grows.
 const SUSTAINED: f64 = 0.9;
-/// Requests without an answer that the generator holds: more than the API takes at a time.
+/// Concurrent requests of the generator: more than the API's limit.
 const UNANSWERED_MAX: usize = 2_000;
-/// A shop that promises its customers a label within the minute sheds beyond that much.
+/// Backlog limit of a shop that promises a label within a minute; above it the API sheds load.
 const BACKLOG_MAX: u64 = 500;
-/// How long what was accepted may take to get through when the spike is over.
+/// Timeout for accepted orders to reach the goal after the spike.
 const DRAIN_MAX: Duration = Duration::from_secs(240);
 
 pub async fn run(world: &World) -> Result<Report> {
@@ -55,7 +53,7 @@ pub async fn run(world: &World) -> Result<Report> {
     Ok(report)
 }
 
-/// Has orders arrive at a rate for so long; then waits until all that were accepted have got through.
+/// Offers orders at a rate for the given time, then waits until all accepted ones have reached the goal.
 async fn offer(flow: &Flow, rate_per_s: f64, limit: Duration, nth: usize) -> Result<Sample> {
     let plan = Plan {
         rate_per_s,
@@ -93,11 +91,7 @@ async fn offer(flow: &Flow, rate_per_s: f64, limit: Duration, nth: usize) -> Res
     };
     let (sent, counted) = tokio::join!(sending, counting);
     let (booked, cpu) = counted?;
-    ensure!(
-        failed == 0,
-        "{failed} of {} requests were answered otherwise than with 201, 429 or 503",
-        sent.started
-    );
+    ensure!(failed == 0, "{failed} of {} requests got another response than 201, 429 or 503", sent.started);
     let drained = async {
         while flow.arrived(since, Goal::Booked).await? < accepted {
             tokio::time::sleep(Duration::from_millis(200)).await;

@@ -1,5 +1,5 @@
-//! What one order costs the engine: state transitions, events and bytes of its history, to labels booked and to
-//! `completed`, as `temporal workflow describe` tells them.
+//! Temporal's cost of one order: state transitions, events and bytes of its history, until labels are booked and until
+//! `completed`, as reported by `temporal workflow describe`.
 
 use crate::{
     report::{Comparison, Report},
@@ -15,7 +15,7 @@ use waybill_stack::Stack;
 
 /// Longer than an order takes on a busy machine.
 const ORDER_WAIT_MAX: Duration = Duration::from_secs(30);
-/// Long enough that an order is at rest before the carrier speaks.
+/// Long enough that an order is at rest before the carrier's event.
 const CARRIER_PAUSE: Duration = Duration::from_millis(500);
 
 pub async fn run(world: &World) -> Result<Report> {
@@ -52,11 +52,14 @@ async fn one(world: &World, stack: &Stack, round: usize, status: &str) -> Result
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let took = start.elapsed();
-    // The read model may be told before the workflow task ends that told it.
+    // The read model may be written before the workflow task that wrote it is recorded.
     let info = settled(world, &id).await?;
     let number = |name: &str| {
         let value = &info[name];
-        value.as_f64().or_else(|| value.as_str()?.parse().ok()).with_context(|| format!("no {name} was told"))
+        value
+            .as_f64()
+            .or_else(|| value.as_str()?.parse().ok())
+            .with_context(|| format!("no {name} was reported"))
     };
     let extra = [
         ("transitions", number("stateTransitionCount")?),
@@ -66,7 +69,7 @@ async fn one(world: &World, stack: &Stack, round: usize, status: &str) -> Result
     Ok(Sample { done: 1, took, extra: extra.into(), ..Sample::default() })
 }
 
-/// What Temporal tells of an order's workflow when two looks at it tell the same.
+/// Returns Temporal's description of an order's workflow once two consecutive reads agree.
 async fn settled(world: &World, id: &str) -> Result<Value> {
     let mut last = Value::Null;
     loop {
@@ -76,7 +79,7 @@ async fn settled(world: &World, id: &str) -> Result<Value> {
             .output()
             .await?;
         if !out.status.success() {
-            bail!("order {id} can't be described: {}", String::from_utf8_lossy(&out.stderr).trim());
+            bail!("order {id} cannot be described: {}", String::from_utf8_lossy(&out.stderr).trim());
         }
         let told: Value = serde_json::from_slice(&out.stdout)?;
         let now = told["workflowExecutionInfo"].clone();

@@ -1,4 +1,4 @@
-//! What clients were answered against what became of it.
+//! Compares the responses to clients with the final state of the orders.
 
 use std::collections::BTreeMap;
 
@@ -8,28 +8,33 @@ use waybill_domain::status::OrderStatus;
 use super::world::{Commitment, RequestLog};
 use waybill_stack::invariants::{Order, Violation};
 
-/// What was promised and is not so.
+/// Returns the commitments to clients that are not kept.
 pub fn check(log: &RequestLog, orders: &BTreeMap<String, Order>) -> Vec<Violation> {
     let mut found: Vec<Violation> = Vec::new();
     for wrong in &log.wrong {
-        found.push(Violation { order: None, rule: "answers follow the contract", detail: wrong.clone() });
+        found.push(Violation { order: None, rule: "responses follow the contract", detail: wrong.clone() });
     }
     for (id, promises) in &log.promises {
         let Some(order) = orders.get(id) else {
             let rule = "each acknowledged order exists";
-            found.push(Violation { order: Some(id.clone()), rule, detail: "it does not".to_owned() });
+            found.push(Violation {
+                order: Some(id.clone()),
+                rule,
+                detail: "the order does not exist".to_owned(),
+            });
             continue;
         };
         let units = promises.iter().filter(|promise| **promise == Commitment::OneUnitCancelled).count();
         let cancelled = order.lines.first().map_or(0, |line| line.cancelled as usize);
         if units > cancelled && order.status != OrderStatus::Cancelled {
-            let detail = format!("{units} cancellations of one unit each, and {cancelled} are cancelled");
-            found.push(order.violation("what a client was answered stays true", detail));
+            let detail =
+                format!("{units} one-unit cancellations were accepted, {cancelled} units are cancelled");
+            found.push(order.violation("responses to clients stay true", detail));
         }
         let broken = promises.iter().filter(|promise| !is_kept(order, promise));
         found.extend(broken.map(|promise| {
             let detail = format!("{promise:?}, and the order is {}", order.status);
-            order.violation("what a client was answered stays true", detail)
+            order.violation("responses to clients stay true", detail)
         }));
     }
     found
@@ -38,10 +43,10 @@ pub fn check(log: &RequestLog, orders: &BTreeMap<String, Order>) -> Vec<Violatio
 fn is_kept(order: &Order, promise: &Commitment) -> bool {
     let cancelled = order.status == OrderStatus::Cancelled;
     match promise {
-        // Cancellations of units are counted together.
+        // Cancellations of units are checked together.
         Commitment::Accepted | Commitment::OneUnitCancelled => true,
         Commitment::Cancelled => cancelled,
-        // The carrier may have the goods already, or not stop them; what was said to the client is in the timeline.
+        // The carrier may have picked up the parcel or may fail to stop it; the timeline contains the rejection.
         Commitment::Cancelling => {
             let refused = |event: &E| {
                 matches!(
@@ -53,7 +58,7 @@ fn is_kept(order: &Order, promise: &Commitment) -> bool {
                 || order.has_event(|event| matches!(event, E::CancelRequested { .. }))
                     && order.has_event(refused)
         }
-        // A successor run does not know of an answer that nobody had acted on when the workflow was terminated.
+        // A successor run has no record of a decision that was not yet processed when the workflow was terminated.
         Commitment::Answered(kind) => {
             order.has_event(|event| event.deduplication_key().as_deref() == Some(kind))
                 || cancelled && order.has_event(|event| matches!(event, E::TakenOver { .. }))

@@ -1,4 +1,4 @@
-//! One order: placed, then cancelled, decided, refunded, returned, terminated and repeated as planned.
+//! Runs one order: placed, then cancelled, decided, refunded, returned, terminated and repeated as planned.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,28 +11,28 @@ use super::world::{Commitment, Environment};
 use crate::open_loop::Random;
 use waybill_stack::client::{Client, Reply};
 
-/// What a unit costs, in cents.
+/// Price of a unit, in cents.
 const UNIT_PRICE: i64 = 1_000;
-/// More than the risk rules approve.
+/// Above the manual review threshold.
 const DEAR_PRICE: i64 = 150_000;
-/// Between two looks at an order of which something is waited for.
+/// Interval between two reads of an order.
 const POLL_INTERVAL: Duration = Duration::from_millis(300);
-/// How long a message waits for the state that it is about.
+/// Reads of an order before the wait for a state ends.
 const POLLS_MAX: u32 = 40;
 
-/// In stock at one location each, and more than all orders take.
+/// SKUs in stock at one location each, with more units than all orders take.
 pub const AMPLE_STOCK: [(&str, &str); 2] = [("CHAOS-A", "AMS"), ("CHAOS-B", "RTM")];
-/// In stock with fewer units than are ordered.
+/// A SKU with fewer units than are ordered.
 pub const HOT: &str = "CHAOS-HOT";
-/// More than the risk rules approve.
+/// A SKU whose price is above the manual review threshold.
 pub const DEAR: &str = "CHAOS-DEAR";
 
-/// A SKU of one order's own, of which there is one unit.
+/// Returns a SKU that only one order uses, with one unit in stock.
 pub fn scarce_sku(nth: u64) -> String {
     format!("CHAOS-SCARCE-{nth}")
 }
 
-/// Places the order and does what is planned about it.
+/// Places the order and runs its planned actions.
 pub async fn run(world: Arc<Environment>, plan: OrderPlan, run: String) {
     let mut random = Random::new(plan.seed);
     let (body, key) = (order(&plan, &run), format!("{run}-{}", plan.nth));
@@ -55,7 +55,7 @@ async fn place(world: &Environment, random: &mut Random, body: &Value, key: &str
     };
     let reply = world.request("place", random, build).await?;
     if reply.status.as_u16() != 201 {
-        let shown = format!("an order was answered {}: {}", reply.status, reply.body);
+        let shown = format!("placing an order returned {}: {}", reply.status, reply.body);
         world.with_log(|log| log.wrong.push(shown));
         return None;
     }
@@ -66,7 +66,9 @@ async fn repeat(world: &Environment, random: &mut Random, body: &Value, key: &st
     if let Some(again) = place(world, random, body, key).await
         && again != id
     {
-        world.with_log(|log| log.wrong.push(format!("order {id} repeated is order {again}")));
+        world.with_log(|log| {
+            log.wrong.push(format!("the repeated request of order {id} returned order {again}"))
+        });
     }
 }
 
@@ -168,7 +170,7 @@ async fn send(world: &Environment, random: &mut Random, id: &str, message: Order
         M::HandOver => carrier_step(world, random, id, &name, "hand_over").await,
         M::Lose => carrier_step(world, random, id, &name, "lose").await,
         M::BringBack => carrier_step(world, random, id, &name, "return").await,
-        // Received when everything else is done (see `rest`); repeated by `run`.
+        // `Receipt` runs at the end of the run (see `quiesce`); `run` repeats requests.
         M::Receipt | M::Repeat => {}
     }
 }
@@ -190,7 +192,7 @@ async fn cancel(world: &Environment, random: &mut Random, id: &str, body: &Value
     }
 }
 
-/// One unit of the first line. Each request is another unit, however often it has to be sent.
+/// Cancels one unit of the first line. Each request is for a different unit; retries of a request are not.
 async fn cancel_unit(world: &Environment, random: &mut Random, id: &str) {
     let body = json!({"reason": "one less", "lines": [{"line": 0, "quantity": 1}]});
     let reply = world.post("CancelUnit", random, &format!("/v1/orders/{id}/cancellation"), &body).await;
@@ -216,7 +218,7 @@ async fn amend(world: &Environment, random: &mut Random, id: &str) {
     }
 }
 
-/// The customer proves who they are.
+/// The customer completes 3-D Secure authentication.
 pub async fn authenticate(world: &Environment, id: &str) {
     let ledger = world.payments().await;
     for intent in ledger["intents"].as_array().map(Vec::as_slice).unwrap_or_default() {
@@ -235,7 +237,7 @@ async fn carrier_step(world: &Environment, random: &mut Random, id: &str, name: 
     world.count_response(name, if taken { "done" } else { "not possible" });
 }
 
-/// Waits until the order is so, or for long enough.
+/// Waits until the order is in the state; stops waiting after [`POLLS_MAX`] reads.
 async fn wait_for_state(world: &Environment, random: &mut Random, id: &str, is: impl Fn(&Value) -> bool) {
     for _ in 0..POLLS_MAX {
         match world.order(random, id).await {

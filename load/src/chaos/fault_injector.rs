@@ -1,4 +1,4 @@
-//! Faults, each for its time: processes killed and frozen, connections cut, providers that fail.
+//! Injects faults for a limited time: kills and freezes processes, cuts connections, makes providers fail.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -14,23 +14,23 @@ use waybill_stack::child_process::Child;
 use waybill_stack::servers::Servers;
 use waybill_stack::servers::tcp_proxy::TcpProxy;
 
-/// How slow a slow provider is.
+/// Added latency of a slow provider.
 const SLOW_MS: u64 = 1_500;
-/// A server that was killed must serve again before the run goes on.
+/// A killed server must be ready again before the run continues.
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// What is being disturbed.
+/// Injects the faults of a run.
 pub struct FaultInjector<'a> {
     servers: &'a mut Servers,
     stack: &'a mut Stack,
     link: &'a TcpProxy,
-    /// By the number of the fault.
+    /// Indexes of the active faults.
     active: BTreeSet<usize>,
     faults: &'a [FaultPlan],
 }
 
 impl<'a> FaultInjector<'a> {
-    /// Of a stack on servers of its own; `link` is its network to Temporal.
+    /// For a stack with private servers; `link` is its proxy to Temporal.
     pub fn new(
         servers: &'a mut Servers,
         stack: &'a mut Stack,
@@ -40,10 +40,10 @@ impl<'a> FaultInjector<'a> {
         Self { servers, stack, link, active: BTreeSet::new(), faults }
     }
 
-    /// Goes through the faults, from `start` on.
+    /// Runs the faults from `start` on.
     ///
     /// # Errors
-    /// When something can't be started again.
+    /// When a process or server cannot be restarted.
     pub async fn run(&mut self, start: Instant) -> Result<()> {
         let mut edges: Vec<(Duration, usize, bool)> = (0..self.faults.len())
             .flat_map(|nth| {
@@ -59,10 +59,10 @@ impl<'a> FaultInjector<'a> {
         Ok(())
     }
 
-    /// Ends every fault, and starts again what does not run.
+    /// Ends every fault and restarts the processes that are not running.
     ///
     /// # Errors
-    /// When something can't be started again.
+    /// When a process or server cannot be restarted.
     pub async fn end_all(&mut self) -> Result<()> {
         while let Some(nth) = self.active.first().copied() {
             self.end(nth).await?;
@@ -70,7 +70,7 @@ impl<'a> FaultInjector<'a> {
         self.set_rules();
         let stack = &mut *self.stack;
         for child in std::iter::once(&mut stack.api).chain(&mut stack.more_apis).chain(&mut stack.workers) {
-            // One that could not reach a server when it was started has given up.
+            // A process exits if it cannot reach a server at its start.
             if !child.is_running() {
                 child.restart().await?;
             }
@@ -78,7 +78,7 @@ impl<'a> FaultInjector<'a> {
         Ok(())
     }
 
-    /// Whether the same part is killed or frozen already.
+    /// Returns whether the component is already killed or frozen.
     fn is_down(&self, part: Component) -> bool {
         let stops = |how| matches!(how, FaultKind::Kill | FaultKind::Freeze);
         self.active.iter().any(|nth| self.faults[*nth].part == part && stops(self.faults[*nth].how))
@@ -135,7 +135,7 @@ impl<'a> FaultInjector<'a> {
             Component::Postgres => Some(&mut self.servers.postgres.child),
             Component::Payments | Component::Carrier => None,
         };
-        child.ok_or_else(|| anyhow::anyhow!("{part:?} is no process of this run"))
+        child.ok_or_else(|| anyhow::anyhow!("{part:?} is not a process of this run"))
     }
 
     fn set_rules(&self) {

@@ -1,5 +1,5 @@
-//! `cargo dev chaos`: real processes, varied orders, and seeded random faults in every part; then everything heals, comes
-//! to rest, and all [invariants](waybill_stack::invariants) are checked.
+//! `cargo dev chaos`: real processes, varied orders, and seeded random faults in every component. Afterwards all faults
+//! end, the stack becomes quiescent, and all [invariants](waybill_stack::invariants) are checked.
 
 pub mod args;
 mod commitments;
@@ -33,28 +33,28 @@ use waybill_stack::output::{self, Step};
 use waybill_stack::servers::Servers;
 use waybill_stack::servers::tcp_proxy::TcpProxy;
 
-/// More than all orders take of a SKU.
+/// More units than all orders take.
 const AMPLE_STOCK: i64 = 100_000;
-/// Of the hot SKU there is a unit for each so many orders.
+/// The contended SKU has one unit for this number of orders.
 const ORDERS_PER_HOT_UNIT: i64 = 16;
-/// How soon a parcel is handed over, and delivered.
+/// Delay before a hand-over, and before a delivery.
 const CARRIER_DELAY: Duration = Duration::from_millis(1_500);
-/// Terminated orders are looked for this often, in seconds, however young they are.
+/// Interval of the sweep for terminated orders in seconds; it includes orders of any age.
 const SWEEP_SECONDS: u32 = 2;
-/// Between two lines that say how far a run is.
+/// Interval of the progress lines.
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 
-/// The verb: runs, prints what came of it, and fails if an invariant is broken.
+/// Runs the subcommand: prints the report and fails if an invariant is broken.
 ///
 /// # Errors
-/// When the servers can't be started, or started again.
+/// When the servers cannot be started or restarted.
 pub async fn chaos(args: ChaosArgs) -> Result<ExitCode> {
     let report = run(&args).await?;
     output::print(&report);
     Ok(if report.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Runs a plan on servers and processes of its own.
+/// Runs a plan on private servers and processes.
 ///
 /// # Errors
 /// As [`chaos`].
@@ -83,14 +83,14 @@ pub async fn run(args: &ChaosArgs) -> Result<Report> {
     )
     .await?;
 
-    let step = Step::begin("Healed; waiting for rest");
+    let step = Step::begin("Faults ended; waiting until quiescent");
     let mut violations = wait_until_quiescent(&world, &stack, args.settle, &step).await?;
     let sources = stack.sources()?;
     violations.extend(sources.check(Moment::AtRest).await?);
     let orders = sources.orders().await?;
     violations.extend(world.with_log(|log| commitments::check(log, &orders)));
     violations.extend(check_conservation(&before, &stock(&stack).await?));
-    step.done("At rest");
+    step.done("Quiescent");
 
     let money = report::ledger_summary(sources.pool(), &stack.payments.snapshot(), &violations).await?;
     let report = world.with_log(|log| Report::new(args, &plan, log, &orders, violations, money));
@@ -109,7 +109,7 @@ async fn start(servers: &Servers, link: &TcpProxy) -> Result<Stack> {
         .await
 }
 
-/// Puts the goods on the shelves.
+/// Seeds the stock.
 async fn seed_stock(client: &Client, plan: &Plan) -> Result<()> {
     let hot = i64::try_from(plan.orders.len()).unwrap_or(i64::MAX) / ORDERS_PER_HOT_UNIT + 1;
     let mut goods =
@@ -122,12 +122,16 @@ async fn seed_stock(client: &Client, plan: &Plan) -> Result<()> {
     goods.extend(scarce.map(|order| (customers::scarce_sku(order.nth), "AMS", 1)));
     for (sku, location, on_hand) in goods {
         let body = json!({"locations": [{"location": location, "on_hand": on_hand}]});
-        client.put_stock(&sku, &body).await?.success().with_context(|| format!("no stock of {sku}"))?;
+        client
+            .put_stock(&sku, &body)
+            .await?
+            .success()
+            .with_context(|| format!("cannot add stock of {sku}"))?;
     }
     Ok(())
 }
 
-/// Customers and faults, side by side, until both are done.
+/// Runs customers and faults concurrently until both are done.
 async fn run_orders_and_faults(
     plan: &Plan,
     world: &Arc<Environment>,
@@ -158,7 +162,7 @@ async fn run_orders_and_faults(
             injector.end_all().await
         });
         disturbed?;
-        done.into_iter().try_for_each(|done| done.context("a customer panicked"))
+        done.into_iter().try_for_each(|done| done.context("an order's task panicked"))
     };
     tokio::select! {
         done = work => done,
@@ -179,7 +183,7 @@ async fn wait_until_quiescent(
     .await
 }
 
-/// Units by SKU and location: free, reserved and sold, added up.
+/// Returns the sum of available, reserved and sold units by SKU and location.
 async fn stock(stack: &Stack) -> Result<BTreeMap<(String, String), i64>> {
     let pool = waybill_store::connect(&stack.database_url, 1)?;
     let books = waybill_store::stock::reconcile_reservations(&pool).await?;
@@ -195,7 +199,7 @@ fn check_conservation(
         .map(|(at, units)| Violation {
             order: None,
             rule: "available + reserved + sold stays the same",
-            detail: format!("{at:?} was {units} and is {:?}", after.get(at)),
+            detail: format!("{at:?} was {units} before and is {:?}", after.get(at)),
         })
         .collect()
 }

@@ -1,45 +1,45 @@
-//! What a run is going to do and when: drawn from its seed alone.
+//! The plan of a run, generated from its seed alone.
 
 use std::time::Duration;
 
 use super::args::{ChaosArgs, Scenario};
 use crate::open_loop::Random;
 
-/// The latest message about an order, after its placing.
+/// Latest time of a message about an order after its placement.
 const MESSAGE_WITHIN_MS: u64 = 12_000;
-/// Messages that come while the first workflow task runs are the likeliest to meet it.
+/// Messages that arrive during the first workflow task are most likely to race with it.
 const EARLY_WITHIN_MS: u64 = 150;
-/// The most messages about one order.
+/// Maximum of messages about one order.
 const MESSAGES_MAX: u64 = 4;
-/// Between two faults.
+/// Interval between two faults.
 const FAULT_EVERY_MS: (u64, u64) = (700, 3_500);
-/// How long a fault lasts: from shorter than a workflow task's time-out (7 s) to longer.
+/// Duration of a fault: from shorter than the workflow task timeout (7 s) to longer.
 const FAULT_FOR_MS: (u64, u64) = (100, 8_000);
 
-/// What an order is like.
+/// The kind of an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OrderKind {
     /// One line.
     Plain,
-    /// Goods from two locations: two shipments.
+    /// Items from two locations: two shipments.
     Split,
-    /// More than the risk rules approve.
+    /// A total above the manual review threshold.
     Review,
-    /// A SKU of which there is too little; the customer is asked.
+    /// A SKU with too little stock; the customer is asked.
     AskCustomer,
-    /// A SKU of which there is too little; what there is ships.
+    /// A SKU with too little stock; the available units ship.
     ShipAvailable,
-    /// A SKU that nobody has.
+    /// A SKU without stock.
     OutOfStock,
     /// A card that is declined.
     Declined,
-    /// A customer who has to prove who they are.
+    /// A card that requires 3-D Secure authentication.
     Authentication,
     /// A card whose refunds stay pending for a while.
     SlowRefund,
 }
 
-/// What is done about an order.
+/// An action on an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OrderAction {
     /// `POST …/cancellation`
@@ -48,58 +48,58 @@ pub enum OrderAction {
     CancelBySignal,
     /// `temporal workflow cancel`
     CancelByEngine,
-    /// Of its first line alone.
+    /// A cancellation of its first line.
     CancelLine,
-    /// Of one unit of its first line.
+    /// A cancellation of one unit of its first line.
     CancelUnit,
     /// The same, by the signal `cancel`.
     CancelUnitBySignal,
     /// A reviewer's decision over HTTP.
     Approve,
-    /// The same.
+    /// A reviewer's rejection over HTTP.
     Reject,
-    /// A reviewer's decision as a signal.
+    /// A reviewer's approval as a signal.
     ApproveBySignal,
-    /// The customer's answer to a shortage.
+    /// The customer's amendment after a shortage.
     Amend,
-    /// The customer proves who they are.
+    /// The customer completes 3-D Secure authentication.
     Authenticate,
-    /// A refund of part of what was captured.
+    /// A refund of part of the captured amount.
     Refund,
     /// A return of the first line.
     Return,
-    /// The goods of its returns are received.
+    /// The receipt of the returned items.
     Receipt,
     /// `temporal workflow terminate`
     Terminate,
-    /// An operator says `retry`.
+    /// An operator's `retry`.
     Retry,
-    /// The request that placed it once more.
+    /// A repetition of the request that placed the order.
     Repeat,
-    /// The carrier hands over, also what was cancelled.
+    /// The carrier hands over the parcel, even a cancelled one.
     HandOver,
     /// The carrier loses a parcel.
     Lose,
-    /// The carrier brings a parcel back.
+    /// The carrier returns a parcel.
     BringBack,
 }
 
-/// One order and what is done about it.
+/// An order and the actions on it.
 #[derive(Clone, Debug)]
 pub struct OrderPlan {
-    /// Which, from 0.
+    /// Its number, from 0.
     pub nth: u64,
-    /// When it is placed, from the start.
+    /// Time of its placement since the start.
     pub at: Duration,
-    /// What it is like.
+    /// Its kind.
     pub kind: OrderKind,
-    /// Each with its time after the placing.
+    /// Actions with their time after the placement.
     pub messages: Vec<(Duration, OrderAction)>,
-    /// Drawn for whatever else is to be drawn about it.
+    /// Seed of all other random choices about it.
     pub seed: u64,
 }
 
-/// What is disturbed.
+/// A component that gets faults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Component {
     /// A worker.
@@ -112,60 +112,60 @@ pub enum Component {
     Postgres,
     /// The payment provider's simulator.
     Payments,
-    /// The carrier's.
+    /// The carrier's simulator.
     Carrier,
 }
 
-/// How it is disturbed.
+/// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultKind {
-    /// Killed and started again after a while.
+    /// Kills the component and restarts it at the end.
     Kill,
-    /// Frozen for a while.
+    /// Freezes the component.
     Freeze,
-    /// Its connections are cut.
+    /// Cuts its connections.
     CutConnections,
-    /// Its answers are lost for a while.
+    /// Drops its responses.
     LoseAnswers,
-    /// It answers 503 for a while.
+    /// Makes it respond with 503.
     Fail,
-    /// It is slow for a while.
+    /// Makes it slow.
     Slow,
-    /// Events are delivered twice or in another order for a while.
+    /// Duplicates or reorders its events.
     ScrambleEvents,
-    /// It refuses what it is asked to take back.
+    /// Makes it reject cancellations.
     Refuse,
 }
 
 /// One fault.
 #[derive(Clone, Copy, Debug)]
 pub struct FaultPlan {
-    /// When, from the start.
+    /// Start time since the run's start.
     pub at: Duration,
-    /// How long.
+    /// Duration.
     pub lasts: Duration,
-    /// What.
+    /// The component.
     pub part: Component,
-    /// How.
+    /// The kind of fault.
     pub how: FaultKind,
 }
 
-/// A run.
+/// The plan of a run.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// In the order of their placing.
+    /// Orders by time of placement.
     pub orders: Vec<OrderPlan>,
-    /// In the order of their beginning.
+    /// Faults by start time.
     pub faults: Vec<FaultPlan>,
 }
 
-/// Workers and APIs of a run.
+/// Number of workers of a run.
 pub const WORKERS: usize = 2;
-/// As many.
+/// Number of APIs of a run.
 pub const APIS: usize = 2;
 
 impl Plan {
-    /// Draws a run.
+    /// Generates a plan.
     pub fn draw(args: &ChaosArgs) -> Self {
         let (scenario, rate) = (args.scenario, u64::from(args.rate));
         let mut random = Random::new(args.seed);

@@ -1,4 +1,4 @@
-//! After the faults: everybody answers what is asked, until nothing moves any more.
+//! After the faults: resolves everything that orders wait for, until the stack is quiescent.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,26 +15,26 @@ use super::world::Environment;
 use crate::open_loop::Random;
 use waybill_stack::invariants::{Order, Sources, Violation};
 
-/// Between two rounds.
+/// Interval between two rounds.
 const ROUND_EVERY: Duration = Duration::from_secs(1);
-/// An order that needs an operator is retried once in so many rounds: a retry begins the step again.
+/// Rounds between two retries of an order that requires attention: a retry restarts the step.
 const RETRY_EVERY_ROUNDS: u64 = 5;
 
-/// Whether the order waits for nothing but an operator.
+/// Returns whether the order waits only for an operator.
 pub fn is_quiescent(order: &Order) -> bool {
     let gone = |status| {
         matches!(status, FulfilmentStatus::Lost | FulfilmentStatus::Returned | FulfilmentStatus::Cancelled)
     };
-    // What was lost or brought back is for the customer and an operator to settle.
+    // The customer and an operator must resolve a lost or returned parcel.
     order.status.is_terminal()
         || order.status == OrderStatus::Shipped
             && order.shipments.iter().all(|shipment| gone(shipment.status))
 }
 
-/// Drives everything to rest. Gives what does not come to rest within `limit`.
+/// Drives the stack until it is quiescent. Returns the orders and workflows that are not at rest within `limit`.
 ///
 /// # Errors
-/// When Postgres can't be read.
+/// When Postgres cannot be read.
 pub async fn wait_until_quiescent(
     world: &Environment,
     sources: &Sources<'_>,
@@ -52,7 +52,7 @@ pub async fn wait_until_quiescent(
             return Ok(Vec::new());
         }
         if Instant::now() > deadline {
-            let rule = "everything comes to rest";
+            let rule = "the stack becomes quiescent";
             let moving = moving.iter().map(|order| order.violation(rule, order.status.as_str()));
             let others = open.into_iter().chain(running);
             let others = others.map(|detail| Violation { order: None, rule, detail });
@@ -67,7 +67,7 @@ pub async fn wait_until_quiescent(
     Ok(Vec::new())
 }
 
-/// Gives an order what it waits for.
+/// Resolves the external event that an order waits for.
 async fn resolve_wait(world: &Environment, random: &mut Random, order: &Order, round: u64) {
     let id = &order.id;
     match order.status {
@@ -95,7 +95,7 @@ async fn resolve_wait(world: &Environment, random: &mut Random, order: &Order, r
     }
 }
 
-/// Refunds and returns that have not ended.
+/// Returns the refunds and returns that have not ended.
 async fn open_after_sales(pool: &PgPool) -> Result<Vec<String>> {
     let open = sqlx::query_scalar::<_, String>(
         "select format('refund %s of order %s is %s', id, order_id, state) from refunds
@@ -107,7 +107,7 @@ async fn open_after_sales(pool: &PgPool) -> Result<Vec<String>> {
     Ok(open.fetch_all(pool).await?)
 }
 
-/// Workflows that still run although their order has ended.
+/// Returns the workflows that are still running after their order has ended.
 async fn running_after_end(
     world: &Environment,
     sources: &Sources<'_>,
@@ -122,11 +122,11 @@ async fn running_after_end(
     Ok(running
         .into_iter()
         .filter(|execution| ended(execution.workflow_id.trim_start_matches("order:")))
-        .map(|execution| format!("{} still runs", execution.workflow_id))
+        .map(|execution| format!("{} is still running", execution.workflow_id))
         .collect())
 }
 
-/// Receives what is to come back, and lets the bank settle what is pending.
+/// Receives the outstanding returns and settles the pending refunds.
 async fn finish_after_sales(world: &Environment, random: &mut Random, pool: &PgPool) -> Result<()> {
     let awaited = sqlx::query(
         "select r.id, l.line, sum(l.quantity)::bigint as quantity from returns r

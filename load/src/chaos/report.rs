@@ -1,4 +1,4 @@
-//! What a run offered, what came of it, and every broken invariant with its order's timeline.
+//! The report of a run: its orders and faults, the responses, and each broken invariant with its order's timeline.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -12,7 +12,7 @@ use super::plan::Plan;
 use super::world::RequestLog;
 use waybill_stack::invariants::{Order, Violation};
 
-/// A run.
+/// The report of a run.
 #[derive(Debug)]
 pub struct Report {
     seed: u64,
@@ -20,7 +20,7 @@ pub struct Report {
     faults: BTreeMap<String, u64>,
     answers: BTreeMap<(String, String), u64>,
     statuses: BTreeMap<String, u64>,
-    /// Every broken invariant.
+    /// The broken invariants.
     pub violations: Vec<Violation>,
     timelines: BTreeMap<String, String>,
     money: BTreeMap<String, String>,
@@ -59,7 +59,7 @@ impl Report {
     }
 }
 
-/// What our ledger and the provider's have of the orders with broken invariants.
+/// Formats Waybill's and the provider's ledger entries for the orders with broken invariants.
 pub(super) async fn ledger_summary(
     pool: &PgPool,
     provider: &Value,
@@ -102,7 +102,7 @@ impl fmt::Display for Report {
         for ((what, answer), count) in &self.answers {
             by_request.entry(what).or_default().push(format!("{answer}: {count}"));
         }
-        writeln!(f, "Answers:")?;
+        writeln!(f, "Responses:")?;
         for (what, answers) in by_request {
             writeln!(f, "  {what:<16} {}", answers.join(", "))?;
         }

@@ -1,4 +1,4 @@
-//! Whom a run talks to, and what it was answered.
+//! The endpoints of a run, and the log of its requests and responses.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -13,25 +13,25 @@ use waybill_stack::Stack;
 use waybill_stack::client::{Client, Reply};
 use waybill_stack::servers::temporal_http::TemporalHttp;
 
-/// How often a request is sent that is not answered, or is answered that it should be sent again.
+/// Maximum attempts of a request without a response or with a retryable one.
 const ATTEMPTS_MAX: u32 = 40;
-/// Between two of those. A freeze lasts up to 8 s.
+/// Delay between two attempts. A freeze lasts up to 8 s.
 const TRY_AGAIN_AFTER: Duration = Duration::from_millis(500);
-/// A request to a frozen process is given up after this long.
+/// Timeout of a request, for example to a frozen process.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 
-/// What was promised about an order.
+/// A commitment to a client about an order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Commitment {
     /// The order was accepted.
     Accepted,
-    /// It is cancelled.
+    /// The order is cancelled.
     Cancelled,
-    /// It will be, if the carrier can stop it.
+    /// The order will be cancelled if the carrier can stop the shipment.
     Cancelling,
-    /// One unit more of its first line is cancelled.
+    /// One more unit of its first line is cancelled.
     OneUnitCancelled,
-    /// A reviewer's or the customer's answer was taken.
+    /// A reviewer's decision or the customer's amendment was accepted.
     Answered(&'static str),
     /// A refund was accepted.
     Refund,
@@ -39,21 +39,21 @@ pub enum Commitment {
     Return,
 }
 
-/// What came of everything that was sent.
+/// The log of all requests.
 #[derive(Debug, Default)]
 pub struct RequestLog {
-    /// What was promised, by order.
+    /// The commitments by order.
     pub promises: BTreeMap<String, Vec<Commitment>>,
-    /// How often each kind of request got each answer.
+    /// Count per kind of request and response.
     pub answers: BTreeMap<(String, String), u64>,
-    /// Answers that must never be given.
+    /// Responses that violate the contract.
     pub wrong: Vec<String>,
 }
 
-/// Everybody that a customer, a reviewer, an operator, a bank and a carrier talk to.
+/// The endpoints for customers, reviewers, operators, the bank and the carrier.
 pub struct Environment {
     clients: Vec<Client>,
-    /// Temporal, as the `temporal` CLI sees it.
+    /// Temporal's HTTP API.
     pub temporal: TemporalHttp,
     http: reqwest::Client,
     carrier: String,
@@ -62,10 +62,10 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// Of a stack and the clients of its APIs.
+    /// For a stack and the clients of its APIs.
     ///
     /// # Errors
-    /// When no HTTP client can be made.
+    /// When the HTTP client cannot be created.
     pub fn of(stack: &Stack, clients: Vec<Client>) -> Result<Self> {
         Ok(Self {
             clients,
@@ -77,23 +77,23 @@ impl Environment {
         })
     }
 
-    /// Looks at the log, or adds to it.
+    /// Reads or changes the log.
     pub fn with_log<T>(&self, look: impl FnOnce(&mut RequestLog) -> T) -> T {
         look(&mut self.log.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Notes what was promised about an order.
+    /// Records a commitment about an order.
     pub fn record_commitment(&self, order: &str, promise: Commitment) {
         self.with_log(|log| log.promises.entry(order.to_owned()).or_default().push(promise));
     }
 
-    /// Notes how a request ended.
+    /// Records the response to a request.
     pub fn count_response(&self, what: &str, answer: impl ToString) {
         self.with_log(|log| *log.answers.entry((what.to_owned(), answer.to_string())).or_default() += 1);
     }
 
-    /// Sends a request, to one API and then to the other, until there is an answer that a client does not repeat. The
-    /// request is the same each time, its idempotency key included.
+    /// Sends a request, alternating between the APIs, until there is a response that a client does not retry. All
+    /// attempts are identical, including the idempotency key.
     pub async fn request(
         &self,
         what: &str,
@@ -112,7 +112,7 @@ impl Environment {
                     return Some(reply);
                 }
             } else {
-                self.count_response(what, "no answer");
+                self.count_response(what, "no response");
             }
             tokio::time::sleep(TRY_AGAIN_AFTER).await;
         }
@@ -123,12 +123,12 @@ impl Environment {
         let status = reply.status.as_u16();
         let retries = reply.header("retry-after").is_some();
         if status >= 500 && !(status == 503 && retries) || status == 429 && !retries {
-            let shown = format!("{what} was answered {status} (Retry-After: {retries}): {}", reply.body);
+            let shown = format!("{what} returned {status} (Retry-After: {retries}): {}", reply.body);
             self.with_log(|log| log.wrong.push(shown));
         }
     }
 
-    /// Posts JSON under an idempotency key of its own.
+    /// Posts JSON with a new idempotency key.
     pub async fn post(&self, what: &str, random: &mut Random, path: &str, body: &Value) -> Option<Reply> {
         let key = waybill_stack::client::new_key();
         self.request(what, random, |client| {
@@ -137,7 +137,7 @@ impl Environment {
         .await
     }
 
-    /// The order as the API has it.
+    /// Reads the order from the API.
     pub async fn order(&self, random: &mut Random, id: &str) -> Option<Reply> {
         let path = format!("/v1/orders/{id}");
         self.request("read", random, |client| client.request(Method::GET, &path))
@@ -145,19 +145,19 @@ impl Environment {
             .filter(|r| r.status.is_success())
     }
 
-    /// What the carrier does to a shipment; whether it could.
+    /// Performs a carrier's step on a shipment; returns whether it succeeded.
     pub async fn carrier_control(&self, shipment: &str, step: &str) -> bool {
         let url = format!("{}/_sim/labels/{shipment}/{step}", self.carrier);
         self.http.post(url).send().await.is_ok_and(|reply| reply.status().is_success())
     }
 
-    /// What a bank or a customer does at the payment provider; whether it could.
+    /// Performs a bank's or a customer's action at the payment provider; returns whether it succeeded.
     pub async fn provider_control(&self, path: &str, body: Value) -> bool {
         let url = format!("{}/_sim/{path}", self.payments);
         self.http.post(url).json(&body).send().await.is_ok_and(|reply| reply.status().is_success())
     }
 
-    /// The provider's ledger.
+    /// Returns the provider's ledger.
     pub async fn payments(&self) -> Value {
         let url = format!("{}/_sim/ledger", self.payments);
         match self.http.get(url).send().await {

@@ -1,12 +1,12 @@
-//! File descriptors: each connection is one, and a process may have fewer than it may accept.
+//! The limit of open files: each connection uses a file descriptor, and the limit may be too low for the connections.
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-/// Files that a process needs besides clients' connections: to Postgres and Temporal, listeners, the log, the runtime's.
+/// Files that a process needs in addition to clients' connections: Postgres, Temporal, listeners, the log, the runtime.
 const OTHER_FILES: u64 = 256;
 
-/// Raises this process's limit of open files, as far as the system lets it, so that the limit on connections is reached
-/// first: a process without files can't reach Postgres either. Shells often start with 1,024.
+/// Raises this process's limit of open files, as far as the system allows, so that the connection limit is reached
+/// first: a process without files cannot reach Postgres either. Shells often start with 1,024.
 pub(super) fn raise_file_limit(connections_max: usize) {
     let wanted = u64::try_from(connections_max).unwrap_or(u64::MAX).saturating_add(OTHER_FILES);
     let mut limit = getrlimit(Resource::Nofile);
@@ -15,10 +15,6 @@ pub(super) fn raise_file_limit(connections_max: usize) {
     limit.current = Some(allowed.max(current));
     let raised = setrlimit(Resource::Nofile, limit);
     if allowed < wanted || raised.is_err() {
-        tracing::warn!(
-            wanted,
-            allowed,
-            "fewer files may be open than the limit on connections needs (ulimit -n)"
-        );
+        tracing::warn!(wanted, allowed, "open-file limit (ulimit -n) is too low for the connection limit");
     }
 }

@@ -1,12 +1,11 @@
-//! The HTTP server of both binaries. It is `axum::serve` with three bounds on what a client can hold: a head that does
-//! not come, a connection that nobody uses, and the number of connections.
+//! The HTTP server of both binaries: `axum::serve` with a timeout for request heads, a timeout for idle connections,
+//! and a limit on connections.
 //!
-//! At the limit a new connection is answered 503 and closed, before anything of it is read. The other choice, to stop
-//! accepting, leaves clients in the kernel's queue until they give up: they can't tell a full process from a slow one,
-//! and a load balancer's health check waits there like them instead of moving the traffic elsewhere.
+//! At the limit the server responds 503 to a new connection and closes it before reading from it. If it stopped
+//! accepting instead, clients would wait in the kernel's queue until they time out: they cannot distinguish a full
+//! process from a slow one, and a load balancer's health check would wait there, too, instead of moving the traffic.
 //!
-//! Deliberately absent: a bound on how long a response takes. Most fit the kernel's buffer, and a handler bounds its own
-//! work.
+//! Deliberately absent: a timeout for responses. Most fit the kernel's buffer, and a handler limits its own work.
 
 mod file_limit;
 mod timeouts;
@@ -31,33 +30,35 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// How long a request's head may take from its first byte, and the first one from the connection's beginning: as long as
-/// a body may take. A head is a few hundred bytes; a client that needs longer is gone, or keeps the connection on purpose.
+/// Timeout for a request's head from its first byte, and for the first one from the start of the connection: the same
+/// as for a body. A head is a few hundred bytes; a client that takes longer has disappeared or holds the connection on
+/// purpose.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a connection may wait for its next request. Longer than the 60 s that load balancers keep one by default
-/// (AWS's ALB, nginx towards its upstreams): the balancer closes it first, and sends no request into one that is closing.
+/// How long a connection may wait for its next request. Longer than the default idle timeout of load balancers, 60 s
+/// (AWS's ALB, nginx towards its upstreams): the balancer closes the connection first, and so never sends a request
+/// into one that is closing.
 const IDLE_MAX: Duration = Duration::from_secs(75);
-/// Connections above the limit that are answered at a time; further ones are closed without an answer, so that answering
-/// them costs no more than this.
+/// Limit on concurrent 503 responses to connections above the limit; the server closes further ones without a response,
+/// which bounds the cost of rejections.
 const REJECTIONS_MAX: usize = 64;
-/// How long it may take to answer one above the limit.
+/// Timeout for the response to a connection above the limit.
 const REJECTION_WAIT_MAX: Duration = Duration::from_secs(1);
-/// How much is read at a time of what a client above the limit sends, in bytes. Nothing looks at it.
+/// Size of the buffer for the discarded request of a client above the limit, in bytes.
 const DISCARDED_BYTES: usize = 1_024;
 
-/// What a client can hold at most.
+/// The server's limits.
 #[derive(Debug, Clone, Copy)]
 pub struct ServerLimits {
-    /// Connections that are open at a time.
+    /// The maximum number of open connections.
     pub connections_max: usize,
-    /// How long a request's head may take.
+    /// Timeout for a request's head.
     pub header_wait_max: Duration,
     /// How long a connection may wait for its next request.
     pub idle_max: Duration,
 }
 
 impl ServerLimits {
-    /// So many connections, and the times that a production server has.
+    /// Returns limits with this number of connections and production timeouts.
     pub fn connections(connections_max: usize) -> Self {
         Self { connections_max, header_wait_max: HEADER_TIMEOUT, idle_max: IDLE_MAX }
     }
@@ -79,7 +80,7 @@ impl Server {
     /// Serves `router`; `rejection` is the whole response, head and body, to a connection above the limit.
     ///
     /// # Errors
-    /// When the registry has metrics of that name.
+    /// When the registry already has metrics of these names.
     pub fn new(
         router: Router,
         limits: ServerLimits,
@@ -100,18 +101,18 @@ impl Server {
             )?,
             rejected: register_int_counter_with_registry!(
                 "waybill_http_connections_refused_total",
-                "HTTP connections that were refused because too many were open",
+                "HTTP connections rejected because the connection limit was reached",
                 registry
             )?,
         })
     }
 
-    /// Serves until `shutdown`; then it accepts nothing more, closes idle connections, and returns when the requests
-    /// under way are answered.
+    /// Serves until `shutdown`; then it accepts no more connections, closes idle ones, and returns when the requests in
+    /// flight are complete.
     pub async fn run(self, mut listener: TcpListener, shutdown: CancellationToken) {
         let connections = TaskTracker::new();
         loop {
-            // axum's `accept` logs a failure and tries again: after a second where the process has no more files.
+            // axum's `accept` logs a failure and retries: after a second if the process has no more files.
             let (stream, _) = tokio::select! {
                 () = shutdown.cancelled() => break,
                 accepted = Listener::accept(&mut listener) => accepted,
@@ -136,7 +137,7 @@ impl Server {
         let rejection = self.rejection.clone();
         tokio::spawn(async move {
             if let Ok(Err(error)) = timeout(REJECTION_WAIT_MAX, answer_and_close(stream, &rejection)).await {
-                tracing::debug!(%error, "a client above the connection limit did not take its answer");
+                tracing::debug!(%error, "failed to send 503 to a client over the connection limit");
             }
             drop(permit);
         });
@@ -146,13 +147,13 @@ impl Server {
 async fn answer_and_close(mut stream: TcpStream, answer: &[u8]) -> io::Result<()> {
     stream.write_all(answer).await?;
     stream.shutdown().await?;
-    // The kernel resets a connection that is closed before all that came is read, and the client may then lose the answer.
+    // If a connection is closed with unread data, the kernel resets it, and the client may lose the response.
     let mut discarded = [0; DISCARDED_BYTES];
     while stream.read(&mut discarded).await? > 0 {}
     Ok(())
 }
 
-/// Counts a connection for as long as it is open.
+/// Counts a connection while it is open.
 struct OpenConnectionGauge(IntGauge);
 
 impl OpenConnectionGauge {
@@ -168,7 +169,7 @@ impl Drop for OpenConnectionGauge {
     }
 }
 
-/// What a connection holds for as long as it is open.
+/// The resources that a connection holds while it is open.
 struct Connection {
     place: OwnedSemaphorePermit,
     open: OpenConnectionGauge,
@@ -190,7 +191,7 @@ impl Connection {
             let answered = hyper::service::Service::call(&router, request.map(Body::new));
             async move {
                 let response = answered.await?;
-                // Busy until the body has been sent, or dropped.
+                // The request is in progress until its response body has been sent or dropped.
                 Ok::<_, std::convert::Infallible>(response.map(|body| {
                     body.map_frame(move |frame| {
                         let _held = &busy;
@@ -199,7 +200,7 @@ impl Connection {
                 }))
             }
         });
-        // hyper's own timeout runs from the moment at which it waits for a request, so it is the one for idle connections;
+        // hyper's own timeout starts when it waits for a request, so it serves as the one for idle connections;
         // `TimedStream` has the one for heads.
         let serving = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -214,7 +215,7 @@ impl Connection {
             }
         };
         if let Err(error) = served {
-            tracing::debug!(%error, "a connection ended early");
+            tracing::debug!(%error, "connection closed with an error");
         }
         drop(self.open);
         drop(self.place);

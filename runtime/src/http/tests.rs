@@ -5,11 +5,11 @@ use axum::routing::{get, post};
 use std::net::SocketAddr;
 use tokio::{task::JoinHandle, time::sleep};
 
-/// A time that is over soon.
+/// A timeout that elapses in a test.
 const SHORT: Duration = Duration::from_millis(300);
-/// A time that no test reaches.
+/// A timeout that does not elapse in a test.
 const LONG: Duration = Duration::from_secs(300);
-/// By then what a test waits for is there, or never will be.
+/// The limit on a test's waits.
 const WAIT_MAX: Duration = Duration::from_secs(30);
 
 const LIMITS: ServerLimits = ServerLimits { connections_max: 100, header_wait_max: LONG, idle_max: LONG };
@@ -63,7 +63,7 @@ impl TestServer {
     }
 }
 
-/// Sends a request and reads an answer that ends in `end`.
+/// Sends a request and reads a response that ends in `end`.
 async fn send_and_expect(client: &mut TcpStream, request: &[u8], end: &str) {
     client.write_all(request).await.unwrap();
     let mut answer = Vec::new();
@@ -73,10 +73,10 @@ async fn send_and_expect(client: &mut TcpStream, request: &[u8], end: &str) {
     }
 }
 
-/// Waits until the server closes, and gives what it sent before.
+/// Waits until the server closes the connection, and returns the data that it sent before.
 async fn read_to_end(client: &mut TcpStream) -> String {
     let mut rest = Vec::new();
-    timeout(WAIT_MAX, client.read_to_end(&mut rest)).await.expect("the server closes").ok();
+    timeout(WAIT_MAX, client.read_to_end(&mut rest)).await.expect("the server closes the connection").ok();
     String::from_utf8(rest).unwrap()
 }
 
@@ -107,7 +107,7 @@ async fn dripping_head_is_closed_after_its_timeout() {
             sleep(SHORT / 10).await;
         }
     };
-    timeout(WAIT_MAX, drip).await.expect("it is closed");
+    timeout(WAIT_MAX, drip).await.expect("the connection is closed");
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! What a connection is doing, and the timeout of a request's head that follows from it.
+//! The phase of a connection, and the timeout for a request's head that depends on it.
 
 use std::{
     future::Future,
@@ -16,24 +16,24 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
-/// Nothing of the next request has come.
+/// The connection has received nothing of the next request.
 const IDLE: u8 = 0;
-/// A request's head is coming.
+/// The connection is receiving a request's head.
 const HEAD: u8 = 1;
-/// A request is being answered.
+/// A request is in progress.
 const BUSY: u8 = 2;
 
-/// What a connection is doing. The stream and the service of one connection share it; they run in one task.
+/// The phase of a connection. Its stream and its service share it; they run in one task.
 #[derive(Clone)]
 pub(super) struct ConnectionPhase(Arc<AtomicU8>);
 
 impl ConnectionPhase {
-    /// The first head is due at once: a client connects in order to send it.
+    /// The timeout for the first head starts immediately: a client connects in order to send it.
     pub(super) fn new() -> Self {
         Self(Arc::new(AtomicU8::new(HEAD)))
     }
 
-    /// A request's head is there; it is answered when the guard is dropped.
+    /// Marks a request as in progress until the guard is dropped.
     pub(super) fn begin_request(&self) -> RequestGuard {
         self.set(BUSY);
         RequestGuard(self.clone())
@@ -48,7 +48,7 @@ impl ConnectionPhase {
     }
 }
 
-/// A request that is being answered.
+/// A request in progress.
 pub(super) struct RequestGuard(ConnectionPhase);
 
 impl Drop for RequestGuard {
@@ -57,13 +57,13 @@ impl Drop for RequestGuard {
     }
 }
 
-/// A stream whose reads fail when a request's head takes too long.
+/// A stream whose reads fail if a request's head takes too long.
 pub(super) struct TimedStream<S> {
     stream: S,
     phase: ConnectionPhase,
     header_wait_max: Duration,
     deadline: Instant,
-    /// Made only when a head does not come at once: most come in one piece.
+    /// Created only if a head does not arrive in one read: most do.
     sleep: Option<Pin<Box<Sleep>>>,
 }
 

@@ -1,4 +1,4 @@
-//! Word to a workflow: what webhooks say, as signals and updates, and what people ask for, as updates.
+//! Messages to workflows: webhook events as signals and updates, requests of users and operators as updates.
 
 use super::{CALL_TIMEOUT, OrderStart, WorkflowClient, WorkflowClientError, no_retries};
 use std::{str::FromStr, time::Duration};
@@ -20,16 +20,16 @@ use waybill_workflows::{
     payloads::*,
 };
 
-/// An update waits for a worker to take it up: longer than a worker's crash is noticed (see `TASK_MAX`).
+/// Timeout of an update: longer than Temporal takes to detect a worker's crash (see `WORKFLOW_TASK_TIMEOUT`).
 const UPDATE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often an update is sent if the workflow task that took it up is lost.
+/// How often an update is sent if its workflow task is lost.
 const UPDATE_ATTEMPTS_MAX: u32 = 3;
 
 impl WorkflowClient {
-    /// Hands a webhook's message to the workflow it is for. The message's id makes it count once.
+    /// Signals a webhook's message to its workflow. The message's id deduplicates it.
     ///
     /// # Errors
-    /// When the workflow has ended, or Temporal is away.
+    /// When the workflow has closed, or Temporal is unavailable.
     pub async fn signal(&self, message: &Message) -> Result<(), WorkflowClientError> {
         let client = self.client().await?;
         let handle = client.get_workflow_handle::<OrderWorkflow>(message.order_id.workflow_id());
@@ -42,7 +42,7 @@ impl WorkflowClient {
             "payment_event" => handle.signal(OrderWorkflow::payment_event, payload, options).await,
             "refund_event" => {
                 let event = serde_json::from_value::<RefundEvent>(message.payload.clone());
-                // What this release can't read has no workflow here.
+                // A message that this release cannot parse has no workflow.
                 let refund = event.map_err(|_| WorkflowClientError::NoWorkflow)?.refund_id;
                 let handle = client.get_workflow_handle::<RefundWorkflow>(refund.workflow_id());
                 handle.signal(RefundWorkflow::refund_event, payload, options).await
@@ -72,12 +72,12 @@ impl WorkflowClient {
         })
     }
 
-    /// Tells an order's workflow what the carrier says of a shipment, if a worker is there to take it up: then it costs
-    /// Temporal a third of a signal. The message's id makes it count once.
+    /// Sends a carrier event to an order's workflow as an update, which requires an available worker and costs Temporal
+    /// a third of a signal. The message's id deduplicates it.
     ///
     /// # Errors
-    /// When the workflow has ended, does not take updates of this kind (it is on a worker of an earlier release), or
-    /// nobody takes it up in time; it may be taken up all the same.
+    /// When the workflow has closed, does not support this update (its worker runs an earlier release), or no worker
+    /// processes the update in time; a worker may still process it later.
     pub async fn update_with_shipment_event(
         &self,
         message: &Message,
@@ -96,11 +96,11 @@ impl WorkflowClient {
             .map_err(from_update_error)
     }
 
-    /// Asks the order to cancel itself; an order that has no workflow yet gets one, so that the request is not lost.
-    /// The same `update_id` counts once.
+    /// Requests the cancellation of an order. Starts the workflow of an order that has none yet, so that the request is
+    /// not lost. The `update_id` deduplicates the request.
     ///
     /// # Errors
-    /// When the order refuses, has ended, or Temporal or the workers are away.
+    /// When the workflow rejects the request or has closed, or Temporal or the workers are unavailable.
     pub async fn cancel(
         &self,
         start: &OrderStart,
@@ -159,10 +159,10 @@ impl WorkflowClient {
             .await
     }
 
-    /// Decides on an order in review.
+    /// Sends the decision on an order in review.
     ///
     /// # Errors
-    /// When the order refuses, has ended, or Temporal or the workers are away.
+    /// When the workflow rejects the request or has closed, or Temporal or the workers are unavailable.
     pub async fn decide(
         &self,
         order: OrderId,
@@ -177,10 +177,10 @@ impl WorkflowClient {
             .map_err(from_update_error)
     }
 
-    /// Answers a shortage for the customer.
+    /// Sends the customer's decision on a shortage.
     ///
     /// # Errors
-    /// When the order refuses, has ended, or Temporal or the workers are away.
+    /// When the workflow rejects the request or has closed, or Temporal or the workers are unavailable.
     pub async fn amend(
         &self,
         order: OrderId,
@@ -195,10 +195,10 @@ impl WorkflowClient {
             .map_err(from_update_error)
     }
 
-    /// Does something about what an order needs somebody for.
+    /// Sends an operator action for an attention item of the order.
     ///
     /// # Errors
-    /// When the order refuses, has ended, or Temporal or the workers are away.
+    /// When the workflow rejects the request or has closed, or Temporal or the workers are unavailable.
     pub async fn operate(
         &self,
         order: OrderId,
@@ -215,7 +215,7 @@ impl WorkflowClient {
     }
 }
 
-/// What an operator's message is about. What this release can't read has no workflow here.
+/// Returns the subject of an operator's message. A message that this release cannot parse has no workflow.
 fn subject_id<T: FromStr>(message: &Message) -> Result<T, WorkflowClientError> {
     let about = message.payload["about"].as_str().and_then(|id| id.parse().ok());
     about.ok_or(WorkflowClientError::NoWorkflow)
@@ -228,8 +228,8 @@ fn update_options(update_id: String) -> WorkflowExecuteUpdateOptions {
         .build()
 }
 
-/// Whether the workflow task that took the update up was lost, as when a signal comes in just while the workflow ends:
-/// the update was not taken in, and may be sent again.
+/// Returns whether the workflow task with the update was lost, as when a signal arrives while the workflow closes: the
+/// update was not accepted, and can be sent again.
 fn is_task_lost(error: &WorkflowUpdateError) -> bool {
     matches!(error, WorkflowUpdateError::Rpc(status)
         if status.code() == temporalio_client::tonic::Code::FailedPrecondition)

@@ -1,7 +1,5 @@
-//! Moves labels on by themselves: handed over, then delivered, each after its delay.
-//!
-//! One task looks at the oldest label that waits. All due times follow from the ledger, so a restart keeps
-//! them.
+//! Moves labels on automatically: handed over, then delivered, each after its delay. One task processes the oldest
+//! waiting label. All due times follow from the ledger, so they survive a restart.
 
 use std::time::Duration;
 
@@ -12,10 +10,10 @@ use super::Shared;
 use super::model::{Labels, Step};
 use crate::exchange::commit;
 
-/// How soon a label booked meanwhile is seen.
+/// Interval at which new labels are noticed.
 const POLL: Duration = Duration::from_millis(10);
 
-/// The pace at which labels move on.
+/// The delays of automatic progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AutoProgress {
     /// From booking to hand-over.
@@ -25,7 +23,7 @@ pub struct AutoProgress {
 }
 
 impl AutoProgress {
-    /// The next step that is due by now, if any.
+    /// Returns a step that is due, if any.
     fn due(self, labels: &Labels) -> Option<(String, Step)> {
         let now = Timestamp::now();
         let waiting = [
@@ -48,14 +46,14 @@ pub(super) fn spawn(core: Shared, mut auto: watch::Receiver<Option<AutoProgress>
 }
 
 async fn progress(core: &Shared, auto: &mut watch::Receiver<Option<AutoProgress>>) {
-    // An error means that nobody can set the pace any more: the simulator is gone.
+    // An error means that the simulator was dropped.
     while let Ok(pace) = auto.wait_for(Option::is_some).await.map(|pace| *pace) {
         let due = pace.and_then(|pace| core.ledger.read(|book| pace.due(&book.records)));
         let moved = due.map(|(reference, step)| commit(core, None, |labels| step.take(labels, &reference)));
         if moved.is_none_or(|reply| reply.status != 200) {
             tokio::time::sleep(POLL).await;
         }
-        // Many labels may be due at once; requests come first.
+        // Many labels may be due at the same time; requests take precedence.
         tokio::task::yield_now().await;
     }
 }

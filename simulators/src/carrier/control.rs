@@ -1,4 +1,4 @@
-//! What a test or a person does in the place of the carrier's vans.
+//! Control routes: a test or an operator moves labels on instead of the carrier.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ struct Delays {
     deliver_after_ms: u64,
 }
 
-/// `null` ends automatic progress.
+/// `null` disables automatic progress.
 async fn set_auto(Extension(pace): Extension<Pace>, Json(delays): Json<Option<Delays>>) -> StatusCode {
     pace.send_replace(delays.map(|delays| AutoProgress {
         hand_over_after: Duration::from_millis(delays.hand_over_after_ms),

@@ -12,7 +12,7 @@ use crate::faults::{InjectedFaults, Route};
 use crate::ledger::Records;
 use crate::new_id;
 
-/// What a label is booked with. Unknown fields are let through, as a carrier's API would.
+/// The booking request. Unknown fields are accepted, as by a carrier's API.
 #[derive(Deserialize)]
 struct Order {
     reference: String,
@@ -21,7 +21,7 @@ struct Order {
     parcels: Vec<Parcel>,
 }
 
-/// Where to, as far as it is looked at. A postal code is not: some countries have none.
+/// The validated part of the destination. The postal code is not validated: some countries have none.
 #[derive(Deserialize)]
 struct Address {
     line1: String,
@@ -38,7 +38,7 @@ impl Address {
         country && self.line1 != "UNDELIVERABLE"
     }
 
-    /// By which means the receiver can be reached: the names alone, as the ledger holds no personal data.
+    /// The available contact channels. Only their names, because the ledger contains no personal data.
     fn contacts(&self) -> Vec<String> {
         let given = [("phone", &self.phone), ("email", &self.email)];
         given.iter().filter(|(_, value)| value.is_some()).map(|(name, _)| (*name).to_owned()).collect()
@@ -61,10 +61,10 @@ impl Order {
     fn book(self, labels: &Labels, injected: &InjectedFaults) -> OperationOutcome<Label> {
         let op = "book";
         if injected.refuse {
-            return problem(op, 409, "booking_refused", "a fault switch refused").without_stored_reply();
+            return problem(op, 409, "booking_refused", "rejected by a fault rule").without_stored_reply();
         }
         if let Some(code) = &injected.decline {
-            return problem(op, 422, code, "a fault switch rejected the booking").without_stored_reply();
+            return problem(op, 422, code, "rejected by a fault rule").without_stored_reply();
         }
         match labels.by_reference.get(&self.reference) {
             Some(label) if label.status == Status::Cancelled => {
@@ -74,7 +74,7 @@ impl Order {
             None => {}
         }
         if !self.to.is_deliverable() {
-            return problem(op, 422, "address_rejected", "we cannot deliver to this address");
+            return problem(op, 422, "address_rejected", "the carrier does not deliver to this address");
         }
         let booking = Booking {
             id: new_id("lbl"),
@@ -102,7 +102,7 @@ pub(super) async fn get(
     let subject = reference.clone();
     let decide = move |labels: &Labels, _: &InjectedFaults| match labels.by_reference.get(&reference) {
         Some(label) => OperationOutcome::new("lookup", 200, label.json()).without_stored_reply(),
-        None => problem("lookup", 404, "label_not_found", "nothing is known about this reference")
+        None => problem("lookup", 404, "label_not_found", "there is no label for this reference")
             .without_stored_reply(),
     };
     run(core, asked, Route::Read, &subject, decide).await
@@ -118,11 +118,11 @@ pub(super) async fn cancel(
     run(core, asked, Route::Cancel, &subject, decide).await
 }
 
-/// Cancels at the caller's wish. The reply is the confirmation: no event follows.
+/// Cancels at the caller's request. The reply is the confirmation: no event follows.
 fn cancelled(labels: &Labels, reference: String, injected: &InjectedFaults) -> OperationOutcome<Label> {
     let op = "cancel";
     if injected.refuse {
-        return problem(op, 409, "cancel_refused", "a fault switch refused").without_stored_reply();
+        return problem(op, 409, "cancel_refused", "rejected by a fault rule").without_stored_reply();
     }
     let known = labels.by_reference.get(&reference);
     let booking = match known {
@@ -130,7 +130,7 @@ fn cancelled(labels: &Labels, reference: String, injected: &InjectedFaults) -> O
             return OperationOutcome::new(op, 200, label.json());
         }
         Some(label) if label.status != Status::Booked => {
-            return problem(op, 409, "already_handed_over", "the goods are on their way");
+            return problem(op, 409, "already_handed_over", "the shipment was handed over");
         }
         known => known.and_then(|label| label.booking.clone()),
     };

@@ -1,7 +1,5 @@
-//! A carrier: labels, their cancellation, and tracking events.
-//!
-//! JSON in and out. `reference` is Waybill's shipment id and the key of everything: one reference, one label.
-//! Addresses are checked and forgotten; the ledger holds no personal data.
+//! The carrier: labels, their cancellation, and tracking events, as JSON. `reference` is Waybill's shipment id and the
+//! only key: one reference, one label. Addresses are validated but not stored; the ledger contains no personal data.
 
 mod auto;
 mod control;
@@ -27,33 +25,33 @@ use model::Labels;
 
 type Shared = Arc<SimState<Labels>>;
 
-/// How to start the carrier.
+/// The carrier's configuration.
 #[derive(Clone, Debug)]
 pub struct CarrierSimConfig {
-    /// Where to listen; port 0 takes a free one.
+    /// The address to listen on; port 0 takes a free port.
     pub listen: SocketAddr,
-    /// The ledger file; made if it is not there.
+    /// The ledger file; created if it does not exist.
     pub ledger: PathBuf,
-    /// The key that callers must present as a bearer token.
+    /// The key that clients must send as a bearer token.
     pub api_key: String,
-    /// Signs the events as Standard Webhooks say: `whsec_` and base64.
+    /// The secret that signs events by Standard Webhooks: `whsec_` and base64.
     pub webhook_secret: String,
-    /// Base URL of Waybill's API; events go to `{base}/v1/shipments/{reference}/events`. Without it they wait
+    /// Base URL of Waybill's API; events are sent to `{base}/v1/shipments/{reference}/events`. Without it they wait
     /// until [`CarrierSim::set_webhook_target`].
     pub webhook_base: Option<String>,
-    /// Moves labels on without being told to.
+    /// Moves labels on automatically.
     pub auto: Option<AutoProgress>,
 }
 
-/// The carrier, up and serving. Dropping it stops it without waiting.
+/// A running carrier. Dropping it stops it without waiting.
 pub struct CarrierSim {
     running: Running<Labels>,
     auto: watch::Sender<Option<AutoProgress>>,
 }
 
 impl CarrierSim {
-    /// Replays the ledger, binds and serves. Errors: the secret is no `whsec_` secret, the ledger cannot be
-    /// read or is in use, the port is taken.
+    /// Replays the ledger, binds and serves. Fails if the secret is not a `whsec_` secret, the ledger is malformed or
+    /// in use, or the port is in use.
     pub async fn start(config: CarrierSimConfig) -> anyhow::Result<Self> {
         let courier =
             WebhookSender::new(SignatureScheme::standard(&config.webhook_secret)?, config.webhook_base)?;
@@ -65,12 +63,12 @@ impl CarrierSim {
         Ok(Self { running, auto })
     }
 
-    /// `http://` with address and port.
+    /// The base URL: `http://` with address and port.
     pub fn url(&self) -> String {
         self.running.url()
     }
 
-    /// Everything in the ledger, as `GET /_sim/ledger` shows it.
+    /// The complete ledger, as `GET /_sim/ledger` shows it.
     pub fn snapshot(&self) -> Value {
         self.running.core.snapshot()
     }
@@ -80,22 +78,22 @@ impl CarrierSim {
         self.running.core.faults.set(rules);
     }
 
-    /// What each request that a [stall](super::Fault::Stall) holds up is about.
+    /// Returns the subject of each request that a [stall](super::Fault::Stall) blocks.
     pub fn stalled(&self) -> Vec<String> {
         self.running.core.faults.stalled()
     }
 
-    /// The base URL that events go to from now on, those that wait included.
+    /// Sets the base URL for events, including pending ones.
     pub fn set_webhook_target(&self, base: Option<String>) {
         self.running.core.courier.set_target(base);
     }
 
-    /// Moves labels on by themselves, those already booked included, or no longer.
+    /// Enables or disables automatic progress, also for labels that are already booked.
     pub fn set_auto(&self, auto: Option<AutoProgress>) {
         self.auto.send_replace(auto);
     }
 
-    /// Stops taking requests, waits a few seconds at most for those under way, frees port and ledger.
+    /// Stops accepting requests, waits up to a few seconds for those in progress, and releases port and ledger.
     pub async fn stop(self) {
         self.running.stop().await;
     }

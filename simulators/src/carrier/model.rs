@@ -1,4 +1,4 @@
-//! Labels: state, its changes, and its shape on the wire.
+//! Labels: state, transitions, and JSON shape.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +10,7 @@ use crate::exchange::OperationOutcome;
 use crate::ledger::{Event, Records};
 use crate::new_id;
 
-/// All labels by reference, and those under way by the time of their last change, the oldest first.
+/// All labels by reference, and those in progress by the time of their last change, the oldest first.
 #[derive(Default)]
 pub(crate) struct Labels {
     pub by_reference: BTreeMap<String, Label>,
@@ -64,14 +64,14 @@ pub(crate) enum Status {
     Returned,
 }
 
-/// A booking that was printed and can be tracked.
+/// A printed, trackable booking.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Booking {
     pub id: String,
     pub tracking_number: String,
     pub from: String,
     pub country: String,
-    /// By which means the receiver can be reached.
+    /// The available contact channels.
     #[serde(default)]
     pub contacts: Vec<String>,
     pub parcels: Vec<Parcel>,
@@ -83,14 +83,14 @@ pub(crate) struct Parcel {
     pub quantity: u32,
 }
 
-/// What the carrier knows about one reference.
+/// The carrier's record of one reference.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Label {
     pub reference: String,
     pub status: Status,
-    /// When the status last changed.
+    /// The time of the last status change.
     pub since: Timestamp,
-    /// None where the cancellation came before any booking: a late booking is then refused.
+    /// None if the reference was cancelled before any booking: a late booking is rejected.
     pub booking: Option<Booking>,
 }
 
@@ -121,7 +121,7 @@ impl Label {
     }
 }
 
-/// What happens to goods on their way.
+/// A step of a shipment in transit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Step {
@@ -145,7 +145,7 @@ impl Step {
 
     fn possible_from(self, status: Status) -> bool {
         match self {
-            // A cancelled parcel that is scanned all the same: it happens, and Waybill must cope with it.
+            // A cancelled parcel may still be scanned, and Waybill must handle that.
             Self::HandOver => matches!(status, Status::Booked | Status::Cancelled),
             Self::Deliver => matches!(status, Status::HandedOver | Status::Lost),
             Self::Lose => matches!(status, Status::Booked | Status::HandedOver),
@@ -154,7 +154,7 @@ impl Step {
         }
     }
 
-    /// Takes the step and sends its event. Once more: 200, and no event. Out of order: 409.
+    /// Takes the step and sends its event. A repetition returns 200 without an event; a wrong order returns 409.
     pub fn take(self, labels: &Labels, reference: &str) -> OperationOutcome<Label> {
         let (status, op, kind) = self.target();
         let Some(label) = labels.by_reference.get(reference).filter(|label| label.booking.is_some()) else {

@@ -1,8 +1,6 @@
-//! Which amounts Stripe takes: <https://docs.stripe.com/currencies>, with the three-decimal currencies of its edition of
-//! December 2022.
-//!
-//! These rules are written from Stripe's documentation, independently of those in `waybill-domain`: a mistake in one of
-//! the two makes a test fail.
+//! Stripe's rules for amounts: <https://docs.stripe.com/currencies>, with the three-decimal currencies of its version
+//! of December 2022. They are written from Stripe's documentation, independently of those in `waybill-domain`, so that
+//! a mistake in one of the two makes a test fail.
 
 use super::{bad_parameter, error_without_code};
 use crate::exchange::Reply;
@@ -13,7 +11,7 @@ const CURRENCIES: &str = "usd aed afn all amd ang aoa ars aud awg azn bam bbd bd
     mvr mwk mxn myr mzn nad ngn nio nok npr nzd omr pab pen pgk php pkr pln pyg qar ron rsd rub rwf sar sbd scr sek sgd \
     shp sle sos srd std szl thb tjs tnd top try ttd twd tzs uah ugx uyu uzs vnd vuv wst xaf xcd xof xpf yer zar zmw";
 
-/// Stripe's minimum of a charge; 1 where its table has none.
+/// Stripe's minimum charge; 1 for currencies that its table does not list.
 const MINIMUMS: [(&str, i64); 32] = [
     ("usd", 50),
     ("aed", 200),
@@ -60,7 +58,7 @@ pub(super) fn currency(text: &str) -> Result<String, Reply> {
     Err(error_without_code("currency", &message))
 }
 
-/// Rejects a charge that is too small, too large, or no multiple of what the currency has.
+/// Rejects a charge that is too small, too large, or not a multiple of the currency's increment.
 pub(super) fn check_charge(param: &str, amount: i64, currency: &str) -> Result<(), Reply> {
     let minimum = MINIMUMS.iter().find(|(of, _)| *of == currency).map_or(1, |(_, minimum)| *minimum);
     if amount < minimum {
@@ -82,7 +80,7 @@ pub(super) fn check_charge(param: &str, amount: i64, currency: &str) -> Result<(
     check_multiple(param, amount, currency)
 }
 
-/// Rejects an amount of a charge, a capture or a refund that is no multiple of what the currency has.
+/// Rejects an amount of a charge, a capture or a refund that is not a multiple of the currency's increment.
 pub(super) fn check_multiple(param: &str, amount: i64, currency: &str) -> Result<(), Reply> {
     let step = match currency {
         "isk" | "ugx" => 100,

@@ -1,4 +1,4 @@
-//! Capturing what is held, and letting go of it.
+//! Captures and cancels authorizations.
 
 use axum::extract::{Path, State};
 use axum::response::Response;
@@ -10,7 +10,7 @@ use super::{Shared, amounts};
 use crate::exchange::{OperationOutcome, Reply, SimRequest};
 use crate::faults::{InjectedFaults, Route};
 
-/// Why Stripe says it cancelled an intent whose authorization has lapsed.
+/// Stripe's cancellation reason for an intent whose authorization has expired.
 pub(super) const AUTOMATIC: &str = "automatic";
 
 pub(super) async fn capture(
@@ -62,7 +62,7 @@ pub(super) async fn capture(
     Ok(on_intent(core, asked, Route::Capture, id, decide).await)
 }
 
-/// 400: the hold is over. That the intent is cancelled is kept, although the reply is an error.
+/// 400 because the authorization has expired. The intent's cancellation is stored although the reply is an error.
 fn lapsed(op: &'static str, mut intent: Intent) -> OperationOutcome<Item> {
     intent.cancel(Some(AUTOMATIC.to_owned()));
     let message = "The charge cannot be captured: its authorization has expired.";

@@ -1,4 +1,4 @@
-//! What a test or a person does in the place of customers, banks and time.
+//! Control routes: a test or an operator plays the customers, the banks and the passing of time.
 
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -40,7 +40,7 @@ struct Authentication {
     success: bool,
 }
 
-/// The customer passes or fails what the bank asked. After a failure the intent wants another method.
+/// The customer passes or fails authentication. After a failure the intent requires another payment method.
 async fn authenticate(
     Extension(hold): Extension<AuthorizationLifetime>,
     State(core): State<Shared>,
@@ -62,7 +62,7 @@ async fn authenticate(
     })
 }
 
-/// The authorization lapses.
+/// The authorization expires.
 async fn expire(State(core): State<Shared>, Path(id): Path<String>) -> Reply {
     change_intent(&core, &id, |intent| match intent.status {
         Status::RequiresCapture => canceled("expire", intent, Some(AUTOMATIC.to_owned()), false),
@@ -80,7 +80,7 @@ async fn dispute(
     commit(&core, None, |records| disputes::open(records, &id, complaint))
 }
 
-/// Somebody refunds in the provider's dashboard.
+/// The merchant refunds in the provider's dashboard.
 async fn refund(
     State(core): State<Shared>,
     Path(id): Path<String>,
@@ -103,7 +103,7 @@ struct DisputeResolution {
     status: Verdict,
 }
 
-/// A dispute gets its outcome.
+/// The bank decides a dispute.
 async fn close_dispute(
     State(core): State<Shared>,
     Path(id): Path<String>,
@@ -129,7 +129,7 @@ struct Settlement {
     status: Outcome,
 }
 
-/// A pending refund gets its outcome.
+/// A pending refund succeeds or fails.
 async fn settle_refund(
     State(core): State<Shared>,
     Path(id): Path<String>,
@@ -139,7 +139,7 @@ async fn settle_refund(
     commit(&core, None, |records| refunds::settle_refund(records, &id, succeeded))
 }
 
-/// A refund fails, also one that had succeeded.
+/// A refund fails, even after it had succeeded.
 async fn fail(State(core): State<Shared>, Path(id): Path<String>) -> Reply {
     commit(&core, None, |records| refunds::fail(records, &id))
 }

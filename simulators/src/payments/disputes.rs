@@ -1,4 +1,4 @@
-//! Disputed charges: a customer's bank takes the money back until the dispute is closed.
+//! Disputed charges: the customer's bank withdraws the amount until the dispute is closed.
 
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -11,16 +11,16 @@ use crate::new_id;
 
 const REASON_DEFAULT: &str = "fraudulent";
 
-/// What is disputed, and why.
+/// The disputed amount and the reason.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct DisputeRequest {
     reason: Option<String>,
-    /// Without it, all that was received.
+    /// Default: the full amount received.
     amount: Option<i64>,
 }
 
-/// The customer disputes what was received.
+/// The customer disputes the received amount.
 pub(super) fn open(records: &Payments, intent: &str, complaint: DisputeRequest) -> OperationOutcome<Item> {
     let op = "dispute";
     let Some(mut intent) = records.intents.get(intent).cloned() else {
@@ -31,7 +31,8 @@ pub(super) fn open(records: &Payments, intent: &str, complaint: DisputeRequest) 
     }
     let amount = complaint.amount.unwrap_or(intent.amount_received);
     if !(1..=intent.amount_received).contains(&amount) {
-        let message = format!("Between 1 and the {} received can be disputed.", intent.amount_received);
+        let message =
+            format!("The disputed amount must be between 1 and the {} received.", intent.amount_received);
         return invalid(op, "parameter_invalid", &message, &intent);
     }
     intent.disputed = true;
@@ -50,7 +51,7 @@ pub(super) fn open(records: &Payments, intent: &str, complaint: DisputeRequest) 
     done.change(Item::Intent(intent)).change(Item::Dispute(dispute))
 }
 
-/// The bank decides. The charge stays one that was disputed, whoever won.
+/// The bank decides. The charge stays marked as disputed, regardless of the outcome.
 pub(super) fn close(records: &Payments, id: &str, status: DisputeStatus) -> OperationOutcome<Item> {
     let op = "close_dispute";
     let dispute = records.disputes.get(id);

@@ -10,8 +10,8 @@ use crate::exchange::Reply;
 pub(super) struct Form(Vec<(String, String)>);
 
 impl Form {
-    /// Reads a body or a query. Errors: a parameter whose name (before its brackets) is not in `known`, which
-    /// in a client is a typing error that must not go unnoticed.
+    /// Parses a body or a query. Fails on a parameter whose name (before its brackets) is not in `known`: it is a
+    /// typing error in the client, which must not go unnoticed.
     pub fn parse(text: &[u8], known: &[&str]) -> Result<Self, Reply> {
         let pairs: Vec<(String, String)> = form_urlencoded::parse(text).into_owned().collect();
         for (key, _) in &pairs {
@@ -68,7 +68,7 @@ impl Form {
         self.0.iter().any(|(key, value)| key.starts_with("expand[") && value == field)
     }
 
-    /// All values: what fault rules match on.
+    /// All values, which fault rules match on.
     pub fn subject(&self) -> String {
         self.0.iter().map(|(_, value)| value.as_str()).collect::<Vec<_>>().join(" ")
     }

@@ -122,7 +122,7 @@ impl NewIntent {
     }
 }
 
-/// Whether the customer is absent. `one_off` and `recurring` are older values for `true`.
+/// Returns whether the customer is absent. `one_off` and `recurring` are older values for `true`.
 fn off_session(form: &Form) -> bool {
     !matches!(form.get("off_session"), None | Some("false"))
 }
@@ -135,7 +135,7 @@ fn known_method(method: String) -> Result<String, Reply> {
     Err(bad_parameter("resource_missing", "payment_method", &message))
 }
 
-/// Asks the bank.
+/// Requests the authorization from the bank.
 fn request_authorization(
     op: &'static str,
     mut intent: Intent,
@@ -174,7 +174,7 @@ fn request_authorization(
     }
 }
 
-/// An intent that has just been approved, and the event about it.
+/// The response and event for an intent that has just been approved.
 pub(super) fn approved(op: &'static str, intent: Intent, expand: bool) -> OperationOutcome<Item> {
     let kind = match intent.status {
         Status::Succeeded => "payment_intent.succeeded",
@@ -199,7 +199,7 @@ pub(super) fn unexpected(op: &'static str, intent: &Intent) -> OperationOutcome<
     invalid(op, "payment_intent_unexpected_state", &message, intent)
 }
 
-/// 400 about an intent, which stands in the error.
+/// 400 about an intent, which the error contains.
 pub(super) fn invalid(
     op: &'static str,
     code: &str,
@@ -217,10 +217,10 @@ pub(super) fn rejected(op: &'static str, reply: Reply) -> OperationOutcome<Item>
     OperationOutcome { reply, ..OperationOutcome::new(op, 400, json!({})) }.without_stored_reply()
 }
 
-/// 400 by a fault switch.
+/// 400 by a fault rule.
 pub(super) fn injected_error(op: &'static str) -> OperationOutcome<Item> {
     let error =
-        json!({ "type": "invalid_request_error", "code": "refused", "message": "a fault switch refused" });
+        json!({ "type": "invalid_request_error", "code": "refused", "message": "rejected by a fault rule" });
     OperationOutcome::new(op, 400, json!({ "error": error })).without_stored_reply()
 }
 
@@ -235,7 +235,7 @@ pub(super) async fn confirm(
     let method = form.get("payment_method").map(|method| known_method(method.to_owned())).transpose()?;
     let expand = form.expands(CHARGE);
     let decide = move |mut intent: Intent, injected: &InjectedFaults| match intent.status {
-        // In a test, confirming again stands for a customer who did what the bank asked.
+        // In a test, a second confirmation means that the customer has completed authentication.
         Status::RequiresAction => {
             intent.approve(hold.seconds());
             approved("confirm", intent, expand)
@@ -251,7 +251,7 @@ pub(super) async fn confirm(
     Ok(on_intent(core, asked, Route::Authorize, id, decide).await)
 }
 
-/// Runs a request about one intent; 404 if there is none.
+/// Runs a request about one intent; 404 if it does not exist.
 pub(super) async fn on_intent<F>(
     core: Shared,
     asked: SimRequest,

@@ -1,4 +1,4 @@
-//! Reading intents, refunds and disputes.
+//! Reads of intents, refunds and disputes.
 
 use axum::extract::{Path, State};
 use axum::response::Response;
@@ -83,7 +83,7 @@ impl Page {
         Ok(Self { limit, after: form.get("starting_after").map(str::to_owned) })
     }
 
-    /// `newest_first` has each row's id and JSON.
+    /// `newest_first` yields each row's id and JSON.
     fn of<'a>(&self, url: &str, newest_first: impl Iterator<Item = (&'a String, Value)>) -> Value {
         let after = self.after.as_ref();
         let older = newest_first.skip_while(|(id, _)| after.is_some_and(|after| *id >= after));
@@ -138,13 +138,13 @@ pub(super) async fn list_disputes(State(core): State<Shared>, asked: SimRequest)
     Ok(look(core, asked, &form.subject(), read).await)
 }
 
-/// Unlike Stripe's search, this one sees every change at once.
+/// Unlike Stripe's search, this one sees every change immediately.
 pub(super) async fn search_intents(State(core): State<Shared>, asked: SimRequest) -> Result<Response, Reply> {
     let form = Form::parse(asked.query.as_bytes(), &["query", "limit", "expand"])?;
     let query = form.require("query")?;
     let conditions = query.split(" AND ").map(condition).collect::<Option<Vec<_>>>();
     let conditions = conditions.ok_or_else(|| {
-        bad_parameter("parameter_invalid", "query", "Only field:'value' with AND between is understood.")
+        bad_parameter("parameter_invalid", "query", "Only field:'value' with AND between is supported.")
     })?;
     let page = Page::parse(&form)?;
     let expand = form.expands("data.latest_charge");

@@ -1,8 +1,6 @@
-//! A payment provider: the subset of Stripe's API that Waybill uses.
-//!
-//! Shapes, error codes and test payment methods are Stripe's (<https://docs.stripe.com/api>,
-//! <https://docs.stripe.com/testing>). Amounts are integers in Stripe's units (see `amounts`), times
-//! are Unix seconds.
+//! The payment provider: the subset of Stripe's API that Waybill uses. Shapes, error codes and test payment methods are
+//! Stripe's (<https://docs.stripe.com/api>, <https://docs.stripe.com/testing>). Amounts are integers in Stripe's units
+//! (see `amounts`), times are Unix seconds.
 
 mod amounts;
 mod captures;
@@ -34,7 +32,7 @@ use model::{HOLD_SECONDS, Intent, Payments};
 
 type Shared = Arc<SimState<Payments>>;
 
-/// How long authorizations from now on are held, in seconds. Not in the ledger, as fault rules are not.
+/// Lifetime of new authorizations in seconds. Like fault rules, it is not stored in the ledger.
 #[derive(Clone)]
 struct AuthorizationLifetime(Arc<AtomicI64>);
 
@@ -48,30 +46,29 @@ impl AuthorizationLifetime {
     }
 }
 
-/// How to start the payment provider.
+/// The payment provider's configuration.
 #[derive(Clone, Debug)]
 pub struct PaymentsSimConfig {
-    /// Where to listen; port 0 takes a free one.
+    /// The address to listen on; port 0 takes a free port.
     pub listen: SocketAddr,
-    /// The ledger file; made if it is not there.
+    /// The ledger file; created if it does not exist.
     pub ledger: PathBuf,
-    /// The key that callers must present as a bearer token.
+    /// The key that clients must send as a bearer token.
     pub api_key: String,
-    /// Signs the events (`Stripe-Signature`).
+    /// The secret that signs events (`Stripe-Signature`).
     pub webhook_secret: String,
-    /// Where events go. Without it they wait until [`PaymentsSim::set_webhook_target`].
+    /// The URL for events. Without it they wait until [`PaymentsSim::set_webhook_target`].
     pub webhook_url: Option<String>,
 }
 
-/// The payment provider, up and serving. Dropping it stops it without waiting.
+/// A running payment provider. Dropping it stops it without waiting.
 pub struct PaymentsSim {
     running: Running<Payments>,
     hold: AuthorizationLifetime,
 }
 
 impl PaymentsSim {
-    /// Replays the ledger, binds and serves. Errors: the ledger cannot be read or is in use, the port is
-    /// taken.
+    /// Replays the ledger, binds and serves. Fails if the ledger is malformed or in use, or the port is in use.
     pub async fn start(config: PaymentsSimConfig) -> anyhow::Result<Self> {
         let courier = WebhookSender::new(
             SignatureScheme::Stripe { secret: config.webhook_secret },
@@ -83,12 +80,12 @@ impl PaymentsSim {
         Ok(Self { running: Running::start(core, config.listen, api, control).await?, hold })
     }
 
-    /// `http://` with address and port.
+    /// The base URL: `http://` with address and port.
     pub fn url(&self) -> String {
         self.running.url()
     }
 
-    /// Everything in the ledger, as `GET /_sim/ledger` shows it.
+    /// The complete ledger, as `GET /_sim/ledger` shows it.
     pub fn snapshot(&self) -> Value {
         self.running.core.snapshot()
     }
@@ -98,30 +95,30 @@ impl PaymentsSim {
         self.running.core.faults.set(rules);
     }
 
-    /// What each request that a [stall](super::Fault::Stall) holds up is about.
+    /// Returns the subject of each request that a [stall](super::Fault::Stall) blocks.
     pub fn stalled(&self) -> Vec<String> {
         self.running.core.faults.stalled()
     }
 
-    /// Where events go from now on, those that wait included.
+    /// Sets the URL for events, including pending ones.
     pub fn set_webhook_target(&self, url: Option<String>) {
         self.running.core.courier.set_target(url);
     }
 
-    /// For how long authorizations from now on are held; without it, seven days as for most cards. With 0 a
-    /// hold is over at once.
+    /// Sets the lifetime of new authorizations; the default is seven days, as for most cards. With 0 an authorization
+    /// expires immediately.
     pub fn set_authorization_lifetime(&self, seconds: i64) {
         self.hold.set(seconds);
     }
 
-    /// Forgets all idempotency keys, as Stripe does after 24 hours; a restart does not bring them back.
+    /// Removes all idempotency keys durably, as Stripe does after 24 hours.
     pub fn expire_keys(&self) {
         if let Err(error) = self.running.core.forget_keys() {
-            tracing::error!(%error, "the ledger cannot be written, so the keys are still known");
+            tracing::error!(%error, "the ledger cannot be written, so the keys are still valid");
         }
     }
 
-    /// Stops taking requests, waits a few seconds at most for those under way, frees port and ledger.
+    /// Stops accepting requests, waits up to a few seconds for those in progress, and releases port and ledger.
     pub async fn stop(self) {
         self.running.stop().await;
     }
@@ -143,14 +140,14 @@ fn api() -> Router<Shared> {
         .method_not_allowed_fallback(unrecognized)
 }
 
-/// What Stripe says of a URL, or a method of it, that it does not know.
+/// Stripe's error for an unknown URL, or an unsupported method of a URL.
 async fn unrecognized(method: Method, uri: Uri) -> Reply {
     let message = format!("Unrecognized request URL ({method}: {}).", uri.path());
     let error = serde_json::json!({ "type": "invalid_request_error", "message": message });
     Reply::new(404, serde_json::json!({ "error": error }))
 }
 
-/// A 400 for a parameter that is missing, unknown or unreadable.
+/// A 400 for a parameter that is missing, unknown or malformed.
 fn bad_parameter(code: &str, param: &str, message: &str) -> Reply {
     let error = serde_json::json!({
         "type": "invalid_request_error", "code": code, "param": param, "message": message,
@@ -158,7 +155,7 @@ fn bad_parameter(code: &str, param: &str, message: &str) -> Reply {
     Reply::new(400, serde_json::json!({ "error": error }))
 }
 
-/// A 400 for a parameter about which Stripe gives no code.
+/// A 400 for a parameter error for which Stripe has no code.
 fn error_without_code(param: &str, message: &str) -> Reply {
     let error = serde_json::json!({ "type": "invalid_request_error", "param": param, "message": message });
     Reply::new(400, serde_json::json!({ "error": error }))
@@ -168,7 +165,7 @@ fn missing_body(kind: &str, id: &str) -> Value {
     Payments::problem("invalid_request_error", "resource_missing", &format!("No such {kind}: '{id}'"))
 }
 
-/// What fault rules match on for requests about an intent: its id and metadata.
+/// Returns the text that fault rules match on for requests about an intent: its id and metadata.
 fn subject_of(core: &Shared, id: &str) -> String {
     core.ledger
         .read(|book| book.records.intents.get(id).map(Intent::subject).unwrap_or_else(|| id.to_owned()))

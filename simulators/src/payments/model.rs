@@ -1,4 +1,4 @@
-//! Payment intents and their charges: state, and its shape on the wire.
+//! Payment intents and their charges: state and JSON shape.
 
 mod dispute;
 mod refund;
@@ -15,14 +15,13 @@ use crate::new_id;
 pub(crate) use dispute::{Dispute, DisputeStatus};
 pub(crate) use refund::{Refund, RefundStatus};
 
-/// Cards hold an authorization for seven days:
-/// <https://docs.stripe.com/payments/place-a-hold-on-a-payment-method>.
+/// Card authorizations are valid for seven days: <https://docs.stripe.com/payments/place-a-hold-on-a-payment-method>.
 pub(super) const HOLD_SECONDS: i64 = 7 * 24 * 3600;
 
-/// A good card that is captured once only, whatever was requested.
+/// A valid card that supports only one capture, regardless of the request.
 const NO_MULTICAPTURE: &str = "pm_card_noMulticapture";
 
-/// All intents, refunds and disputes, by id and so by age.
+/// All intents, refunds and disputes by id, and so by age.
 #[derive(Default)]
 pub(crate) struct Payments {
     pub intents: BTreeMap<String, Intent>,
@@ -39,7 +38,7 @@ pub(crate) enum Item {
 }
 
 impl Payments {
-    /// How much of an intent is disputed: what the bank has taken, and keeps unless it is won.
+    /// Returns the disputed amount of an intent: the bank has withdrawn it and returns it only for a won dispute.
     pub fn disputed(&self, intent: &str) -> i64 {
         let of_intent = self.disputes.values().filter(|dispute| dispute.payment_intent == intent);
         of_intent.filter(|dispute| dispute.status != DisputeStatus::Won).map(|dispute| dispute.amount).sum()
@@ -88,7 +87,7 @@ pub(crate) struct Decline {
 }
 
 impl Decline {
-    /// Takes an error code or a decline code, as people name declines by either.
+    /// Accepts an error code or a decline code.
     pub fn named(name: &str) -> Self {
         let (code, decline_code) = match name {
             "card_declined" => ("card_declined", "generic_decline"),
@@ -113,7 +112,7 @@ impl Decline {
     }
 }
 
-/// What a test payment method does.
+/// The behaviour of a test payment method.
 pub(super) enum Card {
     Good,
     RequiresAuthentication,
@@ -121,7 +120,7 @@ pub(super) enum Card {
 }
 
 impl Card {
-    /// None: no such payment method.
+    /// Returns none for an unknown payment method.
     pub fn for_payment_method(method: &str) -> Option<Self> {
         Some(match method {
             "pm_card_visa"
@@ -149,13 +148,13 @@ pub(crate) struct Intent {
     pub amount: i64,
     pub amount_capturable: i64,
     pub amount_received: i64,
-    /// Refunds that succeeded or are pending.
+    /// Sum of refunds that succeeded or are pending.
     pub amount_refunded: i64,
     pub currency: String,
     pub status: Status,
     pub payment_method: Option<String>,
     pub manual_capture: bool,
-    /// Whether it was requested.
+    /// Whether multicapture was requested.
     pub multicapture: bool,
     pub metadata: BTreeMap<String, String>,
     pub created: i64,
@@ -168,7 +167,7 @@ pub(crate) struct Intent {
 }
 
 impl Intent {
-    /// The bank agrees: the money is held, or taken at once without manual capture.
+    /// The bank approves: the amount is authorized, or captured immediately without manual capture.
     pub fn approve(&mut self, hold_seconds: i64) {
         self.charge = Some(new_id("ch"));
         self.last_decline = None;
@@ -188,7 +187,7 @@ impl Intent {
         self.last_decline = Some(decline);
     }
 
-    /// What was received stays.
+    /// Amounts already received are not affected.
     pub fn cancel(&mut self, reason: Option<String>) {
         self.status = Status::Canceled;
         self.amount_capturable = 0;
@@ -208,7 +207,7 @@ impl Intent {
         self.amount_received - self.amount_refunded
     }
 
-    /// What fault rules match on.
+    /// The text that fault rules match on.
     pub fn subject(&self) -> String {
         let metadata = self.metadata.values().map(String::as_str);
         std::iter::once(self.id.as_str()).chain(metadata).collect::<Vec<_>>().join(" ")

@@ -1,4 +1,4 @@
-//! Refunding what was captured.
+//! Refunds of captured payments.
 
 use std::collections::BTreeMap;
 
@@ -37,11 +37,11 @@ pub(super) async fn create(State(core): State<Shared>, asked: SimRequest) -> Res
     Ok(run(core, asked, Route::Refund, &subject, decide).await)
 }
 
-/// What a person refunds in the provider's dashboard.
+/// A refund that the merchant makes in the provider's dashboard.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct DashboardRefund {
-    /// Without it, all that is left.
+    /// Default: the full refundable amount.
     amount: Option<i64>,
     /// Whether its events are sent.
     webhook: bool,
@@ -53,7 +53,7 @@ impl Default for DashboardRefund {
     }
 }
 
-/// A refund that nobody asked for over the API: it carries no metadata.
+/// Creates a refund that was not requested over the API: it has no metadata.
 pub(super) fn from_dashboard(
     records: &Payments,
     intent: &str,
@@ -114,7 +114,7 @@ fn refund(
     OperationOutcome { events, ..done.change(Item::Intent(intent)).change(Item::Refund(refund)) }
 }
 
-/// Why that much of an intent can't be refunded.
+/// Returns the reason why the amount of an intent cannot be refunded.
 fn refund_rejection(
     records: &Payments,
     intent: &Intent,
@@ -133,7 +133,7 @@ fn refund_rejection(
         let message = format!("The refund is greater than the {left} left on the charge.");
         return Some(invalid(OP, "amount_too_large", &message, intent));
     }
-    // Of a charge that is disputed in part, the rest can be refunded.
+    // The undisputed rest of a partly disputed charge can be refunded.
     if wanted > left - records.disputed(&intent.id) {
         let charge = intent.charge.as_deref().unwrap_or_default();
         let message = format!("Charge {charge} has been charged back; cannot issue a refund.");
@@ -142,12 +142,12 @@ fn refund_rejection(
     None
 }
 
-/// The events about a refund that has failed.
+/// The events about a failed refund.
 fn failed(intent: &Intent, refund: &Refund) -> [Event; 2] {
     ["refund.failed", "refund.updated"].map(|kind| intent.event_about(kind, refund.json()))
 }
 
-/// A pending refund gets its outcome.
+/// A pending refund succeeds or fails.
 pub(super) fn settle_refund(records: &Payments, id: &str, succeeded: bool) -> OperationOutcome<Item> {
     change("settle", records, id, |mut refund, intent| {
         if refund.status != RefundStatus::Pending {
@@ -164,7 +164,7 @@ pub(super) fn settle_refund(records: &Payments, id: &str, succeeded: bool) -> Op
     })
 }
 
-/// The customer's bank sends the money back, which may be long after the refund succeeded:
+/// The customer's bank returns the refund, possibly long after it succeeded:
 /// <https://docs.stripe.com/refunds#failed-refunds>.
 pub(super) fn fail(records: &Payments, id: &str) -> OperationOutcome<Item> {
     change("fail", records, id, |refund, intent| match refund.status {
@@ -175,7 +175,7 @@ pub(super) fn fail(records: &Payments, id: &str) -> OperationOutcome<Item> {
     })
 }
 
-/// A refund fails, and its amount can be refunded again.
+/// Marks a refund as failed, so that its amount can be refunded again.
 fn reverse_refund(op: &'static str, mut refund: Refund, mut intent: Intent) -> OperationOutcome<Item> {
     refund.status = RefundStatus::Failed;
     intent.amount_refunded -= refund.amount;
@@ -184,7 +184,7 @@ fn reverse_refund(op: &'static str, mut refund: Refund, mut intent: Intent) -> O
     OperationOutcome { events, ..done.change(Item::Intent(intent)).change(Item::Refund(refund)) }
 }
 
-/// Runs a control on one refund and its intent; 404 if there is none.
+/// Runs a control operation on one refund and its intent; 404 if the refund does not exist.
 fn change(
     op: &'static str,
     records: &Payments,

@@ -89,8 +89,8 @@ async fn a_request_that_is_stalled_goes_on_when_the_rule_is_gone() {
     sim.set_faults(vec![stall("s1")]);
     let stalled = post(&sim, "/v1/labels", label("s1"));
     let meanwhile = async {
-        poll_until("a request that waits", || (sim.stalled() == ["s1"]).then_some(())).await;
-        assert_eq!(post(&sim, "/v1/labels", label("s2")).await.0, 201, "others go on");
+        poll_until("a stalled request", || (sim.stalled() == ["s1"]).then_some(())).await;
+        assert_eq!(post(&sim, "/v1/labels", label("s2")).await.0, 201, "other references are not stalled");
         sim.set_faults(vec![stall("s2")]);
     };
     let ((status, _), ()) = tokio::join!(stalled, meanwhile);

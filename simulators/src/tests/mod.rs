@@ -1,4 +1,4 @@
-//! The simulators from outside: real servers, real requests.
+//! Black-box tests of the simulators: real servers, real requests.
 
 mod carrier;
 mod payments;
@@ -22,7 +22,7 @@ fn any_port() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))
 }
 
-/// A ledger path of its own, removed at the end.
+/// A unique ledger path, removed on drop.
 struct LedgerFile(PathBuf);
 
 impl LedgerFile {
@@ -42,14 +42,14 @@ fn http() -> reqwest::Client {
     reqwest::Client::builder().no_proxy().timeout(WAIT_MAX).build().unwrap()
 }
 
-/// Polls until there is something.
+/// Polls until `look` returns a value.
 async fn poll_until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let began = Instant::now();
     loop {
         if let Some(found) = look() {
             return found;
         }
-        assert!(began.elapsed() < WAIT_MAX, "waited in vain for {what}");
+        assert!(began.elapsed() < WAIT_MAX, "timed out waiting for {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
@@ -67,7 +67,7 @@ impl Delivery {
         body["type"].as_str().unwrap().to_owned()
     }
 
-    /// What the event is about.
+    /// The event's object.
     fn object(&self) -> Value {
         let body: Value = serde_json::from_str(&self.text).unwrap();
         body["data"]["object"].clone()
@@ -78,11 +78,11 @@ impl Delivery {
     }
 }
 
-/// Takes events, after failing as often as told.
+/// Accepts events, after the given failures.
 #[derive(Clone, Default)]
 struct Receiver {
     taken: Arc<Mutex<Vec<Delivery>>>,
-    /// Statuses still to answer before the first 200.
+    /// Statuses to return before the first 200.
     failures: Arc<Mutex<Vec<u16>>>,
 }
 

@@ -13,7 +13,7 @@ use crate::{Fault, PaymentsSim, PaymentsSimConfig, Route, Rule};
 
 const SECRET: &str = "whsec_payments";
 
-/// As the first simulators wrote it: no disputes, no forgotten keys.
+/// A ledger in the first format, without disputes and removed keys.
 const OLD_LEDGER: &str = concat!(
     r#"{"at":"2026-01-01T00:00:00Z","op":"refund","changes":[{"intent":{"id":"pi_1","charge":"ch_1","amount":10000,"#,
     r#""amount_capturable":0,"amount_received":10000,"amount_refunded":10000,"currency":"eur","#,
@@ -81,7 +81,7 @@ impl Shop {
         response.unwrap().error_for_status().unwrap().json().await.unwrap()
     }
 
-    /// Authorizes 100.00 and takes it; the intent's id.
+    /// Authorizes and captures 100.00; returns the intent's id.
     async fn captured(&self, method: &str) -> String {
         let id = self.authorized(method).await;
         assert_eq!(self.post(&format!("/v1/payment_intents/{id}/capture"), "", &[]).await.0, 200);
@@ -93,13 +93,13 @@ impl Shop {
         request.send().await.unwrap().status().as_u16()
     }
 
-    /// A control that answers with nothing.
+    /// Calls a control route that returns no body.
     async fn control_quietly(&self, method: reqwest::Method, path: &str, body: Value) {
         let request = self.http.request(method, format!("{}/_sim/{path}", self.sim.url())).json(&body);
         assert_eq!(request.send().await.unwrap().status(), 204);
     }
 
-    /// Authorizes 100.00; the intent's id.
+    /// Authorizes 100.00; returns the intent's id.
     async fn authorized(&self, method: &str) -> String {
         let (status, intent) = self.post("/v1/payment_intents", "", &order(method)).await;
         assert_eq!((status, &intent["status"]), (200, &json!("requires_capture")), "{intent}");
@@ -170,7 +170,7 @@ async fn a_forgotten_key_charges_again_also_after_a_restart() {
 
     shop.sim.expire_keys();
     let (status, _) = shop.post("/v1/payment_intents", "k1", &order("pm_card_mastercard")).await;
-    assert_eq!(status, 200, "another request may use a forgotten key");
+    assert_eq!(status, 200, "another request may use an expired key");
     let shop = shop.restart().await;
     assert_eq!(shop.sim.snapshot()["idempotency_keys"], 1);
 }
@@ -185,7 +185,7 @@ async fn a_key_in_use_is_a_conflict_and_hanging_up_stops_nothing() {
     assert!(hung_up.send().await.unwrap_err().is_timeout());
     let (status, conflict) = shop.post("/v1/payment_intents", "k1", &form).await;
     assert_eq!((status, &conflict["error"]["code"]), (409, &json!("idempotency_key_in_use")));
-    poll_until("the charge nobody waited for", || (shop.intents().len() == 1).then_some(())).await;
+    poll_until("the charge of the disconnected client", || (shop.intents().len() == 1).then_some(())).await;
 }
 
 #[tokio::test]
@@ -309,7 +309,7 @@ async fn customers_and_banks_can_be_played() {
     let settle = format!("refunds/{}/settle", refund["id"].as_str().unwrap());
     assert_eq!(shop.control(&settle, json!({ "status": "failed" })).await["status"], "failed");
     let (status, _) = shop.post("/v1/refunds", "", &[("payment_intent", id)]).await;
-    assert_eq!(status, 200, "a failed refund gives its amount back");
+    assert_eq!(status, 200, "the amount of a failed refund is refundable again");
 
     let lapsing = shop.authorized("pm_card_visa").await;
     let lapsed = shop.control(&format!("payment_intents/{lapsing}/expire"), Value::Null).await;
@@ -362,7 +362,7 @@ async fn what_is_no_longer_held_cannot_be_captured() {
     receiver.wait_for(3).await;
     assert!(receiver.kinds().contains(&"payment_intent.canceled".to_owned()));
     let (status, _) = shop.post(&format!("/v1/payment_intents/{held_long}/capture"), "", &[]).await;
-    assert_eq!(status, 200, "what was held before keeps its time");
+    assert_eq!(status, 200, "an earlier authorization keeps its lifetime");
 
     let shop = shop.restart().await;
     let intent = shop.get(&path).await;
@@ -376,7 +376,10 @@ async fn what_is_no_longer_held_cannot_be_captured() {
         card["capture_before"].as_i64().unwrap() - intent["created"].as_i64().unwrap()
     };
     let (_, intent) = shop.post("/v1/payment_intents", "", &order("pm_card_visa")).await;
-    assert!((604_800..604_810).contains(&hold_seconds(&intent)), "a restart takes the seven days again");
+    assert!(
+        (604_800..604_810).contains(&hold_seconds(&intent)),
+        "a restart resets the lifetime to seven days"
+    );
     shop.sim.set_authorization_lifetime(60);
     let (_, intent) = shop.post("/v1/payment_intents", "", &order("pm_card_visa")).await;
     assert!((60..70).contains(&hold_seconds(&intent)), "{intent}");

@@ -1,4 +1,4 @@
-//! Stock against reservations, and our money against the provider's.
+//! Checks stock against reservations, and Waybill's payment amounts against the provider's.
 
 use std::collections::BTreeMap;
 
@@ -11,14 +11,14 @@ use waybill_store::stock::StockReconciliation;
 use super::orders::Order;
 use super::{Moment, Violation};
 
-/// Orders that are named of those that break one rule: a few show the cause.
+/// Number of orders listed per broken rule; a few are enough to find the cause.
 const ORDERS_MAX: u16 = 10;
 
 fn violation(rule: &'static str, detail: impl Into<String>) -> Violation {
     Violation { order: None, rule, detail: detail.into() }
 }
 
-/// Stock rows follow from reservations, and nothing is oversold.
+/// Checks that stock rows match the reservations and that no unit is oversold.
 pub(super) async fn check_stock(pool: &PgPool) -> Result<Vec<Violation>> {
     let books = waybill_store::stock::reconcile_reservations(pool).await?;
     let differs = |row: &StockReconciliation| {
@@ -33,12 +33,12 @@ pub(super) async fn check_stock(pool: &PgPool) -> Result<Vec<Violation>> {
     Ok(found)
 }
 
-/// What is missing at a location is owed before anything is available there, and missing from the newest orders.
+/// Checks that no location has both a shortfall and available units, and that the newest orders bear the shortfall.
 async fn check_shortfalls(pool: &PgPool) -> Result<Vec<Violation>> {
     let oversold: i64 = sqlx::query_scalar("select count(*) from stock where short > 0 and available > 0")
         .fetch_one(pool)
         .await?;
-    // A reservation that has everything while an older one of the same stock has not.
+    // A complete reservation although an older one of the same stock is incomplete.
     let unfair: Vec<Uuid> = sqlx::query_scalar(
         "select distinct newer.order_id from reservations older join reservations newer
            on newer.merchant_id = older.merchant_id and newer.sku = older.sku and newer.location = older.location
@@ -49,17 +49,20 @@ async fn check_shortfalls(pool: &PgPool) -> Result<Vec<Violation>> {
     .await?;
     let mut found = Vec::new();
     if oversold > 0 {
-        found.push(violation("nothing is available where items are owed", format!("{oversold} stock rows")));
+        found.push(violation(
+            "nothing is available where there is a shortfall",
+            format!("{oversold} stock rows"),
+        ));
     }
     found.extend(unfair.into_iter().map(|order| Violation {
         order: Some(order.to_string()),
-        rule: "the newest orders are short",
-        detail: "an older one is, and this one is not".into(),
+        rule: "the newest orders bear the shortfall",
+        detail: "an older order has the shortfall, and this one has not".into(),
     }));
     Ok(found)
 }
 
-/// Nothing waits any more: every order is started, every message settled, every payment operation known.
+/// Checks that nothing is pending: every order is started, every message settled, every payment outcome recorded.
 pub(super) async fn check_nothing_pending(pool: &PgPool) -> Result<Vec<Violation>> {
     let unsettled: i64 =
         sqlx::query_scalar("select count(*) from inbox where settled_at is null").fetch_one(pool).await?;
@@ -70,11 +73,11 @@ pub(super) async fn check_nothing_pending(pool: &PgPool) -> Result<Vec<Violation
     for order in waybill_store::stock::shortfalls::find_outdated(pool, ORDERS_MAX).await? {
         found.push(Violation {
             order: Some(order.to_string()),
-            rule: "an order needs an operator for missing items exactly while it is short",
-            detail: "reservations and concerns differ".into(),
+            rule: "an order requires attention for missing items exactly while it has a shortfall",
+            detail: "reservations and attention records differ".into(),
         });
     }
-    // A refund may be pending for as long as the provider likes.
+    // A refund may stay pending at the provider for any time.
     let unknown: Vec<Uuid> = sqlx::query_scalar(
         "select distinct p.order_id from payment_operations p join orders o on o.id = p.order_id
          where p.state = 'pending' and p.kind <> 'refund' and o.status in ('completed', 'cancelled', 'rejected', 'expired')",
@@ -84,13 +87,13 @@ pub(super) async fn check_nothing_pending(pool: &PgPool) -> Result<Vec<Violation
     found.extend(unknown.into_iter().map(|order| Violation {
         order: Some(order.to_string()),
         rule: "the ledger has the outcome of every payment operation of an ended order",
-        detail: "one is pending".into(),
+        detail: "an operation is pending".into(),
     }));
     if unsettled > 0 {
         found.push(violation("every message reaches its workflow", format!("{unsettled} are unsettled")));
     }
     if unstarted > 0 {
-        found.push(violation("every order is started", format!("{unstarted} are not")));
+        found.push(violation("every order is started", format!("{unstarted} are not started")));
     }
     Ok(found)
 }
@@ -128,8 +131,8 @@ fn at_provider(ledger: &Value) -> BTreeMap<String, Money> {
     by_order
 }
 
-/// What we say was captured and refunded is what the provider did, once nothing is under way; and never is more
-/// refunded than was captured.
+/// Checks that captured and refunded amounts match the provider's once no operation is in progress, and that the
+/// provider never refunds more than it captured.
 pub(super) fn check_provider(
     orders: &BTreeMap<String, Order>,
     ledger: &Value,
@@ -137,7 +140,7 @@ pub(super) fn check_provider(
 ) -> Vec<Violation> {
     let mut found = Vec::new();
     for (id, money) in at_provider(ledger) {
-        // Another stack's ledger, or an order whose acknowledgement was lost with its database.
+        // The ledger may belong to another stack, or the order's acknowledgement was lost with its database.
         let Some(order) = orders.get(&id) else { continue };
         if money.refunded > money.captured {
             let detail = format!("{} of {}", money.refunded, money.captured);
@@ -147,9 +150,10 @@ pub(super) fn check_provider(
             continue;
         }
         if order.status.is_terminal() && money.capturable > 0 {
-            found.push(
-                order.violation("an order that has ended holds no money", money.capturable.to_string()),
-            );
+            found.push(order.violation(
+                "an order that has ended has no open authorization",
+                money.capturable.to_string(),
+            ));
         }
         if order.captured != money.captured {
             let detail = format!("{} and {}", order.captured, money.captured);

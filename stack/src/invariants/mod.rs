@@ -1,5 +1,5 @@
-//! What must be true of a stack whatever happened to it: read from our tables, from Temporal and from both simulators'
-//! ledgers. `cargo dev chaos` and every integration test check it.
+//! The invariants of a stack, read from its tables, from Temporal and from both simulators' ledgers. `cargo dev chaos`
+//! and every integration test check them.
 
 mod ledgers;
 mod orders;
@@ -16,26 +16,26 @@ pub use orders::Order;
 use crate::servers::temporal_http::TemporalHttp;
 use waybill_simulators::PaymentsSim;
 
-/// Connections to look with.
+/// Database connections for the checks.
 const CONNECTIONS: u32 = 4;
 
 /// When the check is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
-    /// While orders are under way: what is never allowed, not even for a moment.
+    /// While orders are in progress: only the rules that hold at every moment.
     Always,
-    /// When everything has come to rest: also what has to be so in the end.
+    /// When the stack is quiescent: also the rules that hold only at the end.
     AtRest,
 }
 
-/// Something that must never be.
+/// A broken invariant.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Violation {
-    /// The order that it is about, if it is about one.
+    /// The affected order, if the rule is about one order.
     pub order: Option<String>,
     /// The rule that is broken.
     pub rule: &'static str,
-    /// What is there instead.
+    /// The observed state.
     pub detail: String,
 }
 
@@ -46,7 +46,7 @@ impl fmt::Display for Violation {
     }
 }
 
-/// Everything that is looked at.
+/// The sources that the checks read.
 pub struct Sources<'a> {
     pool: PgPool,
     temporal: TemporalHttp,
@@ -55,10 +55,10 @@ pub struct Sources<'a> {
 }
 
 impl<'a> Sources<'a> {
-    /// A stack's database, Temporal, payment provider, and what the names of its task queues begin with.
+    /// Connects to a stack's database, Temporal and payment provider.
     ///
     /// # Errors
-    /// When the database can't be connected to.
+    /// When the database connection fails.
     pub fn new(
         database_url: &str,
         temporal: TemporalHttp,
@@ -74,7 +74,7 @@ impl<'a> Sources<'a> {
         &self.pool
     }
 
-    /// What the names of the stack's task queues begin with.
+    /// The prefix of the stack's task queues.
     pub fn queue_prefix(&self) -> &str {
         self.queue_prefix
     }
@@ -82,15 +82,15 @@ impl<'a> Sources<'a> {
     /// Every order of the stack.
     ///
     /// # Errors
-    /// When Postgres does not answer, or an order can't be read.
+    /// When Postgres does not respond, or an order cannot be read.
     pub async fn orders(&self) -> Result<BTreeMap<String, Order>> {
         orders::load(&self.pool).await
     }
 
-    /// Checks everything that must be so at this moment.
+    /// Checks all invariants that hold at this time.
     ///
     /// # Errors
-    /// When something can't be read.
+    /// When a source cannot be read.
     pub async fn check(&self, moment: Moment) -> Result<Vec<Violation>> {
         let orders = self.orders().await?;
         let mut found: Vec<Violation> = orders.values().flat_map(Order::check_anytime).collect();

@@ -1,4 +1,4 @@
-//! One order: its row against its timeline, and against its workflow.
+//! Checks one order: its row against its timeline, and against its workflow.
 
 use std::collections::BTreeMap;
 
@@ -14,42 +14,42 @@ use super::Violation;
 use super::timeline::{self, StoredEntry};
 use crate::servers::temporal_http::{Execution, TemporalHttp};
 
-/// Entries of a timeline that are shown from its beginning, and as many from its end: an order that is retried for
-/// minutes has hundreds.
+/// Number of timeline entries shown from the beginning and from the end: an order that is retried for minutes has
+/// hundreds.
 const ENTRIES_SHOWN: usize = 40;
 
-/// An order as Postgres has it.
+/// An order as stored in Postgres.
 #[derive(Clone, Debug)]
 pub struct Order {
     /// Its id.
     pub id: String,
-    /// Where it stands.
+    /// Its status.
     pub status: OrderStatus,
-    /// Where its money stands.
+    /// Its payment status.
     pub payment_status: String,
-    /// Why it needs an operator.
+    /// Its attention reason.
     pub attention: Option<String>,
-    /// The number of its last entry.
+    /// The sequence number of its last entry.
     pub version: i64,
-    /// Captured, in minor units.
+    /// Captured amount in minor units.
     pub captured: i64,
-    /// Refunded, in minor units.
+    /// Refunded amount in minor units.
     pub refunded: i64,
-    /// Its lines; none before stock is set aside.
+    /// Its lines; empty before stock is reserved.
     pub lines: Vec<LineState>,
     /// Its shipments.
     pub shipments: Vec<ShipmentState>,
-    /// What reservations say of shipments, whatever became of it: shipment, line, items.
+    /// All reservations, in any state: shipment, line, quantity.
     pub reserved: Vec<(Uuid, u32, u32)>,
-    /// Items that reservations still hold.
+    /// Units in active reservations.
     pub held: i64,
     /// Its timeline.
     pub entries: Vec<StoredEntry>,
 }
 
-/// Every order, with its timeline.
+/// Loads every order with its timeline.
 pub(super) async fn load(pool: &PgPool) -> Result<BTreeMap<String, Order>> {
-    // One snapshot: an order's row and its timeline change together.
+    // One snapshot, because an order's row and its timeline change together.
     let mut tx = pool.begin_with("begin isolation level repeatable read read only").await?;
     let rows = sqlx::query(
         "select id, status, payment_status, attention, version, captured, refunded, line_states, shipments,
@@ -92,7 +92,8 @@ pub(super) async fn load(pool: &PgPool) -> Result<BTreeMap<String, Order>> {
         let entry = StoredEntry {
             seq: row.try_get("seq")?,
             status: row.try_get::<String, _>("status")?.parse()?,
-            event: serde_json::from_value(event.clone()).with_context(|| format!("no event: {event}"))?,
+            event: serde_json::from_value(event.clone())
+                .with_context(|| format!("invalid event: {event}"))?,
         };
         if let Some(order) = orders.get_mut(&row.try_get::<Uuid, _>("order_id")?.to_string()) {
             order.entries.push(entry);
@@ -102,12 +103,12 @@ pub(super) async fn load(pool: &PgPool) -> Result<BTreeMap<String, Order>> {
 }
 
 impl Order {
-    /// Names a broken rule of this order.
+    /// Returns a violation of a rule by this order.
     pub fn violation(&self, rule: &'static str, detail: impl Into<String>) -> Violation {
         Violation { order: Some(self.id.clone()), rule, detail: detail.into() }
     }
 
-    /// The timeline, a line for each entry; a long one without its middle.
+    /// Formats the timeline, one line per entry; omits the middle of a long one.
     pub fn timeline(&self) -> String {
         let line = |entry: &StoredEntry| {
             let event = serde_json::to_value(&entry.event).unwrap_or_default();
@@ -126,7 +127,7 @@ impl Order {
         first.map(line).chain(left_out).chain(last.map(line)).collect::<Vec<_>>().join("\n")
     }
 
-    /// Whether an entry like this is in the timeline.
+    /// Returns whether the timeline contains a matching event.
     pub fn has_event(&self, like: impl Fn(&OrderEvent) -> bool) -> bool {
         self.entries.iter().any(|entry| like(&entry.event))
     }
@@ -135,21 +136,25 @@ impl Order {
         let mut found: Vec<Violation> = timeline::check(&self.entries)
             .into_iter()
             .map(|wrong| {
-                self.violation("the timeline follows the lifecycle and states each fact once", wrong)
+                self.violation("the timeline follows the lifecycle and records each event once", wrong)
             })
             .collect();
         let last = self.entries.last();
         if last.is_none_or(|last| last.seq != self.version) {
             found.push(
-                self.violation("the version is the number of the last entry", self.version.to_string()),
+                self.violation(
+                    "the version is the sequence number of the last entry",
+                    self.version.to_string(),
+                ),
             );
         }
         if let Some(last) = last.filter(|last| {
             last.status != self.status && (last.status.is_terminal() || self.status.is_terminal())
         }) {
-            found.push(
-                self.violation("row and timeline end alike", format!("{} and {}", self.status, last.status)),
-            );
+            found.push(self.violation(
+                "row and timeline end in the same status",
+                format!("{} and {}", self.status, last.status),
+            ));
         }
         found
     }
@@ -163,7 +168,8 @@ impl Order {
             ));
         }
         if self.status.is_terminal() && self.held > 0 {
-            found.push(self.violation("an order that has ended holds no stock", self.held.to_string()));
+            found
+                .push(self.violation("an order that has ended has no reserved stock", self.held.to_string()));
         }
         let ends = self
             .entries
@@ -175,12 +181,12 @@ impl Order {
         }
         let reserved = self.wrongly_reserved();
         if !reserved.is_empty() {
-            found.push(self.violation("reservations are what shipments list", reserved));
+            found.push(self.violation("reservations match the shipments' lines", reserved));
         }
         let captured: i64 = self.shipments.iter().filter(|s| s.captured).map(|s| s.amount.minor()).sum();
         if captured != self.captured {
             found.push(self.violation(
-                "captured is what shipments captured",
+                "the captured amount is the sum over the shipments",
                 format!("{} and {captured}", self.captured),
             ));
         }
@@ -189,8 +195,8 @@ impl Order {
 }
 
 impl Order {
-    /// Shipments that were not stopped and of which something else is reserved than they list. Of one that was stopped
-    /// the reservations say what was cancelled; the rest went to another.
+    /// Returns the shipments whose reservations differ from their lines, except cancelled ones. The reservations of a
+    /// cancelled shipment contain only the cancelled units; the replacement shipment has the others.
     fn wrongly_reserved(&self) -> String {
         let mut wrong = Vec::new();
         for shipment in self.shipments.iter().filter(|s| s.status != FulfilmentStatus::Cancelled) {
@@ -207,7 +213,7 @@ impl Order {
     }
 }
 
-/// Whether each order has its workflow, and what ended agrees about how.
+/// Checks that each order has its workflow, and that an ended order and its workflow agree on the result.
 pub(super) async fn check_workflows(
     orders: &BTreeMap<String, Order>,
     temporal: &TemporalHttp,
@@ -224,12 +230,12 @@ pub(super) async fn check_workflows(
     let mut found = Vec::new();
     for order in orders.values() {
         let Some(execution) = latest.get(&order.id) else {
-            found.push(order.violation("each order has its workflow", "there is none"));
+            found.push(order.violation("each order has its workflow", "no execution found"));
             continue;
         };
         let ended = order.status.is_terminal();
         if ended && execution.status == "TERMINATED" {
-            // By an operator, between the order's end and its workflow's: there is no result to compare.
+            // An operator terminated it between the order's end and the workflow's: there is no result to compare.
             continue;
         }
         if ended != (execution.status == "COMPLETED") {

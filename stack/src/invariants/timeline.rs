@@ -1,22 +1,22 @@
-//! What is true of every timeline, at any moment.
+//! The invariants of every timeline, valid at any time.
 
 use std::collections::BTreeMap;
 
 use waybill_domain::event::OrderEvent;
 use waybill_domain::status::OrderStatus;
 
-/// One entry, as it is in `order_events`.
+/// One row of `order_events`.
 #[derive(Clone, Debug)]
 pub struct StoredEntry {
-    /// Its number in the order.
+    /// Its sequence number in the order.
     pub seq: i64,
-    /// The status that it carries.
+    /// The order's status after the event.
     pub status: OrderStatus,
-    /// What happened.
+    /// The event.
     pub event: OrderEvent,
 }
 
-/// What is wrong with a timeline.
+/// Returns the broken rules of a timeline.
 pub fn check(entries: &[StoredEntry]) -> Vec<String> {
     let mut wrong = Vec::new();
     for (expected, entry) in (1..).zip(entries) {
@@ -39,12 +39,12 @@ pub fn check(entries: &[StoredEntry]) -> Vec<String> {
         times
             .into_iter()
             .filter(|(_, times)| *times > 1)
-            .map(|(key, times)| format!("{key} is there {times} times")),
+            .map(|(key, times)| format!("{key} occurs {times} times")),
     );
     wrong
 }
 
-/// What names an event that may be there once. Requests to cancel may be repeated by whoever sends them.
+/// Returns the key of an event that may occur only once. Clients may repeat cancellation requests.
 fn unique_key(event: &OrderEvent) -> Option<String> {
     use OrderEvent as E;
     match event {

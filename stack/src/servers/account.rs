@@ -1,4 +1,4 @@
-//! The user that Postgres runs as: it refuses to run as root.
+//! The user that runs Postgres, because Postgres does not start as root.
 
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-/// A user of the system, other than ourselves.
+/// A system user other than the current one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SystemUser {
     /// Its name.
@@ -19,7 +19,7 @@ pub struct SystemUser {
 }
 
 impl SystemUser {
-    /// Who runs Postgres: `postgres` or else `nobody` when we are root, ourselves (none) when not.
+    /// Returns the user for Postgres: as root `postgres` or else `nobody`, otherwise none (the current user).
     pub fn for_postgres() -> Result<Option<Self>> {
         if !is_root() {
             return Ok(None);
@@ -27,11 +27,11 @@ impl SystemUser {
         let users = std::fs::read_to_string("/etc/passwd").context("cannot read /etc/passwd")?;
         ["postgres", "nobody"].iter().find_map(|name| find(&users, name)).map(Some).context(
             "Postgres refuses to run as root, and there is neither a user `postgres` nor `nobody` to run it as; \
-             make one (`useradd --system postgres`) or run `cargo dev` as another user than root",
+             create one (`useradd --system postgres`) or run `cargo dev` as another user than root",
         )
     }
 
-    /// Whether this user may go to `path`: every directory on the way must let it pass.
+    /// Returns whether this user may enter `path`; each directory of the path must allow it.
     pub fn can_access(&self, path: &Path) -> bool {
         let Ok(path) = path.canonicalize() else { return false };
         path.ancestors().all(|dir| std::fs::metadata(dir).is_ok_and(|meta| self.passes(&meta)))
@@ -47,16 +47,16 @@ impl SystemUser {
     }
 }
 
-/// Whether we are root.
+/// Returns whether the current user is root.
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// A command that runs as `account`, or as ourselves.
+/// A command that runs as `account`, or as the current user.
 pub fn command_as(program: &Path, account: Option<&SystemUser>) -> Command {
     let mut command = Command::new(program);
     if let Some(account) = account {
-        // The caller's directory may be closed to that user.
+        // The user may not be allowed to enter the current directory.
         command.uid(account.uid).gid(account.gid).current_dir("/");
     }
     command
@@ -100,7 +100,7 @@ mod tests {
         let closed = stranger.can_access(&dir.join("inner"));
         std::fs::remove_dir_all(&dir).unwrap();
         assert!(!closed);
-        // The temporary directory itself may be closed, as on macOS.
+        // The temporary directory itself may be inaccessible, as on macOS.
         assert_eq!(open, stranger.can_access(&std::env::temp_dir()));
     }
 }

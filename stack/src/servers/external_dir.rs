@@ -1,7 +1,6 @@
-//! A place outside the stack's directory, for what another user must reach.
-//!
-//! As root, Postgres runs as another user, to whom root's home, or wherever the checkout lies, may be
-//! closed. Opening such directories is not ours to do, so its files go to `/var/tmp` instead.
+//! A directory outside the stack's, for files that another user must be able to read: as root, Postgres runs as another
+//! user, who may have no access to root's home or to the checkout. Instead of changing their permissions, the stack
+//! stores these files in `/var/tmp`.
 
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -10,41 +9,41 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
-/// The place that belongs to one stack directory; it exists only once it is needed.
+/// The external directory of one stack directory; created on first use.
 #[derive(Clone, Debug)]
 pub struct ExternalDir {
     dir: PathBuf,
 }
 
 impl ExternalDir {
-    /// The place for a stack directory: always the same one.
+    /// Returns the directory that belongs to a stack directory: always the same one.
     pub fn of(stack_dir: &Path) -> Self {
         let hash = hex::encode(Sha256::digest(stack_dir.as_os_str().as_encoded_bytes()));
         Self { dir: Path::new("/var/tmp").join(format!("waybill-{}", &hash[..12])) }
     }
 
-    /// Its path, whether it exists or not.
+    /// Its path; the directory may not exist.
     pub fn path(&self) -> &Path {
         &self.dir
     }
 
-    /// Makes it if need be.
+    /// Creates the directory if it does not exist.
     pub fn make(&self) -> Result<&Path> {
         match DirBuilder::new().mode(0o755).create(&self.dir) {
             Err(err) if err.kind() != std::io::ErrorKind::AlreadyExists => {
-                return Err(err).with_context(|| format!("cannot make {}", self.dir.display()));
+                return Err(err).with_context(|| format!("cannot create {}", self.dir.display()));
             }
             _ => {}
         }
-        // Anybody may write to /var/tmp: what lies there in our name must be ours.
+        // Any user may write to /var/tmp, so check that the directory belongs to the current user.
         let meta = fs::symlink_metadata(&self.dir)?;
         if !meta.is_dir() || meta.uid() != rustix::process::geteuid().as_raw() {
-            bail!("{} belongs to somebody else; remove it and run `cargo dev` again", self.dir.display());
+            bail!("{} belongs to another user; remove it and run `cargo dev` again", self.dir.display());
         }
         Ok(&self.dir)
     }
 
-    /// Copies a directory into it, once. Links files where it can: they are large and never written to.
+    /// Copies a directory into it, once. Files are hard-linked where possible: they are large and never written to.
     pub fn copy(&self, from: &Path, name: &str) -> Result<PathBuf> {
         let to = self.make()?.join(name);
         if to.exists() {
@@ -58,7 +57,7 @@ impl ExternalDir {
         Ok(to)
     }
 
-    /// Deletes it.
+    /// Deletes the directory.
     pub fn remove(&self) -> Result<()> {
         match fs::remove_dir_all(&self.dir) {
             Err(err) if err.kind() != std::io::ErrorKind::NotFound => {
@@ -78,7 +77,7 @@ fn copy_tree(from: &Path, to: &Path) -> std::io::Result<()> {
         if kind.is_dir() {
             copy_tree(&entry.path(), &target)?;
         } else if fs::hard_link(entry.path(), &target).is_err() {
-            // Another file system, for instance.
+            // Hard links fail across file systems, for example.
             fs::copy(entry.path(), &target)?;
         }
     }

@@ -1,4 +1,4 @@
-//! The two servers that Waybill stands on, real ones: Temporal and Postgres.
+//! The two servers that Waybill requires: Temporal and Postgres.
 
 pub mod account;
 pub mod external_dir;
@@ -20,7 +20,7 @@ use crate::servers::external_dir::ExternalDir;
 use crate::servers::postgres::Postgres;
 use crate::servers::temporal::{Temporal, TemporalConfig};
 
-/// Both servers as they can be started on this machine.
+/// Both servers' installations on this machine.
 #[derive(Clone, Debug)]
 pub struct Installations {
     /// Temporal.
@@ -30,7 +30,7 @@ pub struct Installations {
 }
 
 impl Installations {
-    /// Finds both, or fetches what is missing.
+    /// Finds both servers, or fetches the missing ones.
     pub async fn locate(outside: &ExternalDir) -> Result<Self> {
         let outside = outside.clone();
         let temporal = tokio::task::spawn_blocking(temporal::Installation::locate);
@@ -40,7 +40,7 @@ impl Installations {
     }
 }
 
-/// Where Postgres' data lies: in the stack's directory if the user who runs it may go there.
+/// The Postgres data directory: in the stack's directory if the user who runs Postgres can access it.
 pub fn postgres_data(
     installation: &postgres::Installation,
     dir: &Path,
@@ -56,18 +56,18 @@ pub fn postgres_data(
 /// Temporal and Postgres, running.
 #[derive(Debug)]
 pub struct Servers {
-    /// The workflow engine.
+    /// The Temporal server.
     pub temporal: Temporal,
-    /// The database.
+    /// The Postgres server.
     pub postgres: Postgres,
-    /// Where stacks on these servers may keep their files.
+    /// The directory for the files of stacks on these servers.
     pub dir: PathBuf,
-    /// What goes when they stop for good.
+    /// Directories to remove when the servers are stopped permanently.
     remove: Vec<PathBuf>,
 }
 
 impl Servers {
-    /// Starts both at once.
+    /// Starts both servers concurrently.
     pub async fn start(
         installations: Installations,
         data: &Path,
@@ -83,30 +83,30 @@ impl Servers {
         Ok(Self { temporal, postgres, dir: dir.to_owned(), remove: config.remove.clone() })
     }
 
-    /// An error that says which server has ended by itself, if one has.
+    /// Returns an error that names a server that has ended unexpectedly.
     pub fn check(&mut self) -> Result<()> {
         self.temporal.child.check()?;
         self.postgres.child.check()
     }
 
-    /// Servers that all tests of this process share. They are stopped, and their data is removed, when the
-    /// process ends, however it ends.
+    /// Returns the servers that all tests of this process share. When the process ends, the guards stop them and remove
+    /// their data.
     pub async fn for_tests() -> Result<&'static Self> {
         static SHARED: OnceCell<Servers> = OnceCell::const_new();
         SHARED.get_or_try_init(|| Self::temporary(false)).await
     }
 
-    /// Servers of a test's own, to be killed and restarted at will: Temporal keeps its data in a file.
+    /// Starts servers for one test, which may kill and restart them. Temporal stores its data in a file.
     pub async fn private() -> Result<Self> {
         Self::temporary(true).await
     }
 
-    /// Stops both for good, Temporal first; temporary ones leave nothing behind.
+    /// Stops both permanently, Temporal first; removes the data of temporary servers.
     pub async fn stop(&mut self) {
         self.temporal.child.stop().await;
         self.postgres.child.stop().await;
         for dir in &self.remove {
-            // What stays in a temporary directory harms nobody.
+            // A leftover temporary directory has no effect.
             let _ = std::fs::remove_dir_all(dir);
         }
     }
@@ -123,20 +123,20 @@ impl Servers {
             http_port: Some(free_port()?),
             metrics_port: Some(free_port()?),
             database: on_disk.then(|| dir.join("temporal.db")),
-            // Both servers get these: whichever ends last leaves nothing.
+            // Both servers' guards get these directories; the last one to end removes everything.
             remove: vec![dir.clone(), outside.path().to_owned()],
         };
         Self::start(installations, &data, free_port()?, &config, &dir).await
     }
 }
 
-/// A new directory that every user may enter, as a data directory of another user lies in it.
+/// Creates a directory that every user may enter, because it contains the data directory of another user.
 fn temporary_dir() -> Result<PathBuf> {
     use std::os::unix::fs::DirBuilderExt;
     let dir = std::env::temp_dir().join(format!("waybill-test-{}", uuid::Uuid::now_v7().simple()));
     std::fs::DirBuilder::new()
         .mode(0o755)
         .create(&dir)
-        .with_context(|| format!("cannot make {}", dir.display()))?;
+        .with_context(|| format!("cannot create {}", dir.display()))?;
     Ok(dir.canonicalize()?)
 }

@@ -1,4 +1,4 @@
-//! A real Postgres on loopback: found or fetched, initialised once, started and stopped.
+//! Postgres on loopback: found or fetched, initialised once, started and stopped.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -16,28 +16,28 @@ use crate::servers::external_dir::ExternalDir;
 use crate::servers::pypi;
 use crate::servers::version::Version;
 
-/// The oldest major version that the schema is tried with.
+/// The oldest major version that the schema is tested with.
 const OLDEST_MAJOR: u32 = 14;
-/// A database that was killed replays its log first.
+/// A killed database replays its log before it is ready.
 const READY_WAIT_MAX: Duration = Duration::from_secs(60);
-/// A connection on loopback answers at once or not at all.
+/// A connection on loopback succeeds or fails quickly.
 const CONNECT_WAIT_MAX: Duration = Duration::from_secs(2);
 /// The superuser of the embedded server.
 const USER: &str = "waybill";
 
-/// A Postgres that can be started.
+/// A Postgres installation.
 #[derive(Clone, Debug)]
 pub struct Installation {
-    /// Directory of `postgres`, `initdb` and, mostly, `psql`.
+    /// Directory of `postgres`, `initdb` and usually `psql`.
     pub bin_dir: PathBuf,
     /// Its version.
     pub version: Version,
-    /// Who runs it.
+    /// The user that runs it.
     pub account: Option<SystemUser>,
 }
 
 impl Installation {
-    /// Finds one that works for the user who will run it, or fetches it.
+    /// Finds an installation that works for the user who will run it, or fetches one.
     pub fn locate(outside: &ExternalDir) -> Result<Self> {
         let account = SystemUser::for_postgres()?;
         if let Some(dir) = std::env::var_os("WAYBILL_POSTGRES_BIN_DIR") {
@@ -69,7 +69,7 @@ impl Installation {
         })
     }
 
-    /// All three programs must run: some machines have the client's only, or wrappers around nothing.
+    /// Checks that all three programs run. Some machines have only the client, or wrappers without a server.
     fn check(dir: &Path, account: Option<&SystemUser>) -> Option<Self> {
         let version = Version::of(&dir.join("postgres"), "PostgreSQL", account)?;
         let others =
@@ -82,12 +82,12 @@ impl Installation {
         })
     }
 
-    /// Makes the data directory if there is none.
+    /// Creates the data directory if it does not exist.
     pub fn init(&self, data: &Path) -> Result<()> {
         if let Ok(major) = fs::read_to_string(data.join("PG_VERSION")) {
             if major.trim() != self.version.major().to_string() {
                 bail!(
-                    "the data in {} is PostgreSQL {}'s, and PostgreSQL {} was found; name the older one's directory \
+                    "the data in {} is PostgreSQL {}'s, and PostgreSQL {} was found; set the older one's directory \
                      in WAYBILL_POSTGRES_BIN_DIR, or delete the stack's data with `cargo dev reset`",
                     data.display(),
                     major.trim(),
@@ -96,10 +96,10 @@ impl Installation {
             }
             return Ok(());
         }
-        // Only a complete directory ever gets the final name.
+        // Only a complete directory gets the final name.
         let work = data.with_extension("part");
         let _ = fs::remove_dir_all(&work);
-        fs::create_dir_all(&work).with_context(|| format!("cannot make {}", work.display()))?;
+        fs::create_dir_all(&work).with_context(|| format!("cannot create {}", work.display()))?;
         fs::set_permissions(&work, Permissions::from_mode(0o700))?;
         if let Some(account) = &self.account {
             chown(&work, Some(account.uid), Some(account.gid))?;
@@ -113,19 +113,19 @@ impl Installation {
             let said = String::from_utf8_lossy(&out.stderr);
             bail!("initdb failed:\n{}", said.trim());
         }
-        fs::rename(&work, data).with_context(|| format!("cannot make {}", data.display()))
+        fs::rename(&work, data).with_context(|| format!("cannot create {}", data.display()))
     }
 }
 
-/// Directories that may hold a Postgres, the likeliest first.
+/// Directories that may contain Postgres, the most likely first.
 fn candidates() -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let on_path = std::env::split_paths(&path).filter_map(|dir| {
-        // A link leads to the directory with the rest; a wrapper stays where it is.
+        // A symbolic link leads to the directory with the other programs; a wrapper script is used as it is.
         let real = dir.join("postgres").canonicalize().ok()?;
         Some(real.parent()?.to_owned())
     });
-    // Debian keeps the servers off PATH, one directory per major version; Homebrew likewise.
+    // Debian installs the servers outside PATH, one directory per major version; so does Homebrew.
     let mut packaged: Vec<(u32, PathBuf)> = Vec::new();
     for (parent, prefix) in
         [("/usr/lib/postgresql", ""), ("/opt/homebrew/opt", "postgresql@"), ("/usr/local/opt", "postgresql@")]
@@ -143,7 +143,7 @@ fn candidates() -> Vec<PathBuf> {
 /// A running Postgres.
 #[derive(Debug)]
 pub struct Postgres {
-    /// What it runs from.
+    /// The installation that it runs from.
     pub installation: Installation,
     /// The port on loopback.
     pub port: u16,
@@ -152,7 +152,7 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// Starts it on an initialised data directory, waits until it answers.
+    /// Starts Postgres on an initialised data directory and waits until it accepts connections.
     pub async fn start(
         installation: Installation,
         data: &Path,
@@ -175,7 +175,7 @@ impl Postgres {
         Ok(postgres)
     }
 
-    /// Starts it again on the same data and port.
+    /// Restarts it with the same data and port.
     pub async fn restart(&mut self) -> Result<()> {
         self.child.restart().await?;
         self.ready().await
@@ -186,7 +186,7 @@ impl Postgres {
         format!("postgres://{USER}@127.0.0.1:{}/{database}", self.port)
     }
 
-    /// Makes a database if it does not exist; answers its URL.
+    /// Creates a database if it does not exist; returns its URL.
     pub async fn create_database(&self, name: &str) -> Result<String> {
         let mut connection = connect(self.port).await?;
         let known: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)")
@@ -194,7 +194,7 @@ impl Postgres {
             .fetch_one(&mut connection)
             .await?;
         if !known {
-            // Names come from this crate alone; quoting keeps upper case.
+            // Names come only from this crate; quotes preserve upper case.
             let statement = format!("CREATE DATABASE \"{name}\"");
             sqlx::query(AssertSqlSafe(statement)).execute(&mut connection).await?;
         }
@@ -215,5 +215,5 @@ async fn connect(port: u16) -> Result<PgConnection> {
         .database("postgres")
         .ssl_mode(sqlx::postgres::PgSslMode::Disable);
     let connected = tokio::time::timeout(CONNECT_WAIT_MAX, PgConnection::connect_with(&options)).await;
-    Ok(connected.context("Postgres does not answer")??)
+    Ok(connected.context("Postgres does not respond")??)
 }

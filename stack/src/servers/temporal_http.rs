@@ -1,4 +1,4 @@
-//! Temporal's own HTTP API: what a person does with the `temporal` CLI, without a process for each call.
+//! A client of Temporal's HTTP API: the operations of the `temporal` CLI without a process per call.
 
 use std::time::Duration;
 
@@ -8,9 +8,9 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-/// A call of a server that is up takes milliseconds; one that is frozen must not hold up its caller.
+/// A server that is up responds within milliseconds; a frozen one must not block the caller.
 const CALL_MAX: Duration = Duration::from_secs(10);
-/// Executions per page of a list: the most that Temporal gives.
+/// Executions per page of a list: Temporal's maximum.
 const PAGE: &str = "1000";
 
 /// One namespace of a Temporal server.
@@ -20,26 +20,26 @@ pub struct TemporalHttp {
     base: String,
 }
 
-/// How an execution stands.
+/// A workflow execution and its status.
 #[derive(Clone, Debug)]
 pub struct Execution {
-    /// `order:{id}` and the like.
+    /// For example `order:{id}`.
     pub workflow_id: String,
     /// The run's id.
     pub run_id: String,
-    /// Such as `RUNNING`, `COMPLETED` or `TERMINATED`.
+    /// For example `RUNNING`, `COMPLETED` or `TERMINATED`.
     pub status: String,
     /// The search attribute `WaybillStatus`.
     pub order_status: Option<String>,
-    /// When it started, RFC 3339.
+    /// Start time, RFC 3339.
     pub started: String,
 }
 
 impl TemporalHttp {
-    /// The namespace `default` of the server whose HTTP API listens on this port of loopback.
+    /// A client for the namespace `default` of the server whose HTTP API listens on this loopback port.
     ///
     /// # Errors
-    /// When no HTTP client can be made.
+    /// When the HTTP client cannot be created.
     pub fn new(port: u16) -> Result<Self> {
         let http = reqwest::Client::builder().timeout(CALL_MAX).no_proxy().build()?;
         Ok(Self { http, base: format!("http://127.0.0.1:{port}/api/v1/namespaces/default") })
@@ -48,7 +48,7 @@ impl TemporalHttp {
     /// Sends a signal.
     ///
     /// # Errors
-    /// When there is no such execution that runs, or the server does not answer.
+    /// When no such execution is running, or the server does not respond.
     pub async fn signal(&self, workflow_id: &str, name: &str, input: &Value) -> Result<()> {
         let body = json!({ "input": [input] });
         self.call(Method::POST, &format!("workflows/{workflow_id}/signal/{name}"), Some(&body)).await?;
@@ -74,10 +74,10 @@ impl TemporalHttp {
         Ok(())
     }
 
-    /// The executions that a visibility query finds.
+    /// Returns the executions that match a visibility query.
     ///
     /// # Errors
-    /// When the server does not answer, or not what it should.
+    /// When the server does not respond, or its response is malformed.
     pub async fn executions(&self, query: &str) -> Result<Vec<Execution>> {
         let (mut found, mut token) = (Vec::new(), String::new());
         loop {
@@ -94,7 +94,7 @@ impl TemporalHttp {
         }
     }
 
-    /// What the run answered at its end; none if it did not complete.
+    /// Returns the run's result; none if it did not complete.
     ///
     /// # Errors
     /// As [`Self::executions`].
@@ -115,10 +115,10 @@ impl TemporalHttp {
     }
 
     async fn answer(request: reqwest::RequestBuilder) -> Result<Value> {
-        let answer = request.send().await.context("Temporal's HTTP API does not answer")?;
+        let answer = request.send().await.context("Temporal's HTTP API does not respond")?;
         let (status, body) = (answer.status(), answer.text().await?);
         if !status.is_success() {
-            bail!("Temporal answered {status}: {body}");
+            bail!("Temporal responded {status}: {body}");
         }
         Ok(serde_json::from_str(&body)?)
     }

@@ -1,4 +1,4 @@
-//! Versions as programs print them.
+//! Parses the versions that programs print.
 
 use std::fmt;
 use std::path::Path;
@@ -6,23 +6,23 @@ use std::process::Stdio;
 
 use crate::servers::account::{SystemUser, command_as};
 
-/// A version's numbers, compared from the left.
+/// A version, compared by its numbers from left to right.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version(pub Vec<u32>);
 
 impl Version {
-    /// The first thing in a text that looks like a version.
+    /// Finds the first version in a text.
     pub fn find(text: &str) -> Option<Self> {
         text.split_whitespace().find_map(|word| {
-            // Suffixes as in `17rc1`, `15.18+deb12u1` or `1.9.1,` do not count.
+            // Suffixes as in `17rc1`, `15.18+deb12u1` or `1.9.1,` are ignored.
             let end = word.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(word.len());
             let numbers = word[..end].trim_end_matches('.').split('.').map(str::parse);
             numbers.collect::<Result<Vec<u32>, _>>().ok().map(Version)
         })
     }
 
-    /// What `program --version` prints, run as the user who will use it; none when it does not run, or when it is
-    /// not `name`'s.
+    /// Returns the version that `program --version` prints, run as the user who will use it; none when it does not run
+    /// or is not the program `name`.
     pub fn of(program: &Path, name: &str, account: Option<&SystemUser>) -> Option<Self> {
         let out = command_as(program, account).arg("--version").stdin(Stdio::null()).output().ok()?;
         let text = String::from_utf8_lossy(&out.stdout);

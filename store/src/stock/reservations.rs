@@ -84,7 +84,7 @@ async fn include_replacements(
 /// Items that were short left all the same: no count has them, so they are `missing` ([ADR 9]), and nobody is owed them any
 /// more.
 ///
-/// [ADR 9]: ../../docs/adr/0009-late-news.md
+/// [ADR 9]: ../../docs/adr/0009-late-carrier-events.md
 ///
 /// # Errors
 /// When Postgres fails; then nothing was sold.

@@ -1,5 +1,5 @@
 //! Items that orders were promised and that a count did not find
-//! ([ADR 20](../../../docs/adr/0020-shortfalls.md)).
+//! ([ADR 20](../../../docs/adr/0020-stock-shortfalls.md)).
 //!
 //! `stock.short` says how many are missing at a location, `reservations.short` whose they are: the newest orders', whose
 //! reservations are still held. All that changes a stock row with a shortfall keeps `available` at 0 until it is covered,

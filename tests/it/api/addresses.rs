@@ -1,4 +1,4 @@
-//! Addresses: countries without postal codes, and how the receiver can be reached.
+//! Addresses: countries without postal codes, and the receiver's contact details.
 
 use crate::support::*;
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
@@ -60,16 +60,16 @@ async fn contact_reaches_the_carrier_and_stays_private() {
     let placed = order_to_hong_kong();
     let id = place(&stack.client, &placed).await;
     let order = reach(&stack.client, &id, "fulfilling").await;
-    assert_eq!(order["shipping_address"], placed["shipping_address"], "it is shown as it was given");
+    assert_eq!(order["shipping_address"], placed["shipping_address"], "the address must be unchanged");
     let found = "select count(*) from orders where shipping_address->>'phone' = $1";
-    assert_eq!(count(&stack, found, PHONE).await, 1, "it is stored");
+    assert_eq!(count(&stack, found, PHONE).await, 1, "the phone number must be stored");
     let labels = stack.carrier.snapshot();
     assert_eq!(labels["labels"][0]["contacts"], json!(["phone", "email"]), "{labels}");
-    assert_eq!(labels["labels"][0]["country"], "HK", "a label without a postal code is booked");
+    assert_eq!(labels["labels"][0]["country"], "HK", "a label needs no postal code");
 
     let history = temporal(&["workflow", "show", "-w", &format!("order:{id}"), "--output", "json"]).await;
     let mut texts = vec![decoded(&serde_json::from_str(&history).unwrap())];
-    assert!(texts[0].contains("SHOE-42-BLK"), "payloads are read: {}", texts[0]);
+    assert!(texts[0].contains("SHOE-42-BLK"), "payloads must be decoded: {}", texts[0]);
     texts.push(stack.client.events(&id, 0).await.unwrap().body.to_string());
     texts.extend(logs_and_metrics(&stack, ports.worker).await);
     for text in &texts {
@@ -81,7 +81,7 @@ async fn contact_reaches_the_carrier_and_stays_private() {
     stack.stop().await;
 }
 
-/// What the API and the worker have logged, and their metrics.
+/// The logs and metrics of the API and the worker.
 async fn logs_and_metrics(stack: &Stack, worker_port: u16) -> Vec<String> {
     let worker = Client::new(&format!("http://127.0.0.1:{worker_port}"), &new_key()).unwrap();
     let mut texts = Vec::new();
@@ -95,7 +95,7 @@ async fn logs_and_metrics(stack: &Stack, worker_port: u16) -> Vec<String> {
     texts
 }
 
-/// All texts in a history, those of payloads decoded.
+/// All texts in a history, with payloads decoded.
 fn decoded(history: &Value) -> String {
     match history {
         Value::Object(fields) => fields.values().map(decoded).collect::<Vec<_>>().join("\n"),

@@ -1,4 +1,4 @@
-//! What can't be accepted is refused with the field and the fix, before anything is done.
+//! The API rejects invalid input with the field and the fix, before it has any effect.
 
 use crate::support::*;
 use reqwest::{
@@ -26,7 +26,7 @@ async fn what_can_not_be_accepted_is_refused_with_the_field_and_the_fix() {
     queries(&stack, &placed).await;
     words_about_an_order(&stack, &placed).await;
     let made = count(&stack, "select count(*) from orders where customer_id = $1", "cus_bad").await;
-    assert_eq!(made, 0, "nothing of what was refused became an order");
+    assert_eq!(made, 0, "a rejected request must create no order");
     stack.stop().await;
 }
 
@@ -38,7 +38,7 @@ fn bad_order() -> Value {
     })
 }
 
-/// Readable, and not valid: 422, and all of it at once.
+/// Well-formed but invalid: 422, with all errors in one response.
 async fn wrong_values(stack: &Stack) {
     let long = "x".repeat(201);
     let cases = [
@@ -101,7 +101,7 @@ async fn wrong_values(stack: &Stack) {
         set(&mut order, pointer, value);
     }
     let reply = stack.client.post("/v1/orders", &order).await.unwrap();
-    assert_eq!(refused(&reply, 422, "invalid", "three at once"), ["/lines/1/quantity", "/currency", "/tax"]);
+    assert_eq!(refused(&reply, 422, "invalid", "three fields"), ["/lines/1/quantity", "/currency", "/tax"]);
 
     for (currency, unit_price, pointer) in [
         ("MGA", 1_005, "/lines/0/unit_price"),
@@ -128,7 +128,7 @@ async fn wrong_values(stack: &Stack) {
     assert_eq!(refused(&reply, 422, "invalid", "a total without a payment"), ["/payment"]);
 }
 
-/// JSON of another shape: 400, with the first place that does not fit.
+/// JSON of another shape: 400, with the first location that does not fit.
 async fn wrong_shapes(stack: &Stack) {
     let cases = [
         ("/lines/1/quantity", json!("2")),
@@ -176,7 +176,7 @@ async fn wrong_shapes(stack: &Stack) {
         let (parent, field) = pointer.rsplit_once('/').unwrap();
         order.pointer_mut(parent).unwrap().as_object_mut().unwrap().remove(field).unwrap();
         let reply = stack.client.post("/v1/orders", &order).await.unwrap();
-        assert_eq!(refused(&reply, 400, "malformed", pointer), [pointer], "it is missing");
+        assert_eq!(refused(&reply, 400, "malformed", pointer), [pointer], "{pointer} is missing");
     }
     for other in [json!([]), json!(null), json!("order"), json!(1), json!([bad_order()])] {
         let reply = stack.client.post("/v1/orders", &other).await.unwrap();
@@ -217,7 +217,7 @@ async fn what_is_not_json(stack: &Stack) {
         let reply = post_bytes(&stack.client, "/v1/orders", body).await;
         assert_eq!(refused(&reply, 400, "malformed", what), [""], "{what}");
     }
-    // By this name serde_json's own values hide in strings, each with a limit of depth of its own.
+    // Under this name serde_json nests raw values in strings, and each string starts a new depth limit.
     let mut hidden = String::new();
     for _ in 0..12 {
         let inner = json!({"$serde_json::private::RawValue": hidden}).to_string();
@@ -225,7 +225,7 @@ async fn what_is_not_json(stack: &Stack) {
     }
     assert!(hidden.len() < BODY_BYTES_MAX, "{}", hidden.len());
     let reply = post_bytes(&stack.client, "/v1/orders", hidden).await;
-    check_problem(&reply, "depth that hides in strings");
+    check_problem(&reply, "depth nested in strings");
     let deep = post_bytes(&stack.client, "/v1/orders", vec![b'['; 100_000]).await;
     refused(&deep, 413, "too_large", "100,000 brackets");
 }
@@ -236,7 +236,7 @@ async fn bodies_of_the_wrong_size_or_kind(stack: &Stack) {
     let reply = post_bytes(&stack.client, "/v1/orders", body.clone()).await;
     assert_eq!(reply.status.as_u16(), 201, "a body of exactly 64 KiB: {}", reply.body);
     body.push(' ');
-    refused(&post_bytes(&stack.client, "/v1/orders", body).await, 413, "too_large", "one byte more");
+    refused(&post_bytes(&stack.client, "/v1/orders", body).await, 413, "too_large", "one byte over");
 
     let post = || stack.client.request(Method::POST, "/v1/orders").header("Idempotency-Key", new_key());
     let text = order_with(|_| {}).to_string();
@@ -244,7 +244,7 @@ async fn bodies_of_the_wrong_size_or_kind(stack: &Stack) {
         let reply = send(stack, post().header(CONTENT_TYPE, kind).body(text.clone())).await;
         refused(&reply, 415, "not_json", kind);
     }
-    refused(&send(stack, post().body(text.clone())).await, 415, "not_json", "no type at all");
+    refused(&send(stack, post().body(text.clone())).await, 415, "not_json", "no content type");
     for kind in ["application/json; charset=utf-8", "Application/JSON", "application/vnd.waybill+json"] {
         let reply = send(stack, post().header(CONTENT_TYPE, kind).body(text.clone())).await;
         assert_eq!(reply.status.as_u16(), 201, "{kind}: {}", reply.body);
@@ -325,7 +325,7 @@ async fn queries(stack: &Stack, placed: &str) {
         let reply = ask(&stack.client, Method::GET, &format!("/v1/orders/{placed}/events?{query}")).await;
         assert_eq!(refused(&reply, 400, "malformed", query), [name], "{query}");
     }
-    // Odd, and yet a question that has an answer.
+    // Unusual but valid queries.
     for query in [
         "created_after=-009999-01-02T02:00:00Z",
         "created_after=9999-12-30T00:00:00Z",
@@ -341,7 +341,7 @@ async fn queries(stack: &Stack, placed: &str) {
     }
 }
 
-/// The bodies of cancellation, decision and amendment. None of these comes as far as the order's workflow.
+/// The bodies of cancellation, decision and amendment. The API rejects each before it reaches the order's workflow.
 async fn words_about_an_order(stack: &Stack, placed: &str) {
     let long = "x".repeat(201);
     for (what, body, status, pointer) in [
@@ -382,7 +382,7 @@ async fn words_about_an_order(stack: &Stack, placed: &str) {
     let stale = stack.client.amend(placed, "cancel", Some("\"2\"")).await.unwrap();
     refused(&stale, 412, "stale", "another version");
     assert_eq!(stale.body["order_id"], placed);
-    // What would happen may be asked without a key.
+    // A dry run needs no idempotency key.
     for body in
         [json!({"reason": "x", "dry_run": true}), json!({"reason": "x", "dry_run": true, "lines": [0]})]
     {
@@ -392,7 +392,7 @@ async fn words_about_an_order(stack: &Stack, placed: &str) {
     }
 }
 
-/// Puts a value at a JSON pointer, new or in place of another.
+/// Sets the value at a JSON pointer, or adds it.
 fn set(order: &mut Value, pointer: &str, value: Value) {
     let (parent, field) = pointer.rsplit_once('/').unwrap();
     match order.pointer_mut(parent).unwrap() {

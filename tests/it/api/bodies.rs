@@ -1,4 +1,4 @@
-//! Bodies that one reader takes otherwise than another: keys given twice, and content codings.
+//! Bodies that parsers read differently: duplicate keys, and content codings.
 
 use crate::support::*;
 use reqwest::{
@@ -56,7 +56,7 @@ async fn duplicate_key_is_rejected() {
     let reply = stack.client.send(put.body(body)).await.unwrap();
     assert_eq!(refused(&reply, 400, "malformed", "stock"), ["/locations/1/on_hand"]);
     let orders = count(&stack, "select count(*) from orders where customer_id like $1", "%").await;
-    assert_eq!(orders, 1, "none but the first was accepted");
+    assert_eq!(orders, 1, "only the first order must be accepted");
     stack.stop().await;
 }
 

@@ -1,5 +1,5 @@
-//! What the API remembers is forgotten when it changes: with memories that last for an hour, nothing else would end
-//! them during a test.
+//! The API invalidates cached entries when they change. The caches' lifetime is an hour, so no entry expires during a
+//! test.
 
 use crate::support::*;
 use futures::future::join_all;
@@ -46,11 +46,11 @@ async fn a_revoked_key(stack: &Stack) {
     let listed = stack.run_api_command(&["keys", "list"]).await.unwrap();
     let line = listed.lines().find(|line| line.contains("remembered")).unwrap();
     stack.run_api_command(&["keys", "revoke", line.split_whitespace().next().unwrap()]).await.unwrap();
-    wait_until("the key is refused", || async {
+    wait_until("the rejection of the key", || async {
         (client.list(&[]).await.unwrap().status.as_u16() == 401).then_some(())
     })
     .await;
-    assert_eq!(stack.client.list(&[]).await.unwrap().status.as_u16(), 200, "other keys go on");
+    assert_eq!(stack.client.list(&[]).await.unwrap().status.as_u16(), 200, "other keys must stay valid");
 }
 
 async fn an_order_that_has_ended(stack: &Stack) {
@@ -62,24 +62,25 @@ async fn an_order_that_has_ended(stack: &Stack) {
     assert_eq!((&again.body, again.header("etag")), (&before.body, before.header("etag")));
 
     let other = stack.client.with_key(&stack.create_key("another").await.unwrap());
-    refused(&other.get(&id).await.unwrap(), 404, "not_found", "another merchant's, remembered");
+    refused(&other.get(&id).await.unwrap(), 404, "not_found", "the cached order of another merchant");
 
     let refund = json!({"amount": 100, "reason": "a present"});
     let asked = stack.client.post(&format!("/v1/orders/{id}/refunds"), &refund).await.unwrap();
     assert_eq!(asked.status.as_u16(), 201, "{}", asked.body);
     let after = stack.client.get(&id).await.unwrap().body;
-    assert!(version(&after) > version(&before.body), "who asked reads at once that it was asked");
+    assert!(version(&after) > version(&before.body), "the caller must read its own write");
     without_a_word_from_postgres(stack, &id).await;
     what_another_process_records(stack, &id).await;
-    // What follows is the worker's, which tells this process.
-    wait_until("the refunds are read", || async {
+    // The worker writes the refunds' results and notifies this API process.
+    wait_until("both refunds in the order", || async {
         let order = stack.client.get(&id).await.unwrap().body;
         (order["amounts_held"]["refunded"] == 210).then_some(())
     })
     .await;
 }
 
-/// The listener has just been cut off, and listens again after half a second: until then nobody tells this process.
+/// The test has just cut the LISTEN connection, and the API reconnects after half a second: until then it receives no
+/// notification.
 async fn without_a_word_from_postgres(stack: &Stack, id: &str) {
     let refund = json!({"amount": 10, "reason": "a present"});
     let before = stack.client.get(id).await.unwrap().body["version"].as_i64();
@@ -89,12 +90,12 @@ async fn without_a_word_from_postgres(stack: &Stack, id: &str) {
     let asked = stack.client.post(&format!("/v1/orders/{id}/refunds"), &refund).await.unwrap();
     assert_eq!(asked.status.as_u16(), 201, "{}", asked.body);
     let after = stack.client.get(id).await.unwrap().body["version"].as_i64();
-    assert!(after > before, "who asked reads at once that it was asked");
+    assert!(after > before, "the caller must read its own write");
 }
 
-/// As another API process would record it, whose only word to this one is what it writes.
+/// Records a refund as another API process does: this process only learns of it by notification.
 async fn what_another_process_records(stack: &Stack, id: &str) {
-    wait_until("this process listens again", || async {
+    wait_until("the API to LISTEN again", || async {
         let listening = "select count(*) from pg_stat_activity
                          where datname = current_database() and query ilike $1";
         (count(stack, listening, "listen %").await > 0).then_some(())
@@ -103,7 +104,7 @@ async fn what_another_process_records(stack: &Stack, id: &str) {
     let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
     let order_id: OrderId = id.parse().unwrap();
     let merchant_id = waybill_store::orders::get(&pool, order_id).await.unwrap().unwrap().merchant_id;
-    // The worker is away: it would tell, too.
+    // The worker is suspended, since it sends notifications, too.
     stack.workers[0].suspend(true).unwrap();
     let before = stack.client.get(id).await.unwrap().body["version"].as_i64();
     let new = NewRefund {
@@ -117,7 +118,7 @@ async fn what_another_process_records(stack: &Stack, id: &str) {
     };
     let requested = refunds::request(&pool, &new).await.unwrap();
     assert!(matches!(requested, RefundRequestOutcome::Accepted(_)));
-    wait_until("the other's refund is read", || async {
+    wait_until("the refund of the other process", || async {
         (stack.client.get(id).await.unwrap().body["version"].as_i64() > before).then_some(())
     })
     .await;
@@ -135,7 +136,7 @@ async fn the_answer_to_who_has_waited(stack: &Stack) {
 
 #[tokio::test]
 async fn an_order_under_way_is_read_as_it_is() {
-    // No worker: nobody changes the orders, and nobody tells of it.
+    // Without a worker, no other process changes the orders or sends notifications.
     let stack = builder().await.worker(false).env("WAYBILL_CACHE_SECONDS", 3_600).start().await.unwrap();
     let pool = waybill_store::connect(&stack.database_url, 2).unwrap();
     let id = place(&stack.client, &order_with(|_| {})).await;
@@ -144,7 +145,7 @@ async fn an_order_under_way_is_read_as_it_is() {
     let first = read().await;
     assert_eq!((&read().await.body, read().await.header("etag")), (&first.body, first.header("etag")));
     changed("update orders set reference = 'changed' where id = $1::uuid").await.unwrap();
-    assert_eq!(read().await.body["reference"], "changed", "its row was written to");
+    assert_eq!(read().await.body["reference"], "changed", "a changed row must be read again");
 
     for concern in [
         "with raised as (insert into concerns (order_id, reason, subject, detail) values ($1::uuid, 'drift', 's', '{}'))
@@ -154,9 +155,9 @@ async fn an_order_under_way_is_read_as_it_is() {
         read().await;
         changed(concern).await.unwrap();
     }
-    assert_eq!(read().await.body["needs"][0]["detail"]["seen"], 1, "its concern is a row of its own");
+    assert_eq!(read().await.body["needs"][0]["detail"]["seen"], 1, "the attention record changed");
     changed("delete from orders where id = $1::uuid").await.unwrap();
-    refused(&read().await, 404, "not_found", "it is gone");
+    refused(&read().await, 404, "not_found", "a deleted order");
     stack.stop().await;
 }
 
@@ -177,13 +178,13 @@ async fn the_starter_leaves_alone_what_is_about_to_be_started() {
         let due = waybill_store::orders::outbox::find_unstarted(&pool, 100).await.unwrap();
         due.into_iter().map(|order| order.order_id).collect::<Vec<_>>()
     };
-    assert_eq!(due().await, [yours.order.id], "nobody else is about to start that one");
+    assert_eq!(due().await, [yours.order.id], "the dispatcher must start the other order only");
     sqlx::query("update orders set start_due_at = now() where merchant_id = $1 and start_due_at is not null")
         .bind(merchant.0)
         .execute(&pool)
         .await
         .unwrap();
-    assert_eq!(due().await.len(), 2, "whoever was to start it did not come to it");
+    assert_eq!(due().await.len(), 2, "the dispatcher must start overdue orders");
     stack.stop().await;
 }
 
@@ -240,7 +241,7 @@ async fn orders_that_are_accepted_together_are_accepted_each_by_itself() {
     let stack = builder().await.worker(false).start().await.unwrap();
     let pool = waybill_store::connect(&stack.database_url, 4).unwrap();
     let merchant = MerchantId(Uuid::now_v7());
-    // Two processes, each with its groups; half of the keys are used in both, in other orders.
+    // Two processes, each with its batchers; both use half of the keys, in different orders.
     let processes = [OrderAcceptor::start(pool.clone(), true), OrderAcceptor::start(pool.clone(), true)];
     let keys: Vec<String> = (0..40).map(|n| format!("key-{n:02}")).collect();
     let placing = processes.iter().enumerate().flat_map(|(process, acceptance_)| {
@@ -249,7 +250,7 @@ async fn orders_that_are_accepted_together_are_accepted_each_by_itself() {
             .map(move |key| {
                 let shared = key.as_str() < "key-20";
                 let key = if shared { key.clone() } else { format!("{key}-{process}") };
-                // Postgres can't keep a NUL: that order is refused, and none of its neighbours.
+                // Postgres cannot store a NUL: that order fails, and the others of its batch succeed.
                 let reference = if key.starts_with("key-33") { "\0" } else { "r" };
                 let new = acceptance(merchant, &key, reference);
                 async move { (key, acceptance_.accept(new).await) }

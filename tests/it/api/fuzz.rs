@@ -1,4 +1,4 @@
-//! Valid orders, spoilt at random from a fixed seed: each is accepted or refused, and nothing else ever happens.
+//! Fuzzes valid orders with a fixed seed: the API accepts or rejects each one, and never fails.
 
 use crate::support::*;
 use serde_json::{Value, json};
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 const ROUNDS: usize = 300;
 const SEED: u64 = 0x005e_ed0f_0a71_1d0e;
 
-/// Values that have hurt somebody's server. They are bytes, since not all of them are JSON.
+/// Values that are known to break servers. They are bytes, since not all of them are JSON.
 const HOSTILE: &[&[u8]] = &[
     b"null",
     b"true",
@@ -73,7 +73,7 @@ const HOSTILE: &[&[u8]] = &[
     b"",
 ];
 
-/// Knuth's MMIX generator: enough to be varied, and the same everywhere.
+/// Knuth's MMIX generator: sufficiently varied, and the same on every platform.
 struct Random(u64);
 
 impl Random {
@@ -83,7 +83,7 @@ impl Random {
     }
 }
 
-/// What was done to an order.
+/// A mutation of an order.
 #[derive(Debug)]
 enum Change {
     Remove,
@@ -109,7 +109,7 @@ async fn whatever_is_sent_is_accepted_or_refused() {
         if reply.status.as_u16() == 201 {
             accepted += 1;
             let read = stack.client.get(reply.text("/id")).await.unwrap();
-            assert_eq!(read.body, reply.body, "what was answered is what is read: {what}");
+            assert_eq!(read.body, reply.body, "the response must equal the stored order: {what}");
             continue;
         }
         refused += 1;
@@ -123,27 +123,27 @@ async fn whatever_is_sent_is_accepted_or_refused() {
     println!("{accepted} accepted, {refused} refused");
     assert!(accepted > ROUNDS / 30 && refused > ROUNDS / 2, "{accepted} accepted, {refused} refused");
     let text = "select count(*) from orders where customer_id like $1";
-    assert!(count(&stack, text, "%").await == accepted as i64, "as many orders as were accepted");
+    assert!(count(&stack, text, "%").await == accepted as i64, "only accepted orders may exist");
     stack.stop().await;
 }
 
-/// Of a single change, every pointer leads to it, to what is around it, or to what is in it.
+/// For a single mutation, every pointer leads to the mutated value, or to a value around it or in it.
 fn check_pointers(change: &Change, at: &str, pointers: &[String], what: &str) {
     for pointer in pointers {
         let near = |a: &str, b: &str| a == b || a.strip_prefix(b).is_some_and(|rest| rest.starts_with('/'));
         let fits = match change {
-            // The place of an element that is gone is the next one's, or the list's.
+            // After a removal the pointer is that of the next element or of the list.
             Change::Remove => near(at, pointer) && !pointer.is_empty(),
-            // The name that nobody knows, or the one that is missing: beside it, either way.
+            // The pointer of the unknown or of the missing name is next to the renamed field.
             Change::Rename => pointer.rsplit_once('/').unwrap().0 == at.rsplit_once('/').unwrap().0,
-            // A total that is too large is told of the lines.
+            // A total above the limit is reported for the lines.
             _ => near(pointer, at) || (near(at, pointer) && !pointer.is_empty()) || pointer == "/lines",
         };
-        assert!(fits, "{pointer} is not about {at}: {what}");
+        assert!(fits, "{pointer} does not belong to {at}: {what}");
     }
 }
 
-/// An order with places where bytes will be put that serde could not write.
+/// An order with slots for bytes that serde cannot write.
 struct Spoilt {
     order: Value,
     bytes: Vec<Vec<u8>>,
@@ -189,7 +189,7 @@ impl Spoilt {
                 fields.insert(format!("{field}_"), value);
                 Change::Rename
             }
-            // Two members of one name: `@` sorts before every name here, `~` after it.
+            // Two members with the same name: `@` sorts before every name here, `~` after it.
             (Value::Object(fields), n @ (2 | 3)) => {
                 let before_or_after = if n == 2 { "@@twice@@" } else { "~~twice~~" };
                 fields.insert(format!("{before_or_after}{field}"), slot);
@@ -218,7 +218,7 @@ impl Spoilt {
         let mut text = text.into_bytes();
         for (number, bytes) in self.bytes.iter().enumerate() {
             let slot = format!("\"@@{number}@@\"").into_bytes();
-            // A later change may have taken the place away.
+            // A later mutation may have removed the slot.
             if let Some(at) = text.windows(slot.len()).position(|window| *window == slot) {
                 text.splice(at..at + slot.len(), bytes.iter().copied());
             }
@@ -227,7 +227,7 @@ impl Spoilt {
     }
 }
 
-/// The pointers of everything in a value, itself left out.
+/// The pointers of all values inside a value.
 fn pointers(value: &Value, at: &str, found: &mut Vec<String>) {
     let inside: Vec<(String, &Value)> = match value {
         Value::Object(fields) => fields.iter().map(|(name, value)| (format!("{at}/{name}"), value)).collect(),

@@ -1,4 +1,4 @@
-//! The same request twice is one request.
+//! A request that is retried with its idempotency key is executed once.
 
 use crate::support::*;
 use futures::future::join_all;
@@ -46,7 +46,7 @@ async fn request_answered_twice_keeps_its_first_answer() {
         key: new_key(),
         fingerprint: [7; 32],
     };
-    // The first process is slow, and the key counts as given up.
+    // The first process is slow, and its claim of the key is treated as abandoned.
     assert!(!idempotency::claim(&pool, &request).await.unwrap().unwrap().is_reclaimed);
     idempotency::expire_claim(&pool, &request).await.unwrap();
     assert!(idempotency::claim(&pool, &request).await.unwrap().unwrap().is_reclaimed);
@@ -71,9 +71,9 @@ async fn placing_again(stack: &Stack, order: &Value, key: &str) -> Reply {
     assert_eq!(first.header("idempotent-replayed"), None);
     reach(&stack.client, first.text("/id"), "fulfilling").await;
     let again = stack.client.place(order, key, None).await.unwrap();
-    same_again(&first, &again, "the same body, when the order has moved on");
+    same_again(&first, &again, "the same body, after the order has progressed");
 
-    // Spaces, the order of fields and the quotes of the IETF draft make no other request.
+    // Whitespace, the order of fields and the quotes of the IETF draft do not make it a different request.
     let fields = order.as_object().unwrap().iter().rev();
     let fields: Vec<String> = fields.map(|(name, value)| format!(" \"{name}\" :\n {value:#} ")).collect();
     let text = format!("\n{{{}}}\t", fields.join(","));
@@ -92,17 +92,17 @@ async fn placing_again(stack: &Stack, order: &Value, key: &str) -> Reply {
     changed["lines"][0]["quantity"] = json!(0);
     let invalid = stack.client.place(&changed, key, None).await.unwrap();
     refused(&invalid, 422, "invalid", "a body that is not valid");
-    same_again(&first, &stack.client.place(order, key, None).await.unwrap(), "after refusals");
+    same_again(&first, &stack.client.place(order, key, None).await.unwrap(), "after rejections");
 
     let other = stack.client.with_key(&stack.create_key("other").await.unwrap());
     let theirs = other.place(order, key, None).await.unwrap();
     assert_eq!((theirs.status.as_u16(), theirs.header("idempotent-replayed")), (201, None));
-    assert_ne!(theirs.body["id"], first.body["id"], "another merchant's key is another key");
+    assert_ne!(theirs.body["id"], first.body["id"], "keys must be separate per merchant");
     assert_eq!(count(stack, ORDERS_OF, order["customer_id"].as_str().unwrap()).await, 2);
 
-    // What was refused may be mended under the same key.
+    // A rejected request may be corrected under the same key.
     let key = new_key();
-    refused(&stack.client.place(&changed, &key, None).await.unwrap(), 422, "invalid", "refused");
+    refused(&stack.client.place(&changed, &key, None).await.unwrap(), 422, "invalid", "an invalid body");
     let mended = stack.client.place(order, &key, None).await.unwrap();
     assert_eq!((mended.status.as_u16(), mended.header("idempotent-replayed")), (201, None));
     first
@@ -116,10 +116,10 @@ async fn at_the_same_time(stack: &Stack) {
         assert_eq!((reply.status.as_u16(), &reply.body), (201, &replies[0].body));
     }
     let new = replies.iter().filter(|reply| reply.header("idempotent-replayed").is_none()).count();
-    assert_eq!(new, 1, "one of the fifty made the order");
+    assert_eq!(new, 1, "one of the fifty must create the order");
     assert_eq!(count(stack, ORDERS_OF, order["customer_id"].as_str().unwrap()).await, 1);
 
-    // Two orders under one key: one of them wins, and is told of by nobody who asked for the other.
+    // Two orders under one key: one of them is accepted, and no request for the other gets its response.
     let (orders, key) = ([1, 2].map(|n| order_with(|o| o["tax"] = json!(n))), new_key());
     let replies = join_all((0..20).map(|n| stack.client.place(&orders[n % 2], &key, None))).await;
     let mut made = Vec::new();
@@ -144,7 +144,7 @@ async fn cancelling_again(stack: &Stack, placing_key: &str) {
     for id in &ids {
         reach(&stack.client, id, "in_review").await;
     }
-    // A key of placing is another key than one of cancelling.
+    // The same key for placing and for cancelling is two separate keys.
     let cancel = async |id: &str, reason: &str| {
         let path = format!("/v1/orders/{id}/cancellation");
         let request = stack.client.request(Method::POST, &path).header("Idempotency-Key", placing_key);
@@ -160,7 +160,7 @@ async fn cancelling_again(stack: &Stack, placing_key: &str) {
     }
     reach(&stack.client, &ids[0], "cancelled").await;
     let again = cancel(&ids[0], "changed my mind").await;
-    same_again(&first, &again, "when it is long cancelled");
+    same_again(&first, &again, "after the cancellation");
     refused(&cancel(&ids[0], "other words").await, 422, "idempotency_key_reused", "another reason");
     refused(&cancel(&ids[1], "changed my mind").await, 422, "idempotency_key_reused", "another order");
     let asked = kinds(&stack.client, &ids[0]).await.iter().filter(|k| *k == "cancellation.requested").count();

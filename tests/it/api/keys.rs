@@ -1,4 +1,4 @@
-//! A key opens what is its merchant's, as far as its scopes go, and nothing else.
+//! A key gives access to its merchant's orders and stock within its scopes, and to nothing else.
 
 use crate::support::*;
 use reqwest::{
@@ -22,7 +22,7 @@ async fn a_key_opens_what_is_its_merchants_and_nothing_else() {
     stack.stop().await;
 }
 
-/// Every route that takes a key, about this order.
+/// Every route that requires a key, for this order.
 fn routes(id: &str) -> Vec<(Method, String, Value)> {
     let order = |what: &str| format!("/v1/orders/{id}{what}");
     vec![
@@ -88,7 +88,7 @@ async fn key(stack: &Stack, name: &str, scopes: &str) -> Client {
 }
 
 async fn scopes(stack: &Stack) {
-    // About an order that is not there: what is allowed ends with 404, before a workflow is asked.
+    // The order does not exist: an allowed request gets 404 before it reaches a workflow.
     let nowhere = routes(&new_key());
     for (scope, allowed) in [
         ("orders:write", vec![0, 4, 5, 6]),
@@ -104,7 +104,7 @@ async fn scopes(stack: &Stack) {
             let reply = client.send(request(&client, route)).await.unwrap();
             if !allowed.contains(&number) {
                 refused(&reply, 403, "forbidden", &what);
-                assert!(reply.text("/detail").contains(':'), "it names the scope: {}", reply.body);
+                assert!(reply.text("/detail").contains(':'), "no scope in the detail: {}", reply.body);
             } else if route.1.starts_with("/v1/orders/") {
                 refused(&reply, 404, "not_found", &what);
             } else {
@@ -123,10 +123,10 @@ async fn revoked_keys(stack: &Stack) {
     let listed = stack.run_api_command(&["keys", "list"]).await.unwrap();
     let line = listed.lines().find(|line| line.contains("to be revoked")).unwrap();
     assert!(line.contains("demo") && line.contains("[orders:read]") && line.contains("in use"), "{line}");
-    assert!(!listed.contains("wb_") && !listed.contains(&stack.key), "no key is shown twice: {listed}");
+    assert!(!listed.contains("wb_") && !listed.contains(&stack.key), "a list must not show keys: {listed}");
     let id = line.split_whitespace().next().unwrap();
     stack.run_api_command(&["keys", "revoke", id]).await.unwrap();
-    let reply = wait_until("the key is refused", || async {
+    let reply = wait_until("the rejection of the key", || async {
         Some(client.list(&[]).await.unwrap()).filter(|reply| reply.status.as_u16() != 200)
     })
     .await;
@@ -135,7 +135,7 @@ async fn revoked_keys(stack: &Stack) {
     assert!(listed.lines().any(|line| line.starts_with(id) && line.contains("revoked")), "{listed}");
     stack.run_api_command(&["keys", "revoke", id]).await.unwrap_err();
     stack.run_api_command(&["keys", "revoke", &new_key()]).await.unwrap_err();
-    assert_eq!(stack.client.list(&[]).await.unwrap().status.as_u16(), 200, "other keys go on");
+    assert_eq!(stack.client.list(&[]).await.unwrap().status.as_u16(), 200, "other keys must stay valid");
 }
 
 async fn other_merchants(stack: &Stack, placed: &str) {
@@ -150,12 +150,12 @@ async fn other_merchants(stack: &Stack, placed: &str) {
         refused(&reply, 404, "not_found", &what);
         let same = other.send(request(&other, &nobodys)).await.unwrap();
         for field in ["detail", "code", "title", "order_id", "allowed_actions"] {
-            assert_eq!(reply.body[field], same.body[field], "as if it had never been: {what}");
+            assert_eq!(reply.body[field], same.body[field], "same as an unknown order: {what}");
         }
     }
     refused(&other.cancel(placed, "what if", true).await.unwrap(), 404, "not_found", "a dry run");
     assert_eq!(stack.client.get(placed).await.unwrap().body, before);
-    assert_eq!(timeline(&stack.client, placed).await.len(), 1, "nothing happened to it");
+    assert_eq!(timeline(&stack.client, placed).await.len(), 1, "the order must be unchanged");
     for query in [vec![], vec![("customer_id", before["customer_id"].as_str().unwrap())]] {
         let found = other.list(&query).await.unwrap().body;
         assert_eq!((&found["orders"], &found["next_cursor"]), (&json!([]), &json!(null)));

@@ -1,5 +1,5 @@
-//! What a page costs: what is on it, whatever lies before it, whoever else has orders, and whatever Postgres believes of
-//! the values.
+//! A page reads only its own rows, regardless of the number of earlier rows, of other merchants' orders and of
+//! Postgres's statistics.
 
 use crate::support::*;
 use sqlx::{PgConnection, PgPool};
@@ -10,15 +10,15 @@ use waybill_domain::{
 };
 use waybill_store::orders::{self, Filter};
 
-/// Orders of the large merchant, all but one in three different from what is on a page.
+/// Orders of the large merchant; two of three do not match a filter.
 const ORDERS: i64 = 9_000;
 /// Orders of a page.
 const PAGE: u16 = 5;
-/// Orders that may be looked at for a page: its own, and a few that the rest of what was asked for leaves out.
+/// Orders that a page may read: its own, and a few that its filters exclude.
 const LOOKED_AT_MAX: i64 = 2 * PAGE as i64;
 
-/// Two merchants: a small one whose few orders are the oldest, and a large one whose oldest third is completed, and whose
-/// others are still open. What is rare about an order is so about the oldest.
+/// Two merchants: a small one whose few orders are the oldest, and a large one whose oldest third is completed and
+/// whose other orders are open. Rare values are in the oldest orders.
 async fn fill(pool: &PgPool, model: &str) -> (MerchantId, MerchantId) {
     let (large, small) = (Uuid::from_u128(1), Uuid::from_u128(2));
     let columns: Vec<String> = sqlx::query_scalar(
@@ -35,7 +35,7 @@ async fn fill(pool: &PgPool, model: &str) -> (MerchantId, MerchantId) {
         "reference" => "case when n between 6 and 20 then 'R-rare' else 'R-' || n end".to_owned(),
         "status" => format!("case when n <= {ORDERS} / 3 then 'completed' else 'received' end"),
         "attention" => "case when n between 6 and 20 then 'step_failing' end".to_owned(),
-        // So that nobody comes to start them.
+        // With a start time, the dispatcher skips these orders.
         "workflow_started_at" => "now()".to_owned(),
         other => format!("model.{other}"),
     };
@@ -50,7 +50,7 @@ async fn fill(pool: &PgPool, model: &str) -> (MerchantId, MerchantId) {
     (MerchantId(large), MerchantId(small))
 }
 
-/// How many orders this connection has looked at since it last told Postgres so, which it does between transactions.
+/// Orders that this connection has read since it last reported its statistics, which it does between transactions.
 async fn looked_at(tx: &mut PgConnection) -> i64 {
     let read = "select seq_tup_read + coalesce(idx_tup_fetch, 0) from pg_stat_xact_user_tables
                 where relid = 'orders'::regclass";
@@ -61,7 +61,7 @@ async fn looked_at(tx: &mut PgConnection) -> i64 {
 async fn a_page_costs_what_is_on_it() {
     let stack = builder().await.worker(false).check_invariants(false).start().await.unwrap();
     let model = place(&stack.client, &order_with(|_| {})).await;
-    // One connection, as the service has many: what it has planned it keeps.
+    // A single connection, so that its cached plans are used again, as in the service.
     let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
     let (large, small) = fill(&pool, &model).await;
     let any = Filter::default;
@@ -85,10 +85,10 @@ async fn a_page_costs_what_is_on_it() {
         ("a status of none", large, 0, Filter { status: Some(OrderStatus::Rejected), ..any() }),
         ("a customer's", large, 5, Filter { customer_id: Some(rare), ..any() }),
         ("by reference", large, 5, Filter { reference: Some("R-rare".into()), ..any() }),
-        ("who needs somebody", large, 5, Filter { attention: Some(true), ..any() }),
+        ("with attention", large, 5, Filter { attention: Some(true), ..any() }),
         ("later than all", large, 0, Filter { created_after: Some(late), ..any() }),
     ];
-    for known in ["nothing", "what is usual"] {
+    for known in ["no values", "usual values"] {
         for (what, merchant, found, filter) in &lists {
             let mut tx = pool.begin().await.unwrap();
             let before = looked_at(&mut tx).await;
@@ -98,9 +98,9 @@ async fn a_page_costs_what_is_on_it() {
             assert_eq!(page.len(), *found, "{what}");
             assert!(page.iter().all(|order| order.merchant_id == *merchant), "{what}");
             assert!(page.windows(2).all(|two| two[0].id > two[1].id), "{what}: newest first");
-            assert!(read <= LOOKED_AT_MAX, "{what}, with {known} known of the values: {read} orders read");
+            assert!(read <= LOOKED_AT_MAX, "{what}, with statistics of {known}: {read} orders read");
         }
-        // As if the sample had met the large merchant's open orders alone.
+        // As if the sample of ANALYZE had contained only the large merchant's open orders.
         for column in ["merchant_id", "status", "customer_id"] {
             let one = format!("alter table orders alter {column} set (n_distinct = 1)");
             sqlx::query(sqlx::AssertSqlSafe(one)).execute(&pool).await.unwrap();

@@ -1,4 +1,4 @@
-//! The HTTP contract, as `api.md` has it.
+//! The HTTP contract, as documented in `api.md`.
 
 mod addresses;
 mod bad_input;

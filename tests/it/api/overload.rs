@@ -1,4 +1,4 @@
-//! Health, metrics, waiting clients, and what happens when there is too much to do.
+//! Health, metrics, waiting clients, and behaviour under overload.
 
 use crate::support::*;
 use reqwest::Method;
@@ -30,14 +30,14 @@ async fn health_metrics_and_answers_that_were_waited_for() {
     ] {
         let asked = Instant::now();
         let reply = stack.client.place(&order, &new_key(), Some(9_999)).await.unwrap();
-        assert_eq!(reply.header("preference-applied"), Some("wait=30"), "nobody waits longer");
+        assert_eq!(reply.header("preference-applied"), Some("wait=30"), "the wait must be capped");
         assert!(statuses.contains(&reply.text("/status")), "{}", reply.body);
-        assert!(asked.elapsed() < Duration::from_secs(25), "it is answered early: {:?}", asked.elapsed());
+        assert!(asked.elapsed() < Duration::from_secs(25), "slow response: {:?}", asked.elapsed());
         let etag = format!("\"{}\"", reply.body["version"]);
         assert_eq!(reply.header("etag"), Some(etag.as_str()));
         let events = stack.client.events(reply.text("/id"), 0).await.unwrap().body;
         let last = events["events"].as_array().unwrap().last().unwrap()["seq"].clone();
-        assert!(last.as_i64() >= reply.body["version"].as_i64(), "a version is the number of an event");
+        assert!(last.as_i64() >= reply.body["version"].as_i64(), "a version must be an event's number");
     }
 
     for client in [&stack.client, &worker] {
@@ -72,9 +72,9 @@ async fn health_metrics_and_answers_that_were_waited_for() {
     }
     let text = worker.send(worker.request(Method::GET, "/metrics")).await.unwrap().body;
     let ended = "waybill_orders{status=\"completed\"}";
-    assert!(!text.as_str().unwrap().contains(ended), "orders that have ended are not counted");
+    assert!(!text.as_str().unwrap().contains(ended), "completed orders must not be counted");
     let text = stack.client.send(stack.client.request(Method::GET, "/metrics")).await.unwrap().body;
-    assert!(!text.as_str().unwrap().contains(&new_key()[..13]), "a route is a pattern, never an id");
+    assert!(!text.as_str().unwrap().contains(&new_key()[..13]), "a route label must contain no id");
     stack.stop().await;
 }
 
@@ -85,7 +85,7 @@ async fn orders_are_refused_while_too_many_wait_and_taken_again_after() {
     let first = stack.client.place(&order, &key, None).await.unwrap();
     assert_eq!(first.status.as_u16(), 201, "{}", first.body);
     let id = first.text("/id").to_owned();
-    let refusal = wait_until("an order is refused", || async {
+    let refusal = wait_until("the rejection of an order", || async {
         let reply = stack.client.place(&order_with(|_| {}), &new_key(), None).await.unwrap();
         (reply.status.as_u16() != 201).then_some(reply)
     })
@@ -96,12 +96,12 @@ async fn orders_are_refused_while_too_many_wait_and_taken_again_after() {
     assert!(refusal.header("retry-after").unwrap().parse::<u32>().unwrap() > 0);
     assert!(!refusal.text("/trace_id").is_empty());
 
-    // Who was accepted before, and did not hear it, is told.
+    // A client whose order was accepted before, and whose response was lost, gets the response on a retry.
     let again = stack.client.place(&order, &key, None).await.unwrap();
     assert_eq!((again.status, &again.body), (first.status, &first.body));
     assert_eq!(again.header("idempotent-replayed"), Some("true"));
 
-    // It is orders that are too many: everything else goes on.
+    // The backlog limit rejects only orders: all other requests succeed.
     assert_eq!(stack.client.get(&id).await.unwrap().status.as_u16(), 200);
     assert!(stack.client.list(&[("status", "received")]).await.unwrap().status.is_success());
     assert!(stack.client.events(&id, 0).await.unwrap().status.is_success());
@@ -113,7 +113,7 @@ async fn orders_are_refused_while_too_many_wait_and_taken_again_after() {
     stack.add_worker().await.unwrap();
     reach(&stack.client, &id, "fulfilling").await;
     let key = new_key();
-    wait_until("orders are taken again", || async {
+    wait_until("orders to be accepted again", || async {
         let reply = stack.client.place(&order, &key, None).await.unwrap();
         assert!([201, 503].contains(&reply.status.as_u16()), "{}", reply.body);
         (reply.status.as_u16() == 201).then_some(())
@@ -135,7 +135,7 @@ async fn a_body_that_does_not_come_is_waited_for_no_longer() {
         );
         there.write_all(head.as_bytes()).await.unwrap();
         let mut said = [0; 12];
-        timeout(WAIT_TIMEOUT, there.read_exact(&mut said)).await.expect("it is answered").unwrap();
+        timeout(WAIT_TIMEOUT, there.read_exact(&mut said)).await.expect("a response must arrive").unwrap();
         assert_eq!(std::str::from_utf8(&said).unwrap(), "HTTP/1.1 408");
     }
     stack.stop().await;
@@ -152,14 +152,14 @@ async fn those_who_wait_for_their_orders_leave_room_for_others() {
         asking.push(tokio::spawn(async move {
             client.place(&order_with(|_| {}), &new_key(), Some(30)).await.unwrap()
         }));
-        wait_until("one more is accepted", || async {
+        wait_until("one more accepted order", || async {
             (count(&stack, "select count(*) from orders where customer_id like $1", "%").await == n)
                 .then_some(())
         })
         .await;
     }
     assert_eq!(stack.client.list(&[]).await.unwrap().status.as_u16(), 200);
-    assert!(asking.iter().any(|asking| !asking.is_finished()), "some do wait");
+    assert!(asking.iter().any(|asking| !asking.is_finished()), "some requests must still wait");
     asking.iter().for_each(tokio::task::JoinHandle::abort);
     stack.stop().await;
 }

@@ -1,4 +1,4 @@
-//! Reading orders: one, many, and what happened to them, with every worker down.
+//! Reads of one order, of lists and of timelines, with every worker down.
 
 use crate::support::*;
 use reqwest::{Method, header::IF_NONE_MATCH};
@@ -24,13 +24,13 @@ async fn one_order(stack: &Stack) {
         o["shipping_address"]["line2"] = json!("2nd floor");
     });
     let placed = stack.client.place(&order, &new_key(), Some(1)).await.unwrap();
-    assert!(asked.elapsed() >= Duration::from_secs(1), "nobody answers for a worker that is not there");
+    assert!(asked.elapsed() >= Duration::from_secs(1), "without a worker the request must wait");
     assert_eq!((placed.status.as_u16(), placed.text("/status")), (201, "received"), "{}", placed.body);
     assert_eq!(placed.header("preference-applied"), Some("wait=1"));
     let at_once = stack.client.place(&order_with(|_| {}), &new_key(), None).await.unwrap();
     assert_eq!(at_once.header("preference-applied"), None);
     for (name, value) in order.as_object().unwrap().iter().filter(|(name, _)| *name != "lines") {
-        assert_eq!(&placed.body[name], value, "{name} comes back as it was sent");
+        assert_eq!(&placed.body[name], value, "{name} must be returned unchanged");
     }
     assert_eq!(placed.body["workflow_id"], format!("order:{}", placed.text("/id")));
     assert_eq!((&placed.body["version"], &placed.body["allowed_actions"]), (&json!(1), &json!(["cancel"])));
@@ -82,7 +82,7 @@ async fn pages(stack: &Stack) {
         let ids = ids(&page);
         sizes.push(ids.len());
         seen.extend(ids);
-        // What comes in meanwhile moves no page.
+        // An order that is placed between two pages does not shift the next page.
         place(&stack.client, &order_with(|o| o["customer_id"] = json!("cus_pages"))).await;
         match page["next_cursor"].as_str() {
             Some(next) => cursor = Some(next.to_owned()),
@@ -114,7 +114,7 @@ async fn filters(stack: &Stack) {
         placed.push(stack.client.place(&order, &new_key(), None).await.unwrap());
     }
     let id = |number: usize| placed[number].text("/id").to_owned();
-    // No worker is there to bring an order so far.
+    // Without a worker, the test sets the statuses itself.
     let pool = waybill_store::connect(&stack.database_url, 2).unwrap();
     for (number, status, attention) in [(1, "cancelled", None), (2, "fulfilling", Some("step_failing"))] {
         sqlx::query("update orders set status = $2, attention = $3 where id = $1::uuid")

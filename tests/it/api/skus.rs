@@ -8,7 +8,7 @@ use reqwest::Method;
 use serde_json::json;
 use waybill_stack::client::stock_path;
 
-/// With what has to be encoded in a path, several alphabets, and characters of one to four bytes.
+/// Characters that must be encoded in a path, several alphabets, and characters of one to four bytes.
 const SKUS: [&str; 6] =
     ["Schuh 42 grün", "a/b?c#d%20e&f", "靴・42", "👟 42", "\"quoted\" \\ ' {}", "تي شيرت"];
 

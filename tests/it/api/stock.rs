@@ -1,4 +1,4 @@
-//! Stock: what is on hand, what is set aside, and changes that count once.
+//! Stock: on hand, reserved, and changes that are applied once.
 
 use crate::{
     accounting::{check_stock, units_by_location},
@@ -25,7 +25,7 @@ async fn stock_is_set_adjusted_and_never_below_what_is_set_aside() {
 
     let put = |on_hand: i64| json!({"locations": [{"location": "RTM", "on_hand": 7}, {"location": "AMS", "on_hand": on_hand}]});
     let below = stack.client.put_stock("HELD", &put(100)).await.unwrap();
-    refused(&below, 409, "stock_reserved", "fewer than are set aside");
+    refused(&below, 409, "stock_reserved", "fewer than are reserved");
     assert!(below.text("/detail").contains("101"), "{}", below.body);
     assert_eq!(level(&stack, "HELD", "AMS").await, (150, 101, 49, 0));
     assert_eq!(level(&stack, "HELD", "RTM").await, (0, 0, 0, 0), "all or nothing");
@@ -54,7 +54,7 @@ fn change(sku: &str, delta: i64) -> Value {
 
 async fn adjustments(stack: &Stack) {
     let too_many = adjust(stack, &new_key(), &change("HELD", -50)).await;
-    refused(&too_many, 409, "stock_reserved", "49 are free");
+    refused(&too_many, 409, "stock_reserved", "49 are available");
     says(&too_many, "150 units are on hand at AMS, 101 of them reserved");
     assert_eq!(level(stack, "HELD", "AMS").await, (150, 101, 49, 0));
 
@@ -69,9 +69,9 @@ async fn adjustments(stack: &Stack) {
         assert_eq!(refused(&reply, 422, "idempotency_key_reused", "another change"), ["Idempotency-Key"]);
     }
     assert_eq!(level(stack, "HELD", "AMS").await, (160, 101, 59, 0));
-    // What was refused was not done, and may be done later under its key.
+    // A rejected adjustment has no effect, and may be applied later under its key.
     let key = new_key();
-    refused(&adjust(stack, &key, &change("HELD", -60)).await, 409, "stock_reserved", "59 are free");
+    refused(&adjust(stack, &key, &change("HELD", -60)).await, 409, "stock_reserved", "59 are available");
     adjust(stack, &new_key(), &change("HELD", 1)).await.success().unwrap();
     adjust(stack, &key, &change("HELD", -60)).await.success().unwrap();
     adjust(stack, &new_key(), &change("HELD", 59)).await.success().unwrap();
@@ -79,7 +79,7 @@ async fn adjustments(stack: &Stack) {
 
     refused(&stack.client.get_stock("NEVER-SEEN").await.unwrap(), 404, "not_found", "an unknown SKU");
     let below_nothing = adjust(stack, &new_key(), &change("NEVER-SEEN", -1)).await;
-    refused(&below_nothing, 409, "stock_reserved", "below nothing");
+    refused(&below_nothing, 409, "stock_reserved", "below zero");
     says(&below_nothing, "0 units are on hand at AMS, 0 of them reserved");
     refused(&stack.client.get_stock("NEVER-SEEN").await.unwrap(), 404, "not_found", "still unknown");
     let key = new_key();
@@ -87,7 +87,7 @@ async fn adjustments(stack: &Stack) {
     for reply in join_all((0..5).map(|_| adjust(stack, &key, &body))).await {
         assert_eq!(reply.status.as_u16(), 200, "{}", reply.body);
     }
-    assert_eq!(level(stack, "NEVER-SEEN", "AMS").await, (3, 0, 3, 0), "five times at once is once");
+    assert_eq!(level(stack, "NEVER-SEEN", "AMS").await, (3, 0, 3, 0), "five requests must be applied once");
 }
 
 fn says(reply: &Reply, text: &str) {
@@ -115,10 +115,10 @@ async fn bad_stock(stack: &Stack) {
             422,
             "/locations",
         ),
-        ("below nothing", json!({"locations": [at("A", json!(-1))]}), 422, "/locations/0/on_hand"),
+        ("below zero", json!({"locations": [at("A", json!(-1))]}), 422, "/locations/0/on_hand"),
         ("far too many", json!({"locations": [at("A", json!(1_000_000_001))]}), 422, "/locations/0/on_hand"),
         ("more than fit", json!({"locations": [at("A", json!(i64::MAX))]}), 400, "/locations/0/on_hand"),
-        ("half a piece", json!({"locations": [at("A", json!(0.5))]}), 400, "/locations/0/on_hand"),
+        ("half a unit", json!({"locations": [at("A", json!(0.5))]}), 400, "/locations/0/on_hand"),
         ("twice", json!({"locations": [at("A", json!(1)), at("A", json!(2))]}), 422, "/locations/1/location"),
         ("nowhere", json!({"locations": [at("", json!(1))]}), 422, "/locations/0/location"),
         ("NUL", json!({"locations": [at("a\u{0}", json!(1))]}), 422, "/locations/0/location"),
@@ -130,7 +130,7 @@ async fn bad_stock(stack: &Stack) {
         let code = if status == 400 { "malformed" } else { "invalid" };
         assert_eq!(refused(&reply, status, code, what), [pointer], "{what}");
     }
-    refused(&stack.client.get_stock("BAD").await.unwrap(), 404, "not_found", "nothing was kept");
+    refused(&stack.client.get_stock("BAD").await.unwrap(), 404, "not_found", "nothing must be stored");
     for (pointer, value, status) in [
         ("/delta", json!(0), 422),
         ("/delta", json!(1_000_000_001), 422),
@@ -155,7 +155,7 @@ async fn bad_stock(stack: &Stack) {
     assert_eq!(refused(&reply, 400, "idempotency_key_missing", "no key"), ["Idempotency-Key"]);
 }
 
-/// On hand, set aside, free and sold at one location.
+/// On hand, reserved, available and sold at one location.
 async fn level(stack: &Stack, sku: &str, location: &str) -> (i64, i64, i64, i64) {
     let stock = stack.client.get_stock(sku).await.unwrap().success().unwrap().body;
     assert_eq!(stock["sku"], sku);
@@ -173,14 +173,14 @@ async fn one_adjustment_asked_for_many_times_at_once_is_one() {
         let request = stack.client.request(Method::POST, "/v1/stock/adjustments");
         stack.client.send(request.header("Idempotency-Key", key).json(&body))
     };
-    // More at once than the process has connections.
+    // More concurrent requests than the process has connections.
     for reply in join_all((0..40).map(|_| ask(&key))).await {
         assert_eq!(reply.as_ref().unwrap().status.as_u16(), 200, "{:?}", reply.unwrap().body);
     }
     assert_eq!(level(&stack, "BUSY", "AMS").await.0, 500_000_000);
     assert_eq!(ask(&new_key()).await.unwrap().status.as_u16(), 200);
     let reply = ask(&new_key()).await.unwrap();
-    assert_eq!(refused(&reply, 422, "invalid", "more than a location may have"), ["/delta"]);
+    assert_eq!(refused(&reply, 422, "invalid", "more than the limit of a location"), ["/delta"]);
     assert_eq!(level(&stack, "BUSY", "AMS").await.0, 1_000_000_000);
     stack.stop().await;
 }
@@ -197,7 +197,7 @@ async fn a_sku_has_so_many_locations_and_no_more() {
     refused(&one_more, 409, "too_many_locations", "by a count");
     let body = json!({"sku": "WIDE", "location": "L100", "delta": 1, "reason": "delivery"});
     refused(&adjust(&stack, &new_key(), &body).await, 409, "too_many_locations", "by an adjustment");
-    stack.client.put_stock("WIDE", &at(0..100)).await.unwrap().success().expect("those that it has change");
+    stack.client.put_stock("WIDE", &at(0..100)).await.unwrap().success().expect("existing ones can change");
     let known = stack.client.get_stock("WIDE").await.unwrap().body;
     assert_eq!(known["locations"].as_array().unwrap().len(), 100);
     stack.stop().await;

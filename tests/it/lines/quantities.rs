@@ -1,27 +1,27 @@
-//! Some pieces of a line are cancelled and the rest of the line ships: goods and money to the last piece and minor unit,
-//! and each request once.
+//! Some units of a line are cancelled and the rest of the line ships. Stock and amounts must be exact, and each request
+//! is applied once.
 
 use super::*;
 
-/// Sends a request under a key.
+/// Sends a request with an idempotency key.
 async fn ask_with(stack: &Stack, id: &str, key: &str, lines: Value) -> Reply {
     let request = stack.client.request(Method::POST, &format!("/v1/orders/{id}/cancellation"));
     let request = request.header("Idempotency-Key", key).header("Prefer", "wait=30");
     stack.client.send(request.json(&json!({"reason": "less of it", "lines": lines}))).await.unwrap()
 }
 
-/// So many pieces of a line, as an entry of a request.
+/// A quantity of a line, as an entry of a request.
 fn pieces_of(line: u32, quantity: u32) -> Value {
     json!({"line": line, "quantity": quantity})
 }
 
-/// What a shipment has of each line.
+/// The line numbers and quantities of a shipment.
 fn goods(shipment: &Value) -> Vec<(u64, u64)> {
     let lines = values(&shipment["lines"]).into_iter();
     lines.map(|l| (l["line"].as_u64().unwrap(), l["quantity"].as_u64().unwrap())).collect()
 }
 
-/// Checks that what is reserved for each shipment that was not stopped is what the order says that it has.
+/// Checks that the reservations of each shipment that was not cancelled equal its lines in the order.
 async fn check_reserved(stack: &Stack, order: &Value) {
     let pool = waybill_store::connect(&stack.database_url, 2).unwrap();
     for shipment in values(&order["shipments"]).into_iter().filter(|s| s["status"] != "cancelled") {
@@ -45,7 +45,7 @@ async fn rest_of_a_line_ships_and_is_charged_exactly() {
     let stack = builder().await.env("WAYBILL_CHAOS", "repeat").start().await.unwrap();
     let mut basket = three_lines(&stack).await;
     let before = units_by_location(&stack).await;
-    // In KWD the payment provider takes multiples of 10 minor units.
+    // For KWD, the payment provider requires multiples of 10 minor units.
     for (currency, unit, tax) in [("EUR", 1, 101), ("KWD", 10, 110)] {
         (basket["currency"], basket["tax"]) = (json!(currency), json!(tax));
         let id = place(&stack.client, &basket).await;
@@ -74,7 +74,7 @@ async fn rest_of_a_line_ships_and_is_charged_exactly() {
         let order = deliver(&stack, &id).await;
         assert_eq!((&order["outcome"], &order["payment_status"]), (&json!("partial"), &json!("captured")));
         let told = timeline(&stack.client, &id).await;
-        assert!(of(&told, "step.failed").is_empty(), "a repetition answered differently: {told:#?}");
+        assert!(of(&told, "step.failed").is_empty(), "a retry got a different response: {told:#?}");
     }
     check_stock(&stack, &before).await;
     stack.stop().await;
@@ -102,13 +102,13 @@ async fn each_request_counts_once_and_quantities_add_up() {
     cancelled(&stack, &id, [2, 2, 1]).await;
 
     let more = ask_with(&stack, &id, &new_key(), json!([pieces_of(0, 2)])).await;
-    refused(&more, 409, "wrong_state", "one is open");
+    refused(&more, 409, "wrong_state", "cancel of two units, of which one is open");
     assert!(more.text("/detail").contains("open are 1 of line 0"), "{}", more.body);
     let last = as_planned(&stack, &id, json!([pieces_of(0, 1)])).await;
     assert_eq!(last["release"], json!([{"sku": SKUS[0], "quantity": 1}]));
     let order = cancelled(&stack, &id, [3, 2, 1]).await;
     check_reserved(&stack, &order).await;
-    // All that is open, line by line, is the whole order.
+    // All open units, line by line, are the whole order.
     as_planned(&stack, &id, json!([pieces_of(1, 1), pieces_of(2, 2)])).await;
     reach(&stack.client, &id, "cancelled").await;
     check_closed_order(&stack, &id).await;
@@ -146,7 +146,7 @@ async fn quantities_that_a_line_can_not_have_are_named() {
     for lines in [json!([pieces_of(0, 0)]), json!([pieces_of(0, 4)]), json!([0, pieces_of(0, 1)])] {
         signal(&id, &json!({"lines": lines}).to_string()).await;
     }
-    wait_until("the signals are ignored", || async {
+    wait_until("the signals to be ignored", || async {
         (of(&timeline(&stack.client, &id).await, "signal.ignored").len() == 3).then_some(())
     })
     .await;
@@ -165,7 +165,7 @@ async fn pieces_that_are_short_go_first_and_then_those_that_cost_least() {
     let id = place(&stack.client, &basket).await;
     reach(&stack.client, &id, "awaiting_customer").await;
     let plan = as_planned(&stack, &id, json!([pieces_of(0, 1)])).await;
-    assert_eq!((&plan["release"], &plan["void"]), (&json!([]), &json!(0)), "the piece that nobody has");
+    assert_eq!((&plan["release"], &plan["void"]), (&json!([]), &json!(0)), "a missing unit");
     let order = labelled(&stack, &id, "fulfilling").await;
     assert_eq!((open(&order).len(), &order["lines"][0]["cancelled"]), (2, &json!(1)));
     let other = open(&order).into_iter().find(|s| s["location"] == "RTM").unwrap();
@@ -178,7 +178,7 @@ async fn pieces_that_are_short_go_first_and_then_those_that_cost_least() {
     labelled(&stack, &id, "partially_shipped").await;
     check_reserved(&stack, &order).await;
     let gone = ask(&stack, &id, json!({"reason": "x", "lines": [pieces_of(0, 1)]})).await;
-    refused(&gone, 409, "wrong_state", "the last has left");
+    refused(&gone, 409, "wrong_state", "cancel of a shipped unit");
     deliver(&stack, &id).await;
     check_stock(&stack, &before).await;
     stack.stop().await;
@@ -196,14 +196,14 @@ async fn quantities_wait_for_stock_and_for_the_payments_outcome() {
     stack.payments.set_faults(always(Route::Authorize, Fault::Status { status: 503 }));
     let order = cancelled(&stack, &id, [2, 0, 3]).await;
     let refused_pieces = wait_for_event(&stack.client, &id, "cancellation.refused").await;
-    assert_eq!(refused_pieces["data"]["pieces"], json!([pieces_of(2, 6)]), "more than there ever was");
+    assert_eq!(refused_pieces["data"]["pieces"], json!([pieces_of(2, 6)]), "above the ordered quantity");
     assert_eq!(authorized_amount(&stack, &id).await, 4);
     assert_eq!(order["status"], "authorizing");
 
     let first = ask(&stack, &id, json!({"reason": "x", "lines": [pieces_of(1, 2)]})).await;
     assert_eq!((first.status.as_u16(), first.text("/answer")), (202, "deferred"), "{}", first.body);
     let second = ask(&stack, &id, json!({"reason": "x", "lines": [pieces_of(1, 2)]})).await;
-    refused(&second, 409, "wrong_state", "two of three are asked for already");
+    refused(&second, 409, "wrong_state", "two of the three units have a cancel in progress");
     stack.payments.set_faults(Vec::new());
     let order = cancelled(&stack, &id, [2, 2, 3]).await;
     check_reserved(&stack, &order).await;
@@ -224,20 +224,21 @@ async fn a_request_that_a_lost_task_carried_out_counts_once() {
         labelled(&stack, &id, "fulfilling").await;
         ids.push(id);
     }
-    // The read model has what the request came to when the task dies over the next label.
+    // The read model has the result of the request when the workflow task is lost while it books the next label.
     stack.carrier.set_faults(always(Route::Book, Fault::Stall));
     let one = r#"{"reason": "one less", "lines": [{"line": 0, "quantity": 1}]}"#;
     let key = new_key();
     let sent = ask_with(&stack, &ids[0], &key, json!([pieces_of(0, 1)])).await;
     assert_eq!(sent.status.as_u16(), 200, "{}", sent.body);
     signal(&ids[1], one).await;
-    wait_until("both are at work", || async { (stack.carrier.stalled().len() == 2).then_some(()) }).await;
+    wait_until("both bookings in progress", || async { (stack.carrier.stalled().len() == 2).then_some(()) })
+        .await;
     for id in &ids {
         cancelled(&stack, id, [1, 0, 0]).await;
     }
     stack.workers[0].kill_hard().await.unwrap();
     stack.carrier.set_faults(Vec::new());
-    // It runs again with another request, which it did not have.
+    // The task runs again with another request, which the lost task did not have.
     for id in &ids {
         signal(id, one).await;
     }
@@ -247,7 +248,7 @@ async fn a_request_that_a_lost_task_carried_out_counts_once() {
             let told = timeline(&stack.client, id).await;
             (of(&told, "lines.cancelled").len() >= 2).then_some(())
         };
-        wait_until("the other request is carried out", asked_twice).await;
+        wait_until("the other request to be applied", asked_twice).await;
         let order = labelled(&stack, id, "fulfilling").await;
         check_reserved(&stack, &order).await;
         let order = deliver(&stack, id).await;

@@ -1,5 +1,5 @@
-//! The activities of what comes after an order's way, by pinned name. Crate `activities` implements them.
-#![allow(missing_docs, clippy::unimplemented, reason = "the macro wants bodies that are never run")]
+//! The activities of refunds and returns, by pinned name. Crate `activities` implements them.
+#![allow(missing_docs, clippy::unimplemented, reason = "the macro requires bodies that never run")]
 
 use super::payloads::*;
 use temporalio_common::ActivityError;

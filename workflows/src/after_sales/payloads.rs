@@ -1,5 +1,5 @@
-//! What crosses between these workflows and their activities, and what signals carry: for ever, as in
-//! [`crate::wire`]. No personal data.
+//! Payloads between these workflows and their activities, and payloads of signals. They are permanent, as in
+//! [`crate::payloads`], and contain no personal data.
 
 use serde::{Deserialize, Serialize};
 use waybill_domain::{
@@ -9,14 +9,14 @@ use waybill_domain::{
     state::AttentionReason,
 };
 
-/// How a refund's workflow is started.
+/// Input of a refund's workflow.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RefundInput {
-    /// The refund: everything else is read from Postgres.
+    /// The refund. The activities read everything else from Postgres.
     pub refund_id: RefundId,
     /// Its order.
     pub order_id: OrderId,
-    /// Prefix of the task queues, as with orders.
+    /// Prefix of the task queues, as for orders.
     #[serde(default)]
     pub queue_prefix: String,
 }
@@ -30,20 +30,20 @@ pub struct RefundRef {
     pub refund_id: RefundId,
 }
 
-/// Output of `refund`, and how a refund's workflow ends.
+/// Output of `refund`, and result of a refund's workflow.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RefundOutcome {
     /// `pending`, `succeeded` or `failed`.
     pub state: RefundState,
-    /// Why it failed, in the provider's word.
+    /// The provider's failure code.
     #[serde(default)]
     pub code: Option<String>,
 }
 
-/// What the provider says of a refund: a reason to look again, never a fact by itself.
+/// The provider's event about a refund: a reason to query the provider, never a fact by itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RefundEvent {
-    /// Which refund.
+    /// The refund.
     pub refund_id: RefundId,
     /// The provider's event type, such as `refund.updated`.
     pub kind: String,
@@ -51,14 +51,14 @@ pub struct RefundEvent {
     pub event_id: String,
 }
 
-/// How a return's workflow is started.
+/// Input of a return's workflow.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReturnInput {
-    /// The return: everything else is read from Postgres.
+    /// The return. The activities read everything else from Postgres.
     pub return_id: ReturnId,
     /// Its order.
     pub order_id: OrderId,
-    /// Prefix of the task queues, as with orders.
+    /// Prefix of the task queues, as for orders.
     #[serde(default)]
     pub queue_prefix: String,
 }
@@ -75,23 +75,23 @@ pub struct ReturnRef {
 /// Output of `expect_return`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReturnExpected {
-    /// How long the goods may take before somebody is told, in seconds.
+    /// How long the items may take before the return is flagged as overdue, in seconds.
     pub wait_seconds: u64,
-    /// They are here already.
+    /// Whether they have already arrived.
     pub received: bool,
 }
 
-/// Output of `settle_return`, and how a return's workflow ends.
+/// Output of `settle_return`, and result of a return's workflow.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReturnOutcome {
-    /// What is refunded for it; nothing if nothing came, or all was refunded before.
+    /// The refunded amount. Zero if no items arrived, or all of them were refunded before.
     pub refunded: Amount,
 }
 
-/// The goods of a return are here; which ones is in Postgres.
+/// The items of a return have arrived. Postgres has the received quantities.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReturnReceipt {
-    /// Which return.
+    /// The return.
     pub return_id: ReturnId,
 }
 
@@ -100,12 +100,12 @@ pub struct ReturnReceipt {
 pub struct RetryRecord {
     /// The order.
     pub order_id: OrderId,
-    /// Which retry of this workflow, from 1: what makes it count once.
+    /// Number of the retry in this workflow, from 1. It deduplicates the record.
     pub number: u32,
-    /// What it is about.
+    /// The attention reason that the retry addresses.
     pub attention: AttentionReason,
     /// `temporal`, or the id of an API key.
     pub actor: String,
-    /// In the operator's words.
+    /// The operator's reason.
     pub reason: String,
 }

@@ -1,5 +1,5 @@
-//! One refund: asked for until there is an answer, and a pending one waited for. Nothing ends it but the provider's
-//! word: no timer, no cancellation. What it did is written down by its activity.
+//! One refund: the workflow requests it until the provider responds, then waits while it is pending. Only the
+//! provider's final state ends it: no timer and no cancellation does. The activity records each result in the ledger.
 
 use super::{
     activities::AfterSalesActivities,
@@ -18,15 +18,15 @@ use temporalio_workflow::{
 };
 use waybill_domain::{ids::OrderId, refund::RefundState, state::AttentionReason};
 
-/// How often a pending refund is looked at should its webhook never come. Banks take days: an hour's delay is small,
-/// and a refund that pends for a month stays far below the longest history.
+/// How often the workflow polls a pending refund in case its webhook never arrives. Banks take days, so an hour's delay
+/// is small, and a refund that is pending for a month stays far below the history size limit.
 const POLL_INTERVAL: Duration = Duration::from_secs(3_600);
 
-/// One refund's way.
+/// The workflow of one refund.
 #[workflow]
 pub struct RefundWorkflow {
     input: RefundInput,
-    /// The provider has said something since it was last asked.
+    /// Whether the provider has sent an event since the last request.
     has_update: bool,
     retries: OperatorRetries,
 }
@@ -60,7 +60,7 @@ impl RefundWorkflow {
         Self { input, has_update: false, retries: OperatorRetries::default() }
     }
 
-    /// Asks, and asks again, until the refund has succeeded or failed.
+    /// Requests the refund repeatedly until it has succeeded or failed.
     #[run]
     pub async fn run(ctx: &mut WorkflowContext<Self>) -> WorkflowResult<RefundOutcome> {
         loop {
@@ -73,14 +73,15 @@ impl RefundWorkflow {
         }
     }
 
-    /// The provider has news. Payload: [`RefundEvent`]; whatever it says, the provider is asked.
+    /// The provider has sent an event. Payload: [`RefundEvent`]. The workflow queries the provider regardless of the
+    /// payload.
     #[signal(name = "refund_event")]
     pub fn refund_event(&mut self, _ctx: &mut SyncWorkflowContext<Self>, _input: RawValue) {
         self.has_update = true;
     }
 
-    /// An operator has the step that fails tried again now. Payload: [`Operation`](crate::wire::Operation), of which only
-    /// `retry` is taken.
+    /// An operator retries the failing step now. Payload: [`OperatorCommand`](crate::payloads::OperatorCommand), of
+    /// which only `retry` is accepted.
     #[signal(name = "operate")]
     pub fn operate(&mut self, _ctx: &mut SyncWorkflowContext<Self>, input: RawValue) {
         self.retries.receive(&input);

@@ -1,4 +1,4 @@
-//! An operator's `retry` of the step that a refund's or a return's workflow is at.
+//! An operator's `retry` of the current step of a refund's or a return's workflow.
 
 use super::payloads::RetryRecord;
 use crate::payloads::OperatorCommand;
@@ -6,32 +6,33 @@ use std::collections::VecDeque;
 use temporalio_common::data_converters::RawValue;
 use waybill_domain::{ids::OrderId, operator::OperatorAction, state::AttentionReason};
 
-/// Signals come from people with access to Temporal itself, who have no key of ours.
+/// Signals come from operators with direct access to Temporal, who use no API key.
 const ACTOR_TEMPORAL: &str = "temporal";
-/// The most characters of an operator's reason that reach the timeline.
+/// Maximum number of characters of an operator's reason that the timeline stores.
 const REASON_CHARS_MAX: usize = 500;
 
-/// The retries that were signalled and not acted on.
+/// The retries that an operator signalled and the workflow has not processed.
 #[derive(Debug, Default)]
 pub(super) struct OperatorRetries {
     pending: VecDeque<OperatorCommand>,
-    /// How many were recorded.
+    /// How many retries the workflow has recorded.
     recorded: u32,
 }
 
-/// A workflow whose steps an operator may have tried again.
+/// A workflow whose steps an operator can retry.
 pub(super) trait Retriable: Sized + 'static {
     fn retry_policy(&self) -> &OperatorRetries;
     fn retries_mut(&mut self) -> &mut OperatorRetries;
     /// Prefix of the task queues.
     fn queue_prefix(&self) -> &str;
     fn order_id(&self) -> OrderId;
-    /// What an operator is needed for while a step of this workflow fails.
+    /// The attention reason while a step of this workflow fails.
     fn attention(&self) -> AttentionReason;
 }
 
 impl OperatorRetries {
-    /// Takes a signal in. One that can't be read, or is no `retry`, is ignored: it must not fail the workflow's tasks.
+    /// Enqueues a signal. A malformed payload, or an action other than `retry`, is ignored: it must not fail the
+    /// workflow's tasks.
     pub(super) fn receive(&mut self, input: &RawValue) {
         let payload = input.payloads.first();
         let operation =
@@ -47,14 +48,14 @@ impl OperatorRetries {
         self.pending.clear();
     }
 
-    /// The next one that is to be recorded.
+    /// Returns the next retry to record.
     pub(super) fn next<W: Retriable>(workflow: &mut W) -> Option<RetryRecord> {
         let retries = workflow.retries_mut();
-        // Over HTTP it has a request, under which it was recorded.
+        // A retry over HTTP carries a request id: the API recorded it before it sent the signal.
         let operation = std::iter::from_fn(|| retries.pending.pop_front()).find(|o| o.request.is_none())?;
         retries.recorded += 1;
         let number = retries.recorded;
-        // Postgres can't keep a NUL.
+        // Postgres cannot store a NUL character.
         let reason = operation.reason.chars().filter(|c| !c.is_control()).take(REASON_CHARS_MAX).collect();
         let (order_id, attention) = (workflow.order_id(), workflow.attention());
         Some(RetryRecord { order_id, number, attention, actor: ACTOR_TEMPORAL.to_owned(), reason })

@@ -1,5 +1,5 @@
-//! One return: the goods are awaited for as long as it takes, then what can be sold again goes back to the shelf, then
-//! the money goes back.
+//! One return: the workflow waits for the items without a time limit, restocks those that can be sold again, and then
+//! requests the refund.
 
 use super::{
     activities::AfterSalesActivities,
@@ -20,11 +20,11 @@ use waybill_domain::{ids::OrderId, state::AttentionReason};
 
 type Ctx = WorkflowContext<ReturnWorkflow>;
 
-/// One return's way.
+/// The workflow of one return.
 #[workflow]
 pub struct ReturnWorkflow {
     input: ReturnInput,
-    /// The goods are here.
+    /// Whether the items have arrived.
     received: bool,
     retries: OperatorRetries,
 }
@@ -58,7 +58,7 @@ impl ReturnWorkflow {
         Self { input, received: false, retries: OperatorRetries::default() }
     }
 
-    /// Awaits the goods, restocks them, has them refunded.
+    /// Waits for the items, restocks them and requests their refund.
     #[run]
     pub async fn run(ctx: &mut WorkflowContext<Self>) -> WorkflowResult<ReturnOutcome> {
         let expected = run(ctx, || AfterSalesActivities::expect_return, "expect_return").await;
@@ -70,14 +70,14 @@ impl ReturnWorkflow {
         Ok(run(ctx, || AfterSalesActivities::settle_return, "settle_return").await)
     }
 
-    /// The goods are here. Payload: [`ReturnReceipt`]; which ones is in Postgres.
+    /// The items have arrived. Payload: [`ReturnReceipt`]. Postgres has the received quantities.
     #[signal(name = "receipt")]
     pub fn receipt(&mut self, _ctx: &mut SyncWorkflowContext<Self>, _input: RawValue) {
         self.received = true;
     }
 
-    /// An operator has the step that fails tried again now. Payload: [`Operation`](crate::wire::Operation), of which only
-    /// `retry` is taken.
+    /// An operator retries the failing step now. Payload: [`OperatorCommand`](crate::payloads::OperatorCommand), of
+    /// which only `retry` is accepted.
     #[signal(name = "operate")]
     pub fn operate(&mut self, _ctx: &mut SyncWorkflowContext<Self>, input: RawValue) {
         self.retries.receive(&input);
@@ -92,15 +92,15 @@ where
     step::run(ctx, activity, input, name, names::QUEUE_ORDERS).await
 }
 
-/// Waits for the goods. Detached: who cancels the workflow does not stop goods that are on their way.
+/// Waits for the items. Detached from the workflow's cancellation, which does not stop items in transit.
 async fn wait_for_goods(ctx: &Ctx) {
     let options =
         WaitConditionOptions::builder().cancellation_token(WorkflowCancellationToken::new()).build();
-    // Its token is nobody's to cancel, so there is no error to be told of.
+    // No code cancels this token, so the wait never returns an error.
     ctx.wait_condition_with_options(|s| s.received, options).await.ok();
 }
 
-/// Says whether the goods came in time. The timer is durable.
+/// Returns whether the items arrived in time. The timer is durable.
 async fn goods_arrive_within(ctx: &Ctx, seconds: u64) -> bool {
     let token = WorkflowCancellationToken::new();
     let timer = TimerOptions::builder(Duration::from_secs(seconds))

@@ -14,26 +14,27 @@ use temporalio_workflow::{
     WaitConditionOptions, WorkflowCancellationToken, WorkflowContext, workflows::select,
 };
 
-/// How long one attempt may take: above every time-out of the provider's client.
+/// Timeout of one attempt: longer than every timeout of the provider's client.
 const ATTEMPT_MAX: Duration = Duration::from_secs(30);
-/// First pause between attempts; doubled each time.
+/// Initial backoff between attempts; it doubles with each attempt.
 const RETRY_INTERVAL_INITIAL: Duration = Duration::from_millis(500);
-/// Longest pause between attempts: an outage's end is noticed within it.
+/// Maximum backoff between attempts, and so the longest delay until an attempt notices that an outage has ended.
 const RETRY_INTERVAL_MAX: Duration = Duration::from_secs(30);
-/// The marker in histories of workflows in which an operator's `retry` ended a backoff. Workflows of earlier releases
-/// ignored the signal, and their histories go on without it: see `order/step/versioning.rs`.
+/// The patch marker in histories of workflows in which an operator's `retry` ended a backoff. Workflows of earlier
+/// releases ignored the signal, and their histories continue without the marker: see `order/step/versioning.rs`.
 const RETRY_ENDS_BACKOFF: &str = "retry-ends-backoff";
 
-/// How an attempt ended.
+/// The result of an attempt.
 enum Attempt<T> {
     Succeeded(T),
-    /// Rejected for a reason of ours, such as a row that this release can't read: it may be fixed.
+    /// Rejected for an internal reason, such as a row that this release cannot parse: an operator can fix it.
     Rejected,
-    /// An operator wants it tried again now.
+    /// An operator requests a retry now.
     RetryRequested,
 }
 
-/// A time-out is not a failure: the same is asked for again, for ever. `queue` is without its prefix.
+/// Runs a step until it succeeds. A timeout is not a failure: Temporal retries the same request without a limit.
+/// `queue` is without its prefix.
 pub(super) async fn run<W: Retriable, AD>(
     ctx: &WorkflowContext<W>,
     activity: impl Fn() -> AD,
@@ -45,7 +46,7 @@ where
     AD: ActivityDefinition + 'static,
     AD::Input: Clone,
 {
-    // What was signalled before is not about this step.
+    // Signals from before this step do not concern it.
     ctx.state_mut(|s| s.retries_mut().clear());
     let queue = format!("{}{queue}", ctx.state(|s| s.queue_prefix().to_owned()));
     let mut rejections = 0;
@@ -62,7 +63,7 @@ where
     }
 }
 
-/// Temporal repeats it until it succeeds, is rejected, or an operator signals `retry`.
+/// Runs one activity, which Temporal retries until it succeeds, is rejected, or an operator signals `retry`.
 async fn attempt<W: Retriable, AD>(
     ctx: &WorkflowContext<W>,
     activity: AD,
@@ -85,7 +86,7 @@ where
     if may_end_backoff(ctx) {
         token.cancel();
     }
-    // An attempt that is under way ends before the cancellation is taken: what it did counts.
+    // The attempt in progress ends before the cancellation takes effect, and its result applies.
     classify_result(activity.await)
 }
 
@@ -101,7 +102,7 @@ fn options(name: &str, queue: &str, token: &WorkflowCancellationToken) -> Activi
                 .build(),
         )
         .cancellation_type(ActivityCancellationType::WaitCancellationCompleted)
-        // Detached: money and goods that are on their way are not stopped by `temporal workflow cancel`.
+        // Detached: `temporal workflow cancel` does not stop a refund in progress or items in transit.
         .cancellation_token(token.clone())
         .summary(name.to_owned())
         .build()
@@ -115,7 +116,7 @@ fn classify_result<T>(result: Result<T, ActivityExecutionError>) -> Attempt<T> {
     }
 }
 
-/// Waits before a step that was rejected is tried again, or until an operator signals `retry`.
+/// Waits before the next attempt of a rejected step, or until an operator signals `retry`.
 async fn back_off<W: Retriable>(ctx: &WorkflowContext<W>, length: Duration) {
     let token = WorkflowCancellationToken::new();
     let timer = TimerOptions::builder(length).cancellation_token(token.clone());
@@ -134,15 +135,16 @@ async fn back_off<W: Retriable>(ctx: &WorkflowContext<W>, length: Duration) {
     }
 }
 
-/// Waits until an operator has signalled `retry`. Detached from the workflow's cancellation, as the step is.
+/// Waits until an operator has signalled `retry`. Detached from the workflow's cancellation, like the step.
 async fn retry_signalled<W: Retriable>(ctx: &WorkflowContext<W>) {
     let options =
         WaitConditionOptions::builder().cancellation_token(WorkflowCancellationToken::new()).build();
-    // A condition on a token that nobody cancels ends in no other way.
+    // No code cancels this token, so only the condition ends the wait.
     let _ = ctx.wait_condition_with_options(|s| !s.retry_policy().is_empty(), options).await;
 }
 
-/// Whether this workflow acts on `retry`; one of an earlier release that ignored one goes on ignoring it.
+/// Returns whether this workflow acts on `retry`. A workflow of an earlier release that ignored a `retry` continues to
+/// ignore it.
 fn may_end_backoff<W: Retriable>(ctx: &WorkflowContext<W>) -> bool {
     let acts = ctx.patched(RETRY_ENDS_BACKOFF);
     if !acts {
@@ -151,13 +153,14 @@ fn may_end_backoff<W: Retriable>(ctx: &WorkflowContext<W>) -> bool {
     acts
 }
 
-/// Records the retries that came from a terminal; those that came over HTTP were recorded before they were signalled.
+/// Records the retries that an operator signalled from a terminal. The API recorded those over HTTP before it signalled
+/// them.
 async fn record_retries<W: Retriable>(ctx: &WorkflowContext<W>) {
     while let Some(record) = ctx.state_mut(OperatorRetries::next) {
         let queue = format!("{}{}", ctx.state(|s| s.queue_prefix().to_owned()), names::QUEUE_ORDERS);
         let token = WorkflowCancellationToken::new();
         let options = options("record_retry", &queue, &token);
-        // It is retried for ever, and never rejected.
+        // Temporal retries it without a limit, and it is never rejected.
         let _ = ctx.execute_activity(AfterSalesActivities::record_retry, record, options).await;
     }
 }

@@ -1,5 +1,5 @@
-//! The activities that housekeeping needs, by pinned name. Crate `activities` implements them.
-#![allow(missing_docs, clippy::unimplemented, reason = "the macro wants bodies that are never run")]
+//! The activities of housekeeping, by pinned name. Crate `activities` implements them.
+#![allow(missing_docs, clippy::unimplemented, reason = "the macro requires bodies that never run")]
 
 use super::{PaymentCheck, ReconcileInput, ReconcileResult, SweepInput, SweepResult};
 use temporalio_common::ActivityError;

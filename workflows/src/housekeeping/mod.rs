@@ -1,5 +1,5 @@
-//! What runs on a schedule, whether or not anything is wrong. The workflows here only give an activity its limits and
-//! its retries, and show in Temporal what each round found.
+//! Workflows that run on a schedule, regardless of errors, and the check of one payment. Each only sets an activity's
+//! timeouts and retries, and shows in Temporal what a run found.
 
 pub mod activities;
 
@@ -13,24 +13,24 @@ use temporalio_workflow::{
 };
 use waybill_domain::ids::OrderId;
 
-/// How long one round may take: thousands of orders, each asked about once.
+/// Timeout of one run: it checks thousands of orders, each with one request.
 const ROUND_TIMEOUT: Duration = Duration::from_secs(15 * 60);
-/// A round that says nothing for so long has lost its worker.
+/// Timeout of the heartbeat: a run without a heartbeat for this long has lost its worker.
 pub const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(60);
-/// Attempts at one round: the next round is due soon anyway, and an outage is better seen than hidden.
+/// Attempts at one run. The next run is due soon, and an outage should be visible instead of hidden by retries.
 const ATTEMPTS_MAX: u32 = 3;
 
-/// How long one look at a payment may take: above every time-out of the provider's client.
+/// Timeout of one attempt to check a payment: longer than every timeout of the provider's client.
 const CHECK_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long an order's money may be busy before a look at it is left to the next reconciliation.
+/// How long payment operations of an order may be in progress before the check is left to the next reconciliation.
 const CHECK_MAX: Duration = Duration::from_secs(3_600);
 
-/// Which payment is to be compared with what its provider says.
+/// The payment to compare with the provider's state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PaymentCheck {
     /// Its order.
     pub order_id: OrderId,
-    /// The provider's id of it.
+    /// The provider's id of the payment.
     pub payment: String,
 }
 
@@ -38,18 +38,18 @@ pub struct PaymentCheck {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SweepInput {}
 
-/// What a sweep found.
+/// Result of a sweep.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SweepResult {
-    /// Orders that were looked at more closely.
+    /// Orders that the sweep checked.
     #[serde(rename = "looked_at")]
     pub checked: u64,
-    /// Orders that were given an heir.
+    /// Orders for which the sweep started a successor run.
     #[serde(rename = "heirs")]
     pub successors_started: u64,
-    /// Orders that could not be given one now: the next sweep tries again.
+    /// Orders for which starting a successor run failed: the next sweep retries.
     pub failed: u64,
-    /// Refunds and returns that begin anew.
+    /// Refunds and returns that restart from the beginning.
     #[serde(default)]
     #[serde(rename = "anew")]
     pub restarted: u64,
@@ -59,23 +59,24 @@ pub struct SweepResult {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReconcileInput {}
 
-/// What a reconciliation found.
+/// Result of a reconciliation.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReconcileResult {
     /// Payments that were compared.
     #[serde(rename = "looked_at")]
     pub checked: u64,
-    /// Differences that were not known before.
+    /// Discrepancies found for the first time.
     pub drifts: u64,
-    /// Differences that were repaired.
+    /// Discrepancies that were repaired.
     pub repaired: u64,
-    /// Refunds made at the provider that were booked, or whose new state was.
+    /// Refunds created at the provider that were recorded, or whose new state was recorded.
     #[serde(default)]
     #[serde(rename = "refunds_booked")]
     pub refunds_recorded: u64,
 }
 
-/// Finds orders whose workflow was ended from outside, and gives each an heir that lets go of what it holds.
+/// Finds orders whose workflow was terminated, and starts a successor run for each that releases its stock and
+/// authorization.
 #[workflow]
 pub struct SweepWorkflow {
     input: SweepInput,
@@ -88,7 +89,7 @@ impl SweepWorkflow {
         Self { input }
     }
 
-    /// One round.
+    /// Runs one sweep.
     #[run]
     pub async fn run(ctx: &mut WorkflowContext<Self>) -> WorkflowResult<SweepResult> {
         let input = ctx.state(|s| s.input.clone());
@@ -109,7 +110,7 @@ impl ReconcileWorkflow {
         Self { input }
     }
 
-    /// One round.
+    /// Runs one reconciliation.
     #[run]
     pub async fn run(ctx: &mut WorkflowContext<Self>) -> WorkflowResult<ReconcileResult> {
         let input = ctx.state(|s| s.input.clone());
@@ -117,7 +118,7 @@ impl ReconcileWorkflow {
     }
 }
 
-/// Compares one payment, of which the provider has said what contradicts our ledger.
+/// Compares one payment after a provider event that conflicts with the ledger.
 #[workflow]
 pub struct PaymentCheckWorkflow {
     input: PaymentCheck,
@@ -130,7 +131,7 @@ impl PaymentCheckWorkflow {
         Self { input }
     }
 
-    /// Once nothing is under way on the order's money.
+    /// Runs when no operation on the order's payment is in progress.
     #[run]
     pub async fn run(ctx: &mut WorkflowContext<Self>) -> WorkflowResult<ReconcileResult> {
         let input = ctx.state(|s| s.input.clone());

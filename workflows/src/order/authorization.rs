@@ -1,5 +1,6 @@
-//! Money that is held lapses: it is held anew in time, for as long as anything is to be handed over. Each hold is money
-//! of its own, with a generation of its own, and is asked for only when it is known how the one before stands.
+//! Re-authorization: an authorization expires, so the workflow replaces it in time, while any shipment can still be
+//! handed over. Each authorization is a separate payment with its own generation. The workflow requests it only once
+//! the outcome of the previous one is known.
 
 use crate::order::step::{
     definition,
@@ -29,11 +30,11 @@ use waybill_domain::{
     status::PaymentStatus,
 };
 
-/// The money could not be held anew.
+/// The re-authorization failed.
 pub(crate) struct ReauthorizationFailed;
 
-/// Looks at the time while something else is waited for. Its timer outlives each wait, so that news do not cost a timer
-/// each.
+/// A timer for re-authorization that runs while the workflow waits for other events. It outlives each wait, so that an
+/// event does not cost a new timer.
 pub(crate) struct RenewalTimer<'a> {
     at: Option<i64>,
     timer: Pin<Box<dyn FusedFuture<Output = ()> + 'a>>,
@@ -46,7 +47,7 @@ impl<'a> RenewalTimer<'a> {
         Self { at: None, timer: never, token: WorkflowCancellationToken::new() }
     }
 
-    /// Waits. When the hold is to be renewed, says so in `renewal_due`, which has to end the waiting.
+    /// Waits. When re-authorization is due, sets `reauthorization_reason`, which must end the wait.
     pub(crate) async fn run_while<T>(&mut self, ctx: &'a Ctx, waiting: impl Future<Output = T>) -> T {
         self.reschedule(ctx);
         let mut waiting = pin!(waiting.fuse());
@@ -54,11 +55,11 @@ impl<'a> RenewalTimer<'a> {
             done = waiting => return done,
             () = &mut self.timer => ctx.state_mut(|s| s.reauthorization_reason = Some(REASON_EXPIRES_SOON)),
         }
-        // Not dropped: it may be in the middle of writing something down.
+        // Not dropped: it may be in the middle of a write.
         waiting.await
     }
 
-    /// Nothing is waited for any more.
+    /// Cancels the timer after the last wait.
     pub(crate) fn cancel(self) {
         self.token.cancel();
     }
@@ -84,14 +85,14 @@ impl<'a> RenewalTimer<'a> {
 }
 
 impl OrderWorkflow {
-    /// When what is held is to be renewed, in Unix seconds; never if nothing is to be captured any more.
+    /// Returns when to re-authorize, in Unix seconds. None if nothing remains to be captured.
     fn reauthorize_at(&self) -> Option<i64> {
         let hold = self.authorization.as_ref()?;
         hold.renew_at.filter(|_| self.state.shipments.iter().any(|shipment| shipment.is_open()))
     }
 }
 
-/// Holds anew what is still to be captured, if it is time to.
+/// Re-authorizes the amount that remains to be captured, if it is due.
 pub(crate) async fn reauthorize_if_due(ctx: &Ctx) -> Result<(), ReauthorizationFailed> {
     let Some(why) = ctx.state_mut(|s| s.reauthorization_reason.take()) else { return Ok(()) };
     let amount = ctx.state(|s| s.state.open_amount());
@@ -101,7 +102,8 @@ pub(crate) async fn reauthorize_if_due(ctx: &Ctx) -> Result<(), ReauthorizationF
     reauthorize(ctx, amount, why).await
 }
 
-/// As [`renew_if_due`]. A refusal is for a person: the order was promised, and may still ship on what is held now.
+/// Like [`reauthorize_if_due`], but raises attention on failure: the order is confirmed, and may still ship on the
+/// current authorization.
 pub(crate) async fn reauthorize_or_raise_attention(ctx: &Ctx) {
     if reauthorize_if_due(ctx).await.is_err() {
         let reason = AttentionReason::AuthorizationLapsed;
@@ -117,14 +119,14 @@ const AUTHORIZE_STEP: Step = Step {
     shipment: None,
 };
 
-/// Holds `amount` anew.
+/// Authorizes `amount` again.
 pub(crate) async fn reauthorize(
     ctx: &Ctx,
     amount: Amount,
     why: &'static str,
 ) -> Result<(), ReauthorizationFailed> {
     let (input, before) = ctx.state_mut(|s| {
-        // Of a hold that was asked for by an earlier release nothing is known but that it was the first.
+        // An earlier release that requested the authorization recorded nothing else than that it was the first.
         let hold = s.authorization.get_or_insert(AuthorizationDetails {
             generation: 1,
             renew_at: None,
@@ -150,7 +152,7 @@ pub(crate) async fn reauthorize(
             return Ok(());
         }
         Ok(Authorization::Declined { code }) | Err(StepError::Permanent { code }) => code,
-        // The activity refuses this itself; and this step is not interrupted.
+        // The activity itself rejects a required action, and this step is not interruptible.
         Ok(Authorization::ActionRequired { .. }) | Err(StepError::Interrupted) => {
             "authentication_required".into()
         }

@@ -1,5 +1,6 @@
-//! The way back: what was registered before each step is undone from the last to the first, and each undo is tried
-//! until it succeeds. The goods are stopped before money goes back (see [`crate::order::shipping`]), and stock is freed last.
+//! Compensation: runs the compensations that were registered before each step, in reverse order, and retries each until
+//! it succeeds. Shipments are cancelled before any payment is voided (see [`crate::order::shipping`]), and stock is
+//! released last.
 
 use crate::order::step::{
     activity, definition,
@@ -25,10 +26,10 @@ use waybill_domain::{
     status::{OrderStatus, PaymentStatus},
 };
 
-/// Undoes everything and ends the order.
+/// Runs all compensations and ends the order.
 pub(crate) async fn compensate(ctx: &Ctx, mut stop: StopReason) {
     let is_recorded = versioning::is_patched(ctx, versioning::SINGLE_OUTCOME);
-    // A cancel of shipments has been recorded and written before the carrier was asked.
+    // A cancel of shipments is already recorded, and was written before the call to the carrier.
     let is_claimed = ctx.state(|s| s.state.status == OrderStatus::Cancelling);
     ctx.state_mut(|s| {
         s.is_compensating = true;
@@ -46,7 +47,7 @@ pub(crate) async fn compensate(ctx: &Ctx, mut stop: StopReason) {
         }
     }
     if is_recorded && let Err(cancelled) = check_cancel(ctx) {
-        // It was accepted while the order was on its way to another end.
+        // A cancel request was accepted while the order was stopping for another reason.
         (stop, is_final) = (cancelled, false);
         enter_cancelling(ctx, &stop);
     }
@@ -59,19 +60,19 @@ pub(crate) async fn compensate(ctx: &Ctx, mut stop: StopReason) {
     transition(ctx, status);
     append_event(ctx, event);
     if is_recorded && !is_final {
-        // What comes in from here on is refused, also if the task that ends the order is lost or has to run again.
+        // Requests from here on are rejected, even if the task that ends the order is lost or runs again.
         activity::checkpoint(ctx).await;
     }
     read_model::publish_status(ctx);
     read_model::flush(ctx).await;
 }
 
-/// What is undone can't be had back. So before it is, no other run of this workflow task may take the order another way:
-/// that the order stops is recorded, for runs that come later, and written to the read model, where a run that is still
-/// at it with what came before meets it and follows.
+/// A compensation cannot be reverted, so no other run of this workflow task may give the order another outcome. The
+/// stop is therefore first recorded in the history, for later runs, and written to the read model, where a concurrent
+/// run with an older state gets a conflict and follows.
 async fn record_stop(ctx: &Ctx, stop: &StopReason) {
     if ctx.state(|s| s.unwritten_events.is_empty()) {
-        // Without an entry of the stop, a projection of another run would not conflict.
+        // Without an entry for the stop, a projection of another run would not conflict.
         append_event(ctx, OrderEvent::StatusChanged {});
     }
     activity::checkpoint(ctx).await;
@@ -86,7 +87,7 @@ fn may_be_authorized(ctx: &Ctx) -> bool {
 
 fn enter_cancelling(ctx: &Ctx, stop: &StopReason) {
     let status = ctx.state(|s| s.state.status);
-    // Orders of earlier releases go from `received` to `cancelled` at once.
+    // Orders of earlier releases go directly from `received` to `cancelled`.
     let is_skipped =
         status == OrderStatus::Received && !versioning::is_patched(ctx, versioning::SINGLE_OUTCOME);
     if matches!(stop, StopReason::Cancelled { .. }) && status != OrderStatus::Cancelling && !is_skipped {
@@ -94,12 +95,12 @@ fn enter_cancelling(ctx: &Ctx, stop: &StopReason) {
     }
 }
 
-/// An undo is never given up and never interrupted.
+/// A compensation step is never abandoned and never interrupted.
 fn compensation_step(name: &'static str, queue: &'static str, shipment: Option<ShipmentId>) -> Step {
     Step { name, queue, policy: StepPolicy::MustSucceed, attention: AttentionReason::UndoFailing, shipment }
 }
 
-/// Gives free what is authorized and not captured.
+/// Voids the authorized amount that is not captured.
 pub(crate) async fn void_authorization(ctx: &Ctx) {
     let input = ctx.state(|s| s.order_ref());
     let step = compensation_step("void_authorization", names::QUEUE_PAYMENTS, None);
@@ -135,14 +136,14 @@ pub(crate) async fn void_authorization(ctx: &Ctx) {
     });
 }
 
-/// Frees stock of shipments that are stopped, and of what a workflow task that was lost may have put in their place.
+/// Releases the stock of cancelled shipments, and of replacements that a lost workflow task may have created for them.
 pub(crate) async fn release_stopped(ctx: &Ctx, stopped: Vec<ShipmentId>) {
     let count = stopped.len();
     let all = stopped.into_iter().flat_map(|id| [id, id.replacement()]).collect();
     release_shipments(ctx, Some(all), count).await;
 }
 
-/// Frees stock that is held: of these shipments, or all of it.
+/// Releases reserved stock: of these shipments, or all of it.
 pub(crate) async fn release_stock(ctx: &Ctx, shipments: Option<Vec<ShipmentId>>) {
     let count = shipments.as_ref().map_or_else(
         || ctx.state(|s| s.state.shipments.iter().filter(|sh| !sh.has_left()).count()),
@@ -169,7 +170,7 @@ pub(crate) async fn release_shipments(ctx: &Ctx, shipments: Option<Vec<ShipmentI
     }
 }
 
-/// Asks the carrier to stop a shipment.
+/// Requests the carrier to cancel a shipment's label.
 pub(crate) async fn cancel_label(ctx: &Ctx, shipment_id: ShipmentId) -> LabelCancellation {
     let input = ctx.state(|s| s.shipment_ref(shipment_id));
     let step = compensation_step("cancel_label", names::QUEUE_SHIPPING, Some(shipment_id));
@@ -183,7 +184,8 @@ pub(crate) async fn cancel_label(ctx: &Ctx, shipment_id: ShipmentId) -> LabelCan
     }
 }
 
-/// Once the order was promised, a workflow task that was lost may have asked for labels that this one has not come to.
+/// Returns whether a label may exist. For a confirmed order, a lost workflow task may have requested labels that this
+/// run has not requested yet.
 pub(crate) fn may_have_label(ctx: &Ctx, id: ShipmentId) -> bool {
     use OrderStatus::{Cancelling, Confirmed, Fulfilling, PartiallyShipped};
     let promised =
@@ -192,7 +194,7 @@ pub(crate) fn may_have_label(ctx: &Ctx, id: ShipmentId) -> bool {
         || promised && versioning::is_patched(ctx, versioning::COMPENSATE_UNRECORDED_TASKS)
 }
 
-/// The last shipment that would have left does not, so no capture comes that would give the rest of the money free.
+/// Voids the remainder when the last open shipment is cancelled: no capture follows that would release it.
 pub(crate) async fn void_remainder(ctx: &Ctx) {
     let (open, left) = ctx.state(|s| {
         let shipments = &s.state.shipments;

@@ -1,6 +1,8 @@
-//! One order's life, as `lifecycle.md` has it: `OrderWorkflow::go_through` names the steps in their order.
+//! The workflow of one order, from acceptance to a terminal status as in `lifecycle.md`. `OrderWorkflow::run_steps`
+//! runs its stages in order: `checkout`, then `shipping`; `adjust` changes the order in between, and `compensation`
+//! ends it early.
 
-// The steps, in their order: checkout, then shipping; what may change it meanwhile; and the ways back.
+// The stages in order, checkout and shipping; then changes, re-authorization, compensation and recovery.
 mod checkout;
 
 mod shipping;
@@ -13,7 +15,7 @@ mod compensation;
 
 mod recovery;
 
-// How a step is run, and how anything is waited for.
+// How a step runs, and how the workflow waits.
 mod step;
 
 mod waiting;
@@ -44,76 +46,78 @@ use waybill_domain::{
 pub(crate) type Ctx = WorkflowContext<OrderWorkflow>;
 type ValidationError = Box<dyn std::error::Error + Send + Sync>;
 
-/// The single writer of one order's state.
+/// The workflow, which is the single writer of one order's state.
 #[workflow]
 pub struct OrderWorkflow {
     input: OrderInput,
-    /// Why the input can't be read, if it can't.
+    /// The parse error of a malformed input.
     bad_input: Option<String>,
     state: OrderState,
-    /// What the read model has.
+    /// The version of the read model.
     read_model_version: i64,
-    /// What the read model lacks.
+    /// The entries that the read model does not have yet.
     unwritten_events: Vec<TimelineEntry>,
-    /// Registered before each step, undone from the last to the first.
+    /// Compensations, registered before each step and run in reverse order.
     compensations: Vec<Compensation>,
-    /// A request to cancel that was accepted and is not being carried out yet.
+    /// A cancel request that was accepted and is not in progress yet.
     cancel: Option<CancelRequest>,
-    /// The request to cancel that is being carried out.
+    /// The cancel request in progress.
     cancel_in_progress: Option<CancelRequest>,
-    /// Requests to cancel lines, or pieces of them, that were accepted and not yet carried out; each whole line is in one
-    /// of them.
+    /// Requests to cancel lines or quantities of lines, accepted and not completed. Each whole line is in only one of
+    /// them.
     line_requests: VecDeque<CancelRequest>,
-    /// The ids of all requests that were accepted here: each counts once.
+    /// The ids of all accepted requests, which deduplicate them.
     accepted_requests: BTreeSet<String>,
-    /// How many signals `cancel` came in.
+    /// The number of `cancel` signals received.
     cancel_signals: u32,
-    /// What tells this workflow from its heirs. A reset leaves it as it is.
+    /// The id of the first run, which distinguishes this workflow from its successor runs. A reset does not change it.
     first_run_id: String,
-    /// Whether `temporal workflow cancel` was already taken into `cancel`.
+    /// Whether `temporal workflow cancel` was already accepted into `cancel`.
     is_workflow_cancel_handled: bool,
     decision: Option<Decision>,
     amendment: Option<Amendment>,
     shipment_events: VecDeque<ShipmentEvent>,
     seen_events: BTreeSet<String>,
-    /// Shipments whose label was asked for, and may exist.
+    /// Shipments whose label was requested and may exist.
     requested_labels: BTreeSet<ShipmentId>,
-    /// Of those, whose label was asked for once more after the carrier had refused to cancel it.
+    /// Of those, the shipments whose label was requested again after the carrier had rejected its cancellation.
     rerequested_labels: BTreeSet<ShipmentId>,
-    /// Between `reserve` and the settling of a shortage.
+    /// Set between `reserve` and the resolution of a shortage.
     reservation: Option<Reservation>,
-    /// Accepted and not yet acted on.
+    /// Operator commands that were accepted and are not processed yet.
     operator_commands: VecDeque<OperatorCommand>,
-    /// Operations on shipments that are short of items, accepted and not yet carried out.
+    /// Operator commands for shipments with a shortfall, accepted and not processed yet.
     shortfall_commands: VecDeque<ShortfallCommand>,
-    /// How many operations were acted on.
+    /// The number of processed operator commands.
     operator_command_count: u32,
-    /// Whether the order is being undone: what could be decided is past, also while the status does not say so yet.
+    /// Whether the order is being compensated. No decision is possible any more, even while the status does not show it
+    /// yet.
     is_compensating: bool,
-    /// Whether the provider has sent word since the payment was last looked at.
+    /// Whether the provider has sent an event since the last query of the payment.
     has_payment_event: bool,
-    /// Whether the timeline says that the customer has to do something before the payment can go on.
+    /// Whether the timeline already has the customer's required action.
     action_reported: bool,
-    /// The money that is held; nothing is known of it where an earlier release asked for it.
+    /// The current authorization. None if an earlier release requested it, which stored no details.
     authorization: Option<AuthorizationDetails>,
-    /// Why the money is to be held anew now, if it is.
+    /// The reason for a re-authorization that is due now.
     reauthorization_reason: Option<&'static str>,
-    /// See [`changes`].
+    /// The version of the workflow's code that the order began with; see [`step::versioning`].
     workflow_version: u32,
-    /// Until when a person or the customer may answer.
+    /// Deadline for the reviewer or the customer.
     wait_until: Option<SystemTime>,
     /// The statuses since the last entry of the timeline.
     unreported_statuses: Vec<OrderStatus>,
-    /// The status of the last entry that the read model has.
+    /// The status of the last entry in the read model.
     written_status: OrderStatus,
-    /// The stop that is in the history: it holds for a run that restarts as well.
+    /// The stop that the history has; it also applies to a run that restarts.
     recorded_stop: Option<StopReason>,
-    /// Whether the order goes on from the read model instead of from its beginning.
+    /// Whether the order resumes from the read model instead of running from the beginning.
     resumed: bool,
-    /// What a resumed order has reported and reports no more (see [`OrderEvent::fact_key`]).
+    /// The one-time events that a resumed order has already reported (see [`OrderEvent::deduplication_key`]).
     facts: BTreeSet<String>,
     unwritten_inputs: UnwrittenInputs,
-    /// Whether the order has to go on from what was just adopted (see [`restart::restart`]).
+    /// Whether the order must restart from the state that it just adopted (see
+    /// [`restart_from_read_model`](step::restart::restart_from_read_model)).
     restart_requested: bool,
 }
 
@@ -121,7 +125,7 @@ pub struct OrderWorkflow {
 impl OrderWorkflow {
     #[init]
     fn new(ctx: &WorkflowContextView, input: RawValue) -> Self {
-        // Typed, an input that can't be read would fail the workflow's first task for ever.
+        // As a typed argument, a malformed input would fail the workflow's first task forever.
         let (input, bad_input) = match step::messages::decode(&input) {
             Ok(input) => (input, None),
             Err(problem) => (OrderInput::placeholder(), Some(problem)),
@@ -167,7 +171,7 @@ impl OrderWorkflow {
         }
     }
 
-    /// The order's way, from `received` to its end.
+    /// Runs the order from `received` to a terminal status.
     #[run]
     pub async fn run(ctx: &mut WorkflowContext<Self>) -> WorkflowResult<OrderResult> {
         if let Some(problem) = ctx.state(|s| s.bad_input.clone()) {
@@ -185,7 +189,7 @@ impl OrderWorkflow {
         Ok(ctx.state(|s| OrderResult { status: s.state.status, version: s.read_model_version }))
     }
 
-    /// From wherever the order is to its end.
+    /// Runs the order from its current status to completion.
     async fn run_to_completion(ctx: &Ctx) {
         if ctx.state(|s| s.input.is_successor && !s.resumed) {
             recovery::adopt_terminated_order(ctx).await;
@@ -207,7 +211,7 @@ impl OrderWorkflow {
         shipping::drain_messages(ctx).await;
     }
 
-    /// Each step leaves alone what a resumed order has behind it.
+    /// Runs the steps in order. Each step returns immediately if a resumed order has already completed it.
     async fn run_steps(ctx: &Ctx) -> Result<(), StopReason> {
         match Self::run_checkout(ctx).await {
             Err(StopReason::Cancelled { reason }) => {
@@ -229,7 +233,7 @@ impl OrderWorkflow {
         checkout::confirm(ctx).await
     }
 
-    /// Cancel what can still be stopped. Payload: [`CancelRequest`], or nothing.
+    /// Cancels what can still be cancelled. Payload: [`CancelRequest`], or nothing.
     #[signal(name = "cancel")]
     pub fn cancel_signal(&mut self, _ctx: &mut SyncWorkflowContext<Self>, input: RawValue) {
         self.cancel_signals += 1;
@@ -247,7 +251,7 @@ impl OrderWorkflow {
         }
     }
 
-    /// Decide on an order in review. Payload: [`Decision`].
+    /// Decides an order in review. Payload: [`Decision`].
     #[signal(name = "decide")]
     pub fn decide_signal(&mut self, _ctx: &mut SyncWorkflowContext<Self>, input: RawValue) {
         match step::messages::decode(&input) {
@@ -260,7 +264,7 @@ impl OrderWorkflow {
         }
     }
 
-    /// Answer a shortage for the customer. Payload: [`Amendment`].
+    /// Records the customer's decision on a shortage. Payload: [`Amendment`].
     #[signal(name = "amend")]
     pub fn amend_signal(&mut self, _ctx: &mut SyncWorkflowContext<Self>, input: RawValue) {
         match step::messages::decode(&input) {
@@ -273,7 +277,7 @@ impl OrderWorkflow {
         }
     }
 
-    /// Something happened to a shipment. Payload: [`ShipmentEvent`].
+    /// Accepts a carrier event. Payload: [`ShipmentEvent`].
     #[signal(name = "shipment_event")]
     pub fn shipment_event(&mut self, _ctx: &mut SyncWorkflowContext<Self>, input: RawValue) {
         match step::messages::decode::<ShipmentEvent>(&input) {
@@ -282,15 +286,16 @@ impl OrderWorkflow {
         }
     }
 
-    /// The same, for who can say it again: an update that a worker is there to take up costs Temporal a third of a
-    /// signal, as its workflow task is only written down once it is done.
+    /// Accepts a carrier event from a caller that can retry. If a worker is available, an update costs Temporal a third
+    /// of a signal, because Temporal records its workflow task only on completion.
     #[update(name = "shipment_event")]
     pub fn shipment_event_update(&mut self, _ctx: &mut SyncWorkflowContext<Self>, event: ShipmentEvent) {
         self.enqueue_shipment_event(event);
     }
 
-    /// The provider has news of the order's money. Payload: [`PaymentEvent`]. A reason to ask the provider at once,
-    /// never a fact by itself; but for our own word, for which the provider was asked, that the hold is gone.
+    /// Accepts an event of the payment provider. Payload: [`PaymentEvent`]. It is a reason to query the provider
+    /// immediately, never a fact by itself. The exception is the internal event, sent after a query, that the
+    /// authorization is gone.
     #[signal(name = "payment_event")]
     pub fn payment_event(&mut self, _ctx: &mut SyncWorkflowContext<Self>, input: RawValue) {
         match step::messages::decode::<PaymentEvent>(&input) {
@@ -301,7 +306,7 @@ impl OrderWorkflow {
         }
     }
 
-    /// An operator does something about what the order needs somebody for. Payload: [`Operation`].
+    /// Accepts an operator's action on an attention item. Payload: [`OperatorCommand`].
     #[signal(name = "operate")]
     pub fn operate_signal(&mut self, _ctx: &mut SyncWorkflowContext<Self>, input: RawValue) {
         let operation: OperatorCommand = match step::messages::decode(&input) {
@@ -327,13 +332,13 @@ impl OrderWorkflow {
         self.validate_operator_command(operation)
     }
 
-    /// An operator does something about what the order needs somebody for.
+    /// Accepts an operator's action on an attention item.
     #[update(name = "operate")]
     pub fn operate_update(&mut self, _ctx: &mut SyncWorkflowContext<Self>, operation: OperatorCommand) {
         self.enqueue_operator_command(operation);
     }
 
-    /// The order as the workflow knows it.
+    /// Returns the workflow's state of the order.
     #[query(name = "state")]
     pub fn current_state(&self, _ctx: &WorkflowContextView) -> OrderState {
         self.state.clone()
@@ -351,14 +356,14 @@ impl OrderWorkflow {
             .map_or(Ok(()), |text| Err(text.into()))
     }
 
-    /// Cancel what can still be stopped; answers at once with the plan.
+    /// Cancels what can still be cancelled. Returns the plan immediately.
     #[update(name = "cancel")]
     pub fn cancel_update(
         &mut self,
         _ctx: &mut SyncWorkflowContext<Self>,
         request: CancelRequest,
     ) -> CancelReply {
-        // The validator has seen that the lines are there.
+        // The validator has checked the lines.
         let plan = self.plan_request(&request).unwrap_or_else(|_| plan_cancellation(&self.state));
         let cancelled_by_then = self.cancelled_after(&request);
         self.accept_cancel(request, "api");
@@ -374,7 +379,7 @@ impl OrderWorkflow {
         self.validate_decision()
     }
 
-    /// Decide on an order in review.
+    /// Decides an order in review.
     #[update(name = "decide")]
     pub fn decide_update(&mut self, _ctx: &mut SyncWorkflowContext<Self>, decision: Decision) {
         self.decision = Some(decision);
@@ -389,7 +394,7 @@ impl OrderWorkflow {
         self.validate_amendment()
     }
 
-    /// Answer a shortage for the customer.
+    /// Records the customer's decision on a shortage.
     #[update(name = "amend")]
     pub fn amend_update(&mut self, _ctx: &mut SyncWorkflowContext<Self>, amendment: Amendment) {
         self.amendment = Some(amendment);
@@ -397,8 +402,8 @@ impl OrderWorkflow {
 }
 
 impl OrderWorkflow {
-    /// Writes to the timeline; the read model gets it with the next flush. Each status that the order has passed through
-    /// since the last entry has an entry, so that consecutive entries are always a transition of the lifecycle.
+    /// Appends an event to the timeline; the next flush writes it to the read model. Every status that the order passed
+    /// through since the last entry gets an entry, so that consecutive entries are always a valid transition.
     fn append_event(&mut self, event: OrderEvent) {
         if self.resumed && event.deduplication_key().is_some_and(|key| !self.facts.insert(key)) {
             return;
@@ -411,7 +416,7 @@ impl OrderWorkflow {
         self.unwritten_events.push(TimelineEntry { event, status: self.state.status });
     }
 
-    /// The last entry that is not in the read model yet carries the status that it led to.
+    /// Sets the status of the last unwritten entry to the status that followed from it.
     fn update_last_event_status(&mut self) {
         let before = match self.unwritten_events.as_slice() {
             [.., before, _] => before.status,
@@ -429,7 +434,7 @@ impl OrderWorkflow {
         self.append_event(OrderEvent::SignalIgnored { signal: signal.to_owned(), problem });
     }
 
-    /// Whichever way it comes, and however often, an event counts once.
+    /// Enqueues each event once, regardless of how often the carrier sends it and by which path.
     fn enqueue_shipment_event(&mut self, event: ShipmentEvent) {
         if self.seen_events.insert(event.event_id.clone()) {
             self.shipment_events.push_back(event);
@@ -476,11 +481,11 @@ impl OrderWorkflow {
         }
     }
 
-    /// What could be decided is past as soon as the order is on its way back, although its status may say so later. For
-    /// updates alone: open orders' histories have what signals came to.
+    /// Rejects decisions on an order that is being compensated, even while its status does not show it yet. Only
+    /// updates are rejected: the histories of open orders contain the results of signals.
     fn ensure_not_stopping(&self) -> Result<(), ValidationError> {
         if self.is_compensating || self.cancel.is_some() {
-            Err("the order is coming to its end".into())
+            Err("the order is already ending".into())
         } else {
             Ok(())
         }
@@ -518,16 +523,16 @@ impl OrderWorkflow {
         ShipmentRef { order_id: self.input.order_id, shipment_id }
     }
 
-    /// The customer has something to do until the outcome is known. Not only while the workflow waits for it: an answer that
-    /// is asked for again may change nothing else, and then nothing is written.
+    /// Sets the payment status. The customer's required action ends only once the outcome is known, not when the
+    /// workflow stops waiting for it: a repeated authorization may change nothing else, and then nothing is written.
     fn set_payment_status(&mut self, status: PaymentStatus) {
         self.state.payment_status = status;
         self.state.payment_action &= matches!(status, PaymentStatus::Pending | PaymentStatus::Unknown);
     }
 }
 
-/// Takes one step of the lifecycle. A step that the lifecycle does not have is a defect of this code: the workflow
-/// task fails and is tried again until the code is mended, and nothing is lost.
+/// Performs one status transition. An invalid transition is a defect of this code: the workflow task fails, and
+/// Temporal retries it until the code is fixed. No data is lost.
 fn transition(ctx: &Ctx, to: OrderStatus) {
     match ctx.state_mut(|s| s.state.transition_to(to)) {
         Ok(()) => ctx.state_mut(|s| s.unreported_statuses.push(to)),

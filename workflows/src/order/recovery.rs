@@ -1,13 +1,15 @@
-//! Going on from what the read model has, where the history of this workflow does not say how far the order is:
-//!
-//! - **A workflow task was lost.** What its local activities did is in no history, and the task runs again with the
-//!   messages that came in meanwhile. Where those would take the order another way than the one that readers may have
-//!   seen, the workflow restarts from the read model ([ADR 19](../../../docs/adr/0019-the-read-model-arbitrates.md)).
-//! - **The workflow was ended from outside** (`temporal workflow terminate`). A successor run goes on from the read model
-//!   and stops what can be stopped, by the ways that every order has ([ADR 8](../../../docs/adr/0008-heirs.md)).
-//!
-//! The read model may lag behind what was done, so no step counts as undone or not begun: each undo runs, for all labels,
-//! and the carrier's events are processed again. All of it is repeatable.
+//! Recovery: the order resumes from the read model when this workflow's history does not contain its progress, because
+//! a workflow task was lost ([ADR 19](../../../docs/adr/0019-read-model-precedence.md)) or the workflow was
+//! terminated ([ADR 8](../../../docs/adr/0008-successor-runs.md)).
+
+// - A lost workflow task: no history has the results of its local activities, and the task runs again with the messages
+//   that arrived in the meantime. Where those messages would lead to another outcome than the one that clients may have
+//   read, the workflow restarts from the read model.
+// - A terminated workflow (`temporal workflow terminate`): a successor run resumes from the read model and cancels what
+//   can be cancelled, by the same steps as any order.
+//
+// The read model may lag behind the side effects, so no step is assumed to be compensated or not started: every
+// compensation runs, for all labels, and the carrier's events are processed again. All of it is idempotent.
 
 use crate::order::step::restart::{deduplication_key_of, load_recovery_state, restart_if_behind};
 use crate::order::{
@@ -30,13 +32,13 @@ use waybill_domain::{
     status::{FulfilmentStatus, OrderStatus},
 };
 
-/// Why a successor run cancels, and why there is one.
+/// Why a successor run exists and cancels the order.
 const REASON_WORKFLOW_TERMINATED: &str = "its workflow was ended";
-/// Why an order goes on cancelling whose request to cancel is in no history.
+/// Why an order continues a cancellation whose request is in no history.
 const REASON_CANCEL_IN_PROGRESS: &str = "a cancellation was under way";
 
-/// A request to cancel came before the promise. Labels are booked after the promise is in the read model, so that is
-/// asked first; whatever else a lost task may have done is undone on suspicion.
+/// Handles a cancel request before confirmation. Labels are booked after the read model has the confirmation, so the
+/// workflow checks the read model first. It compensates any other step that a lost task may have run.
 pub(crate) async fn cancel_before_confirmation(ctx: &Ctx, reason: String) -> Result<(), StopReason> {
     if !versioning::is_patched(ctx, versioning::COMPENSATE_UNRECORDED_TASKS) {
         return Err(StopReason::Cancelled { reason });
@@ -48,13 +50,13 @@ pub(crate) async fn cancel_before_confirmation(ctx: &Ctx, reason: String) -> Res
     });
     restart_if_behind(ctx).await;
     if ctx.state(|s| s.state.status == OrderStatus::Confirmed) {
-        // Labels may have been booked: the way back begins at the carrier.
+        // Labels may be booked: compensation starts at the carrier.
         return Ok(());
     }
     stop_before_confirmation(ctx)
 }
 
-/// The read model may have no authorization, or no stock: there may be some all the same, and none may come after this.
+/// Registers every compensation: authorization or stock may exist even if the read model has none, and none may follow.
 fn stop_before_confirmation(ctx: &Ctx) -> Result<(), StopReason> {
     let request = ctx.state_mut(|s| {
         s.compensations = vec![Compensation::ReleaseStock, Compensation::VoidAuthorization];
@@ -66,7 +68,7 @@ fn stop_before_confirmation(ctx: &Ctx) -> Result<(), StopReason> {
     })
 }
 
-/// A successor run adopts what the workflow that was ended has left.
+/// Adopts the state of a terminated workflow in a successor run.
 pub(crate) async fn adopt_terminated_order(ctx: &Ctx) {
     let read = load_recovery_state(ctx).await;
     ctx.state_mut(|s| {
@@ -81,7 +83,7 @@ pub(crate) async fn adopt_terminated_order(ctx: &Ctx) {
     read_model::publish_status(ctx);
 }
 
-/// Goes on from the adopted state. A successor run cancels what can be cancelled.
+/// Resumes from the adopted state. A successor run cancels what can be cancelled.
 pub(crate) async fn resume(ctx: &Ctx) -> Result<(), StopReason> {
     use OrderStatus as O;
     let (status, is_successor) = ctx.state(|s| (s.state.status, s.input.is_successor));
@@ -89,7 +91,7 @@ pub(crate) async fn resume(ctx: &Ctx) -> Result<(), StopReason> {
         O::Shipped | O::Delivered => {}
         O::Fulfilling | O::PartiallyShipped if is_successor => request_cancel(ctx),
         O::Fulfilling | O::PartiallyShipped => {}
-        // Labels may have been booked: the way back begins at the carrier.
+        // Labels may be booked: compensation starts at the carrier.
         O::Confirmed if is_successor => {
             request_cancel(ctx);
             transition(ctx, O::Fulfilling);
@@ -97,7 +99,7 @@ pub(crate) async fn resume(ctx: &Ctx) -> Result<(), StopReason> {
         O::Cancelling if versioning::is_patched(ctx, versioning::SINGLE_OUTCOME) => {
             return finish_cancel(ctx).await;
         }
-        // The cancel under way is carried out from its beginning.
+        // The cancellation in progress restarts from the beginning.
         O::Cancelling => {
             request_cancel(ctx);
             let (open, left) = ctx.state_mut(|s| {
@@ -127,11 +129,11 @@ pub(crate) async fn resume(ctx: &Ctx) -> Result<(), StopReason> {
     shipping::ship(ctx).await
 }
 
-/// The cancel under way is carried out from its beginning. The status stays `cancelling` until then, so that another run
-/// that goes on from the read model does the same.
+/// Restarts the cancellation in progress from the beginning. The status stays `cancelling` until then, so that another
+/// run that resumes from the read model does the same.
 async fn finish_cancel(ctx: &Ctx) -> Result<(), StopReason> {
     request_cancel(ctx);
-    // Labels come after the promise.
+    // Labels exist only after confirmation.
     let is_promised = ctx.state(OrderWorkflow::is_confirmed);
     let is_settled =
         |s: &OrderWorkflow| s.state.shipments.iter().all(|sh| sh.status == FulfilmentStatus::Cancelled);
@@ -140,26 +142,26 @@ async fn finish_cancel(ctx: &Ctx) -> Result<(), StopReason> {
     }
     capture_uncaptured(ctx).await;
     release_cancelled(ctx).await;
-    // Before the carrier's events, so that a refusal precedes the hand-over in the timeline.
+    // Before the carrier's events, so that a rejected label cancellation precedes the hand-over in the timeline.
     shipping::cancel_open_shipments(ctx).await?;
     shipping::ship(ctx).await
 }
 
 impl OrderWorkflow {
-    /// Whether a resumed order was confirmed.
+    /// Returns whether a resumed order was confirmed.
     fn is_confirmed(&self) -> bool {
         self.facts.contains(&deduplication_key_of(&OrderEvent::Confirmed {}))
     }
 
-    /// The recorded stop, where a run restarts with it: unless another run confirmed the order before, or wrote a cancel,
-    /// which is carried out as that.
+    /// Returns the recorded stop of a run that restarts. None if another run has confirmed the order, or has written a
+    /// cancellation, which continues as such.
     pub(crate) fn recorded_stop_in_force(&self) -> Option<StopReason> {
         let is_other = self.is_confirmed() || self.state.status == OrderStatus::Cancelling;
         self.recorded_stop.clone().filter(|_| !is_other)
     }
 }
 
-/// The rest of an authorization that a run before this one may not have come to void.
+/// Voids the remainder of an authorization, which an earlier run may not have voided.
 async fn void_remainder_if_authorized(ctx: &Ctx) {
     let is_held = ctx.state(|s| s.state.authorized > s.state.captured);
     if is_held && versioning::is_patched(ctx, versioning::SINGLE_OUTCOME) {
@@ -167,13 +169,14 @@ async fn void_remainder_if_authorized(ctx: &Ctx) {
     }
 }
 
-/// A run before this one may have stopped shipments, or lines of them, and not have come to their stock.
+/// Releases the stock of shipments, or of lines of them, that an earlier run may have cancelled without releasing it.
 async fn release_cancelled(ctx: &Ctx) {
     if !versioning::is_patched(ctx, versioning::SINGLE_OUTCOME) {
         return;
     }
     let stopped: Vec<ShipmentId> = ctx.state(|s| {
-        // What replaced a short shipment would be released with it. After a cancel of lines its own stock is theirs alone.
+        // Releasing a shipment with a shortfall would also release the stock of its replacement. After a cancel of
+        // lines, a shipment's stock is its own.
         let is_replaced = |shipment_id: ShipmentId| {
             s.facts.contains(&deduplication_key_of(&OrderEvent::Replaced { shipment_id, by: Vec::new() }))
         };
@@ -200,7 +203,7 @@ fn request_cancel(ctx: &Ctx) {
     });
 }
 
-/// Takes the money for goods that left while nobody could take it.
+/// Captures the payment of shipments that were handed over while no run could capture it.
 async fn capture_uncaptured(ctx: &Ctx) {
     let unpaid: Vec<ShipmentId> = ctx.state(|s| {
         let shipments = s.state.shipments.iter();
@@ -215,7 +218,7 @@ async fn capture_uncaptured(ctx: &Ctx) {
     }
 }
 
-/// Releases whatever is held for an order that has ended. Its status and its money are as they were written.
+/// Releases all stock and authorizations of an order that has ended. Its status and its payment status stay as written.
 pub(crate) async fn release_ended_order(ctx: &Ctx) {
     ctx.state_mut(|s| s.compensations.clear());
     void_without_event(ctx).await;

@@ -1,4 +1,4 @@
-//! Waiting for people, carriers and cancellation.
+//! Waits for operators, customers, carriers and cancellation, with and without a timeout.
 
 use crate::order::step::cancel::{accept_workflow_cancel, wait_until};
 use crate::order::{Ctx, OrderWorkflow, adjust::lines, step::read_model};
@@ -6,14 +6,14 @@ use futures::FutureExt;
 use std::{pin::pin, time::Duration};
 use temporalio_workflow::{TimerOptions, WorkflowCancellationToken, workflows::select};
 
-/// Why a wait ended.
+/// The outcome of a wait.
 pub(crate) enum WaitOutcome {
     Ready,
     TimedOut,
 }
 
-/// Waits until `ready` holds, a request to cancel comes, or `limit` is over. The timer is durable, and goes on while
-/// single lines are cancelled.
+/// Waits until `condition` holds, a cancel request arrives, or `limit` elapses. The timer is durable, and continues
+/// while single lines are cancelled.
 pub(crate) async fn wait(
     ctx: &Ctx,
     condition: impl Fn(&OrderWorkflow) -> bool,
@@ -49,7 +49,8 @@ pub(crate) async fn wait(
     outcome
 }
 
-/// As [`until`], and what is noted meanwhile (a refused request, a signal that could not be read) is shown at once.
+/// Waits like [`wait_until`], and flushes events that are appended in the meantime (a rejected request, a malformed
+/// signal) immediately.
 async fn wait_flushing_events(ctx: &Ctx, condition: &impl Fn(&OrderWorkflow) -> bool) {
     loop {
         wait_until(ctx, &|s| condition(s) || !s.unwritten_events.is_empty()).await;

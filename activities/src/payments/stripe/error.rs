@@ -1,10 +1,10 @@
-//! Stripe's error object (<https://docs.stripe.com/api/errors>), and what it means for us.
+//! Stripe's error object (<https://docs.stripe.com/api/errors>), and its classification.
 
 use crate::payments::ProviderError;
 use reqwest::StatusCode;
 use serde_json::Value;
 
-/// A refusal by Stripe, as its error object tells it.
+/// An error that Stripe reports, from its error object.
 pub(super) struct StripeError {
     status: StatusCode,
     kind: String,
@@ -25,17 +25,17 @@ impl StripeError {
         Self { status, kind: text("type"), code }
     }
 
-    /// One that is about the key says that an earlier attempt asked with it for something else, as before a setting was
-    /// changed, and nothing of what that came to.
+    /// Converts an error of an authorization. An `idempotency_error` means that an earlier attempt used the key with
+    /// other parameters, for example before a setting changed; it does not contain the outcome of that attempt.
     pub(super) fn into_authorization_error(self) -> ProviderError {
         match self.kind.as_str() {
-            "idempotency_error" => ProviderError::UnknownOutcome("the key was used otherwise".into()),
+            "idempotency_error" => ProviderError::UnknownOutcome("key used with other parameters".into()),
             _ => self.into_error(),
         }
     }
 
-    /// Only a `card_error` comes from the customer's bank. A request that Stripe itself rejects is none, whatever its
-    /// status.
+    /// Converts an error. Only a `card_error` comes from the customer's bank; a request that Stripe itself rejects is
+    /// not a decline, regardless of its status.
     pub(super) fn into_error(self) -> ProviderError {
         let declined = match self.kind.as_str() {
             "card_error" => true,

@@ -6,7 +6,7 @@ use reqwest::Method;
 use serde_json::Value;
 use waybill_domain::{ids::RefundId, money::Amount, provider_units::ProviderCurrency, refund::RefundState};
 
-/// The longest page that Stripe gives.
+/// Stripe's maximum page size.
 const PAGE: usize = 100;
 
 pub(super) async fn create(
@@ -26,7 +26,7 @@ pub(super) async fn create(
         Err(unavailable @ ProviderError::Unavailable(_)) => return Err(unavailable),
         Err(unknown) => unknown,
     };
-    // Perhaps it was done, now or before, and what is refused is to do it twice.
+    // The refund may have been performed, now or before, and Stripe may have rejected only a second one.
     match (find(stripe, &request.provider_ref, request.refund_id).await, failure) {
         (Ok(Some(found)), _) => Ok(found),
         (Ok(None), failure) | (Err(_), failure @ ProviderError::UnknownOutcome(_)) => Err(failure),
@@ -59,7 +59,7 @@ pub(super) async fn list_by_payment(
     }
 }
 
-/// The refunds that fit the query, behind the one with the id `after`.
+/// Returns the refunds that match the query, after the one with the id `starting_after`.
 pub(super) async fn list_page(
     stripe: &Stripe,
     query: &str,
@@ -77,12 +77,12 @@ pub(super) async fn list_page(
     })
 }
 
-/// None for one that moved no money: Stripe also lists as a refund that an authorization, or what a capture left of one,
-/// was released, and gives it no balance transaction.
+/// Parses a refund in a list. None for one that transferred no money: Stripe also lists a released authorization, or
+/// the released remainder of a capture, as a refund, without a balance transaction.
 fn parse_listed(refund: &Value) -> Option<Result<ProviderListedRefund, ProviderError>> {
     let refund_id = refund["metadata"]["refund_id"].as_str().and_then(|id| id.parse().ok());
     let has_no_balance_transaction = refund.get("balance_transaction").is_some_and(Value::is_null);
-    // One of ours is never left out: it would be requested again.
+    // A refund of ours is never omitted: the workflow would request it again.
     if refund_id.is_none() && refund["status"] == "succeeded" && has_no_balance_transaction {
         return None;
     }
@@ -102,7 +102,7 @@ fn parse(refund: &Value) -> Result<ProviderRefund, ProviderError> {
     let text = |name: &str| refund[name].as_str().map(str::to_owned);
     let (state, code) = match refund["status"].as_str() {
         Some("succeeded") => (RefundState::Succeeded, None),
-        // What the customer has to do for some means of payment is asked of them by Stripe.
+        // For some payment methods the customer must act; Stripe contacts the customer.
         Some("pending" | "requires_action") => (RefundState::Pending, None),
         Some("failed") => (RefundState::Failed, text("failure_reason").or_else(|| Some("failed".into()))),
         Some("canceled") => (RefundState::Failed, Some("canceled".into())),

@@ -1,9 +1,9 @@
-//! A dispute as it is recorded.
+//! A stored dispute.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-/// A merchant has seven days or more to answer, by the card's network:
+/// A merchant has at least seven days to respond, depending on the card network:
 /// <https://docs.stripe.com/disputes/responding>.
 const EVIDENCE_SECONDS: i64 = 7 * 24 * 3600;
 

@@ -1,4 +1,4 @@
-//! A refund as it is recorded.
+//! A stored refund.
 
 use std::collections::BTreeMap;
 

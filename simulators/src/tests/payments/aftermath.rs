@@ -1,18 +1,18 @@
-//! What happens to money after it was taken.
+//! Refunds and disputes after a capture.
 
 use serde_json::{Value, json};
 
 use super::super::Receiver;
 use super::Shop;
 
-/// A shop that has taken 100.00, and its events after that.
+/// A shop with a captured payment of 100.00, and the events after the capture.
 struct Taken {
     shop: Shop,
     receiver: Receiver,
     intent: String,
 }
 
-/// Authorized, captured, succeeded.
+/// The events of the authorization and the capture.
 const EVENTS_BEFORE: usize = 3;
 
 impl Taken {
@@ -30,7 +30,7 @@ impl Taken {
         refund
     }
 
-    /// The events after the capture: what kind, and about what.
+    /// Returns type and object of the events after the capture.
     async fn events(&self, count: usize) -> Vec<(String, Value)> {
         let taken = self.receiver.wait_for(EVENTS_BEFORE + count).await;
         assert_eq!(taken.len(), EVENTS_BEFORE + count);
@@ -97,7 +97,7 @@ async fn a_pending_refund_is_announced_with_its_outcome() {
     assert_eq!(updated, &succeeded);
     assert_eq!((&updated["status"], &updated["metadata"]["operation"]), (&json!("succeeded"), &json!("r-1")));
     assert_eq!((&updated["payment_intent"], &updated["amount"]), (&json!(taken.intent), &json!(2000)));
-    assert_eq!(events[4].1["amount_refunded"], 9000, "what is pending counts as refunded");
+    assert_eq!(events[4].1["amount_refunded"], 9000, "a pending refund counts as refunded");
 }
 
 #[tokio::test]
@@ -160,7 +160,7 @@ async fn disputed_charge_is_not_refunded_unless_it_is_won() {
     assert_eq!(refund("6000").await.0, 200, "the rest of the charge is not disputed");
     let close = format!("disputes/{}/close", id(&dispute));
     taken.shop.control(&close, json!({ "status": "lost" })).await;
-    assert_eq!(refund("1").await.1["error"]["code"], "charge_disputed", "the money is gone");
+    assert_eq!(refund("1").await.1["error"]["code"], "charge_disputed", "the disputed amount was lost");
 
     let taken = Taken::by("pm_card_visa").await;
     let complain = format!("payment_intents/{}/dispute", taken.intent);

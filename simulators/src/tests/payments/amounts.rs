@@ -1,4 +1,4 @@
-//! Amounts and currencies that Stripe refuses, and the shape of its refusals.
+//! Amounts and currencies that Stripe rejects, and the error bodies.
 
 use super::*;
 

@@ -1,5 +1,5 @@
-//! Lines, and pieces of lines, that are cancelled while the rest ships. Requests wait in a queue for the points where the order may
-//! change: between its steps, and while it waits for a person or a carrier.
+//! Cancels lines, and quantities of lines, while the rest of the order ships. Requests are queued until the order may
+//! change: between its steps, and while it waits for a reviewer, the customer or a carrier.
 
 use crate::order::step::{activity, definition, restart};
 use crate::order::{
@@ -27,23 +27,23 @@ use waybill_domain::{
     status::OrderStatus,
 };
 
-/// Lines, or pieces of them, that are to be cancelled now, and can be.
+/// Lines, or quantities of lines, that can be cancelled now.
 struct DueCancellation {
     selection: LineSelection,
     reason: String,
     /// The id of the request, if it has one.
     request: Option<String>,
-    /// What of the request turned out to be too late. It is reported with what becomes of the rest, in one write: what
-    /// the timeline has of a request that names quantities says whether it is still to be carried out.
+    /// The part of the request that is too late to cancel. It is reported in the same write as the result of the rest,
+    /// because the timeline's entries for a request with quantities show whether it is still to be completed.
     rejected: RejectedLines,
 }
 
-/// An update that names quantities must say what it counts once by: it may have been carried out by a workflow task that
-/// was lost, and comes again.
+/// Rejects an update with quantities that has no id to deduplicate it: a lost workflow task may have completed it, and
+/// it is delivered again.
 pub(crate) fn require_request_id(request: &CancelRequest) -> Result<(), &'static str> {
     let is_anonymous = request.request.as_ref().is_none_or(String::is_empty);
     if is_anonymous && has_quantities(request) {
-        Err("a request that names quantities needs an id in `request`, by which it counts once")
+        Err("a request that names quantities needs an id in `request` to deduplicate it")
     } else {
         Ok(())
     }
@@ -53,30 +53,33 @@ fn has_quantities(request: &CancelRequest) -> bool {
     request.lines.iter().flatten().any(|part| part.quantity().is_some())
 }
 
-/// What an accepted request names; its lines were read before it was accepted.
+/// Parses the lines of an accepted request, which were validated when it was accepted.
 fn parse_selection(request: &CancelRequest) -> LineSelection {
     request.lines.as_deref().and_then(|parts| LineSelection::parse(parts).ok()).unwrap_or_default()
 }
 
-/// # Why a request for quantities is carried out once
+/// # Why a request for quantities is completed once
 ///
-/// A whole line that is cancelled twice is cancelled once; a piece that is cancelled twice is two pieces. Yet a request
-/// may come up again after it was carried out: a workflow task that is lost after it has written to the read model runs
-/// again, with the request still in its queue, or delivered again; and what this workflow carried out and could not
-/// write is taken up again on another state ([`restart::Unwritten`]). So each request that names quantities has an id:
+/// A whole line that is cancelled twice is cancelled once; a unit that is cancelled twice is two units. Yet a request
+/// may be processed again after its completion. A workflow task that is lost after its write to the read model runs
+/// again, with the request still in its queue or delivered again. And a request that this run completed and could not
+/// write is processed again on another state ([`restart::UnwrittenInputs`]). So each request with quantities has an id:
 ///
-/// - over HTTP it follows from the order and the idempotency key, and is the same however often the request is sent;
-/// - a signal's is its number among the signals `cancel` of this workflow. Temporal records signals before it delivers
-///   them, so a task that runs again has the same ones in the same order. A heir counts from 1 under a name of its own.
+/// - Over HTTP, the id is derived from the order and the idempotency key, and is the same however often the client
+///   sends the request.
+/// - For a signal, the id is its number among this workflow's `cancel` signals. Temporal records signals before it
+///   delivers them, so a task that runs again has the same ones in the same order. A successor run counts from 1 under
+///   its own run id.
 ///
-/// The entries `lines.cancelled` and `cancellation.refused` that a request ends in carry its id and are written in one
-/// statement with the state that they led to. A workflow that goes on from the read model knows them (`facts`), and
-/// passes over a request that is among them.
+/// The entries `lines.cancelled` and `cancellation.refused` that end a request carry its id, and are written in one
+/// statement with the resulting state. A workflow that resumes from the read model loads them (`reported_keys`), and
+/// skips a request that is among them.
 ///
-/// Rejected: to resolve a request, when it is accepted, to the number of pieces that stay. Updates that a lost task had
-/// accepted may be delivered again in another order, or not at all, and each would carry what the others came to.
+/// Rejected alternative: to resolve a request, when it is accepted, to the number of units that remain. Updates that a
+/// lost task had accepted may be delivered again in another order, or not at all, and each would include the results of
+/// the others.
 impl OrderWorkflow {
-    /// Gives a signal that names quantities the id that it counts by, if it brings none.
+    /// Assigns an id to a signal with quantities that has none.
     pub(crate) fn assign_signal_id(&self, mut request: CancelRequest) -> CancelRequest {
         if require_request_id(&request).is_err() {
             request.request = Some(format!("{}:{}", self.first_run_id, self.cancel_signals));
@@ -90,13 +93,13 @@ impl OrderWorkflow {
         })
     }
 
-    /// Requests that were accepted and are still to be carried out.
+    /// Returns the requests that were accepted and are not completed.
     fn pending_requests(&self) -> impl Iterator<Item = &CancelRequest> {
         self.line_requests.iter().filter(|waiting| !self.is_completed(waiting))
     }
 
-    /// What a request to cancel would come to. One that names quantities comes after those that wait: a piece that is
-    /// asked for already is not open any more.
+    /// Plans a cancel request. A request with quantities is planned after the pending ones: a unit that is already
+    /// requested is no longer open.
     pub(crate) fn plan_request(&self, request: &CancelRequest) -> Result<CancellationPlan, InvalidLines> {
         let Some(lines) = &request.lines else { return Ok(plan_cancellation(&self.state)) };
         let selection = LineSelection::parse(lines)?;
@@ -114,7 +117,7 @@ impl OrderWorkflow {
         plan_line_cancellation(&self.state, &selection)
     }
 
-    /// How many pieces of the lines that a request names with a quantity are cancelled as soon as it is carried out.
+    /// Returns how many units of each line with a requested quantity are cancelled once the request is completed.
     pub(crate) fn cancelled_after(&self, request: &CancelRequest) -> Vec<LineQuantity> {
         let is_accepted = |id: &String| self.accepted_requests.contains(id);
         let is_new = !self.is_completed(request) && !request.request.as_ref().is_some_and(is_accepted);
@@ -135,8 +138,8 @@ impl OrderWorkflow {
             .collect()
     }
 
-    /// What of a request nobody has asked to cancel yet, and whether nothing would be left without all that was asked
-    /// for. Quantities add up; a whole line is asked for once.
+    /// Returns the part of a request that no earlier request covers, and whether nothing would remain of the order
+    /// after all requests. Quantities add up; a whole line is requested once.
     pub(crate) fn not_yet_requested(&self, lines: &[LineSelector]) -> (LineSelection, bool) {
         let mut requested = LineSelection::default();
         for waiting in self.pending_requests() {
@@ -148,16 +151,16 @@ impl OrderWorkflow {
         (news, self.state.covers_whole_order(&requested))
     }
 
-    /// Whether there are lines to be cancelled while a person is waited for. (While the payment is waited for the order
-    /// must not change, and the carrier is waited for in [`crate::order::shipping::ship`].)
+    /// Returns whether lines are due while the order waits for a reviewer or the customer. (While it waits for the
+    /// payment the order must not change, and [`crate::order::shipping`] handles the wait for the carrier.)
     pub(crate) fn has_due_lines(&self) -> bool {
         let open = matches!(self.state.status, OrderStatus::AwaitingCustomer | OrderStatus::InReview);
         open && !self.line_requests.is_empty()
     }
 
-    /// The next lines to be cancelled, judged by where the order stands now: what can no longer be cancelled is noted
-    /// as refused, and if nothing would be left the whole order is. Of requests that name quantities only the first
-    /// `recorded` are taken.
+    /// Returns the next lines to cancel, validated against the order's current state. Lines that can no longer be
+    /// cancelled are reported as rejected, and if nothing would remain the whole order is cancelled. Of requests with
+    /// quantities only the first `recorded` are processed.
     fn next_due_cancellation(&mut self, recorded: &mut usize) -> Option<DueCancellation> {
         while self.cancel.is_none() {
             if *recorded == 0 && self.line_requests.front().is_some_and(has_quantities) {
@@ -200,7 +203,7 @@ impl OrderWorkflow {
         }
     }
 
-    /// Requests that nobody will carry out any more. Those of an order that was cancelled are done.
+    /// Rejects requests that no later step completes. Those of a cancelled order are complete.
     pub(crate) fn reject_remaining_line_requests(&mut self) {
         while let Some(request) = self.line_requests.pop_front() {
             if self.state.status != OrderStatus::Cancelled && !self.is_completed(&request) {
@@ -214,17 +217,16 @@ impl OrderWorkflow {
     }
 }
 
-/// Cancels the lines that are due, and ends the way forward if that is the whole order's cancel, or one has come.
+/// Cancels the due lines, and stops the step sequence if that, or another request, cancels the whole order.
 pub(crate) async fn cancel_due_lines_or_stop(ctx: &Ctx) -> Result<(), StopReason> {
     cancel_due_lines(ctx).await;
     check_cancel(ctx)
 }
 
-/// Cancels the lines that are due, and says whether there were any. Shipments that take over what is left of others
-/// have no label yet.
+/// Cancels the due lines, and returns whether there were any. Replacement shipments have no label yet.
 ///
-/// A request that names quantities is in the history, and behind everything that is in the read model, before anything
-/// is done about it: so a task that runs again chooses the same pieces.
+/// Before the workflow acts on a request with quantities, the history has it and the run has caught up with the read
+/// model, so that a task that runs again chooses the same units.
 pub(crate) async fn cancel_due_lines(ctx: &Ctx) -> bool {
     let mut any = false;
     let mut is_first = true;
@@ -244,8 +246,8 @@ pub(crate) async fn cancel_due_lines(ctx: &Ctx) -> bool {
     any
 }
 
-/// The goods are stopped first, and stock is freed last. Money that was authorized for them is given free with the
-/// order's last capture.
+/// Cancels labels first and releases stock last. The order's last capture releases the amount that was authorized for
+/// the cancelled lines.
 async fn cancel_lines(ctx: &Ctx, due: DueCancellation) {
     let before = ctx.state(|s| s.state.clone());
     let removal = before.choose_units(&due.selection);
@@ -264,21 +266,21 @@ async fn cancel_lines(ctx: &Ctx, due: DueCancellation) {
         }
         stopped.push(id);
     }
-    // All at once: a state with some of the shipments replaced, written while the carrier is waited for, would not say
-    // that it has a part of the request, and the request would be chosen again from what is left.
+    // In one update: a state with only some of the shipments replaced, written during the call to the carrier, would
+    // not show that it has a part of the request, and the request would be chosen again from the remaining units.
     ctx.state_mut(|s| s.record_cancelled_lines(due, &removal, &stopped, &before));
-    // Were this forgotten after the successor has a label, a cancel that comes meanwhile would not know of it.
+    // If this were lost after the replacement has a label, a cancel request in the meantime would not know it.
     if replaced && versioning::is_patched(ctx, versioning::RECORD_REPLACEMENTS) {
         activity::checkpoint(ctx).await;
     }
     if !stopped.is_empty() {
-        // What is left of them is not theirs any more.
+        // The replacement shipments have taken over the remaining stock.
         compensation::release_stock(ctx, Some(stopped)).await;
     }
 }
 
 impl OrderWorkflow {
-    /// Reports what of a request was cancelled, with these shipments, and what the carrier would not stop.
+    /// Records the cancelled part of a request, with these shipments, and the part that the carrier does not cancel.
     fn record_cancelled_lines(
         &mut self,
         due: DueCancellation,
@@ -311,7 +313,7 @@ impl OrderWorkflow {
     }
 }
 
-/// Hands what is left of a shipment to its successor.
+/// Moves the remaining items of a shipment to its replacement.
 async fn create_replacement(
     ctx: &Ctx,
     shipment: &ShipmentState,
@@ -337,7 +339,7 @@ async fn create_replacement(
         lines: left.lines.iter().map(part).collect(),
         amount: left.amount,
     };
-    // A persistent step that nobody can do by hand ends in success alone.
+    // A `MustSucceed` step that an operator cannot resolve ends only in success.
     let _ = step::run_step(
         ctx,
         || OrderActivities::replace_shipment,

@@ -1,4 +1,5 @@
-//! What changes an order under way: lines, or pieces of them, that are cancelled, and shipments that are short of items.
+//! Changes to an order in progress, during checkout and shipping: cancelled lines or quantities of lines, and shipments
+//! with a stock shortfall.
 
 pub(crate) mod lines;
 pub(crate) mod shortfall;

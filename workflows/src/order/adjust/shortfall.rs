@@ -1,8 +1,8 @@
-//! Shipments that are short of items, as a count has shown ([ADR 20](../../../docs/adr/0020-shortfalls.md)). Which they
-//! are is known in Postgres, where the attention is raised and cleared; what an operator has done about one is done here:
-//! `retry` serves the missing items from elsewhere, `skip` cancels them and ships what is there.
-//!
-//! The commands here follow from a message that earlier releases refuse, so no history is there without them.
+//! Shipments with a shortfall, found by a stock count ([ADR 20](../../../docs/adr/0020-stock-shortfalls.md)). Postgres knows
+//! which ones, and raises and clears the attention. This module applies an operator's action: `retry` ships the missing
+//! items from another location, `skip` cancels them and ships the available ones.
+
+// The commands here follow from a message that earlier releases reject, so no history lacks them.
 
 use crate::order::step::{activity, restart};
 use crate::order::{
@@ -21,13 +21,14 @@ use waybill_domain::{
     status::{FulfilmentStatus, OrderStatus},
 };
 
-/// Why an order is cancelled of which nothing is there.
+/// Why an order without available items is cancelled.
 const REASON_NOTHING_LEFT: &str = "stock_shortfall";
-/// Why lines are cancelled, where the operator's own words are in `operator.acted`.
+/// Why lines are cancelled; `operator.acted` has the operator's own reason.
 const REASON_MISSING_ITEMS: &str = "stock_shortfall";
 
 impl OrderWorkflow {
-    /// Whether the operation is about a shipment that has not left. Whether items of it are missing is for Postgres to say.
+    /// Validates that the command targets a shipment that was not handed over. Only Postgres knows whether it has
+    /// missing items.
     pub(crate) fn validate_shortfall_command(
         &self,
         operation: &OperatorCommand,
@@ -52,7 +53,7 @@ fn shipment_of(operation: &OperatorCommand) -> Option<ShipmentId> {
     operation.about.as_deref()?.parse().ok()
 }
 
-/// Carries out what operators asked for. Ends the order if nothing of it is left.
+/// Applies operators' shortfall commands. Ends the order if none of it remains.
 pub(crate) async fn apply_shortfall_commands(ctx: &Ctx) -> Result<(), StopReason> {
     if ctx.state(|s| s.shortfall_commands.is_empty()) {
         return Ok(());
@@ -61,7 +62,7 @@ pub(crate) async fn apply_shortfall_commands(ctx: &Ctx) -> Result<(), StopReason
         restart::restart_if_behind(ctx).await;
         activity::checkpoint(ctx).await;
     }
-    // Each stays in the queue until the read model has what came of it: a restart comes to it again.
+    // Each command stays in the queue until the read model has its result, so that a restart processes it again.
     while let Some(operation) = record_next_command(ctx).await {
         apply_shortfall_command(ctx, &operation).await;
         read_model::flush(ctx).await;
@@ -73,14 +74,14 @@ pub(crate) async fn apply_shortfall_commands(ctx: &Ctx) -> Result<(), StopReason
     }
 }
 
-/// What was accepted while the order was ending is recorded; its shipments are settled otherwise.
+/// Records commands that were accepted while the order was ending; its shipments are already settled.
 pub(crate) async fn record_unapplied(ctx: &Ctx) {
     while record_next_command(ctx).await.is_some() {
         ctx.state_mut(|s| s.shortfall_commands.pop_front());
     }
 }
 
-/// The first operation of the queue, once the audit and the timeline have it.
+/// Returns the first command of the queue, once the audit record and the timeline have it.
 async fn record_next_command(ctx: &Ctx) -> Option<OperatorCommand> {
     let (operation, is_recorded) =
         ctx.state(|s| s.shortfall_commands.front().map(|o| (o.operation.clone(), o.is_recorded)))?;
@@ -100,26 +101,27 @@ async fn apply_shortfall_command(ctx: &Ctx, operation: &OperatorCommand) {
     let Some(shipment) = open.filter(ShipmentState::is_open) else { return };
     let id = shipment.id;
     if !shipment.has_line_amounts() {
-        // Release 0.1.0 did not say what its lines are worth: it ships or is cancelled whole.
+        // Release 0.1.0 did not store the amounts of its lines: such a shipment ships or is cancelled as a whole.
         let (step, code) = ("settle_shortfall".into(), "lines_without_amounts".into());
         return append_event(ctx, OrderEvent::StepFailed { step, code });
     }
-    // Its label is worth keeping where nothing can be done.
+    // If no replacement is possible, the label is not cancelled.
     if !request_replacement(ctx, &shipment, operation.action, true).await.resolves_anything(id) {
         return;
     }
-    // Its label may be cancelled from here on, so a run that comes later does not find that nothing can be done.
+    // The label may be cancelled from here on, so a later run must not conclude that no replacement is possible.
     activity::checkpoint(ctx).await;
     if may_have_label(ctx, id) && compensation::cancel_label(ctx, id).await != LabelCancellation::Cancelled {
         return append_event(ctx, OrderEvent::ShipmentCancelRejected { shipment_id: id });
     }
-    // Items elsewhere may be gone meanwhile; then its successor is short, and has a label of its own.
+    // Items at other locations may be sold in the meantime. Then the replacement has a shortfall itself, and its own
+    // label.
     let replacement = request_replacement(ctx, &shipment, operation.action, false).await;
     if replacement.is_empty() {
         return;
     }
     apply_replacement(ctx, id, replacement);
-    // Were this forgotten after the successors have labels, a cancel that comes meanwhile would not know of them.
+    // If this were lost after the replacements have labels, a cancel request in the meantime would not know them.
     activity::checkpoint(ctx).await;
     compensation::void_remainder(ctx).await;
 }

@@ -1,4 +1,5 @@
-//! The way to the promise: reserve, settle a shortage, authorize, screen, confirm.
+//! Checkout, the order's way from `received` to `confirmed`: reserve stock, resolve a shortage, authorize the payment,
+//! screen for risk, confirm.
 
 use crate::order::step::{activity, definition};
 use crate::order::{
@@ -25,7 +26,7 @@ use waybill_domain::{
     status::{OrderStatus, PaymentStatus},
 };
 
-/// How a forward step's end bears on the order.
+/// Returns the stop reason that follows from a failed checkout step.
 fn stop_reason_for(ctx: &Ctx, step: &str, error: StepError) -> StopReason {
     match error {
         StepError::Permanent { code } => {
@@ -39,12 +40,13 @@ fn stop_reason_for(ctx: &Ctx, step: &str, error: StepError) -> StopReason {
     }
 }
 
-/// Whether the order is in one of these statuses; a resumed order has the steps of others behind it.
+/// Returns whether the order is in one of these statuses; a resumed order skips the steps that it has already
+/// completed.
 fn is_in_status(ctx: &Ctx, statuses: &[OrderStatus]) -> bool {
     ctx.state(|s| statuses.contains(&s.state.status))
 }
 
-/// Sets stock aside and learns what the order is.
+/// Reserves stock and loads the order's lines.
 pub(crate) async fn reserve(ctx: &Ctx) -> Result<(), StopReason> {
     check_cancel(ctx)?;
     if !is_in_status(ctx, &[OrderStatus::Received, OrderStatus::Reserving]) {
@@ -91,7 +93,7 @@ pub(crate) async fn reserve(ctx: &Ctx) -> Result<(), StopReason> {
     check_cancel(ctx)
 }
 
-/// Decides what a shortage means, by the order's policy.
+/// Resolves a shortage by the order's policy.
 pub(crate) async fn resolve_shortage(ctx: &Ctx) -> Result<(), StopReason> {
     let Some(reservation) = ctx.state(|s| s.reservation.clone()) else { return Ok(()) };
     let settles = is_in_status(ctx, &[OrderStatus::Reserving, OrderStatus::AwaitingCustomer]);
@@ -118,7 +120,7 @@ async fn ask_customer(ctx: &Ctx, wait_seconds: u64) -> Result<(), StopReason> {
     let woken = wait(ctx, |s| s.amendment.is_some() || !s.state.is_short(), limit).await;
     checkpoint_answer(ctx, |s| s.amendment.is_some()).await;
     check_cancel_after(ctx, amended)?;
-    // What was answered counts, also where the lines that were short have been cancelled meanwhile.
+    // The customer's decision applies even if the backordered lines have been cancelled in the meantime.
     let (is_short, is_answered) = ctx.state(|s| (s.state.is_short(), s.amendment.is_some()));
     let is_binding = is_answered && versioning::is_patched(ctx, versioning::SINGLE_OUTCOME);
     if !is_short && !is_binding {
@@ -138,7 +140,7 @@ async fn ask_customer(ctx: &Ctx, wait_seconds: u64) -> Result<(), StopReason> {
     }
 }
 
-/// What was amended, if anything was.
+/// Returns the event for the amendment, if there is one.
 fn amended(s: &OrderWorkflow) -> Option<OrderEvent> {
     let accept = match s.amendment.as_ref()?.accept {
         ShortageAnswer::ShipAvailable => "ship_available",
@@ -147,7 +149,7 @@ fn amended(s: &OrderWorkflow) -> Option<OrderEvent> {
     Some(OrderEvent::Amended { accept: accept.into() })
 }
 
-/// A cancel overtakes an answer that was accepted before it; the timeline has both.
+/// Lets a cancel request take precedence over a decision that was accepted before it. The timeline has both.
 fn check_cancel_after(
     ctx: &Ctx,
     answer: impl Fn(&OrderWorkflow) -> Option<OrderEvent>,
@@ -159,15 +161,15 @@ fn check_cancel_after(
     stop
 }
 
-/// Shows that an answer is waited for, and from when on: once that is in the history, since the answer may come as soon as
-/// it is seen.
+/// Publishes that the order waits for a decision, and until when. The history must have the wait first, because the
+/// decision may arrive as soon as a client reads it.
 async fn publish_wait(ctx: &Ctx, event: OrderEvent, wait_seconds: u64) {
     append_event(ctx, event);
     read_model::publish_status(ctx);
     if versioning::is_patched(ctx, versioning::SINGLE_OUTCOME) {
         activity::checkpoint(ctx).await;
     }
-    // Before the flush, after which an order may restart that is to wait for as long.
+    // Set before the flush: an order that restarts after it must wait until the same deadline.
     let until = ctx.workflow_time().map(|now| now + Duration::from_secs(wait_seconds));
     ctx.state_mut(|s| s.wait_until = until);
     read_model::flush(ctx).await;
@@ -178,14 +180,14 @@ fn time_left(ctx: &Ctx) -> Duration {
     until.and_then(|(until, now)| until.duration_since(now).ok()).unwrap_or_default()
 }
 
-/// An answer that came as an update is in the history before it is acted on.
+/// Records a decision that arrived as an update in the history before the workflow acts on it.
 async fn checkpoint_answer(ctx: &Ctx, is_answered: impl Fn(&OrderWorkflow) -> bool) {
     if ctx.state(is_answered) && versioning::is_patched(ctx, versioning::SINGLE_OUTCOME) {
         activity::checkpoint(ctx).await;
     }
 }
 
-/// Holds the money. Not interruptible: whether money is held must be known before anything else is done.
+/// Authorizes the payment. Not interruptible: the workflow must know the outcome before any other step.
 pub(crate) async fn authorize(ctx: &Ctx) -> Result<(), StopReason> {
     use OrderStatus::{Authorizing, AwaitingCustomer, Reserving};
     if !is_in_status(ctx, &[Reserving, AwaitingCustomer, Authorizing]) {
@@ -248,8 +250,8 @@ pub(crate) async fn authorize(ctx: &Ctx) -> Result<(), StopReason> {
     }
 }
 
-/// Why an order is rejected whose authorization failed with this code: its bank declined, or the payment provider rejected
-/// the request and asked no bank.
+/// Returns why an order with this failure code is rejected: its bank declined, or the payment provider rejected the
+/// request without a request to a bank.
 fn rejection_reason(code: &str) -> &'static str {
     if code.starts_with(names::CODE_PREFIX_INVALID_REQUEST) {
         "payment_request_rejected"
@@ -258,7 +260,7 @@ fn rejection_reason(code: &str) -> &'static str {
     }
 }
 
-/// The customer has to prove to their bank who they are. The provider's webhook tells that they did, or failed to.
+/// Waits for the customer's 3-D Secure authentication. The provider's webhook reports that it succeeded or failed.
 async fn await_authentication(ctx: &Ctx, wait_seconds: u64) -> Result<(), StopReason> {
     let is_repeated =
         ctx.state(|s| s.action_reported) && versioning::is_patched(ctx, versioning::SINGLE_OUTCOME);
@@ -275,7 +277,7 @@ async fn await_authentication(ctx: &Ctx, wait_seconds: u64) -> Result<(), StopRe
     let deadline = ctx.workflow_time().map(|now| now + limit);
     let woken = wait(ctx, |s| s.has_payment_event, Some((limit, "the customer's authentication"))).await;
     check_cancel(ctx)?;
-    // Word that comes after the deadline is of our own voiding, where the workflow task that did it was lost.
+    // An event after the deadline reports our own void, which a lost workflow task requested.
     let is_after_deadline = ctx.workflow_time() >= deadline;
     match woken {
         WaitOutcome::Ready if !is_after_deadline => Ok(()),
@@ -285,7 +287,7 @@ async fn await_authentication(ctx: &Ctx, wait_seconds: u64) -> Result<(), StopRe
     }
 }
 
-/// Asks the risk rules, and a person where they say so.
+/// Applies the risk rules, and waits for a review where they require one.
 pub(crate) async fn screen(ctx: &Ctx) -> Result<(), StopReason> {
     if !is_in_status(ctx, &[OrderStatus::Authorizing, OrderStatus::InReview]) {
         return Ok(());
@@ -334,7 +336,7 @@ async fn review(ctx: &Ctx, wait_seconds: u64) -> Result<(), StopReason> {
         if ctx.state(|s| s.decision.is_some() || s.reauthorization_reason.is_none()) {
             break woken;
         }
-        // Nothing is promised yet, so nothing is kept waiting for a person.
+        // The order is not confirmed yet, so a failed re-authorization rejects it instead of waiting for an operator.
         authorization::reauthorize_if_due(ctx)
             .await
             .map_err(|_| StopReason::Rejected { reason: names::CODE_AUTHORIZATION_LAPSED.into() })?;
@@ -354,7 +356,7 @@ async fn review(ctx: &Ctx, wait_seconds: u64) -> Result<(), StopReason> {
     }
 }
 
-/// What was decided, if anything was.
+/// Returns the event for the decision, if there is one.
 fn decided(s: &OrderWorkflow) -> Option<OrderEvent> {
     let decision = s.decision.as_ref()?;
     let decision_text = if decision.decision == ReviewVerdict::Approve { "approve" } else { "reject" };
@@ -362,7 +364,7 @@ fn decided(s: &OrderWorkflow) -> Option<OrderEvent> {
     Some(OrderEvent::Decided { decision: decision_text.into(), reason })
 }
 
-/// The promise: from here on the customer may rely on the order.
+/// Confirms the order: from here on the customer may rely on it.
 pub(crate) async fn confirm(ctx: &Ctx) -> Result<(), StopReason> {
     if !is_in_status(ctx, &[OrderStatus::Authorizing, OrderStatus::InReview]) {
         return check_cancel(ctx);

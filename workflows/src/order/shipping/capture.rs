@@ -1,4 +1,4 @@
-//! A shipment has left, so its money is taken; held anew first, where it is not held any more.
+//! Captures the payment of a shipment that was handed over, after a re-authorization if the authorization has expired.
 
 use crate::order::step::{activity, definition, renewal};
 use crate::order::{
@@ -16,8 +16,8 @@ use waybill_domain::{
     status::PaymentStatus,
 };
 
-/// Takes the money for a shipment, or ends because an operator says so. `others` says whether others that have left are
-/// still to be captured after it.
+/// Captures the payment of a shipment, or ends when an operator resolves or skips it. `others` is true if further
+/// shipments that have left are still to be captured after it.
 pub(crate) async fn capture_shipment(ctx: &Ctx, id: ShipmentId, others: bool) {
     let input = ctx.state(|s| CaptureInput {
         order_id: s.input.order_id,
@@ -51,7 +51,7 @@ pub(crate) async fn capture_shipment(ctx: &Ctx, id: ShipmentId, others: bool) {
                     break operator_result(&operation).is_ok();
                 }
             }
-            // An operator wrote it off in the workflow that this one took the order over from.
+            // An operator skipped the capture in the terminated workflow that this run succeeds.
             Err(StepError::Permanent { code }) if code == definition::CODE_SKIPPED => {
                 operated.set(true);
                 break false;
@@ -69,7 +69,7 @@ pub(crate) async fn capture_shipment(ctx: &Ctx, id: ShipmentId, others: bool) {
     }
     if input.is_final {
         attention::clear(ctx, AttentionReason::AuthorizationLapsed, None);
-        // The provider's own last capture gives the rest free; one that it did not make does not.
+        // The provider's final capture releases the remainder. A capture that the provider did not make does not.
         if operated.get() {
             compensation::void_authorization(ctx).await;
         }
@@ -78,8 +78,8 @@ pub(crate) async fn capture_shipment(ctx: &Ctx, id: ShipmentId, others: bool) {
     }
 }
 
-/// A shipment that is worth nothing, such as a sample: no provider captures that. If it is the last one, what is held for
-/// others is voided, which their last capture would have done.
+/// Skips the capture of a shipment without value, such as a sample: no provider captures zero. If it is the last one,
+/// voids the remainder of the authorization, which a last capture would have released.
 async fn skip_zero_capture(ctx: &Ctx, input: &CaptureInput) {
     let is_held = ctx.state_mut(|s| {
         s.state.set_captured(input.shipment_id);
@@ -102,7 +102,7 @@ fn capture_step(id: ShipmentId, attention: AttentionReason) -> Step {
     }
 }
 
-/// Nothing is held any more of what was authorized: what this shipment and those still to come are worth is held anew.
+/// Re-authorizes an expired authorization for the value of this shipment and of those that have not left.
 async fn reauthorize_for_capture(
     ctx: &Ctx,
     input: &CaptureInput,
@@ -115,8 +115,8 @@ async fn reauthorize_for_capture(
     authorization::reauthorize(ctx, amount, renewal::REASON_EXPIRED).await
 }
 
-/// The goods are gone and their money is not to be had: a person says what is done about it. A card that was declined is
-/// not asked again by itself: card networks limit that.
+/// Waits for an operator's decision: the items have left, and the payment cannot be captured. The workflow does not
+/// retry a declined card automatically, because card networks limit such retries.
 async fn await_operator_command(ctx: &Ctx, step: Step) -> OperatorCommand {
     attention::raise_for_step(ctx, step).await;
     loop {

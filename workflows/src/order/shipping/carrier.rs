@@ -1,5 +1,5 @@
-//! What the carrier says of a shipment. It has happened, whatever was believed here: also to goods that were cancelled,
-//! before their hand-over was told, or when they were given up.
+//! Processes the carrier's events. They report facts, regardless of the order's recorded state: also for items that
+//! were cancelled, before their hand-over was reported, or after they were recorded as lost.
 
 use crate::order::{
     Ctx, append_event, compensation,
@@ -21,7 +21,7 @@ use waybill_domain::{
     status::FulfilmentStatus,
 };
 
-/// Processes the events that came in. One stays in the inbox until it is processed, and is processed again if the order
+/// Processes the queued events. An event stays in the queue until it is processed, and is processed again if the order
 /// restarts before that.
 pub(crate) async fn process_shipment_events(ctx: &Ctx) {
     while let Some(event) = ctx.state(|s| s.shipment_events.front().cloned()) {
@@ -33,7 +33,7 @@ pub(crate) async fn process_shipment_events(ctx: &Ctx) {
     }
 }
 
-/// Processes one event. What changes nothing, because it is late or repeated, is left alone.
+/// Processes one event. A late or repeated event that changes nothing is ignored.
 async fn process_shipment_event(ctx: &Ctx, event: ShipmentEvent) {
     use FulfilmentStatus as F;
     use ShipmentEventKind as K;
@@ -87,7 +87,7 @@ fn record_lost(ctx: &Ctx, id: ShipmentId) {
     attention::raise(ctx, carrier_attention(AttentionReason::ShipmentLost, id));
 }
 
-/// What was lost is there again, here or with the customer.
+/// Clears the attention for a lost shipment that was found, at the warehouse or at the customer.
 fn clear_lost(ctx: &Ctx, id: ShipmentId) {
     attention::clear(ctx, AttentionReason::ShipmentLost, Some(&id.to_string()));
 }
@@ -99,7 +99,7 @@ async fn record_returned(ctx: &Ctx, id: ShipmentId) {
     }
 }
 
-/// Goods that were cancelled are moving: a person has to look, and they ought to come back.
+/// Raises attention for cancelled items that are in transit; a return is opened for them.
 async fn record_unexpected(ctx: &Ctx, id: ShipmentId, kind: ShipmentEventKind) {
     let event = match kind {
         ShipmentEventKind::Delivered => OrderEvent::Delivered { shipment_id: id },
@@ -116,15 +116,15 @@ async fn record_unexpected(ctx: &Ctx, id: ShipmentId, kind: ShipmentEventKind) {
     }
 }
 
-/// Has a return opened of the goods of a shipment; they count as sold, whatever was believed of them.
+/// Opens a return for the items of a shipment. They are treated as sold, regardless of their recorded state.
 async fn open_return(ctx: &Ctx, id: ShipmentId) {
-    // What the carrier said is told before what follows from it.
+    // The carrier's event is written before its consequences.
     read_model::flush(ctx).await;
     let input = ctx.state(|s| s.shipment_ref(id));
     activity::run_until_success(ctx, || OrderActivities::open_return, input, "expect_back").await;
 }
 
-/// A person is needed for what the carrier says of a shipment.
+/// Returns the attention item for a carrier event.
 fn carrier_attention(reason: AttentionReason, shipment: ShipmentId) -> AttentionItem {
     AttentionItem { reason, step: CARRIER_EVENT_STEP.into(), subject: Some(shipment.to_string()) }
 }

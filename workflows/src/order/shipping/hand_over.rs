@@ -1,4 +1,4 @@
-//! A shipment leaves: its goods are sold and its money is taken.
+//! Hand-over of a shipment: its items are sold and its payment is captured.
 
 use crate::order::shipping::hand_over_before;
 use crate::order::{Ctx, OrderWorkflow, transition};
@@ -8,7 +8,7 @@ use waybill_domain::{
     status::{FulfilmentStatus, OrderStatus},
 };
 
-/// Walks the order's status to where its shipments are.
+/// Transitions the order to the status that follows from its shipments.
 pub(crate) fn sync_order_status(ctx: &Ctx) {
     use OrderStatus::{Delivered, Fulfilling, PartiallyShipped, Shipped};
     let (from, to) = ctx.state(|s| (s.state.status, s.state.shipping_status()));
@@ -27,7 +27,7 @@ pub(crate) fn sync_order_status(ctx: &Ctx) {
     }
 }
 
-/// A shipment has come to where it stands now.
+/// Sets a shipment's status and appends the event.
 pub(crate) fn set_shipment_status(ctx: &Ctx, id: ShipmentId, status: FulfilmentStatus, event: OrderEvent) {
     ctx.state_mut(|s| {
         s.state.set_shipment_status(id, status);
@@ -35,7 +35,8 @@ pub(crate) fn set_shipment_status(ctx: &Ctx, id: ShipmentId, status: FulfilmentS
     });
 }
 
-/// The pivot: the goods are gone, so their money is taken. From here on this shipment only goes forward.
+/// Hands over a shipment and captures its payment. This is the shipment's point of no return (the saga's pivot
+/// transaction).
 pub(crate) async fn hand_over(ctx: &Ctx, id: ShipmentId) {
     hand_over_before(ctx, id, false).await;
 }

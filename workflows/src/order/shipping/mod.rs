@@ -1,4 +1,5 @@
-//! After the promise: labels, hand-overs with their captures, deliveries, and stopping what has not left.
+//! Shipping, the order's way from `confirmed` to `completed`: book labels, hand over shipments and capture their
+//! payments, follow deliveries, and cancel shipments that have not left.
 
 pub(crate) mod capture;
 pub(crate) mod carrier;
@@ -47,8 +48,8 @@ pub(crate) async fn book_labels(ctx: &Ctx) -> Result<(), StopReason> {
     Ok(())
 }
 
-/// Books a label for each open shipment that never had one, and cancels the lines that are due in between. Says whether
-/// the order is to go on.
+/// Books a label for each open shipment that never had one, and cancels due lines in between. Returns whether the order
+/// continues.
 async fn book_missing_labels(ctx: &Ctx) -> bool {
     loop {
         accept_workflow_cancel(ctx);
@@ -65,8 +66,8 @@ async fn book_missing_labels(ctx: &Ctx) -> bool {
         };
         let Some(id) = ctx.state(unlabelled) else { return true };
         if reduced {
-            // The read model knows of a shipment that took over from another before the carrier does: an heir must
-            // know whose label to cancel.
+            // The read model must know a replacement shipment before the carrier does: a successor run must know whose
+            // label to cancel.
             read_model::flush(ctx).await;
         }
         book_label(ctx, id).await;
@@ -82,7 +83,8 @@ async fn book_label(ctx: &Ctx, id: ShipmentId) {
         shipment: Some(id),
     };
     let input = ctx.state_mut(|s| {
-        // The undo of a label comes first of all (see `stop_open`), so it has a list of its own.
+        // Label cancellations run before all other compensations (see `cancel_open_shipments`), so labels have a
+        // separate list.
         s.requested_labels.insert(id);
         s.shipment_ref(id)
     });
@@ -101,8 +103,8 @@ async fn book_label(ctx: &Ctx, id: ShipmentId) {
 }
 
 impl OrderWorkflow {
-    /// A label that the carrier will not cancel, and whose number nobody has heard: asked for again it is the same one. Once,
-    /// as a carrier may refuse that, too.
+    /// Allows the booking of a label that the carrier does not cancel and whose tracking number the workflow has not
+    /// received: a repeated request returns the same label. Allowed once, because a carrier may reject it as well.
     fn allow_rebooking(&mut self, id: ShipmentId) {
         let is_unknown = |sh: &ShipmentState| sh.id == id && sh.status == FulfilmentStatus::Pending;
         if self.state.shipments.iter().any(is_unknown) && self.rerequested_labels.insert(id) {
@@ -119,7 +121,7 @@ fn record_label(s: &mut OrderWorkflow, id: ShipmentId, label: Label) {
     s.append_event(OrderEvent::Booked { shipment_id: id, tracking_number: label.tracking_number });
 }
 
-/// Follows the shipments until all are settled.
+/// Follows the shipments until all reach a terminal status.
 pub(crate) async fn ship(ctx: &Ctx) -> Result<(), StopReason> {
     let mut watch = authorization::RenewalTimer::new();
     let end = follow_shipments(ctx, &mut watch).await;
@@ -167,7 +169,8 @@ async fn follow_shipments<'a>(
     }
 }
 
-/// As [`hand_over`]; `others` says whether others that have left are still to be captured after it.
+/// Like [`hand_over`](hand_over::hand_over). `others` is true if further shipments that have left are still to be
+/// captured after it.
 pub(crate) async fn hand_over_before(ctx: &Ctx, id: ShipmentId, others: bool) {
     set_shipment_status(ctx, id, FulfilmentStatus::HandedOver, OrderEvent::HandedOver { shipment_id: id });
     sync_order_status(ctx);
@@ -179,13 +182,13 @@ pub(crate) async fn hand_over_before(ctx: &Ctx, id: ShipmentId, others: bool) {
         shipment: Some(id),
     };
     let input = ctx.state(|s| s.shipment_ref(id));
-    // A persistent step ends in success, or because an operator says so.
+    // A `MustSucceed` step ends in success or through an operator.
     let _ = step::run_step(ctx, || OrderActivities::hand_over, input, hand_over_step, |_| Ok(())).await;
     capture::capture_shipment(ctx, id, others).await;
 }
 
-/// Stops every shipment that has not left. Ends the order if none is left to go on with; else the order goes on
-/// with what the carrier would not stop or already has.
+/// Cancels every shipment that has not left. Ends the order if none remains; otherwise the order continues with the
+/// shipments that the carrier has or does not cancel.
 pub(crate) async fn cancel_open_shipments(ctx: &Ctx) -> Result<(), StopReason> {
     if ctx.state(|s| s.cancel.is_none()) {
         return Ok(());
@@ -195,7 +198,7 @@ pub(crate) async fn cancel_open_shipments(ctx: &Ctx) -> Result<(), StopReason> {
         restart::restart_if_behind(ctx).await;
     }
     let reason = ctx.state_mut(|s| {
-        // Single lines are cancelled along.
+        // This also cancels single lines.
         s.line_requests.clear();
         s.cancel_in_progress = s.cancel.take();
         s.cancel_in_progress.as_ref().map(|request| request.reason.clone()).unwrap_or_default()
@@ -204,7 +207,7 @@ pub(crate) async fn cancel_open_shipments(ctx: &Ctx) -> Result<(), StopReason> {
         transition(ctx, OrderStatus::Cancelling);
     }
     if is_recorded {
-        // An update is only in the history once its task completes; before that nobody is to see what it came to.
+        // The history has an update only once its workflow task completes; until then no client may read its result.
         activity::checkpoint(ctx).await;
     }
     read_model::flush(ctx).await;
@@ -229,7 +232,7 @@ pub(crate) async fn cancel_open_shipments(ctx: &Ctx) -> Result<(), StopReason> {
             }
         }
     }
-    // Were this forgotten after the money is given back, a late hand-over would be captured from nothing.
+    // If this were lost after the void, a late hand-over would be captured without an authorization.
     if !stopped.is_empty() && versioning::is_patched(ctx, versioning::RECORD_CANCELLED_LABELS) {
         activity::checkpoint(ctx).await;
     }
@@ -255,13 +258,13 @@ pub(crate) async fn cancel_open_shipments(ctx: &Ctx) -> Result<(), StopReason> {
     ctx.state_mut(OrderWorkflow::update_last_event_status);
     sync_order_status(ctx);
     if is_recorded && ctx.state(|s| s.unwritten_events.is_empty()) {
-        // A lost task has written every entry but the one with the status that follows.
+        // A lost task has written every entry except the one with the following status.
         append_event(ctx, OrderEvent::StatusChanged {});
     }
     Ok(())
 }
 
-/// Everything is delivered or settled.
+/// Completes an order whose shipments are all delivered or settled.
 pub(crate) async fn complete(ctx: &Ctx) {
     transition(ctx, OrderStatus::Completed);
     let outcome = ctx.state_mut(|s| {
@@ -274,7 +277,7 @@ pub(crate) async fn complete(ctx: &Ctx) {
     read_model::flush(ctx).await;
 }
 
-/// Takes in what came while the order was ending: nothing that was accepted is lost.
+/// Processes the messages that arrived while the order was ending, so that no accepted message is lost.
 pub(crate) async fn drain_messages(ctx: &Ctx) {
     loop {
         carrier::process_shipment_events(ctx).await;

@@ -1,4 +1,4 @@
-//! One attempt: a local activity, or a remote one with a retry policy.
+//! One attempt of a step: a local activity, or a remote one with a retry policy.
 
 use crate::order::step::{
     cancel,
@@ -15,37 +15,39 @@ use temporalio_workflow::{
 };
 use waybill_domain::{state::AttentionReason, status::PaymentStatus};
 
-/// How long the local attempt may take: longer than a card network's usual answer, shorter than the patience of
-/// whoever waits for the order.
+/// Timeout of the local attempt: longer than a card network's usual response time, and shorter than a client waits for
+/// the order.
 pub(crate) const LOCAL_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long Temporal waits for a workflow task before it gives it to another worker: how long an order stands still
-/// after its worker was killed.
+/// Workflow task timeout: how long Temporal waits before it gives the task to another worker, and so how long an order
+/// is blocked after its worker was killed.
 pub const WORKFLOW_TASK_TIMEOUT: Duration = Duration::from_secs(7);
 
-/// Of the time of a workflow task, in percent, after which the SDK sends a heartbeat
+/// The share of the workflow task timeout, in percent, after which the SDK sends a heartbeat
 /// (`WFT_HEARTBEAT_TIMEOUT_FRACTION` in `temporalio-sdk-core`).
 pub(crate) const HEARTBEAT_AFTER_PERCENT: u128 = 80;
 
-// A heartbeat without a command must not happen: an update that meets another worker after it makes a history that does
-// not replay (similar: sdk-python issue 1591). So the first attempt in a task ends before the heartbeat.
+// A heartbeat without a command must not happen: an update that reaches another worker after it produces a history that
+// does not replay (similar: sdk-python issue 1591). So the first attempt in a task ends before the heartbeat.
 const _: () = assert!(
     LOCAL_ATTEMPT_TIMEOUT.as_millis() * 100 < WORKFLOW_TASK_TIMEOUT.as_millis() * HEARTBEAT_AFTER_PERCENT
 );
 
-/// How long one remote attempt may take: above every client time-out of the providers' clients.
+/// Timeout of one remote attempt: longer than every timeout of the providers' clients.
 pub(crate) const REMOTE_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// First pause between remote attempts; doubled each time.
+/// Initial interval between remote attempts; it doubles with each attempt.
 pub(crate) const RETRY_INTERVAL_INITIAL: Duration = Duration::from_millis(500);
 
-/// Longest pause between remote attempts: an outage's end is noticed within it.
+/// Maximum interval between remote attempts, and so the longest delay until an attempt notices that an outage has
+/// ended.
 pub(crate) const RETRY_INTERVAL_MAX: Duration = Duration::from_secs(30);
 
-/// How long an attempt of the activity that does nothing may take: a worker that died with it is noticed within it.
+/// Timeout of the activity that does nothing, and so the longest delay until Temporal notices that its worker has died.
 pub(crate) const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How orders of earlier releases end a workflow task. Temporal fires no timer earlier than about a second.
+/// Timer by which orders of earlier releases complete a workflow task. Temporal fires no timer earlier than after about
+/// a second.
 pub(crate) const CHECKPOINT_TIMER: Duration = Duration::from_millis(1);
 
 pub(crate) fn has_message_for(s: &crate::order::OrderWorkflow, step: Step) -> bool {
@@ -55,11 +57,12 @@ pub(crate) fn has_message_for(s: &crate::order::OrderWorkflow, step: Step) -> bo
         || (unknown && s.has_payment_event)
 }
 
-/// Has Temporal write down what was done so far. Until then a workflow task that is lost (its worker dies, or a signal
-/// comes in just as the workflow ends) runs again, and takes another way if something came in meanwhile.
+/// Makes Temporal record the workflow task's progress. Until then a workflow task that is lost (its worker dies, or a
+/// signal arrives just as the workflow completes) runs again, and takes another path if a message has arrived in the
+/// meantime.
 ///
-/// A remote activity on the workflow's own queue: Temporal records it with the task and hands it to the same worker in
-/// its answer (eager execution), so that it takes milliseconds.
+/// A remote activity on the workflow's own queue: Temporal records it with the task and returns it to the same worker
+/// in the response (eager execution), so that it takes milliseconds.
 pub(crate) async fn checkpoint(ctx: &Ctx) {
     let token = WorkflowCancellationToken::new();
     if !versioning::is_patched(ctx, versioning::SINGLE_OUTCOME) {
@@ -72,11 +75,11 @@ pub(crate) async fn checkpoint(ctx: &Ctx) {
         .cancellation_token(token)
         .build();
     let input = ctx.state(|s| s.order_ref());
-    // It is retried until it succeeds, and nobody cancels it.
+    // Temporal retries it until it succeeds, and no code cancels it.
     let _ = ctx.execute_activity(OrderActivities::checkpoint, input, options).await;
 }
 
-/// How remote attempts are repeated; 0 attempts is without end.
+/// Retry policy of remote attempts; 0 attempts means no limit.
 pub(crate) fn retry_policy(attempts_max: u32) -> RetryPolicy {
     RetryPolicy::builder()
         .initial_interval(RETRY_INTERVAL_INITIAL)
@@ -86,16 +89,15 @@ pub(crate) fn retry_policy(attempts_max: u32) -> RetryPolicy {
         .build()
 }
 
-/// Waits until somebody has word of a step that does not succeed. Detached from the workflow's cancellation, as the
-/// step is.
+/// Waits until a message for a failing step has arrived. Detached from the workflow's cancellation, like the step.
 pub(crate) async fn wait_for_step_message(ctx: &Ctx, step: Step) {
     let token = WorkflowCancellationToken::new();
     let options = WaitConditionOptions::builder().cancellation_token(token).build();
-    // A condition on a token that nobody cancels ends in no other way.
+    // No code cancels this token, so only the condition ends the wait.
     let _ = ctx.wait_condition_with_options(|s| has_message_for(s, step), options).await;
 }
 
-/// The one local attempt; none where the order was started to have none.
+/// Runs the single local attempt. None if the order was started with remote steps only.
 pub(crate) async fn run_local<AD: ActivityDefinition + 'static>(
     ctx: &Ctx,
     activity: AD,
@@ -109,7 +111,7 @@ pub(crate) async fn run_local<AD: ActivityDefinition + 'static>(
         .start_to_close_timeout(LOCAL_ATTEMPT_TIMEOUT)
         .schedule_to_close_timeout(LOCAL_ATTEMPT_TIMEOUT)
         .retry_policy(RetryPolicy::builder().maximum_attempts(1).build())
-        // Detached: what a request to cancel means for a step is decided here, not by the engine.
+        // Detached: this workflow, not Temporal, decides how a cancel request affects a step.
         .cancellation_token(WorkflowCancellationToken::new())
         .summary(name.to_owned())
         .build();
@@ -147,12 +149,12 @@ pub(crate) async fn run_remote<AD: ActivityDefinition + 'static>(
             () = word => token.cancel(),
         }
     }
-    // An attempt that is under way ends before the cancellation is taken: what it did counts.
+    // The attempt in progress ends before the cancellation takes effect, and its result applies.
     activity.await.map(Some)
 }
 
-/// Runs what has to succeed before anything else is done, and about which nobody can do anything but wait: writing
-/// to our own Postgres.
+/// Runs an activity that must succeed before the workflow continues, and that no operator can resolve: a write to our
+/// own Postgres.
 pub(crate) async fn run_until_success<AD>(
     ctx: &Ctx,
     activity: impl Fn() -> AD,

@@ -1,5 +1,4 @@
-//! What a person is needed for: kept in the order's state, told in its timeline, and shown to those who search in
-//! Temporal.
+//! Attention items: stored in the order's state, reported in its timeline, and published for searches in Temporal.
 
 use crate::names;
 use crate::order::{
@@ -11,13 +10,13 @@ use waybill_domain::{
     state::{AttentionItem, AttentionReason},
 };
 
-/// A step needs a person; those who read the order are told at once.
+/// Raises attention for a step, and writes it to the read model immediately.
 pub(crate) async fn raise_for_step(ctx: &Ctx, step: Step) {
     raise(ctx, step.attention_item());
     read_model::flush(ctx).await;
 }
 
-/// Flags the order for a person, once per reason and what it is about.
+/// Raises attention, once per reason and subject.
 pub(crate) fn raise(ctx: &Ctx, need: AttentionItem) {
     let (reason, step) = (need.reason, need.step.clone());
     if ctx.state_mut(|s| s.state.raise_for_step(need)) {
@@ -26,7 +25,7 @@ pub(crate) fn raise(ctx: &Ctx, need: AttentionItem) {
     }
 }
 
-/// What a person was needed for is settled.
+/// Clears an attention item.
 pub(crate) fn clear(ctx: &Ctx, reason: AttentionReason, about: Option<&str>) {
     if ctx.state_mut(|s| s.state.clear_attention_item(reason, about)) {
         append_event(ctx, OrderEvent::AttentionCleared { reason });

@@ -1,4 +1,4 @@
-//! Requests to cancel that end what is waited for.
+//! Cancel requests, which end the current wait.
 
 use crate::order::{Ctx, OrderWorkflow, step::stop::StopReason};
 use crate::payloads::CancelRequest;
@@ -8,7 +8,7 @@ use waybill_domain::{
     event::OrderEvent,
 };
 
-/// Takes `temporal workflow cancel` for what it is: a request like any other, once.
+/// Accepts `temporal workflow cancel` once, like any other cancel request.
 pub(crate) fn accept_workflow_cancel(ctx: &Ctx) {
     let token = ctx.cancellation_token();
     if token.is_cancelled() && !ctx.state(|s| s.is_workflow_cancel_handled) {
@@ -16,7 +16,7 @@ pub(crate) fn accept_workflow_cancel(ctx: &Ctx) {
         ctx.state_mut(|s| {
             s.is_workflow_cancel_handled = true;
             if plan_cancellation(&s.state).answer == CancelDecision::Rejected {
-                // A run has one, so a restart recognizes it.
+                // Each run has one such request, so a restart recognizes it.
                 let request = format!("{}:engine", s.first_run_id);
                 s.append_event(OrderEvent::cancel_rejected(s.state.status, None, Some(request)));
             } else {
@@ -26,7 +26,7 @@ pub(crate) fn accept_workflow_cancel(ctx: &Ctx) {
     }
 }
 
-/// Ends the way forward when a request to cancel was accepted.
+/// Stops the step sequence if a cancel request was accepted.
 pub(crate) fn check_cancel(ctx: &Ctx) -> Result<(), StopReason> {
     accept_workflow_cancel(ctx);
     match ctx.state_mut(|s| s.cancel.take()) {
@@ -39,7 +39,7 @@ pub(crate) fn check_cancel(ctx: &Ctx) -> Result<(), StopReason> {
     }
 }
 
-/// Waits until `ready` holds or a request to cancel is there.
+/// Waits until `condition` holds or a cancel request arrives.
 pub(crate) async fn wait_until(ctx: &Ctx, ready: &impl Fn(&OrderWorkflow) -> bool) {
     loop {
         let seen = ctx.state(|s| s.is_workflow_cancel_handled);

@@ -1,4 +1,4 @@
-//! What a step is: its name, its queue, what may end it early, and what an operator may say of it.
+//! The definition of a step: its name, its queue, what may end it early, and the operator commands that target it.
 
 use crate::{names, payloads::*};
 use waybill_domain::{
@@ -9,11 +9,12 @@ use waybill_domain::{
 /// What may end a step early.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StepPolicy {
-    /// A request to cancel, or a refusal.
+    /// A cancel request, or a permanent failure.
     Interruptible,
-    /// A refusal: its outcome must be known before anything else is done.
+    /// A permanent failure. Its outcome must be known before any other step.
     UntilOutcomeKnown,
-    /// Nothing: it has to succeed. But for a capture of which nothing is held any more: then it is held anew first.
+    /// Nothing, it must succeed. The exception is a capture whose authorization has expired: the workflow re-authorizes
+    /// it first.
     MustSucceed,
 }
 
@@ -23,12 +24,12 @@ pub(crate) struct Step {
     pub(crate) queue: &'static str,
     pub(crate) policy: StepPolicy,
     pub(crate) attention: AttentionReason,
-    /// The shipment it is about, if it is about one.
+    /// The shipment, for a step of one shipment.
     pub(crate) shipment: Option<ShipmentId>,
 }
 
 impl Step {
-    /// What a person would be needed for.
+    /// Returns the attention item that a failure of this step raises.
     pub(crate) fn attention_item(self) -> AttentionItem {
         let about = self.shipment.map(|id| id.to_string());
         AttentionItem { reason: self.attention, step: self.name.to_owned(), subject: about }
@@ -37,26 +38,26 @@ impl Step {
 
 /// How a step ended without success.
 pub(crate) enum StepError {
-    /// It can't succeed; `code` says why.
+    /// It failed permanently; `code` has the cause.
     Permanent { code: String },
-    /// A request to cancel came.
+    /// A cancel request arrived.
     Interrupted,
 }
 
 /// The code of a step that an operator skipped.
 pub(crate) const CODE_SKIPPED: &str = names::CODE_SKIPPED;
 
-/// For steps whose result nobody can make up by hand (see [`waybill_domain::operator::safe_actions`]).
+/// The operator result of steps that an operator cannot resolve (see [`waybill_domain::operator::safe_actions`]).
 pub(crate) fn no_operator_result<T>(_: &OperatorCommand) -> Result<T, StepError> {
     Err(skipped_error())
 }
 
-/// How a step ends that an operator skipped.
+/// Returns the error of a step that an operator skipped.
 pub(crate) fn skipped_error() -> StepError {
     StepError::Permanent { code: CODE_SKIPPED.to_owned() }
 }
 
-/// Whether an operation is about this step.
+/// Returns whether a command targets this step.
 pub(crate) fn targets_step(operation: &OperatorCommand, step: Step) -> bool {
     matches_item(operation, &step.attention_item())
 }
@@ -66,5 +67,5 @@ pub(crate) fn matches_item(operation: &OperatorCommand, need: &AttentionItem) ->
         && operation.about.as_ref().is_none_or(|about| Some(about) == need.subject.as_ref())
 }
 
-/// In the place of a step, where it is the carrier that brought something up.
+/// The step name in attention items that a carrier event raised.
 pub(crate) const CARRIER_EVENT_STEP: &str = "shipment_event";

@@ -1,10 +1,10 @@
-//! Reading what people and systems send. A signal that can't be read is noted and ignored: were it a typed
-//! argument, one mistyped signal from a terminal would fail the order's workflow tasks for ever.
+//! Decodes signals. A malformed signal is reported in the timeline and ignored: as a typed argument, one mistyped
+//! signal from a terminal would fail the order's workflow tasks forever.
 
 use serde::de::DeserializeOwned;
 use temporalio_common::data_converters::RawValue;
 
-/// The most characters of somebody's words that reach the timeline.
+/// Maximum number of characters of a text that the timeline stores.
 const TEXT_CHARS_MAX: usize = 500;
 
 pub(crate) fn decode<T: DeserializeOwned>(input: &RawValue) -> Result<T, String> {
@@ -12,7 +12,7 @@ pub(crate) fn decode<T: DeserializeOwned>(input: &RawValue) -> Result<T, String>
     serde_json::from_slice(&payload.data).map_err(|e| sanitize(&e.to_string()))
 }
 
-/// As [`decode`], but no payload at all stands for an empty object.
+/// Like [`decode`], but a missing payload means an empty object.
 pub(crate) fn decode_or_default<T: DeserializeOwned>(input: &RawValue) -> Result<T, String> {
     match input.payloads.first() {
         Some(payload) if !payload.data.is_empty() && payload.data != b"null" => decode(input),
@@ -20,8 +20,8 @@ pub(crate) fn decode_or_default<T: DeserializeOwned>(input: &RawValue) -> Result
     }
 }
 
-/// Somebody's words as the timeline takes them: bounded, and without control characters. Postgres can't keep a NUL,
-/// and an event that can't be kept would hold up everything after it.
+/// Returns a text as the timeline stores it: limited, and without control characters. Postgres cannot store a NUL, and
+/// an event that cannot be stored would block everything after it.
 pub(crate) fn sanitize(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(TEXT_CHARS_MAX).collect()
 }

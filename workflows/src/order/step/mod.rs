@@ -1,5 +1,5 @@
-//! One step: tried as a local activity first, which costs the engine next to nothing; a failure that may pass
-//! falls over to a remote activity with the whole retry policy, where people see its attempts.
+//! How any step of the order runs: one local activity attempt first, which costs Temporal almost nothing. After a
+//! transient failure a remote activity follows with the full retry policy, whose attempts operators can see.
 
 pub(crate) mod activity;
 pub(crate) mod attention;
@@ -29,10 +29,10 @@ use temporalio_workflow::{
 };
 use waybill_domain::{event::OrderEvent, operator::OperatorAction, status::PaymentStatus};
 
-/// Longest pause before a step that was refused is tried again. Each time costs the history eleven events, and Temporal ends
-/// a workflow with 51,200: every 30 s that is a day and a half.
+/// Maximum backoff before a rejected step is retried. Each retry costs eleven history events, and Temporal ends a
+/// workflow at 51,200 events: at one retry every 30 s, after a day and a half.
 const REJECTION_BACKOFF_MAX: Duration = Duration::from_secs(3_600);
-/// Remote attempts, about 15 s of them, before a person is told. The step goes on being tried.
+/// Remote attempts, about 15 s of them, before the step raises attention. The retries continue.
 const ATTEMPTS_BEFORE_ATTENTION: u32 = 6;
 
 enum FailureClass {
@@ -44,7 +44,7 @@ fn classify_failure(ctx: &Ctx, error: &ActivityExecutionError, step: Step) -> Fa
     if matches!(error, ActivityExecutionError::Cancelled(_)) {
         return FailureClass::Final(StepError::Interrupted);
     }
-    // A remote activity's failure is wrapped, a local one's is not: what counts is the innermost that says something.
+    // A remote activity's failure is wrapped, a local one's is not: the innermost failure with details decides.
     let mut failure = error.failure();
     let (mut refused, mut unknown, mut code) = (false, false, error.to_string());
     while let Some(this) = failure {
@@ -71,7 +71,7 @@ fn classify_failure(ctx: &Ctx, error: &ActivityExecutionError, step: Step) -> Fa
     FailureClass::Retry { unknown: unknown && step.queue == names::QUEUE_PAYMENTS, at_once_useless: refused }
 }
 
-/// Runs one step to its end. `by_hand` says what the step comes to when an operator resolves or skips it.
+/// Runs one step to completion. `operator_result` returns the step's result when an operator resolves or skips it.
 pub(crate) async fn run_step<AD>(
     ctx: &Ctx,
     activity: impl Fn() -> AD,
@@ -119,12 +119,12 @@ where
                     FailureClass::Retry { at_once_useless, .. } => {
                         useless = at_once_useless;
                         attention::raise_for_step(ctx, step).await;
-                        attempts = 0; // for ever
+                        attempts = 0; // without a limit
                         continue;
                     }
                 },
             }
-            // The pause is over, or somebody has word of this step.
+            // The backoff has elapsed, or a message for this step has arrived.
             match operator::take_command(ctx, step).await {
                 Some(operation) if operation.action != OperatorAction::Retry => {
                     let end = by_hand(&operation);
@@ -139,23 +139,24 @@ where
     }
 }
 
-/// Whether an operator, or the provider's webhook, has word of a step that does not succeed.
+/// Returns whether an operator command or a provider event has arrived for a failing step.
 fn has_step_message(ctx: &Ctx, step: Step) -> bool {
     ctx.state(|s| has_message_for(s, step))
 }
 
-/// Nobody needs to be told any more.
+/// Clears the step's attention and returns the output.
 fn clear_attention_for<T>(ctx: &Ctx, step: Step, output: T) -> T {
     attention::clear_for_step(ctx, step);
     output
 }
 
-/// How long a step rests after so many refusals: it is hardly taken the next time, and whoever mends it says `retry`.
+/// Returns the backoff after this many rejections. Another attempt is unlikely to succeed, and an operator who fixes
+/// the cause sends `retry`.
 pub(crate) fn rejection_backoff(rejections: u32) -> Duration {
     RETRY_INTERVAL_MAX.saturating_mul(1 << rejections.saturating_sub(1).min(16)).min(REJECTION_BACKOFF_MAX)
 }
 
-/// Waits before a step that was refused is tried again.
+/// Waits before the next attempt of a rejected step.
 async fn back_off<T>(ctx: &Ctx, step: Step, length: Duration) -> Result<Option<T>, ActivityExecutionError> {
     let token = WorkflowCancellationToken::new();
     let timer = TimerOptions::builder(length).cancellation_token(token.clone());
@@ -180,7 +181,7 @@ fn report_retrying(ctx: &Ctx, step: Step, unknown: bool) {
 mod tests {
     use super::*;
 
-    /// What one refusal adds to a history, and what Temporal allows one by default.
+    /// History events per rejection, and Temporal's default limit for one history.
     const EVENTS_PER_REJECTION: u32 = 11;
     const EVENTS_MAX: u32 = 51_200;
 

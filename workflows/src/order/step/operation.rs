@@ -1,10 +1,11 @@
-//! Operations that wait to be carried out.
+//! Operator commands that wait for processing.
 
 use crate::payloads::*;
 
-/// An operation that was accepted.
+/// An accepted command.
 pub(crate) struct ShortfallCommand {
     pub(crate) operation: OperatorCommand,
-    /// Whether the audit and the timeline have it: an order that restarts from the read model comes to it again.
+    /// Whether the audit record and the timeline have it: an order that restarts from the read model processes it
+    /// again.
     pub(crate) is_recorded: bool,
 }

@@ -1,4 +1,4 @@
-//! People who step in: what an operator says of a step that does not succeed, or of what the carrier brought up.
+//! Operator intervention: commands for a failing step, or for an attention item that a carrier event raised.
 
 use crate::order::step::{
     activity,
@@ -16,11 +16,11 @@ use waybill_domain::{
     state::AttentionReason,
 };
 
-/// Signals come from people with access to Temporal itself, who have no key of ours.
+/// Signals come from operators with direct access to Temporal, who use no API key.
 pub(crate) const ACTOR_TEMPORAL: &str = "temporal";
 
 impl OrderWorkflow {
-    /// Whether there is something that may be operated on so; else why not, in words for the operator.
+    /// Validates that an attention item allows this command; the error is a message for the operator.
     pub(crate) fn validate_operator_command(
         &self,
         operation: &OperatorCommand,
@@ -43,7 +43,7 @@ impl OrderWorkflow {
         Ok(())
     }
 
-    /// Takes an operation in, made precise: it is about the latest need that fits.
+    /// Enqueues a command for the latest attention item that it matches.
     pub(crate) fn enqueue_operator_command(&mut self, mut operation: OperatorCommand) {
         if operation.attention == Some(AttentionReason::StockShortfall) {
             operation.reason = messages::sanitize(&operation.reason);
@@ -59,7 +59,7 @@ impl OrderWorkflow {
     }
 }
 
-/// The first operation about this step, written down before it is acted on.
+/// Takes the first command for this step, and records it before the workflow acts on it.
 pub(crate) async fn take_command(ctx: &Ctx, step: definition::Step) -> Option<OperatorCommand> {
     let operation = ctx.state_mut(|s| {
         let at = s.operator_commands.iter().position(|o| targets_step(o, step))?;
@@ -69,7 +69,7 @@ pub(crate) async fn take_command(ctx: &Ctx, step: definition::Step) -> Option<Op
     Some(operation)
 }
 
-/// Acts on operations that are about no step: what the carrier brought up counts as dealt with.
+/// Applies commands that target no step: an attention item that a carrier event raised counts as resolved.
 pub(crate) async fn apply_remaining_commands(ctx: &Ctx) {
     while let Some(operation) = ctx.state_mut(|s| s.operator_commands.pop_front()) {
         let Some(reason) = operation.attention else { continue };

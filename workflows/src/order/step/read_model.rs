@@ -1,21 +1,21 @@
-//! What those who look at an order see: the read model in Postgres, and Temporal's search attribute and details.
+//! Publishes the order: to the read model in Postgres, and to Temporal's search attribute and details.
 
 use crate::order::Ctx;
 use crate::order::step::{activity, restart};
 use crate::{activities::OrderActivities, names, payloads::*};
 
-/// Shows the order's status to those who search in Temporal.
+/// Publishes the order's status for searches in Temporal.
 pub(crate) fn publish_status(ctx: &Ctx) {
     let status = ctx.state(|s| s.state.status);
     ctx.upsert_search_attributes([names::STATUS.value_set(status.as_str().to_owned())]);
 }
 
-/// Brings the read model up to date: one idempotent statement for all that happened since the last time.
-/// It is called before anybody is waited for, before a step is tried again, and at the end.
+/// Brings the read model up to date, with one idempotent statement for all changes since the last flush. The workflow
+/// calls it before it waits for an external event, before it retries a step, and at the end.
 ///
-/// What is pending stays so until it is written: the waiting that this is part of may be given up, as when its time is
-/// over. Then it is written again, which changes nothing. After a conflict this never returns: the order goes on from
-/// what the read model has.
+/// Pending entries stay queued until they are written: the surrounding wait may be dropped, for example when its
+/// timeout elapses. Then they are written again, which changes nothing. After a conflict this never returns: the order
+/// resumes from the read model.
 pub(crate) async fn flush(ctx: &Ctx) {
     let projection = ctx.state(|s| {
         (!s.unwritten_events.is_empty()).then(|| Projection {

@@ -1,13 +1,13 @@
-//! Why money is held anew.
+//! Reasons for a re-authorization.
 
-/// Why money is held anew: it will lapse soon.
+/// The authorization expires soon.
 pub(crate) const REASON_EXPIRES_SOON: &str = "lapses";
 
-/// Why money is held anew: it has lapsed.
+/// The authorization has expired.
 pub(crate) const REASON_EXPIRED: &str = "lapsed";
 
-/// Why money is held anew: the provider ended the hold with its first capture.
+/// The provider ended the authorization with its first capture.
 pub(crate) const REASON_SINGLE_CAPTURE: &str = "captured_once";
 
-/// Why money is held anew: an operator says so.
+/// An operator requested it.
 pub(crate) const REASON_OPERATOR: &str = "asked_for";

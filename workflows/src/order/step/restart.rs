@@ -1,4 +1,4 @@
-//! Restarting from the read model, where it has what this run of the workflow has not come to.
+//! Restarts from the read model when it has progress that this run of the workflow does not have.
 
 use crate::order::{
     Ctx, OrderWorkflow,
@@ -13,12 +13,13 @@ use waybill_domain::{
     status::{FulfilmentStatus, OrderStatus, PaymentStatus},
 };
 
-/// What was processed and is not in the read model yet: processed again if the order restarts from there.
+/// Inputs that were processed and are not in the read model yet. They are processed again if the order restarts from
+/// there.
 #[derive(Default)]
 pub(crate) struct UnwrittenInputs {
     pub(crate) events: Vec<ShipmentEvent>,
     pub(crate) line_requests: Vec<CancelRequest>,
-    /// What operators have dealt with, and about what.
+    /// The attention items that operators have cleared: reason and subject.
     pub(crate) cleared_attention: Vec<(AttentionReason, Option<String>)>,
 }
 
@@ -30,16 +31,16 @@ impl UnwrittenInputs {
     }
 }
 
-/// Waits until the order has to restart from what the read model has.
+/// Waits until the order must restart from the read model.
 pub(crate) async fn wait_for_restart(ctx: &Ctx) {
     let token = WorkflowCancellationToken::new();
     let options = WaitConditionOptions::builder().cancellation_token(token).build();
-    // A condition on a token that nobody cancels ends in no other way.
+    // No code cancels this token, so only the condition ends the wait.
     let _ = ctx.wait_condition_with_options(|s| s.restart_requested, options).await;
     ctx.state_mut(|s| s.restart_requested = false);
 }
 
-/// Adopts what the read model has and ends the caller: [`OrderWorkflow::run`] drops it and begins again from there.
+/// Adopts the read model's state and ends the caller: [`OrderWorkflow::run`] drops it and restarts from there.
 pub(crate) async fn restart_from_read_model(ctx: &Ctx) {
     let read = load_recovery_state(ctx).await;
     ctx.state_mut(|s| {
@@ -49,8 +50,9 @@ pub(crate) async fn restart_from_read_model(ctx: &Ctx) {
     pending().await
 }
 
-/// Restarts if a lost workflow task wrote to the read model what this one has not come to. To be called before a message
-/// that the lost one did not have changes the order's way, since what is done by then can't be taken back.
+/// Restarts if a lost workflow task wrote progress to the read model that this run does not have. Call it before a
+/// message that the lost task did not have changes the order's outcome, because the side effects so far cannot be
+/// reverted.
 pub(crate) async fn restart_if_behind(ctx: &Ctx) {
     let read = load_recovery_state(ctx).await;
     if is_ahead(&read) {
@@ -62,14 +64,14 @@ pub(crate) async fn restart_if_behind(ctx: &Ctx) {
     }
 }
 
-/// Earlier releases adopted what was promised, and nothing else.
+/// Earlier releases adopted only confirmed orders.
 pub(crate) fn is_ahead(read: &RecoveryState) -> bool {
     use OrderStatus as O;
     let promised = [O::Confirmed, O::Fulfilling, O::PartiallyShipped, O::Shipped, O::Cancelling];
     read.is_ahead.unwrap_or_else(|| promised.contains(&read.state.status))
 }
 
-/// What the read model has of the order, and what the carrier has reported.
+/// Loads the read model's state of the order and the carrier's events.
 pub(crate) async fn load_recovery_state(ctx: &Ctx) -> RecoveryState {
     let input = ctx.state(|s| OrderStepInput {
         order_id: s.input.order_id,
@@ -79,7 +81,7 @@ pub(crate) async fn load_recovery_state(ctx: &Ctx) -> RecoveryState {
     activity::run_until_success(ctx, || OrderActivities::inherit, input, "inherit").await
 }
 
-/// The key by which a timeline has an event once.
+/// Returns the event's deduplication key in the timeline.
 pub(crate) fn deduplication_key_of(event: &OrderEvent) -> String {
     event.deduplication_key().unwrap_or_default()
 }
@@ -99,7 +101,7 @@ impl OrderWorkflow {
         }
         self.state = state;
         if self.input.is_successor {
-            // What a step needed somebody for ended with that step; what the carrier brought up did not.
+            // Attention items of steps end with the terminated run's steps; those that a carrier event raised remain.
             self.state.needs.retain(|need| need.step == definition::CARRIER_EVENT_STEP);
             self.state.attention = self.state.needs.last().map(|need| need.reason);
         }
@@ -109,7 +111,7 @@ impl OrderWorkflow {
         (self.resumed, self.unreported_statuses) = (true, Vec::new());
         self.cancel = self.cancel.take().or_else(|| self.cancel_in_progress.take());
         self.retain_message_events();
-        // Before what has come since.
+        // Processed inputs precede those that have arrived since.
         let again = std::mem::take(&mut self.unwritten_inputs);
         for (reason, about) in again.cleared_attention {
             if self.state.clear_attention_item(reason, about.as_deref()) {
@@ -129,13 +131,12 @@ impl OrderWorkflow {
         }
     }
 
-    /// A successor run can't know which labels were asked for.
+    /// A successor run cannot know which labels were requested.
     fn may_have_requested_label(&self, shipment: &waybill_domain::state::ShipmentState) -> bool {
         self.input.is_successor || shipment.status != FulfilmentStatus::Pending
     }
 
-    /// Of what is not in the read model yet, what steps did is reported when they run again; what messages came to is
-    /// not.
+    /// Retains the entries of messages. The steps report their entries again when they run again; messages do not.
     fn retain_message_events(&mut self) {
         let Self { unwritten_events: pending, facts, state, .. } = self;
         pending.retain(|entry| {

@@ -1,8 +1,8 @@
-//! Why an order ends before its time, and what is undone then.
+//! Why an order ends early, and its compensations.
 
 use crate::order::Ctx;
 
-/// Why an order ends before its time.
+/// Why an order ends early.
 #[derive(Clone)]
 pub(crate) enum StopReason {
     Cancelled { reason: String },
@@ -10,7 +10,7 @@ pub(crate) enum StopReason {
     Expired { reason: String },
 }
 
-/// What has to be undone if the order stops.
+/// A compensation to run if the order stops.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Compensation {
     ReleaseStock,
@@ -18,7 +18,7 @@ pub(crate) enum Compensation {
 }
 
 impl Compensation {
-    /// Registered before the step runs: the step may have happened even if nobody saw it happen.
+    /// Registers the compensation before its step runs: the step may have succeeded even if its response was lost.
     pub(crate) fn register(self, ctx: &Ctx) {
         ctx.state_mut(|s| {
             if !s.compensations.contains(&self) {
