@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 const ORDER: OrderId = OrderId(Uuid::nil());
 
-/// An order of these quantities, each line's SKU at two places; half of what is wanted is at the first.
+/// An order with these quantities. Each line's SKU is at two locations; half of the quantity is at the first.
 fn order(quantities: &[u32], charges: Charges) -> OrderState {
     let sku = |line: usize| format!("SKU-{line}");
     let lines: Vec<OrderLine> = (0..)
@@ -43,7 +43,7 @@ fn pieces(line: u32, quantity: u32) -> Selection {
     [(line, Some(quantity))].into_iter().collect()
 }
 
-/// What the workflow does about a request that is accepted.
+/// Does what the workflow does when it accepts a request.
 fn carry_out(state: &mut OrderState, selection: &Selection) -> Vec<Pieces> {
     let before = state.clone();
     *state = before.after(selection);
@@ -77,7 +77,7 @@ fn what_is_left_of_a_shipment_is_anothers() {
     let again = plan_lines(&state, &set(&[0, 1])).unwrap();
     assert_eq!((again.answer, &again.refused_lines), (CancelAnswer::Refused, &vec![1]));
     assert!(again.refusal(state.status).unwrap().contains("line 1 "));
-    assert_eq!(plan_lines(&state, &set(&[0, 2])), Ok(plan_cancellation(&state)), "nothing would be left");
+    assert_eq!(plan_lines(&state, &set(&[0, 2])), Ok(plan_cancellation(&state)), "nothing would remain");
     carry_out(&mut state, &set(&[0]));
     assert_eq!(plan_lines(&state, &set(&[1, 2])).unwrap().refused_lines, [1]);
 }
@@ -102,7 +102,7 @@ fn a_line_that_is_short_is_given_up_and_what_remains_is_not_short() {
     assert_eq!(carry_out(&mut state, &set(&[0])), [Pieces { line: 0, quantity: 3 }]);
     assert!(!state.is_short());
 
-    // One that is nowhere is given up just so.
+    // A line without any stock is cancelled in the same way.
     let mut state = order(&[2, 1], Charges::default());
     state.shipments[0].lines.retain(|l| l.line == 1);
     state.shipments.truncate(1);
@@ -174,11 +174,11 @@ fn pieces_are_taken_where_they_cost_least() {
     };
     let nowhere = state.lines[0].quantity - state.lines[0].allocated;
     assert_eq!(nowhere, 1);
-    assert_eq!(chosen(&state, &pieces(0, 1)), [], "the piece that is in no shipment");
+    assert_eq!(chosen(&state, &pieces(0, 1)), [], "the unit that is in no shipment");
     assert_eq!(chosen(&state, &pieces(0, 4)), [(3, 3)], "the fewest shipments, without a label");
     assert_eq!(chosen(&state, &pieces(0, 6)), [(1, 1), (2, 1), (3, 3)], "a label last, the first of two");
     let both: Selection = [(0, Some(3)), (1, None)].into_iter().collect();
-    assert_eq!(chosen(&state, &both), [(5, 2)], "what is changed anyway");
+    assert_eq!(chosen(&state, &both), [(5, 2)], "the shipment that changes anyway");
 }
 
 #[test]
@@ -187,7 +187,7 @@ fn quantity_of_all_that_is_open_is_the_whole_line() {
     assert_eq!(plan_lines(&state, &pieces(0, 3)), plan_lines(&state, &set(&[0])));
     assert_eq!(state.choose(&pieces(0, 3)), state.choose(&set(&[0])));
     let all: Selection = [(0, Some(3)), (1, None)].into_iter().collect();
-    assert_eq!(plan_lines(&state, &all), Ok(plan_cancellation(&state)), "and of all lines the order");
+    assert_eq!(plan_lines(&state, &all), Ok(plan_cancellation(&state)), "all lines are the whole order");
     let after = state.after(&pieces(0, 2));
     assert_eq!(plan_lines(&after, &pieces(0, 1)), plan_lines(&after, &set(&[0])));
     assert_eq!(after.after(&pieces(0, 1)).lines, state.after(&set(&[0])).lines);
@@ -199,7 +199,7 @@ fn more_than_is_open_is_refused_and_more_than_was_ordered_is_no_request() {
     let plan = plan_lines(&state, &pieces(0, 2)).unwrap();
     assert_eq!((plan.answer, &plan.refused_lines), (CancelAnswer::Refused, &vec![0]));
     assert_eq!(plan.still_open, [Pieces { line: 0, quantity: 1 }]);
-    assert!(plan.refusal(state.status).unwrap().contains("open are 1 of line 0"));
+    assert!(plan.refusal(state.status).unwrap().contains("cancellable: 1 of line 0"));
     assert_eq!(plan_lines(&state, &pieces(0, 4)), Err(BadLines::Quantity { line: 0, max: 3 }));
     let (due, late) = state.split_late(&[(0, Some(3)), (1, None)].into_iter().collect());
     assert_eq!(due, [(0, Some(1)), (1, None)].into_iter().collect());
@@ -271,7 +271,7 @@ proptest! {
                 s.is_open() && state.shipment(s.id).is_some_and(|now| !now.is_open())
             });
             let planned = plan.cancel_shipments.len() + plan.reduce_shipments.len();
-            prop_assert_eq!(stopped.count(), planned, "the plan is what is carried out");
+            prop_assert_eq!(stopped.count(), planned, "the plan matches what is carried out");
             prop_assert!(state.shipments.iter().all(ShipmentState::is_priced));
             for line in state.shipments.iter().flat_map(|s| &s.lines) {
                 prop_assert!(line.quantity > 0 && line.amount.minor() % unit == 0);
