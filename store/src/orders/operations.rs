@@ -1,4 +1,4 @@
-//! What operators did: the audit, and what it means for the payment ledger.
+//! Operator actions: the audit records, and their effect on the payment ledger.
 
 use crate::{Result, parse, payments::Kind};
 use sqlx::{PgConnection, PgPool};
@@ -9,31 +9,31 @@ use waybill_domain::{
     state::AttentionReason,
 };
 
-/// One thing that an operator did.
+/// The audit record of one operator action.
 #[derive(Debug, Clone)]
 pub struct OperatorWord {
-    /// Names it: the same id counts once.
+    /// Its id: the same id is recorded once.
     pub id: Uuid,
     /// The order.
     pub order_id: OrderId,
     /// The id of an API key, or `temporal`.
     pub actor: String,
-    /// What was done.
+    /// The action.
     pub action: OperatorAction,
-    /// About what.
+    /// The attention reason that it applies to.
     pub attention: AttentionReason,
-    /// Of `resolve`: under which number it was done by other means.
+    /// For `resolve`: the reference at the provider or the carrier.
     pub reference: Option<String>,
-    /// In the operator's words.
+    /// The operator's explanation.
     pub reason: String,
-    /// The payment operation that it ends, if it ends one.
+    /// The payment operation that it completes, if any.
     pub ends: Option<Kind>,
-    /// The shipment that it gives a label, if it gives one: `reference` is its tracking number.
+    /// The shipment that it labels, if any: `reference` is its tracking number.
     pub books: Option<ShipmentId>,
 }
 
-/// Writes down what an operator did. What they resolved counts as done in the payment ledger, under their reference;
-/// what they skipped counts as declined. A label that they booked counts as the shipment's.
+/// Records an operator action. A resolved payment operation becomes succeeded in the ledger, with the operator's
+/// reference; a skipped one becomes declined. A manually booked label becomes the shipment's label.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -59,7 +59,7 @@ pub async fn record(pool: &PgPool, word: &OperatorWord) -> Result<()> {
         .await?;
     }
     if let (Some(Kind::Void), Some(_)) = (word.ends, ended) {
-        // Nothing else is done about the order's holds.
+        // The order's authorizations require no further operation.
         sqlx::query!(
             "update payment_operations set state = 'declined', code = 'order_undone', updated_at = now()
              where order_id = $1 and state = 'pending' and kind in ('authorize', 'void')",
@@ -81,17 +81,17 @@ pub async fn record(pool: &PgPool, word: &OperatorWord) -> Result<()> {
     Ok(())
 }
 
-/// What the word of this id was about, if it was written down.
+/// The attention reason of the action with this id, if it was recorded.
 ///
 /// # Errors
 /// When Postgres fails.
 pub async fn done(pool: &PgPool, id: Uuid) -> Result<Option<AttentionReason>> {
     let about = sqlx::query_scalar!("select attention from operator_actions where id = $1", id);
     let about = about.fetch_optional(pool).await?;
-    about.map(|reason| parse("an attention reason", reason.parse())).transpose()
+    about.map(|reason| parse("attention reason", reason.parse())).transpose()
 }
 
-/// The audit alone. Says whether it is new.
+/// Inserts only the audit record. Returns whether it is new.
 pub(crate) async fn write(tx: &mut PgConnection, word: &OperatorWord) -> Result<bool> {
     let new = sqlx::query!(
         "insert into operator_actions (id, order_id, actor, action, attention, reference, reason)

@@ -1,4 +1,4 @@
-//! Reading one order, for many callers at a time.
+//! Reads single orders for many concurrent callers, in batches.
 
 use super::{OrderRecord, select};
 use crate::{
@@ -20,16 +20,17 @@ use std::{
 use uuid::Uuid;
 use waybill_domain::ids::{MerchantId, OrderId};
 
-/// Orders of one statement, and statements at a time: see [`crate::postgres::group`]. What they share is the round trip.
+/// Orders per statement, and concurrent statements: see [`crate::postgres::batch`]. The batch shares the round trip.
 const ORDERS: Limits = Limits { items_max: 64, lanes: 2, gather: Gather::Nobody };
-/// The same of stamps. A stamp costs Postgres a tenth of what the statement does, so one large one at a time is better than
-/// two small ones; it may be large, since where Postgres is a millisecond away there are a thousand a second.
+/// The same for row versions. A row version costs Postgres a tenth of the statement, so one large statement at a time
+/// is better than two small ones. It may be large: if Postgres is a millisecond away, a thousand statements run per
+/// second.
 const STAMPS: Limits = Limits { items_max: 256, lanes: 1, gather: Gather::Ready };
-/// A stamp that is not there after this long is not waited for: all others wait behind it, and the order can be read.
+/// The timeout of a row version: all other callers wait for the same statement, and can read the order instead.
 const STAMP_MAX: Duration = Duration::from_secs(1);
 
-/// Which writing of an order's row one has read: each later one has another. It is the number of the transaction that
-/// wrote it (Postgres' `xmin`), which comes again after four billion; so nobody should keep it for days.
+/// The version of an order's row: each write creates another one. It is the id of the transaction that wrote the row
+/// (Postgres' `xmin`), which wraps around after four billion transactions, so a caller must not store it for days.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp(i64);
 
@@ -39,10 +40,10 @@ impl From<i64> for Stamp {
     }
 }
 
-/// Each caller has an answer of their own, also of the same order: a number tells them apart.
+/// Each caller gets a separate result, also for the same order: a number distinguishes the callers.
 type Lookup<O> = Group<(u64, OrderId), Option<O>>;
 
-/// Reads orders as they are now, those that are asked for at the same time together.
+/// Reads the current state of orders, those of concurrent callers in one batch.
 #[derive(Debug, Clone)]
 pub struct Reader {
     orders: Lookup<Arc<OrderRecord>>,
@@ -51,8 +52,8 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Starts the tasks that read. Not `grouped`, each order is read alone, and as many at a time as the pool has
-    /// connections.
+    /// Starts the tasks that read. If not `batched`, each order is read separately, and as many concurrently as the
+    /// pool has connections.
     pub fn start(pool: PgPool, grouped: bool) -> Self {
         let connections = pool.options().get_max_connections() as usize;
         let alone = Limits { items_max: 1, lanes: connections, gather: Gather::Nobody };
@@ -72,7 +73,7 @@ impl Reader {
         }
     }
 
-    /// The merchant's order of that id; another merchant's order is not found.
+    /// The merchant's order with that id; another merchant's order is not found.
     ///
     /// # Errors
     /// When Postgres fails.
@@ -81,8 +82,9 @@ impl Reader {
         Ok(order.filter(|order| order.merchant_id == merchant))
     }
 
-    /// How the order's row stands now. What was read of it before is still true if it had the same stamp, and it is
-    /// much cheaper to learn than to read it again; who does not learn it within a second reads it.
+    /// Returns the current version of the order's row. A cached order is still valid if the version is the same, and
+    /// reading the version is much cheaper than reading the order. If the version does not arrive within a second, the
+    /// caller reads the order.
     ///
     /// # Errors
     /// When Postgres fails.
