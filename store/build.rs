@@ -1,4 +1,4 @@
-//! The migrations are part of the binary: a new one has to be compiled in.
+//! Rebuilds the crate when a migration is added: the binary contains the migrations.
 
 fn main() {
     println!("cargo:rerun-if-changed=migrations");

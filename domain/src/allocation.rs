@@ -1,4 +1,4 @@
-//! Which location serves which line, and what each shipment captures.
+//! Chooses the location that ships each line, and calculates the amount that each shipment captures.
 
 mod location_choice;
 
@@ -12,76 +12,77 @@ use crate::{
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// The most shipments one order may be split into: a card authorization can be captured 50 times
-/// (Stripe, "Capture a payment multiple times"), and each shipment is one capture.
+/// The maximum number of shipments of an order: a card authorization can be captured 50 times (Stripe, "Capture a
+/// payment multiple times"), and each shipment is one capture.
 pub const SHIPMENTS_MAX: usize = 50;
 
-/// Pieces of one line that leave from one place.
+/// Units of one line that ship from one location.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShipmentLine {
-    /// Which line of the order, from 0.
+    /// The line number within the order, from 0.
     pub line: u32,
-    /// What.
+    /// The SKU.
     pub sku: Sku,
-    /// How many pieces.
+    /// The number of units.
     pub quantity: u32,
-    /// What is captured for them: their price, less their share of the discount, with their share of tax and fee. It
-    /// never changes, so what is cancelled or comes back takes its own amount along and the rest adds up.
+    /// The amount that is captured for these units: their price, less their share of the discount, plus their share of
+    /// tax and shipping fee. It never changes: a cancelled or returned unit takes its own share with it, so the rest
+    /// still adds up.
     #[serde(default)]
     pub amount: Amount,
 }
 
-/// A shipment that is planned: what leaves one location together, and what is captured when it does.
+/// A planned shipment: the units that leave one location together, and the amount that is captured when they do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlannedShipment {
-    /// Follows from order and location.
+    /// Derived from order and location.
     pub id: ShipmentId,
-    /// Where from.
+    /// The location that it ships from.
     pub location: Location,
     /// At least one.
     pub lines: Vec<ShipmentLine>,
-    /// Its lines' amounts, added up.
+    /// The sum of its lines' amounts.
     pub amount: Amount,
 }
 
-/// Pieces of a line that no location has.
+/// Units of a line that no location has in stock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shortage {
-    /// Which line of the order, from 0.
+    /// The line number within the order, from 0.
     pub line: u32,
-    /// How many pieces are missing.
+    /// The number of missing units.
     pub missing: u32,
 }
 
-/// What an order gets.
+/// The result of allocating stock to an order.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Allocation {
     /// One per location.
     pub shipments: Vec<PlannedShipment>,
-    /// Empty when everything is there.
+    /// Empty if all units are in stock.
     pub short: Vec<Shortage>,
-    /// What its amounts are multiples of, in minor units; not known of what earlier releases set aside.
+    /// The amounts are multiples of this many minor units; unknown for reservations of earlier releases.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub share_unit: Option<i64>,
 }
 
-/// What an order costs besides its goods.
+/// The charges and the discount of an order, apart from the price of its items.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct OrderCharges {
-    /// Off the goods; at most what they cost.
+    /// Discount on the items; at most their price.
     pub discount: Amount,
-    /// For shipping.
+    /// The shipping fee.
     pub shipping_fee: Amount,
-    /// On top.
+    /// Tax on top of the price.
     pub tax: Amount,
 }
 
-/// What is free, by SKU and location, in pieces.
+/// Available units by SKU and location.
 pub type AvailableStock = BTreeMap<Sku, BTreeMap<Location, u32>>;
 
-/// Chooses locations for the lines of an order, as few of them as serve all that is there (module `places`), and at most
-/// [`SHIPMENTS_MAX`]. Each gives the lines, the first one first, what they still want and it has, so two lines of one
-/// SKU can't be given the same piece.
+/// Chooses locations for the lines of an order: the fewest that serve all available units (module `location_choice`),
+/// and at most [`SHIPMENTS_MAX`]. Each location serves the lines in order, limited by their remaining quantity and its
+/// own stock, so two lines of one SKU can't get the same unit.
 pub fn allocate(order: OrderId, lines: &[OrderLine], available: &AvailableStock) -> Allocation {
     let mut remaining: Vec<u32> = lines.iter().map(|l| l.quantity).collect();
     let mut shipments = Vec::new();
@@ -121,12 +122,14 @@ fn allocate_at(
 }
 
 impl Allocation {
-    /// Sets what each line of each shipment captures: its goods, its part of discount and tax (by goods; the part of
-    /// goods that nobody ships is neither given nor charged) and of the shipping fee (charged whole as soon as anything
-    /// ships). Parts are exact: with nothing short they add up to the order's total.
+    /// Sets the amount that each line of each shipment captures: the price of its units, its share of discount and tax
+    /// (in proportion to the price; the share of units that do not ship is neither deducted nor charged) and of the
+    /// shipping fee (charged in full as soon as anything ships). The shares are exact: if nothing is short, they add up
+    /// to the order's total.
     ///
-    /// Each is a multiple of what the payment provider takes of the currency, as a shipment is captured and a line is
-    /// refunded by itself. Where some of the order is short, what ships may come to no multiple: it is rounded down.
+    /// Each amount is a multiple of the provider's increment for the currency, because each shipment is captured, and
+    /// each line refunded, separately. If part of the order is short, the sum of what ships may not be a multiple: it
+    /// is rounded down.
     ///
     /// # Errors
     /// When an amount leaves the allowed range.
@@ -168,7 +171,7 @@ impl Allocation {
         Ok(())
     }
 
-    /// What the shipments capture together.
+    /// The sum that the shipments capture.
     ///
     /// # Errors
     /// When above [`crate::money::AMOUNT_MAX`].

@@ -1,4 +1,4 @@
-//! What a cancellation would do, and what else a user may do with an order.
+//! Plans a cancellation, and lists the other actions that a customer may take on an order.
 
 use crate::{
     allocation::ShipmentLine,
@@ -11,55 +11,55 @@ use crate::{
 use serde::{Deserialize, Serialize};
 
 string_enum!(
-    /// The answer to a request to cancel.
+    /// The decision on a cancellation request.
     CancelDecision "cancellation answer" {
-        /// It is done, or under way.
+        /// The cancellation is done, or in progress.
         Accepted = "accepted",
-        /// It is recorded and applied once the outcome of the authorization is known.
+        /// The request is recorded, and applied once the outcome of the authorization is known.
         Deferred = "deferred",
-        /// The order can't be cancelled any more.
+        /// The order can no longer be cancelled.
         Rejected = "refused",
     }
 );
 
-/// Pieces that go back to free stock.
+/// Units that return to available stock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StockRelease {
-    /// What.
+    /// The SKU.
     pub sku: Sku,
-    /// How many pieces.
+    /// The number of units.
     pub quantity: u32,
 }
 
-/// What cancelling takes, as things stand.
+/// What a cancellation would do in the current state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CancellationPlan {
     /// Whether it would be accepted.
     pub answer: CancelDecision,
-    /// Shipments that would not leave; of those that have a label the carrier is asked, and may refuse.
+    /// Shipments that would not ship; the carrier is asked to cancel existing labels, and may reject that.
     pub cancel_shipments: Vec<ShipmentId>,
-    /// Shipments of which only a part would leave: each is cancelled too, and another takes over what is left of it.
+    /// Shipments of which only a part would not ship: each is cancelled too, and a replacement ships the rest.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reduce_shipments: Vec<ShipmentId>,
-    /// Whether the carrier has a say.
+    /// Whether the carrier must cancel a label.
     pub asks_carrier: bool,
-    /// Authorized money that would be given free.
+    /// The authorized amount that would be voided.
     pub void: Amount,
-    /// Captured money that would go back.
+    /// The captured amount that would be refunded.
     pub refund: Amount,
-    /// Goods that would be free again.
+    /// The units that would be released.
     pub release: Vec<StockRelease>,
-    /// Of a request for single lines: those it is refused for.
+    /// Lines that cannot be cancelled, if the request names single lines.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[serde(rename = "refused_lines")]
     pub rejected_lines: Vec<u32>,
-    /// Of lines that it is refused for because more pieces are asked for than are open: those that are open.
+    /// Of the rejected lines, those that have fewer open units than requested, with their open quantity.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub still_open: Vec<LineQuantity>,
 }
 
 impl CancellationPlan {
-    /// The plan of a request that is carried out already.
+    /// The plan of a request that has already been carried out.
     pub fn no_op() -> Self {
         Self {
             answer: CancelDecision::Accepted,
@@ -74,29 +74,29 @@ impl CancellationPlan {
         }
     }
 
-    /// Why it would be refused, if it would, in words for whoever asks.
+    /// The message for the caller if the request would be rejected.
     pub fn rejection_message(&self, status: OrderStatus) -> Option<String> {
         let lines: Vec<String> = self.rejected_lines.iter().map(u32::to_string).collect();
         let open: Vec<String> =
             self.still_open.iter().map(|p| format!("{} of line {}", p.quantity, p.line)).collect();
         let message = match (self.answer, &lines[..]) {
             (CancelDecision::Accepted | CancelDecision::Deferred, _) => None,
-            (CancelDecision::Rejected, []) => Some(format!("the order is {status} and can't be cancelled")),
+            (CancelDecision::Rejected, []) => Some(format!("the order is {status} and cannot be cancelled")),
             (CancelDecision::Rejected, [line]) => {
-                Some(format!("of line {line} nothing can be cancelled by itself any more"))
+                Some(format!("line {line} can no longer be cancelled separately"))
             }
             (CancelDecision::Rejected, lines) => {
-                Some(format!("of lines {} nothing can be cancelled by itself any more", lines.join(", ")))
+                Some(format!("lines {} can no longer be cancelled separately", lines.join(", ")))
             }
         };
         match &open[..] {
             [] => message,
-            open => message.map(|message| format!("{message}, or not so much; open are {}", open.join(", "))),
+            open => message.map(|message| format!("{message}; cancellable: {}", open.join(", "))),
         }
     }
 }
 
-/// Goods by SKU.
+/// Units by SKU.
 pub(crate) fn sum_by_sku<'a>(lines: impl IntoIterator<Item = &'a ShipmentLine>) -> Vec<StockRelease> {
     let mut release: Vec<StockRelease> = Vec::new();
     for line in lines {
@@ -108,8 +108,8 @@ pub(crate) fn sum_by_sku<'a>(lines: impl IntoIterator<Item = &'a ShipmentLine>) 
     release
 }
 
-/// Plans the cancellation of everything that can still be stopped; of single lines, see [`crate::lines`]. The API's
-/// `dry_run` and the workflow's answer both come from here.
+/// Plans the cancellation of everything that can still be stopped; for single lines, see [`crate::lines`]. The API's
+/// `dry_run` and the workflow's decision both use it.
 pub fn plan_cancellation(state: &OrderState) -> CancellationPlan {
     use OrderStatus::*;
     let answer = match state.status {
@@ -120,7 +120,7 @@ pub fn plan_cancellation(state: &OrderState) -> CancellationPlan {
     };
     let done = matches!(state.status, Cancelled) || answer == CancelDecision::Rejected;
     let open: Vec<_> = state.shipments.iter().filter(|s| s.is_open() && !done).collect();
-    // What left is paid for, also where its capture is still under way.
+    // A shipment that has left is paid for, even if its capture is still in progress.
     let uncaptured = state.shipments.iter().filter(|s| s.has_left() && !s.captured).map(|s| s.amount);
     let taken = Amount::sum(uncaptured.chain([state.captured])).unwrap_or(state.authorized);
     CancellationPlan {
@@ -134,7 +134,7 @@ pub fn plan_cancellation(state: &OrderState) -> CancellationPlan {
 }
 
 string_enum!(
-    /// Something a user may do with an order in its present state.
+    /// Something a customer may do with an order in its current state.
     CustomerAction "action" {
         /// `POST /v1/orders/{id}/cancellation`.
         Cancel = "cancel",
@@ -147,7 +147,7 @@ string_enum!(
     }
 );
 
-/// What a user may do now.
+/// The actions that a customer may take now.
 pub fn allowed_actions(status: OrderStatus) -> &'static [CustomerAction] {
     use OrderStatus::*;
     match status {

@@ -1,8 +1,9 @@
-//! Countries, as far as an address needs them. An address keeps its country as a text: one that was accepted stays
-//! readable when ISO withdraws its code.
+//! Country codes, as far as addresses need them. An address stores its country as a text, so that a stored address
+//! stays readable when ISO withdraws the code.
 
-/// The officially assigned codes of ISO 3166-1 alpha-2 (249 of them; ISO Online Browsing Platform, also `iso3166.tab` of
-/// the IANA time zone database). User-assigned codes such as `XK` and `ZZ`, and reserved ones such as `UK`, are none.
+/// The officially assigned codes of ISO 3166-1 alpha-2 (249 of them; ISO Online Browsing Platform, also `iso3166.tab`
+/// of the IANA time zone database). User-assigned codes such as `XK` and `ZZ`, and reserved ones such as `UK`, are not
+/// included.
 const ASSIGNED: &str = "AD AE AF AG AI AL AM AO AQ AR AS AT AU AW AX AZ BA BB BD BE BF BG BH BI BJ BL BM BN BO BQ BR BS BT BV BW BY BZ \
      CA CC CD CF CG CH CI CK CL CM CN CO CR CU CV CW CX CY CZ DE DJ DK DM DO DZ EC EE EG EH ER ES ET FI FJ FK FM FO \
      FR GA GB GD GE GF GG GH GI GL GM GN GP GQ GR GS GT GU GW GY HK HM HN HR HT HU ID IE IL IM IN IO IQ IR IS IT JE \
@@ -11,17 +12,17 @@ const ASSIGNED: &str = "AD AE AF AG AI AL AM AO AQ AR AS AT AU AW AX AZ BA BB BD
      PY QA RE RO RS RU RW SA SB SC SD SE SG SH SI SJ SK SL SM SN SO SR SS ST SV SX SY SZ TC TD TF TG TH TJ TK TL TM \
      TN TO TR TT TV TW TZ UA UG UM US UY UZ VA VC VE VG VI VN VU WF WS YE YT ZA ZM ZW";
 
-/// Countries and territories whose addresses have no postal code: those of which the address format in the data of
-/// Google's libaddressinput has none (`fmt` without `%Z`, <https://chromium-i18n.appspot.com/ssl-address>).
+/// Countries and territories whose addresses have no postal code: those whose address format in the data of Google's
+/// libaddressinput has none (`fmt` without `%Z`, <https://chromium-i18n.appspot.com/ssl-address>).
 const WITHOUT_POSTAL_CODES: &str = "AE AG AO AQ AW BF BI BJ BO BQ BS BV BW BZ CD CF CG CI CK CM CW DJ DM ER FJ GA GD GH GM GQ GY HK JM KI KM KN LC \
      LY ML MO MR MS MW NR NU PA PS QA RW SB SC SL SR SS ST SX SY TD TF TG TK TL TO TT TV UG VU WS YE ZW";
 
-/// Whether `code` is an officially assigned code of ISO 3166-1 alpha-2, in upper case.
+/// Returns whether `code` is an officially assigned code of ISO 3166-1 alpha-2, in upper case.
 pub fn is_assigned(code: &str) -> bool {
     contains(ASSIGNED, code)
 }
 
-/// Whether an address in the country of that code has a postal code. A code that is not assigned counts as one that has.
+/// Returns whether addresses in the country with this code have a postal code; true for codes that are not assigned.
 pub fn has_postal_codes(code: &str) -> bool {
     !contains(WITHOUT_POSTAL_CODES, code)
 }

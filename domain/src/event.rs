@@ -1,4 +1,4 @@
-//! The order's timeline: what happened, in the words of the field. Names are pinned: clients match on them.
+//! The events of the order's timeline. Their names are pinned: clients match on them.
 
 use crate::{
     allocation::Shortage,
@@ -11,10 +11,10 @@ use crate::{
 };
 use serde::{Deserialize, Serialize};
 
-/// One entry of the timeline. No personal data.
+/// One event of the timeline. Contains no personal data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", content = "data")]
-#[allow(missing_docs, reason = "the pinned names and fields say it")]
+#[allow(missing_docs, reason = "the pinned names and fields are self-explanatory")]
 pub enum OrderEvent {
     #[serde(rename = "order.received")]
     Received {},
@@ -66,23 +66,23 @@ pub enum OrderEvent {
     CancelRequested {
         reason: String,
         source: String,
-        /// Numbers of lines, from 0; without them, the whole order.
+        /// Line numbers, from 0; absent if the whole order is to be cancelled.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         lines: Option<Vec<u32>>,
-        /// Of these lines, those of which only so many pieces are to go.
+        /// The quantities to cancel of those of these lines that are cancelled in part.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         pieces: Vec<LineQuantity>,
-        /// What the request counts once by, if it has such an id.
+        /// The request's deduplication id, if it has one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         request: Option<String>,
     },
     #[serde(rename = "cancellation.refused")]
     CancelRejected {
         status: OrderStatus,
-        /// Numbers of lines, from 0; without them, the whole order.
+        /// Line numbers, from 0; absent if the request is for the whole order.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         lines: Option<Vec<u32>>,
-        /// Of these lines, those of which only so many pieces are refused.
+        /// The rejected quantities of those of these lines that are rejected in part.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         pieces: Vec<LineQuantity>,
         /// The id of the request, if it has one.
@@ -102,7 +102,7 @@ pub enum OrderEvent {
     #[serde(rename = "refund.pending")]
     RefundPending {
         refund_id: RefundId,
-        /// Of a refund made at the provider, which has no `refund.requested`.
+        /// Only for a refund made at the provider, which has no `refund.requested`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         amount: Option<Amount>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -112,7 +112,7 @@ pub enum OrderEvent {
     Refunded {
         refund_id: RefundId,
         amount: Amount,
-        /// `provider` where it was made there; without it, here.
+        /// `provider` if the refund was made there; absent if it was made in Waybill.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         source: Option<RefundSource>,
     },
@@ -126,7 +126,7 @@ pub enum OrderEvent {
     ReturnClosed {
         return_id: ReturnId,
         outcome: String,
-        /// What is not refunded because it is disputed.
+        /// The amount that is not refunded because it is disputed.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         disputed: Option<Amount>,
     },
@@ -146,7 +146,7 @@ pub enum OrderEvent {
     LinesCancelled {
         lines: Vec<LineQuantity>,
         reason: String,
-        /// The id of the request that is carried out with it, if it has one.
+        /// The id of the request that this event completes, if it has one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         request: Option<String>,
     },
@@ -162,8 +162,8 @@ pub enum OrderEvent {
     Replaced { shipment_id: ShipmentId, by: Vec<ShipmentId> },
     #[serde(rename = "stock.gone")]
     LeftWithMissingItems { shipment_id: ShipmentId, missing: Vec<LineQuantity> },
-    /// The order passed through a status in which nothing else happened, or it stops, and no other entry says so before its
-    /// authorization is voided.
+    /// The order passed through a status in which nothing else happened; or the order is being stopped, and no other
+    /// event reports that before its authorization is voided.
     #[serde(rename = "order.status_changed")]
     StatusChanged {},
     #[serde(rename = "order.cancelled")]
@@ -179,13 +179,13 @@ pub enum OrderEvent {
 }
 
 impl OrderEvent {
-    /// A request to cancel that was refused: single lines, or without them the whole order.
+    /// A rejected cancellation request: for single lines or, without them, for the whole order.
     pub fn cancel_rejected(status: OrderStatus, lines: Option<Vec<u32>>, request: Option<String>) -> Self {
         Self::CancelRejected { status, lines, pieces: Vec::new(), request }
     }
 
-    /// What names this event among all of its order's, if it can happen to an order, or to one of its shipments, only
-    /// once. A workflow that goes on from what the read model has does not report it again.
+    /// The key that identifies this event among the order's events, if it can happen only once per order or per
+    /// shipment. A workflow that resumes from the read model does not report it again.
     pub fn deduplication_key(&self) -> Option<String> {
         use OrderEvent::*;
         Some(match self {
@@ -222,31 +222,31 @@ impl OrderEvent {
     }
 }
 
-/// The key of the fact that a request for lines was carried out, at least in part.
+/// The deduplication key of the event that a request for lines was carried out, at least in part.
 pub fn lines_cancelled_key(request: &str) -> String {
     format!("lines.cancelled:{request}")
 }
 
-/// The key of the fact that a request for lines was refused when it was to be carried out, at least in part.
+/// The deduplication key of the event that a request for lines was rejected when it was due, at least in part.
 pub fn lines_rejected_key(request: &str) -> String {
     format!("cancellation.refused:{request}")
 }
 
-/// Pieces of one line.
+/// A quantity of one line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LineQuantity {
-    /// Which line of the order, from 0.
+    /// The line number within the order, from 0.
     pub line: u32,
-    /// How many pieces.
+    /// The number of units.
     pub quantity: u32,
 }
 
-/// An entry and the status the order had after it.
+/// An event, and the status of the order after it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TimelineEntry {
-    /// What happened.
+    /// The event.
     #[serde(flatten)]
     pub event: OrderEvent,
-    /// Where the order stood then.
+    /// The order's status after the event.
     pub status: OrderStatus,
 }

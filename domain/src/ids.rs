@@ -1,4 +1,4 @@
-//! Identifiers. Each is its own type, so that one can't be passed where another is meant.
+//! Identifiers. Each has its own type, so that the compiler rejects an id of the wrong kind.
 
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
@@ -33,7 +33,7 @@ macro_rules! uuid_id {
 }
 
 uuid_id!(
-    /// An order. UUIDv7, made when the order is accepted.
+    /// An order. UUIDv7, generated when the order is accepted.
     OrderId
 );
 uuid_id!(
@@ -41,18 +41,18 @@ uuid_id!(
     MerchantId
 );
 uuid_id!(
-    /// A shipment of an order: the goods that leave one location together. UUIDv5 of order and location
-    /// (see [`ShipmentId::derive`]), so that planning twice gives the same ids.
+    /// A shipment of an order: the units that leave one location together. UUIDv5 of order and location (see
+    /// [`ShipmentId::for_location`]), so that planning twice gives the same ids.
     ShipmentId
 );
 
 uuid_id!(
-    /// A refund. UUIDv7 where somebody asked for it, UUIDv5 where it follows from a return or was made at the provider.
+    /// A refund. UUIDv7 if a client requested it, UUIDv5 if it follows from a return or was made at the provider.
     RefundId
 );
 uuid_id!(
-    /// A return: goods of an order that come back. UUIDv7 where somebody asked for it, UUIDv5 of its shipment where
-    /// the carrier brings back, or takes along, what nobody expected.
+    /// A return: items of an order that come back. UUIDv7 if a client requested it, UUIDv5 of its shipment if the
+    /// carrier unexpectedly brings the shipment back or ships it.
     ReturnId
 );
 
@@ -62,7 +62,8 @@ impl RefundId {
         format!("refund:{self}")
     }
 
-    /// The id of a refund that was made at the provider and not here: each is booked once.
+    /// The id of a refund that was made at the provider, derived from the provider's id so that it is recorded only
+    /// once.
     pub fn for_provider_refund(order: OrderId, provider_ref: &str) -> Self {
         Self(Uuid::new_v5(&order.0, format!("provider refund:{provider_ref}").as_bytes()))
     }
@@ -74,14 +75,14 @@ impl ReturnId {
         format!("return:{self}")
     }
 
-    /// The id of a refund of what came back: one from each payment that it was captured of, counted from 0.
+    /// The id of a refund for this return: one refund per captured payment, numbered from 0.
     pub fn refund_id(self, part: usize) -> RefundId {
         let name = if part == 0 { "refund".to_owned() } else { format!("refund:{part}") };
         RefundId(Uuid::new_v5(&self.0, name.as_bytes()))
     }
 
-    /// The id of the return of a shipment that nobody asked back: it left although it had been cancelled, or the carrier
-    /// brings it back.
+    /// The id of the return of a shipment for which no client requested one: the shipment left after its cancellation,
+    /// or the carrier brings it back.
     pub fn for_unexpected_shipment(shipment: ShipmentId) -> Self {
         Self(Uuid::new_v5(&shipment.0, b"return"))
     }
@@ -100,33 +101,33 @@ impl ShipmentId {
         Self(Uuid::new_v5(&order.0, location.as_str().as_bytes()))
     }
 
-    /// The id of the shipment that takes over what is left of this one when some of its goods were cancelled: the
-    /// carrier knows a cancelled shipment's id as cancelled for ever.
+    /// The id of the shipment that replaces this one when some of its units were cancelled. The carrier never accepts
+    /// the id of a cancelled shipment again.
     #[must_use]
     pub fn replacement(self) -> Self {
         Self(Uuid::new_v5(&self.0, b"successor"))
     }
 
-    /// The id of the shipment that serves missing items of this one from another location.
+    /// The id of the shipment that serves missing units of this one from another location.
     #[must_use]
     pub fn replacement_from(self, location: &Location) -> Self {
         Self(Uuid::new_v5(&self.0, format!("served from:{}", location.as_str()).as_bytes()))
     }
 }
 
-/// Why a text was not accepted as an identifier.
+/// Why a text is not a valid identifier.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidId {
-    /// Nothing was given.
+    /// The text is empty.
     #[error("must not be empty")]
     Empty,
-    /// Longer than the type allows.
+    /// The text is longer than the type allows.
     #[error("must be at most {0} characters long")]
     TooLong(usize),
-    /// A character outside the printable ASCII range, or a space.
+    /// The text contains a space or a character outside the printable ASCII range.
     #[error("must consist of printable ASCII characters without spaces")]
     InvalidCharacter,
-    /// Not a text that a SKU may have.
+    /// The text is not a valid SKU.
     #[error(
         "must have 1 to {max} characters, no control character and no line or paragraph separator among them, no white \
          space at either end, and not be \".\" or \"..\"",
@@ -135,22 +136,22 @@ pub enum InvalidId {
     InvalidSku,
 }
 
-/// Printable ASCII without spaces.
+/// Accepts printable ASCII without spaces.
 fn validate_ascii(text: &str, chars_max: usize) -> Result<(), InvalidId> {
     match text {
         "" => Err(InvalidId::Empty),
-        // One byte each, if the next rule holds.
+        // The next rule ensures that each character has one byte.
         _ if text.len() > chars_max => Err(InvalidId::TooLong(chars_max)),
         _ if !text.bytes().all(|b| b.is_ascii_graphic()) => Err(InvalidId::InvalidCharacter),
         _ => Ok(()),
     }
 }
 
-/// A SKU that comes from outside. `.` and `..` are no SKUs: as a segment of a path, also percent-encoded, every client
-/// takes them for steps between folders (RFC 3986, 5.2.4), so their stock could not be read.
+/// Accepts a SKU from a request. `.` and `..` are invalid: clients treat them as relative path segments, also
+/// percent-encoded (RFC 3986, 5.2.4), so their stock could not be read.
 ///
-/// Two SKUs are the same if their bytes are: nothing is normalized, and format characters and characters that Unicode has
-/// not assigned yet are left to the merchant.
+/// Two SKUs are equal if their bytes are equal: nothing is normalized, and the merchant is responsible for format
+/// characters and for characters that Unicode has not assigned yet.
 fn validate_sku(text: &str, chars_max: usize) -> Result<(), InvalidId> {
     if [".", ".."].contains(&text) {
         Err(InvalidId::InvalidSku)
@@ -159,7 +160,7 @@ fn validate_sku(text: &str, chars_max: usize) -> Result<(), InvalidId> {
     }
 }
 
-/// A SKU that was accepted before, also by a release that took `.` and `..`: histories and rows with those stay readable.
+/// Accepts a stored SKU, also `.` and `..` of earlier releases, so that old histories and rows stay readable.
 fn validate_stored_sku(text: &str, chars_max: usize) -> Result<(), InvalidId> {
     let has_separator = |c: char| c.is_control() || ['\u{2028}', '\u{2029}'].contains(&c);
     let is_valid_length = (1..=chars_max).contains(&text.chars().count());
@@ -170,7 +171,7 @@ fn validate_stored_sku(text: &str, chars_max: usize) -> Result<(), InvalidId> {
     }
 }
 
-/// `$stored` judges what comes from Postgres or a history, `$new` what comes from outside.
+/// `$stored` validates texts from Postgres or a history, `$new` validates texts from requests.
 macro_rules! text_id {
     ($(#[$doc:meta])* $name:ident, $max:expr, stored: $stored:ident, new: $new:ident) => {
         $(#[$doc])*
@@ -179,10 +180,10 @@ macro_rules! text_id {
         pub struct $name(String);
 
         impl $name {
-            /// The most characters it may have.
+            /// The maximum length in characters.
             pub const MAX_CHARS: usize = $max;
 
-            /// The text itself.
+            /// The text.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -219,16 +220,16 @@ macro_rules! text_id {
 }
 
 text_id!(
-    /// A stock keeping unit, as the merchant names it: printable Unicode. Parse one from outside with [`FromStr`], which
-    /// takes less than what was stored may be.
+    /// A stock keeping unit, as the merchant names it: printable Unicode. Parse one from a request with [`FromStr`],
+    /// which is stricter than the rules for stored SKUs.
     Sku, 100, stored: validate_stored_sku, new: validate_sku
 );
 text_id!(
-    /// A place that stock lies at and ships from.
+    /// A location where stock is stored and from which it ships.
     Location, 64, stored: validate_ascii, new: validate_ascii
 );
 text_id!(
-    /// The merchant's name for a customer. A pseudonym: no e-mail address, no name of a person.
+    /// The merchant's id for a customer. A pseudonym: no e-mail address and no personal name.
     CustomerId, 64, stored: validate_ascii, new: validate_ascii
 );
 

@@ -1,5 +1,5 @@
-//! The order, its money and its goods: rules and types that know no Temporal, SQL or HTTP, no clock and no
-//! randomness. Everything here is pure and is the same on every machine.
+//! The domain model: orders, payments, stock and shipments. Everything here is pure (no Temporal, SQL or HTTP, no clock
+//! and no randomness), so that every process computes the same result.
 
 pub mod allocation;
 pub mod cancellation;

@@ -1,7 +1,6 @@
-//! Lines of an order, or pieces of them, that are cancelled while the rest ships.
-//!
-//! A shipment's goods and amount never change. One that loses pieces is cancelled, and what is left of it is another
-//! shipment's: see [`ShipmentId::successor`]. What is cancelled takes its own amount along.
+//! Cancels lines of an order, or quantities of them, while the rest ships. A shipment's lines and amount never change:
+//! a shipment that loses units is cancelled, and a replacement ships the rest (see [`ShipmentId::replacement`]).
+//! Cancelled units reduce the total by their own amount.
 
 mod removal;
 mod selection;
@@ -20,16 +19,17 @@ use crate::{
     status::OrderStatus,
 };
 
-/// The most shipments, stopped ones included, that an order may list and still be split further. A line can be cancelled
-/// once, but its pieces can be cancelled one by one, and each time a shipment more is listed: in the order's row, and in
-/// every write of it. It is as many as there would be if every line were cancelled by itself.
+/// The maximum number of shipments, cancelled ones included, of an order that may still be split further. A line can be
+/// cancelled only once, but its units can be cancelled one by one, and each time the order lists one more shipment: in
+/// the order's row, and in every write of it. The limit is the number of shipments there would be if every line were
+/// cancelled separately.
 pub const SHIPMENTS_PER_ORDER_MAX: usize = SHIPMENTS_MAX + LINES_MAX;
 
-/// Plans a request to cancel these lines. Of all lines, or if nothing would be left to ship without them, it is the
-/// whole order's.
+/// Plans a request to cancel these lines. A request for all lines, or one that leaves nothing to ship, is planned as a
+/// cancellation of the whole order.
 ///
 /// # Errors
-/// When the order does not have these lines, or not so many pieces of one.
+/// If the order does not have these lines, or not that quantity of one.
 pub fn plan_line_cancellation(
     state: &OrderState,
     selection: &LineSelection,
@@ -86,11 +86,11 @@ impl OrderState {
         open > 0 && quantity.is_none_or(|quantity| quantity <= open)
     }
 
-    /// Whether so many pieces of a line, or all that is open of it, can be cancelled while the rest ships.
+    /// Returns whether the given quantity of a line, or all of its open units, can be cancelled while the rest ships.
     pub fn can_cancel_line(&self, line: u32, quantity: Option<u32>) -> bool {
         let mut shipments = self.shipments.iter().filter(|s| s.is_open());
         let is_split = quantity.is_some_and(|quantity| quantity < self.open_quantity(line));
-        // Amounts can only be split by those who know what the payment provider takes.
+        // Splitting amounts requires the provider's increment for the currency.
         let can_split = self.shipments.is_empty()
             || self.amount_increment.is_some() && self.shipments.len() < SHIPMENTS_PER_ORDER_MAX;
         self.has_open_quantity(line, quantity)
@@ -98,7 +98,7 @@ impl OrderState {
             && shipments.all(|s| s.has_line_amounts() || !s.lines.iter().any(|l| l.line == line))
     }
 
-    /// Whether nothing would be left to ship without these lines, and something is with them.
+    /// Returns whether the request covers all that is open, and anything is open.
     pub fn covers_whole_order(&self, selection: &LineSelection) -> bool {
         if self.shipments.is_empty() {
             let left = self.with_cancelled(selection);
@@ -114,8 +114,8 @@ impl OrderState {
             })
     }
 
-    /// What of a request can be carried out now, and what can't any more: lines of which nothing is open, and pieces above
-    /// what is open of their line.
+    /// Splits a request into the part that can be carried out now and the part that no longer can: lines without open
+    /// units, and quantities above the open units of their line.
     pub fn split_cancellable(&self, selection: &LineSelection) -> (LineSelection, RejectedLines) {
         let (mut due, mut rejected) = (LineSelection::default(), RejectedLines::default());
         for (line, quantity) in selection.iter() {
@@ -132,12 +132,12 @@ impl OrderState {
     }
 }
 
-/// Lines that a request was refused for, and how many pieces of those that it named a quantity of.
+/// Lines for which a request was rejected, with the rejected quantity if the request named one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RejectedLines(LineSelection);
 
 impl RejectedLines {
-    /// A line, or so many of its pieces, are refused (too).
+    /// Adds a rejected line, or a rejected quantity of it.
     pub fn add(&mut self, line: u32, quantity: Option<u32>) {
         self.0.add(&LineSelection([(line, quantity)].into()));
     }
@@ -147,12 +147,12 @@ impl RejectedLines {
         self.0.lines()
     }
 
-    /// The pieces, where quantities were named.
+    /// The quantities, for lines where the request named one.
     pub fn quantities(&self) -> Vec<LineQuantity> {
         self.0.quantities()
     }
 
-    /// Whether nothing is.
+    /// Returns whether no line was rejected.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -1,10 +1,10 @@
-//! Money: integer minor units, never a float, never negative.
+//! Monetary amounts: integer minor units, never a float, never negative.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// The most a single amount may be, in minor units: 10 billion. Lines (200) times this still fits an `i64`
-/// by seven digits, so sums of validated amounts can't overflow.
+/// The maximum of a single amount, in minor units: 10 billion. Multiplied by the maximum number of lines (200) it is
+/// still seven digits below the range of `i64`, so sums of validated amounts can't overflow.
 pub const AMOUNT_MAX: i64 = 10_000_000_000;
 
 /// An amount in minor units of the order's currency (cents for EUR, yen for JPY); never negative.
@@ -18,7 +18,7 @@ pub struct Amount(i64);
 pub struct AmountOutOfRange;
 
 impl Amount {
-    /// Nothing.
+    /// Zero.
     pub const ZERO: Self = Self(0);
 
     /// An amount of `minor` units.
@@ -34,12 +34,12 @@ impl Amount {
         self.0
     }
 
-    /// Whether it is nothing.
+    /// Returns whether it is zero.
     pub fn is_zero(self) -> bool {
         self.0 == 0
     }
 
-    /// The sum.
+    /// The sum of both.
     ///
     /// # Errors
     /// When above [`AMOUNT_MAX`].
@@ -47,12 +47,12 @@ impl Amount {
         Self::new(self.0.checked_add(other.0).ok_or(AmountOutOfRange)?)
     }
 
-    /// What is left of this after `other`, or nothing.
+    /// The difference, or zero if `other` is larger.
     pub fn minus_or_zero(self, other: Self) -> Self {
         Self((self.0 - other.0).max(0))
     }
 
-    /// `quantity` times this.
+    /// This amount, `quantity` times.
     ///
     /// # Errors
     /// When above [`AMOUNT_MAX`].
@@ -68,9 +68,9 @@ impl Amount {
         amounts.into_iter().try_fold(Self::ZERO, Self::plus)
     }
 
-    /// Splits this over `weights` to the last minor unit: parts are proportional, the rest goes to the largest
-    /// remainders, earlier ones first (the method of Hare and Niemeyer). The parts add up to the whole.
-    /// All weights zero: everything goes to the first part. No weights: no parts.
+    /// Splits this over `weights` to the last minor unit: parts are proportional, and the remaining units go to the
+    /// largest remainders, earlier ones first (the method of Hare and Niemeyer). The parts add up to the whole. If all
+    /// weights are zero, everything goes to the first part. Without weights there are no parts.
     pub fn split(self, weights: &[i64]) -> Vec<Self> {
         let total: i128 = weights.iter().map(|w| i128::from((*w).max(0))).sum();
         if weights.is_empty() {
@@ -93,9 +93,9 @@ impl Amount {
         parts.into_iter().map(Self).collect()
     }
 
-    /// Rounds parts of an amount to multiples of `unit` minor units, each up or down by less than one unit. They still
-    /// add up: to what they did, rounded down to a multiple. The units that are left over go to the largest remainders,
-    /// earlier ones first, so a part of nothing stays nothing.
+    /// Rounds parts of an amount to multiples of `unit` minor units, each up or down by less than one unit. The rounded
+    /// parts add up to the original sum, rounded down to a multiple. The remaining units go to the largest remainders,
+    /// earlier ones first, so a part of zero stays zero.
     pub fn round_parts(parts: &[Self], unit: i64) -> Vec<Self> {
         let unit = unit.max(1);
         let remainder = |part: &Self| part.0 % unit;
@@ -146,8 +146,8 @@ mod tests {
         assert_eq!(split(100, &[1, 1, 1]), [34, 33, 33]);
         assert_eq!(split(101, &[1, 1, 1]), [34, 34, 33]);
         assert_eq!(split(10, &[14, 15, 71]), [1, 2, 7]);
-        assert_eq!(split(10, &[0, 3, 0, 3]), [0, 5, 0, 5], "no weight, no part");
-        assert_eq!(split(7, &[0, 0, 0]), [7, 0, 0], "without any weight the first has all");
+        assert_eq!(split(10, &[0, 3, 0, 3]), [0, 5, 0, 5], "zero weight, zero part");
+        assert_eq!(split(7, &[0, 0, 0]), [7, 0, 0], "if all weights are zero, the first part is the whole");
         assert_eq!(split(0, &[0, 0]), [0, 0]);
         assert_eq!(split(7, &[]), [0i64; 0]);
     }
@@ -160,7 +160,7 @@ mod tests {
         };
         assert_eq!(round(&[1_005, 1_005], 10), [1_010, 1_000]);
         assert_eq!(round(&[1_003, 0, 1_007], 10), [1_000, 0, 1_010]);
-        assert_eq!(round(&[1_003, 1_004], 10), [1_000, 1_000], "what is less than a unit is dropped");
+        assert_eq!(round(&[1_003, 1_004], 10), [1_000, 1_000], "less than a unit is dropped");
         assert_eq!(round(&[7, 8], 1), [7, 8]);
         assert_eq!(round(&[], 10), [0i64; 0]);
     }

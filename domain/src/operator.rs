@@ -1,4 +1,4 @@
-//! What a person may do about an order that needs one.
+//! The actions that an operator may take on an order that requires attention.
 
 use crate::{
     state::{AttentionItem, AttentionReason},
@@ -6,18 +6,18 @@ use crate::{
 };
 
 string_enum!(
-    /// What an operator does.
+    /// An operator's action.
     OperatorAction "operator action" {
-        /// Try the step again, now.
+        /// Retry the step now.
         Retry = "retry",
-        /// It was done by other means: under this number at the provider or the carrier.
+        /// The step was done by other means, with this reference at the provider or the carrier.
         Resolve = "resolve",
-        /// Go on without it.
+        /// Continue without the step.
         Skip = "skip",
     }
 );
 
-/// What is safe to do about a need. A step whose result nobody can make up by hand is only tried again.
+/// The actions that are safe for an attention item. A step whose result cannot be entered manually can only be retried.
 pub fn safe_actions(need: &AttentionItem) -> &'static [OperatorAction] {
     use AttentionReason as R;
     use OperatorAction::{Resolve, Retry, Skip};
@@ -29,9 +29,10 @@ pub fn safe_actions(need: &AttentionItem) -> &'static [OperatorAction] {
         (R::StepFailing, _) => &[Retry],
         (R::RefundFailing | R::ReturnFailing, _) => &[Retry],
         (R::AuthorizationLapsed, _) => &[Retry, Resolve, Skip],
-        // No step: the carrier took the shipment nevertheless, and there is nothing left to serve.
+        // Without a step: the carrier picked up the shipment anyway, and nothing remains to be served.
         (R::StockShortfall, "") => &[Resolve, Skip],
-        // Ship the missing items from elsewhere, or cancel them. That they are there is for a count to say.
+        // Ship the missing items from another location, or cancel them. Only a stock count can report that they are
+        // there.
         (R::StockShortfall, _) => &[Retry, Skip],
         (
             R::UnexpectedShipment

@@ -9,47 +9,47 @@ use iso_currency::Currency;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
-/// The most lines an order may have: with it, a body stays within 64 KiB and a plan within one transaction.
+/// The maximum number of lines of an order: with it, a body stays within 64 KiB and a plan within one transaction.
 pub const LINES_MAX: usize = 200;
-/// The most pieces a line may ask for.
+/// The maximum quantity of a line.
 pub const QUANTITY_MAX: u32 = 10_000;
 
 string_enum!(
-    /// What happens when some of the order is not in stock.
+    /// The order's policy if some items are not in stock.
     ShortagePolicy "shortage policy" {
         /// The order is rejected.
         Reject = "reject",
-        /// What is there ships; the rest of the lines is cancelled.
+        /// The available units ship; the remaining units are cancelled.
         ShipAvailable = "ship_available",
-        /// The customer is asked, until a deadline.
+        /// The customer decides, until a deadline.
         AskCustomer = "ask_customer",
     }
 );
 
-/// One line of an order. Lines count from 0, in the order given.
+/// One line of an order. Lines are numbered from 0, in the given sequence.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OrderLine {
-    /// What.
+    /// The SKU.
     pub sku: Sku,
-    /// How many pieces: 1 to [`QUANTITY_MAX`].
+    /// The number of units: 1 to [`QUANTITY_MAX`].
     pub quantity: u32,
-    /// The price of one piece.
+    /// The price of one unit.
     pub unit_price: Amount,
 }
 
-/// Where the goods go. Personal data: it stays in Postgres, and never enters a workflow's history or a log.
+/// The shipping address. Personal data: it stays in Postgres, and never enters a workflow's history or a log.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Address {
-    /// Who receives it.
+    /// The recipient.
     pub name: String,
     /// Street and number.
     pub line1: String,
-    /// What else the carrier needs.
+    /// Further details for the carrier.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub line2: Option<String>,
     /// City.
     pub city: String,
-    /// Postal code; none in countries that have no postal codes ([`crate::country::has_postal_codes`]).
+    /// Postal code; absent in countries without postal codes ([`crate::country::has_postal_codes`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub postal_code: Option<String>,
     /// State, province or region.
@@ -57,10 +57,10 @@ pub struct Address {
     pub region: Option<String>,
     /// ISO 3166-1 alpha-2, upper case.
     pub country: String,
-    /// Where the carrier can call or send a message about the delivery.
+    /// The number for the carrier's calls and messages about the delivery.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phone: Option<String>,
-    /// Where the carrier can write about the delivery.
+    /// The address for the carrier's e-mails about the delivery.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub email: Option<String>,
 }
@@ -74,32 +74,32 @@ impl fmt::Debug for Address {
 /// A valid order that has not been accepted yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewOrder {
-    /// Who orders.
+    /// The customer who orders.
     pub customer_id: CustomerId,
     /// The currency of every amount of the order.
     pub currency: Currency,
-    /// The merchant's own number for it, if there is one.
+    /// The merchant's own reference, if there is one.
     pub reference: Option<String>,
     /// At least one, at most [`LINES_MAX`].
     pub lines: Vec<OrderLine>,
-    /// Off the lines' prices, the whole order; at most what they add up to.
+    /// Discount on the lines' prices, for the whole order; at most their sum.
     pub discount: Amount,
-    /// For shipping, the whole order.
+    /// Shipping fee for the whole order.
     pub shipping_fee: Amount,
     /// Tax on the whole order, on top of the lines' prices.
     pub tax: Amount,
-    /// The provider's name for the means of payment, such as `pm_card_visa`.
+    /// The provider's id of the payment method, such as `pm_card_visa`.
     pub payment_method: String,
-    /// Where to.
+    /// The shipping address.
     pub shipping_address: Address,
-    /// What to do about missing stock.
+    /// The policy if some items are not in stock.
     pub shortage_policy: ShortagePolicy,
     /// The merchant's own notes.
     pub metadata: BTreeMap<String, String>,
 }
 
 impl NewOrder {
-    /// The lines' prices, added up.
+    /// The sum of the lines' prices.
     ///
     /// # Errors
     /// When above [`crate::money::AMOUNT_MAX`].
@@ -107,7 +107,7 @@ impl NewOrder {
         self.lines.iter().try_fold(Amount::ZERO, |sum, line| sum.plus(line.unit_price.times(line.quantity)?))
     }
 
-    /// What the customer is asked to pay: lines less discount, shipping fee and tax.
+    /// The amount that the customer pays: lines less discount, plus shipping fee and tax.
     ///
     /// # Errors
     /// When above [`crate::money::AMOUNT_MAX`].
@@ -116,22 +116,22 @@ impl NewOrder {
     }
 }
 
-/// An ISO 4217 code, also one of an order that was accepted before its currency was withdrawn.
+/// Parses an ISO 4217 code, also one that was withdrawn after an order with it was accepted.
 ///
 /// # Errors
-/// When no currency has the code.
+/// If no currency has the code.
 pub fn parse_currency(code: &str) -> Result<Currency, UnknownVariant> {
     Currency::from_str(code).map_err(|_| unknown_currency(code))
 }
 
-/// The ISO 4217 code of a currency that goods can be sold in today. Not so: metals, units of account, funds codes, the
-/// codes for tests and for no currency, and currencies that were withdrawn, such as `XAU`, `XDR`, `CLF`, `XXX`, `HRK`.
+/// Parses the ISO 4217 code of a currency that items can be sold in today. Rejects metals, units of account, funds
+/// codes, the codes for tests and for no currency, and withdrawn currencies, such as `XAU`, `XDR`, `CLF`, `XXX`, `HRK`.
 ///
 /// # Errors
-/// When it is not the code of such a currency.
+/// If it is not the code of such a currency.
 pub fn parse_sale_currency(code: &str) -> Result<Currency, UnknownVariant> {
     let is_current = |currency: &Currency| match currency {
-        // ISO 4217 lists VES beside VED, and Venezuela uses it; the crate has it as withdrawn.
+        // ISO 4217 lists VES in addition to VED, and Venezuela uses it; the crate marks it as withdrawn.
         Currency::VES => true,
         other => other.flags().is_empty(),
     };
@@ -142,7 +142,7 @@ fn unknown_currency(code: &str) -> UnknownVariant {
     UnknownVariant {
         what: "currency",
         text: code.chars().take(8).collect(),
-        choices: "the upper-case codes of ISO 4217 that goods can be sold in, such as EUR, USD, JPY".into(),
+        choices: "the upper-case codes of ISO 4217 that items can be sold in, such as EUR, USD, JPY".into(),
     }
 }
 

@@ -1,4 +1,4 @@
-//! What happens after an order's way: the states of refunds, and what refunds make of the order's payment status.
+//! Refund states, and how refunds change the payment status of an order.
 
 use crate::{
     money::Amount,
@@ -6,39 +6,40 @@ use crate::{
 };
 
 string_enum!(
-    /// Where a refund stands.
+    /// The state of a refund.
     RefundState "refund state" {
-        /// Durable in Postgres; the provider may not have been asked.
+        /// Durable in Postgres; the request to the provider may not have been sent.
         Requested = "requested",
-        /// The provider has taken it on, and the money is not back yet. Not refunded.
+        /// The provider has accepted the refund, but the customer does not have the money yet. Not refunded.
         Pending = "pending",
-        /// The money went back.
+        /// The customer has the money.
         Succeeded = "succeeded",
-        /// It will not go back this way; the amount may be refunded again.
+        /// The refund failed; the amount may be refunded again.
         Failed = "failed",
     }
 );
 
 string_enum!(
-    /// Who made a refund.
+    /// Where a refund was created.
     RefundSource "refund source" {
-        /// It was requested here.
+        /// In Waybill.
         Waybill = "waybill",
-        /// It was made at the payment provider, as in its dashboard.
+        /// At the payment provider, for example in its dashboard.
         Provider = "provider",
     }
 );
 
 impl RefundState {
-    /// Whether `next` is news. A refund only goes forward, and a late word about an earlier state changes nothing;
-    /// one that succeeded may still fail, when the customer's bank sends the money back.
+    /// Returns whether `next` is a new state. A refund only moves forward, so a late event about an earlier state
+    /// changes nothing. A refund that succeeded may still fail, when the customer's bank returns the money.
     pub fn can_transition_to(self, next: Self) -> bool {
         self != Self::Failed && next > self
     }
 }
 
 impl PaymentStatus {
-    /// The status as it is shown: `self` is what the order's workflow says, which knows nothing of refunds.
+    /// The payment status that clients see. `self` is the status according to the order's workflow, which has no
+    /// refunds.
     #[must_use]
     pub fn with_refunds(self, captured: Amount, refunded: Amount) -> Self {
         match refunded {

@@ -1,32 +1,33 @@
-//! How much of an order's money may still be refunded: what was captured, less what was refunded and what is disputed.
+//! The refundable amount of an order: captured amounts less refunded and disputed ones.
 
 use crate::money::{AMOUNT_MAX, Amount};
 
-/// Whether money that is disputed in this status can't be refunded. The statuses are Stripe's
+/// Returns whether amounts in a dispute with this status can't be refunded. The statuses are Stripe's
 /// (<https://docs.stripe.com/api/disputes/object#dispute_object-status>).
 ///
-/// The bank takes the money when a dispute opens and keeps it when the dispute is lost: a refund would pay it twice. An
-/// inquiry (`warning_…`) takes no money, and a refund is the usual way to settle it. A status that this release does not
-/// know blocks refunds, since a refund can be made later and can't be taken back.
+/// The bank withdraws the amount when a dispute opens and keeps it when the dispute is lost: a refund would pay it
+/// twice. An inquiry (`warning_…`) withdraws no money, and a refund is the usual way to resolve it. An unknown status
+/// blocks refunds, because a refund can be made later but can't be reversed.
 pub fn blocks_refund(dispute_status: &str) -> bool {
     !matches!(dispute_status, "won" | "prevented") && !dispute_status.starts_with("warning_")
 }
 
-/// The money of one of an order's payments, in minor units.
+/// The amounts of one payment of an order, in minor units.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PaymentBalance {
-    /// The provider's id of the payment, if the ledger knows it.
+    /// The provider's id of the payment, if it is in the ledger.
     pub payment: Option<String>,
-    /// Captured.
+    /// The captured amount.
     pub captured: i64,
-    /// Refunded, or requested and not failed.
+    /// The amount refunded, or requested and not failed.
     pub refunded: i64,
-    /// Disputed in a status that blocks refunds.
+    /// The amount disputed in a status that blocks refunds.
     pub disputed: i64,
 }
 
 impl PaymentBalance {
-    /// Captured and not refunded. Refunds made at the provider may cross requests of ours, so the sum may be negative.
+    /// The amount captured and not refunded. Refunds made at the provider may cross our requests, so the difference may
+    /// be negative.
     fn unrefunded(&self) -> i64 {
         (self.captured - self.refunded).max(0)
     }
@@ -39,31 +40,31 @@ impl PaymentBalance {
 /// Why an amount can't be refunded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RefundRejection {
-    /// The refunds together would exceed the captures.
+    /// The sum of the refunds would exceed the captures.
     MoreThanCaptured {
-        /// What may still be refunded.
+        /// The amount that may still be refunded.
         left: Amount,
-        /// What is left of the captures and can't be refunded because it is disputed.
+        /// The part of the unrefunded amount that can't be refunded because it is disputed.
         disputed: Amount,
     },
-    /// The captures would do, but too much of them is disputed.
+    /// The captures would suffice, but too much of them is disputed.
     Disputed {
-        /// The most that one refund may be now.
+        /// The maximum of a single refund now.
         max_refundable: Amount,
-        /// What is left of the captures and can't be refunded because it is disputed.
+        /// The part of the unrefunded amount that can't be refunded because it is disputed.
         disputed: Amount,
     },
-    /// A refund is made of one payment, and none has that much left.
+    /// A refund is made from one payment, and no payment has that much left.
     ExceedsEachPayment {
-        /// The most that one refund may be now.
+        /// The maximum of a single refund now.
         max_refundable: Amount,
     },
 }
 
-/// Chooses the payment to refund: of those with enough left, the one with the least.
+/// Chooses the payment to refund: the one with the smallest sufficient refundable amount.
 ///
 /// # Errors
-/// When no payment has that much left.
+/// If no payment has that much left.
 pub fn choose_payment(balances: &[PaymentBalance], amount: Amount) -> Result<&str, RefundRejection> {
     let sum = |of: fn(&PaymentBalance) -> i64| balances.iter().map(of).sum::<i64>();
     let (unrefunded, left) = (sum(PaymentBalance::unrefunded), sum(PaymentBalance::refundable));
@@ -75,7 +76,7 @@ pub fn choose_payment(balances: &[PaymentBalance], amount: Amount) -> Result<&st
     let is_sufficient = |(balance, payment): (&PaymentBalance, _)| {
         (balance.refundable() >= amount.minor()).then_some((balance.refundable(), payment))
     };
-    // Compared as bytes: the same choice wherever it is made.
+    // Compared as bytes, so that every process makes the same choice.
     if let Some((_, payment)) = known().filter_map(is_sufficient).min() {
         return Ok(payment);
     }
@@ -119,7 +120,7 @@ mod tests {
         assert_eq!(choose_payment(&partly, amount(700)), Ok("pi_1"));
         let limit = RefundRejection::Disputed { max_refundable: amount(700), disputed: amount(300) };
         assert_eq!(choose_payment(&partly, amount(701)), Err(limit));
-        // Banks may dispute the whole charge, whatever was refunded of it.
+        // Banks may dispute the whole charge, regardless of earlier refunds.
         let wholly = [balance("pi_1", 1_000, 400, 1_000)];
         let limit = RefundRejection::Disputed { max_refundable: amount(0), disputed: amount(600) };
         assert_eq!(choose_payment(&wholly, amount(1)), Err(limit));
@@ -148,7 +149,7 @@ mod tests {
 
     #[test]
     fn refunds_beyond_a_capture_leave_nothing() {
-        // A refund made at the provider crossed one that was requested here.
+        // A refund made at the provider crossed one that was requested in Waybill.
         let crossed = [balance("pi_1", 1_000, 1_100, 0), balance("pi_2", 50, 0, 0)];
         let limit = RefundRejection::MoreThanCaptured { left: amount(50), disputed: amount(0) };
         assert_eq!(choose_payment(&crossed, amount(51)), Err(limit));

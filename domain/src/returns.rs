@@ -1,4 +1,4 @@
-//! Goods that come back: which pieces may, and what they are worth.
+//! Returned items: the units that may be returned, and their share of the captured amount.
 
 use crate::{
     Currency, event::LineQuantity, ids::ShipmentId, money::Amount, provider_units::amount_increment,
@@ -8,53 +8,53 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 string_enum!(
-    /// Where a return stands.
+    /// The state of a return.
     ReturnState "return state" {
-        /// The goods are to come.
+        /// The items are expected.
         Awaiting = "awaiting",
-        /// They are here, and what they are worth is known.
+        /// The items were received, and their amount has been determined.
         Received = "received",
-        /// What can be sold again is on the shelf.
+        /// The items that can be sold again are back in stock.
         Restocked = "restocked",
-        /// The money is on its way back.
+        /// The refund is in progress.
         Closed = "closed",
     }
 );
 
 string_enum!(
-    /// What becomes of a piece that came back.
+    /// The disposition of a returned unit.
     ReturnDisposition "condition" {
-        /// It goes back to the shelf it came from.
+        /// It returns to the stock of the location that it shipped from.
         Restock = "restock",
         /// It can't be sold again.
         WriteOff = "write_off",
     }
 );
 
-/// Pieces of one line that left with one shipment.
+/// Units of one line that left with one shipment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ShippedLine {
-    /// Which line of the order, from 0.
+    /// The line number within the order, from 0.
     pub line: u32,
-    /// With which shipment.
+    /// The shipment that they left with.
     pub shipment_id: ShipmentId,
 }
 
-/// A line has fewer pieces than are wanted.
+/// A line has fewer returnable units than requested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("line {line}: {left} pieces are left")]
+#[error("line {line}: {left} units remain")]
 pub struct InsufficientQuantity {
-    /// Which line of the order, from 0.
+    /// The line number within the order, from 0.
     pub line: u32,
-    /// How many pieces there are.
+    /// The number of returnable units.
     pub left: u32,
 }
 
-/// Takes the wanted pieces of each line from where there are some, in the order of the places, and leaves the rest in
-/// `there`.
+/// Takes the requested units of each line from the shipments that have some, in sequence, and leaves the rest in
+/// `returnable`.
 ///
 /// # Errors
-/// When a line has too few; then `there` is of no more use.
+/// If a line has too few; then `returnable` can no longer be used.
 pub fn take_units(
     returnable: &mut BTreeMap<ShippedLine, u32>,
     wanted: &[LineQuantity],
@@ -80,9 +80,9 @@ pub fn take_units(
     Ok(taken)
 }
 
-/// What `now` pieces are worth of `amount`, which was captured for `all`, when `before` have come back already. Rounded
-/// by what has come back so far, so that when all have, exactly `amount` has gone back; down to a multiple of what the
-/// payment provider takes of the currency.
+/// The share of `amount` that `now` units have, if `amount` was captured for `all` units and `before` of them were
+/// returned earlier. Rounding takes the earlier shares into account, so that exactly `amount` is refunded once all
+/// units are back. Each share is rounded down to a multiple of the provider's increment for the currency.
 pub fn refund_share(amount: Amount, all: u32, before: u32, now: u32, currency: Currency) -> Amount {
     let unit = i128::from(amount_increment(currency));
     let value = |pieces: u32| {
@@ -117,7 +117,7 @@ mod tests {
             let (mut before, mut back) = (0, 0);
             for now in parts {
                 back += refund_share(amount, all, before, now, Currency::EUR).minor();
-                prop_assert!(back <= minor, "never more than was captured");
+                prop_assert!(back <= minor, "more than was captured");
                 before += now;
             }
             prop_assert_eq!(back, minor);

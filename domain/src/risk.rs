@@ -1,47 +1,47 @@
-//! The risk decision by rules: used until there is a model, and whenever the model can't answer.
+//! Rule-based risk decision: used until there is a trained model, and whenever the model is unavailable.
 
 use crate::{money::Amount, status::string_enum};
 use serde::{Deserialize, Serialize};
 
-/// Orders above this go to a person: 1,000.00 in currencies with two decimals. A rule of thumb, in minor units of
-/// whatever currency, until a trained model takes over.
+/// Orders above this amount require manual review: 1,000.00 in currencies with two decimals. A rule of thumb, in minor
+/// units of any currency, until a trained model replaces it.
 pub const REVIEW_ABOVE: i64 = 100_000;
-/// More orders of one customer than this within [`VELOCITY_WINDOW_SECONDS`] go to a person.
+/// If a customer places more orders than this within [`VELOCITY_WINDOW_SECONDS`], they require manual review.
 pub const VELOCITY_MAX: u32 = 20;
 /// The window in which a customer's orders are counted, in seconds.
 pub const VELOCITY_WINDOW_SECONDS: u32 = 3_600;
 
 string_enum!(
-    /// What becomes of an order on account of its risk.
+    /// The risk decision on an order.
     Verdict "verdict" {
-        /// It goes on.
+        /// The order continues.
         Approve = "approve",
-        /// A person decides.
+        /// A reviewer decides.
         Review = "review",
-        /// It ends here.
+        /// The order is rejected.
         Decline = "decline",
     }
 );
 
-/// What the rules look at.
+/// The input of the rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RiskInput {
-    /// What the customer is to pay.
+    /// The amount that the customer is to pay.
     pub total: Amount,
-    /// The customer's orders within the window, this one included.
+    /// The number of the customer's orders within the window, this one included.
     pub recent_orders: u32,
 }
 
-/// A decision and why, in words that a reviewer reads.
+/// A decision and its reasons, for the reviewer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RiskDecision {
-    /// What to do.
+    /// The decision.
     pub verdict: Verdict,
-    /// Names of the rules that spoke.
+    /// The names of the rules that matched.
     pub reasons: Vec<String>,
 }
 
-/// Decides by rules.
+/// Evaluates the rules.
 pub fn evaluate(input: RiskInput) -> RiskDecision {
     let mut reasons = Vec::new();
     if input.total.minor() > REVIEW_ABOVE {

@@ -1,7 +1,6 @@
-//! A shipment of which items are missing: a count found fewer than are reserved for it.
-//!
-//! A shipment's items and amount never change, so it is replaced: what stays here is its successor's, and what another
-//! location has of the missing items is a shipment from there. Each item takes its own amount along.
+//! A shipment with missing items: a stock count found fewer than are reserved for it. A shipment's items and amount
+//! never change, so it is replaced: by a replacement from the same location with the items that are there, and by
+//! shipments from other locations that have the missing ones. Each item takes its own amount with it.
 
 use crate::{
     Currency,
@@ -25,38 +24,39 @@ pub struct ShortShipment {
     pub order: OrderId,
     /// The shipment.
     pub id: ShipmentId,
-    /// Where the items are missing.
+    /// The location where the items are missing.
     pub location: Location,
     /// All of its items, with their amounts.
     pub lines: Vec<ShipmentLine>,
-    /// How many items of each line are missing: at most what the line has.
+    /// The number of missing items of each line: at most the line's quantity.
     pub missing: BTreeMap<u32, u32>,
 }
 
-/// What replaces a shipment.
+/// The result of replacing a shipment.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Replacement {
-    /// The successor at the same location, if anything stays there, and the shipments from elsewhere.
+    /// The replacement at the same location, if any items remain there, and the shipments from other locations.
     pub shipments: Vec<PlannedShipment>,
-    /// Items that no shipment has any more.
+    /// Items that no shipment contains any more.
     pub dropped: Vec<LineQuantity>,
 }
 
 impl Replacement {
-    /// Whether it serves or drops any missing item of the shipment.
+    /// Returns whether it serves or drops any missing item of the shipment.
     pub fn resolves_anything(&self, id: ShipmentId) -> bool {
         !self.dropped.is_empty() || self.shipments.iter().any(|s| s.id != id.replacement())
     }
 
-    /// Whether it replaces nothing, as for a shipment that has left.
+    /// Returns whether it replaces nothing, for example because the shipment has left.
     pub fn is_empty(&self) -> bool {
         self.shipments.is_empty() && self.dropped.is_empty()
     }
 }
 
 impl ShortShipment {
-    /// `skip` drops the missing items. `retry` takes from `available` what there is of them, in at most `shipments_max`
-    /// shipments; what is nowhere stays the successor's, and stays missing.
+    /// `skip` drops the missing items. `retry` takes as many of them as possible from `available`, in at most
+    /// `shipments_max` shipments; items that no location has stay in the replacement at the same location, and stay
+    /// missing.
     pub fn plan_replacement(
         &self,
         action: OperatorAction,
@@ -100,7 +100,7 @@ impl ShortShipment {
                 .insert(0, PlannedShipment { id, location, lines: successor, amount: Amount::ZERO });
         }
         for shipment in &mut replacement.shipments {
-            // Parts of an amount that was in range.
+            // The parts of an amount in range are in range.
             shipment.amount = Amount::sum(shipment.lines.iter().map(|l| l.amount)).unwrap_or_default();
         }
         replacement
@@ -110,7 +110,7 @@ impl ShortShipment {
         self.missing.get(&line.line).copied().unwrap_or(0).min(line.quantity)
     }
 
-    /// The missing items, by location that has some of them. Amounts are not set.
+    /// The missing items, by the location that has some of them. Amounts are not set.
     fn allocate_elsewhere(&self, available: &AvailableStock, shipments_max: usize) -> Vec<PlannedShipment> {
         let wanted: Vec<&ShipmentLine> = self.lines.iter().filter(|l| self.missing_quantity(l) > 0).collect();
         let lines: Vec<OrderLine> = wanted
@@ -126,7 +126,7 @@ impl ShortShipment {
         for shipment in &mut planned {
             shipment.id = self.id.replacement_from(&shipment.location);
             for line in &mut shipment.lines {
-                // `allocate` numbers what it was given.
+                // `allocate` numbers the lines that it receives.
                 line.line = wanted.get(line.line as usize).map_or(line.line, |l| l.line);
             }
         }
@@ -139,7 +139,7 @@ impl ShortShipment {
     }
 }
 
-/// A line that is given out in parts.
+/// A line that is divided among several shipments.
 struct LineSplitter<'a> {
     line: &'a ShipmentLine,
     assigned: u32,
@@ -156,7 +156,7 @@ impl LineSplitter<'_> {
 }
 
 impl OrderState {
-    /// Others take over from an open shipment; what none of them has is cancelled.
+    /// Replaces an open shipment by others; items that none of them contains are cancelled.
     pub fn replace_shipment(&mut self, id: ShipmentId, by: &[PlannedShipment]) {
         let Some(replaced) = self.shipments.iter_mut().find(|s| s.id == id && s.is_open()) else { return };
         replaced.status = FulfilmentStatus::Cancelled;
@@ -178,7 +178,7 @@ mod tests {
         format!("SKU-{number}").parse().unwrap()
     }
 
-    /// An order of these quantities, each line of its own SKU, all at one location.
+    /// An order with these quantities. Each line has its own SKU, and all stock is at one location.
     fn order(quantities: &[u32], tax: i64, currency: Currency) -> OrderState {
         let lines: Vec<OrderLine> = (0..)
             .zip(quantities)

@@ -1,4 +1,4 @@
-//! What is known of an order while it lives: the state that its workflow holds and its read model shows.
+//! The state of an open order: its workflow owns it, and the read model publishes it.
 
 use crate::{
     allocation::{Allocation, PlannedShipment, ShipmentLine},
@@ -12,53 +12,54 @@ use crate::{
 use serde::{Deserialize, Serialize};
 
 string_enum!(
-    /// Why an order needs a person.
+    /// Why an order requires operator attention.
     AttentionReason "attention reason" {
-        /// A payment operation's outcome stays unknown.
+        /// The outcome of a payment operation stays unknown.
         PaymentUnknown = "payment_unknown",
-        /// Money for goods that left could not be captured.
+        /// The capture for a shipment that has left keeps failing.
         CaptureFailing = "capture_failing",
-        /// Part of the undo does not succeed; it is tried for ever.
+        /// A compensation keeps failing; the workflow retries it indefinitely.
         UndoFailing = "undo_failing",
-        /// A step of the way forward does not succeed; it is tried for ever.
+        /// A step of the forward path keeps failing; the workflow retries it indefinitely.
         StepFailing = "step_failing",
-        /// The carrier handed over, lost or returned what had been cancelled.
+        /// The carrier handed over, lost or returned a cancelled shipment.
         UnexpectedShipment = "unexpected_shipment",
-        /// The carrier lost goods that were paid for.
+        /// The carrier lost a shipment that was paid for.
         ShipmentLost = "shipment_lost",
-        /// The money is no longer held, or soon will not be, and could not be held anew.
+        /// The authorization has expired, or expires soon, and re-authorization failed.
         AuthorizationLapsed = "authorization_lapsed",
-        /// A refund does not succeed; it is tried for ever.
+        /// A refund keeps failing; the workflow retries it indefinitely.
         RefundFailing = "refund_failing",
-        /// The provider says that a refund failed for good: the customer has not got the money.
+        /// The provider reports that a refund failed permanently: the customer does not have the money.
         RefundFailed = "refund_failed",
-        /// A step of a return does not succeed; it is tried for ever.
+        /// A step of a return keeps failing; the workflow retries it indefinitely.
         ReturnFailing = "return_failing",
-        /// Goods that were to come back did not come in time.
+        /// The items of a return were not received in time.
         ReturnOverdue = "return_overdue",
-        /// The customer disputes the charge with their bank; there is a deadline to answer.
+        /// The customer disputes the charge with their bank; there is a deadline for the response.
         Disputed = "disputed",
-        /// Our books and the provider's, or stock and its reservations, say different things.
+        /// Waybill's ledger and the provider, or stock and its reservations, disagree.
         Drift = "drift",
-        /// A count found fewer items than are reserved: the order's shipment can't be served in full.
+        /// A stock count found fewer items than are reserved: the order's shipment can't be served in full.
         StockShortfall = "stock_shortfall",
     }
 );
 
-/// One thing that a person is needed for.
+/// One attention item.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttentionItem {
-    /// Why.
+    /// The reason.
     pub reason: AttentionReason,
-    /// The step that does not succeed, or what brought it up.
+    /// The step that keeps failing, or the source of the item.
     pub step: String,
-    /// What else is known: the shipment, the provider's code.
+    /// The subject: the shipment, the provider's code.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[serde(rename = "about")]
     pub subject: Option<String>,
 }
 
-/// Takes away what a person was needed for: about this, or whatever it is about. Says whether there was such a thing.
+/// Removes the attention items with this reason and subject or, without a subject, all with this reason. Returns
+/// whether there were any.
 pub fn clear_attention_item(
     needs: &mut Vec<AttentionItem>,
     reason: AttentionReason,
@@ -69,39 +70,39 @@ pub fn clear_attention_item(
     needs.len() < before
 }
 
-/// How far one line has come, in pieces.
+/// The progress of one line, in units.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LineState {
-    /// What.
+    /// The SKU.
     pub sku: Sku,
     /// Ordered.
     pub quantity: u32,
-    /// Set aside for this order.
+    /// Reserved for this order.
     pub allocated: u32,
-    /// Handed over.
+    /// Handed over to the carrier.
     pub shipped: u32,
-    /// Arrived, and the carrier did not bring it back.
+    /// Arrived, and not brought back by the carrier.
     pub delivered: u32,
     /// Will not ship.
     pub cancelled: u32,
-    /// Came back, as counted by who received it: the order's workflow does not know.
+    /// Returned, as counted at receipt. The order's workflow has no such count.
     pub returned: u32,
 }
 
-/// How far one shipment has come.
+/// The progress of one shipment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShipmentState {
     /// Its id.
     pub id: ShipmentId,
-    /// Where from.
+    /// The location that it ships from.
     pub location: Location,
-    /// Where it stands.
+    /// Its status.
     pub status: FulfilmentStatus,
-    /// What is captured at its hand-over.
+    /// The amount that is captured at its hand-over.
     pub amount: Amount,
-    /// The carrier's number, once booked.
+    /// The carrier's tracking number, once a label is booked.
     pub tracking_number: Option<String>,
-    /// Its goods.
+    /// Its lines.
     pub lines: Vec<ShipmentLine>,
     /// Whether its amount was captured.
     #[serde(default)]
@@ -123,54 +124,54 @@ impl From<&PlannedShipment> for ShipmentState {
 }
 
 impl ShipmentState {
-    /// Whether it can still be stopped: nothing was handed over and nothing cancelled.
+    /// Returns whether it can still be stopped: it was neither handed over nor cancelled.
     pub fn is_open(&self) -> bool {
         matches!(self.status, FulfilmentStatus::Pending | FulfilmentStatus::Booked)
     }
 
-    /// Whether the goods left the house, wherever they are now.
+    /// Returns whether the shipment has left the warehouse, regardless of its later status.
     pub fn has_left(&self) -> bool {
         use FulfilmentStatus::*;
         matches!(self.status, HandedOver | Delivered | Lost | Returned)
     }
 }
 
-/// An order's state.
+/// The state of an order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OrderState {
-    /// The order as a whole.
+    /// The status of the order as a whole.
     pub status: OrderStatus,
-    /// Set once completed.
+    /// Set once the order is completed.
     pub outcome: Option<Outcome>,
-    /// Its money.
+    /// The status of its payment.
     pub payment_status: PaymentStatus,
-    /// Set while a person is needed.
+    /// Set while the order requires operator attention.
     pub attention: Option<AttentionReason>,
-    /// Held at the provider or captured from what was held; 0 again after a void.
+    /// The amount authorized at the provider, the captured part included; 0 again after a void.
     pub authorized: Amount,
-    /// Taken.
+    /// The captured amount.
     pub captured: Amount,
-    /// Given back.
+    /// The refunded amount.
     pub refunded: Amount,
     /// In the order's sequence.
     pub lines: Vec<LineState>,
-    /// Known once reserved.
+    /// Known once stock is reserved.
     pub shipments: Vec<ShipmentState>,
-    /// Everything that a person is needed for; `attention` is the latest.
+    /// All attention items; `attention` is the reason of the latest.
     #[serde(default)]
     pub needs: Vec<AttentionItem>,
-    /// Whether the customer has to do something before the payment can go on.
+    /// Whether the payment waits for an action of the customer.
     #[serde(default)]
     pub payment_action: bool,
-    /// What the amounts of parts of it are multiples of, in minor units
-    /// ([`crate::provider_units::smallest_share`]). Not known before stock is set aside.
+    /// Partial amounts are multiples of this many minor units ([`crate::provider_currency::amount_increment`]). Unknown
+    /// before stock is reserved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[serde(rename = "share_unit")]
     pub amount_increment: Option<i64>,
 }
 
 impl OrderState {
-    /// An order that was just accepted.
+    /// The state of an order that was just accepted.
     pub fn received(lines: &[OrderLine]) -> Self {
         Self {
             status: OrderStatus::Received,
@@ -199,7 +200,7 @@ impl OrderState {
         }
     }
 
-    /// A person is needed. Says whether that is news.
+    /// Adds an attention item. Returns whether it is new.
     pub fn raise_for_step(&mut self, need: AttentionItem) -> bool {
         let known = self.needs.iter().any(|n| n.reason == need.reason && n.subject == need.subject);
         if !known {
@@ -209,42 +210,42 @@ impl OrderState {
         !known
     }
 
-    /// What a person was needed for is settled. Says whether there was such a thing.
+    /// Clears attention items. Returns whether there were any.
     pub fn clear_attention_item(&mut self, reason: AttentionReason, about: Option<&str>) -> bool {
         let settled = clear_attention_item(&mut self.needs, reason, about);
         self.attention = self.needs.last().map(|n| n.reason);
         settled
     }
 
-    /// Takes one step of the lifecycle.
+    /// Moves the order to another status.
     ///
     /// # Errors
-    /// When the lifecycle has no such step; the state is unchanged.
+    /// If the lifecycle has no such transition; the state is unchanged.
     pub fn transition_to(&mut self, to: OrderStatus) -> Result<(), IllegalTransition> {
         self.status = transition(self.status, to)?;
         Ok(())
     }
 
-    /// Takes over what was set aside.
+    /// Applies the allocation of stock.
     pub fn apply_allocation(&mut self, allocation: &Allocation) {
         self.amount_increment = allocation.share_unit;
         self.shipments = allocation.shipments.iter().map(ShipmentState::from).collect();
         self.recompute_line_counts();
     }
 
-    /// Marks what no location has as cancelled: the order goes on without it.
+    /// Marks the units that no location has as cancelled: the order continues without them.
     pub fn cancel_unallocated(&mut self) {
         for line in &mut self.lines {
             line.cancelled = line.quantity.saturating_sub(line.allocated);
         }
     }
 
-    /// Whether pieces are missing that nobody has given up.
+    /// Returns whether units are missing that were not cancelled.
     pub fn is_short(&self) -> bool {
         self.lines.iter().any(|line| line.allocated + line.cancelled < line.quantity)
     }
 
-    /// Moves one shipment on and counts the lines anew. Unknown shipments are ignored.
+    /// Sets the status of one shipment and recomputes the lines. Ignores unknown shipments.
     pub fn set_shipment_status(&mut self, id: ShipmentId, status: FulfilmentStatus) {
         if let Some(shipment) = self.shipments.iter_mut().find(|s| s.id == id) {
             shipment.status = status;
@@ -252,14 +253,14 @@ impl OrderState {
         self.recompute_line_counts();
     }
 
-    /// The shipment's money was taken, as far as it has any.
+    /// Marks the shipment's amount as captured, also if it is zero.
     pub fn set_captured(&mut self, id: ShipmentId) {
         if let Some(shipment) = self.shipments.iter_mut().find(|s| s.id == id) {
             shipment.captured = true;
         }
     }
 
-    /// The shipment of that id.
+    /// The shipment with that id.
     pub fn shipment(&self, id: ShipmentId) -> Option<&ShipmentState> {
         self.shipments.iter().find(|s| s.id == id)
     }
@@ -286,7 +287,7 @@ impl OrderState {
         }
     }
 
-    /// Everything of the order is given up: what is left of each line counts as cancelled.
+    /// Cancels the rest of the order: the units of each line that have not left.
     pub fn cancel_remaining(&mut self) {
         for shipment in self.shipments.iter_mut().filter(|s| s.is_open()) {
             shipment.status = FulfilmentStatus::Cancelled;
@@ -297,8 +298,8 @@ impl OrderState {
         }
     }
 
-    /// Where the shipments together put the order. Every shipment cancelled gives `cancelled`; nothing left gives
-    /// `fulfilling`; at least one delivered and the rest settled gives `delivered`.
+    /// The order status that follows from the shipments: `cancelled` if every shipment is cancelled; `fulfilling` if
+    /// none has left; `delivered` if at least one is delivered and none is open or in transit.
     pub fn shipping_status(&self) -> OrderStatus {
         use FulfilmentStatus::*;
         let active: Vec<&ShipmentState> = self.shipments.iter().filter(|s| s.status != Cancelled).collect();
@@ -315,12 +316,12 @@ impl OrderState {
         }
     }
 
-    /// How a completed order ended.
+    /// The outcome of a completed order.
     pub fn final_outcome(&self) -> Outcome {
         if self.lines.iter().all(|l| l.delivered == l.quantity) { Outcome::Full } else { Outcome::Partial }
     }
 
-    /// What the open shipments would capture.
+    /// The amount that the open shipments would capture.
     pub fn open_amount(&self) -> Amount {
         Amount::sum(self.shipments.iter().filter(|s| s.is_open()).map(|s| s.amount)).unwrap_or_default()
     }
@@ -379,7 +380,7 @@ mod tests {
         assert_eq!(state.final_outcome(), Outcome::Partial);
         state.set_shipment_status(ids[1], FulfilmentStatus::Returned);
         let line = &state.lines[0];
-        assert_eq!((line.shipped, line.delivered, line.returned), (3, 2, 0), "who receives it counts it");
+        assert_eq!((line.shipped, line.delivered, line.returned), (3, 2, 0), "counted at receipt");
         assert_eq!(state.final_outcome(), Outcome::Partial);
     }
 }

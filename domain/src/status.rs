@@ -1,20 +1,19 @@
-//! The order's three axes and the one table of what may follow what.
-//!
-//! [`transition`] is the only judge of an order's next status: workflow, API, documentation and tests follow it.
+//! The statuses of an order, its payment and its shipments, and the table of allowed transitions. [`transition`] is the
+//! only function that decides an order's next status: workflow, API, documentation and tests follow it.
 
-/// A text that names no member of an enumeration.
+/// A text that is not a value of an enumeration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("unknown {what} {text:?}; one of: {choices}")]
 pub struct UnknownVariant {
     /// The enumeration.
     pub what: &'static str,
-    /// What was given.
+    /// The given text.
     pub text: String,
-    /// What could be given.
+    /// The valid texts.
     pub choices: String,
 }
 
-/// An enumeration with one pinned name per member: in JSON, in SQL and in URLs alike.
+/// An enumeration with one pinned name per value, used in JSON, in SQL and in URLs.
 macro_rules! string_enum {
     ($(#[$doc:meta])* $name:ident $what:literal { $($(#[$vdoc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
         $(#[$doc])*
@@ -22,7 +21,7 @@ macro_rules! string_enum {
         pub enum $name { $($(#[$vdoc])* #[serde(rename = $text)] $variant),+ }
 
         impl $name {
-            /// Every member, in the order of declaration.
+            /// Every value, in the order of declaration.
             pub const ALL: &[Self] = &[$(Self::$variant),+];
 
             /// The pinned name.
@@ -55,111 +54,111 @@ macro_rules! string_enum {
 pub(crate) use string_enum;
 
 string_enum!(
-    /// Where the order as a whole stands.
+    /// The status of the order as a whole.
     OrderStatus "order status" {
-        /// Durable in Postgres; its workflow may not have begun.
+        /// Durable in Postgres; its workflow may not have started.
         Received = "received",
-        /// Stock is being set aside.
+        /// Stock is being reserved.
         Reserving = "reserving",
-        /// Some lines are short and the customer is asked; a durable timer runs.
+        /// Some lines are short and the customer must decide; a durable timer runs.
         AwaitingCustomer = "awaiting_customer",
-        /// Payment authorization is asked for; its outcome is not known yet.
+        /// Payment authorization was requested; its outcome is not known yet.
         Authorizing = "authorizing",
-        /// The risk decision asks a person; a durable timer runs.
+        /// The risk decision requires manual review; a durable timer runs.
         InReview = "in_review",
-        /// Stock and money are held: the promise to the customer.
+        /// Stock is reserved and the payment is authorized.
         Confirmed = "confirmed",
         /// Labels are booked, nothing is handed over.
         Fulfilling = "fulfilling",
         /// At least one shipment is handed over, and at least one is not.
         PartiallyShipped = "partially_shipped",
-        /// All that will ship is handed over.
+        /// Every shipment that will ship is handed over.
         Shipped = "shipped",
         /// All shipments are delivered.
         Delivered = "delivered",
         /// Settled.
         Completed = "completed",
-        /// The undo runs.
+        /// The compensations run.
         Cancelling = "cancelling",
-        /// Ended by a person or a system's request; nothing is held.
+        /// Ended by a request of a user or a system; no stock or authorization is held.
         Cancelled = "cancelled",
-        /// Ended by a refusal (stock, payment, risk); nothing is held.
+        /// Ended because stock, payment or risk check failed; no stock or authorization is held.
         Rejected = "rejected",
-        /// Ended because nobody answered in time; nothing is held.
+        /// Ended because a deadline passed without a decision; no stock or authorization is held.
         Expired = "expired",
     }
 );
 
 string_enum!(
-    /// Where the order's money stands.
+    /// The status of the order's payment.
     PaymentStatus "payment status" {
-        /// Nothing was asked of the provider.
+        /// No request was sent to the provider.
         None = "none",
-        /// The order's total is zero: the provider is never asked.
+        /// The order's total is zero: no request is ever sent to the provider.
         NotRequired = "not_required",
-        /// An authorization is asked for or waits for the customer.
+        /// An authorization was requested, or waits for the customer.
         Pending = "pending",
-        /// Money is held.
+        /// The total is authorized.
         Authorized = "authorized",
         /// Some shipments are captured.
         PartiallyCaptured = "partially_captured",
-        /// All that shipped is captured.
+        /// Every shipment that left is captured.
         Captured = "captured",
-        /// The authorization was given back.
+        /// The authorization was voided.
         Voided = "voided",
-        /// Part of what was captured went back.
+        /// Part of the captured amount was refunded.
         PartiallyRefunded = "partially_refunded",
-        /// All that was captured went back.
+        /// The captured amount was refunded in full.
         Refunded = "refunded",
-        /// The provider refused.
+        /// The provider declined the payment.
         Declined = "declined",
-        /// An operation's outcome is not known; it is being found out. Never a guess.
+        /// The outcome of an operation is not known; it is being determined, never guessed.
         Unknown = "unknown",
     }
 );
 
 string_enum!(
-    /// Where one shipment stands.
+    /// The status of one shipment.
     FulfilmentStatus "fulfilment status" {
         /// Planned; no label yet.
         Pending = "pending",
-        /// The carrier has given a label.
+        /// The carrier has issued a label.
         Booked = "booked",
-        /// The goods are with the carrier: the pivot, money is captured.
+        /// The carrier has the shipment: the pivot, at which the payment is captured.
         HandedOver = "handed_over",
-        /// The goods arrived.
+        /// The shipment arrived.
         Delivered = "delivered",
-        /// The label was cancelled before hand-over.
+        /// The label was cancelled before the hand-over.
         Cancelled = "cancelled",
-        /// The carrier lost the goods.
+        /// The carrier lost the shipment.
         Lost = "lost",
-        /// The goods came back.
+        /// The shipment came back.
         Returned = "returned",
     }
 );
 
 string_enum!(
-    /// How a completed order ended.
+    /// The outcome of a completed order.
     Outcome "outcome" {
-        /// Everything ordered was delivered.
+        /// Every ordered unit was delivered.
         Full = "full",
-        /// Some of it was delivered; the rest was cancelled, short or lost.
+        /// Some units were delivered; the rest was cancelled, short or lost.
         Partial = "partial",
     }
 );
 
-/// A step from one order status to another that the lifecycle does not have.
+/// A transition from one order status to another that the lifecycle does not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("an order can't go from {from} to {to}")]
+#[error("invalid status transition from {from} to {to}")]
 pub struct IllegalTransition {
-    /// Where the order stands.
+    /// The current status.
     pub from: OrderStatus,
-    /// Where it was to go.
+    /// The requested status.
     pub to: OrderStatus,
 }
 
 impl OrderStatus {
-    /// What may directly follow this status.
+    /// The statuses that may directly follow this one.
     pub fn allowed_next(self) -> &'static [Self] {
         use OrderStatus::*;
         match self {
@@ -178,28 +177,28 @@ impl OrderStatus {
         }
     }
 
-    /// Whether nothing follows: the order's workflow has ended or is about to.
+    /// Returns whether no status follows: the order's workflow has ended or is about to.
     pub fn is_terminal(self) -> bool {
         self.allowed_next().is_empty()
     }
 
-    /// The statuses that nothing follows.
+    /// The statuses that no other follows.
     pub fn terminal() -> impl Iterator<Item = Self> {
         Self::ALL.iter().copied().filter(|status| status.is_terminal())
     }
 
-    /// Whether somebody who waits for the order's fate has an answer: it is confirmed or later, ended, or needs a
-    /// person.
+    /// Returns whether a client's wait for the outcome of checkout ends: the order is confirmed or later, has ended, or
+    /// requires a decision.
     pub fn ends_wait(self) -> bool {
         use OrderStatus::*;
         !matches!(self, Received | Reserving | Authorizing | Cancelling)
     }
 }
 
-/// Checks one step of the order's life.
+/// Checks one transition of an order.
 ///
 /// # Errors
-/// When the lifecycle has no such step.
+/// If the lifecycle has no such transition.
 pub fn transition(from: OrderStatus, to: OrderStatus) -> Result<OrderStatus, IllegalTransition> {
     if from.allowed_next().contains(&to) { Ok(to) } else { Err(IllegalTransition { from, to }) }
 }
@@ -251,7 +250,7 @@ mod tests {
         for after_hand_over in [Shipped, Delivered, Completed] {
             assert!(transition(after_hand_over, Cancelling).is_err());
         }
-        assert!(transition(Fulfilling, Completed).is_err(), "never completed with nothing delivered");
+        assert!(transition(Fulfilling, Completed).is_err(), "completed without a delivery");
     }
 
     #[test]
@@ -260,7 +259,7 @@ mod tests {
         assert!(error.to_string().contains("partially_shipped"), "{error}");
     }
 
-    /// The words between backquotes.
+    /// The texts between backquotes.
     fn quoted(cell: &str) -> Vec<&str> {
         cell.split('`').skip(1).step_by(2).collect()
     }
@@ -278,7 +277,7 @@ mod tests {
                 let mut expected = status.allowed_next().to_vec();
                 next.sort();
                 expected.sort();
-                assert_eq!(next, expected, "docs/reference/statuses.md says otherwise of {status}");
+                assert_eq!(next, expected, "docs/lifecycle.md disagrees on {status}");
                 documented.push(status);
             }
         }

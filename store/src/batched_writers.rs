@@ -1,5 +1,4 @@
-//! What every order needs of the worker, written for many orders at a time
-//! ([ADR 13](../../docs/adr/0013-batched-statements.md)).
+//! Batched writes that every order needs from the worker ([ADR 13](../../docs/adr/0013-grouped-statements.md)).
 
 use crate::{
     Result,
@@ -18,15 +17,15 @@ use waybill_domain::{
     state::OrderState,
 };
 
-/// Items in one group: enough that a commit's flush hardly counts, few enough that the locks of one are short and that
-/// not too many share the fate of its connection.
+/// Items per batch: enough to make the cost of a commit's flush negligible, few enough to keep the locks short and to
+/// limit the number of items that fail together with a connection.
 const BATCH_ITEMS_MAX: usize = 50;
-/// Orders' rows are hardly ever wanted by two groups: one is gathered and written while the other's commit is flushed.
+/// Two batches rarely need the same order's row: one is collected and written while the other's commit is flushed.
 const PROJECTION_FLUSHERS: usize = 2;
-/// Two groups that want the same SKUs would only wait for each other's locks, each with a connection of its own.
+/// Two batches with the same SKUs would only wait for each other's locks, each on a separate connection.
 const STOCK_FLUSHERS: usize = 1;
 
-/// Takes what callers have to write, each for one order, and writes it together with what others have.
+/// Batches the writes of concurrent callers, each for one order.
 #[derive(Debug, Clone)]
 pub struct BatchedWriters {
     pool: PgPool,
@@ -35,7 +34,7 @@ pub struct BatchedWriters {
     hand_overs: Batcher<(OrderId, ShipmentId), ()>,
 }
 
-/// A [`Change`] that waits for its turn.
+/// An [`OrderChange`] that is queued.
 #[derive(Debug)]
 struct QueuedChange {
     order: OrderId,
@@ -52,8 +51,8 @@ impl QueuedChange {
 }
 
 impl BatchedWriters {
-    /// Starts the tasks that write, once per process. Not `grouped`, each caller's item is written alone, and as many
-    /// at a time as the pool has connections: for measuring, and for finding out whether grouping is to blame.
+    /// Starts the tasks that write, once per process. If not `batched`, each item is written separately, and as many
+    /// concurrently as the pool has connections: for measurements, and to find out whether batching causes a problem.
     pub fn start(pool: &PgPool, batched: bool) -> Self {
         let connections = pool.options().get_max_connections() as usize;
         let limits = |lanes| match batched {
@@ -96,10 +95,10 @@ impl BatchedWriters {
         }
     }
 
-    /// [`projection::apply`]: in a group if nothing was told of the order since `base_version`, else alone.
+    /// [`projection::apply`]: in a batch if the order was not written to since `base_version`, otherwise separately.
     ///
     /// # Errors
-    /// When Postgres fails, or its turn does not come in time, or there is no such order.
+    /// When Postgres fails or times out, or there is no such order.
     pub async fn project(
         &self,
         order: OrderId,
@@ -118,7 +117,7 @@ impl BatchedWriters {
     /// [`reservations::reserve`]: `None` if there is no such order.
     ///
     /// # Errors
-    /// When Postgres fails, or the order can't be read or priced.
+    /// When Postgres fails, or the order cannot be parsed or priced.
     pub async fn reserve(&self, order: OrderId) -> Result<Option<ReservationResult>> {
         self.reservations.submit(order).await
     }

@@ -1,7 +1,5 @@
-//! Everything that is kept in Postgres, and the only place with SQL: one module per aggregate.
-//!
-//! "Not found" is `Ok(None)`; row counts are checked; a violated constraint that a caller can cause is an error of
-//! its own, never a bare database error.
+//! Persistence in Postgres, and the only crate with SQL: one folder per aggregate. "Not found" is `Ok(None)`; row
+//! counts are checked; a constraint violation that a caller can cause is a separate error, never a bare database error.
 
 pub mod batched_writers;
 pub mod housekeeping;
@@ -24,43 +22,45 @@ use tokio::time::timeout;
 
 pub use sqlx::PgPool;
 
-/// How long a caller waits for a free connection before it is told that Postgres is busy: long enough for a burst,
-/// short enough for an HTTP client.
+/// The maximum time that a caller waits for a pooled connection before the call fails because Postgres is busy: long
+/// enough for a burst, short enough for an HTTP client.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
-/// A connection that rested longer is asked whether it is still there before it is used. Asking each time would be a round
-/// trip more for every statement.
+/// The pool pings a connection before use if it was idle for longer than this. A ping before every use would add a
+/// round trip to every statement.
 const PING_AFTER_IDLE: Duration = Duration::from_secs(1);
-/// A connection that does not answer that within this time is closed, and the next one asked: of a Postgres that is gone
-/// without a word many may be left, and a caller waits no longer than [`ACQUIRE_WAIT_MAX`].
+/// If a connection does not respond to the ping within this time, the pool closes it and pings the next one: when
+/// Postgres has disappeared without closing its connections, many may be left, and a caller waits no longer than
+/// [`ACQUIRE_TIMEOUT`].
 const PING_TIMEOUT: Duration = Duration::from_millis(500);
-/// Work that takes longer is given up. Postgres ends a statement before that ([`STATEMENT_MAX`]), and of several only one
-/// waits for locks for long. A server that is gone without a word ends nothing.
+/// An operation that takes longer fails. Postgres cancels a statement before that ([`STATEMENT_TIMEOUT`]), and of
+/// several statements only one waits long for locks. A server that has disappeared without closing the connection
+/// cancels nothing.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(15);
-/// A statement that takes longer is ended by Postgres: nothing here is meant to take a tenth of it.
+/// Postgres cancels a statement that takes longer: no statement here should take a tenth of it.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
-/// A transaction whose next statement does not come for so long is rolled back by Postgres. Only round trips lie between
-/// two statements here: whoever began it is frozen or gone without a word, and others wait for its locks.
+/// Postgres rolls back a transaction that is idle for longer. Only round trips separate two statements here, so the
+/// client is frozen or has disappeared, and other transactions wait for its locks.
 const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What can go wrong with Postgres.
+/// An error of the store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Postgres is away, busy or refused the statement.
-    #[error("the database could not do it")]
+    /// Postgres is unavailable or busy, or rejected the statement.
+    #[error("database query failed")]
     Database(#[from] sqlx::Error),
-    /// A row that this release can't read.
-    #[error("{what} in the database can't be read")]
+    /// This release cannot read a row.
+    #[error("invalid {what} in the database")]
     Corrupt {
-        /// Which value.
+        /// The value.
         what: &'static str,
-        /// Why.
+        /// The cause.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The migrations could not be applied.
-    #[error("the database could not be migrated")]
+    #[error("database migration failed")]
     Migrate(#[from] sqlx::migrate::MigrateError),
-    /// What befell a whole group befell each of its items.
+    /// The whole batch failed, and with it each of its items.
     #[error(transparent)]
     BatchFailed(std::sync::Arc<StoreError>),
 }
@@ -70,7 +70,7 @@ impl StoreError {
         move |source| Self::Corrupt { what, source }
     }
 
-    /// Whether trying again later may help.
+    /// Returns whether a later retry may succeed.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Database(_) => true,
@@ -79,8 +79,8 @@ impl StoreError {
         }
     }
 
-    /// Whether it is about what was to be written or read, and not about Postgres as a whole: the SQLSTATE classes 21
-    /// to 23 (cardinality, data, integrity), or a row that can't be read.
+    /// Returns whether the error is caused by the data written or read, and not by Postgres as a whole: the SQLSTATE
+    /// classes 21 to 23 (cardinality, data, integrity), or a row that cannot be parsed.
     pub(crate) fn is_item_error(&self) -> bool {
         match self {
             Self::Corrupt { .. } => true,
@@ -93,24 +93,24 @@ impl StoreError {
     }
 }
 
-/// What every function here returns.
+/// The result of every function of this crate.
 pub type Result<T> = std::result::Result<T, StoreError>;
 
-/// Postgres did not do it in time.
+/// The error of an operation that timed out.
 fn timed_out() -> sqlx::Error {
     sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())
 }
 
-/// Does work that goes on for as long as the process lives, again and again: it is not stopped by one answer that never
-/// comes.
+/// Runs one iteration of a loop that lasts as long as the process, with a timeout, so that one missing response does
+/// not block the loop.
 ///
 /// # Errors
-/// Those of the work, and when it takes longer than Postgres may take for a statement.
+/// Those of the work, and a timeout when it takes longer than Postgres allows for a statement.
 pub async fn with_timeout<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     timeout(OPERATION_TIMEOUT, work).await.unwrap_or_else(|_| Err(timed_out().into()))
 }
 
-/// Turns a text or number of the database into a domain type.
+/// Converts a text or number from the database to a domain type.
 fn parse<T, E>(what: &'static str, result: std::result::Result<T, E>) -> Result<T>
 where
     E: std::error::Error + Send + Sync + 'static,
@@ -118,27 +118,29 @@ where
     result.map_err(|e| StoreError::corrupt(what)(Box::new(e)))
 }
 
-/// A pool of at most `connections_max` connections. Connects lazily: the process starts with Postgres away.
+/// Creates a pool of at most `connections_max` connections. It connects lazily, so the process starts while Postgres is
+/// unavailable.
 ///
 /// # Errors
-/// When the URL is not one of Postgres.
+/// When the URL is not a Postgres URL.
 pub fn connect(url: &str, connections_max: u32) -> Result<PgPool> {
     let options = PgConnectOptions::from_str(url)?.application_name("waybill").options([
         ("statement_timeout", STATEMENT_TIMEOUT.as_millis().to_string()),
         ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION_TIMEOUT.as_millis().to_string()),
-        // Everything here goes by key. A plan that was made when the tables were new and empty would read them whole,
-        // and be kept until Postgres next analyses them.
+        // Every statement here uses an index. A plan that Postgres made when the tables were new and empty would scan
+        // them sequentially, and Postgres would cache it until the next analyze.
         ("enable_seqscan", "off".to_owned()),
-        // Lists are read in the order of an index and end with their page. A bitmap reads all that could be on any page
-        // first: with millions of orders that is seconds.
+        // Lists read in index order and stop at the end of the page. A bitmap scan first reads all rows that could be
+        // on any page: with millions of orders that takes seconds.
         ("enable_bitmapscan", "off".to_owned()),
-        // Nor is any worth several processes: to start them takes longer than a page, and they look cheap for an index that
-        // has more than the page in it.
+        // No statement is worth parallel workers: starting them takes longer than reading a page, and the planner
+        // underestimates their cost for an index that has more than the page in it.
         ("max_parallel_workers_per_gather", "0".to_owned()),
-        // So one plan does for whatever values. Left alone Postgres plans anew each time a list is given, which for
-        // short statements costs as much as to run them.
+        // With these settings one plan fits all values. By default Postgres replans each time a list is passed, which
+        // for short statements takes as long as running them.
         ("plan_cache_mode", "force_generic_plan".to_owned()),
-        // No statement here is worth compiling, and with the above they look dear enough to.
+        // No statement here is worth compiling, but with these settings the planner estimates some as expensive enough
+        // for JIT.
         ("jit", "off".to_owned()),
     ]);
     Ok(PgPoolOptions::new()
@@ -156,32 +158,33 @@ pub fn connect(url: &str, connections_max: u32) -> Result<PgPool> {
         .connect_lazy_with(options))
 }
 
-/// Begins a transaction, also if the caller gives up meanwhile: it is rolled back then. `PgPool::begin` would give the
-/// connection back with its transaction open, and whoever gets it next would write into that and see nothing of it kept
-/// (sqlx 0.9.0, <https://github.com/transact-rs/sqlx/issues/4393>).
+/// Begins a transaction in a separate task, so that it is rolled back if the caller is cancelled in the meantime.
+/// `PgPool::begin` would return the connection to the pool with its transaction open: the next user would write into
+/// that transaction, and none of its writes would be committed (sqlx 0.9.0,
+/// <https://github.com/transact-rs/sqlx/issues/4393>).
 async fn begin(pool: &PgPool) -> Result<Transaction<'static, Postgres>> {
     let pool = pool.clone();
-    #[expect(clippy::disallowed_methods, reason = "in a task of its own it is never given up")]
+    #[expect(clippy::disallowed_methods, reason = "a separate task is never cancelled")]
     let begun = tokio::spawn(async move { pool.begin().await }).await;
     Ok(begun.map_err(|_| sqlx::Error::WorkerCrashed)??)
 }
 
-/// Brings the schema up to this release. Safe to run from several processes at once: one does it, the others wait.
+/// Applies the migrations of this release. Several processes may call it concurrently: one migrates, the others wait.
 ///
 /// # Errors
-/// When Postgres is away or a migration fails.
+/// When Postgres is unavailable or a migration fails.
 pub async fn migrate(pool: &PgPool) -> Result<()> {
-    // To build an index over millions of orders, or to wait for another process that does, takes as long as it takes.
+    // Building an index over millions of orders, or waiting for another process that does, has no time limit.
     let mut connection = pool.acquire().await?.detach();
     sqlx::query("set statement_timeout = 0").execute(&mut connection).await?;
     sqlx::migrate!().run(&mut connection).await?;
     Ok(connection.close().await?)
 }
 
-/// Asks Postgres for a sign of life.
+/// Checks that Postgres responds.
 ///
 /// # Errors
-/// When there is none.
+/// When it does not respond.
 pub async fn ping(pool: &PgPool) -> Result<()> {
     sqlx::query!("select 1 as one").fetch_one(pool).await?;
     Ok(())

@@ -1,11 +1,6 @@
-//! Which locations an order leaves from: the fewest that serve all that is there. Each parcel costs, and each shipment
-//! is a capture that may fail.
-//!
-//! The greedy choice (always the location that serves the most of what is still wanted) is nearly always as good as any,
-//! and mostly provably so: no order needs fewer locations than its most scattered SKU does. Only between that bound and
-//! the greedy choice are sets of locations tried, in rising size and by name, so the same stock gives the same answer.
-//! Finding the fewest is the covering problem, which nobody solves quickly for all sizes: past [`SETS_MAX`] sets the
-//! greedy choice stands.
+//! Chooses the locations that an order ships from: the fewest that serve all available units, because each parcel costs
+//! money and each shipment is a capture that may fail. Uses the greedy choice, unless a search of at most
+//! [`LOCATION_SETS_MAX`] sets of locations finds a smaller one.
 
 use super::{AvailableStock, SHIPMENTS_MAX};
 use crate::{
@@ -14,29 +9,35 @@ use crate::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 
-/// How many sets are tried, those that are only begun included: all there are of up to 12 locations, and those of up to
-/// three out of 38. Stock is locked meanwhile: an order of 200 SKUs whose sets all fail at the last SKU took 0.25 ms
-/// (optimized, 20 to 1000 locations), one of five SKUs 0.09 ms.
+/// The maximum number of location sets that one search tries, partial ones included: all sets of up to 12 locations,
+/// and all sets of up to three out of 38. Stock is locked during the search: an order of 200 SKUs whose sets all fail
+/// at the last SKU took 0.25 ms (optimized build, 20 to 1000 locations), one of five SKUs 0.09 ms.
 const LOCATION_SETS_MAX: u32 = 10_000;
 
 /// The locations to ship from, at most [`SHIPMENTS_MAX`].
+///
+/// The greedy choice (always the location that serves the most of the remaining units) is nearly always optimal, and
+/// mostly provably so: no order needs fewer locations than its most scattered SKU does. Only between that bound and the
+/// greedy choice does the search try sets of locations, by size and then by name, so the same stock always gives the
+/// same result. Finding the smallest set is the set cover problem, which has no fast solution for all sizes: past
+/// [`LOCATION_SETS_MAX`] sets the greedy choice is used.
 pub(super) fn choose_locations(lines: &[OrderLine], available: &AvailableStock) -> Vec<Location> {
     let demand = Demand::new(lines, available);
     let greedy = demand.greedy();
-    // A greedy choice of as many as may be, which leaves something out, is bettered by as many that don't.
+    // A greedy choice of the maximum size that leaves units out loses to a set of the same size that does not.
     let enough = greedy.len() - usize::from(!greedy.is_empty() && demand.is_met_by(&greedy));
     let fewer = CoverSearch { demand: &demand, chosen: Vec::new(), attempts_left: LOCATION_SETS_MAX }
         .smallest_cover(enough);
     fewer.unwrap_or(greedy).into_iter().map(|at| demand.locations[at].clone()).collect()
 }
 
-/// What is wanted and is there, and who has how much of it. SKUs and places are numbered.
+/// The requested units that are in stock, and the stock of each location. SKUs and locations are numbered.
 struct Demand {
     /// By name.
     locations: Vec<Location>,
-    /// By SKU: as many pieces as are wanted and there.
+    /// By SKU: the requested units, as far as they are in stock.
     wanted: Vec<u32>,
-    /// By place, then by SKU: never more than wanted.
+    /// By location, then by SKU: never more than requested.
     available_by_location: Vec<Vec<u32>>,
 }
 
@@ -64,7 +65,7 @@ impl Demand {
         Self { locations: places.into_iter().cloned().collect(), wanted, available_by_location }
     }
 
-    /// The place that serves the most of what is missing (ties: by name), until nothing is missing.
+    /// The location that serves the most of the missing units (ties: by name), until none are missing.
     fn greedy(&self) -> Vec<usize> {
         let mut missing = self.wanted.clone();
         let mut chosen = Vec::new();
@@ -91,7 +92,7 @@ impl Demand {
         missing.iter().all(|m| *m == 0)
     }
 
-    /// As many places as the most scattered SKU needs by itself: no set can be smaller.
+    /// The number of locations that the most scattered SKU needs: no set can be smaller.
     fn min_locations(&self) -> usize {
         let needs = |(sku, wanted): (usize, &u32)| {
             let mut most: Vec<u32> = self.available_by_location.iter().map(|at| at[sku]).collect();
@@ -120,8 +121,8 @@ struct CoverSearch<'a> {
 }
 
 impl CoverSearch<'_> {
-    /// The first of the smallest sets of at most `enough` places that serve everything. None: there is none, or too
-    /// many would have to be tried.
+    /// Returns the first of the smallest sets of at most `size_max` locations that serve everything. Returns `None` if
+    /// there is no such set, or if the search would have to try too many.
     fn smallest_cover(mut self, enough: usize) -> Option<Vec<usize>> {
         let sizes = self.demand.min_locations().max(1)..=enough.min(self.demand.locations.len());
         for size in sizes {
@@ -132,7 +133,7 @@ impl CoverSearch<'_> {
         None
     }
 
-    /// Adds `more` places from number `from` on to those chosen, so that nothing is missing.
+    /// Adds `more` locations, numbered `from` or higher, to the chosen ones, so that nothing is missing.
     fn extend(&mut self, from: usize, more: usize, missing: &[u32]) -> bool {
         for at in from..=self.demand.locations.len() - more {
             if self.attempts_left == 0 {
@@ -142,7 +143,7 @@ impl CoverSearch<'_> {
             let here = &self.demand.available_by_location[at];
             self.chosen.push(at);
             let done = if more == 1 {
-                // Without an early end: the compiler then compares many at once.
+                // Without an early exit, so that the compiler vectorizes the comparison.
                 missing.iter().zip(here).fold(true, |met, (missing, here)| met & (missing <= here))
             } else {
                 self.extend(at + 1, more - 1, &subtract(missing, here))
@@ -169,12 +170,12 @@ mod tests {
     #[test]
     fn two_locations_are_chosen_where_the_greedy_choice_takes_three() {
         let lines = [order_line(1, 4, 1), order_line(2, 4, 1)];
-        // G serves the most, five pieces, and then both others are needed all the same.
+        // G serves the most, five units, but both others are still needed.
         let mut entries = vec![(1, "G", 3), (2, "G", 2), (2, "B", 4), (1, "C", 4)];
         let available = stock(&entries);
         assert_eq!(Demand::new(&lines, &available).greedy().len(), 3);
         assert_eq!(names(&lines, &available), ["B", "C"]);
-        // Of several that are as good, the first by name.
+        // Of several equally good sets, the first by name.
         entries.extend([(2, "E", 4), (1, "A", 4)]);
         assert_eq!(names(&lines, &stock(&entries)), ["A", "B"]);
     }
@@ -189,19 +190,20 @@ mod tests {
         assert!(!demand.is_met_by(&demand.greedy()));
         assert_eq!(names(&lines, &available), places);
         let more = [order_line(1, 101, 1), order_line(2, 2, 1)];
-        assert_eq!(names(&more, &available).len(), SHIPMENTS_MAX, "never more");
+        assert_eq!(names(&more, &available).len(), SHIPMENTS_MAX, "the limit is exceeded");
     }
 
     #[test]
     fn past_so_many_sets_the_greedy_choice_stands() {
-        // Each SKU is whole at two places of its own; G has three of every four pieces and is taken for nothing.
+        // Each SKU is complete at two locations of its own; G has three of every four units and is always a wasted
+        // choice.
         let places: Vec<String> = (0..40).map(|n| format!("P-{n:02}")).collect();
         let mut entries: Vec<_> = places.iter().enumerate().map(|(n, p)| (n / 2, p.as_str(), 4)).collect();
         entries.extend((0..20).map(|sku| (sku, "G", 3)));
         let lines: Vec<_> = (0..20).map(|sku| order_line(sku, 4, 1)).collect();
         let available = stock(&entries);
         let greedy = Demand::new(&lines, &available).greedy().len();
-        assert_eq!((greedy, names(&lines, &available).len()), (21, 21), "20 would do");
+        assert_eq!((greedy, names(&lines, &available).len()), (21, 21), "20 locations suffice");
     }
 
     proptest! {
@@ -227,7 +229,7 @@ mod tests {
             let fewest = sets.filter(|set| serves(set)).map(|set| set.len()).min();
             let chosen = names(&lines, &available);
             let chosen: Vec<&str> = chosen.iter().map(String::as_str).collect();
-            prop_assert!(serves(&chosen), "{chosen:?} leaves something out");
+            prop_assert!(serves(&chosen), "{chosen:?} leaves units out");
             prop_assert_eq!(Some(chosen.len()), fewest, "{:?}", chosen);
         }
     }

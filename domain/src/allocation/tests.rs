@@ -1,4 +1,4 @@
-//! What is given to whom, and that amounts add up to the last minor unit.
+//! Units are allocated once, and amounts add up to the last minor unit.
 
 use super::*;
 use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
@@ -49,7 +49,7 @@ fn two_lines_of_one_sku_do_not_get_the_same_piece() {
     assert_eq!(allocation.short, [Shortage { line: 1, missing: 1 }]);
 }
 
-/// An order with what is there of it.
+/// An order and the available stock of its SKUs.
 #[derive(Debug)]
 struct Case {
     lines: Vec<OrderLine>,
@@ -68,7 +68,8 @@ impl Case {
         allocation
     }
 
-    /// The same order in a currency of which the provider takes multiples, with the tax that makes its total one.
+    /// The same order in a currency whose amounts are multiples of `unit` at the provider; the tax makes the total a
+    /// multiple.
     fn allocation_in(&mut self, currency: Currency, unit: i64) -> Allocation {
         let total = |charges: &OrderCharges, goods: i64| {
             goods - charges.discount.minor() + charges.shipping_fee.minor() + charges.tax.minor()
@@ -86,7 +87,7 @@ fn worth(case: &Case, shipment: &PlannedShipment) -> i64 {
     shipment.lines.iter().map(line).sum()
 }
 
-/// Amounts as orders have them: often nothing, often so little that every part is rounded.
+/// Amounts as in real orders: often zero, often so small that every share is rounded.
 fn minor(most: i64) -> impl Strategy<Value = i64> {
     prop_oneof![Just(0), 1..10i64, 0..=most]
 }
@@ -130,15 +131,15 @@ fn the_cases_are_of_every_kind() {
     count("several shipments, nothing short", &|_, a| split(a) && a.short.is_empty());
     count("several shipments of a short order", &|_, a| split(a) && !a.short.is_empty());
     count("nothing ships", &|_, a| a.shipments.is_empty());
-    count("several shipments, everything off", &|c, a| split(a) && all_off(c));
-    count("short, everything off", &|c, a| !a.short.is_empty() && split(a) && all_off(c));
-    count("several shipments, some off", &|c, a| split(a) && !c.charges.discount.is_zero() && !all_off(c));
+    count("several shipments, full discount", &|c, a| split(a) && all_off(c));
+    count("short, full discount", &|c, a| !a.short.is_empty() && split(a) && all_off(c));
+    count("several shipments, discount", &|c, a| split(a) && !c.charges.discount.is_zero() && !all_off(c));
     count("a line is free, others are not", &|c, a| {
         split(a) && c.goods() > 0 && c.lines.iter().any(|l| l.unit_price.is_zero())
     });
     count("no fee", &|c, a| split(a) && no_fee(c));
-    count("a fee on goods that are free", &|c, a| split(a) && !no_fee(c) && c.goods() == 0);
-    count("tax on goods that are free", &|c, a| split(a) && !c.charges.tax.is_zero() && c.goods() == 0);
+    count("a fee on items without a price", &|c, a| split(a) && !no_fee(c) && c.goods() == 0);
+    count("tax on items without a price", &|c, a| split(a) && !c.charges.tax.is_zero() && c.goods() == 0);
 }
 
 proptest! {
@@ -159,7 +160,7 @@ proptest! {
             let missing: u32 = allocation.short.iter().filter(|s| s.line == number).map(|s| s.missing).sum();
             prop_assert_eq!(given(&|_, l| l.line == number) + missing, line.quantity);
             let there: u32 = case.available.get(&line.sku).map_or(0, |at| at.values().sum());
-            prop_assert!(missing == 0 || given(&|_, l| l.sku == line.sku) == there, "pieces were left lying");
+            prop_assert!(missing == 0 || given(&|_, l| l.sku == line.sku) == there, "stock left over");
         }
         for shipment in &allocation.shipments {
             prop_assert!(!shipment.lines.is_empty() && shipment.lines.iter().all(|l| l.quantity > 0));
@@ -177,9 +178,9 @@ proptest! {
         if allocation.shipments.is_empty() {
             prop_assert_eq!(captured, 0);
         } else if goods == 0 {
-            prop_assert_eq!(captured, fee + charges.tax.minor(), "the fee and the tax are charged all the same");
+            prop_assert_eq!(captured, fee + charges.tax.minor(), "the fee and the tax are still charged");
         } else {
-            // What ships carries its share of discount and tax, and the fee whole.
+            // The shipped units carry their share of discount and tax, and the full fee.
             let shipped: i64 = allocation.shipments.iter().map(|s| worth(&case, s)).sum();
             let (off, tax) = (share(charges.discount, shipped, goods), share(charges.tax, shipped, goods));
             let (least, most) = (shipped - off.1 + tax.0 + fee, shipped - off.0 + tax.1 + fee);
@@ -225,7 +226,7 @@ proptest! {
             let (least, most) = (price - off.1 + tax.0 + fee.0, price - off.0 + tax.1 + fee.1);
             let amount = line.amount.minor();
             prop_assert!((least..=most).contains(&amount), "{amount} is not in {least}..={most}");
-            prop_assert!(price > 0 || amount == 0, "a free line carries nothing where others have a price");
+            prop_assert!(price > 0 || amount == 0, "a free line has no amount if others have a price");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Which pieces a request takes, and what is left of the shipments that lose some.
+//! Chooses the units that a request cancels, and calculates what remains of the shipments that lose some.
 
 use super::LineSelection;
 use crate::{
@@ -11,25 +11,25 @@ use crate::{
 };
 use std::{cmp::Reverse, collections::BTreeMap};
 
-/// Pieces by line.
+/// Quantities by line.
 pub type QuantityByLine = BTreeMap<u32, u32>;
 
-/// The pieces that a request takes: see [`OrderState::choose`].
+/// The units that a request cancels: see [`OrderState::choose_units`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UnitRemoval {
-    /// Pieces that are in no shipment.
+    /// Units that are in no shipment.
     unallocated: QuantityByLine,
-    /// Pieces of open shipments, in the order of the order's shipments.
+    /// Units of open shipments, in the sequence of the order's shipments.
     shipments: Vec<(ShipmentId, QuantityByLine)>,
 }
 
 impl UnitRemoval {
-    /// The shipments that lose something, and what.
+    /// The shipments that lose units, with these units.
     pub fn shipments(&self) -> &[(ShipmentId, QuantityByLine)] {
         &self.shipments
     }
 
-    /// What a shipment loses; none if it loses nothing.
+    /// The units that a shipment loses, if any.
     pub(super) fn for_shipment(&self, id: ShipmentId) -> Option<&QuantityByLine> {
         self.shipments.iter().find(|(shipment, _)| *shipment == id).map(|(_, removed)| removed)
     }
@@ -40,8 +40,8 @@ impl ShipmentState {
         self.lines.iter().filter(|l| l.line == line).map(|l| l.quantity).sum()
     }
 
-    /// What is left of it without these pieces, as the shipment that takes it over. A line's amount is split by
-    /// pieces, exactly, into multiples of `unit` minor units.
+    /// The remainder of the shipment without these units, as its replacement. Splits a line's amount by units, exactly,
+    /// into multiples of `unit` minor units.
     pub fn remainder_without(&self, removed: &QuantityByLine, unit: i64) -> Option<Self> {
         let left: Vec<ShipmentLine> = self.lines.iter().filter_map(|l| split(l, removed, unit).1).collect();
         (!left.is_empty()).then(|| Self {
@@ -55,18 +55,19 @@ impl ShipmentState {
         })
     }
 
-    /// These pieces, with their amounts.
+    /// These units, with their amounts.
     pub(super) fn removed_lines(&self, removed: &QuantityByLine, unit: i64) -> Vec<ShipmentLine> {
         self.lines.iter().filter_map(|l| split(l, removed, unit).0).collect()
     }
 
-    /// Whether its lines' amounts are known: those of orders that release 0.1.0 reserved for are not.
+    /// Returns whether the amounts of its lines are known. They are unknown for orders that release 0.1.0 reserved
+    /// stock for.
     pub fn has_line_amounts(&self) -> bool {
         Amount::sum(self.lines.iter().map(|l| l.amount)) == Ok(self.amount)
     }
 }
 
-/// A line of a shipment as what is taken of it and what is left. The amounts add up to the line's.
+/// Splits a line of a shipment into the removed and the remaining part. Their amounts add up to the line's.
 fn split(
     line: &ShipmentLine,
     removed: &QuantityByLine,
@@ -84,12 +85,12 @@ fn split(
 }
 
 impl OrderState {
-    /// Pieces of a line that have neither left nor been cancelled.
+    /// The units of a line that have neither left nor been cancelled.
     pub fn open_quantity(&self, line: u32) -> u32 {
         self.lines.get(line as usize).map_or(0, |l| l.quantity.saturating_sub(l.shipped + l.cancelled))
     }
 
-    /// What amounts of parts are multiples of; 1 where a shipment is never split.
+    /// The increment of which partial amounts are multiples; 1 if a shipment is never split.
     pub fn amount_increment(&self) -> i64 {
         self.amount_increment.unwrap_or(1)
     }
@@ -98,17 +99,17 @@ impl OrderState {
         self.lines.get(line as usize).map_or(0, |l| l.quantity.saturating_sub(l.allocated + l.cancelled))
     }
 
-    /// Chooses the pieces that a request takes. Whole lines, and quantities of all that is open, take everything that is
-    /// open. Other quantities take, line by line, pieces
+    /// Chooses the units that a request cancels. Whole lines, and quantities of all open units, take everything that is
+    /// open. Other quantities take, line by line, units
     ///
-    /// 1. that are in no shipment: nobody has to do anything for them;
-    /// 2. of shipments that the request changes anyway: they cost no further label;
+    /// 1. that are in no shipment: cancelling them requires no action;
+    /// 2. of shipments that the request changes anyway: they require no further label;
     /// 3. of shipments without a label;
-    /// 4. of shipments with a label: the carrier has to agree, and a label is booked again.
+    /// 4. of shipments with a label: the carrier must agree, and a label is booked again.
     ///
-    /// Of several shipments that are alike, the one with the most pieces of the line goes first, so that as few as
-    /// possible change, and then the one that is listed first. It follows from the state alone: the plan of a `dry_run`
-    /// and the workflow choose the same.
+    /// Of several equal shipments, the one with the most units of the line goes first, so that as few as possible
+    /// change, and then the one that is listed first. The choice depends only on the state: the plan of a `dry_run` and
+    /// the workflow choose the same.
     pub fn choose_units(&self, selection: &LineSelection) -> UnitRemoval {
         let open: Vec<&ShipmentState> = self.shipments.iter().filter(|s| s.is_open()).collect();
         let mut unallocated = QuantityByLine::new();
@@ -147,7 +148,7 @@ impl OrderState {
         UnitRemoval { unallocated, shipments: shipments.collect() }
     }
 
-    /// Stops an open shipment for the sake of these pieces; what is left of it is its successor's.
+    /// Cancels an open shipment because it loses these units; its replacement ships the rest.
     pub fn cancel_shipment_units(&mut self, id: ShipmentId, removed: &QuantityByLine) {
         let Some(at) = self.shipments.iter().position(|s| s.id == id && s.is_open()) else { return };
         let successor = self.shipments[at].remainder_without(removed, self.amount_increment());
@@ -156,8 +157,8 @@ impl OrderState {
         self.recompute_line_counts();
     }
 
-    /// Gives up the pieces that are in no shipment, and gives all that was cancelled since `before`, which the removal
-    /// was chosen from.
+    /// Cancels the units that are in no shipment, and returns everything that was cancelled since `before`, the state
+    /// from which the removal was chosen.
     pub fn cancel_unallocated_units(
         &mut self,
         selection: &LineSelection,
@@ -178,7 +179,7 @@ impl OrderState {
         cancelled
     }
 
-    /// The order after a request was carried out whose shipments could all be stopped.
+    /// The order after a request was carried out and all of its shipments could be stopped.
     #[must_use]
     pub fn with_cancelled(&self, selection: &LineSelection) -> Self {
         let mut after = self.clone();

@@ -1,4 +1,4 @@
-//! What a request names: whole lines, and quantities of lines.
+//! The lines and quantities that a cancellation request names.
 
 use crate::{
     event::LineQuantity,
@@ -11,17 +11,17 @@ use serde::{
 };
 use std::{collections::BTreeMap, fmt};
 
-/// One entry of a list of lines. On the wire a number is a whole line, as it was before quantities could be named.
+/// One entry of a list of lines. In JSON a number stands for a whole line, as in releases without quantities.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum LineSelector {
-    /// All of a line, by its number, from 0.
+    /// A whole line, by its number, from 0.
     Whole(u32),
-    /// So many pieces of a line.
+    /// A quantity of a line.
     Quantity {
-        /// Which line of the order, from 0.
+        /// The line number within the order, from 0.
         line: u32,
-        /// How many pieces.
+        /// The number of units.
         quantity: u32,
     },
 }
@@ -34,7 +34,7 @@ impl LineSelector {
         }
     }
 
-    /// How many pieces, if not all.
+    /// The number of units, unless it is the whole line.
     pub fn quantity(self) -> Option<u32> {
         match self {
             Self::Whole(_) => None,
@@ -68,7 +68,7 @@ impl<'de> Deserialize<'de> for LineSelector {
 
             fn visit_u64<E: serde::de::Error>(self, line: u64) -> Result<LineSelector, E> {
                 let line = u32::try_from(line);
-                line.map(LineSelector::Whole).map_err(|_| E::custom("there is no line of that number"))
+                line.map(LineSelector::Whole).map_err(|_| E::custom("no such line"))
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<LineSelector, A::Error> {
@@ -81,46 +81,46 @@ impl<'de> Deserialize<'de> for LineSelector {
     }
 }
 
-/// Why a list of lines can't be read as a request to cancel.
+/// Why a list of lines is not a valid cancellation request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidLines {
-    /// There is none in it.
-    #[error("name at least one line, or leave lines out to cancel the whole order")]
+    /// The list is empty.
+    #[error("specify at least one line, or omit lines to cancel the whole order")]
     Empty,
-    /// There is one in it that the order does not have.
+    /// The list contains a line that the order does not have.
     #[error("the order has no line {line}; its lines are 0 to {last}")]
     UnknownLine {
-        /// The one.
+        /// The unknown line.
         line: u32,
-        /// The last that there is.
+        /// The last line of the order.
         last: u32,
     },
-    /// A line is in it twice, at least once with a quantity.
-    #[error("line {line} is there twice; a line that has a quantity must be named once")]
+    /// A line is listed twice, at least once with a quantity.
+    #[error("line {line} is listed twice; list a line with a quantity only once")]
     Duplicate {
-        /// The one.
+        /// The line.
         line: u32,
     },
-    /// A quantity that the line can't have.
+    /// A quantity outside the allowed range of the line.
     #[error("the quantity of line {line} must be between 1 and {max}")]
     InvalidQuantity {
         /// The line.
         line: u32,
-        /// What was ordered of it.
+        /// The ordered quantity.
         max: u32,
     },
 }
 
-/// What is to be cancelled, by line: so many pieces or, without a number, all that is open.
+/// The lines to cancel: each with a quantity or, without one, all of its open units.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LineSelection(pub(super) BTreeMap<u32, Option<u32>>);
 
 impl LineSelection {
-    /// Reads a list of lines. A whole line may be named again, as ever; a line with a quantity may not, since it would be
-    /// open whether the quantities are to be added up.
+    /// Parses a list of lines. A whole line may be listed twice, as in earlier releases. A line with a quantity may
+    /// not: it would be unclear whether the quantities add up.
     ///
     /// # Errors
-    /// When it is empty, a line has a quantity and is named twice, or a quantity is 0.
+    /// If the list is empty, a line with a quantity is listed twice, or a quantity is 0.
     pub fn parse(to_selectors: &[LineSelector]) -> Result<Self, InvalidLines> {
         let mut lines = BTreeMap::new();
         for part in to_selectors {
@@ -136,7 +136,7 @@ impl LineSelection {
         if lines.is_empty() { Err(InvalidLines::Empty) } else { Ok(Self(lines)) }
     }
 
-    /// The same as a list, by line.
+    /// The selection as a list, by line.
     pub fn parts(&self) -> Vec<LineSelector> {
         self.iter().map(LineSelector::new).collect()
     }
@@ -151,22 +151,22 @@ impl LineSelection {
         self.0.keys().copied().collect()
     }
 
-    /// The lines that are named with a quantity.
+    /// The lines that have a quantity.
     pub fn quantities(&self) -> Vec<LineQuantity> {
         self.iter().filter_map(|(line, quantity)| Some(LineQuantity { line, quantity: quantity? })).collect()
     }
 
-    /// Whether a quantity is named.
+    /// Returns whether any line has a quantity.
     pub fn has_quantities(&self) -> bool {
         self.0.values().any(Option::is_some)
     }
 
-    /// Whether nothing is named.
+    /// Returns whether no line is selected.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Adds what another request names: quantities of a line add up, a whole line stays whole.
+    /// Adds the lines of another request: quantities of a line add up, a whole line stays whole.
     pub fn add(&mut self, other: &Self) {
         for (line, quantity) in other.iter() {
             let sum = match self.0.get(&line) {
@@ -177,8 +177,8 @@ impl LineSelection {
         }
     }
 
-    /// What of this is not named by earlier requests, all of them added up in `asked`: whole lines once, and every
-    /// quantity.
+    /// The part of this selection that earlier requests, summed up in `requested`, do not cover: whole lines only once,
+    /// and every quantity.
     #[must_use]
     pub fn not_in(&self, requested: &Self) -> Self {
         let is_new = |(line, quantity): &(u32, Option<u32>)| {
@@ -187,11 +187,11 @@ impl LineSelection {
         self.iter().filter(is_new).collect()
     }
 
-    /// Checks that the order has these lines, and so many of them. What it has is not known before stock is set aside;
-    /// then nothing above the most that an order may have is taken.
+    /// Checks that the order has these lines and quantities. Before stock is reserved the order's lines are unknown;
+    /// then only the maximum of any order applies.
     ///
     /// # Errors
-    /// When it has not, or there are none.
+    /// If it does not have them, or the selection is empty.
     pub fn validate(&self, state: &OrderState) -> Result<(), InvalidLines> {
         let known = if state.lines.is_empty() { LINES_MAX } else { state.lines.len() };
         let last = u32::try_from(known).unwrap_or(u32::MAX).saturating_sub(1);
@@ -231,7 +231,7 @@ mod tests {
         for (json, mistake) in [
             (r#"["1"]"#, "a line's number, or an object with line and quantity"),
             ("[-1]", "a line's number"),
-            ("[4294967296]", "no line of that number"),
+            ("[4294967296]", "no such line"),
             (r#"[{"line":0}]"#, "missing field `quantity`"),
             (r#"[{"line":0,"quantity":-1}]"#, "u32"),
             (r#"[{"line":0,"quantity":1,"sku":"A"}]"#, "`sku`"),

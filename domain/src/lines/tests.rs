@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 const ORDER: OrderId = OrderId(Uuid::nil());
 
-/// An order of these quantities, each line's SKU at two places; half of what is wanted is at the first.
+/// An order with these quantities. Each line's SKU is at two locations; half of the quantity is at the first.
 fn order(quantities: &[u32], charges: OrderCharges) -> OrderState {
     let sku = |line: usize| format!("SKU-{line}");
     let lines: Vec<OrderLine> = (0..)
@@ -43,7 +43,7 @@ fn quantity(line: u32, quantity: u32) -> LineSelection {
     [(line, Some(quantity))].into_iter().collect()
 }
 
-/// What the workflow does about a request that is accepted.
+/// Does what the workflow does when it accepts a request.
 fn apply_cancellation(state: &mut OrderState, selection: &LineSelection) -> Vec<LineQuantity> {
     let before = state.clone();
     *state = before.with_cancelled(selection);
@@ -80,7 +80,7 @@ fn what_is_left_of_a_shipment_is_anothers() {
     assert_eq!(
         plan_line_cancellation(&state, &whole_lines(&[0, 2])),
         Ok(plan_cancellation(&state)),
-        "nothing would be left"
+        "nothing would remain"
     );
     apply_cancellation(&mut state, &whole_lines(&[0]));
     assert_eq!(plan_line_cancellation(&state, &whole_lines(&[1, 2])).unwrap().rejected_lines, [1]);
@@ -112,7 +112,7 @@ fn a_line_that_is_short_is_given_up_and_what_remains_is_not_short() {
     assert_eq!(apply_cancellation(&mut state, &whole_lines(&[0])), [LineQuantity { line: 0, quantity: 3 }]);
     assert!(!state.is_short());
 
-    // One that is nowhere is given up just so.
+    // A line without any stock is cancelled in the same way.
     let mut state = order(&[2, 1], OrderCharges::default());
     state.shipments[0].lines.retain(|l| l.line == 1);
     state.shipments.truncate(1);
@@ -184,11 +184,11 @@ fn pieces_are_taken_where_they_cost_least() {
     };
     let unallocated_units = state.lines[0].quantity - state.lines[0].allocated;
     assert_eq!(unallocated_units, 1);
-    assert_eq!(chosen(&state, &quantity(0, 1)), [], "the piece that is in no shipment");
+    assert_eq!(chosen(&state, &quantity(0, 1)), [], "the unit that is in no shipment");
     assert_eq!(chosen(&state, &quantity(0, 4)), [(3, 3)], "the fewest shipments, without a label");
     assert_eq!(chosen(&state, &quantity(0, 6)), [(1, 1), (2, 1), (3, 3)], "a label last, the first of two");
     let both: LineSelection = [(0, Some(3)), (1, None)].into_iter().collect();
-    assert_eq!(chosen(&state, &both), [(5, 2)], "what is changed anyway");
+    assert_eq!(chosen(&state, &both), [(5, 2)], "the shipment that changes anyway");
 }
 
 #[test]
@@ -203,7 +203,7 @@ fn quantity_of_all_that_is_open_is_the_whole_line() {
     assert_eq!(
         plan_line_cancellation(&state, &all),
         Ok(plan_cancellation(&state)),
-        "and of all lines the order"
+        "all lines are the whole order"
     );
     let after = state.with_cancelled(&quantity(0, 2));
     assert_eq!(
@@ -219,7 +219,7 @@ fn more_than_is_open_is_refused_and_more_than_was_ordered_is_no_request() {
     let plan = plan_line_cancellation(&state, &quantity(0, 2)).unwrap();
     assert_eq!((plan.answer, &plan.rejected_lines), (CancelDecision::Rejected, &vec![0]));
     assert_eq!(plan.still_open, [LineQuantity { line: 0, quantity: 1 }]);
-    assert!(plan.rejection_message(state.status).unwrap().contains("open are 1 of line 0"));
+    assert!(plan.rejection_message(state.status).unwrap().contains("cancellable: 1 of line 0"));
     assert_eq!(
         plan_line_cancellation(&state, &quantity(0, 4)),
         Err(InvalidLines::InvalidQuantity { line: 0, max: 3 })
@@ -297,7 +297,7 @@ proptest! {
                 s.is_open() && state.shipment(s.id).is_some_and(|now| !now.is_open())
             });
             let planned = plan.cancel_shipments.len() + plan.reduce_shipments.len();
-            prop_assert_eq!(stopped.count(), planned, "the plan is what is carried out");
+            prop_assert_eq!(stopped.count(), planned, "the plan matches what is carried out");
             prop_assert!(state.shipments.iter().all(ShipmentState::has_line_amounts));
             for line in state.shipments.iter().flat_map(|s| &s.lines) {
                 prop_assert!(line.quantity > 0 && line.amount.minor() % unit == 0);

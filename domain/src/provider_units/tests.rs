@@ -1,4 +1,4 @@
-//! Each special case of the provider's documentation, by itself.
+//! Tests each special case of the provider's documentation separately.
 
 use super::*;
 use proptest::prelude::*;
@@ -11,7 +11,7 @@ fn units(currency: Currency) -> ProviderCurrency {
     ProviderCurrency::for_currency(currency).unwrap()
 }
 
-/// The amount at the provider, which must come back as it was.
+/// Converts the amount to the provider's units, and checks that it converts back to the same amount.
 fn sent(currency: Currency, minor: i64) -> Result<i64, NotChargeable> {
     let units = units(currency);
     units
@@ -87,7 +87,7 @@ fn charge_below_the_minimum_is_rejected() {
         (Currency::JPY, 50),
         (Currency::HUF, 17_500),
         (Currency::MXN, 1_000),
-        // None is documented: the smallest amount.
+        // Without a documented minimum, the smallest amount applies.
         (Currency::ISK, 1),
         (Currency::MGA, 100),
         (Currency::KWD, 10),

@@ -1,5 +1,5 @@
-//! Where two books say different things: found by the reconciliation, kept once each, and told where it concerns an
-//! order.
+//! Drifts: discrepancies between two ledgers that the reconciliation found. Each is stored once, and appended to the
+//! order's timeline if it concerns an order.
 
 use crate::{
     Result,
@@ -17,19 +17,19 @@ use waybill_domain::{event::OrderEvent, ids::OrderId, state::AttentionReason, st
 
 /// The reconciliation, as the writer of an entry.
 const TIMELINE_WRITER: &str = "reconciliation";
-/// Stock rows reported by one round: more than that is one cause, and a person looks anyway.
+/// Stock rows reported per run: more than that have a common cause, which an operator must investigate anyway.
 const STOCK_MAX: i64 = 1_000;
 
-/// One difference.
+/// One discrepancy.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Drift {
-    /// What differs; a word that people search for.
+    /// The kind of discrepancy, as a searchable name.
     pub kind: &'static str,
-    /// What it is about: with the kind, it is found once.
+    /// The subject: kind and subject together identify the drift.
     pub subject: String,
-    /// Whose order it concerns, if one's.
+    /// The order that it concerns, if any.
     pub order: Option<OrderId>,
-    /// What each book says.
+    /// The values in both ledgers.
     pub detail: serde_json::Value,
 }
 
@@ -39,14 +39,14 @@ impl Drift {
     }
 }
 
-/// Keeps a drift, and raises a concern where it is an order's. Says whether it is news.
+/// Stores a drift, and raises attention if it concerns an order. Returns whether it is new.
 ///
 /// # Errors
 /// When Postgres fails, or there is no such order.
 pub async fn record_drift(pool: &PgPool, drift: &Drift) -> Result<bool> {
     let mut tx = crate::begin(pool).await?;
     if let Some(order) = drift.order {
-        // The order's row first: whoever appends to its timeline takes turns there.
+        // Locks the order's row first: all writers to its timeline serialize on it.
         sqlx::query!("select 1 as one from orders where id = $1 for update", order.0)
             .fetch_optional(&mut *tx)
             .await?;
@@ -77,7 +77,7 @@ pub async fn record_drift(pool: &PgPool, drift: &Drift) -> Result<bool> {
     Ok(true)
 }
 
-/// The drift was repaired: told once, and nobody is needed for it any more. Says whether it is news.
+/// Records a repair once, and clears the order's attention. Returns whether this call recorded it.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -108,7 +108,7 @@ pub async fn record_repair(pool: &PgPool, drift: &Drift, repair: &str) -> Result
     Ok(true)
 }
 
-/// Stock rows that disagree with the reservations they should follow from.
+/// Stock rows that disagree with their reservations.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -142,19 +142,18 @@ pub async fn find_stock_drifts(pool: &PgPool) -> Result<Vec<Drift>> {
         .collect())
 }
 
-/// What our ledger says of one payment's order.
+/// One order's ledger.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OrderLedger {
-    /// Where the order stands.
+    /// The status of the order.
     pub status: OrderStatus,
-    /// Whether nothing is under way: no operation is pending, and the order did not change lately.
+    /// Whether the order is settled: no operation is pending, and the order did not change recently.
     pub is_settled: bool,
-    /// The provider's ids of the payments that the ledger knows, and what it captured of each, in minor units.
+    /// The captured amount in minor units, by the provider's id of the payment.
     pub captured: BTreeMap<String, i64>,
 }
 
-/// The ledger of these orders; those that are not there are left out. `age`: what changed since this long ago is not
-/// quiet.
+/// The ledgers of these orders; unknown orders are left out. An order that changed within `age` is not settled.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -164,7 +163,7 @@ pub async fn find_order_ledgers(
     age: Duration,
 ) -> Result<BTreeMap<OrderId, OrderLedger>> {
     let ids: Vec<Uuid> = orders.iter().map(|order| order.0).collect();
-    // A void that an ended order has not finished is what the comparison is to finish.
+    // A pending void of an ended order does not count: the comparison completes it.
     let rows = sqlx::query!(
         r#"select o.id, o.status, o.updated_at <= now() - make_interval(secs => $2) as "old!",
              p.provider_ref as "provider_ref?",
@@ -180,7 +179,7 @@ pub async fn find_order_ledgers(
     .await?;
     let mut ledgers = BTreeMap::new();
     for row in rows {
-        let status = parse("a status", row.status.parse())?;
+        let status = parse("order status", row.status.parse())?;
         let ledger = ledgers.entry(OrderId(row.id)).or_insert_with(|| OrderLedger {
             status,
             is_settled: true,

@@ -1,4 +1,6 @@
-//! What scheduled housekeeping looks for: orders that may hold something although nobody cares for them.
+//! Queries and writes of the scheduled sweep and reconciliation: orders without a workflow, and discrepancies.
+//! Table: `drifts`.
+//! Writes also `stock_holds.expires_at`, and `workflow_started_at` of `refunds` and `returns`.
 
 pub mod drifts;
 
@@ -8,10 +10,10 @@ use std::time::{Duration, SystemTime};
 use uuid::Uuid;
 use waybill_domain::ids::{CustomerId, MerchantId, OrderId, RefundId, ReturnId};
 
-/// How long a hold counts as looked after once its workflow was seen open, in hours: as long as a new one's.
+/// The validity of a stock hold after its workflow was seen open, in hours: the same as that of a new hold.
 const STOCK_HOLD_HOURS: i32 = 7 * 24;
 
-/// How far the clocks of Temporal and Postgres may be apart, in seconds.
+/// The maximum difference between the clocks of Temporal and Postgres, in seconds.
 const CLOCK_SKEW_SECONDS_MAX: f64 = 60.0;
 
 struct Row {
@@ -27,7 +29,7 @@ fn found(rows: Vec<Row>) -> Result<Vec<OutboxEntry>> {
                 order_id: OrderId(row.id),
                 merchant_id: MerchantId(row.merchant_id),
                 customer_id: crate::parse(
-                    "a customer's id",
+                    "customer id",
                     row.customer_id.try_into() as std::result::Result<CustomerId, _>,
                 )?,
             })
@@ -35,7 +37,7 @@ fn found(rows: Vec<Row>) -> Result<Vec<OutboxEntry>> {
         .collect()
 }
 
-/// Those of `orders` that have not ended, or hold stock, and did not change for `age`.
+/// Those of `orders` that are open or hold stock, and did not change for `age`.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -60,8 +62,8 @@ pub async fn find_open_or_holding_stock(
     found(rows)
 }
 
-/// Up to `limit` orders behind `after`, by id, that had a workflow once and were not seen to have one for long: they
-/// have not ended and their hold's time is over, or they have ended and still hold stock.
+/// Up to `limit` orders with an id above `after` that once had a workflow and were not recently seen to have one: open
+/// orders whose stock hold has expired, and ended orders that still hold stock.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -96,9 +98,9 @@ pub async fn find_overdue(
     found(rows)
 }
 
-/// Of these refunds and returns, whose workflow ended at that time, those that are not at their end count as not started,
-/// if their latest workflow is that one and began at least `age` ago: the pump starts them, unless Temporal has an open
-/// workflow of theirs. Says how many.
+/// Marks those of these refunds and returns as not started that are not in a final state, if the workflow that ended at
+/// the given time is their latest and began at least `age` ago. The outbox dispatcher then starts them, unless Temporal
+/// has an open workflow for them. Returns their number.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -143,7 +145,7 @@ fn seconds(at: SystemTime) -> f64 {
     at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
-/// The order was seen to have a workflow: its hold counts as looked after for as long as a new one.
+/// Extends the order's stock hold by the time of a new one, because its workflow was seen open.
 ///
 /// # Errors
 /// When Postgres fails.

@@ -1,5 +1,5 @@
-//! Idempotency keys of HTTP requests: the first answer is kept and given is_reclaimed. They are kept for as long as orders
-//! are, so they outlive the workflow's retention.
+//! Idempotency keys of HTTP requests: the first response is stored and replayed. They are stored for as long as the
+//! orders are, so they outlive the workflow's retention.
 
 use crate::Result;
 use jiff::Timestamp;
@@ -7,51 +7,52 @@ use sqlx::PgPool;
 use uuid::Uuid;
 use waybill_domain::ids::{MerchantId, OrderId};
 
-/// A request that has not been answered after this many seconds is given up, and its key may be used is_reclaimed: above
-/// every time a handler may take.
+/// A request without a response after this many seconds counts as failed, and its key may be claimed again: longer than
+/// the timeout of any handler.
 const IN_PROGRESS_SECONDS_MAX: f64 = 120.0;
 
-/// What names a request.
+/// The key of a request.
 #[derive(Debug, Clone)]
 pub struct RequestKey {
-    /// Keys of different merchants have nothing to do with each other.
+    /// Keys of different merchants are independent.
     pub merchant_id: MerchantId,
-    /// Nor have keys of different routes.
+    /// Keys of different routes are independent.
     pub route: &'static str,
     /// The client's `Idempotency-Key`.
     pub key: String,
-    /// SHA-256 of what was asked.
+    /// SHA-256 of the request.
     pub fingerprint: [u8; 32],
 }
 
-/// What is known of a key.
+/// The status of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeyStatus {
-    /// Nothing was: the request is this caller's to answer.
+    /// The key is new: the caller must process the request.
     New,
-    /// The first request is being answered.
+    /// The first request is still being processed.
     InProgress,
     /// It was used with another body.
     BodyMismatch,
-    /// It was answered.
+    /// The first request has a response.
     Completed {
         /// HTTP status.
         status: u16,
         /// The body, as sent.
         body: String,
     },
-    /// It placed an order, which was answered as it was accepted: what else the answer says is in the request.
+    /// It placed an order and the client received the response for an accepted order, whose other fields follow from
+    /// the request.
     OrderPlaced {
-        /// Which.
+        /// The order.
         id: OrderId,
         /// When it was accepted.
         at: Timestamp,
-        /// Whether that is the first answer for good: the client did not wait to be told more.
+        /// Whether this response is final, because the client did not wait for the outcome.
         is_final: bool,
     },
 }
 
-/// A key's row, and when its order was accepted if it placed one.
+/// A key's row and, if it placed an order, when that was accepted.
 pub(crate) struct Row {
     pub(crate) fingerprint: Vec<u8>,
     pub(crate) response_status: Option<i16>,
@@ -61,7 +62,7 @@ pub(crate) struct Row {
 }
 
 impl KeyStatus {
-    /// What a key's row says to a request.
+    /// The status of a key's row for a request.
     pub(crate) fn from_row(request: &RequestKey, row: Row) -> Self {
         if row.fingerprint != request.fingerprint {
             return Self::BodyMismatch;
@@ -76,19 +77,19 @@ impl KeyStatus {
     }
 }
 
-/// A claimed key: the request is this caller's to answer.
+/// A claimed key: the caller must process the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Claim {
-    /// Whether it was claimed for this request before: what became of that is not known, and it may have been done.
+    /// Whether this request claimed it before: the outcome of the first attempt is unknown, and it may have succeeded.
     pub is_reclaimed: bool,
 }
 
-/// Claims a key, or says what is known of it.
+/// Claims a key, or returns its status.
 ///
 /// # Errors
 /// When Postgres fails.
 pub async fn claim(pool: &PgPool, request: &RequestKey) -> Result<std::result::Result<Claim, KeyStatus>> {
-    // A row that was inserted has no `xmax`, one that was updated has this transaction's.
+    // An inserted row has no `xmax`, an updated one has this transaction's id.
     let claim = sqlx::query_as!(
         Claim,
         r#"insert into idempotency_keys (merchant_id, route, key, fingerprint) values ($1, $2, $3, $4)
@@ -110,7 +111,7 @@ pub async fn claim(pool: &PgPool, request: &RequestKey) -> Result<std::result::R
     })
 }
 
-/// What is known of a key, without claiming it.
+/// Returns the status of a key without claiming it.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -129,8 +130,8 @@ pub async fn find(pool: &PgPool, request: &RequestKey) -> Result<KeyStatus> {
     Ok(row.map_or(KeyStatus::New, |row| KeyStatus::from_row(request, row)))
 }
 
-/// Keeps the answer to a claimed request. The first one stays: a claim that was given up and taken is_reclaimed may be answered
-/// twice.
+/// Stores the response to a claimed request. The first response stays: a claim that expired and was claimed again may
+/// get two responses.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -149,7 +150,8 @@ pub async fn store_response(pool: &PgPool, request: &RequestKey, status: u16, bo
     Ok(())
 }
 
-/// Gives a claimed key free for a repetition of its request, and for no other: what became of this one is not known.
+/// Expires a claim, so that only a retry of the same request can claim the key again: the outcome of this one is
+/// unknown.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -166,7 +168,7 @@ pub async fn expire_claim(pool: &PgPool, request: &RequestKey) -> Result<()> {
     Ok(())
 }
 
-/// Forgets a claimed key: its request was refused, and nothing was done.
+/// Deletes a claimed key: its request was rejected, and nothing was done.
 ///
 /// # Errors
 /// When Postgres fails.

@@ -1,7 +1,6 @@
-//! Webhooks that were verified: stored first, so that the sender may forget them, then handed to the order's workflow.
-//!
-//! What is only noted of them waits for no flush (`synchronous_commit` is off for that statement): a Postgres that fails
-//! within the next half second may lose it. A message whose settling is lost is handed on again, which changes nothing.
+//! Verified webhooks, stored before they are delivered to the order's workflow, and idempotency keys of requests.
+//! Tables: `inbox`, `idempotency_keys`.
+//! [`store_as_recorded`] and [`mark_settled_async`] wait for no flush: orders do not depend on their writes.
 
 pub mod idempotency;
 
@@ -9,25 +8,25 @@ use crate::{Result, parse};
 use sqlx::{PgExecutor, PgPool};
 use waybill_domain::ids::{OrderId, ShipmentId};
 
-/// Messages of one order that are read again: an order has some tens of shipments at most, with a few each.
+/// Messages of one order that are replayed: an order has at most some tens of shipments, with a few messages each.
 const REPLAYED_MESSAGES_MAX: i64 = 500;
 
 /// A message for an order's workflow.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Message {
-    /// Who sent it: `carrier` or `payments`.
+    /// The sender: `carrier` or `payments`.
     pub source: String,
-    /// The sender's id of it: one id counts once.
+    /// The sender's id of the message, by which it is deduplicated.
     pub event_id: String,
-    /// Whose workflow it is for.
+    /// The order whose workflow receives it.
     pub order_id: OrderId,
-    /// The signal it becomes.
+    /// The name of the signal.
     pub signal: String,
     /// The signal's payload.
     pub payload: serde_json::Value,
 }
 
-/// Keeps a message. Says whether it is new.
+/// Stores a message. Returns whether it is new.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -46,7 +45,8 @@ pub async fn store_message(db: impl PgExecutor<'_>, message: &Message) -> Result
     Ok(new.rows_affected() == 1)
 }
 
-/// Keeps a message that is for no workflow, as one that has reached its end already: nothing follows from it.
+/// Stores a message that is for no workflow as already settled: nothing follows from it. The write does not wait for a
+/// flush: a Postgres that fails within the next half second may lose it.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -66,16 +66,16 @@ pub async fn store_as_recorded(pool: &PgPool, message: &Message) -> Result<()> {
     Ok(())
 }
 
-/// What became of a message of the carrier.
+/// The result of storing a carrier message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoredMessage {
-    /// Whose shipment it is about.
+    /// The order of its shipment.
     pub order_id: OrderId,
-    /// Whether it was not there before.
+    /// Whether the message is new.
     pub is_new: bool,
 }
 
-/// Keeps a message of the carrier for the order that the shipment is of. None, and nothing is stored, if there is no such
+/// Stores a carrier message for the order of the shipment. Returns `None` and stores nothing if there is no such
 /// shipment.
 ///
 /// # Errors
@@ -104,7 +104,7 @@ pub async fn store_for_shipment(
     Ok(row.map(|row| StoredMessage { order_id: OrderId(row.order_id), is_new: row.is_new }))
 }
 
-/// Up to `limit` messages that no workflow has yet, oldest first, stored at least `age_seconds` ago.
+/// Up to `limit` messages that were not delivered to a workflow, oldest first, received at least `age_seconds` ago.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -123,7 +123,7 @@ pub async fn find_undelivered(pool: &PgPool, age_seconds: f64, limit: u16) -> Re
             Ok(Message {
                 source: r.source,
                 event_id: r.event_id,
-                order_id: parse("an order's id", Ok::<_, std::convert::Infallible>(OrderId(r.order_id)))?,
+                order_id: parse("order id", Ok::<_, std::convert::Infallible>(OrderId(r.order_id)))?,
                 signal: r.signal,
                 payload: r.payload,
             })
@@ -131,8 +131,7 @@ pub async fn find_undelivered(pool: &PgPool, age_seconds: f64, limit: u16) -> Re
         .collect()
 }
 
-/// The latest messages of one kind that were stored for an order, oldest first, whether or not a workflow has had them:
-/// their payloads.
+/// The payloads of the latest messages of one kind for an order, oldest first, delivered or not.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -149,9 +148,9 @@ pub async fn latest_payloads(pool: &PgPool, order: OrderId, signal: &str) -> Res
     Ok(payloads)
 }
 
-/// A message has reached its end: `signalled`; or, when the workflow had ended before it, `late` if it was news all the
-/// same (see [`crate::shipments::late`]), else `closed`. (What is for no workflow is `recorded`: see [`record`].) Says whether this
-/// is how it ended: the first ending stays.
+/// Marks a message as settled: `signalled`; or, if the workflow had ended before, `late` if the event was still new
+/// (see [`crate::shipments::late_events`]), else `closed`. (Messages for no workflow are `recorded`: see
+/// [`store_as_recorded`].) Returns whether this call settled it: the first outcome stays.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -168,7 +167,8 @@ pub async fn mark_settled(executor: impl PgExecutor<'_>, message: &Message, outc
     Ok(settled.rows_affected() == 1)
 }
 
-/// As [`settle`], where a workflow has the message and nothing else follows: waits for no flush.
+/// Like [`mark_settled`], for a message that a workflow has received and from which nothing else follows. Does not wait
+/// for a flush: if Postgres loses the write, the message is redelivered, which changes nothing.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -186,7 +186,7 @@ pub async fn mark_settled_async(pool: &PgPool, message: &Message, outcome: &str)
     Ok(())
 }
 
-/// How many messages no workflow has yet.
+/// Counts the messages that were not delivered to a workflow.
 ///
 /// # Errors
 /// When Postgres fails.

@@ -1,4 +1,5 @@
-//! Merchants and their API keys.
+//! Merchants and their API keys, with the keys' scopes. A key is stored as its hash.
+//! Tables: `merchants`, `api_keys`.
 
 use crate::{Result, parse, postgres::notify};
 use jiff::Timestamp;
@@ -9,7 +10,7 @@ use subtle::ConstantTimeEq;
 use uuid::Uuid;
 use waybill_domain::ids::MerchantId;
 
-/// What a key may do.
+/// A permission of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
     /// Place, cancel, decide and amend orders.
@@ -18,7 +19,7 @@ pub enum Scope {
     OrdersRead,
     /// Set and adjust stock.
     StockWrite,
-    /// Free stuck orders.
+    /// Operate on stuck orders.
     Operate,
     /// Everything.
     Admin,
@@ -41,7 +42,7 @@ impl Scope {
     }
 }
 
-/// A text that names no scope.
+/// A text that is not the name of a scope.
 #[derive(Debug, thiserror::Error)]
 #[error("unknown scope {0:?}; one of orders:write, orders:read, stock:write, operate, admin")]
 pub struct UnknownScope(String);
@@ -53,47 +54,47 @@ impl FromStr for Scope {
     }
 }
 
-/// Who calls, and what they may do.
+/// The caller of the API, with its permissions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
     /// The key's id, for audits and logs.
     pub key_id: Uuid,
-    /// Whose orders it sees.
+    /// The merchant whose orders it can access.
     pub merchant_id: MerchantId,
-    /// What it may do.
+    /// Its permissions.
     pub scopes: Vec<Scope>,
 }
 
 impl Caller {
-    /// Whether the key has the scope, or all of them.
+    /// Returns whether the key has the scope, or all of them.
     pub fn has_scope(&self, scope: Scope) -> bool {
         self.scopes.contains(&scope) || self.scopes.contains(&Scope::Admin)
     }
 }
 
-/// A key as an operator sees it.
+/// A key as shown to an operator.
 #[derive(Debug)]
 pub struct ApiKey {
     /// For `revoke`.
     pub id: Uuid,
     /// The merchant's name.
     pub merchant: String,
-    /// What the key is for.
+    /// The purpose of the key.
     pub name: String,
-    /// What it may do.
+    /// Its permissions.
     pub scopes: Vec<String>,
-    /// When it was made.
+    /// When it was created.
     pub created_at: Timestamp,
-    /// When it ended, if it did.
+    /// When it was revoked, if it was.
     pub revoked_at: Option<Timestamp>,
 }
 
-/// What is kept of a key.
+/// Hashes a key; only the hash is stored.
 pub fn hash(key: &str) -> [u8; 32] {
     Sha256::digest(key.as_bytes()).into()
 }
 
-/// The merchant of that name, made if there is none. `new_id` is used when it is made.
+/// Returns the merchant with that name, and creates it with `new_id` if there is none.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -109,7 +110,7 @@ pub async fn ensure_merchant(pool: &PgPool, name: &str, new_id: Uuid) -> Result<
     Ok(MerchantId(id))
 }
 
-/// Keeps a new key by its hash.
+/// Stores a new key by its hash.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -135,7 +136,7 @@ pub async fn create(
     Ok(())
 }
 
-/// Who holds the key of this [`hash`], unless it was revoked or never made.
+/// The caller that has the key with this [`hash`], unless it was revoked or does not exist.
 ///
 /// # Errors
 /// When Postgres fails or holds an unknown scope.
@@ -146,9 +147,9 @@ pub async fn find(pool: &PgPool, wanted: &[u8; 32]) -> Result<Option<Caller>> {
     )
     .fetch_optional(pool)
     .await?;
-    // The index found it by hash; the comparison that lets somebody in takes the same time for every hash.
+    // The index found it by hash; the comparison that grants access takes the same time for every hash.
     let Some(row) = row.filter(|r| bool::from(r.key_hash.as_slice().ct_eq(wanted))) else { return Ok(None) };
-    let scopes = row.scopes.iter().map(|s| parse("a key's scope", s.parse())).collect::<Result<_>>()?;
+    let scopes = row.scopes.iter().map(|s| parse("API key scope", s.parse())).collect::<Result<_>>()?;
     Ok(Some(Caller { key_id: row.id, merchant_id: MerchantId(row.merchant_id), scopes }))
 }
 
@@ -177,7 +178,7 @@ pub async fn list(pool: &PgPool) -> Result<Vec<ApiKey>> {
         .collect())
 }
 
-/// Ends a key, and has every process forget it. Says whether there was one to end.
+/// Revokes a key, and notifies every process to evict it from its cache. Returns whether there was an active key.
 ///
 /// # Errors
 /// When Postgres fails.

@@ -1,4 +1,4 @@
-//! Accepting orders: many in one statement, each of them all or nothing.
+//! Accepts orders: many in one statement, each of them atomically.
 
 use crate::{
     Result,
@@ -18,25 +18,25 @@ use std::{
 use uuid::Uuid;
 use waybill_domain::order::{Address, OrderLine};
 
-/// Orders of one statement, and statements at a time: see [`crate::postgres::group`]. A statement costs Postgres as much as ten of
-/// its orders, so one large one at a time is better than several small ones.
+/// Orders per statement, and concurrent statements: see [`crate::postgres::batch`]. A statement costs Postgres as much
+/// as ten of its orders, so one large statement at a time is better than several small ones.
 const ACCEPT_LIMITS: BatchLimits =
     BatchLimits { items_max: 128, flushers: 1, linger: Linger::Adaptive(Duration::from_micros(200)) };
 
-/// How long a process has for starting the workflow of an order that it accepted, in seconds. What it does not manage the
-/// starter does; two starts would be one workflow, but cost Temporal two.
+/// The time, in seconds, that a process has for starting the workflow of an order that it accepted. The outbox
+/// dispatcher starts the remaining ones; two starts result in one workflow, but cost Temporal twice.
 const START_GRACE_SECONDS: f64 = 5.0;
 
-/// An order to be accepted, under the key of its request.
+/// An order to be accepted, with the idempotency key of its request.
 #[derive(Debug)]
 pub struct AcceptRequest {
-    /// As it is read at once.
+    /// The order, as a reader sees it immediately after.
     pub order: OrderRecord,
-    /// What names the request.
+    /// The key that identifies the request.
     pub request: RequestKey,
-    /// Whether the caller starts its workflow: then the starter leaves it alone for some seconds.
+    /// Whether the caller starts its workflow: then the outbox dispatcher skips it for some seconds.
     pub starts: bool,
-    /// Whether the client waits to be told more, so that its answer is still to come.
+    /// Whether the client waits for the outcome, so that its response is still to come.
     pub client_waits: bool,
 }
 
@@ -48,8 +48,8 @@ pub struct OrderAcceptor {
 }
 
 impl OrderAcceptor {
-    /// Starts the tasks that write. `grouped` is whether orders share a statement; without, each has its own,
-    /// and as many are written at a time as the pool has connections.
+    /// Starts the tasks that write. If `batched`, orders share a statement; otherwise each has its own statement, and
+    /// as many run concurrently as the pool has connections.
     pub fn start(pool: PgPool, grouped: bool) -> Self {
         let lanes = pool.options().get_max_connections() as usize;
         let limits = if grouped {
@@ -66,15 +66,16 @@ impl OrderAcceptor {
         Self { pool, group }
     }
 
-    /// Accepts an order: order, first event and idempotency key in one statement, and so all or nothing. Says what was
-    /// known of the key; only if that is [`Known::New`] was anything written.
+    /// Accepts an order: writes order, first event and idempotency key in one statement, and so atomically. Returns the
+    /// previous status of the key; the order was written only if that is [`KeyStatus::New`].
     ///
     /// # Errors
     /// When Postgres fails.
     pub async fn accept(&self, new: Arc<AcceptRequest>) -> Result<KeyStatus> {
         match self.group.submit(new.clone()).await? {
             Some(known) => Ok(known),
-            // Somebody was faster, after the statement began: it could not see what they had written.
+            // A concurrent request with this key committed after the statement began, so the statement could not see
+            // it.
             None => Ok(match idempotency::find(&self.pool, &new.request).await? {
                 KeyStatus::New => KeyStatus::InProgress,
                 known => known,
@@ -83,7 +84,7 @@ impl OrderAcceptor {
     }
 }
 
-/// What the statement takes, a column a list.
+/// The statement's parameters, one list per column.
 #[derive(Default)]
 struct Columns {
     ids: Vec<Uuid>,
@@ -135,17 +136,17 @@ impl Columns {
     }
 }
 
-/// For each order what was known of its key; none where a statement that ran at the same time has used it.
+/// Returns the previous status of each order's key; `None` if a concurrent statement has used the key.
 ///
-/// Keys are inserted in one order everywhere, so that of two statements with the same keys one waits for the other, and
-/// never each for the other.
+/// All statements insert keys in the same sequence, so that of two statements with the same keys one waits for the
+/// other, without a deadlock.
 async fn insert(db: &mut PgConnection, items: &[Arc<AcceptRequest>]) -> Result<Vec<Option<KeyStatus>>> {
     let mut columns = Columns::default();
     for item in items {
         columns.add(item);
     }
     let Some(route) = items.first().map(|item| item.request.route) else { return Ok(Vec::new()) };
-    debug_assert!(items.iter().all(|item| item.request.route == route), "one route places orders");
+    debug_assert!(items.iter().all(|item| item.request.route == route), "all items have the same route");
     let rows = sqlx::query!(
         r#"with input as materialized (
              select * from unnest($2::uuid[], $3::uuid[], $4::text[], $5::bytea[], $6::text[], $7::text[], $8::text[],

@@ -1,5 +1,5 @@
-//! Why somebody is needed for an order, where it is not its workflow that says so: the workflow may have ended long
-//! ago. `orders.concern` has the latest open one, so that such orders are found like the others that need somebody.
+//! Attention records: why an order requires operator attention for reasons outside its workflow, which may have ended.
+//! `orders.concern` has the latest open one, so that the query for orders that require attention finds them too.
 
 use crate::{
     Result,
@@ -19,24 +19,24 @@ use waybill_domain::{
     status::OrderStatus,
 };
 
-/// One thing that somebody is needed for.
+/// One attention record.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct AttentionRecord {
-    /// Why.
+    /// The reason.
     pub reason: AttentionReason,
-    /// What it is about: the id of a refund, a return, a dispute, a drift, a shipment.
+    /// The subject: the id of a refund, a return, a dispute, a drift, a shipment.
     pub subject: String,
-    /// What is known.
+    /// The details.
     pub detail: serde_json::Value,
 }
 
-/// Somebody is needed. Written once per reason and subject, also to the timeline; one that was cleared is raised again.
-/// Says whether it is news.
+/// Raises attention. Writes one record per reason and subject, and an event; a cleared record is raised again. Returns
+/// whether it was raised by this call.
 ///
 /// # Errors
 /// When Postgres fails, or there is no such order.
 pub async fn raise(tx: &mut PgConnection, order: OrderId, concern: &AttentionRecord) -> Result<bool> {
-    // The order's row first: whoever appends to its timeline takes turns there.
+    // Locks the order's row first: all writers to its timeline serialize on it.
     sqlx::query!("select 1 as one from orders where id = $1 for update", order.0)
         .fetch_optional(&mut *tx)
         .await?;
@@ -61,7 +61,7 @@ pub async fn raise(tx: &mut PgConnection, order: OrderId, concern: &AttentionRec
     Ok(true)
 }
 
-/// As [`raise`], but never again once it was raised for this subject: what an operator has dismissed stays dismissed.
+/// Like [`raise`], but never again for the same subject: a record that an operator has dismissed stays dismissed.
 ///
 /// # Errors
 /// When Postgres fails, or there is no such order.
@@ -77,7 +77,7 @@ pub async fn raise_once(tx: &mut PgConnection, order: OrderId, concern: &Attenti
     if known { Ok(false) } else { raise(tx, order, concern).await }
 }
 
-/// What is known of an open concern has changed. Within a transaction that has locked the order's row.
+/// Updates the detail of an open record. Within a transaction that has locked the order's row.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -95,7 +95,7 @@ pub(crate) async fn update(tx: &mut PgConnection, order: OrderId, concern: &Atte
     Ok(())
 }
 
-/// As [`raise`], in a transaction of its own.
+/// Like [`raise`], in its own transaction.
 ///
 /// # Errors
 /// When Postgres fails, or there is no such order.
@@ -106,7 +106,7 @@ pub async fn raise_committed(pool: &PgPool, order: OrderId, concern: &AttentionR
     Ok(new)
 }
 
-/// As [`clear`], in a transaction of its own. Locks nothing where there is nothing to clear.
+/// Like [`clear`], in its own transaction. Takes no lock if there is nothing to clear.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -134,8 +134,7 @@ pub async fn clear_if_raised(
     Ok(cleared)
 }
 
-/// What somebody was needed for is settled: of this subject, or of every subject with the reason. Says whether there
-/// was such a thing.
+/// Clears the open records with this subject, or all with the reason. Returns whether there were any.
 ///
 /// # Errors
 /// When Postgres fails, or there is no such order.
@@ -165,8 +164,9 @@ pub async fn clear(
     Ok(true)
 }
 
-/// What an ended order's workflow needed somebody for and took to its end is settled: about this, or whatever it is
-/// about. Says whether there was such a thing. Nothing is done while the order has not ended: its workflow knows better.
+/// Clears attention items that the workflow of an ended order left open: those with this subject or, without one, all
+/// with the reason. Returns whether there were any. Does nothing while the order is open, because its workflow owns the
+/// items.
 ///
 /// # Errors
 /// When Postgres fails, or there is no such order.
@@ -182,7 +182,7 @@ pub(crate) async fn clear_of_ended_workflow(
     )
     .fetch_one(&mut *tx)
     .await?;
-    let status: OrderStatus = parse("a status", row.status.parse())?;
+    let status: OrderStatus = parse("order status", row.status.parse())?;
     let mut needs = row.needs.map_or_else(Vec::new, |needs| needs.0);
     if !status.is_terminal() || !clear_attention_item(&mut needs, reason, about) {
         return Ok(false);
@@ -199,8 +199,9 @@ pub(crate) async fn clear_of_ended_workflow(
     Ok(true)
 }
 
-/// What an operator did about what no workflow holds, of this subject or of every subject with the reason: written
-/// down, told, and settled, together. Says whether there was such a thing; if not, nothing is written.
+/// Applies an operator's action to attention that no workflow handles, for this subject or for all subjects with the
+/// reason: writes the audit record and the event and clears the attention, in one transaction. Returns whether there
+/// was any; if not, it writes nothing.
 ///
 /// # Errors
 /// When Postgres fails, or there is no such order.
@@ -221,8 +222,8 @@ pub async fn apply_operator_action(
     Ok(true)
 }
 
-/// Records that an operator has steps of refunds or returns tried again, with the messages that tell their workflows.
-/// Nothing is settled: that is for the steps, when they succeed. A repetition changes nothing.
+/// Records that an operator retries steps of refunds or returns, together with the messages for their workflows. Clears
+/// nothing: the steps do that when they succeed. A duplicate request changes nothing.
 ///
 /// # Errors
 /// When Postgres fails, or there is no such order.

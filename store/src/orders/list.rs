@@ -1,9 +1,4 @@
-//! Lists of a merchant's orders.
-//!
-//! A page costs what is on it, whatever else there is: it is read backwards from its end, in an index that begins with
-//! what was asked for and goes on with the id. For that each way to ask has a statement of its own, which no other index
-//! serves: it compares the index's columns as a row, and asks for their order. Left to choose by what it knows of the
-//! values, Postgres reads the orders newest first until enough of them happen to be completed, and those are the oldest.
+//! Lists of a merchant's orders, by keyset pagination: a page costs what is on it, regardless of the number of orders.
 
 use super::{OrderRecord, Row, select_orders};
 use crate::Result;
@@ -15,31 +10,34 @@ use waybill_domain::{
     status::OrderStatus,
 };
 
-/// An order's id is made right after its time was read, from the same clock, which may be set back in between: by not
-/// more than this.
+/// An order's id is generated right after its creation time was read from the same clock. The clock may be set back in
+/// between, by at most this.
 const CLOCK_SET_BACK_MAX: SignedDuration = SignedDuration::from_secs(1);
 
-/// What a list may be narrowed to.
+/// The filters of a list.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
-    /// Orders in this status.
+    /// Orders with this status.
     pub status: Option<OrderStatus>,
-    /// This customer's.
+    /// Orders of this customer.
     pub customer_id: Option<CustomerId>,
-    /// Orders that need somebody, or that don't.
+    /// Orders that require operator attention, or those that do not.
     pub attention: Option<bool>,
-    /// With this reference.
+    /// Orders with this reference.
     pub reference: Option<String>,
-    /// Accepted after this.
+    /// Orders accepted after this.
     pub created_after: Option<Timestamp>,
-    /// Older than this order: where the last page ended.
+    /// Orders older than this one, the last of the previous page.
     pub before: Option<OrderId>,
 }
 
 /// The merchant's orders, newest first, at most `limit`.
 ///
-/// Of what is asked for, what is likely to leave the fewest orders leads to the index; each order found is checked for the
-/// rest.
+/// The filter that probably leaves the fewest orders selects the index; each order found is checked against the other
+/// filters. A page is read backwards from its end, in an index that starts with the filter column and continues with
+/// the id. Each filter has its own statement that no other index serves: it compares the index's columns as a row, and
+/// sorts by them. Left to choose by its statistics, Postgres reads the orders newest first until enough of them happen
+/// to be completed, and those are the oldest.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -75,8 +73,8 @@ pub async fn list(
             .await?
         };
     }
-    // Where the order begins with a column that is also said to equal something, Postgres takes that for no order at all,
-    // and any index with the ids for one.
+    // If the sort order starts with a column that the condition also sets equal to a value, Postgres ignores that
+    // column when sorting, and considers any index with the ids.
     let rows = if filter.reference.is_some() {
         page!(
             "merchant_id = $1 and reference is not null
@@ -105,7 +103,7 @@ pub async fn list(
     rows.into_iter().map(OrderRecord::try_from).collect()
 }
 
-/// No order that was accepted after this has an id below it: an id begins with its time (UUIDv7, RFC 9562).
+/// No order that was accepted after this has an id below it: an id starts with its time (UUIDv7, RFC 9562).
 fn first_id_after(at: Timestamp) -> Uuid {
     let since = at.saturating_sub(CLOCK_SET_BACK_MAX).unwrap_or(Timestamp::UNIX_EPOCH);
     let ms = u64::try_from(since.as_millisecond()).unwrap_or_default();

@@ -1,4 +1,6 @@
-//! Orders: reading, listing. They are accepted in [`crate::orders::acceptance`].
+//! Orders, from acceptance to their timeline, with risk decisions, attention records and operator actions.
+//! Tables: `orders`, `order_events`, `risk_decisions`, `concerns`, `operator_actions`.
+//! Writes also `idempotency_keys` (acceptance) and, for operator actions, `payment_operations` and `shipments`.
 
 pub mod acceptance;
 pub mod attention;
@@ -26,22 +28,22 @@ use waybill_domain::{
     state::OrderState,
 };
 
-/// An order as Postgres has it.
+/// An order as stored in Postgres.
 #[derive(Debug, Clone)]
 pub struct OrderRecord {
     /// Its id.
     pub id: OrderId,
-    /// Whose it is.
+    /// The merchant that owns it.
     pub merchant_id: MerchantId,
-    /// As placed.
+    /// The order as placed.
     pub placed: NewOrder,
-    /// The lines' prices, added up.
+    /// The sum of the lines' prices.
     pub subtotal: Amount,
-    /// What the customer was asked to pay.
+    /// The amount that the customer pays.
     pub total: Amount,
-    /// As its workflow last wrote it.
+    /// The state that its workflow last wrote.
     pub state: OrderState,
-    /// What somebody is needed for, where it is not its workflow that says so: the oldest first.
+    /// Open attention records, oldest first; the attention items of its workflow are in `state`.
     pub concerns: Vec<AttentionRecord>,
     /// The number of its last event.
     pub version: i64,
@@ -49,7 +51,7 @@ pub struct OrderRecord {
     pub created_at: Timestamp,
     /// When it last changed.
     pub updated_at: Timestamp,
-    /// Which writing of it was read; none before it is written.
+    /// The version of the row that was read; none before the row is written.
     pub row_version: Option<RowVersion>,
 }
 
@@ -58,17 +60,17 @@ pub struct OrderRecord {
 pub struct EventRecord {
     /// From 1, without gaps.
     pub seq: i64,
-    /// The pinned name of what happened.
+    /// The pinned name of the event.
     pub kind: String,
     /// The order's status after it.
     pub status: String,
-    /// What else is to be said.
+    /// The event's data.
     pub data: serde_json::Value,
     /// When it was written.
     pub at: Timestamp,
 }
 
-/// The order of that id, whoever owns it. For the worker; the API asks with [`find`].
+/// The order with that id, of any merchant. For the worker; the API uses [`find`].
 ///
 /// # Errors
 /// When Postgres fails.
@@ -76,7 +78,7 @@ pub async fn get(pool: &PgPool, id: OrderId) -> Result<Option<OrderRecord>> {
     Ok(read_orders(pool, &[id]).await?.pop().flatten().map(Arc::unwrap_or_clone))
 }
 
-/// The merchant's order of that id; another merchant's order is not found.
+/// The merchant's order with that id; another merchant's order is not found.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -87,7 +89,7 @@ pub async fn find(pool: &PgPool, merchant: MerchantId, id: OrderId) -> Result<Op
 async fn read_orders(db: impl PgExecutor<'_>, wanted: &[OrderId]) -> Result<Vec<Option<Arc<OrderRecord>>>> {
     let ids: Vec<Uuid> = wanted.iter().map(|id| id.0).collect();
     let rows = select_orders!("where id = any($1)", &ids).fetch_all(db).await?;
-    // What can't be read is to blame for it alone: a group of one says so (see `group`).
+    // A row that cannot be parsed fails only its own order: the batcher retries the items one by one (see `batch`).
     let orders: HashMap<OrderId, Arc<OrderRecord>> = rows
         .into_iter()
         .map(|row| Ok((OrderId(row.id), Arc::new(row.try_into()?))))
@@ -115,8 +117,8 @@ pub async fn events(pool: &PgPool, id: OrderId, after_seq: i64, limit: u16) -> R
         .collect())
 }
 
-/// How many orders stand in each status that is not the end. It reads the open orders alone, by the index `orders_open`,
-/// whose condition this has to repeat word for word.
+/// Counts the open orders by status. It reads only the open orders, by the index `orders_open`, whose condition this
+/// query must repeat exactly.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -130,8 +132,8 @@ pub async fn count_open(pool: &PgPool) -> Result<Vec<(String, i64)>> {
     Ok(rows.into_iter().map(|r| (r.status, r.count)).collect())
 }
 
-/// How many orders need somebody, by the latest reason, of all merchants. It reads those alone, by the index
-/// `orders_needing_attention`, whose condition this has to repeat word for word.
+/// Counts the orders of all merchants that require operator attention, by the latest reason. It reads only those, by
+/// the index `orders_needing_attention`, whose condition this query must repeat exactly.
 ///
 /// # Errors
 /// When Postgres fails.

@@ -1,4 +1,4 @@
-//! What operators did: the audit, and what it means for the payment ledger.
+//! Operator actions: the audit records, and their effect on the payment ledger.
 
 use crate::{Result, parse, payments::OperationKind};
 use sqlx::{PgConnection, PgPool};
@@ -9,31 +9,31 @@ use waybill_domain::{
     state::AttentionReason,
 };
 
-/// One thing that an operator did.
+/// The audit record of one operator action.
 #[derive(Debug, Clone)]
 pub struct OperatorActionRecord {
-    /// Names it: the same id counts once.
+    /// Its id: the same id is recorded once.
     pub id: Uuid,
     /// The order.
     pub order_id: OrderId,
     /// The id of an API key, or `temporal`.
     pub actor: String,
-    /// What was done.
+    /// The action.
     pub action: OperatorAction,
-    /// About what.
+    /// The attention reason that it applies to.
     pub attention: AttentionReason,
-    /// Of `resolve`: under which number it was done by other means.
+    /// For `resolve`: the reference at the provider or the carrier.
     pub reference: Option<String>,
-    /// In the operator's words.
+    /// The operator's explanation.
     pub reason: String,
-    /// The payment operation that it ends, if it ends one.
+    /// The payment operation that it completes, if any.
     pub payment_operation: Option<OperationKind>,
-    /// The shipment that it gives a label, if it gives one: `reference` is its tracking number.
+    /// The shipment that it labels, if any: `reference` is its tracking number.
     pub labelled_shipment: Option<ShipmentId>,
 }
 
-/// Writes down what an operator did. What they resolved counts as done in the payment ledger, under their reference;
-/// what they skipped counts as declined. A label that they booked counts as the shipment's.
+/// Records an operator action. A resolved payment operation becomes succeeded in the ledger, with the operator's
+/// reference; a skipped one becomes declined. A manually booked label becomes the shipment's label.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -59,7 +59,7 @@ pub async fn record_action(pool: &PgPool, word: &OperatorActionRecord) -> Result
         .await?;
     }
     if let (Some(OperationKind::Void), Some(_)) = (word.payment_operation, ended) {
-        // Nothing else is done about the order's holds.
+        // The order's authorizations require no further operation.
         sqlx::query!(
             "update payment_operations set state = 'declined', code = 'order_undone', updated_at = now()
              where order_id = $1 and state = 'pending' and kind in ('authorize', 'void')",
@@ -81,17 +81,17 @@ pub async fn record_action(pool: &PgPool, word: &OperatorActionRecord) -> Result
     Ok(())
 }
 
-/// What the word of this id was about, if it was written down.
+/// The attention reason of the action with this id, if it was recorded.
 ///
 /// # Errors
 /// When Postgres fails.
 pub async fn find_attention(pool: &PgPool, id: Uuid) -> Result<Option<AttentionReason>> {
     let about = sqlx::query_scalar!("select attention from operator_actions where id = $1", id);
     let about = about.fetch_optional(pool).await?;
-    about.map(|reason| parse("an attention reason", reason.parse())).transpose()
+    about.map(|reason| parse("attention reason", reason.parse())).transpose()
 }
 
-/// The audit alone. Says whether it is new.
+/// Inserts only the audit record. Returns whether it is new.
 pub(crate) async fn insert_audit(tx: &mut PgConnection, word: &OperatorActionRecord) -> Result<bool> {
     let new = sqlx::query!(
         "insert into operator_actions (id, order_id, actor, action, attention, reference, reason)

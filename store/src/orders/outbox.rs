@@ -1,26 +1,26 @@
-//! Orders that were accepted and may have no workflow yet: the outbox that the starter empties.
+//! The outbox: accepted orders that may not have a workflow yet. The outbox dispatcher empties it.
 
 use crate::Result;
 use sqlx::PgPool;
 use waybill_domain::ids::{CustomerId, MerchantId, OrderId};
 
-/// What starting an order's workflow takes.
+/// The data for starting an order's workflow.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutboxEntry {
     /// The order.
     pub order_id: OrderId,
-    /// Whose it is.
+    /// The merchant that owns it.
     pub merchant_id: MerchantId,
     /// For the search attribute.
     pub customer_id: CustomerId,
 }
 
-/// How many times what one starter takes the oldest are that it picks from: with a long backlog, several starters mostly
-/// get different ones.
+/// A dispatcher picks its orders from the oldest `limit` times this many, so that with a long backlog several
+/// dispatchers mostly pick different orders.
 const PICK_FROM_FACTOR: i64 = 10;
 
-/// Up to `limit` of the oldest orders that are not known to have a workflow, and that nobody else is about to start.
-/// Several starters may get the same ones: an order's workflow has one id, so that only one start counts.
+/// Returns up to `limit` of the oldest orders that have no known workflow and that no other process is about to start.
+/// Several dispatchers may pick the same order: its workflow has one id, so only one start succeeds.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -41,13 +41,14 @@ pub async fn find_unstarted(pool: &PgPool, limit: u16) -> Result<Vec<OutboxEntry
             Ok(OutboxEntry {
                 order_id: OrderId(r.id),
                 merchant_id: MerchantId(r.merchant_id),
-                customer_id: crate::parse("a customer's id", r.customer_id.try_into())?,
+                customer_id: crate::parse("customer id", r.customer_id.try_into())?,
             })
         })
         .collect()
 }
 
-/// These orders have a workflow. Their rows are taken in the order of their ids, as by all who take several.
+/// Marks that these orders have a workflow. Locks their rows in id order, as do all statements that lock several
+/// orders.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -65,7 +66,7 @@ pub async fn mark_started(pool: &PgPool, orders: &[OrderId]) -> Result<()> {
     Ok(())
 }
 
-/// How many of these orders have been taken up: something was told of them after they were accepted.
+/// Counts the orders that have been picked up: their workflow has written to the read model.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -80,7 +81,7 @@ pub async fn count_picked_up(pool: &PgPool, orders: &[OrderId]) -> Result<usize>
     Ok(usize::try_from(count).unwrap_or_default())
 }
 
-/// How many orders wait for a workflow, and for how long the oldest has, in seconds.
+/// Returns the number of orders without a workflow, and the age of the oldest in seconds.
 ///
 /// # Errors
 /// When Postgres fails.

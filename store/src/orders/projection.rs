@@ -1,6 +1,6 @@
-//! The read model of an order after it was accepted. What the order's workflow decides is written by [`apply`], in one
-//! idempotent transaction. What it does not decide (refunds, returns, disputes, drift, an operator's word) is appended
-//! to the timeline by whoever records it, in the transaction that records it ([`append`]).
+//! The read model of an accepted order. [`apply`] writes the decisions of the order's workflow, in one idempotent
+//! transaction. Other writers (refunds, returns, disputes, drifts, operator actions) append their events to the
+//! timeline in the transaction that records them ([`append`]).
 
 use crate::{Result, StoreError, parse, postgres::notify};
 use serde::Serialize;
@@ -16,24 +16,24 @@ use waybill_domain::{
 /// The order's workflow, as the writer of an entry.
 const WORKFLOW_WRITER: &str = "order";
 
-/// What a projection did.
+/// The outcome of a projection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProjectionOutcome {
-    /// The entries, or those of them that were missing, were appended.
+    /// The entries, or the missing ones of them, were appended.
     Appended {
-        /// The number of the last of the entries: the next projection builds on it.
+        /// The number of the last entry: the next projection builds on it.
         version: i64,
         /// The statuses that the order entered.
         entered: Vec<OrderStatus>,
     },
-    /// The entries were there already, and nothing was written.
+    /// The entries were already there, and nothing was written.
     AlreadyApplied {
-        /// As in [`Applied::Appended`].
+        /// As in [`ProjectionOutcome::Appended`].
         version: i64,
     },
-    /// The order's workflow wrote something else behind `base_version`, and nothing was written: a workflow task that
-    /// was lost after its projection, and took another way when it ran again. What is there may have been seen, so it
-    /// stays; the workflow has to go on from it.
+    /// The order's workflow has written other entries after `base_version`, and nothing was written: a workflow task
+    /// that was lost after its projection took another path when it ran again. Readers may have seen the existing
+    /// entries, so they stay; the workflow must resume from them.
     Conflict,
 }
 
@@ -47,11 +47,11 @@ impl ProjectionOutcome {
     }
 }
 
-/// Appends entries and takes over the state, once. `base_version` is the version that the workflow last knew.
+/// Appends entries and updates the state, once. `base_version` is the last version that the workflow has.
 ///
-/// Entries of the workflow that are already there behind `base_version` are skipped, so a repetition writes nothing and
-/// gets the same answer. If the timeline goes on differently there, nothing is written ([`Applied::Conflict`]): a status
-/// that a reader may have seen is never taken back, and no fact is written twice.
+/// Skips entries of the workflow that already exist after `base_version`, so a retry writes nothing and returns the
+/// same outcome. If the existing entries differ, nothing is written ([`ProjectionOutcome::Conflict`]): a status that a
+/// reader may have seen is never rolled back, and no event is written twice.
 ///
 /// # Errors
 /// When Postgres fails, or there is no such order.
@@ -75,7 +75,7 @@ pub async fn apply(
     };
     let matching = written.iter().zip(&rows).take_while(|(there, row)| there.equals(row)).count();
     if matching == rows.len() {
-        // Not the order's version: what a lost task wrote after this has to be found again behind it.
+        // Not the order's version: entries that a lost task wrote after this one must be found again after it.
         let version = matching.checked_sub(1).map_or(base_version, |last| written[last].seq);
         return Ok(ProjectionOutcome::AlreadyApplied { version });
     }
@@ -85,23 +85,23 @@ pub async fn apply(
     let missing_entries =
         OrderChange { base_version: before.version, entries: &entries[matching..], id, state };
     if insert_audit(&mut *tx, &[missing_entries]).await?.is_empty() {
-        // Its row is locked and its version was just read, so the order has ended, and otherwise.
+        // Its row is locked and its version was just read, so the order has ended with another status.
         return Ok(ProjectionOutcome::Conflict);
     }
     tx.commit().await?;
     Ok(missing_entries.applied(&before.status))
 }
 
-/// What is told of one order.
+/// One order's change.
 #[derive(Debug, Clone, Copy)]
 pub struct OrderChange<'a> {
-    /// Which.
+    /// The order.
     pub id: OrderId,
-    /// The order's version that the entries follow on.
+    /// The version of the order that the entries follow.
     pub base_version: i64,
-    /// What happened.
+    /// The events.
     pub entries: &'a [TimelineEntry],
-    /// The order after it.
+    /// The state of the order after them.
     pub state: &'a OrderState,
 }
 
@@ -120,10 +120,10 @@ impl OrderChange<'_> {
     }
 }
 
-/// Does in one statement what [`apply`] does, for each of these orders whose version is the base of its change, and
-/// answers each in their order. `None` is for [`apply`] to judge, and nothing of it was written: the order has been
-/// written to since (as by this very change), there is no such order, or there is nothing to tell. No order may be
-/// there twice.
+/// Does the same as [`apply`] in one statement, for each of these orders whose version is the base of its change, and
+/// returns the outcomes in sequence. `None` means that nothing was written and [`apply`] must decide: the order was
+/// written to in the meantime (possibly with this very change), there is no such order, or there are no entries. An
+/// order must not occur twice.
 ///
 /// # Errors
 /// When Postgres fails; then nothing was written.
@@ -136,12 +136,12 @@ pub async fn apply_batch(
     Ok(changes.iter().map(|c| written.get(&c.id).map(|status_before| c.applied(status_before))).collect())
 }
 
-/// Writes the changes whose base is their order's version, and gives those orders with their status before. The status
-/// of an order that has ended stays: a change that has another one is not written.
+/// Writes the changes whose base is their order's version, and returns those orders with their previous status. An
+/// ended order keeps its status: a change with another status is not written.
 ///
-/// The rows are locked one by one in the order of their ids, as by all who take several, so that no two wait for each
-/// other. What is compared is the version of the locked row. `offset 0` keeps the look-up by key apart from the
-/// comparison: the planner then expects few orders, and updates them by key too, while it knows nothing of the table.
+/// The rows are locked one by one in id order, as in all statements that lock several orders, to avoid deadlocks. The
+/// version of the locked row is compared. `offset 0` separates the lookup by key from the comparison: the planner then
+/// expects few orders, and updates them by key too, while it has no statistics of the table.
 async fn insert_audit(
     executor: impl PgExecutor<'_>,
     changes: &[OrderChange<'_>],
@@ -180,19 +180,19 @@ async fn insert_audit(
     Ok(written.into_iter().map(|row| (OrderId(row.id), row.status_before)).collect())
 }
 
-/// Appends what `writer` records about an order to its timeline, within the transaction that records it. The order's
-/// row is locked until then, so writers take turns; take that lock before others. The status stays as it is: that is
-/// the workflow's. Gives the order's version now.
+/// Appends events that `writer` records about an order to its timeline, within the transaction that records them. The
+/// order's row is locked until then, so that writers are serialized; take that lock before others. The status does not
+/// change: the workflow owns it. Returns the order's new version.
 ///
 /// # Errors
 /// When Postgres fails, or there is no such order.
 pub async fn append(tx: &mut PgConnection, id: OrderId, writer: &str, events: &[OrderEvent]) -> Result<i64> {
-    debug_assert_ne!(writer, WORKFLOW_WRITER, "the workflow's entries are told by `apply`");
+    debug_assert_ne!(writer, WORKFLOW_WRITER, "`apply` writes the workflow's entries");
     let order = sqlx::query!("select version, status from orders where id = $1 for update", id.0)
         .fetch_optional(&mut *tx)
         .await?
         .ok_or(StoreError::Database(sqlx::Error::RowNotFound))?;
-    let status: OrderStatus = parse("a status", order.status.parse())?;
+    let status: OrderStatus = parse("order status", order.status.parse())?;
     let entries: Vec<TimelineEntry> =
         events.iter().map(|event| TimelineEntry { event: event.clone(), status }).collect();
     let (mut kinds, mut data) = (Vec::new(), Vec::new());
@@ -221,12 +221,12 @@ pub async fn append(tx: &mut PgConnection, id: OrderId, writer: &str, events: &[
     Ok(version)
 }
 
-/// Whether this was told of the order before, by anybody.
+/// Returns whether any writer has recorded this event of the order.
 ///
 /// # Errors
 /// When Postgres fails.
 pub(crate) async fn is_recorded(tx: &mut PgConnection, id: OrderId, event: &OrderEvent) -> Result<bool> {
-    let value = parse("an event", serde_json::to_value(event))?;
+    let value = parse("event", serde_json::to_value(event))?;
     Ok(sqlx::query_scalar!(
         r#"select exists (select from order_events
              where order_id = $1 and type = $2 and data = $3) as "told!""#,
@@ -249,7 +249,7 @@ fn rows(entries: &[TimelineEntry]) -> Result<Vec<Row>> {
     entries
         .iter()
         .map(|entry| {
-            let mut value = parse("an event", serde_json::to_value(&entry.event))?;
+            let mut value = parse("event", serde_json::to_value(&entry.event))?;
             Ok(Row {
                 kind: value["type"].as_str().unwrap_or_default().to_owned(),
                 status: entry.status.as_str().to_owned(),
@@ -263,7 +263,7 @@ fn to_i64(entries: usize) -> i64 {
     i64::try_from(entries).unwrap_or(i64::MAX)
 }
 
-/// An entry of the order's workflow that is there.
+/// An existing entry of the order's workflow.
 struct StoredEntry {
     seq: i64,
     kind: String,
@@ -277,7 +277,7 @@ impl StoredEntry {
     }
 }
 
-/// The first entries, up to `limit`, that the order's workflow wrote behind `base_version`.
+/// The first entries, up to `limit`, that the order's workflow wrote after `base_version`.
 async fn entries_after(
     tx: &mut PgConnection,
     id: OrderId,
@@ -297,20 +297,20 @@ async fn entries_after(
     .await?)
 }
 
-/// What the order's workflow has written so far.
+/// The events that the order's workflow has recorded so far.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ReportedEvents {
-    /// Whether anything of it lies behind the version that was asked about.
+    /// Whether any of them has a number after the base version.
     pub is_ahead: bool,
-    /// The keys of what can happen once ([`OrderEvent::fact_key`]).
+    /// The keys of events that can happen only once ([`OrderEvent::deduplication_key`]).
     pub keys: Vec<String>,
 }
 
-/// What the order's workflow has written to the timeline up to `version`, and whether any of it lies behind
+/// Returns the events that the order's workflow wrote to the timeline up to `version`, and whether any of them is after
 /// `base_version`.
 ///
 /// # Errors
-/// When Postgres fails, or an entry can't be read.
+/// When Postgres fails, or an entry cannot be parsed.
 pub async fn find_reported_events(
     pool: &PgPool,
     id: OrderId,
@@ -322,13 +322,13 @@ pub async fn find_reported_events(
     for entry in written.into_iter().filter(|entry| entry.seq <= version) {
         facts.is_ahead |= entry.seq > base_version;
         let event = serde_json::json!({"type": entry.kind, "data": entry.data});
-        let event: OrderEvent = parse("an event", serde_json::from_value(event))?;
+        let event: OrderEvent = parse("event", serde_json::from_value(event))?;
         facts.keys.extend(event.deduplication_key());
     }
     Ok(facts)
 }
 
-/// A change as the statement takes it. Empty lists are null, as they are in the order's row.
+/// A change as the statement's input. Empty lists are null, as in the order's row.
 #[derive(Serialize)]
 struct ChangeRow<'a> {
     id: OrderId,

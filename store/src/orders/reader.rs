@@ -1,4 +1,4 @@
-//! Reading one order, for many callers at a time.
+//! Reads single orders for many concurrent callers, in batches.
 
 use super::{OrderRecord, read_orders};
 use crate::{
@@ -20,17 +20,18 @@ use std::{
 use uuid::Uuid;
 use waybill_domain::ids::{MerchantId, OrderId};
 
-/// Orders of one statement, and statements at a time: see [`crate::postgres::group`]. What they share is the round trip.
+/// Orders per statement, and concurrent statements: see [`crate::postgres::batch`]. The batch shares the round trip.
 const ORDER_LIMITS: BatchLimits = BatchLimits { items_max: 64, flushers: 2, linger: Linger::None };
-/// The same of stamps. A row_version costs Postgres a tenth of what the statement does, so one large one at a time is better than
-/// two small ones; it may be large, since where Postgres is a millisecond away there are a thousand a second.
+/// The same for row versions. A row version costs Postgres a tenth of the statement, so one large statement at a time
+/// is better than two small ones. It may be large: if Postgres is a millisecond away, a thousand statements run per
+/// second.
 const ROW_VERSION_LIMITS: BatchLimits =
     BatchLimits { items_max: 256, flushers: 1, linger: Linger::YieldOnce };
-/// A row_version that is not there after this long is not waited for: all others wait behind it, and the order can be read.
+/// The timeout of a row version: all other callers wait for the same statement, and can read the order instead.
 const ROW_VERSION_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Which writing of an order's row one has read: each later one has another. It is the number of the transaction that
-/// wrote it (Postgres' `xmin`), which comes again after four billion; so nobody should keep it for days.
+/// The version of an order's row: each write creates another one. It is the id of the transaction that wrote the row
+/// (Postgres' `xmin`), which wraps around after four billion transactions, so a caller must not store it for days.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RowVersion(i64);
 
@@ -40,10 +41,10 @@ impl From<i64> for RowVersion {
     }
 }
 
-/// Each caller has an answer of their own, also of the same order: a number tells them apart.
+/// Each caller gets a separate result, also for the same order: a number distinguishes the callers.
 type BatchedLookup<O> = Batcher<(u64, OrderId), Option<O>>;
 
-/// Reads orders as they are now, those that are asked for at the same time together.
+/// Reads the current state of orders, those of concurrent callers in one batch.
 #[derive(Debug, Clone)]
 pub struct OrderReader {
     orders: BatchedLookup<Arc<OrderRecord>>,
@@ -52,8 +53,8 @@ pub struct OrderReader {
 }
 
 impl OrderReader {
-    /// Starts the tasks that read. Not `grouped`, each order is read alone, and as many at a time as the pool has
-    /// connections.
+    /// Starts the tasks that read. If not `batched`, each order is read separately, and as many concurrently as the
+    /// pool has connections.
     pub fn start(pool: PgPool, batched: bool) -> Self {
         let connections = pool.options().get_max_connections() as usize;
         let unbatched = BatchLimits { items_max: 1, flushers: connections, linger: Linger::None };
@@ -74,7 +75,7 @@ impl OrderReader {
         }
     }
 
-    /// The merchant's order of that id; another merchant's order is not found.
+    /// The merchant's order with that id; another merchant's order is not found.
     ///
     /// # Errors
     /// When Postgres fails.
@@ -83,8 +84,9 @@ impl OrderReader {
         Ok(order.filter(|order| order.merchant_id == merchant))
     }
 
-    /// How the order's row stands now. What was read of it before is still true if it had the same row_version, and it is
-    /// much cheaper to learn than to read it again; who does not learn it within a second reads it.
+    /// Returns the current version of the order's row. A cached order is still valid if the version is the same, and
+    /// reading the version is much cheaper than reading the order. If the version does not arrive within a second, the
+    /// caller reads the order.
     ///
     /// # Errors
     /// When Postgres fails.

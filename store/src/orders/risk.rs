@@ -1,4 +1,4 @@
-//! Risk decisions: taken once per order, and kept.
+//! Risk decisions: made once per order, and stored.
 
 use crate::{Result, parse};
 use sqlx::{PgPool, types::Json};
@@ -8,16 +8,16 @@ use waybill_domain::{
     risk::{RiskDecision, RiskInput, VELOCITY_MAX, VELOCITY_WINDOW_SECONDS, Verdict},
 };
 
-/// What is known of an order's risk.
+/// The input of an order's risk decision, and the decision if there is one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RiskContext {
-    /// What the rules look at. Orders are counted up to one more than the rules care for.
+    /// The input of the rules. Orders are counted up to one more than the rules' limit.
     pub input: RiskInput,
-    /// What was decided before.
+    /// The stored decision.
     pub decision: Option<RiskDecision>,
 }
 
-/// What there is to decide on. None if there is no such order.
+/// Loads the input of the decision. Returns `None` if there is no such order.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -40,13 +40,13 @@ pub async fn load_context(pool: &PgPool, order: OrderId) -> Result<Option<RiskCo
         _ => None,
     };
     let input = RiskInput {
-        total: parse("an amount", Amount::new(row.total))?,
+        total: parse("amount", Amount::new(row.total))?,
         recent_orders: u32::try_from(row.recent_orders).unwrap_or(u32::MAX),
     };
     Ok(Some(RiskContext { input, decision }))
 }
 
-/// Keeps a decision, unless there is one: the one that holds is given back.
+/// Stores a decision, unless there is one, and returns the stored decision.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -65,5 +65,5 @@ pub async fn decide_once(pool: &PgPool, order: OrderId, decision: &RiskDecision)
 }
 
 fn read(verdict: &str, reasons: Json<Vec<String>>) -> Result<RiskDecision> {
-    Ok(RiskDecision { verdict: parse("a verdict", verdict.parse::<Verdict>())?, reasons: reasons.0 })
+    Ok(RiskDecision { verdict: parse("verdict", verdict.parse::<Verdict>())?, reasons: reasons.0 })
 }

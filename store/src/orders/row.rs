@@ -1,4 +1,4 @@
-//! An order's row, as it is read.
+//! Reads an order's row.
 
 use super::{OrderRecord, Result};
 use crate::{StoreError, orders::attention::AttentionRecord, parse};
@@ -15,10 +15,10 @@ use waybill_domain::{
     status::{OrderStatus, PaymentStatus},
 };
 
-/// The statement that reads the orders which the rest of it finds, from `where` on.
+/// The statement that reads orders; the caller supplies the rest, from `where` on.
 ///
-/// Which concerns are open is asked of each that the order has, and not of the table: there it would lead to the index of
-/// all that are open.
+/// The subquery looks for open attention records per order, and not in the table as a whole: that would use the index
+/// of all open ones.
 macro_rules! select_orders {
     ($($rest:literal)+, $($value:expr),+ $(,)?) => {
         sqlx::query_as!(
@@ -80,13 +80,13 @@ impl TryFrom<Row> for OrderRecord {
     type Error = StoreError;
 
     fn try_from(row: Row) -> Result<Self> {
-        let amount = |minor: i64| parse("an amount", Amount::new(minor));
+        let amount = |minor: i64| parse("amount", Amount::new(minor));
         let placed = NewOrder {
             customer_id: parse(
-                "a customer's id",
+                "customer id",
                 row.customer_id.try_into() as std::result::Result<CustomerId, _>,
             )?,
-            currency: parse("a currency", waybill_domain::order::parse_currency(&row.currency))? as Currency,
+            currency: parse("currency", waybill_domain::order::parse_currency(&row.currency))? as Currency,
             reference: row.reference,
             lines: row.lines.0,
             shipping_fee: amount(row.shipping_fee)?,
@@ -94,7 +94,7 @@ impl TryFrom<Row> for OrderRecord {
             tax: amount(row.tax)?,
             payment_method: row.payment_method,
             shipping_address: row.shipping_address.0,
-            shortage_policy: parse("a shortage policy", row.shortage_policy.parse::<ShortagePolicy>())?,
+            shortage_policy: parse("shortage policy", row.shortage_policy.parse::<ShortagePolicy>())?,
             metadata: row.metadata.0,
         };
         let received = OrderState::received(&placed.lines);
@@ -103,12 +103,12 @@ impl TryFrom<Row> for OrderRecord {
             line.returned = returned;
         }
         let state = OrderState {
-            status: parse("a status", row.status.parse::<OrderStatus>())?,
-            outcome: row.outcome.map(|o| parse("an outcome", o.parse())).transpose()?,
-            payment_status: parse("a payment status", row.payment_status.parse::<PaymentStatus>())?,
+            status: parse("order status", row.status.parse::<OrderStatus>())?,
+            outcome: row.outcome.map(|o| parse("outcome", o.parse())).transpose()?,
+            payment_status: parse("payment status", row.payment_status.parse::<PaymentStatus>())?,
             attention: row
                 .attention
-                .map(|a| parse("an attention reason", a.parse::<AttentionReason>()))
+                .map(|a| parse("attention reason", a.parse::<AttentionReason>()))
                 .transpose()?,
             authorized: amount(row.authorized)?,
             captured: amount(row.captured)?,

@@ -1,31 +1,32 @@
-//! What a merchant's orders hold and have taken, from the ledgers alone.
+//! A merchant's reserved units and its authorized, captured and refunded amounts, from the ledgers only.
 
 use crate::Result;
 use sqlx::PgPool;
 use waybill_domain::ids::MerchantId;
 
-/// The sums of one currency.
+/// The totals of one currency.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CurrencyBalance {
-    /// Of what.
+    /// The currency.
     pub currency: String,
-    /// Pieces that are set aside and still here.
+    /// Units that are reserved and have not left.
     pub reserved_units: i64,
-    /// Held at the provider and not taken, in minor units.
+    /// Authorized at the provider and not captured, in minor units.
     pub authorized: i64,
-    /// Taken, in minor units; what went back is not taken off.
+    /// Captured, in minor units; refunds are not subtracted.
     pub captured: i64,
-    /// Given back, in minor units.
+    /// Refunded, in minor units.
     pub refunded: i64,
 }
 
-/// The merchant's sums, by currency. It reads all of the merchant's operations: for an accountant's eye, not for a loop.
+/// The merchant's totals by currency. It reads all of the merchant's operations: for occasional use by an accountant,
+/// not for polling.
 ///
 /// # Errors
 /// When Postgres fails.
 pub async fn find_by_merchant(pool: &PgPool, merchant: MerchantId) -> Result<Vec<CurrencyBalance>> {
-    // In earlier releases the last capture gave the rest of a hold free without a row of its own: an order with nothing
-    // left to ship holds no money.
+    // In earlier releases the last capture released the remainder of an authorization without its own row: an order
+    // with nothing left to ship has no authorized amount.
     Ok(sqlx::query_as!(
         CurrencyBalance,
         r#"with money as (

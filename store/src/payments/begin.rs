@@ -1,7 +1,6 @@
-//! What is written down before the provider is asked: one statement each, which also reads what the request needs.
-//!
-//! A statement does not see a row that another one wrote after it had begun, although it meets that row's key. Then it
-//! has no row to give, and a second look sees the other's: rows of the ledger are never deleted.
+//! Records an operation in the ledger before the provider is called: one statement each, which also reads what the
+//! request needs. A statement conflicts with the key of a row that was committed after it began, but cannot see that
+//! row and returns none. A second attempt sees it: rows of the ledger are never deleted.
 
 use super::{OperationKind, OperationState, PaymentOperation, Row, find_operation};
 use crate::{Result, parse};
@@ -13,8 +12,8 @@ use waybill_domain::{
     order,
 };
 
-/// Writes down that an operation is about to be asked for, of which payment where that is known, or says what became of
-/// it before. Holds and captures have more to read: see [`begin_hold`] and [`begin_capture`].
+/// Records that an operation is about to be requested, with its payment if that is known, or returns the existing
+/// operation. Authorizations and captures read more: see [`begin_authorization`] and [`begin_capture`].
 ///
 /// # Errors
 /// When Postgres fails.
@@ -53,26 +52,26 @@ pub async fn begin_operation(
     }
 }
 
-/// What the request for a hold says of its order.
+/// The order's data for an authorization request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PaymentTerms {
-    /// Of the amount.
+    /// The currency of the amount.
     pub currency: Currency,
-    /// The provider's name for the means of payment.
+    /// The provider's id of the payment method.
     pub payment_method: String,
 }
 
-/// A hold that is about to be asked for.
+/// An authorization that is about to be requested.
 #[derive(Debug, Clone)]
 pub struct AuthorizationAttempt {
-    /// As the ledger has it now. None if the order has been undone: then nothing was written.
+    /// The current operation in the ledger. `None` if the order has been compensated: then nothing was written.
     pub operation: Option<PaymentOperation>,
-    /// What else to ask with.
+    /// Further data for the request.
     pub terms: PaymentTerms,
 }
 
-/// Writes down that a hold is about to be asked for, or says what became of it before, unless the order has been undone.
-/// None if there is no such order.
+/// Records that an authorization is about to be requested, or returns the existing operation, unless the order has been
+/// compensated. Returns `None` if there is no such order.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -86,8 +85,8 @@ pub async fn begin_authorization(
         None => try_begin_authorization(pool, order, generation, amount).await?,
         attempt => attempt,
     };
-    // Who undoes the order writes that down first, and then looks for holds. With this look one of the two sees the other:
-    // the statement above does not see what was written after it had begun.
+    // A compensation first records the order's void and then looks for authorizations. With this check one of the two
+    // sees the other: the statement above does not see rows that were committed after it began.
     match attempt {
         Some(AuthorizationAttempt { operation: Some(_), terms })
             if find_operation(pool, order, OperationKind::Void).await?.is_some() =>
@@ -105,7 +104,7 @@ async fn try_begin_authorization(
     amount: Amount,
 ) -> Result<Option<AuthorizationAttempt>> {
     let kind = OperationKind::Authorize(generation);
-    // Of the order's end and the hold the end counts: by its name it comes first.
+    // If both the order's void and the authorization exist, the void takes precedence: the sort order puts it first.
     let row = sqlx::query!(
         r#"with known as (
              select * from payment_operations where key in ($2, $3)
@@ -133,7 +132,7 @@ async fn try_begin_authorization(
     .await?;
     row.map(|row| {
         let terms = PaymentTerms {
-            currency: parse("a currency", order::parse_currency(&row.currency))?,
+            currency: parse("currency", order::parse_currency(&row.currency))?,
             payment_method: row.payment_method,
         };
         let operation = Row {
@@ -154,40 +153,40 @@ async fn try_begin_authorization(
     .transpose()
 }
 
-/// A hold of which money can be taken.
+/// An authorization that can be captured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CapturableAuthorization {
-    /// Which of the order's, from 1.
+    /// Its number within the order, from 1.
     pub generation: u32,
-    /// How much was held.
+    /// The authorized amount.
     pub amount: Amount,
-    /// What was captured of it so far.
+    /// The amount captured so far.
     pub captured: Amount,
     /// The provider's id of the payment.
     pub provider_ref: String,
-    /// Whether it can be captured in parts, where that is known.
+    /// Whether it supports multicapture, if known.
     pub in_parts: Option<bool>,
 }
 
-/// A capture that is about to be asked for.
+/// A capture that is about to be requested.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CaptureAttempt {
-    /// How far it is.
+    /// Its state.
     pub state: OperationState,
-    /// How much to ask for: what was written down first.
+    /// The amount to request: the amount that was recorded first.
     pub amount: Amount,
-    /// Of the amount.
+    /// The currency of the amount.
     pub currency: Currency,
-    /// The order's latest hold that still holds, which is the one to ask of.
+    /// The order's latest active authorization, which is to be captured.
     pub authorization: Option<CapturableAuthorization>,
-    /// Whether there ever was a hold.
+    /// Whether the order ever had an authorization.
     pub was_authorized: bool,
-    /// How long ago it was first about to be asked for, in hours.
+    /// The time since it was first recorded, in hours.
     pub age_hours: f64,
 }
 
-/// Writes down that a shipment's capture is about to be asked for, and of which of the order's holds, or says what became
-/// of it before. One that was asked of an earlier hold, which lapsed without it, is asked of the one that stands now.
+/// Records that a shipment's capture is about to be requested, with the authorization to capture, or returns the
+/// existing operation. If its earlier authorization expired before the capture, the capture moves to the active one.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -249,8 +248,8 @@ async fn try_begin_capture(
         let standing = match (row.generation, row.held, row.provider_ref) {
             (Some(generation), Some(held), Some(provider_ref)) => Some(CapturableAuthorization {
                 generation: generation.unsigned_abs(),
-                amount: parse("an amount", Amount::new(held))?,
-                captured: parse("an amount", Amount::new(row.captured))?,
+                amount: parse("amount", Amount::new(held))?,
+                captured: parse("amount", Amount::new(row.captured))?,
                 provider_ref,
                 in_parts: row.multicapture,
             }),
@@ -258,8 +257,8 @@ async fn try_begin_capture(
         };
         Ok(CaptureAttempt {
             state: OperationState::of(&row.state, row.code),
-            amount: parse("an amount", Amount::new(row.amount))?,
-            currency: parse("a currency", order::parse_currency(&row.currency))?,
+            amount: parse("amount", Amount::new(row.amount))?,
+            currency: parse("currency", order::parse_currency(&row.currency))?,
             authorization: standing,
             was_authorized: row.was_authorized,
             age_hours: row.age_hours,

@@ -1,36 +1,36 @@
-//! What our ledger believes of one payment, to be compared with what its provider says.
+//! The ledger's record of one payment, to be compared with the provider's state.
 
 use crate::{Result, parse};
 use sqlx::PgPool;
 use waybill_domain::{ids::OrderId, status::OrderStatus};
 
-/// What the ledger says of a payment. Amounts in minor units.
+/// A payment according to the ledger. Amounts in minor units.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LedgerSnapshot {
-    /// Where its order stands.
+    /// The status of its order.
     pub status: OrderStatus,
-    /// The order waits for word of its payment: the outcome is unknown, or the customer has to do something first.
+    /// The order waits for the payment's outcome: the outcome is unknown, or the customer must act first.
     pub awaits_event: bool,
-    /// An operation on the order's money is under way, so that the ledger is behind: nothing can be concluded.
+    /// An operation on the order's payment is pending, so the ledger may be stale: no conclusion is possible.
     pub has_pending_operation: bool,
-    /// Whether the ledger knows the payment at all.
+    /// Whether the ledger has the payment.
     pub is_in_ledger: bool,
-    /// Held and not taken.
+    /// Authorized and not captured.
     pub held: i64,
-    /// Taken.
+    /// Captured.
     pub captured: i64,
-    /// Given back, or asked to be.
+    /// Refunded, or requested to be refunded.
     pub refunded: i64,
 }
 
-/// What the ledger believes of one of an order's payments. None if there is no such order.
+/// Returns the ledger's record of one of an order's payments. Returns `None` if there is no such order.
 ///
 /// # Errors
 /// When Postgres fails.
 pub async fn find_snapshot(pool: &PgPool, order: OrderId, payment: &str) -> Result<Option<LedgerSnapshot>> {
-    // A pending hold whose payment is known waits for its customer: the ledger has that before the order's row does.
-    // A void that an ended order has not finished is what the comparison is to finish.
-    // A hold is over when it has a `void` of its own, or when the order is undone.
+    // A pending authorization whose payment is known waits for its customer: the ledger has that before the order's row
+    // does. A pending void of an ended order does not count: the comparison completes it. An authorization is released
+    // when it has its own `void`, or when the order is compensated.
     let row = sqlx::query!(
         r#"select o.status, o.payment_status = 'unknown' or o.payment_action
                or coalesce(bool_or(p.kind = 'authorize' and p.state = 'pending' and p.provider_ref is not null), false)
@@ -56,7 +56,7 @@ pub async fn find_snapshot(pool: &PgPool, order: OrderId, payment: &str) -> Resu
     row.map(|row| {
         let held = if row.over { 0 } else { (row.authorized - row.captured).max(0) };
         Ok(LedgerSnapshot {
-            status: parse("a status", row.status.parse())?,
+            status: parse("order status", row.status.parse())?,
             awaits_event: row.awaits_event,
             has_pending_operation: row.has_pending_operation,
             is_in_ledger: row.is_known,

@@ -1,4 +1,6 @@
-//! The ledger of what was asked of the payment provider, written before and after each call.
+//! The payment ledger: each operation at the payment provider, recorded before the call and completed after it.
+//! Table: `payment_operations`.
+//! Module `refunds` writes the operations of refunds, and `orders` those that an operator completes.
 
 pub mod balances;
 mod begin;
@@ -17,18 +19,18 @@ use waybill_domain::{
     money::Amount,
 };
 
-/// What was asked.
+/// The kind of operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OperationKind {
-    /// Hold the money: the order's first hold (1), or a later one.
+    /// Authorize the payment: the order's first authorization (1), or a later one.
     Authorize(u32),
-    /// Take it, for one shipment.
+    /// Capture it for one shipment.
     Capture(ShipmentId),
-    /// Give free whatever is held, because the order is undone: after this nothing is held for it any more.
+    /// Void every authorization, because the order is compensated: afterwards nothing is authorized for it.
     Void,
-    /// Give free what is left of one hold; the order goes on.
+    /// Void the remainder of one authorization; the order continues.
     VoidRemainder(u32),
-    /// Give back what was taken. Written in [`crate::refunds`], with the refund.
+    /// Refund a capture. Written in [`crate::refunds`], with the refund.
     Refund(RefundId),
 }
 
@@ -43,8 +45,8 @@ impl OperationKind {
         }
     }
 
-    /// The operation's key, here and at the provider: of order, shipment and operation, never of the attempt or the
-    /// clock, so that asking twice is asking once.
+    /// The operation's key, in the ledger and at the provider. It consists of order, shipment and operation, never of
+    /// attempt or time, so that the provider processes a retry only once.
     pub fn key(self, order: OrderId) -> String {
         match self {
             Self::Capture(shipment) => format!("order:{order}:capture:{shipment}"),
@@ -56,7 +58,7 @@ impl OperationKind {
         }
     }
 
-    /// Which shipment it is for, where it is for one.
+    /// The shipment that it is for, if any.
     fn shipment(self) -> Option<ShipmentId> {
         match self {
             Self::Capture(shipment) => Some(shipment),
@@ -64,7 +66,7 @@ impl OperationKind {
         }
     }
 
-    /// Which of the order's holds it is about, where it is about one.
+    /// The number of the order's authorization that it is for, if any.
     fn authorization_number(self) -> i32 {
         match self {
             Self::Authorize(hold) | Self::VoidRemainder(hold) => hold.cast_signed(),
@@ -73,14 +75,14 @@ impl OperationKind {
     }
 }
 
-/// An operation's state.
+/// The state of an operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OperationState {
-    /// Asked, or about to be; the outcome is not known here.
+    /// Requested, or about to be; the outcome is not known here.
     Pending,
-    /// Done.
+    /// Succeeded.
     Succeeded,
-    /// The provider refused, with this code.
+    /// The provider declined it, with this code.
     Declined(String),
 }
 
@@ -94,47 +96,47 @@ impl OperationState {
     }
 }
 
-/// An operation as the ledger has it.
+/// An operation as recorded in the ledger.
 #[derive(Debug, Clone)]
 pub struct PaymentOperation {
-    /// How far it is.
+    /// Its state.
     pub state: OperationState,
-    /// Minor units.
+    /// In minor units.
     pub amount: Amount,
     /// The provider's id of the payment.
     pub provider_ref: Option<String>,
-    /// How long ago it was begun, in hours.
+    /// The time since it was recorded, in hours.
     pub age_hours: f64,
-    /// When it was begun.
+    /// When it was recorded.
     pub begun_at: Timestamp,
-    /// Of a hold: which of the order's, from 1.
+    /// For an authorization: its number within the order, from 1.
     pub generation: u32,
-    /// Of a hold: when it lapses, if the provider said so.
+    /// For an authorization: when it expires, if the provider reported that.
     pub capture_before: Option<Timestamp>,
-    /// Of a hold: whether it can be captured in parts. Unknown for holds of earlier releases.
+    /// For an authorization: whether it supports multicapture. Unknown for authorizations of earlier releases.
     pub multicapture: Option<bool>,
-    /// Of a hold: whether nothing is held any more, although the order goes on: it lapsed, ended with a capture, or was
-    /// given free for a later one.
+    /// For an authorization: whether it is no longer active although the order continues: it expired, ended with a
+    /// capture, or was voided for a later one.
     pub is_released: bool,
 }
 
-/// How an operation ended, and what the provider said of it.
+/// The outcome of an operation, with the data that the provider returned.
 #[derive(Debug, Clone, Copy)]
 pub struct OperationResult<'a> {
     /// Not pending.
     pub state: &'a OperationState,
     /// The provider's id of the payment.
     pub provider_ref: Option<&'a str>,
-    /// How much it was, where that was not known at its beginning.
+    /// The amount, if it was not known at the beginning.
     pub amount: Option<Amount>,
-    /// Of a hold: when it lapses.
+    /// For an authorization: when it expires.
     pub capture_before: Option<Timestamp>,
-    /// Of a hold: whether it can be captured in parts.
+    /// For an authorization: whether it supports multicapture.
     pub multicapture: Option<bool>,
 }
 
 impl<'a> OperationResult<'a> {
-    /// Of an operation that is no hold.
+    /// The result of an operation that is not an authorization.
     pub fn of(state: &'a OperationState, provider_ref: Option<&'a str>) -> Self {
         Self { state, provider_ref, amount: None, capture_before: None, multicapture: None }
     }
@@ -159,7 +161,7 @@ impl TryFrom<Row> for PaymentOperation {
     fn try_from(row: Row) -> Result<Self> {
         Ok(Self {
             state: OperationState::of(&row.state, row.code),
-            amount: parse("an amount", Amount::new(row.amount))?,
+            amount: parse("amount", Amount::new(row.amount))?,
             provider_ref: row.provider_ref,
             age_hours: row.age_hours,
             begun_at: row.begun_at.to_jiff(),
@@ -171,7 +173,7 @@ impl TryFrom<Row> for PaymentOperation {
     }
 }
 
-/// What the ledger has of an operation.
+/// Finds an operation in the ledger.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -194,7 +196,7 @@ pub async fn find_operation(
     row.map(PaymentOperation::try_from).transpose()
 }
 
-/// Every hold that was ever asked for an order, the first one first.
+/// Every authorization that was ever requested for an order, the first one first.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -213,10 +215,10 @@ pub async fn find_authorizations(pool: &PgPool, order: OrderId) -> Result<Vec<Pa
     rows.into_iter().map(PaymentOperation::try_from).collect()
 }
 
-/// Writes down how an operation ended, and gives it as it stands then: the first ending stays.
+/// Records the outcome of an operation, and returns the operation: the first outcome stays.
 ///
 /// # Errors
-/// When Postgres fails, or the operation was never begun.
+/// When Postgres fails, or the operation was never recorded.
 pub async fn finish_operation(
     pool: &PgPool,
     order: OrderId,
@@ -255,7 +257,7 @@ pub async fn finish_operation(
     }
 }
 
-/// Ends the unfinished void of one payment's hold, if there is one: the payment holds nothing any more.
+/// Completes the pending void of one payment's authorization, if there is one: the payment is no longer authorized.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -271,7 +273,8 @@ pub async fn finish_release(pool: &PgPool, order: OrderId, provider_ref: &str) -
     Ok(())
 }
 
-/// Ends the unfinished voids of single holds: their order's void has voided all of them, and counts the amount.
+/// Completes the pending voids of single authorizations: their order's void has voided all of them, and records the
+/// amount.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -287,7 +290,7 @@ pub async fn finish_pending_voids(pool: &PgPool, order: OrderId) -> Result<()> {
     Ok(())
 }
 
-/// Writes down that the customer has to do something before an operation can go on, and where.
+/// Records that the customer must act before an operation can continue, and the URL.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -310,7 +313,7 @@ pub async fn record_next_action(
     Ok(())
 }
 
-/// What the customer has to do for an order's authorization: a URL.
+/// The URL where the customer must act for an order's authorization.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -324,7 +327,7 @@ pub async fn next_action(pool: &PgPool, order: OrderId) -> Result<Option<String>
     Ok(row.flatten())
 }
 
-/// What the ledger says was captured of one of an order's payments.
+/// The amount that was captured of one of an order's payments, according to the ledger.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -337,7 +340,7 @@ pub async fn captured_amount(pool: &PgPool, order: OrderId, provider_ref: &str) 
     )
     .fetch_one(pool)
     .await?;
-    parse("an amount", Amount::new(sum))
+    parse("amount", Amount::new(sum))
 }
 
 /// The order whose payment has this id at the provider.

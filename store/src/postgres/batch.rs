@@ -1,6 +1,6 @@
-//! Statements that many wait for, written together: while a group is being written, whoever comes next gathers for the
-//! one after it. An idle group is written at once, so a single caller waits for nobody; a busy one shares each commit's
-//! flush and each round trip among all that it holds.
+//! Batches the writes of many callers: items that arrive while a batch is written form the next one. An idle batcher
+//! writes immediately, so a single caller waits for no other; a busy one shares each commit's flush and each round trip
+//! among all items of a batch.
 
 use crate::{Result, StoreError};
 use futures_util::FutureExt;
@@ -9,39 +9,40 @@ use std::{
 };
 use tokio::sync::{Mutex, mpsc, oneshot};
 
-/// Callers that may wait for a place; further ones wait for the queue itself.
+/// The capacity of the queue; further callers wait until there is room.
 const QUEUE_CAPACITY: usize = 4_096;
 
-/// How a group is written.
+/// How items are batched.
 #[derive(Debug, Clone, Copy)]
 pub struct BatchLimits {
-    /// Items in one group: enough that a commit's flush hardly counts, few enough that one group's locks are short.
+    /// Items per batch: enough to make the cost of a commit's flush negligible, few enough to keep the batch's locks
+    /// short.
     pub items_max: usize,
-    /// Groups under way at a time: with two, one is gathered and written while the other's commit is flushed.
+    /// Concurrent batches: with two, one is collected and written while the other's commit is flushed.
     pub flushers: usize,
-    /// Whom a group waits for.
+    /// How long a batch lingers for more items.
     pub linger: Linger,
 }
 
-/// Whom a group waits for before it is written. A service that is not busy waits for nobody with any of them.
+/// How long a batch lingers for more items before it is written. Without load, no setting causes a wait.
 #[derive(Debug, Clone, Copy)]
 pub enum Linger {
-    /// For nobody: what there is is written at once.
+    /// Not at all: the queued items are written immediately.
     None,
-    /// For those who are ready to be heard now, by the thread that writes. Who comes first to an idle lane would
-    /// otherwise be taken before the others have had their turn.
+    /// Until the tasks that are ready on the same thread have run. Otherwise the first item for an idle flusher would
+    /// be taken before the other callers had run.
     YieldOnce,
-    /// So long for more, if the group is much smaller than the one before. Those who were answered together come back
-    /// together: without a pause the first of them would be written alone, and all others after it.
+    /// For this duration, if the batch is much smaller than the previous one. Callers that got their results together
+    /// come back together: without the delay the first of them would be written alone, and all others after it.
     Adaptive(Duration),
 }
 
-/// Items of a group from which on a service is busy.
+/// A batch with at least this many items indicates load.
 const BUSY_BATCH_ITEMS: usize = 8;
 
 type QueuedItem<I, O> = (I, oneshot::Sender<Result<O>>);
 
-/// Hands items to a writer that takes many at a time.
+/// Passes items to a writer that writes many at a time.
 #[derive(Debug)]
 pub struct Batcher<I, O>(mpsc::Sender<QueuedItem<I, O>>);
 
@@ -56,9 +57,9 @@ where
     I: Clone + Send + Sync + 'static,
     O: Send + 'static,
 {
-    /// Starts the tasks that write; they end when the last clone is dropped. `write` answers each item, in their order.
-    /// No two items of one group have the same `key`. What one item is to blame for befalls no other: when Postgres
-    /// refuses a group for what is in it, each item is written alone.
+    /// Starts the tasks that write; they end when the last clone is dropped. `flush` returns one result per item, in
+    /// sequence. No two items of one batch have the same `key`. An item that fails does not affect the others: if
+    /// Postgres rejects a batch because of its data, each item is written alone.
     pub fn spawn<K, W, F>(limits: BatchLimits, key: fn(&I) -> K, write: W) -> Self
     where
         K: Eq + Hash + Send + 'static,
@@ -75,7 +76,7 @@ where
                 loop {
                     let left = queued.len();
                     if left > 0 {
-                        // Those of a key that was in the group before keep nobody else waiting.
+                        // Items left over because of their key do not delay the others in the queue.
                         drain_queue(&queue, &mut queued, left + limits.items_max);
                     } else if queue.lock().await.recv_many(&mut queued, limits.items_max).await == 0 {
                         return;
@@ -102,7 +103,7 @@ where
         Self(sender)
     }
 
-    /// Has an item written, and waits for the answer. A caller that gives up before its turn is left out.
+    /// Submits an item, and waits for the result. A caller that is cancelled before its turn is left out.
     ///
     /// # Errors
     /// When Postgres fails.
@@ -114,9 +115,9 @@ where
     }
 }
 
-/// Fractions of a millisecond, which the runtime's own clock does not count.
+/// Sleeps for less than a millisecond, which is below the resolution of the runtime's timer.
 async fn sleep_short(duration: Duration) {
-    // Whether it slept or the runtime is ending makes no difference.
+    // Ignores whether it slept or the runtime is shutting down.
     let _ = tokio::task::spawn_blocking(move || std::thread::sleep(duration)).await;
 }
 
@@ -124,7 +125,8 @@ fn batcher_stopped() -> StoreError {
     sqlx::Error::WorkerCrashed.into()
 }
 
-/// Gathers what is in the queue, up to so many in all. Another lane that waits for the queue takes what comes.
+/// Takes items from the queue, up to `items_max` in total. If another flusher is waiting on the queue, that one takes
+/// them.
 fn drain_queue<I, O>(
     queue: &Mutex<mpsc::Receiver<QueuedItem<I, O>>>,
     queued: &mut Vec<QueuedItem<I, O>>,
@@ -138,7 +140,7 @@ fn drain_queue<I, O>(
     }
 }
 
-/// The first of each key, of those who still wait, and no more than so many; the others stay for the next group.
+/// Takes the first item of each key whose caller still waits, at most `items_max`; the others stay for the next batch.
 fn take_distinct_keys<I, O, K: Eq + Hash>(
     queued: &mut Vec<QueuedItem<I, O>>,
     key: fn(&I) -> K,
@@ -158,7 +160,7 @@ where
     W: Fn(Vec<I>) -> F,
     F: Future<Output = Result<Vec<O>>> + Send + 'static,
 {
-    // What panics is this group, and not the lane, without which nobody would be answered again.
+    // A panic fails only this batch and not the flusher, without which no caller would get a result again.
     let written = async |items| match AssertUnwindSafe(async { write(items).await }).catch_unwind().await {
         Ok(written) => written,
         Err(_) => Err(batcher_stopped()),
@@ -168,9 +170,9 @@ where
         return;
     }
     match written(items.clone()).await {
-        // A caller that has given up meanwhile does not hear it.
+        // A caller that was cancelled in the meantime does not receive it.
         Ok(written) => {
-            debug_assert_eq!(written.len(), answers.len(), "each item is answered");
+            debug_assert_eq!(written.len(), answers.len(), "one result per item");
             for (answer, written) in answers.into_iter().zip(written) {
                 let _ = answer.send(Ok(written));
             }
@@ -200,7 +202,7 @@ mod tests {
 
     type RecordedBatches = Arc<StdMutex<Vec<Vec<u32>>>>;
 
-    /// A group whose writer waits for a word, notes each group, and answers each item with itself.
+    /// A batcher whose writer waits for a release, records each batch, and returns each item as its result.
     fn recording_batcher() -> (Batcher<u32, u32>, Arc<Notify>, RecordedBatches) {
         recording_batcher_with(LIMITS)
     }
@@ -252,7 +254,7 @@ mod tests {
         wait_until(|| noted.lock().unwrap().len() == 2).await;
         word.notify_one();
         for (n, answer) in (1_u32..).zip(sent) {
-            assert_eq!(answer.await.unwrap().unwrap(), n, "everybody gets the answer to their own item");
+            assert_eq!(answer.await.unwrap().unwrap(), n, "each caller gets the result of its own item");
         }
         let mut second = noted.lock().unwrap()[1].clone();
         second.sort_unstable();
@@ -282,7 +284,7 @@ mod tests {
         let (group, word, noted) = recording_batcher();
         let mut sent = send(&group, &[1]);
         wait_until(|| noted.lock().unwrap().len() == 1).await;
-        // As many as a group may have, and then another one.
+        // As many as a batch may have, and then one more.
         sent.extend(send(&group, &[2, 12, 22, 32, 42, 52, 62, 72]));
         wait_until(|| group.0.capacity() == QUEUE_CAPACITY - 8).await;
         sent.extend(send(&group, &[3]));
@@ -350,7 +352,7 @@ mod tests {
         for answer in first.into_iter().chain(together) {
             answer.await.unwrap().unwrap();
         }
-        // One is taken before the others are there, which is well before the pause is over.
+        // One item is taken before the others arrive, which is well before the delay has elapsed.
         let (answer, answered) = oneshot::channel();
         group.0.send((11, answer)).await.unwrap();
         wait_until(|| group.0.capacity() == QUEUE_CAPACITY).await;
@@ -376,7 +378,7 @@ mod tests {
             for answer in one {
                 answer.await.unwrap().unwrap();
             }
-            // The lane waits again. It is woken before the second is there, who has their turn after it.
+            // The flusher waits again. It is woken before the second item is there, whose task runs after it.
             let (answer, _first) = oneshot::channel();
             group.0.try_send((1, answer)).unwrap();
             let second = send(&group, &[2]);
@@ -395,7 +397,7 @@ mod tests {
         for answer in send(&group, &[1, 2, 3, 4, 5, 6, 7, 8]) {
             answer.await.unwrap().unwrap();
         }
-        // Sooner or later the lane that was busy gets one, while the other holds the queue.
+        // Eventually the flusher that was busy gets an item, while the other has locked the queue.
         for n in 0..20 {
             let answered = tokio::time::timeout(Duration::from_secs(10), group.submit(n)).await;
             assert_eq!(answered.unwrap().unwrap(), n);

@@ -1,5 +1,6 @@
-//! The connection to Postgres: pooled connections, batches of statements, `LISTEN` and `NOTIFY`. It owns no table, and
-//! knows no aggregate.
+//! The connection to Postgres: pooled connections, batches of statements, `LISTEN` and `NOTIFY`.
+//! Tables: none.
+//! It knows no aggregate.
 
 pub mod batch;
 pub mod notify;

@@ -1,8 +1,6 @@
-//! Waking those who wait for an order, and those who remember how one was: Postgres' `LISTEN` and `NOTIFY`.
-//!
-//! `NOTIFY` takes a lock on the whole server at commit, so it is never part of a workflow's transaction: changes are
-//! gathered for a moment and told in one notification. It is only ever a hint: who waits reads the order again, and
-//! at its deadline reads it once more whether it was woken or not; who remembers does so for some seconds at most.
+//! Notifies waiting requests and caches of changed orders, with Postgres' `LISTEN` and `NOTIFY`. A notification is only
+//! a hint: a waiting request reads the order again, and at its deadline reads it in any case; a cache entry expires
+//! after some seconds anyway.
 
 use crate::{ACQUIRE_TIMEOUT, Result, timed_out, with_timeout};
 use sqlx::{PgConnection, PgPool, postgres::PgListener};
@@ -17,25 +15,27 @@ const CHANNEL: &str = "waybill_orders";
 const KEYS_CHANNEL: &str = "waybill_keys";
 /// A notification's payload may have 8,000 bytes (Postgres' manual, NOTIFY); an id takes 37.
 const IDS_MAX: usize = 200;
-/// How long changes are gathered before they are told, so that a busy worker's share a notification: short against what
-/// the change itself took.
+/// How long changes are collected before they are sent, so that those of a busy worker share a notification: short
+/// compared with the change itself. `NOTIFY` takes a lock on the whole server at commit, so it is never part of a
+/// workflow's transaction.
 const LINGER: Duration = Duration::from_millis(10);
-/// Changes that wait to be told. When it is full, further ones are dropped: waiters still have their deadlines.
+/// Changes that wait to be sent. When the queue is full, further ones are dropped: waiting requests still have their
+/// deadlines.
 const PENDING_CHANGES_MAX: usize = 10_000;
-/// Waiters' queue: one that lags this far behind is told so, and reads its order again.
+/// The queue of a subscriber: one that lags this far behind is notified of it, and reads its order again.
 const SUBSCRIBER_QUEUE_MAX: usize = 4_096;
-/// Pause before listening again after the connection was lost.
+/// Delay before reconnecting after the connection was lost.
 const RECONNECT_DELAY: Duration = Duration::from_millis(500);
-/// When nothing was heard for so long, the connection is asked whether it is still there: who only listens would never
-/// notice that the other side is gone without a word.
+/// If no notification arrives for this long, the listener pings its connection: a connection that only receives would
+/// never detect that the server has disappeared without closing it.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(10);
 
-/// Tells others of changed orders.
+/// Notifies other processes of changed orders.
 #[derive(Debug, Clone)]
 pub struct Notifier(mpsc::Sender<OrderId>);
 
 impl Notifier {
-    /// Starts the task that tells. It ends when the last clone is dropped.
+    /// Starts the task that sends. It ends when the last clone is dropped.
     pub fn start(pool: PgPool) -> Self {
         let (sender, mut queue) = mpsc::channel(PENDING_CHANGES_MAX);
         tokio::spawn(async move {
@@ -50,57 +50,57 @@ impl Notifier {
                 let payload = ids.drain(..).map(|id: OrderId| id.to_string()).collect::<Vec<_>>().join(" ");
                 let told = sqlx::query!("select pg_notify($1, $2)", CHANNEL, payload).execute(&pool);
                 if let Err(error) = with_timeout(async { Ok(told.await?) }).await {
-                    tracing::warn!(%error, "changed orders could not be announced; waiters will read them late");
+                    tracing::warn!(%error, "failed to notify of order changes; long-polling requests will see them late");
                 }
             }
         });
         Self(sender)
     }
 
-    /// An order changed. Never waits.
+    /// Queues the change of an order. Never waits.
     pub fn notify_order(&self, order: OrderId) {
         // A full queue loses a hint, not a change.
         let _ = self.0.try_send(order);
     }
 }
 
-/// Tells that keys were revoked, when the transaction commits: keys are revoked rarely.
+/// Notifies of revoked keys when the transaction commits: keys are revoked rarely.
 pub(crate) async fn notify_keys(tx: &mut PgConnection) -> Result<()> {
     sqlx::query!("select pg_notify($1, '')", KEYS_CHANNEL).execute(tx).await?;
     Ok(())
 }
 
-/// Tells that an order changed, when the transaction commits: for what is recorded of orders now and then, beside their
-/// workflows.
+/// Notifies of a changed order when the transaction commits: for infrequent changes that are not made by the order's
+/// workflow.
 pub(crate) async fn notify_order_in_tx(tx: &mut PgConnection, order: OrderId) -> Result<()> {
     sqlx::query!("select pg_notify($1, $2)", CHANNEL, order.to_string()).execute(tx).await?;
     Ok(())
 }
 
-/// What is heard.
+/// A received notification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChangeNotification {
-    /// Something new is told of an order.
+    /// The order has new events.
     Order(OrderId),
     /// An API key was revoked.
     Keys,
-    /// Nobody listened for a while: anything may have changed.
+    /// The connection was interrupted: anything may have changed.
     Unknown,
 }
 
-/// Hears of changes: one connection per process, however many wait.
+/// Receives changes: one connection per process, for any number of subscribers.
 #[derive(Debug, Clone)]
 pub struct ChangeListener(broadcast::Sender<ChangeNotification>);
 
 impl ChangeListener {
-    /// Starts the task that listens. It connects again for as long as the process lives.
+    /// Starts the task that listens. It reconnects for as long as the process lives.
     pub fn listen(pool: PgPool) -> Self {
         let (sender, _) = broadcast::channel(SUBSCRIBER_QUEUE_MAX);
         let changes = Self(sender.clone());
         tokio::spawn(async move {
             loop {
                 if let Err(error) = forward_notifications(&pool, &sender).await {
-                    tracing::warn!(%error, "listening for changes was interrupted");
+                    tracing::warn!(%error, "LISTEN connection lost; reconnecting");
                 }
                 tokio::time::sleep(RECONNECT_DELAY).await;
             }
@@ -108,7 +108,7 @@ impl ChangeListener {
         changes
     }
 
-    /// Changes from now on.
+    /// Subscribes to changes from now on.
     pub fn subscribe(&self) -> broadcast::Receiver<ChangeNotification> {
         self.0.subscribe()
     }
@@ -116,12 +116,13 @@ impl ChangeListener {
 
 async fn forward_notifications(pool: &PgPool, sender: &broadcast::Sender<ChangeNotification>) -> Result<()> {
     let mut listener = PgListener::connect_with(pool).await?;
-    // It says that its connection was lost before it gets another one: what was missed has to be told.
+    // Then the listener reports a lost connection before it reconnects, and the subscribers learn that they missed
+    // changes.
     listener.eager_reconnect(false);
     with_timeout(async { Ok(listener.listen_all([CHANNEL, KEYS_CHANNEL]).await?) }).await?;
-    // Nobody may be waiting just now.
+    // There may be no subscriber at the moment.
     let _ = sender.send(ChangeNotification::Unknown);
-    // It would connect again by itself, and say nothing of what was missed.
+    // With `recv` the listener would reconnect without reporting the missed notifications.
     loop {
         let notification = match timeout(KEEPALIVE_AFTER, listener.try_recv()).await {
             Ok(Ok(Some(notification))) => notification,

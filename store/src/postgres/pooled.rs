@@ -1,8 +1,6 @@
-//! Connections that a group keeps between its statements.
-//!
-//! A pool asks a connection whether it is still there when it is taken and again when it is given back, and gives out the
-//! one that rested longest. For a statement that is repeated a thousand times a second that is two more round trips each,
-//! and a server process that has nothing of it in its caches.
+//! Pooled connections that a batcher reuses between its statements. A pool pings a connection when it is acquired and
+//! again when it is released, and hands out the one with the longest idle time. For a statement that runs a thousand
+//! times a second that adds two round trips each, on a server process with cold caches.
 
 use crate::{OPERATION_TIMEOUT, PING_AFTER_IDLE, Result, timed_out};
 use sqlx::{PgConnection, PgPool, Postgres, pool::PoolConnection};
@@ -14,29 +12,29 @@ use std::{
 };
 use tokio::time::timeout;
 
-/// At most one in so many of a pool's connections is pooled by one group: the others are for everybody.
+/// A batcher reuses at most one in this many of a pool's connections: the others are for all callers.
 const CONNECTIONS_PER_BATCHER: usize = 8;
 
-/// What is done on a connection. It leaves no transaction open.
+/// An operation on a connection. It leaves no transaction open.
 pub(crate) type ConnectionFuture<'c, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'c>>;
 
-/// A connection, and since when it rests.
+/// A connection, and when it became idle.
 type Idle = (PoolConnection<Postgres>, Instant);
 
-/// A group's connections. Clones share them.
+/// The connections of a batcher. Clones share them.
 #[derive(Debug, Clone)]
 pub(crate) struct PooledConnections {
     pool: PgPool,
-    /// The one that was used last comes last, and is taken first.
+    /// The last one used is at the end, and is taken first.
     idle: Arc<Mutex<Vec<Idle>>>,
     idle_max: usize,
-    /// How long its work may take.
+    /// The timeout of its operations.
     work_timeout: Duration,
 }
 
 impl PooledConnections {
-    /// For a group that has so many statements under way; none are pooled if the pool is too small for that. A pool that is
-    /// closed waits for its connections, so they are given back then. Call it within a runtime.
+    /// Creates the connections of a batcher with this many flushers; none are reused if the pool is too small for that.
+    /// A closing pool waits for its connections, so they are released then. Call it within a runtime.
     pub(crate) fn new(pool: &PgPool, lanes: usize) -> Self {
         let connections = pool.options().get_max_connections() as usize;
         let max = if lanes * CONNECTIONS_PER_BATCHER <= connections { lanes } else { 0 };
@@ -52,21 +50,22 @@ impl PooledConnections {
         pooled
     }
 
-    /// With another limit to its work than what all have.
+    /// Sets another timeout than the default.
     pub(crate) fn with_timeout(self, work_max: Duration) -> Self {
         Self { work_timeout: work_max, ..self }
     }
 
-    /// Does work on a connection. One that the work failed on is not pooled: the pool looks after it. One that it took too
-    /// long on is closed: the pool would first wait for what is under way on it.
+    /// Runs an operation on a connection. If the operation fails, the connection returns to the pool, which handles it.
+    /// If it times out, the connection is closed: the pool would first wait for the operation in progress.
     ///
     /// # Errors
-    /// Those of the work, and when there is no connection.
+    /// Those of the operation, and when there is no connection.
     pub(crate) async fn run<T>(
         &self,
         work: impl for<'c> FnOnce(&'c mut PgConnection) -> ConnectionFuture<'c, T>,
     ) -> Result<T> {
-        // One that rested too long goes back before another is asked for: it may be the last that the pool has.
+        // A connection that was idle too long is released before another is acquired: it may be the last one of the
+        // pool.
         let pooled = self.idle().pop().filter(|(_, used)| used.elapsed() < PING_AFTER_IDLE);
         let mut connection = match pooled {
             Some((connection, _)) => connection,

@@ -1,4 +1,4 @@
-//! What may be refunded of each of an order's payments, from the ledger and the disputes.
+//! The refundable amount of each of an order's payments, from the ledger and the disputes.
 
 use crate::Result;
 use sqlx::PgConnection;
@@ -7,7 +7,7 @@ use waybill_domain::{
     refundable::{PaymentBalance, blocks_refund},
 };
 
-/// The balances of an order's payments. Call it under the lock of the order's row, so that they stay as they are.
+/// The balances of an order's payments. Call it while holding the lock of the order's row, so that they do not change.
 pub(super) async fn balances(tx: &mut PgConnection, order: OrderId) -> Result<Vec<PaymentBalance>> {
     let rows = sqlx::query!(
         r#"select provider_ref,

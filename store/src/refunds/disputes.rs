@@ -1,5 +1,5 @@
-//! Disputes of charges, as the payment provider tells of them. Deliberately absent: answering one, which is done where
-//! the provider asks for evidence; what a dispute means for refunds, which is in [`waybill_domain::refundable`].
+//! Disputes of charges, as reported by the payment provider. Deliberately absent: responding to one, which happens in
+//! the provider's dashboard; the effect of a dispute on refunds, which is in [`waybill_domain::refundable`].
 
 use crate::{
     Result,
@@ -18,49 +18,49 @@ use waybill_domain::{event::OrderEvent, ids::OrderId, money::Amount, state::Atte
 /// The writer of disputes' entries in the timeline.
 const TIMELINE_WRITER: &str = "dispute";
 
-/// What the provider says of a dispute.
+/// The provider's state of a dispute.
 #[derive(Debug, Clone)]
 pub struct DisputeUpdate {
-    /// The provider's id of it.
+    /// The provider's id of the dispute.
     pub id: String,
-    /// Whose payment it is about.
+    /// The order of its payment.
     pub order_id: OrderId,
     /// The provider's id of the payment.
     pub payment: String,
     /// In minor units of the order's currency.
     pub amount: Amount,
-    /// The provider's word for why.
+    /// The provider's code for the reason.
     pub reason: String,
-    /// The provider's word for where it stands.
+    /// The provider's status.
     pub status: String,
-    /// Until when it can be answered.
+    /// The deadline for a response.
     pub due_by: Option<Timestamp>,
-    /// Whether it has been decided; `status` says how.
+    /// Whether it has been decided; `status` has the outcome.
     pub closed: bool,
 }
 
-/// A dispute as Postgres has it.
+/// A dispute as stored in Postgres.
 #[derive(Debug, Clone)]
 pub struct DisputeRecord {
-    /// The provider's id of it.
+    /// The provider's id of the dispute.
     pub id: String,
     /// In minor units of the order's currency.
     pub amount: Amount,
-    /// The provider's word for why.
+    /// The provider's code for the reason.
     pub reason: String,
-    /// The provider's word for where it stands.
+    /// The provider's status.
     pub status: String,
-    /// Until when it can be answered.
+    /// The deadline for a response.
     pub due_by: Option<Timestamp>,
-    /// When we heard of it.
+    /// When Waybill first received it.
     pub opened_at: Timestamp,
     /// When it was decided.
     pub closed_at: Option<Timestamp>,
 }
 
-/// Writes down what the provider says, with the timeline and whether somebody is needed. A repetition changes nothing,
-/// and what comes late, after the dispute was closed or an
-/// inquiry (`warning_…`) became a dispute, is no news. Says whether it was.
+/// Records the provider's state, together with the timeline and the attention. A duplicate changes nothing, and neither
+/// does a late event, after the dispute was closed or an inquiry (`warning_…`) became a dispute. Returns whether
+/// anything changed.
 ///
 /// # Errors
 /// When Postgres fails, or there is no such order.
@@ -106,7 +106,7 @@ pub async fn record_update(pool: &PgPool, update: &DisputeUpdate) -> Result<bool
     Ok(opened || changed)
 }
 
-/// Says whether the dispute is new.
+/// Returns whether the dispute is new.
 async fn insert(tx: &mut PgConnection, update: &DisputeUpdate) -> Result<bool> {
     let new = sqlx::query!(
         "insert into disputes (id, order_id, amount, reason, status, due_by, payment) values ($1, $2, $3, $4, $5, $6, $7)
@@ -124,7 +124,7 @@ async fn insert(tx: &mut PgConnection, update: &DisputeUpdate) -> Result<bool> {
     Ok(new.rows_affected() == 1)
 }
 
-/// The order's disputes, oldest first. Scoped by the caller's earlier look at the order.
+/// The order's disputes, oldest first. Scoped by the caller's earlier read of the order.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -141,7 +141,7 @@ pub async fn find_by_order(pool: &PgPool, order: OrderId) -> Result<Vec<DisputeR
         .map(|r| {
             Ok(DisputeRecord {
                 id: r.id,
-                amount: parse("an amount", Amount::new(r.amount))?,
+                amount: parse("amount", Amount::new(r.amount))?,
                 reason: r.reason,
                 status: r.status,
                 due_by: r.due_by.map(jiff_sqlx::Timestamp::to_jiff),

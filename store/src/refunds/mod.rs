@@ -1,5 +1,6 @@
-//! Refunds: asked for against what the ledger says was captured, and what became of them. Each change is one
-//! transaction with the order's timeline, and takes the order's row first.
+//! Refunds, limited to the captured amount in the ledger, and disputes. Locks the order's row before each change.
+//! Tables: `refunds`, `disputes`.
+//! Each change is one transaction with the timeline, and writes also `orders.refunded` and `payment_operations`.
 
 mod balance;
 pub mod disputes;
@@ -27,34 +28,34 @@ use waybill_domain::{
 
 /// The writer of refunds' entries in the timeline.
 const TIMELINE_WRITER: &str = "refund";
-/// An operation that was asked for longer ago than this, in hours, is looked for before it is asked for again: Stripe
-/// forgets an idempotency key after 24 hours.
+/// If an operation was requested longer ago than this, in hours, the worker looks for it at the provider before it
+/// requests it again: Stripe can remove an idempotency key after 24 hours.
 const IDEMPOTENCY_KEY_HOURS: f64 = 23.0;
 
-/// A refund as Postgres has it.
+/// A refund as stored in Postgres.
 #[derive(Debug, Clone)]
 pub struct RefundRecord {
     /// Its id.
     pub id: RefundId,
     /// Its order.
     pub order_id: OrderId,
-    /// Whose it is.
+    /// The merchant that owns it.
     pub merchant_id: MerchantId,
-    /// How much, in minor units of the order's currency.
+    /// In minor units of the order's currency.
     pub amount: Amount,
-    /// In the requester's words.
+    /// The requester's reason.
     pub reason: String,
-    /// Where it stands.
+    /// Its state.
     pub state: RefundState,
     /// Why it failed.
     pub code: Option<String>,
-    /// The provider's id of it.
+    /// The provider's id of the refund.
     pub provider_ref: Option<String>,
-    /// The return it follows from.
+    /// The return that it follows from.
     pub return_id: Option<ReturnId>,
-    /// Who made it.
+    /// Where it was created.
     pub source: RefundSource,
-    /// When it was asked for.
+    /// When it was requested.
     pub created_at: Timestamp,
     /// When it last changed.
     pub updated_at: Timestamp,
@@ -83,20 +84,20 @@ impl TryFrom<Row> for RefundRecord {
             id: RefundId(row.id),
             order_id: OrderId(row.order_id),
             merchant_id: MerchantId(row.merchant_id),
-            amount: parse("an amount", Amount::new(row.amount))?,
+            amount: parse("amount", Amount::new(row.amount))?,
             reason: row.reason,
-            state: parse("a refund's state", row.state.parse())?,
+            state: parse("refund state", row.state.parse())?,
             code: row.code,
             provider_ref: row.provider_ref,
             return_id: row.return_id.map(ReturnId),
-            source: parse("a refund's source", row.source.parse())?,
+            source: parse("refund source", row.source.parse())?,
             created_at: row.created_at.to_jiff(),
             updated_at: row.updated_at.to_jiff(),
         })
     }
 }
 
-/// Writes down in the ledger which payment a refund is made of. Chosen once: the same key has to be the same request.
+/// Records in the ledger which payment is refunded. It is chosen once: a request with the same key must be the same.
 async fn insert_pending_operation(
     tx: &mut PgConnection,
     order: OrderId,
@@ -135,7 +136,7 @@ async fn read_refund(tx: &mut PgConnection, id: RefundId) -> Result<RefundRecord
     .try_into()
 }
 
-/// The refund of that id.
+/// The refund with that id.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -148,7 +149,7 @@ pub async fn get(pool: &PgPool, id: RefundId) -> Result<Option<RefundRecord>> {
     }
 }
 
-/// The order's refunds, oldest first. Scoped by the caller's earlier look at the order.
+/// The order's refunds, oldest first. Scoped by the caller's earlier read of the order.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -165,18 +166,18 @@ pub async fn find_by_order(pool: &PgPool, order: OrderId) -> Result<Vec<RefundRe
     rows.into_iter().map(RefundRecord::try_from).collect()
 }
 
-/// What asking the provider takes.
+/// The data for the provider request.
 #[derive(Debug, Clone)]
 pub struct RefundAttempt {
     /// The currency of the refund.
     pub currency: Currency,
-    /// The payment to refund, as it was chosen when the refund was asked for.
+    /// The payment to refund, as chosen when the refund was requested.
     pub payment: Option<String>,
-    /// The provider may have forgotten the key: look before asking again.
+    /// The provider may have removed the key: look for the refund before requesting it again.
     pub key_expired: bool,
 }
 
-/// What asking the provider for a refund takes. At `seen_at` it had a workflow.
+/// Returns the data for the provider request, and marks that the refund had a workflow at `seen_at`.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -199,12 +200,12 @@ pub async fn begin(pool: &PgPool, refund: &RefundRecord, seen_at: Timestamp) -> 
     .fetch_one(&mut *tx)
     .await?;
     tx.commit().await?;
-    let currency = parse("a currency", order::parse_currency(&row.currency))?;
+    let currency = parse("currency", order::parse_currency(&row.currency))?;
     Ok(RefundAttempt { currency, payment: row.provider_ref, key_expired: row.old })
 }
 
-/// Up to `limit` refunds, oldest first, that were asked for at least `age` ago and are not known to have a workflow:
-/// id, order and merchant.
+/// Up to `limit` refunds, oldest first, that were requested at least `age` ago and have no known workflow: id, order
+/// and merchant.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -225,8 +226,9 @@ pub async fn find_unstarted(
     Ok(rows.into_iter().map(|r| (RefundId(r.id), OrderId(r.order_id), MerchantId(r.merchant_id))).collect())
 }
 
-/// The refund had a workflow at `seen_at`, which is not later than when it was seen: one that is terminated before this is
-/// written must not look older than its end (see [`crate::housekeeping::start_anew`]).
+/// Marks that the refund had a workflow at `seen_at`. `seen_at` must not be later than the observation: a workflow that
+/// is terminated before this write must not appear to have ended before it started (see
+/// [`crate::housekeeping::reset_started`]).
 ///
 /// # Errors
 /// When Postgres fails.

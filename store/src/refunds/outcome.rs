@@ -1,4 +1,4 @@
-//! What became of a refund: in the ledger, in the order, in its timeline, and whether an operator is needed.
+//! Records the outcome of a refund: in the ledger, the order and its timeline, and as attention if it failed.
 
 use super::{RefundRecord, TIMELINE_WRITER, lock_order, read_refund};
 use crate::{
@@ -17,8 +17,8 @@ use waybill_domain::{
     state::AttentionReason,
 };
 
-/// Records the state that a refund has reached, once, and gives the refund as it is now. What is no news is not written:
-/// see [`RefundState::may_become`].
+/// Records a new state of the refund, once, and returns the current refund. A state that is not new is not written: see
+/// [`RefundState::can_transition_to`].
 ///
 /// # Errors
 /// When Postgres fails, or there is no such refund.
@@ -40,7 +40,7 @@ pub async fn record_state(
     Ok(after)
 }
 
-/// The same, within a transaction that has locked the order's row. Says whether it was news.
+/// The same, within a transaction that has locked the order's row. Returns whether the state is new.
 pub(super) async fn advance_state(
     tx: &mut PgConnection,
     before: &RefundRecord,
@@ -66,7 +66,7 @@ pub(super) async fn advance_state(
     Ok(true)
 }
 
-/// The ledger, and what the order shows as refunded.
+/// Updates the ledger and the order's refunded amount.
 async fn update_ledger(
     tx: &mut PgConnection,
     before: &RefundRecord,
@@ -97,7 +97,7 @@ async fn update_ledger(
     Ok(())
 }
 
-/// The timeline, and whether somebody is needed.
+/// Appends the event to the timeline, and raises or clears attention.
 async fn append_event(
     tx: &mut PgConnection,
     before: &RefundRecord,
@@ -106,7 +106,7 @@ async fn append_event(
 ) -> Result<()> {
     let (refund_id, order) = (before.id, before.order_id);
     let code = code.unwrap_or_default().to_owned();
-    // Without a source it was requested here, as all were before refunds at the provider were booked.
+    // Without a source it was requested in Waybill, as were all refunds before provider refunds were recorded.
     let source = Some(before.source).filter(|source| *source == RefundSource::Provider);
     let event = match to {
         RefundState::Requested => return Ok(()),
@@ -118,7 +118,7 @@ async fn append_event(
     };
     projection::append(tx, order, TIMELINE_WRITER, &[event]).await?;
     let subject = refund_id.to_string();
-    // It has an answer, whichever.
+    // The provider has responded, with either result.
     attention::clear(tx, order, AttentionReason::RefundFailing, Some(&subject)).await?;
     if to == RefundState::Failed {
         let detail = json!({"amount": before.amount, "code": code});

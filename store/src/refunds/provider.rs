@@ -1,5 +1,6 @@
-//! Refunds that were made at the payment provider and not here, as in its dashboard: booked like our own, so that every
-//! limit and status counts them. The webhook and the reconciliation both bring them; whichever comes first books.
+//! Refunds that were made at the payment provider, for example in its dashboard: recorded like Waybill's own, so that
+//! every limit and status includes them. Both the webhook and the reconciliation report them; the first one records the
+//! refund.
 
 use super::{RefundRecord, insert_pending_operation, lock_order, outcome, read_refund};
 use crate::{Result, StoreError, parse, payments};
@@ -10,39 +11,40 @@ use waybill_domain::{
     refund::{RefundSource, RefundState},
 };
 
-/// What the timeline and the list of refunds give as the reason.
+/// The reason in the timeline and in the list of refunds.
 const PROVIDER_REFUND_REASON: &str = "refunded at the payment provider";
 
 /// A refund as the payment provider lists it.
 #[derive(Debug, Clone)]
 pub struct ListedRefund {
-    /// The provider's id of it.
+    /// The provider's id of the refund.
     pub provider_ref: String,
     /// The provider's id of the payment.
     pub payment: String,
-    /// How much.
+    /// The amount.
     pub amount: Amount,
     /// `pending`, `succeeded` or `failed`.
     pub state: RefundState,
     /// Why it failed.
     pub code: Option<String>,
-    /// Our id of it, if it carries one.
+    /// Waybill's id of the refund, if it has one.
     pub refund_id: Option<RefundId>,
 }
 
-/// What became of a listed refund.
+/// The outcome of recording a listed refund.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RecordOutcome {
-    /// It was booked, or its new state was.
+    /// The refund, or its new state, was recorded.
     Booked(OrderId),
-    /// Nothing was to be booked: it is of no payment of ours, was requested here, was booked before, or failed at once.
+    /// There was nothing to record: the payment is not Waybill's, or the refund was requested in Waybill, was already
+    /// recorded, or failed immediately.
     Nothing,
-    /// The ledger has no captures that it could be a refund of. The provider may call it a refund that an authorization
-    /// was released.
+    /// The ledger has no captures that it could refund. The provider may report the release of an authorization as a
+    /// refund.
     NothingCaptured(OrderId),
 }
 
-/// Books a refund that was not requested here, or its new state. Once per refund of the provider.
+/// Records a refund that was not requested in Waybill, or its new state, once per refund of the provider.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -77,7 +79,8 @@ pub async fn record_provider_refund(pool: &PgPool, listed: &ListedRefund) -> Res
     Ok(RecordOutcome::Booked(order))
 }
 
-/// Whether it was requested here: by our id, which the provider keeps with it, or by the provider's, which we keep.
+/// Returns whether it was requested in Waybill: found by Waybill's id, which the provider stores, or by the provider's
+/// id, which Waybill stores.
 async fn is_own_refund(tx: &mut PgConnection, order: OrderId, listed: &ListedRefund) -> Result<bool> {
     Ok(sqlx::query_scalar!(
         r#"select exists (select from refunds where order_id = $1 and source = 'waybill'
@@ -90,8 +93,8 @@ async fn is_own_refund(tx: &mut PgConnection, order: OrderId, listed: &ListedRef
     .await?)
 }
 
-/// Whether the captures of its payment cover it besides what the provider has refunded of them. Requests of ours that the
-/// provider has not answered do not count: it takes those that still fit.
+/// Returns whether the captures of its payment cover it, in addition to the amount that the provider has already
+/// refunded. Requests of Waybill's without a response do not count: the provider accepts those that are still covered.
 async fn is_covered_by_captures(
     tx: &mut PgConnection,
     order: OrderId,
@@ -119,7 +122,7 @@ async fn insert(
     id: RefundId,
     listed: &ListedRefund,
 ) -> Result<RefundRecord> {
-    // It counts as started: no workflow follows it.
+    // Marked as started: it has no workflow.
     sqlx::query!(
         "insert into refunds (id, order_id, merchant_id, amount, reason, state, provider_ref, source, workflow_started_at)
          select $2, id, merchant_id, $3, $4, 'requested', $5, $6, now() from orders where id = $1",
@@ -136,8 +139,7 @@ async fn insert(
     read_refund(tx, id).await
 }
 
-/// The provider's ids of refunds made there that are pending, and their payments' and amounts: at most `limit`, the
-/// oldest first.
+/// The pending refunds that were made at the provider, with their payments and amounts: at most `limit`, oldest first.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -155,7 +157,7 @@ pub async fn find_pending_at_provider(pool: &PgPool, limit: u16) -> Result<Vec<L
             Ok(ListedRefund {
                 provider_ref: row.provider_ref,
                 payment: row.payment,
-                amount: parse("an amount", Amount::new(row.amount))?,
+                amount: parse("amount", Amount::new(row.amount))?,
                 state: RefundState::Pending,
                 code: None,
                 refund_id: None,

@@ -1,4 +1,4 @@
-//! Asking for a refund: never more than was captured and is not disputed, and of one payment.
+//! Requests a refund: at most the captured amount that is not disputed, and from one payment.
 
 use super::{
     RefundRecord, TIMELINE_WRITER, balance::balances, insert_pending_operation, lock_order, read_refund,
@@ -12,35 +12,35 @@ use waybill_domain::{
     refundable::{RefundRejection, choose_payment},
 };
 
-/// A refund to be asked for.
+/// A refund request.
 #[derive(Debug, Clone)]
 pub struct NewRefund {
-    /// Its id; one that is there already is given as it is.
+    /// Its id; an existing refund with this id is returned unchanged.
     pub id: RefundId,
     /// Its order.
     pub order_id: OrderId,
-    /// Whose it is.
+    /// The merchant that owns it.
     pub merchant_id: MerchantId,
     /// At least 1.
     pub amount: Amount,
-    /// In the requester's words.
+    /// The requester's reason.
     pub reason: String,
-    /// The return it follows from.
+    /// The return that it follows from.
     pub return_id: Option<ReturnId>,
-    /// The client's key; the same one again gives the first refund.
+    /// The client's idempotency key; a retry with the same key returns the first refund.
     pub request_key: Option<String>,
 }
 
-/// The answer to a request.
+/// The outcome of a request.
 #[derive(Debug, Clone)]
 pub enum RefundRequestOutcome {
-    /// It is durable.
+    /// The refund is stored.
     Accepted(Box<RefundRecord>),
-    /// That much can't be refunded.
+    /// The amount can't be refunded.
     Rejected(RefundRejection),
 }
 
-/// Asks for a refund, if no more is refunded than was captured and is not disputed: requests for one order take turns.
+/// Requests a refund, if the captured amount that is not disputed covers it. Requests for one order are serialized.
 ///
 /// # Errors
 /// When Postgres fails, or there is no such order.

@@ -1,5 +1,6 @@
-//! Returns: which units are to come back, what came, and what became of it. Each change is one transaction with the
-//! order's timeline, and takes the order's row first.
+//! Returns: the requested units, their receipt and restocking. Locks the order's row before each change.
+//! Tables: `returns`, `return_lines`.
+//! Each change is one transaction with the timeline. Writes also `orders.returned`, `stock` and `reservations`.
 
 mod open;
 mod read;
@@ -34,76 +35,76 @@ use waybill_domain::{
 /// The writer of returns' entries in the timeline.
 const TIMELINE_WRITER: &str = "return";
 
-/// Pieces of a return that had left with one shipment.
+/// Units of a return that left with one shipment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReturnLine {
-    /// Which line, and with which shipment.
+    /// The line, and the shipment that the units left with.
     pub place: ShippedLine,
-    /// Asked for.
+    /// The requested quantity.
     pub quantity: u32,
-    /// Came, and goes back to the shelf.
+    /// Received and returned to stock.
     pub restocked: u32,
-    /// Came, and can't be sold again.
+    /// Received, but can't be sold again.
     pub written_off: u32,
 }
 
-/// A return as Postgres has it.
+/// A return as stored in Postgres.
 #[derive(Debug, Clone)]
 pub struct ReturnRecord {
     /// Its id.
     pub id: ReturnId,
     /// Its order.
     pub order_id: OrderId,
-    /// Whose it is.
+    /// The merchant that owns it.
     pub merchant_id: MerchantId,
-    /// In the requester's words.
+    /// The requester's reason.
     pub reason: String,
-    /// Where it stands.
+    /// Its state.
     pub state: ReturnState,
-    /// What the received units are worth; none until they are here.
+    /// The amount of the received units; none before the receipt.
     pub amount: Option<Amount>,
     /// By line, then by shipment.
     pub lines: Vec<ReturnLine>,
-    /// When it was asked for.
+    /// When it was requested.
     pub created_at: Timestamp,
     /// When it last changed.
     pub updated_at: Timestamp,
 }
 
-/// A return to be asked for.
+/// A return request.
 #[derive(Debug, Clone)]
 pub struct NewReturn {
     /// Its id.
     pub id: ReturnId,
     /// Its order.
     pub order_id: OrderId,
-    /// Whose it is.
+    /// The merchant that owns it.
     pub merchant_id: MerchantId,
-    /// In the requester's words.
+    /// The requester's reason.
     pub reason: String,
-    /// What is to come back.
+    /// The units to be returned.
     pub lines: Vec<LineQuantity>,
-    /// The client's key, if a client asks: the same one again gives the first return.
+    /// The client's idempotency key, if a client requests it: a retry with the same key returns the first return.
     pub request_key: Option<String>,
 }
 
-/// The answer to a receipt.
+/// The outcome of recording a receipt.
 #[derive(Debug, Clone)]
 pub enum ReceiptOutcome {
-    /// It is durable.
+    /// The receipt is stored.
     Accepted {
-        /// As it is now.
+        /// The return after the receipt.
         record: Box<ReturnRecord>,
-        /// Whether its message was not kept before.
+        /// Whether its message is new.
         is_new: bool,
     },
-    /// More units than were to come back.
+    /// More units than were to be returned.
     ExceedsReturn(InsufficientQuantity),
-    /// The goods are here already.
+    /// The items have already been received.
     AlreadyReceived(ReturnState),
 }
 
-/// Asks for a return of units that were delivered and are not being returned: requests for one order take turns.
+/// Requests a return of units that were delivered and are not in another return. Requests for one order are serialized.
 ///
 /// # Errors
 /// When Postgres fails, or there is no such order.
@@ -167,7 +168,7 @@ async fn insert(tx: &mut PgConnection, new: &NewReturn, taken: &BTreeMap<Shipped
     Ok(())
 }
 
-/// What a return has to know of its order.
+/// The data of an order that a return needs.
 struct LockedOrder {
     currency: Currency,
     shipments: Vec<ShipmentState>,
@@ -182,14 +183,14 @@ async fn lock_order(tx: &mut PgConnection, order: OrderId) -> Result<LockedOrder
     .fetch_one(tx)
     .await?;
     Ok(LockedOrder {
-        currency: parse("a currency", order::parse_currency(&row.currency))?,
+        currency: parse("currency", order::parse_currency(&row.currency))?,
         shipments: row.shipments.map_or_else(Vec::new, |s| s.0),
     })
 }
 
-/// The goods are here: what came of each line and what becomes of it, at most what was asked for. Once per return; the
-/// same `key` again gives the same answer. `message` is what tells the return's workflow, and is kept with it: the pump
-/// delivers it if the caller does not.
+/// Records the receipt of a return: the quantity of each line and its disposition, at most what was requested. Once per
+/// return; a retry with the same `key` returns the same outcome. `message` is stored in the same transaction and
+/// notifies the return's workflow: the outbox dispatcher delivers it if the caller does not.
 ///
 /// # Errors
 /// When Postgres fails, or there is no such return.
@@ -213,7 +214,7 @@ pub async fn record_received(
         if !same {
             return Ok(ReceiptOutcome::AlreadyReceived(record.state));
         }
-        // Of a receipt that release 0.1.0 took it may be missing.
+        // It may be missing for a receipt that release 0.1.0 recorded.
         let is_new = inbox::store_message(&mut *tx, message).await?;
         tx.commit().await?;
         return Ok(ReceiptOutcome::Accepted { record: Box::new(record), is_new });
@@ -249,7 +250,8 @@ pub async fn record_received(
     Ok(ReceiptOutcome::Accepted { record: Box::new(record), is_new: true })
 }
 
-/// The goods have not come in time: somebody is told, once. Nothing to say if they came meanwhile.
+/// Raises attention once because the items were not received in time. Does nothing if they were received in the
+/// meantime.
 ///
 /// # Errors
 /// When Postgres fails, or there is no such return.
@@ -264,14 +266,13 @@ pub async fn flag_overdue(pool: &PgPool, of: &ReturnRecord) -> Result<()> {
         subject: of.id.to_string(),
         detail: serde_json::json!({"reason": of.reason}),
     };
-    // A workflow that was terminated begins again with its deadline over: what was dismissed stays dismissed.
+    // A successor of a terminated workflow starts after its deadline: a dismissed record stays dismissed.
     attention::raise_once(&mut tx, of.order_id, &concern).await?;
     tx.commit().await?;
     Ok(())
 }
 
-/// Nothing more is to be done for the return; `disputed` is what is not refunded because it is disputed. Repeating it
-/// changes nothing.
+/// Closes the return; `disputed` is the amount that is not refunded because it is disputed. A retry changes nothing.
 ///
 /// # Errors
 /// When Postgres fails, or there is no such return.

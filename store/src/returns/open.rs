@@ -1,5 +1,5 @@
-//! Which units may come back, and returns that nobody asked for: what the carrier brings back, or took along although
-//! it had been cancelled.
+//! The returnable units of an order, and returns without a request: shipments that the carrier brings back, or that
+//! left after their cancellation.
 
 use super::{NewReturn, insert};
 use crate::Result;
@@ -13,9 +13,9 @@ use waybill_domain::{
     status::FulfilmentStatus,
 };
 
-/// Opens a return of everything that left with a shipment and is in no return: it is on its way back, or ought to be.
-/// Once per shipment; what a receipt leaves out may be asked for like what was delivered. Says whether it is news. The
-/// caller has locked the order's row.
+/// Opens a return of all units that left with a shipment and are in no return: the carrier brings them back, or should.
+/// Once per shipment; units missing from the receipt may be returned by a later request, like delivered ones. Returns
+/// whether it is new. The caller has locked the order's row.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -66,7 +66,7 @@ pub(crate) async fn open_return(
     Ok(true)
 }
 
-/// The units that may be asked back: delivered, or on their way back by the carrier's own word, and in no return.
+/// Returns the units that may be returned: delivered, or brought back according to the carrier, and in no return.
 pub(super) async fn find_returnable(
     tx: &mut PgConnection,
     order: OrderId,
@@ -85,7 +85,7 @@ pub(super) async fn find_returnable(
     Ok(free)
 }
 
-/// The units that came back or are to. Of a return whose goods are here, what did not come may still.
+/// The units that were returned or are to be. After the receipt of a return, its missing units no longer count.
 async fn find_units_in_returns(tx: &mut PgConnection, order: OrderId) -> Result<BTreeMap<ShippedLine, u32>> {
     let rows = sqlx::query!(
         r#"select l.shipment_id, l.line,

@@ -1,4 +1,4 @@
-//! Reading returns, and those that have no workflow yet.
+//! Reads returns, and those that have no workflow yet.
 
 use super::{ReturnLine, ReturnRecord};
 use crate::{Result, StoreError, parse};
@@ -33,8 +33,8 @@ pub(super) async fn read_return(connection: &mut PgConnection, id: ReturnId) -> 
         order_id: OrderId(row.order_id),
         merchant_id: MerchantId(row.merchant_id),
         reason: row.reason,
-        state: parse("a return's state", row.state.parse())?,
-        amount: row.amount.map(|minor| parse("an amount", Amount::new(minor))).transpose()?,
+        state: parse("return state", row.state.parse())?,
+        amount: row.amount.map(|minor| parse("amount", Amount::new(minor))).transpose()?,
         lines: lines
             .into_iter()
             .map(|l| ReturnLine {
@@ -49,7 +49,7 @@ pub(super) async fn read_return(connection: &mut PgConnection, id: ReturnId) -> 
     })
 }
 
-/// The return of that id, whoever owns it. For the worker; the API asks with [`find`].
+/// The return with that id, of any merchant. For the worker; the API uses [`find`].
 ///
 /// # Errors
 /// When Postgres fails.
@@ -62,7 +62,7 @@ pub async fn get(pool: &PgPool, id: ReturnId) -> Result<Option<ReturnRecord>> {
     }
 }
 
-/// The merchant's return of that id; another merchant's is not found.
+/// The merchant's return with that id; another merchant's return is not found.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -70,8 +70,8 @@ pub async fn find(pool: &PgPool, merchant: MerchantId, id: ReturnId) -> Result<O
     Ok(get(pool, id).await?.filter(|record| record.merchant_id == merchant))
 }
 
-/// Up to `limit` returns, oldest first, that were asked for at least `age` ago and are not known to have a workflow:
-/// id, order and merchant.
+/// Up to `limit` returns, oldest first, that were requested at least `age` ago and have no known workflow: id, order
+/// and merchant.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -92,7 +92,7 @@ pub async fn find_unstarted(
     Ok(rows.into_iter().map(|r| (ReturnId(r.id), OrderId(r.order_id), MerchantId(r.merchant_id))).collect())
 }
 
-/// The return had a workflow at `seen_at`, as [`crate::refunds::mark_started`].
+/// Marks that the return had a workflow at `seen_at`, as [`crate::refunds::mark_started`] does.
 ///
 /// # Errors
 /// When Postgres fails.

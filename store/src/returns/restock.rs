@@ -1,4 +1,4 @@
-//! What came back: what it is worth, and how it gets to the shelf.
+//! The receipt of returned items: their amount, and their restocking.
 
 use super::{LockedOrder, ReturnRecord, ReturnState, lock_order, read, refund_share};
 use crate::{
@@ -13,7 +13,8 @@ use waybill_domain::{
     returns::ShippedLine,
 };
 
-/// Writes down what came of each line, and gives what it is worth: its share of what was captured for the line.
+/// Records the received quantity of each line, and returns their total: their share of the amount captured for the
+/// line.
 pub(super) async fn record_received(
     tx: &mut PgConnection,
     of: &ReturnRecord,
@@ -53,14 +54,14 @@ pub(super) async fn record_received(
             let now = restocked + written_off;
             let part =
                 refund_share(shipped.amount, shipped.quantity, before.unsigned_abs(), now, order.currency);
-            worth = parse("a return's amount", worth.plus(part))?;
+            worth = parse("return amount", worth.plus(part))?;
         }
     }
     update_returned_units(tx, of).await?;
     Ok(worth)
 }
 
-/// Shipments that were paid for, as the ledger has it. What left although it was cancelled was not.
+/// The shipments that were paid for, according to the ledger. A shipment that left after its cancellation was not.
 async fn find_captured_shipments(tx: &mut PgConnection, of: &ReturnRecord) -> Result<BTreeSet<ShipmentId>> {
     let paid = sqlx::query_scalar!(
         r#"select shipment_id as "id!" from payment_operations
@@ -70,7 +71,7 @@ async fn find_captured_shipments(tx: &mut PgConnection, of: &ReturnRecord) -> Re
     Ok(paid.fetch_all(tx).await?.into_iter().map(ShipmentId).collect())
 }
 
-/// Pieces by line that came back, where the order's readers find them.
+/// Updates the returned units by line in the order's row.
 async fn update_returned_units(tx: &mut PgConnection, of: &ReturnRecord) -> Result<()> {
     let rows = sqlx::query!(
         r#"select line, sum(restocked + written_off)::int as "units!" from return_lines
@@ -88,7 +89,7 @@ async fn update_returned_units(tx: &mut PgConnection, of: &ReturnRecord) -> Resu
     Ok(())
 }
 
-/// Puts what can be sold again back on the shelves it left from; what was written off stays sold. Once.
+/// Returns the sellable units to the stock of the locations that they shipped from, once; written-off units stay sold.
 ///
 /// # Errors
 /// When Postgres fails, or there is no such return.
@@ -98,7 +99,7 @@ pub async fn restock(pool: &PgPool, of: &ReturnRecord) -> Result<()> {
     if read::read_return(&mut tx, of.id).await?.state != ReturnState::Received {
         return Ok(());
     }
-    // In the order in which reservations lock them.
+    // In the sequence in which reservations lock them.
     let stock = sqlx::query!(
         r#"select s.merchant_id, s.sku, s.location, s.short from stock s where exists (
              select from return_lines l join reservations r
@@ -114,8 +115,8 @@ pub async fn restock(pool: &PgPool, of: &ReturnRecord) -> Result<()> {
         .filter(|row| row.short > 0)
         .map(|row| (MerchantId(row.merchant_id), row.sku, row.location))
         .collect();
-    // Pieces that other orders were promised and that were not there come first: those orders have them now. Then those that
-    // orders are short of.
+    // Units that left while they were reserved for other orders (`missing`) come first: those reservations have their
+    // units again. Then come the shortfalls of orders.
     sqlx::query!(
         "with back as (
            select r.order_id, r.shipment_id, r.line, r.merchant_id, r.sku, r.location, l.restocked,

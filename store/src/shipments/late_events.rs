@@ -1,8 +1,6 @@
-//! What the carrier says against what was believed: goods of a cancelled shipment that left after all, goods that it
-//! brings back, and whatever it says when the order's workflow has ended. It is a fact, so it is recorded; each record
-//! is one transaction that takes the order's row first.
-//!
-//! Not here: status and shipments of the order. They are its workflow's, and stay as it left them.
+//! Records carrier events that contradict the order: a cancelled shipment left or comes back, or the workflow has
+//! ended. Each record is one transaction that locks the order's row first. The status and shipments of the order do not
+//! change: the order's workflow owns them.
 
 use crate::{
     Result,
@@ -26,8 +24,8 @@ use waybill_domain::{
 /// The writer of these entries in the timeline.
 const TIMELINE_WRITER: &str = "carrier";
 
-/// Goods of a shipment are out of the house and ought to come back: those that had been given free count as sold, and a
-/// return of them is opened. Repeating it changes nothing.
+/// Records that a shipment has left and should come back: marks its released items as sold, and opens a return. A retry
+/// changes nothing.
 ///
 /// # Errors
 /// When Postgres fails, or there is no such order.
@@ -40,7 +38,7 @@ pub async fn expect_back(pool: &PgPool, order: OrderId, shipment: ShipmentId) ->
     Ok(())
 }
 
-/// Says which pieces are missing on the shelf, if it is news that the goods left.
+/// Returns the missing units, if the departure was not recorded before.
 async fn mark_departed_and_open_return(
     tx: &mut PgConnection,
     order: OrderId,
@@ -56,7 +54,7 @@ async fn mark_departed_and_open_return(
     Ok(gone)
 }
 
-/// Why a return is opened that nobody requested.
+/// The reason of a return that no client requested.
 fn return_reason(shown: Option<FulfilmentStatus>) -> &'static str {
     match shown {
         Some(FulfilmentStatus::Cancelled) => "it left although it was cancelled",
@@ -64,8 +62,8 @@ fn return_reason(shown: Option<FulfilmentStatus>) -> &'static str {
     }
 }
 
-/// Takes a message of the carrier that found no workflow: `said` is where it puts the shipment. Records what is news,
-/// and settles the message, together. Says how it was settled.
+/// Records a carrier event that was not delivered to a workflow: `reported` is the shipment's status according to the
+/// carrier. Records the event if it is new, and settles the message, in one transaction. Returns the settlement.
 ///
 /// # Errors
 /// When Postgres fails, or there is no such order.
@@ -78,10 +76,10 @@ pub async fn record_carrier_event(
     let (mut tx, order) = (crate::begin(pool).await?, message.order_id);
     let (status, shipments) = lock_order(&mut tx, order).await?;
     let known = shipments.iter().find(|s| s.id == shipment).map(|s| s.status);
-    // A shipment that the order does not list was reserved by a task that was not recorded, and is expected as little as
-    // a cancelled one.
+    // A shipment that the order does not list was reserved by an unrecorded workflow task, and is as unexpected as a
+    // cancelled one.
     let shown = known.unwrap_or(FulfilmentStatus::Cancelled);
-    // Of an order that has not ended the workflow was ended from outside: its successor hears this message again.
+    // The workflow of an open order was terminated: its successor run receives this message again.
     let mut event = if status.is_terminal() { event_for(shown, said, shipment) } else { None };
     if let Some(told) = &event
         && projection::is_recorded(&mut tx, order, told).await?
@@ -100,7 +98,7 @@ pub async fn record_carrier_event(
     Ok(how)
 }
 
-/// What is to be told of a shipment that an ended order shows as `shown`, if that changes anything.
+/// The event for a shipment of an ended order with the status `recorded_status`, if it changes anything.
 fn event_for(shown: FulfilmentStatus, said: FulfilmentStatus, shipment_id: ShipmentId) -> Option<OrderEvent> {
     use FulfilmentStatus::{Booked, Cancelled, Delivered, HandedOver, Lost, Pending, Returned};
     match said {
@@ -124,7 +122,7 @@ async fn apply_carrier_event(
     let subject = shipment.to_string();
     match (shown, said) {
         (None, _) => {
-            // Nothing may be reserved for it any more, and then no items are missing; an operator is needed all the same.
+            // Possibly nothing is reserved for it any more, and then no items are missing; an operator must act anyway.
             let reason = "it left although the order does not list it";
             let missing =
                 mark_departed_and_open_return(tx, order, shipment, reason).await?.unwrap_or_default();
@@ -133,7 +131,7 @@ async fn apply_carrier_event(
             attention::raise_once(tx, order, &concern).await?;
         }
         (Some(Cancelled), _) => {
-            // Once the goods are known to be gone, more of the same needs nobody more.
+            // After the departure is recorded, further events require no further attention.
             if let Some(missing) =
                 mark_departed_and_open_return(tx, order, shipment, return_reason(shown)).await?
             {
@@ -155,7 +153,7 @@ async fn apply_carrier_event(
     Ok(())
 }
 
-/// Takes the order's row, and gives its status and its shipments.
+/// Locks the order's row, and returns its status and its shipments.
 async fn lock_order(tx: &mut PgConnection, order: OrderId) -> Result<(OrderStatus, Vec<ShipmentState>)> {
     let row = sqlx::query!(
         r#"select status, shipments as "shipments: Json<Vec<ShipmentState>>" from orders where id = $1 for update"#,
@@ -163,7 +161,7 @@ async fn lock_order(tx: &mut PgConnection, order: OrderId) -> Result<(OrderStatu
     )
     .fetch_one(tx)
     .await?;
-    Ok((parse("a status", row.status.parse())?, row.shipments.map_or_else(Vec::new, |s| s.0)))
+    Ok((parse("order status", row.status.parse())?, row.shipments.map_or_else(Vec::new, |s| s.0)))
 }
 
 #[cfg(test)]
@@ -180,10 +178,7 @@ mod tests {
             assert!(event_for(said, F::Cancelled, shipment).is_none(), "cancelled after {said}");
         }
         for shown in [F::Delivered, F::Lost, F::Returned] {
-            assert!(
-                event_for(shown, F::HandedOver, shipment).is_none(),
-                "it must have been handed over: {shown}"
-            );
+            assert!(event_for(shown, F::HandedOver, shipment).is_none(), "{shown} implies the hand-over");
         }
         assert!(event_for(F::Delivered, F::Returned, shipment).is_some());
         assert!(event_for(F::Lost, F::Delivered, shipment).is_some());

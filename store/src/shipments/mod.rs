@@ -1,4 +1,6 @@
-//! Shipments: what is in them, where they go, and what the carrier calls them.
+//! Shipments: their contents, addresses and labels, their replacements, and late carrier events.
+//! Table: `shipments`.
+//! Moves also `reservations` to a replacement. (`stock` inserts shipments when it reserves.)
 
 pub mod late_events;
 
@@ -11,20 +13,20 @@ use waybill_domain::{
     order::Address,
 };
 
-/// What the carrier has to know of a shipment.
+/// The shipment data that the carrier needs.
 #[derive(Debug, Clone)]
 pub struct ShipmentDetails {
-    /// Where it leaves from.
+    /// The location that it ships from.
     pub from: Location,
-    /// Where to.
+    /// The shipping address.
     pub to: Address,
-    /// SKU and pieces.
+    /// SKUs and quantities.
     pub items: Vec<(String, i32)>,
-    /// The tracking number of the label that an operator booked by other means.
+    /// The tracking number of a label that an operator booked manually.
     pub manual_tracking_number: Option<String>,
 }
 
-/// What the carrier has to know of the shipment of that id.
+/// The data that the carrier needs of the shipment with that id.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -40,7 +42,7 @@ pub async fn find_details(pool: &PgPool, id: ShipmentId) -> Result<Option<Shipme
     .fetch_optional(pool)
     .await?;
     row.map(|row| {
-        let from = parse("a location", row.location.try_into())?;
+        let from = parse("location", row.location.try_into())?;
         Ok(ShipmentDetails {
             from,
             to: row.to.0,
@@ -51,11 +53,11 @@ pub async fn find_details(pool: &PgPool, id: ShipmentId) -> Result<Option<Shipme
     .transpose()
 }
 
-/// What is left of a shipment is another's: `successor` takes over what is set aside for whole lines, and so many pieces
-/// of others. Stock stays as it is: what was held is held, by both together. Repeating it changes nothing.
+/// Moves the rest of a shipment to its replacement: the reservations of whole lines, and the given quantity of others.
+/// Stock does not change: both shipments together hold what was held. A retry changes nothing.
 ///
 /// # Errors
-/// When Postgres fails, or the shipment has not all of these lines and pieces.
+/// When Postgres fails, or the shipment does not have all of these lines and quantities.
 pub async fn move_to_replacement(
     pool: &PgPool,
     order: OrderId,
@@ -108,9 +110,9 @@ pub async fn move_to_replacement(
     Ok(())
 }
 
-/// Moves so many pieces of each reservation that has a quantity; what is moved already is not moved again. The
-/// reservations are locked first: what is released or sold meanwhile must be either all of one or parts of both. Items that
-/// are short stay with what is not moved, as that is given up.
+/// Moves the given quantity of each reservation that has one; a retry moves nothing again. The reservations are locked
+/// first: a concurrent release or sale must affect either the whole reservation or both parts. Short items stay with
+/// the part that is not moved, because that part is cancelled.
 async fn split(
     tx: &mut PgConnection,
     order: OrderId,
@@ -150,7 +152,7 @@ async fn split(
     Ok(())
 }
 
-/// Writes down what the carrier calls a shipment.
+/// Stores the carrier's label id and tracking number of a shipment.
 ///
 /// # Errors
 /// When Postgres fails.

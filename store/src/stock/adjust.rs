@@ -1,4 +1,4 @@
-//! Counts and adjustments of what is on hand.
+//! Sets and adjusts the quantity on hand.
 
 use super::{LOCATIONS_MAX, StockLevel, StockRejection, UNITS_MAX, get};
 use crate::{Result, StoreError, stock::shortfalls};
@@ -8,8 +8,8 @@ use waybill_domain::ids::{Location, MerchantId, Sku};
 /// Postgres' code for a number that its column can't hold (PostgreSQL manual, appendix A).
 const NUMERIC_OUT_OF_RANGE: &str = "22003";
 
-/// Sets what is on hand at each of these locations; others stay as they are. All or nothing. Less than what is reserved is
-/// accepted with `allow_shortfall` alone: then the newest orders are short.
+/// Sets the quantity on hand at each of these locations, atomically; other locations do not change. A quantity below
+/// the reserved one requires `allow_shortfall`: then the newest orders are short.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -21,13 +21,13 @@ pub async fn put(
     allow_shortfall: bool,
 ) -> Result<std::result::Result<Vec<StockLevel>, StockRejection>> {
     let mut tx = crate::begin(pool).await?;
-    // In one order everywhere, so that two writers never wait for each other.
+    // All writers lock rows in the same sequence, to avoid deadlocks.
     let mut on_hand = on_hand.to_vec();
     on_hand.sort();
     let mut new = false;
     for (location, units) in &on_hand {
         let short_before = lock_stock_row(&mut tx, merchant, sku, location).await?.unwrap_or_default();
-        // What orders hold stays; what is on hand is theirs first. A row that was inserted has no `xmax`.
+        // Reservations stay; the stock on hand covers them first. An inserted row has no `xmax`.
         let row = sqlx::query!(
             r#"insert into stock (merchant_id, sku, location, available) values ($1, $2, $3, $4)
              on conflict (merchant_id, sku, location) do update
@@ -59,7 +59,7 @@ pub async fn put(
     Ok(Ok(levels))
 }
 
-/// Locks a stock row, and gives how many items are short there; none if there is no such row.
+/// Locks a stock row, and returns how many items are short there; none if there is no such row.
 async fn lock_stock_row(
     tx: &mut PgConnection,
     merchant: MerchantId,
@@ -76,7 +76,7 @@ async fn lock_stock_row(
     .await?)
 }
 
-/// A change that stock does not allow, with the stock as it is now that the change has been rolled back.
+/// The rejection of a change below the reserved quantity, with the stock after the rollback.
 async fn below_reserved_error(
     pool: &PgPool,
     merchant: MerchantId,
@@ -92,22 +92,22 @@ async fn below_reserved_error(
     })
 }
 
-/// A change of what is on hand.
+/// A change of the quantity on hand.
 #[derive(Debug, Clone)]
 pub struct Adjustment {
-    /// What.
+    /// The SKU.
     pub sku: Sku,
-    /// Where.
+    /// The location.
     pub location: Location,
-    /// Pieces more, or fewer.
+    /// The number of units to add or, if negative, to remove.
     pub delta: i32,
-    /// Why, in the merchant's words.
+    /// The merchant's reason.
     pub reason: String,
-    /// Whether less than what is reserved may be left.
+    /// Whether the quantity on hand may fall below the reserved quantity.
     pub allow_shortfall: bool,
 }
 
-/// Adds to or takes from what is on hand, once per key. What is added covers a shortfall first.
+/// Adds to or subtracts from the quantity on hand, once per key. Added units cover a shortfall first.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -121,7 +121,8 @@ pub async fn adjust(
     let Adjustment { sku, location, delta, allow_shortfall, .. } = adjustment;
     if !insert_adjustment(&mut tx, merchant, key, adjustment).await? {
         let same = is_same_adjustment(&mut tx, merchant, key, adjustment).await?;
-        // Ended before another connection is asked for: whoever holds one and waits for one can wait for ever.
+        // Ends the transaction before another connection is acquired: a task that holds one connection and waits for
+        // another can wait indefinitely.
         tx.rollback().await?;
         return Ok(if same { Ok(get(pool, merchant, sku).await?) } else { Err(StockRejection::KeyReused) });
     }
@@ -156,7 +157,7 @@ pub async fn adjust(
     Ok(Ok(levels))
 }
 
-/// Writes an adjustment down. Says whether its key is new.
+/// Inserts an adjustment. Returns whether its key is new.
 async fn insert_adjustment(
     tx: &mut PgConnection,
     merchant: MerchantId,
@@ -179,7 +180,7 @@ async fn insert_adjustment(
     Ok(new.rows_affected() == 1)
 }
 
-/// Whether the key was used for the same adjustment.
+/// Returns whether the key was used for the same adjustment.
 async fn is_same_adjustment(
     tx: &mut PgConnection,
     merchant: MerchantId,
@@ -199,14 +200,14 @@ async fn is_same_adjustment(
     .await?)
 }
 
-/// Changes the row. Gives how many items are short there now, and whether the row is new.
+/// Updates the row. Returns how many items are short there now, and whether the row is new.
 async fn apply_delta(
     tx: &mut PgConnection,
     merchant: MerchantId,
     Adjustment { sku, location, delta, .. }: &Adjustment,
 ) -> std::result::Result<(i32, bool), sqlx::Error> {
-    // Not an upsert: Postgres checks the row it would insert, and a row of fewer than no units never passes, even
-    // where there is one to take them from.
+    // Not an upsert: Postgres checks the row it would insert, and a row with a negative quantity never passes, even if
+    // the existing row has enough.
     let short = sqlx::query_scalar!(
         "update stock set available = greatest(available + $4 - short, 0),
            reserved = least(reserved + short, available + reserved + $4),
@@ -222,7 +223,7 @@ async fn apply_delta(
     if let Some(short) = short {
         return Ok((short, false));
     }
-    // Another one may have inserted it since; then it is new, and nothing of it is short.
+    // A concurrent transaction may have inserted it in the meantime; then it is new, and nothing of it is short.
     sqlx::query!(
         "insert into stock (merchant_id, sku, location, available) values ($1, $2, $3, $4)
          on conflict (merchant_id, sku, location) do update

@@ -1,4 +1,6 @@
-//! Stock by SKU and location.
+//! Stock by SKU and location: levels, adjustments, reservations and shortfalls.
+//! Tables: `stock`, `stock_adjustments`, `stock_holds`, `reservations`, `settled_shortfalls`.
+//! Inserts also the `shipments` of a reservation.
 
 mod adjust;
 pub mod reservations;
@@ -10,30 +12,30 @@ use crate::Result;
 use sqlx::{PgExecutor, PgPool};
 use waybill_domain::ids::{MerchantId, Sku};
 
-/// The most units of a SKU at one location: less than half of what its columns hold, so that what was set aside or came
-/// back always finds its place.
+/// The maximum number of units of a SKU at one location: less than half of the column's range, so that reserved and
+/// returned units never overflow it.
 pub const UNITS_MAX: i32 = 1_000_000_000;
-/// The most locations of a SKU, give or take what is put at the same time: an order that wants it locks them all, and other
-/// merchants' orders with it.
+/// The maximum number of locations of a SKU (concurrent writes may exceed it slightly): an order with the SKU locks the
+/// rows of all of them, and so blocks other orders.
 pub const LOCATIONS_MAX: usize = 100;
 
-/// What one location has of one SKU, in units.
+/// The stock of one SKU at one location, in units.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StockLevel {
-    /// Where.
+    /// The location.
     pub location: String,
-    /// Free to be ordered.
+    /// Available for orders.
     pub available: i32,
-    /// Set aside for orders and still here. On hand is `available + reserved`.
+    /// Reserved for orders and still on hand. On hand is `available + reserved`.
     pub reserved: i32,
-    /// Reserved for orders and not here, as a count has shown: see [`crate::stock::shortfalls`].
+    /// Reserved for orders but missing, according to a stock count: see [`crate::stock::shortfalls`].
     pub short: i32,
-    /// Handed over to carriers since the beginning.
+    /// Handed over to carriers, in total.
     pub sold: i32,
 }
 
 impl StockLevel {
-    /// Units that are here, reserved or not.
+    /// The units on hand, reserved or not.
     pub fn on_hand(&self) -> i64 {
         i64::from(self.available) + i64::from(self.reserved)
     }
@@ -42,28 +44,28 @@ impl StockLevel {
 /// Why stock was not changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StockRejection {
-    /// What is on hand would be less than what is reserved for orders, and the caller does not allow that; or less than
-    /// nothing.
+    /// The quantity on hand would be below the reserved quantity, and the caller does not allow that; or it would be
+    /// negative.
     BelowReserved {
-        /// Where.
+        /// The location.
         location: String,
         /// Units on hand now.
         on_hand: i64,
-        /// Units of these that are reserved for orders.
+        /// The reserved units among them.
         reserved: i32,
     },
     /// The key was used for another adjustment.
     KeyReused,
-    /// More units than can be counted.
+    /// The quantity would exceed the maximum.
     QuantityTooLarge {
-        /// Where.
+        /// The location.
         location: String,
     },
-    /// More locations than a SKU may have.
+    /// The SKU would have too many locations.
     TooManyLocations,
 }
 
-/// What each location has; empty for a SKU that was never set.
+/// The stock of each location; empty for a SKU that was never set.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -78,24 +80,24 @@ pub async fn get(db: impl PgExecutor<'_>, merchant: MerchantId, sku: &Sku) -> Re
     .await?)
 }
 
-/// One SKU's books.
+/// The comparison of one stock row with its reservations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StockReconciliation {
-    /// What.
+    /// The SKU.
     pub sku: String,
-    /// Where.
+    /// The location.
     pub location: String,
     /// `available + reserved + sold` of the stock row.
     pub units: i64,
-    /// `reserved` of the stock row less what reservations say is held and here: 0 when the books agree.
+    /// `reserved` of the stock row less the held and present units of the reservations: 0 if they agree.
     pub held_difference: i64,
-    /// `short` of the stock row less what reservations say is held and not here: 0 when the books agree.
+    /// `short` of the stock row less the held and missing units of the reservations: 0 if they agree.
     pub short_difference: i64,
-    /// `sold` of the stock row less what reservations say was sold: 0 when the books agree.
+    /// `sold` of the stock row less the sold units of the reservations: 0 if they agree.
     pub sold_difference: i64,
 }
 
-/// Compares every stock row with the reservations it should follow from.
+/// Compares every stock row with its reservations.
 ///
 /// # Errors
 /// When Postgres fails.

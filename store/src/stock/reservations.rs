@@ -1,5 +1,5 @@
-//! Stock that is set aside for orders. Reserving, releasing and handing over move units between the columns of
-//! `stock` and the states of `reservations` in one transaction, so the two can't disagree.
+//! Stock reservations of orders. Reserving, releasing and handing over move units between the columns of `stock` and
+//! the states of `reservations` in one transaction, so that the two always agree.
 
 mod reserve;
 
@@ -16,8 +16,8 @@ use waybill_domain::{
     ids::{MerchantId, OrderId, ShipmentId},
 };
 
-/// Gives back what is still held: of these shipments, or all of it. Giving back everything also keeps a late
-/// repetition of [`reserve`] from holding anything. Repeating it changes nothing.
+/// Releases what is still held: for these shipments, or for the whole order. Releasing the whole order also prevents a
+/// late retry of [`reserve`] from reserving anything. A retry changes nothing.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -39,7 +39,7 @@ pub async fn release(pool: &PgPool, order: OrderId, shipments: Option<&[Shipment
         None => None,
     };
     let short = lock_stock(&mut tx, order, only.as_deref()).await?;
-    // Items that are here cover what others are short of before they are available.
+    // Units on hand cover the shortfall of other orders before they become available.
     sqlx::query!(
         "with freed as (
            update reservations set state = 'released', short = 0
@@ -61,8 +61,8 @@ pub async fn release(pool: &PgPool, order: OrderId, shipments: Option<&[Shipment
     Ok(())
 }
 
-/// With the shipments that replaced these because they were short: whoever stops one of these may not know of them, as the
-/// successor of a workflow that was ended.
+/// Includes the shipments that replaced these because they were short: the caller may not have them, for example a
+/// successor run of a terminated workflow.
 async fn include_replacements(
     tx: &mut PgConnection,
     order: OrderId,
@@ -79,12 +79,12 @@ async fn include_replacements(
     .await?)
 }
 
-/// The goods of these shipments left the house: what was held is sold. Repeating it changes nothing.
+/// Marks the held items of these shipments as sold, because the shipments left the warehouse. A retry changes nothing.
 ///
-/// Items that were short left all the same: no count has them, so they are `missing` ([ADR 9]), and nobody is owed them any
-/// more.
+/// Short items left too, although no count found them: they become `missing` ([ADR 9]), and no order is short of them
+/// any more.
 ///
-/// [ADR 9]: ../../docs/adr/0009-late-carrier-events.md
+/// [ADR 9]: ../../../docs/adr/0009-late-news.md
 ///
 /// # Errors
 /// When Postgres fails; then nothing was sold.
@@ -92,8 +92,8 @@ pub async fn mark_handed_over(db: impl PgExecutor<'_>, shipments: &[(OrderId, Sh
     mark_held_sold(db, shipments).await.map(|_| ())
 }
 
-/// Says whether anything was held. One statement: it counts the stock rows that it locks before it touches another row,
-/// and Postgres looks anew at a row that it had to wait for.
+/// Returns whether anything was held. One statement: it counts the stock rows that it locks before it updates another
+/// row, and Postgres re-evaluates a row that it had to wait for.
 async fn mark_held_sold(executor: impl PgExecutor<'_>, shipments: &[(OrderId, ShipmentId)]) -> Result<bool> {
     let (orders, shipments): (Vec<Uuid>, Vec<Uuid>) =
         shipments.iter().map(|(order, shipment)| (order.0, shipment.0)).unzip();
@@ -131,9 +131,10 @@ async fn mark_held_sold(executor: impl PgExecutor<'_>, shipments: &[(OrderId, Sh
     Ok(sold.rows_affected() > 0)
 }
 
-/// The goods of a shipment left the house although they may have been given free: whatever became of them here, they
-/// are sold. What is free is taken from there; what other orders were promised meanwhile stays theirs in the books, and
-/// is missing on the shelf. Gives the missing units by line; none if all were sold before, as when it is repeated. Within the transaction that records it, which has locked the order's row.
+/// Marks a shipment's items as sold because it left the warehouse, even if they had been released. Available units are
+/// taken from stock; units that were reserved for other orders in the meantime stay reserved and count as `missing`.
+/// Returns the missing units by line; none if all were sold before, as in a retry. Call it within the transaction that
+/// records the departure, which has locked the order's row.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -144,7 +145,7 @@ pub(crate) async fn mark_departed(
 ) -> Result<Option<Vec<LineQuantity>>> {
     lock_stock(tx, order, Some(&[shipment.0])).await?;
     let held = mark_held_sold(&mut *tx, &[(order, shipment)]).await?;
-    // Of several lines of one SKU the first takes what is free first.
+    // If several lines have the same SKU, the first one takes the available units first.
     let departed = sqlx::query!(
         r#"with departed as (
              select r.merchant_id, r.sku, r.location, r.line, r.quantity,
@@ -173,9 +174,8 @@ pub(crate) async fn mark_departed(
     Ok((held || !departed.is_empty()).then(|| short.collect()))
 }
 
-/// Locks the stock rows of an order's reservations in the order that all lock them in: by SKU, location and merchant, as
-/// bytes, which is how Rust sorts them too.
-/// Gives those that are short of items.
+/// Locks the stock rows of an order's reservations in the common sequence: by SKU, location and merchant, as bytes,
+/// which is also Rust's sort order. Returns the rows that are short of items.
 async fn lock_stock(
     tx: &mut PgConnection,
     order: OrderId,
@@ -197,10 +197,10 @@ async fn lock_stock(
     Ok(short.map(|row| (MerchantId(row.merchant_id), row.sku, row.location)).collect())
 }
 
-/// Whose row of `stock` it is, of what, and where.
+/// Merchant, SKU and location: the key of a `stock` row.
 pub(crate) type StockKey = (MerchantId, String, String);
 
-/// Has the newest orders at these stock rows be short of what is missing there now.
+/// Assigns the current shortfall of these stock rows to the newest orders.
 pub(crate) async fn assign_short(tx: &mut PgConnection, keys: &[StockKey]) -> Result<()> {
     for (merchant, sku, location) in keys {
         shortfalls::assign_to_newest_orders(tx, *merchant, sku, location).await?;
@@ -208,7 +208,7 @@ pub(crate) async fn assign_short(tx: &mut PgConnection, keys: &[StockKey]) -> Re
     Ok(())
 }
 
-/// Two attempts at one order take turns, whichever process they are in; those at several in one order everywhere.
+/// Serializes concurrent attempts at the same order across processes. Locks several orders in a common sequence.
 pub(crate) async fn lock_orders(tx: &mut PgConnection, orders: &[OrderId]) -> Result<()> {
     let key = |id: &OrderId| i64::from_be_bytes(id.0.as_bytes()[8..].try_into().unwrap_or_default());
     let keys: BTreeSet<i64> = orders.iter().map(key).collect();

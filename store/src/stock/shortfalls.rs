@@ -1,10 +1,6 @@
-//! Items that orders were promised and that a count did not find
-//! ([ADR 20](../../../docs/adr/0020-stock-shortfalls.md)).
-//!
-//! `stock.short` says how many are missing at a location, `reservations.short` whose they are: the newest orders', whose
-//! reservations are still held. All that changes a stock row with a shortfall keeps `available` at 0 until it is covered,
-//! and calls `assign`. Which orders need an operator follows from the reservations: [`announce`] brings their concerns
-//! up to date, whatever changed them.
+//! Shortfalls: reserved items that a stock count did not find ([ADR 20](../../../docs/adr/0020-shortfalls.md)).
+//! `stock.short` is the missing quantity at a location, `reservations.short` assigns it to the newest orders, and
+//! [`update_order_attention`] derives the orders' attention from that.
 
 mod attention;
 mod replace;
@@ -19,24 +15,24 @@ use waybill_domain::{
     ids::{MerchantId, OrderId, ShipmentId, Sku},
 };
 
-/// Shortfalls of a SKU that are listed, newest first: as many as a page of orders has at the most. All of them are found
-/// with `GET /v1/orders?attention=true`.
+/// The maximum length of a list of shortfalls of a SKU, newest first: the maximum of a page of orders. `GET
+/// /v1/orders?attention=true` finds all of them.
 pub const LISTED_MAX: u16 = 200;
 
 /// A shipment that is short of items.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShipmentShortfall {
-    /// Whose.
+    /// Its order.
     pub order: OrderId,
-    /// Which.
+    /// Its id.
     pub shipment: ShipmentId,
-    /// Where the items are missing.
+    /// The location where the items are missing.
     pub location: String,
     /// By line.
     pub missing: Vec<LineQuantity>,
 }
 
-/// Shipments that are short of a SKU now, newest orders first, at most `limit`.
+/// The shipments that are short of a SKU now, newest orders first, at most `limit`.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -68,19 +64,21 @@ pub async fn find_by_sku(
         .collect())
 }
 
-/// What a location is short of is missing from the newest orders' reservations there, whole from the newest. To be called by
-/// all who change that number, or the reservations of a location that is short; they have its stock row locked.
+/// Assigns the shortfall of a location to the reservations of the newest orders there, as completely as possible from
+/// the newest. Every writer that changes a stock row with a shortfall keeps `available` at 0 until it is covered. A
+/// writer that changes that shortfall, or the reservations of such a location, must call this function, with the stock
+/// row locked.
 ///
-/// It reads all held reservations by their index, which is as small as the business of the day: an index by SKU would cost
-/// every order, and shortfalls are rare.
+/// It reads all held reservations by their index, which is as small as the open orders: an index by SKU would add a
+/// cost to every order, and shortfalls are rare.
 pub(crate) async fn assign_to_newest_orders(
     tx: &mut PgConnection,
     merchant: MerchantId,
     sku: &str,
     location: &str,
 ) -> Result<()> {
-    // By themselves, as a shipment may be replaced meanwhile, which moves its reservations without the stock row: the next
-    // statement sees where they are then.
+    // A separate statement, because a concurrent replacement moves the reservations of a shipment without locking the
+    // stock row: the next statement sees their new state.
     sqlx::query!(
         "select 1 as one from reservations where merchant_id = $1 and sku = $2 and location = $3 and state = 'held'
          order by order_id, shipment_id, line for update",

@@ -103,7 +103,7 @@ async fn each_request_counts_once_and_quantities_add_up() {
 
     let more = ask_with(&stack, &id, &new_key(), json!([pieces_of(0, 2)])).await;
     refused(&more, 409, "wrong_state", "cancel of two units, of which one is open");
-    assert!(more.text("/detail").contains("open are 1 of line 0"), "{}", more.body);
+    assert!(more.text("/detail").contains("cancellable: 1 of line 0"), "{}", more.body);
     let last = as_planned(&stack, &id, json!([pieces_of(0, 1)])).await;
     assert_eq!(last["release"], json!([{"sku": SKUS[0], "quantity": 1}]));
     let order = cancelled(&stack, &id, [3, 2, 1]).await;

@@ -1,4 +1,4 @@
-//! Setting stock aside, for many orders at a time.
+//! Reserves stock for many orders at a time.
 
 use super::lock_orders;
 use crate::{Result, parse};
@@ -14,28 +14,28 @@ use waybill_domain::{
     order::{self, OrderLine, ShortagePolicy},
 };
 
-/// How long stock stays set aside for an order that no workflow cares for, in hours. Open orders are never touched
-/// by it: it is for what an operator's `terminate` leaves behind.
+/// How long stock stays reserved for an order without a workflow, in hours. It never affects open orders with a
+/// workflow: it is for orders whose workflow an operator terminated.
 const STOCK_HOLD_HOURS: f64 = 7.0 * 24.0;
 
-/// What an order asked for and what it gets.
+/// The lines of an order and their allocation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReservationResult {
     /// As placed.
     pub lines: Vec<OrderLine>,
-    /// What to do about what is short.
+    /// The order's policy if some items are not in stock.
     pub shortage_policy: ShortagePolicy,
-    /// What is set aside.
+    /// The reserved allocation.
     pub allocation: Allocation,
 }
 
-/// Sets stock aside for orders, one after the other, by their shortage policies: with `reject`, all of it or none. All
-/// of them in one transaction, so orders of one SKU change its row once. The answers are stored, and given again to a
-/// repetition; an order whose stock was released gets nothing. `None` where there is no such order. No order may be
-/// there twice.
+/// Reserves stock for orders, in sequence, by their shortage policies: `reject` reserves everything or nothing. All in
+/// one transaction, so the row of a SKU changes once for several orders. The results are stored, and a retry returns
+/// them; an order whose stock was released gets nothing. `None` if there is no such order. An order must not occur
+/// twice.
 ///
 /// # Errors
-/// When Postgres fails, or an order can't be read or priced; then nothing was set aside for any.
+/// When Postgres fails, or an order cannot be parsed or priced; then nothing was reserved for any order.
 pub async fn reserve(
     db: impl Acquire<'_, Database = Postgres>,
     orders: &[OrderId],
@@ -69,18 +69,18 @@ pub async fn reserve(
     Ok(orders.iter().map(|id| requests.remove(id).map(answer)).collect())
 }
 
-/// What a reservation has to know of an order.
+/// The data of an order that a reservation needs.
 struct ReservationRequest {
     merchant_id: MerchantId,
     currency: Currency,
     lines: Vec<OrderLine>,
     shortage_policy: ShortagePolicy,
     charges: OrderCharges,
-    /// The answer, if there is one already.
+    /// The stored result, if there is one.
     stored: Option<Allocation>,
 }
 
-/// Those of the orders that there are. `offset 0` keeps the planner from any other way than a look-up of each by its key.
+/// Reads the existing ones of these orders. `offset 0` restricts the planner to one lookup by key for each.
 async fn read(tx: &mut PgConnection, orders: &[OrderId]) -> Result<HashMap<OrderId, ReservationRequest>> {
     let ids: Vec<Uuid> = orders.iter().map(|id| id.0).collect();
     let rows = sqlx::query!(
@@ -96,14 +96,14 @@ async fn read(tx: &mut PgConnection, orders: &[OrderId]) -> Result<HashMap<Order
     )
     .fetch_all(tx)
     .await?;
-    let amount = |minor: i64| parse("an amount", Amount::new(minor));
+    let amount = |minor: i64| parse("amount", Amount::new(minor));
     rows.into_iter()
         .map(|row| {
             let requests = ReservationRequest {
                 merchant_id: MerchantId(row.merchant_id),
-                currency: parse("a currency", order::parse_currency(&row.currency))?,
+                currency: parse("currency", order::parse_currency(&row.currency))?,
                 lines: row.lines.0,
-                shortage_policy: parse("a shortage policy", row.shortage_policy.parse())?,
+                shortage_policy: parse("shortage policy", row.shortage_policy.parse())?,
                 charges: OrderCharges {
                     discount: amount(row.discount)?,
                     shipping_fee: amount(row.shipping_fee)?,
@@ -116,8 +116,9 @@ async fn read(tx: &mut PgConnection, orders: &[OrderId]) -> Result<HashMap<Order
         .collect()
 }
 
-/// The free pieces of these SKUs, by merchant, their rows locked one by one in the order that all lock them in.
-/// `offset 0` keeps each look-up one by key: a join would read the whole index of `stock` where it seems small.
+/// Locks the stock rows of these SKUs one by one in the common sequence, and returns the available units by merchant.
+/// `offset 0` restricts the planner to lookups by key: a join would read the whole index of `stock` if that seems
+/// small.
 pub(crate) async fn lock_available(
     tx: &mut PgConnection,
     wanted: BTreeSet<(MerchantId, &str)>,
@@ -147,23 +148,23 @@ pub(crate) async fn lock_available(
     for row in rows {
         free.entry(MerchantId(row.merchant_id))
             .or_default()
-            .entry(parse("a SKU", row.sku.try_into())?)
+            .entry(parse("SKU", row.sku.try_into())?)
             .or_default()
-            .insert(parse("a location", row.location.try_into())?, row.available.unsigned_abs());
+            .insert(parse("location", row.location.try_into())?, row.available.unsigned_abs());
     }
     Ok(free)
 }
 
-/// What an order gets of its merchant's free pieces, and takes from there.
+/// Allocates the merchant's available units to an order, and subtracts them.
 fn plan_allocation(id: OrderId, order: &ReservationRequest, free: &mut AvailableStock) -> Result<Allocation> {
-    // Of its own SKUs alone: what others ask for has no say in where it leaves from.
+    // Passes only the order's own SKUs, so that other orders do not affect the choice of its locations.
     let own = |line: &OrderLine| free.get(&line.sku).map(|at| (line.sku.clone(), at.clone()));
     let available: AvailableStock = order.lines.iter().filter_map(own).collect();
     let mut allocation = allocate(id, &order.lines, &available);
     if !allocation.short.is_empty() && order.shortage_policy == ShortagePolicy::Reject {
         allocation.shipments.clear();
     }
-    parse("an order's amounts", allocation.set_amounts(&order.lines, order.charges, order.currency))?;
+    parse("order amounts", allocation.set_amounts(&order.lines, order.charges, order.currency))?;
     for shipment in &allocation.shipments {
         for line in &shipment.lines {
             if let Some(left) = free.get_mut(&line.sku).and_then(|at| at.get_mut(&shipment.location)) {
@@ -174,7 +175,7 @@ fn plan_allocation(id: OrderId, order: &ReservationRequest, free: &mut Available
     Ok(allocation)
 }
 
-/// What is set aside, as the statement takes it.
+/// A reservation as the statement's input.
 #[derive(Serialize)]
 struct PlannedReservation {
     order_id: OrderId,
@@ -182,8 +183,8 @@ struct PlannedReservation {
     allocation: Allocation,
 }
 
-/// Keeps the answers, and moves what they promise. How much of each SKU that is, is told apart: from so few rows Postgres
-/// finds its way to `stock` by key, while it takes what it unfolds from JSON for a million.
+/// Stores the results and moves the allocated units. The totals by SKU are a separate parameter: for so few rows
+/// Postgres joins `stock` by key, while it estimates a million rows for expanded JSON.
 async fn insert_reservations(tx: &mut PgConnection, planned: &[PlannedReservation]) -> Result<()> {
     let mut moved: BTreeMap<(Uuid, &str, &str), i32> = BTreeMap::new();
     for PlannedReservation { merchant_id, allocation, .. } in planned {

@@ -1,4 +1,4 @@
-//! Attention for orders that are short: follows from their reservations, so that it is right whatever changed those.
+//! Attention for short orders: derived from their reservations, so that it is correct after any change of those.
 
 use crate::{
     Result,
@@ -18,10 +18,11 @@ use waybill_domain::{
 const REASON: AttentionReason = AttentionReason::StockShortfall;
 /// The writer of these entries in the timeline.
 const TIMELINE_WRITER: &str = "stock";
-/// The step of a concern that the order's workflow can settle: the shipment has not left. [`unannounced`] repeats it.
+/// The step of an attention record that the order's workflow can resolve: the shipment has not left. The query of
+/// [`find_outdated`] repeats it.
 const STEP: &str = "reserve";
 
-/// Orders whose concerns are not what follows from their reservations, at most `limit`.
+/// Orders whose attention records do not match their reservations, at most `limit`.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -46,7 +47,7 @@ pub async fn find_outdated(pool: &PgPool, limit: u16) -> Result<Vec<OrderId>> {
     Ok(orders.into_iter().map(OrderId).collect())
 }
 
-/// A shipment of the order that is short, or left although it was.
+/// A shipment of the order that is short, or that left while it was short.
 struct ShortShipmentRow {
     shipment: ShipmentId,
     location: String,
@@ -54,14 +55,14 @@ struct ShortShipmentRow {
     missing: Vec<LineQuantity>,
 }
 
-/// Raises, updates and clears the order's concerns about missing items, with entries in its timeline. Says whether anything
-/// changed; a repetition changes nothing.
+/// Raises, updates and clears the order's attention records about missing items, with entries in its timeline. Returns
+/// whether anything changed; a retry changes nothing.
 ///
 /// # Errors
 /// When Postgres fails, or there is no such order.
 pub async fn update_order_attention(pool: &PgPool, order: OrderId) -> Result<bool> {
     let mut tx = crate::begin(pool).await?;
-    // The order's row first, before its reservations: whoever appends to its timeline takes turns there.
+    // Locks the order's row before its reservations: all writers to its timeline serialize on it.
     sqlx::query!("select 1 as one from orders where id = $1 for update", order.0).fetch_one(&mut *tx).await?;
     let short = read(&mut tx, order).await?;
     let mut changed = false;
@@ -109,7 +110,7 @@ async fn read(tx: &mut PgConnection, order: OrderId) -> Result<Vec<ShortShipment
 async fn update_attention(tx: &mut PgConnection, order: OrderId, short: &ShortShipmentRow) -> Result<bool> {
     let ShortShipmentRow { shipment, location, has_left, missing } = short;
     let detail = match has_left {
-        // No step: nothing is left to serve, and an operator settles it once the shelf is counted.
+        // Without a step: nothing remains to be served, and an operator resolves it after a stock count.
         true => json!({"location": location, "missing": missing, "has_left": true}),
         false => json!({"step": STEP, "location": location, "missing": missing}),
     };
@@ -138,7 +139,7 @@ async fn update_attention(tx: &mut PgConnection, order: OrderId, short: &ShortSh
         attention::update(tx, order, &AttentionRecord { reason: REASON, subject, detail }).await?;
     }
     if *has_left {
-        // The timeline has it, and `missing` keeps the number.
+        // The timeline has the event, and `missing` has the quantity.
         sqlx::query!(
             "update reservations set short = 0 where order_id = $1 and shipment_id = $2 and state = 'sold'",
             order.0,

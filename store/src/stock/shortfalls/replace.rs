@@ -1,4 +1,4 @@
-//! A short shipment is replaced: its missing items are served from elsewhere, or dropped.
+//! Replaces a short shipment: its missing items ship from other locations, or are dropped.
 
 use super::assign_to_newest_orders;
 use crate::{
@@ -17,18 +17,18 @@ use waybill_domain::{
     shortfall::{Replacement, ShortShipment},
 };
 
-/// What is to be done about a shipment.
+/// A request to replace a shipment.
 #[derive(Debug, Clone)]
 pub struct ShortfallRequest {
-    /// The shipment as its order's workflow knows it; what is missing is read here.
+    /// The shipment as its order's workflow has it; the missing items are read here.
     pub shipment: ShortShipment,
-    /// `retry` or `skip`: see [`ShortShipment::replace`].
+    /// `retry` or `skip`: see [`ShortShipment::plan_replacement`].
     pub action: OperatorAction,
-    /// So many shipments may be added.
+    /// The maximum number of shipments to add.
     pub shipments_max: usize,
 }
 
-/// What [`settle`] would do as things are now. Changes nothing and locks nothing.
+/// Returns what [`replace_shipment`] would do in the current state. Changes nothing and takes no lock.
 ///
 /// # Errors
 /// When Postgres fails, or there is no such order.
@@ -43,8 +43,8 @@ pub async fn plan_replacement(pool: &PgPool, request: &ShortfallRequest) -> Resu
     Ok(held.replace(request, &available, currency))
 }
 
-/// Replaces the shipment: once, and the first answer is given again. Nothing is done about one that is not held any more:
-/// then the answer is empty. The caller has had the carrier stop it.
+/// Replaces the shipment, once: a retry returns the first result. Does nothing if the shipment is no longer held: then
+/// the result is empty. The caller has cancelled the shipment at the carrier.
 ///
 /// # Errors
 /// When Postgres fails, or there is no such order.
@@ -84,7 +84,7 @@ pub async fn replace_shipment(pool: &PgPool, request: &ShortfallRequest) -> Resu
     Ok(replacement)
 }
 
-/// The answer that was given for this shipment.
+/// The stored result for this shipment.
 async fn find_stored_answer(
     tx: &mut PgConnection,
     request: &ShortfallRequest,
@@ -101,12 +101,12 @@ async fn find_stored_answer(
 async fn read_order(tx: &mut PgConnection, id: OrderId) -> Result<(MerchantId, Currency)> {
     let row =
         sqlx::query!("select merchant_id, currency from orders where id = $1", id.0).fetch_one(tx).await?;
-    Ok((MerchantId(row.merchant_id), parse("a currency", order::parse_currency(&row.currency))?))
+    Ok((MerchantId(row.merchant_id), parse("currency", order::parse_currency(&row.currency))?))
 }
 
-/// What is held for the shipment, by line.
+/// The items held for the shipment, by line.
 struct HeldItems {
-    /// Whether that is what its order's workflow knows: all of its lines, and nothing was sold or released.
+    /// Whether they match the order's workflow: all of its lines, and nothing was sold or released.
     is_whole: bool,
     missing: BTreeMap<u32, u32>,
 }
@@ -161,14 +161,14 @@ async fn read_available(
     .await?;
     let mut available = AvailableStock::new();
     for row in rows {
-        let at = available.entry(parse("a SKU", row.sku.try_into())?).or_default();
-        at.insert(parse("a location", row.location.try_into())?, row.available.unsigned_abs());
+        let at = available.entry(parse("SKU", row.sku.try_into())?).or_default();
+        at.insert(parse("location", row.location.try_into())?, row.available.unsigned_abs());
     }
     Ok(available)
 }
 
-/// The shipment gives up all that it holds. What stays at its location is held again by [`hold`]; the rest is the
-/// shipment's, released.
+/// Releases everything that the shipment holds. [`reserve_shipment`] reserves the items that stay at its location
+/// again; the rest stays with the shipment as released.
 async fn release_replaced(
     tx: &mut PgConnection,
     merchant: MerchantId,
@@ -204,7 +204,7 @@ async fn release_replaced(
             .execute(&mut *tx)
             .await?;
         }
-        // As `reservations::release` does.
+        // Like `reservations::release`.
         sqlx::query!(
             "update stock set available = greatest(available + $4 - short, 0),
                reserved = least(reserved + short - $4, available + reserved),
@@ -221,7 +221,8 @@ async fn release_replaced(
     Ok(())
 }
 
-/// Holds a shipment's items: what is not here is short, which is for the shipment's own location alone.
+/// Reserves a shipment's items: units that are not on hand are short, which happens only at the shipment's own
+/// location.
 async fn reserve_shipment(
     tx: &mut PgConnection,
     merchant: MerchantId,
