@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn lost_attempts_are_done_and_counted_per_order() {
+    async fn lost_attempts_run_and_are_counted_per_order() {
         let chaos: Chaos = "lose:capture:1".parse().unwrap();
         let done = std::sync::atomic::AtomicU32::new(0);
         let step = || async {
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_faults_are_refused_by_name() {
+    fn unknown_fault_is_rejected_by_name() {
         assert!("explode".parse::<Chaos>().unwrap_err().contains("explode"));
     }
 }

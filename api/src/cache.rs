@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_forgotten_is_gone() {
+    fn invalidated_entry_is_absent() {
         let cache = cache();
         for key in [1, 2] {
             cache.insert(cache.epoch(), key, key);
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_read_before_a_change_is_not_kept_after_it() {
+    fn value_read_before_invalidation_is_not_cached() {
         let cache = cache();
         let before = cache.epoch();
         cache.invalidate(&1);

@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mistake_is_answered_with_its_pointer() {
+    fn invalid_field_is_reported_with_its_pointer() {
         assert_eq!(
             problem_json(r#"{"lines":[{"quantity":1},{"quantity":"x"}]}"#)["errors"][0]["pointer"],
             "/lines/1/quantity"
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn spaces_and_order_make_no_other_fingerprint() {
+    fn whitespace_and_key_order_keep_the_fingerprint() {
         let fingerprint_of = |body: &str| {
             let body = JsonBody::<serde_json::Value>::parse(body.as_bytes(), DuplicateKeys::Reject);
             body.ok().unwrap().fingerprint

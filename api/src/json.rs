@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn json_is_read_as_it_is_written() {
+    fn valid_json_is_read_unchanged() {
         for text in [
             r#"{"a":[1,-1,1.5,"é",null,true,{}],"b":18446744073709551615}"#,
             "[[]]",

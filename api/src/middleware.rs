@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_handler_that_panics_is_answered_for() {
+    async fn panicking_handler_is_answered_500() {
         assert_eq!(catch_panic(async { panic!("a defect") }).await.status().as_u16(), 500);
     }
 }

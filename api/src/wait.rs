@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_preference_is_read_and_bounded() {
+    fn prefer_wait_is_parsed_and_bounded() {
         let headers = |value: &str| {
             let mut headers = HeaderMap::new();
             headers.insert("prefer", value.parse().unwrap());

@@ -66,7 +66,7 @@ impl ThreeActivities {
     pub async fn run(ctx: &mut WorkflowContext<Self>) -> WorkflowResult<()> {
         for step in 0..3_u32 {
             ctx.execute_activity(
-                Nothing::nothing,
+                NoopActivity::nothing,
                 step,
                 ActivityOptions::start_to_close_timeout(ACTIVITY_MAX),
             )
@@ -77,10 +77,10 @@ impl ThreeActivities {
 }
 
 /// An activity that does nothing.
-pub struct Nothing;
+pub struct NoopActivity;
 
 #[activities]
-impl Nothing {
+impl NoopActivity {
     /// Returns its input.
     #[activity]
     pub async fn nothing(_ctx: ActivityContext, step: u32) -> Result<u32, ActivityError> {
@@ -127,7 +127,7 @@ impl Baseline {
                     .tuner(slots(if pollers.is_some() { TASKS_MAX } else { 100 }))
                     .register_workflow::<Empty>()?
                     .register_workflow::<ThreeActivities>()?
-                    .register_activities(Nothing)
+                    .register_activities(NoopActivity)
                     .build();
                 let mut worker = Worker::new(&core, client, options).map_err(|e| anyhow::anyhow!("{e}"))?;
                 let stop: Box<dyn Fn() + Send + Sync> = Box::new(worker.shutdown_handle());

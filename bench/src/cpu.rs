@@ -11,7 +11,7 @@ pub struct Processes(Vec<(String, u32)>);
 
 /// CPU time by process.
 #[derive(Debug, Clone, Default)]
-pub struct Use(pub BTreeMap<String, Duration>);
+pub struct CpuUsage(pub BTreeMap<String, Duration>);
 
 impl Processes {
     /// Adds a process.
@@ -22,7 +22,7 @@ impl Processes {
     }
 
     /// Returns the CPU time used so far by the processes and their running children.
-    pub fn used(&self) -> Use {
+    pub fn used(&self) -> CpuUsage {
         let all = all();
         let used = |root: u32| {
             let of_it = all.iter().filter(|p| p.pid == root || p.parent == root);
@@ -32,7 +32,7 @@ impl Processes {
         for (name, pid) in &self.0 {
             *by_name.entry(name.clone()).or_default() += used(*pid);
         }
-        Use(by_name)
+        CpuUsage(by_name)
     }
 
     /// Returns the resident memory of a process without its children, in MiB; 0 if it does not exist.
@@ -42,7 +42,7 @@ impl Processes {
     }
 }
 
-impl Use {
+impl CpuUsage {
     /// Returns the CPU time used since `earlier`.
     pub fn since(&self, earlier: &Self) -> Self {
         let spent = |name: &String, now: &Duration| {
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_with_brackets_does_not_shift_the_fields() {
+    fn bracketed_process_name_is_parsed() {
         let line = "42 (a) b (c) S 7 42 42 0 -1 4194304 100 0 0 0 250 50 30 20 20 0 1 0 5 1 1 1";
         let stat = parse(42, line).unwrap();
         assert_eq!(

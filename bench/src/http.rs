@@ -21,11 +21,11 @@ use tokio::{net::TcpStream, task::JoinSet};
 use waybill_stack::client::Client;
 
 /// A prepared request.
-pub type Ready = Request<Full<Bytes>>;
+pub type PreparedRequest = Request<Full<Bytes>>;
 
 /// The result of a closed loop.
 #[derive(Debug)]
-pub struct Looped {
+pub struct LoopResult {
     /// Number of responses.
     pub done: u64,
     /// Time from the first request to the last response.
@@ -49,7 +49,7 @@ impl Connection {
     }
 
     /// Sends a request and reads the complete response.
-    pub async fn send(&mut self, request: Ready) -> Result<(StatusCode, Bytes)> {
+    pub async fn send(&mut self, request: PreparedRequest) -> Result<(StatusCode, Bytes)> {
         self.0.ready().await?;
         let response: Response<Incoming> = self.0.send_request(request).await?;
         let status = response.status();
@@ -76,7 +76,7 @@ impl Pool {
     }
 
     /// Sends a request on an idle connection, or on a new one.
-    pub async fn send(&self, request: Ready) -> Result<(StatusCode, Bytes)> {
+    pub async fn send(&self, request: PreparedRequest) -> Result<(StatusCode, Bytes)> {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut connection = match idle {
             Some(connection) => connection,
@@ -90,12 +90,12 @@ impl Pool {
 }
 
 /// A `GET`.
-pub fn get(client: &Client, path: &str) -> Result<Ready> {
+pub fn get(client: &Client, path: &str) -> Result<PreparedRequest> {
     Ok(request(client, "GET", path).body(Full::default())?)
 }
 
 /// `POST /v1/orders`.
-pub fn place(client: &Client, key: &str, body: Bytes) -> Result<Ready> {
+pub fn place(client: &Client, key: &str, body: Bytes) -> Result<PreparedRequest> {
     let request = request(client, "POST", "/v1/orders").header("idempotency-key", key);
     Ok(request.header("content-type", "application/json").body(Full::new(body))?)
 }
@@ -121,8 +121,8 @@ pub async fn closed_loop(
     address: &str,
     clients: usize,
     limit: Duration,
-    make: impl Fn(u64) -> Result<Ready> + Clone + Send + 'static,
-) -> Result<Looped> {
+    make: impl Fn(u64) -> Result<PreparedRequest> + Clone + Send + 'static,
+) -> Result<LoopResult> {
     let next = Arc::new(AtomicU64::new(0));
     let mut connections = Vec::new();
     for _ in 0..clients {
@@ -149,7 +149,7 @@ pub async fn closed_loop(
     while let Some(ended) = tasks.join_next().await {
         latency.add(ended??)?;
     }
-    Ok(Looped { done: latency.len(), took: start.elapsed(), latency })
+    Ok(LoopResult { done: latency.len(), took: start.elapsed(), latency })
 }
 
 /// A histogram for microseconds with three significant digits.

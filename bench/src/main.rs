@@ -1,22 +1,22 @@
 //! `cargo dev bench`: compares Waybill with its baselines, in the same run on the same machine.
 
-mod bare;
+mod bare_server;
 mod baseline;
 mod benches;
+mod chart;
 mod cpu;
+mod environment;
 mod http;
 mod machine;
-mod picture;
 mod report;
 mod sample;
-mod world;
 
 use anyhow::{Context, Result};
 use benches::Bench;
 use clap::{Parser, Subcommand};
+use environment::{Environment, Size};
 use std::{path::PathBuf, process::ExitCode};
 use waybill_stack::{output, stack_dir::workspace_root};
-use world::{Size, World};
 
 /// Default number of rounds: few enough to be fast, enough for a median and a spread.
 const ROUNDS: usize = 5;
@@ -70,7 +70,7 @@ async fn main() -> ExitCode {
 
 async fn run(cli: Cli) -> Result<()> {
     if let Some(Verb::Bare { port, bytes }) = cli.verb {
-        return bare::serve(port, bytes).await;
+        return bare_server::serve(port, bytes).await;
     }
     let size = Size { toy: cli.toy, rounds: if cli.toy { 1 } else { cli.rounds.max(1) } };
     let out = match (cli.out, cli.toy) {
@@ -82,7 +82,7 @@ async fn run(cli: Cli) -> Result<()> {
     let names = if cli.names.is_empty() { Bench::all() } else { &cli.names };
     for bench in names {
         // Each benchmark has its own servers, so that data of one does not slow the next.
-        let mut world = World::start(size).await?;
+        let mut world = Environment::start(size).await?;
         let report = match &cli.against {
             Some(dir) => benches::against::run(&world, *bench, dir).await,
             None => bench.run(&world).await,
@@ -93,7 +93,7 @@ async fn run(cli: Cli) -> Result<()> {
         report.tell();
         if let Some(out) = &out {
             report.keep(out)?;
-            picture::draw(&report, &out.join(&report.name))?;
+            chart::draw(&report, &out.join(&report.name))?;
         }
     }
     Ok(())

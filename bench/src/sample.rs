@@ -1,6 +1,6 @@
 //! The measurements of one phase of one round.
 
-use crate::cpu::Use;
+use crate::cpu::CpuUsage;
 use serde::Serialize;
 use std::{collections::BTreeMap, time::Duration};
 
@@ -12,7 +12,7 @@ pub struct Sample {
     /// Elapsed time.
     pub took: Duration,
     /// CPU time by process during the phase.
-    pub cpu: Use,
+    pub cpu: CpuUsage,
     /// Further figures by name with unit, such as `p99_ms`.
     pub extra: BTreeMap<&'static str, f64>,
 }
@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_middle_round_counts_and_the_spread_is_told() {
+    fn median_round_and_spread_are_reported() {
         let ratio = Ratio::of(&[0.5, 0.9, 0.6, 0.62, 0.58]);
         assert_eq!((ratio.median, ratio.min, ratio.max), (0.6, 0.5, 0.9));
         assert!((ratio.spread() - 0.667).abs() < 0.001);
@@ -129,15 +129,15 @@ mod tests {
     }
 
     #[test]
-    fn a_sample_is_told_per_thing() {
-        let cpu = Use([("worker".to_owned(), Duration::from_secs(1))].into());
+    fn sample_is_reported_per_item() {
+        let cpu = CpuUsage([("worker".to_owned(), Duration::from_secs(1))].into());
         let sample = Sample { done: 500, took: Duration::from_secs(5), cpu, ..Sample::default() };
         let side = Side::of("orders", &[sample]);
         assert_eq!((side.per_s, side.cpu_ms["worker"]), (100.0, 2.0));
     }
 
     #[test]
-    fn four_digits_are_kept() {
+    fn figures_keep_four_significant_digits() {
         assert_eq!(
             [round(1_234.56), round(0.012_345), round(0.0), round(9.999_96)],
             [1_235.0, 0.012_35, 0.0, 10.0]

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use waybill_stack::goods::{DEAR, GOODS, SCARCE};
+use waybill_stack::goods::{EXPENSIVE, GOODS, SCARCE};
 
 use crate::cli::{OrderArgs, Shortage};
 
@@ -14,7 +14,7 @@ pub fn order(args: &OrderArgs) -> Value {
     let goods = (0_i64..).zip(GOODS.iter().cycle().take(args.lines.into()));
     let mut lines: Vec<Value> = goods.map(|(n, (sku, price))| line(sku, 1 + n % 2, *price)).collect();
     if args.review {
-        lines.push(line(DEAR.0, 1, DEAR.1));
+        lines.push(line(EXPENSIVE.0, 1, EXPENSIVE.1));
     }
     if args.shortage.is_some() {
         lines.push(line(SCARCE.0, SCARCE_WANTED, SCARCE.1));
@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn each_choice_takes_its_way() {
+    fn each_option_yields_its_outcome() {
         let plain = order(&PLAIN);
         assert_eq!(plain["lines"].as_array().unwrap().len(), 2);
         assert!(total(&plain) < 100_000, "a plain order needs no review");

@@ -166,7 +166,7 @@ mod tests {
     use crate::{state::ShipmentState, status::FulfilmentStatus};
 
     #[test]
-    fn what_left_is_not_given_free_whether_or_not_it_was_captured_yet() {
+    fn departed_shipment_is_not_voided_before_its_capture() {
         let amount = |minor| Amount::new(minor).unwrap();
         let (left, here) = (ShipmentId(uuid::Uuid::from_u128(1)), ShipmentId(uuid::Uuid::from_u128(2)));
         let shipment = |id, minor| ShipmentState {
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn cancel_is_offered_exactly_where_it_is_not_refused() {
+    fn cancel_is_offered_exactly_where_accepted() {
         for status in OrderStatus::ALL {
             let mut state = OrderState::received(&[]);
             state.status = *status;

@@ -238,7 +238,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_ids_refuse_what_they_should() {
+    fn invalid_text_id_is_rejected() {
         assert_eq!("".parse::<Location>(), Err(InvalidId::Empty));
         assert_eq!("a b".parse::<Location>(), Err(InvalidId::InvalidCharacter));
         assert_eq!("x".repeat(65).parse::<Location>(), Err(InvalidId::TooLong(64)));
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn sku_against_the_rule_is_rejected() {
+    fn invalid_sku_is_rejected() {
         let too_long = "é".repeat(101);
         for text in [
             "",
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn shipment_ids_depend_on_order_and_location_alone() {
+    fn shipment_id_follows_from_order_and_location() {
         let order = OrderId(Uuid::from_u128(7));
         let (ams, rtm) = ("AMS".parse().unwrap(), "RTM".parse().unwrap());
         assert_eq!(ShipmentId::derive(order, &ams), ShipmentId::derive(order, &ams));

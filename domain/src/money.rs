@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rest_goes_to_the_largest_remainders_and_earlier_parts() {
+    fn remainder_goes_to_largest_fractions_first() {
         let split = |whole, weights: &[i64]| -> Vec<i64> {
             Amount(whole).split(weights).into_iter().map(i64::from).collect()
         };
@@ -180,7 +180,7 @@ mod tests {
         }
 
         #[test]
-        fn parts_add_up_and_are_fair(whole in 0..=AMOUNT_MAX, weights in prop::collection::vec(weight(), 1..60)) {
+        fn parts_add_up_and_are_proportional(whole in 0..=AMOUNT_MAX, weights in prop::collection::vec(weight(), 1..60)) {
             let parts = Amount(whole).split(&weights);
             prop_assert_eq!(parts.len(), weights.len());
             prop_assert_eq!(parts.iter().map(|p| p.0).sum::<i64>(), whole);
@@ -195,7 +195,7 @@ mod tests {
         }
 
         #[test]
-        fn arithmetic_never_leaves_the_range(a in 0..=AMOUNT_MAX, b in 0..=AMOUNT_MAX, n in 0u32..=10_000) {
+        fn arithmetic_stays_in_range(a in 0..=AMOUNT_MAX, b in 0..=AMOUNT_MAX, n in 0u32..=10_000) {
             for result in [Amount(a).plus(Amount(b)), Amount(a).times(n)].into_iter().flatten() {
                 prop_assert!((0..=AMOUNT_MAX).contains(&result.0));
             }
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn negative_and_huge_amounts_are_refused() {
+    fn negative_or_excessive_amount_is_rejected() {
         assert_eq!(Amount::new(-1), Err(AmountOutOfRange));
         assert_eq!(Amount::new(AMOUNT_MAX + 1), Err(AmountOutOfRange));
         assert!(serde_json::from_str::<Amount>("-5").is_err());

@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_reason_has_a_page_that_names_what_is_safe() {
+    fn every_reason_has_a_runbook_page_with_safe_actions() {
         let runbook = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/runbook");
         let index = std::fs::read_to_string(format!("{runbook}/README.md")).unwrap();
         for reason in AttentionReason::ALL {
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn something_can_be_done_about_everything() {
+    fn every_reason_has_a_safe_action() {
         for reason in AttentionReason::ALL {
             for step in ["reserve", "authorize", "screen", "book", "hand_over", "capture", "x"] {
                 let need = AttentionItem { reason: *reason, step: step.into(), subject: None };

@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn currency_that_nothing_can_be_sold_in_is_rejected() {
+    fn non_sale_currency_is_rejected() {
         let not_money = [
             "XXX", "XTS", "XAU", "XAG", "XPT", "XPD", "XBA", "XBB", "XBC", "XBD", "XDR", "XSU", "XUA", "XAD",
         ];

@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refunds_show_in_the_payment_status() {
+    fn refunded_amount_sets_payment_status() {
         let amount = |minor| Amount::new(minor).unwrap();
         let shown = |refunded| PaymentStatus::Captured.with_refunds(amount(100), amount(refunded));
         assert_eq!(shown(0), PaymentStatus::Captured);
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refund_only_goes_forward() {
+    fn refund_state_never_goes_back() {
         use RefundState::*;
         for (from, to, news) in [
             (Requested, Pending, true),

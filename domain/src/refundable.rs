@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn payment_with_the_least_left_is_chosen() {
+    fn payment_with_least_refundable_is_chosen() {
         let two = [balance("pi_1", 600, 0, 0), balance("pi_2", 400, 0, 0)];
         assert_eq!(choose_payment(&two, amount(300)), Ok("pi_2"));
         assert_eq!(choose_payment(&two, amount(500)), Ok("pi_1"));
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn refunds_beyond_a_capture_leave_nothing() {
+    fn over_refunded_payment_has_nothing_refundable() {
         // A refund made at the provider crossed one that was requested in Waybill.
         let crossed = [balance("pi_1", 1_000, 1_100, 0), balance("pi_2", 50, 0, 0)];
         let limit = RefundRejection::MoreThanCaptured { left: amount(50), disputed: amount(0) };

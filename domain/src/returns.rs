@@ -107,7 +107,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_shares_of_all_pieces_are_the_whole(
+        fn shares_of_all_units_add_up_to_the_amount(
             minor in 0..=crate::money::AMOUNT_MAX,
             parts in prop::collection::vec(0u32..5_000, 1..12),
         ) {
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_are_taken_from_where_there_are_some() {
+    fn units_are_taken_from_available_shipments() {
         let mut returnable = BTreeMap::from([(place(0, 1), 2), (place(0, 2), 1), (place(1, 2), 5)]);
         let wanted = [LineQuantity { line: 0, quantity: 2 }, LineQuantity { line: 0, quantity: 1 }];
         let taken = take_units(&mut returnable, &wanted).unwrap();

@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_rule_speaks_just_above_its_limit() {
+    fn rule_triggers_just_above_its_limit() {
         let decide = |minor, recent_orders| {
             super::evaluate(RiskInput { total: Amount::new(minor).unwrap(), recent_orders })
         };

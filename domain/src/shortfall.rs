@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn retry_without_stock_elsewhere_does_not_help() {
+    fn retry_without_other_stock_resolves_nothing() {
         let shipment = short(&order(&[3], 0, Currency::EUR), &[(0, 2)]);
         for (available, room) in [(AvailableStock::new(), 9), (stock_at(&[(0, "B", 2)]), 0)] {
             let replacement =
@@ -267,7 +267,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn items_and_amounts_add_up_whatever_is_missing(
+        fn items_and_amounts_add_up_for_any_shortfall(
             lines in prop::collection::vec((1u32..9, 0u32..9, 0u32..5, 0u32..5), 1..6),
             tax in 0i64..500, skips in any::<bool>(), room in 0usize..3,
         ) {

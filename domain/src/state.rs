@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn the_roll_up_follows_the_shipments() {
+    fn order_status_follows_its_shipments() {
         use FulfilmentStatus as F;
         let cases = [
             (F::Booked, F::Booked, OrderStatus::Fulfilling),
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_are_counted_by_what_became_of_them() {
+    fn units_are_counted_by_shipment_status() {
         let mut state = two_shipments();
         let ids: Vec<_> = state.shipments.iter().map(|s| s.id).collect();
         state.set_shipment_status(ids[0], FulfilmentStatus::Delivered);

@@ -214,13 +214,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_step_is_legal_exactly_when_the_table_has_it(from in any_status(), to in any_status()) {
+        fn transition_is_legal_iff_listed(from in any_status(), to in any_status()) {
             prop_assert_eq!(transition(from, to).is_ok(), from.allowed_next().contains(&to));
             prop_assert!(!from.is_terminal() || transition(from, to).is_err());
         }
 
         #[test]
-        fn every_walk_can_end(start in any_status(), choices in prop::collection::vec(any::<prop::sample::Index>(), 0..12)) {
+        fn every_status_reaches_a_terminal_one(start in any_status(), choices in prop::collection::vec(any::<prop::sample::Index>(), 0..12)) {
             let mut at = start;
             for choice in choices {
                 if at.is_terminal() { break }
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn goods_that_left_the_house_are_never_cancelled() {
+    fn cancel_after_shipping_is_illegal() {
         use OrderStatus::*;
         for after_hand_over in [Shipped, Delivered, Completed] {
             assert!(transition(after_hand_over, Cancelling).is_err());
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn the_documented_table_is_the_codes_own() {
+    fn documented_table_matches_the_code() {
         let page = include_str!("../../docs/reference/statuses.md");
         let mut documented = Vec::new();
         for row in page.lines().filter(|line| line.starts_with("| `")) {

@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mix_is_drawn_by_its_weights() {
+    fn operations_are_drawn_by_weight() {
         let mix: Mix = "place=1, read=8,again=1,list=0".parse().unwrap();
         let mut random = Random::new(1);
         let drawn: Vec<Op> = (0..10_000).map(|_| mix.draw(&mut random)).collect();
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_in_a_mix_are_named() {
+    fn invalid_mix_is_rejected_by_name() {
         for (text, said) in [
             ("place", "NAME=WEIGHT"),
             ("buy=1", "one of: place, wait, read, list, again, cancel"),

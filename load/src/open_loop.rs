@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn gaps_are_even_or_drawn_and_both_keep_the_rate() {
+    fn constant_and_poisson_gaps_keep_the_rate() {
         let even: Vec<_> = schedule(&plan(100.0, 1_000)).collect();
         assert_eq!((even.len(), even[1]), (100, Duration::from_millis(10)));
         let drawn = Plan { arrivals: Arrivals::Poisson, ..plan(100.0, 100_000) };
@@ -204,7 +204,7 @@ mod tests {
     /// All responses wait until every request was sent. The bounds follow from the schedule, independently of machine
     /// speed.
     #[tokio::test]
-    async fn a_stalled_server_shows_in_the_high_percentiles() {
+    async fn stalled_server_raises_high_percentiles() {
         let plan = plan(1_000.0, 200);
         let (started, _) = tokio::sync::watch::channel(0_u64);
         let mut latencies = Latencies::default();
@@ -226,7 +226,7 @@ mod tests {
 
     /// The generator itself stalls: the latency of a request sent late includes the time since its due time.
     #[tokio::test]
-    async fn what_is_sent_late_has_waited_since_it_was_due() {
+    async fn late_request_counts_latency_from_due_time() {
         let stall = Duration::from_millis(200);
         let mut latencies = Vec::new();
         run(
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_can_not_be_sent_is_counted_and_a_stop_ends_the_sending() {
+    async fn unsent_requests_are_counted_and_stop_ends_sending() {
         let few = Plan { in_flight_max: 3, ..plan(1_000.0, 50) };
         let (open, _) = tokio::sync::watch::channel(false);
         let mut done = 0;

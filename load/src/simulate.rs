@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_spike_within_the_limits_sheds_nothing_and_drains_at_what_is_left() {
+    fn spike_within_limits_sheds_nothing() {
         let outcome = run(|_| {});
         assert_eq!(outcome.moments.last().unwrap().shed, 0);
         // 900/s arrive and 100/s complete for 30 s; then 90/s arrive and 100/s complete until the base load ends; then
@@ -292,14 +292,14 @@ mod tests {
     }
 
     #[test]
-    fn a_load_below_what_is_sustainable_waits_for_nobody() {
+    fn sustainable_load_builds_no_backlog() {
         let outcome = run(|args| args.factor = 1.0);
         assert_eq!(outcome.moments.last().unwrap().shed, 0);
         assert!(outcome.backlog_max < 100, "{}", outcome.backlog_max);
     }
 
     #[test]
-    fn shedding_begins_at_the_look_after_the_limit_and_keeps_the_backlog_there() {
+    fn shedding_starts_at_first_check_above_limit() {
         let outcome = run(|args| args.backlog_max = 2_000);
         assert!(outcome.moments.last().unwrap().shed > 10_000);
         // The backlog exceeds the limit at most by the arrivals between two measurements.
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn what_admission_costs_the_engine_is_lost_to_goodput() {
+    fn admission_cost_reduces_goodput() {
         let free = run(|args| args.backlog_max = 2_000);
         let shared = run(|args| {
             args.backlog_max = 2_000;
@@ -320,14 +320,14 @@ mod tests {
     }
 
     #[test]
-    fn the_seed_alone_decides() {
+    fn same_seed_yields_same_result() {
         assert_eq!(run(|_| {}).moments, run(|_| {}).moments);
         assert_ne!(run(|_| {}).moments, run(|args| args.seed = 2).moments);
         assert!(simulate(&SimulateArgs { base: 1.0, ..args() }).is_err());
     }
 
     #[test]
-    fn the_apis_own_constant_is_the_same() {
+    fn backlog_interval_matches_the_api() {
         let source = include_str!("../../api/src/state.rs");
         assert!(
             source.contains("const BACKLOG_EVERY: Duration = Duration::from_secs(2);"),

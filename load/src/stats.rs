@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn each_status_has_its_class_and_a_tally_adds_up() {
+    fn status_maps_to_class_and_tally_adds_up() {
         let mut tally = Tally::default();
         for status in [Some(201), Some(404), Some(429), Some(503), Some(500), Some(302), None] {
             tally.record(

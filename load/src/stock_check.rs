@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn orders_that_ended_without_a_sale_have_no_pieces() {
+    fn unsold_order_counts_no_units() {
         let order = |status: &str| {
             json!({"status": status, "lines": [
             {"sku": "A", "quantity": 2, "allocated": 2}, {"sku": "B", "quantity": 3, "allocated": 1},
@@ -104,14 +104,14 @@ mod tests {
     }
 
     #[test]
-    fn stock_is_added_up_over_its_locations() {
+    fn stock_is_summed_over_locations() {
         let at = |n: i64| json!({"available": n, "reserved": 2 * n, "sold": 3 * n, "on_hand": 3 * n});
         let level = StockLevel::of(&json!({"locations": [at(1), at(10)]}));
         assert_eq!(level, StockLevel { available: 11, reserved: 22, sold: 33 });
     }
 
     #[test]
-    fn each_difference_is_told() {
+    fn each_difference_is_reported() {
         let (before, orders) = (levels(10, 1, 2), UnitsByLocation::from([("A".to_owned(), 3)]));
         assert_eq!(find_differences(&before, &levels(7, 2, 4), &orders), [""; 0]);
         assert_eq!(
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn an_order_that_is_being_cancelled_does_not_rest() {
+    fn cancelling_order_is_not_at_rest() {
         assert!(is_at_rest("fulfilling", false) && !is_at_rest("fulfilling", true));
         assert!(is_at_rest("cancelled", true) && is_at_rest("shipped", true));
         assert!(

@@ -70,7 +70,7 @@ mod tests {
     use tracing::Level;
 
     #[test]
-    fn what_is_logged_is_chosen_by_target_and_level() {
+    fn log_filter_selects_by_target_and_level() {
         for (chosen, is_read) in
             [("", true), (" ", true), ("debug", true), ("a=loud", false), ("a[b]=info", false)]
         {

@@ -11,7 +11,7 @@ pub const GOODS: [(&str, i64); 5] = [
     ("CARE-KIT", 1_450),
 ];
 /// An expensive item: the price of one (149,900 cents) is above the manual review threshold (100,000 cents).
-pub const DEAR: (&str, i64) = ("BIKE-CITY", 149_900);
+pub const EXPENSIVE: (&str, i64) = ("BIKE-CITY", 149_900);
 /// An item with little stock.
 pub const SCARCE: (&str, i64) = ("LAMP-DESK", 5_900);
 /// On-hand units of the scarce item.
@@ -26,7 +26,7 @@ pub fn stock() -> Vec<(&'static str, Value)> {
         ] })
     };
     let mut stock: Vec<_> = GOODS.iter().map(|(sku, _)| (*sku, shelves(6_000, 4_000))).collect();
-    stock.push((DEAR.0, shelves(600, 400)));
+    stock.push((EXPENSIVE.0, shelves(600, 400)));
     stock.push((SCARCE.0, shelves(SCARCE_ON_HAND, 0)));
     stock
 }

@@ -194,13 +194,13 @@ mod tests {
     use std::time::{Duration, Instant};
 
     #[test]
-    fn roles_keep_their_places() {
+    fn role_ports_are_stable() {
         let ports: Vec<u16> = Role::ALL.iter().map(|role| role.port(7700)).collect();
         assert_eq!(ports, [7700, 7701, 7702, 7703, 7704, 7705, 7706, 7707, 7708]);
     }
 
     #[test]
-    fn two_stacks_take_two_blocks_and_a_taken_port_is_named() {
+    fn two_stacks_get_distinct_blocks() {
         let mut one = PortBlock::first_free().unwrap();
         let two = PortBlock::first_free().unwrap();
         assert_ne!(one.base(), two.base());
@@ -231,7 +231,7 @@ mod tests {
 
     /// Prints the ports that it got, and listens on them until stdin is closed: a child process of the test below.
     #[test]
-    fn takes_ports() {
+    fn claims_ports_in_child_process() {
         if std::env::var_os(TAKES_PORTS).is_none() {
             return;
         }
@@ -248,10 +248,12 @@ mod tests {
     const TAKEN: usize = 130;
 
     #[test]
-    fn processes_that_start_at_once_get_ports_of_their_own() {
+    fn concurrent_processes_get_distinct_ports() {
         let start = |_| {
             let mut command = Command::new(std::env::current_exe().unwrap());
-            command.args(["--exact", "ports::tests::takes_ports", "--nocapture"]).env(TAKES_PORTS, "1");
+            command
+                .args(["--exact", "ports::tests::claims_ports_in_child_process", "--nocapture"])
+                .env(TAKES_PORTS, "1");
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
         };
         let mut children: Vec<_> = (0..6).map(start).collect();
@@ -276,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_must_fit() {
+    fn block_beyond_port_range_is_rejected() {
         assert!(PortBlock::reserve(80).is_err());
         assert!(PortBlock::reserve(65_530).is_err());
     }

@@ -133,14 +133,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reused_pid_is_not_taken_for_ours() {
+    fn reused_pid_is_not_ours() {
         let record = PidRecord::new(u32::MAX >> 1, std::process::id(), &["another".into(), "command".into()]);
         assert!(!record.child_runs());
         assert!(!record.guard_runs(Path::new("/nowhere/x.pid")));
     }
 
     #[test]
-    fn our_own_command_line_is_known() {
+    fn own_command_line_is_readable() {
         assert!(command_line(std::process::id()).is_some_and(|line| !line.is_empty()));
         assert!(exists(std::process::id()));
     }

@@ -8,7 +8,7 @@ use waybill_simulators::AutoProgress;
 const ENDED: &str = "an activity ended running=";
 
 #[tokio::test]
-async fn a_worker_keeps_nothing_of_an_activity_that_ended() {
+async fn completed_activity_leaves_no_token() {
     let at_once = AutoProgress { hand_over_after: Duration::ZERO, deliver_after: Duration::ZERO };
     let builder = builder().await.auto(at_once).env("RUST_LOG", "info,temporalio_sdk=trace");
     let stack = builder.start().await.unwrap();

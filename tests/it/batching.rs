@@ -71,7 +71,7 @@ async fn wait_for_blocked_sessions(pool: &PgPool, sessions: i64) {
 }
 
 #[tokio::test]
-async fn two_workers_never_promise_a_piece_twice() {
+async fn two_workers_never_oversell() {
     let stack = without_worker().await;
     put_stock(&stack.client, "HOT", &[("ams", 25), ("rtm", 15)]).await;
     put_stock(&stack.client, "COLD", &[("ams", 1_000)]).await;
@@ -98,7 +98,7 @@ async fn two_workers_never_promise_a_piece_twice() {
 }
 
 #[tokio::test]
-async fn a_group_serves_each_order_as_if_it_were_alone() {
+async fn batched_orders_get_unbatched_results() {
     let stack = without_worker().await;
     let other = stack.client.with_key(&stack.create_key("other").await.unwrap());
     for client in [&stack.client, &other] {
@@ -128,7 +128,7 @@ async fn a_group_serves_each_order_as_if_it_were_alone() {
 }
 
 #[tokio::test]
-async fn a_group_changes_a_hot_row_once() {
+async fn batch_updates_contended_row_once() {
     let stack = without_worker().await;
     put_stock(&stack.client, "HOT", &[("ams", 1_000)]).await;
     let before = units_by_location(&stack).await;
@@ -164,7 +164,7 @@ async fn a_group_changes_a_hot_row_once() {
 }
 
 #[tokio::test]
-async fn an_order_that_can_not_be_read_harms_no_other() {
+async fn unreadable_order_does_not_fail_its_batch() {
     let stack = without_worker().await;
     put_stock(&stack.client, "SHOE", &[("ams", 100)]).await;
     let before = units_by_location(&stack).await;
@@ -229,7 +229,7 @@ async fn tell_else(pool: &PgPool, order: OrderId, times: usize) {
 }
 
 #[tokio::test]
-async fn whoever_tells_at_the_same_time_each_entry_is_there_once() {
+async fn concurrent_projections_write_each_event_once() {
     let (steps, others) = (4, 2);
     let stack = without_worker().await;
     let orders = place_same(&stack.client, &[("SHOE", 1)], ORDERS).await;
@@ -273,7 +273,7 @@ async fn whoever_tells_at_the_same_time_each_entry_is_there_once() {
 
 /// A transaction that locks several orders waits for the holder of one, and then for no other.
 #[tokio::test]
-async fn who_takes_several_orders_takes_them_in_one_order() {
+async fn order_rows_are_locked_in_id_order() {
     let stack = without_worker().await;
     put_stock(&stack.client, "SHOE", &[("ams", 100)]).await;
     let mut orders = place_same(&stack.client, &[("SHOE", 1)], 5).await;
@@ -327,7 +327,7 @@ async fn who_takes_several_orders_takes_them_in_one_order() {
 
 /// A transaction that locks several stock rows, for any purpose, waits for the holder of one, and then for no other.
 #[tokio::test]
-async fn who_takes_several_stock_rows_takes_them_in_one_order() {
+async fn stock_rows_are_locked_in_key_order() {
     // A byte-wise sort, as in Rust, and a language's sort order these differently.
     let skus = ["Boot", "a-shoe", "b-Shoe", "c-shoe"];
     let lines: Vec<(&str, i64)> = skus.iter().map(|sku| (*sku, 1)).collect();
@@ -375,7 +375,7 @@ async fn who_takes_several_stock_rows_takes_them_in_one_order() {
 }
 
 #[tokio::test]
-async fn goods_come_and_go_at_two_workers_at_once() {
+async fn concurrent_reserve_and_release_keep_stock_consistent() {
     let skus: Vec<String> = (0..6).map(|n| format!("SKU-{n}")).collect();
     let stack = without_worker().await;
     for sku in &skus {

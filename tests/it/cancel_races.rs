@@ -17,7 +17,7 @@ use waybill_stack::{Stack, client::Reply, servers::Servers};
 const PRICE: i64 = 60_000;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Way {
+enum CancelMethod {
     Api,
     Signal,
     Engine,
@@ -34,7 +34,7 @@ enum Answer {
 
 /// A step before or after the cancel. Shipments are numbered from 0.
 #[derive(Clone, Copy, Debug)]
-enum Act {
+enum Action {
     Approve,
     /// Stalls this order's requests to the provider.
     StallMoney(Route),
@@ -56,16 +56,16 @@ enum Act {
     Cancel,
 }
 
-use Act::*;
+use Action::*;
 use Answer::*;
 
 struct Moment {
     name: &'static str,
     /// One shipment of two units, or two of one unit.
     shipments: usize,
-    before: &'static [Act],
+    before: &'static [Action],
     answer: Answer,
-    after: &'static [Act],
+    after: &'static [Action],
     /// The status in the end, and the number of captured units.
     end: (&'static str, i64),
     attention: Option<&'static str>,
@@ -83,7 +83,7 @@ const MOMENT: Moment = Moment {
     told: &[],
 };
 
-const BOOKED: [Act; 2] = [Approve, Reach("fulfilling")];
+const BOOKED: [Action; 2] = [Approve, Reach("fulfilling")];
 
 const LABELS: &[Moment] = &[
     Moment {
@@ -247,12 +247,12 @@ const CAPTURES: &[Moment] = &[
 ];
 
 /// A stack and the faults of all its orders.
-struct Stage {
+struct TestStack {
     stack: Stack,
     faults: Mutex<Vec<Rule>>,
 }
 
-impl Stage {
+impl TestStack {
     async fn new() -> Self {
         let stack = stack().await;
         stock_two_locations(&stack.client).await;
@@ -270,14 +270,14 @@ impl Stage {
 
 /// One order that runs through one point of the table.
 struct Case<'a> {
-    stage: &'a Stage,
+    stage: &'a TestStack,
     id: String,
     shipments: Vec<String>,
     what: String,
 }
 
 impl<'a> Case<'a> {
-    async fn place(stage: &'a Stage, moment: &Moment, way: Way) -> Self {
+    async fn place(stage: &'a TestStack, moment: &Moment, way: CancelMethod) -> Self {
         let lines: &[(&str, i64)] =
             if moment.shipments == 1 { &[("HERE", 2)] } else { &[("HERE", 1), ("THERE", 1)] };
         let mut order = order(lines);
@@ -302,8 +302,8 @@ impl<'a> Case<'a> {
         self.stage.change_faults(|rules| rules.push(rule));
     }
 
-    async fn act(&self, act: Act) {
-        let Stage { stack, .. } = self.stage;
+    async fn act(&self, act: Action) {
+        let TestStack { stack, .. } = self.stage;
         match act {
             Approve => {
                 stack.client.decide(&self.id, "approve", "known").await.unwrap().success().unwrap();
@@ -351,16 +351,16 @@ impl<'a> Case<'a> {
     }
 
     /// Requests a dry run, then cancels the order.
-    async fn cancel(&self, way: Way, answer: Answer) {
+    async fn cancel(&self, way: CancelMethod, answer: Answer) {
         let client = &self.stage.stack.client;
         let planned = client.cancel(&self.id, "what if", true).await.unwrap();
         match way {
-            Way::Api => {
+            CancelMethod::Api => {
                 let got = client.cancel(&self.id, "changed my mind", false).await.unwrap();
                 self.check_answer(&planned, &got, answer);
             }
-            Way::Signal => self.tell_temporal(&["signal", "--name", "cancel"]).await,
-            Way::Engine => self.tell_temporal(&["cancel"]).await,
+            CancelMethod::Signal => self.tell_temporal(&["signal", "--name", "cancel"]).await,
+            CancelMethod::Engine => self.tell_temporal(&["cancel"]).await,
         }
     }
 
@@ -398,7 +398,7 @@ impl<'a> Case<'a> {
     }
 
     /// Checks the final state, which is the same in each order of events.
-    async fn check(&self, moment: &Moment, way: Way) {
+    async fn check(&self, moment: &Moment, way: CancelMethod) {
         let (stack, (status, paid)) = (&self.stage.stack, moment.end);
         if status == "completed" {
             let order = reach(&stack.client, &self.id, "shipped").await;
@@ -430,9 +430,9 @@ impl<'a> Case<'a> {
         // The carrier may reject the cancel instead.
         let refusals = refused + times("shipment.cancel_refused");
         match (moment.answer, way) {
-            (Accepted, _) | (Refused, Way::Api) => assert_eq!(refused, 0, "{what}"),
+            (Accepted, _) | (Refused, CancelMethod::Api) => assert_eq!(refused, 0, "{what}"),
             (Refused, _) => assert_eq!(refused, 1, "{what}"),
-            (InTheEndRefused, Way::Api) => assert!(refusals <= 1, "{what}"),
+            (InTheEndRefused, CancelMethod::Api) => assert!(refusals <= 1, "{what}"),
             (InTheEndRefused, _) => assert_eq!(refusals, 1, "{what}"),
         }
         self.check_labels(&order);
@@ -451,7 +451,7 @@ impl<'a> Case<'a> {
     }
 }
 
-async fn go_through(stage: &Stage, moment: &Moment, way: Way) {
+async fn run_case(stage: &TestStack, moment: &Moment, way: CancelMethod) {
     let case = Case::place(stage, moment, way).await;
     for act in moment.before {
         case.act(*act).await;
@@ -463,14 +463,14 @@ async fn go_through(stage: &Stage, moment: &Moment, way: Way) {
     case.check(moment, way).await;
 }
 
-async fn go_through_all(moments: &[Moment]) {
-    let stage = Stage::new().await;
+async fn run_cases(moments: &[Moment]) {
+    let stage = TestStack::new().await;
     let before = units_by_location(&stage.stack).await;
-    let ways = [Way::Api, Way::Signal, Way::Engine];
+    let ways = [CancelMethod::Api, CancelMethod::Signal, CancelMethod::Engine];
     let cases = moments.iter().flat_map(|moment| ways.map(|way| (moment, way)));
     // A failed case does not hide the results of the others.
     let done = join_all(cases.map(|(moment, way)| {
-        let case = AssertUnwindSafe(go_through(&stage, moment, way)).catch_unwind();
+        let case = AssertUnwindSafe(run_case(&stage, moment, way)).catch_unwind();
         case.map(move |done| done.is_err().then(|| format!("{}, {way:?}", moment.name)))
     }));
     let failed: Vec<String> = done.await.into_iter().flatten().collect();
@@ -480,26 +480,31 @@ async fn go_through_all(moments: &[Moment]) {
 }
 
 #[tokio::test]
-async fn a_cancel_meets_labels_and_other_cancels() {
-    go_through_all(LABELS).await;
+async fn cancel_during_booking_keeps_ledger_consistent() {
+    run_cases(LABELS).await;
 }
 
 #[tokio::test]
-async fn a_cancel_meets_hand_overs() {
-    go_through_all(HAND_OVERS).await;
+async fn cancel_during_handover_keeps_ledger_consistent() {
+    run_cases(HAND_OVERS).await;
 }
 
 #[tokio::test]
-async fn a_cancel_meets_captures() {
-    go_through_all(CAPTURES).await;
+async fn cancel_during_capture_keeps_ledger_consistent() {
+    run_cases(CAPTURES).await;
 }
 
 #[tokio::test]
-async fn a_cancel_and_a_hand_over_are_heard_in_one_breath() {
-    let stage = Stage::new().await;
+async fn cancel_and_handover_in_one_task_agree() {
+    let stage = TestStack::new().await;
     let before = units_by_location(&stage.stack).await;
     let moment = Moment { name: "in one task", answer: InTheEndRefused, end: ("completed", 2), ..MOMENT };
-    let ways = [(Way::Signal, true), (Way::Engine, true), (Way::Signal, false), (Way::Engine, false)];
+    let ways = [
+        (CancelMethod::Signal, true),
+        (CancelMethod::Engine, true),
+        (CancelMethod::Signal, false),
+        (CancelMethod::Engine, false),
+    ];
     let cases = ways.map(|(way, _)| Case::place(&stage, &moment, way));
     let cases = join_all(cases).await;
     for case in &cases {
@@ -528,13 +533,13 @@ async fn a_cancel_and_a_hand_over_are_heard_in_one_breath() {
 }
 
 #[tokio::test]
-async fn cancels_at_once_are_one() {
-    let stage = Stage::new().await;
+async fn concurrent_cancels_are_one() {
+    let stage = TestStack::new().await;
     let before = units_by_location(&stage.stack).await;
     let moment = Moment { name: "concurrent cancels", before: &BOOKED, ..MOMENT };
     let server = &Servers::for_tests().await.unwrap().temporal;
     join_all((0..4).map(|_| async {
-        let case = Case::place(&stage, &moment, Way::Api).await;
+        let case = Case::place(&stage, &moment, CancelMethod::Api).await;
         for act in moment.before {
             case.act(*act).await;
         }
@@ -544,9 +549,9 @@ async fn cancels_at_once_are_one() {
             ["workflow", "cancel", "-w", &workflow],
         );
         // Temporal rejects messages after the workflow has completed.
-        let by_http = || case.cancel(Way::Api, InTheEndRefused);
+        let by_http = || case.cancel(CancelMethod::Api, InTheEndRefused);
         let _ = tokio::join!(server.cli(&signal), by_http(), server.cli(&cancel), by_http());
-        case.check(&moment, Way::Api).await;
+        case.check(&moment, CancelMethod::Api).await;
     }))
     .await;
     check_stock(&stage.stack, &before).await;

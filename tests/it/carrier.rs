@@ -94,7 +94,7 @@ async fn settled(stack: &Stack, id: &str, how: &str, number: i64) {
 }
 
 #[tokio::test]
-async fn goods_that_leave_after_all_are_sold_and_asked_back() {
+async fn cancelled_shipment_that_leaves_opens_a_return() {
     let stack = builder().await.env("WAYBILL_CHAOS", "repeat").start().await.unwrap();
     let (id, ids) = in_two_parts(&stack, "SPLIT").await;
     let before = units_by_location(&stack).await;
@@ -134,7 +134,7 @@ async fn goods_that_leave_after_all_are_sold_and_asked_back() {
 }
 
 #[tokio::test]
-async fn goods_of_an_ended_order_leave_and_were_promised_to_others() {
+async fn late_departure_of_reallocated_items_is_recorded_missing() {
     let stack = stack().await;
     put_stock(&stack.client, "LAST", &[("AMS", 3)]).await;
     let before = units_by_location(&stack).await;
@@ -180,7 +180,7 @@ async fn goods_of_an_ended_order_leave_and_were_promised_to_others() {
 }
 
 #[tokio::test]
-async fn what_the_carrier_says_of_an_ended_order_while_temporal_is_away_is_heard() {
+async fn late_event_during_temporal_outage_is_recorded() {
     let mut servers = Servers::private().await.unwrap();
     let stack = Stack::builder(&servers).start().await.unwrap();
     let before = units_by_location(&stack).await;
@@ -202,7 +202,7 @@ async fn what_the_carrier_says_of_an_ended_order_while_temporal_is_away_is_heard
 }
 
 #[tokio::test]
-async fn what_the_carrier_brings_back_is_refunded_to_the_last_cent() {
+async fn parcel_returned_by_carrier_is_refunded_exactly() {
     let stack = builder().await.env("WAYBILL_CHAOS", "repeat").start().await.unwrap();
     let (id, ids) = in_two_parts(&stack, "SPLIT").await;
     let before = units_by_location(&stack).await;
@@ -250,7 +250,7 @@ async fn what_the_carrier_brings_back_is_refunded_to_the_last_cent() {
 }
 
 #[tokio::test]
-async fn what_was_lost_may_turn_up() {
+async fn lost_parcel_that_turns_up_clears_attention() {
     let stack = stack().await;
     let before = units_by_location(&stack).await;
     let (found, shipment) = shipped(&stack).await;
@@ -290,7 +290,7 @@ async fn what_was_lost_may_turn_up() {
 }
 
 #[tokio::test]
-async fn an_order_of_which_nothing_arrived_is_settled_by_a_person_and_still_listens() {
+async fn undelivered_order_stays_open_after_operator_resolves() {
     let stack = stack().await;
     let (id, ids) = in_two_parts(&stack, "SPLIT").await;
     let before = units_by_location(&stack).await;
@@ -325,7 +325,7 @@ async fn an_order_of_which_nothing_arrived_is_settled_by_a_person_and_still_list
 }
 
 #[tokio::test]
-async fn two_things_of_one_kind_are_settled_one_by_one() {
+async fn two_items_of_one_reason_are_resolved_separately() {
     let stack = stack().await;
     put_stock(&stack.client, "SPLIT", &[("AMS", 2), ("RTM", 1)]).await;
     let (id, ids) = cancelled(&stack, &order(&[("SPLIT", 3)])).await;
@@ -353,7 +353,7 @@ async fn two_things_of_one_kind_are_settled_one_by_one() {
 }
 
 #[tokio::test]
-async fn what_contradicts_an_ended_order_is_told_once_and_what_it_left_behind_is_settled() {
+async fn late_event_is_reported_once_and_clears_attention() {
     let stack = stack().await;
     let (found, ids) = in_two_parts(&stack, "ONE").await;
     let (given_up, others) = in_two_parts(&stack, "TWO").await;
@@ -397,7 +397,7 @@ async fn what_contradicts_an_ended_order_is_told_once_and_what_it_left_behind_is
 }
 
 #[tokio::test]
-async fn money_for_a_last_shipment_that_the_carrier_cancels_is_given_free() {
+async fn carrier_cancel_of_last_shipment_voids_remainder() {
     let stack = stack().await;
     let (id, parcels) = in_two_parts(&stack, "SPLIT").await;
     let before = units_by_location(&stack).await;

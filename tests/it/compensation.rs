@@ -17,7 +17,7 @@ async fn split(stack: &Stack) -> Value {
 }
 
 #[tokio::test]
-async fn whichever_step_fails_nothing_stays_held() {
+async fn failure_of_any_step_releases_everything() {
     // The events right before the failure prove that the intended step failed.
     let steps = [
         ("reserve", "rejected", vec!["order.received"]),
@@ -58,7 +58,7 @@ async fn whichever_step_fails_nothing_stays_held() {
 }
 
 #[tokio::test]
-async fn every_action_and_every_undo_can_be_done_twice() {
+async fn repeated_step_and_compensation_are_idempotent() {
     let auto = AutoProgress { hand_over_after: Duration::ZERO, deliver_after: Duration::ZERO };
     let stack = builder().await.env("WAYBILL_CHAOS", "repeat").auto(auto).start().await.unwrap();
     let order = split(&stack).await;
@@ -80,7 +80,7 @@ async fn every_action_and_every_undo_can_be_done_twice() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_lost_is_asked_for_again_and_counts_once() {
+async fn lost_step_response_is_retried_and_counts_once() {
     let steps = [
         "reserve",
         "authorize",
@@ -117,7 +117,7 @@ async fn an_answer_that_is_lost_is_asked_for_again_and_counts_once() {
 }
 
 #[tokio::test]
-async fn an_undo_that_fails_is_tried_until_it_succeeds_and_somebody_is_told() {
+async fn failing_compensation_is_retried_and_raises_attention() {
     let stack = stack().await;
     let before = units_by_location(&stack).await;
     let id = place(&stack.client, &order_needing_review()).await;

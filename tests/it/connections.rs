@@ -38,7 +38,7 @@ async fn cut(look: &PgPool) {
 }
 
 #[tokio::test]
-async fn a_connection_that_rested_is_asked_whether_it_is_there() {
+async fn idle_connection_is_pinged_before_use() {
     let (stack, id, look) = quiet().await;
     let pool = waybill_store::connect(&stack.database_url, CONNECTIONS).unwrap();
     let writers = BatchedWriters::start(&pool, true);
@@ -54,7 +54,7 @@ async fn a_connection_that_rested_is_asked_whether_it_is_there() {
 }
 
 #[tokio::test]
-async fn a_group_that_rested_sits_on_no_connection_while_it_asks_for_one() {
+async fn idle_batcher_releases_its_connection_before_acquiring() {
     let (stack, id, look) = quiet().await;
     let pool = waybill_store::connect(&stack.database_url, CONNECTIONS).unwrap();
     let writers = BatchedWriters::start(&pool, true);
@@ -70,7 +70,7 @@ async fn a_group_that_rested_sits_on_no_connection_while_it_asks_for_one() {
 }
 
 #[tokio::test]
-async fn a_migration_may_take_longer_than_a_statement() {
+async fn migration_is_exempt_from_statement_timeout() {
     let (stack, _, look) = quiet().await;
     let mut tx = look.begin().await.unwrap();
     sqlx::query("lock table _sqlx_migrations in access exclusive mode").execute(&mut *tx).await.unwrap();

@@ -70,7 +70,7 @@ async fn refund_during_open_dispute_is_rejected() {
 }
 
 #[tokio::test]
-async fn late_event_of_an_inquiry_does_not_allow_refunds() {
+async fn stale_inquiry_event_does_not_allow_refund() {
     let stack = builder().await.auto(AT_ONCE).start().await.unwrap();
     let id = completed(&stack, &order_with(|_| {})).await;
     let (_, payment) = payments(&stack, &id).pop().unwrap();

@@ -76,7 +76,7 @@ async fn terminate_workflow(id: &str) {
 }
 
 #[tokio::test]
-async fn a_terminated_order_lets_go_of_what_it_holds() {
+async fn terminated_order_releases_stock_and_money() {
     let stack = sweeping().await;
     let before = units_by_location(&stack).await;
     let in_review = place(&stack.client, &order_needing_review()).await;
@@ -122,7 +122,7 @@ async fn a_terminated_order_lets_go_of_what_it_holds() {
 }
 
 #[tokio::test]
-async fn what_left_the_house_goes_on() {
+async fn departed_shipments_continue_after_terminate() {
     let stack = sweeping().await;
     put_stock(&stack.client, "SPLIT", &[("AMS", 2), ("RTM", 1)]).await;
     let before = units_by_location(&stack).await;
@@ -150,7 +150,7 @@ async fn what_left_the_house_goes_on() {
 }
 
 #[tokio::test]
-async fn what_the_carrier_said_while_nobody_listened_is_heard() {
+async fn carrier_event_without_workflow_is_processed_later() {
     let stack = sweeping().await;
     let before = units_by_location(&stack).await;
     let id = place(&stack.client, &order_with(|_| {})).await;
@@ -196,7 +196,7 @@ async fn drifts(stack: &Stack) -> Vec<(String, bool)> {
 }
 
 #[tokio::test]
-async fn what_differs_is_told_once_and_money_of_ended_orders_is_given_free() {
+async fn drift_is_reported_once_and_ended_order_is_voided() {
     // The test makes stock and payments inconsistent on purpose.
     let stack = with_manual_sweeps(builder().await.check_invariants(false)).start().await.unwrap();
     let ended = place(&stack.client, &order_with(|_| {})).await;
@@ -237,7 +237,7 @@ async fn what_differs_is_told_once_and_money_of_ended_orders_is_given_free() {
 }
 
 #[tokio::test]
-async fn what_is_held_is_what_the_provider_and_the_reservations_say() {
+async fn held_totals_match_provider_and_reservations() {
     let stack = stack().await;
     put_stock(&stack.client, "SPLIT", &[("AMS", 2), ("RTM", 1)]).await;
     let cancelled = place(&stack.client, &order_with(|_| {})).await;
@@ -270,7 +270,7 @@ async fn what_is_held_is_what_the_provider_and_the_reservations_say() {
 }
 
 #[tokio::test]
-async fn an_overdue_hold_of_an_open_order_is_extended_and_nothing_is_voided_that_never_was() {
+async fn overdue_hold_of_open_order_is_extended() {
     let stack = sweeping().await;
     put_stock(&stack.client, "FEW", &[("AMS", 1)]).await;
     let mut short = order(&[("FEW", 2)]);
@@ -295,7 +295,7 @@ async fn an_overdue_hold_of_an_open_order_is_extended_and_nothing_is_voided_that
 }
 
 #[tokio::test]
-async fn a_terminated_refund_and_a_terminated_return_begin_anew() {
+async fn terminated_refund_and_return_are_restarted() {
     let stack = with_manual_sweeps(builder().await.auto(AT_ONCE)).start().await.unwrap();
     let paid = completed(&stack, &paid_with("pm_card_pendingRefund")).await;
     let refund = refunded(&stack, &paid, 500).await;

@@ -29,7 +29,7 @@ async fn drifts(stack: &Stack, id: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn money_that_was_held_although_nobody_said_so_is_given_free_when_word_of_it_comes() {
+async fn unexpected_authorization_is_voided_on_webhook() {
     let stack = stack().await;
     // The provider authorizes, the response is lost, and lookups fail; an operator skips the payment.
     stack.payments.set_faults(vec![
@@ -65,7 +65,7 @@ async fn money_that_was_held_although_nobody_said_so_is_given_free_when_word_of_
 }
 
 #[tokio::test]
-async fn a_hold_that_somebody_let_go_of_is_held_anew() {
+async fn authorization_voided_at_provider_is_renewed() {
     let stack = stack().await;
     let shipping = place(&stack.client, &order_with(|_| {})).await;
     let reviewed = place(&stack.client, &order_needing_review()).await;
@@ -97,7 +97,7 @@ async fn a_hold_that_somebody_let_go_of_is_held_anew() {
 }
 
 #[tokio::test]
-async fn capture_at_provider_is_reported_and_refund_is_booked() {
+async fn capture_at_provider_is_drift_and_refund_is_recorded() {
     let auto =
         AutoProgress { hand_over_after: std::time::Duration::ZERO, deliver_after: std::time::Duration::ZERO };
     let stack = builder().await.auto(auto).start().await.unwrap();
@@ -132,7 +132,7 @@ async fn capture_at_provider_is_reported_and_refund_is_booked() {
 }
 
 #[tokio::test]
-async fn news_of_our_own_doing_and_old_news_contradict_nothing() {
+async fn own_and_stale_payment_events_raise_no_drift() {
     let stack = stack().await;
     put_stock(&stack.client, "SPLIT", &[("AMS", 2), ("RTM", 1)]).await;
     let completed = place(&stack.client, &order(&[("SPLIT", 3)])).await;

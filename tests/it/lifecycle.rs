@@ -10,7 +10,7 @@ use waybill_simulators::{AutoProgress, Fault, Route, Rule};
 use waybill_stack::client::new_key;
 
 #[tokio::test]
-async fn an_order_goes_from_http_to_completed() {
+async fn placed_order_completes() {
     let auto = AutoProgress { hand_over_after: Duration::ZERO, deliver_after: Duration::ZERO };
     let stack = builder().await.auto(auto).start().await.unwrap();
     let before = units_by_location(&stack).await;
@@ -48,7 +48,7 @@ async fn an_order_goes_from_http_to_completed() {
 }
 
 #[tokio::test]
-async fn each_shipment_is_captured_at_its_own_hand_over() {
+async fn shipment_is_captured_at_its_handover() {
     let stack = stack().await;
     put_stock(&stack.client, "SPLIT", &[("AMS", 2), ("RTM", 1)]).await;
     let before = units_by_location(&stack).await;
@@ -81,7 +81,7 @@ async fn each_shipment_is_captured_at_its_own_hand_over() {
 }
 
 #[tokio::test]
-async fn refusals_hold_nothing() {
+async fn rejected_order_holds_nothing() {
     let stack = stack().await;
     put_stock(&stack.client, "FEW", &[("AMS", 3)]).await;
     let before = units_by_location(&stack).await;
@@ -108,7 +108,7 @@ async fn refusals_hold_nothing() {
 }
 
 #[tokio::test]
-async fn people_decide_by_http_and_by_signal() {
+async fn review_is_decided_by_http_or_signal() {
     let stack = stack().await;
     let before = units_by_location(&stack).await;
     let by_http = place(&stack.client, &order_needing_review()).await;
@@ -148,7 +148,7 @@ async fn people_decide_by_http_and_by_signal() {
 }
 
 #[tokio::test]
-async fn nobody_answers() {
+async fn unanswered_review_and_shortage_expire() {
     let stack = builder()
         .await
         .env("WAYBILL_REVIEW_WAIT_SECONDS", 1)
@@ -171,7 +171,7 @@ async fn nobody_answers() {
 }
 
 #[tokio::test]
-async fn a_shortage_is_settled_by_the_orders_policy() {
+async fn shortage_follows_the_orders_policy() {
     let stack = stack().await;
     let ask = |sku: &str, policy: &str| {
         let mut order = order(&[(sku, 2), ("SHOE-42-BLK", 1)]);
@@ -238,7 +238,7 @@ async fn cancel_by(stack: &waybill_stack::Stack, way: &str, id: &str) {
 const WAYS: [&str; 3] = ["api", "engine", "signal"];
 
 #[tokio::test]
-async fn an_order_is_cancelled_the_same_way_however_it_is_asked() {
+async fn cancel_by_api_engine_or_signal_is_equivalent() {
     let stack = stack().await;
     put_stock(&stack.client, "FEW", &[("AMS", 1)]).await;
     let before = units_by_location(&stack).await;
@@ -269,7 +269,7 @@ async fn an_order_is_cancelled_the_same_way_however_it_is_asked() {
 }
 
 #[tokio::test]
-async fn a_cancel_during_each_step_is_carried_out() {
+async fn cancel_during_each_step_completes() {
     let stack = stack().await;
     let before = units_by_location(&stack).await;
     // The faults exceed the limit of the local attempt, so that the cancel arrives during a remote attempt.
@@ -300,7 +300,7 @@ async fn a_cancel_during_each_step_is_carried_out() {
 }
 
 #[tokio::test]
-async fn what_the_carrier_has_is_not_cancelled() {
+async fn cancel_after_handover_is_rejected() {
     let stack = stack().await;
     put_stock(&stack.client, "SPLIT", &[("AMS", 2), ("RTM", 1)]).await;
     let before = units_by_location(&stack).await;
@@ -345,7 +345,7 @@ async fn what_the_carrier_has_is_not_cancelled() {
 }
 
 #[tokio::test]
-async fn label_with_lost_reply_and_refused_cancel_is_rebooked() {
+async fn label_with_lost_reply_and_rejected_cancel_is_rebooked() {
     let stack = stack().await;
     let before = units_by_location(&stack).await;
     let always = |route, fault| Rule { route, fault, times: None, matching: None };
@@ -368,7 +368,7 @@ async fn label_with_lost_reply_and_refused_cancel_is_rebooked() {
 }
 
 #[tokio::test]
-async fn a_shipment_that_the_carrier_cancels_is_given_back() {
+async fn carrier_cancelled_shipment_is_released() {
     let stack = stack().await;
     let before = units_by_location(&stack).await;
     let id = place(&stack.client, &order_with(|_| {})).await;
@@ -381,7 +381,7 @@ async fn a_shipment_that_the_carrier_cancels_is_given_back() {
 }
 
 #[tokio::test]
-async fn order_with_total_zero_needs_no_payment() {
+async fn zero_total_order_needs_no_payment() {
     let stack = stack().await;
     put_stock(&stack.client, "SAMPLE", &[("AMS", 10)]).await;
     let free = || {
@@ -424,7 +424,7 @@ async fn order_with_total_zero_needs_no_payment() {
 }
 
 #[tokio::test]
-async fn shipment_worth_nothing_is_not_captured() {
+async fn zero_amount_shipment_is_not_captured() {
     let stack = stack().await;
     put_stock(&stack.client, "PAID", &[("AMS", 10)]).await;
     put_stock(&stack.client, "GIFT", &[("RTM", 10)]).await;

@@ -28,7 +28,7 @@ async fn three_lines(stack: &Stack) -> Value {
 }
 
 /// The same order with a price that requires manual review.
-async fn dear_lines(stack: &Stack) -> Value {
+async fn expensive_lines(stack: &Stack) -> Value {
     let mut order = three_lines(stack).await;
     order["lines"][2]["unit_price"] = json!(40_000);
     order
@@ -50,11 +50,11 @@ async fn cancel(stack: &Stack, id: &str, lines: &[u32]) -> Reply {
 }
 
 /// Requests a dry run, then the cancellation, and checks that both return the same answer and plan. Returns the plan.
-async fn cancel_as_planned(stack: &Stack, id: &str, lines: &[u32]) -> Value {
-    as_planned(stack, id, json!(lines)).await
+async fn cancel_lines_and_compare_with_plan(stack: &Stack, id: &str, lines: &[u32]) -> Value {
+    cancel_and_compare_with_plan(stack, id, json!(lines)).await
 }
 
-async fn as_planned(stack: &Stack, id: &str, lines: Value) -> Value {
+async fn cancel_and_compare_with_plan(stack: &Stack, id: &str, lines: Value) -> Value {
     let planned = ask(stack, id, json!({"reason": "what if", "lines": lines, "dry_run": true})).await;
     assert_eq!(planned.status.as_u16(), 200, "{}", planned.body);
     let done = ask(stack, id, json!({"reason": "changed my mind", "lines": lines})).await;
@@ -129,7 +129,7 @@ fn always(route: Route, fault: Fault) -> Vec<Rule> {
 }
 
 #[tokio::test]
-async fn before_stock_is_set_aside_less_is_authorized() {
+async fn line_cancel_before_reservation_lowers_authorization() {
     let stack = builder().await.env("WAYBILL_CHAOS", "lose:reserve:4").start().await.unwrap();
     let order = three_lines(&stack).await;
     let before = units_by_location(&stack).await;
@@ -137,7 +137,7 @@ async fn before_stock_is_set_aside_less_is_authorized() {
         let id = place(&stack.client, &order).await;
         wait_for_event(&stack.client, &id, "step.retrying").await;
         if way == "api" {
-            cancel_as_planned(&stack, &id, &[1]).await;
+            cancel_lines_and_compare_with_plan(&stack, &id, &[1]).await;
         } else {
             signal(&id, r#"{"reason": "changed my mind", "lines": [1, 1, 7]}"#).await;
         }
@@ -159,7 +159,7 @@ async fn before_stock_is_set_aside_less_is_authorized() {
     let id = place(&stack.client, &order).await;
     wait_for_event(&stack.client, &id, "step.retrying").await;
     for line in 0..3 {
-        cancel_as_planned(&stack, &id, &[line]).await;
+        cancel_lines_and_compare_with_plan(&stack, &id, &[line]).await;
     }
     let order = reach(&stack.client, &id, "cancelled").await;
     assert_eq!(order["payment_status"], "none");
@@ -169,7 +169,7 @@ async fn before_stock_is_set_aside_less_is_authorized() {
 }
 
 #[tokio::test]
-async fn a_customer_who_cancels_what_is_short_need_not_answer_any_more() {
+async fn cancelling_short_lines_ends_the_customer_wait() {
     let stack = stack().await;
     let mut order = three_lines(&stack).await;
     put_stock(&stack.client, SKUS[0], &[("AMS", 2)]).await;
@@ -180,7 +180,7 @@ async fn a_customer_who_cancels_what_is_short_need_not_answer_any_more() {
     let none = place(&stack.client, &order).await;
     reach(&stack.client, &none, "awaiting_customer").await;
 
-    let plan = cancel_as_planned(&stack, &some, &[2]).await;
+    let plan = cancel_lines_and_compare_with_plan(&stack, &some, &[2]).await;
     assert_eq!((&plan["void"], &plan["release"]), (&json!(0), &json!([{"sku": SKUS[2], "quantity": 3}])));
     let asked = cancelled(&stack, &some, [0, 0, 3]).await;
     assert_eq!((&asked["status"], authorized_amount(&stack, &some).await), (&json!("awaiting_customer"), 5));
@@ -194,7 +194,7 @@ async fn a_customer_who_cancels_what_is_short_need_not_answer_any_more() {
     deliver(&stack, &some).await;
 
     // The remaining lines of the other order are out of stock, so the request cancels the whole order.
-    cancel_as_planned(&stack, &none, &[1, 2]).await;
+    cancel_lines_and_compare_with_plan(&stack, &none, &[1, 2]).await;
     reach(&stack.client, &none, "cancelled").await;
     check_closed_order(&stack, &none).await;
     check_stock(&stack, &before).await;
@@ -202,13 +202,13 @@ async fn a_customer_who_cancels_what_is_short_need_not_answer_any_more() {
 }
 
 #[tokio::test]
-async fn a_review_goes_on_with_what_is_left() {
+async fn review_continues_after_line_cancel() {
     let stack = stack().await;
-    let basket = dear_lines(&stack).await;
+    let basket = expensive_lines(&stack).await;
     let before = units_by_location(&stack).await;
     let id = place(&stack.client, &basket).await;
     let held = reach(&stack.client, &id, "in_review").await["amounts_held"]["authorized"].as_i64().unwrap();
-    let plan = cancel_as_planned(&stack, &id, &[0]).await;
+    let plan = cancel_lines_and_compare_with_plan(&stack, &id, &[0]).await;
     assert_eq!(plan["asks_carrier"], false);
     cancelled(&stack, &id, [3, 0, 0]).await;
     signal(&id, r#"{"reason": "this too", "lines": [1]}"#).await;
@@ -234,9 +234,9 @@ async fn a_review_goes_on_with_what_is_left() {
     // Cancelling the last line cancels the whole order.
     let id = place(&stack.client, &basket).await;
     reach(&stack.client, &id, "in_review").await;
-    cancel_as_planned(&stack, &id, &[2]).await;
+    cancel_lines_and_compare_with_plan(&stack, &id, &[2]).await;
     cancelled(&stack, &id, [0, 0, 3]).await;
-    cancel_as_planned(&stack, &id, &[0, 1]).await;
+    cancel_lines_and_compare_with_plan(&stack, &id, &[0, 1]).await;
     let order = reach(&stack.client, &id, "cancelled").await;
     assert_eq!(order["payment_status"], "voided");
     check_closed_order(&stack, &id).await;
@@ -245,7 +245,7 @@ async fn a_review_goes_on_with_what_is_left() {
 }
 
 #[tokio::test]
-async fn while_the_payment_is_unknown_lines_wait_for_its_outcome() {
+async fn line_cancel_waits_for_unknown_payment() {
     let stack = stack().await;
     let order = three_lines(&stack).await;
     let before = units_by_location(&stack).await;
@@ -254,7 +254,10 @@ async fn while_the_payment_is_unknown_lines_wait_for_its_outcome() {
         stack.payments.set_faults(always(Route::Authorize, Fault::Status { status: 503 }));
         let id = place(&stack.client, &order).await;
         wait_for_event(&stack.client, &id, "step.retrying").await;
-        assert_eq!(cancel_as_planned(&stack, &id, &[0]).await["cancel_shipments"], json!([]));
+        assert_eq!(
+            cancel_lines_and_compare_with_plan(&stack, &id, &[0]).await["cancel_shipments"],
+            json!([])
+        );
         let again = cancel(&stack, &id, &[0, 0]).await;
         assert_eq!((again.status.as_u16(), again.text("/answer")), (202, "deferred"), "{}", again.body);
         if case == nothing {
@@ -295,7 +298,7 @@ async fn while_the_payment_is_unknown_lines_wait_for_its_outcome() {
 }
 
 #[tokio::test]
-async fn what_is_left_of_a_shipment_gets_another_label_and_is_charged_exactly() {
+async fn remaining_lines_get_new_label_and_exact_capture() {
     let stack = builder().await.env("WAYBILL_CHAOS", "repeat").start().await.unwrap();
     let order = three_lines(&stack).await;
     let before = units_by_location(&stack).await;
@@ -305,7 +308,7 @@ async fn what_is_left_of_a_shipment_gets_another_label_and_is_charged_exactly() 
         let (first, total) = (shipments(&order)[0].clone(), order["total"].as_i64().unwrap());
         let own = order["shipments"][0]["lines"][1]["amount"].as_i64().unwrap();
         if way == "api" {
-            let plan = cancel_as_planned(&stack, &id, &[1]).await;
+            let plan = cancel_lines_and_compare_with_plan(&stack, &id, &[1]).await;
             assert_eq!((&plan["reduce_shipments"], &plan["void"]), (&json!([first]), &json!(own)));
             assert_eq!((&plan["asks_carrier"], &plan["cancel_shipments"]), (&json!(true), &json!([])));
         } else {
@@ -343,7 +346,7 @@ async fn what_is_left_of_a_shipment_gets_another_label_and_is_charged_exactly() 
 }
 
 #[tokio::test]
-async fn a_label_that_the_carrier_will_not_cancel_keeps_its_lines() {
+async fn rejected_label_cancel_keeps_the_lines() {
     let stack = stack().await;
     let basket = two_places(&stack).await;
     let before = units_by_location(&stack).await;
@@ -379,7 +382,7 @@ async fn a_label_that_the_carrier_will_not_cancel_keeps_its_lines() {
 }
 
 #[tokio::test]
-async fn between_bookings_lines_are_cancelled_before_the_next_label() {
+async fn line_cancel_between_bookings_precedes_next_label() {
     let stack = stack().await;
     let basket = two_places(&stack).await;
     let before = units_by_location(&stack).await;
@@ -392,7 +395,7 @@ async fn between_bookings_lines_are_cancelled_before_the_next_label() {
     // The first of the two shipments is being booked. A line of the second is cancelled before its label is requested.
     let second = open(&confirmed)[1].clone();
     let line = u32::try_from(goods(&second)[0]).unwrap();
-    cancel_as_planned(&stack, &id, &[line]).await;
+    cancel_lines_and_compare_with_plan(&stack, &id, &[line]).await;
     stack.carrier.set_faults(Vec::new());
     wait_for_event(&stack.client, &id, "lines.cancelled").await;
     let order = labelled(&stack, &id, "fulfilling").await;
@@ -416,7 +419,7 @@ async fn between_bookings_lines_are_cancelled_before_the_next_label() {
 }
 
 #[tokio::test]
-async fn while_others_are_on_their_way_lines_that_are_here_are_cancelled() {
+async fn line_cancel_after_partial_handover_is_applied() {
     let stack = stack().await;
     let order = two_places(&stack).await;
     let before = units_by_location(&stack).await;
@@ -434,7 +437,7 @@ async fn while_others_are_on_their_way_lines_that_are_here_are_cancelled() {
         let told = wait_for_event(&stack.client, &id, "cancellation.refused").await;
         assert_eq!(told["data"], json!({"status": "partially_shipped", "lines": [0]}));
 
-        cancel_as_planned(&stack, &id, &[2]).await;
+        cancel_lines_and_compare_with_plan(&stack, &id, &[2]).await;
         cancelled(&stack, &id, [0, 0, 3]).await;
         let order = labelled(&stack, &id, "partially_shipped").await;
         assert_eq!(at_provider(&stack, &id).0, 9601 - left["amount"].as_i64().unwrap());
@@ -461,7 +464,7 @@ async fn while_others_are_on_their_way_lines_that_are_here_are_cancelled() {
 }
 
 #[tokio::test]
-async fn lines_are_named_by_their_numbers_and_a_request_counts_once() {
+async fn line_cancel_request_counts_once() {
     let stack = stack().await;
     let order = three_lines(&stack).await;
     let before = units_by_location(&stack).await;
@@ -502,7 +505,7 @@ async fn lines_are_named_by_their_numbers_and_a_request_counts_once() {
     assert_eq!((of(&told, "cancellation.requested").len(), of(&told, "lines.cancelled").len()), (1, 1));
 
     // All three lines, including the cancelled one, are the whole order.
-    cancel_as_planned(&stack, &id, &[0, 1, 2]).await;
+    cancel_lines_and_compare_with_plan(&stack, &id, &[0, 1, 2]).await;
     reach(&stack.client, &id, "cancelled").await;
     check_closed_order(&stack, &id).await;
     assert_eq!(cancel(&stack, &id, &[0, 1, 2]).await.status.as_u16(), 200, "a repeated cancel must succeed");
@@ -512,7 +515,7 @@ async fn lines_are_named_by_their_numbers_and_a_request_counts_once() {
 }
 
 #[tokio::test]
-async fn an_heir_stops_what_took_over_from_others() {
+async fn successor_run_cancels_replacement_shipments() {
     let stack = sweeping().await;
     let order = two_places(&stack).await;
     let before = units_by_location(&stack).await;
@@ -544,7 +547,7 @@ async fn an_heir_stops_what_took_over_from_others() {
 }
 
 #[tokio::test]
-async fn an_heir_frees_what_a_successor_had_that_nobody_was_told_of() {
+async fn successor_run_releases_unrecorded_replacement() {
     let chaos = ("WAYBILL_CHAOS", "lose:replace_shipment:1000");
     let sweep = builder().await.env("WAYBILL_SWEEP_AGE_SECONDS", 0).env("WAYBILL_SWEEP_SECONDS", 86_400);
     let stack = sweep.env(chaos.0, chaos.1).start().await.unwrap();

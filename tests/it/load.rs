@@ -30,7 +30,7 @@ async fn busy_stack() -> Stack {
 }
 
 #[tokio::test]
-async fn a_small_load_does_everything_and_its_books_add_up() {
+async fn small_load_runs_every_operation_and_reconciles() {
     let stack = busy_stack().await;
     let board = LiveStats::default();
     let report = run(&load(), stack.client.clone(), std::future::pending(), &board, |_, _| {}).await.unwrap();
@@ -48,7 +48,7 @@ async fn a_small_load_does_everything_and_its_books_add_up() {
 }
 
 #[tokio::test]
-async fn a_load_notices_that_books_do_not_add_up() {
+async fn stock_changed_by_others_is_reported() {
     let stack = busy_stack().await;
     let (load, board) = (load(), LiveStats::default());
     let running = run(&load, stack.client.clone(), std::future::pending(), &board, |_, _| {});
@@ -68,7 +68,7 @@ async fn a_load_notices_that_books_do_not_add_up() {
 }
 
 #[tokio::test]
-async fn orders_under_way_are_late_and_not_wrong() {
+async fn open_orders_are_reported_late_not_wrong() {
     let stack = builder().await.worker(false).start().await.unwrap();
     let load = Load { mix: "place=1".parse().unwrap(), settle_max: Duration::ZERO, ..load() };
     let board = LiveStats::default();

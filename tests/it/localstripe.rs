@@ -71,7 +71,7 @@ fn authorized(hold: AuthorizationOutcome) -> ProviderAuthorization {
 }
 
 #[tokio::test]
-async fn authorize_capture_and_void() {
+async fn authorize_capture_and_void_succeed_on_localstripe() {
     rustls::crypto::ring::default_provider().install_default().ok();
     let port = free_port().unwrap();
     let _server = start(port).await;

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use waybill_simulators::{Fault, Route, Rule};
 
 /// The types and data of the entries after the order's completion.
-async fn after_the_end(client: &waybill_stack::client::Client, id: &str) -> Vec<(String, Value)> {
+async fn events_after_completion(client: &waybill_stack::client::Client, id: &str) -> Vec<(String, Value)> {
     let events = timeline(client, id).await;
     let end = events.iter().position(|e| e["type"] == "order.completed").unwrap();
     let behind = events[end + 1..].iter();
@@ -13,7 +13,7 @@ async fn after_the_end(client: &waybill_stack::client::Client, id: &str) -> Vec<
 }
 
 #[tokio::test]
-async fn what_comes_while_an_order_ends_is_taken_in() {
+async fn message_during_completion_is_processed() {
     let stack = stack().await;
     let id = place(&stack.client, &order_with(|_| {})).await;
     let shipment = shipments(&reach(&stack.client, &id, "fulfilling").await).remove(0);
@@ -38,10 +38,10 @@ async fn what_comes_while_an_order_ends_is_taken_in() {
 
     reach(&stack.client, &id, "completed").await;
     wait_until("both entries", || async {
-        (after_the_end(&stack.client, &id).await.len() >= 2).then_some(())
+        (events_after_completion(&stack.client, &id).await.len() >= 2).then_some(())
     })
     .await;
-    let told = after_the_end(&stack.client, &id).await;
+    let told = events_after_completion(&stack.client, &id).await;
     assert!(told.contains(&("shipment.returned".into(), json!({"shipment_id": shipment}))), "{told:?}");
     assert!(told.contains(&("cancellation.refused".into(), json!({"status": "completed"}))), "{told:?}");
     check_closed_order(&stack, &id).await;
@@ -79,13 +79,13 @@ async fn answer_that_a_cancel_overtakes_is_in_the_timeline() {
 }
 
 /// Returns whether the signal arrived before the review timed out.
-async fn came_in_time(workflow: &str) -> bool {
+async fn is_recorded_before_completion(workflow: &str) -> bool {
     let history = temporal(&["workflow", "show", "-w", workflow]).await;
     history.find("WorkflowExecutionSignaled") < history.find("TimerFired")
 }
 
 #[tokio::test]
-async fn what_was_being_written_down_when_a_wait_ended_is_told() {
+async fn event_pending_at_wait_timeout_is_written() {
     let stack = builder().await.env("WAYBILL_REVIEW_WAIT_SECONDS", 4).start().await.unwrap();
     let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
     loop {
@@ -118,7 +118,7 @@ async fn what_was_being_written_down_when_a_wait_ended_is_told() {
         assert_eq!(told.iter().filter(|kind| *kind == "signal.ignored").count(), 1, "{told:?}");
         check_closed_order(&stack, &id).await;
         // On a busy machine the signal may arrive after the timeout: then the test repeats the case.
-        if came_in_time(&workflow).await {
+        if is_recorded_before_completion(&workflow).await {
             break;
         }
     }
@@ -126,7 +126,7 @@ async fn what_was_being_written_down_when_a_wait_ended_is_told() {
 }
 
 #[tokio::test]
-async fn answer_that_is_accepted_while_what_is_short_is_cancelled_counts() {
+async fn accepted_answer_counts_when_short_lines_are_cancelled() {
     let stack = stack().await;
     put_stock(&stack.client, "FEW", &[("AMS", 1)]).await;
     put_stock(&stack.client, "MANY", &[("AMS", 9)]).await;
@@ -160,7 +160,7 @@ async fn answer_that_is_accepted_while_what_is_short_is_cancelled_counts() {
 }
 
 #[tokio::test]
-async fn what_is_being_undone_is_not_decided_any_more() {
+async fn decision_during_compensation_is_rejected() {
     let stack = builder().await.env("WAYBILL_REVIEW_WAIT_SECONDS", 1).start().await.unwrap();
     stack.payments.set_faults(vec![Rule {
         route: Route::Void,

@@ -43,7 +43,7 @@ pub async fn audited(stack: &Stack, id: &str) -> i64 {
 }
 
 #[tokio::test]
-async fn an_operator_frees_an_order_that_can_not_be_captured() {
+async fn operator_resolves_a_failing_capture() {
     let stack = stack().await;
     let before = units_by_location(&stack).await;
 
@@ -101,7 +101,7 @@ async fn an_operator_frees_an_order_that_can_not_be_captured() {
 }
 
 #[tokio::test]
-async fn label_booked_by_an_operator_is_not_booked_again() {
+async fn label_booked_by_operator_is_not_rebooked() {
     let stack = stack().await;
     stack.carrier.set_faults(always(Route::Book, Fault::Status { status: 503 }));
     let resolved = place(&stack.client, &order_with(|_| {})).await;
@@ -129,7 +129,7 @@ async fn label_booked_by_an_operator_is_not_booked_again() {
 }
 
 #[tokio::test]
-async fn operators_do_what_is_safe_and_nothing_else() {
+async fn unsafe_operator_action_is_rejected() {
     let stack = stack().await;
     let quiet = place(&stack.client, &order_with(|_| {})).await;
     reach(&stack.client, &quiet, "fulfilling").await;
@@ -168,7 +168,7 @@ async fn operators_do_what_is_safe_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn what_the_carrier_lost_is_settled_by_a_person() {
+async fn lost_shipment_is_resolved_by_operator() {
     let stack = stack().await;
     put_stock(&stack.client, "SPLIT", &[("AMS", 2), ("RTM", 1)]).await;
     let id = place(&stack.client, &order(&[("SPLIT", 3)])).await;
@@ -189,7 +189,7 @@ async fn what_the_carrier_lost_is_settled_by_a_person() {
 }
 
 #[tokio::test]
-async fn what_came_up_after_an_order_ended_is_settled_too() {
+async fn attention_of_ended_order_can_be_resolved() {
     use waybill_domain::{ids::OrderId, state::AttentionReason};
     use waybill_store::orders::attention::{self, AttentionRecord};
     let stack = stack().await;
@@ -224,7 +224,7 @@ async fn what_came_up_after_an_order_ended_is_settled_too() {
 }
 
 #[tokio::test]
-async fn a_repeated_word_whose_answer_was_lost_means_nothing_else() {
+async fn repeat_after_lost_response_hits_the_same_item() {
     use waybill_domain::{ids::OrderId, state::AttentionReason};
     use waybill_store::orders::attention::{self, AttentionRecord};
     let stack = stack().await;

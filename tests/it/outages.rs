@@ -16,7 +16,7 @@ fn rule(route: Route, fault: Fault, times: u32) -> Rule {
 }
 
 #[tokio::test]
-async fn orders_are_accepted_without_temporal_and_proceed_when_it_is_back() {
+async fn temporal_outage_delays_accepted_orders() {
     let mut servers = Servers::private().await.unwrap();
     let stack = Stack::builder(&servers).auto(AT_ONCE).start().await.unwrap();
     let before = units_by_location(&stack).await;
@@ -48,7 +48,7 @@ async fn orders_are_accepted_without_temporal_and_proceed_when_it_is_back() {
 }
 
 #[tokio::test]
-async fn without_postgres_nothing_is_acknowledged_and_nothing_acknowledged_is_lost() {
+async fn postgres_outage_loses_no_acknowledged_order() {
     let mut servers = Servers::private().await.unwrap();
     let stack = Stack::builder(&servers).start().await.unwrap();
     let before = units_by_location(&stack).await;
@@ -88,7 +88,7 @@ async fn without_postgres_nothing_is_acknowledged_and_nothing_acknowledged_is_lo
 }
 
 #[tokio::test]
-async fn a_charge_whose_answer_is_lost_is_one_charge() {
+async fn lost_response_is_one_charge() {
     let stack = builder().await.auto(AT_ONCE).start().await.unwrap();
     let before = units_by_location(&stack).await;
     let slow = Fault::Latency { ms: 6_000 };
@@ -120,7 +120,7 @@ async fn a_charge_whose_answer_is_lost_is_one_charge() {
 }
 
 #[tokio::test]
-async fn webhooks_that_come_twice_late_or_out_of_order_count_once() {
+async fn duplicate_and_reordered_webhooks_count_once() {
     let stack = stack().await;
     let before = units_by_location(&stack).await;
     let fault = |fault| Rule { route: Route::Webhook, fault, times: None, matching: None };
@@ -144,7 +144,7 @@ async fn webhooks_that_come_twice_late_or_out_of_order_count_once() {
 }
 
 #[tokio::test]
-async fn orders_go_on_when_their_worker_is_killed() {
+async fn killed_worker_orders_continue_elsewhere() {
     let mut stack = builder().await.auto(AT_ONCE).start().await.unwrap();
     let before = units_by_location(&stack).await;
     let mut orders = Vec::new();
@@ -176,7 +176,7 @@ async fn orders_go_on_when_their_worker_is_killed() {
 }
 
 #[tokio::test]
-async fn both_binaries_finish_what_is_under_way() {
+async fn shutdown_finishes_work_in_progress() {
     let mut stack = stack().await;
     // The worker is waiting for the provider's response when it receives SIGTERM.
     stack.payments.set_faults(vec![rule(Route::Authorize, Fault::Latency { ms: 1_500 }, 1)]);
@@ -211,7 +211,7 @@ async fn both_binaries_finish_what_is_under_way() {
 }
 
 #[tokio::test]
-async fn a_webhook_that_temporal_will_not_take_holds_up_no_other_order() {
+async fn undeliverable_webhook_blocks_only_its_order() {
     let stack = stack().await;
     let stuck = place(&stack.client, &order_with(|_| {})).await;
     let other = place(&stack.client, &order_with(|_| {})).await;

@@ -14,7 +14,7 @@ fn always(route: Route, fault: Fault) -> Rule {
 }
 
 #[tokio::test]
-async fn an_authorization_that_nobody_answered_is_looked_up_and_never_made_twice() {
+async fn unanswered_authorization_is_looked_up_not_repeated() {
     let stack = stack().await;
     // The provider authorizes and the response is lost; lookups fail for a while, too.
     let away = Fault::Status { status: 503 };
@@ -38,7 +38,7 @@ async fn an_authorization_that_nobody_answered_is_looked_up_and_never_made_twice
 }
 
 #[tokio::test]
-async fn a_key_that_was_used_with_another_request_is_no_decline() {
+async fn reused_key_error_is_not_a_decline() {
     let stack = stack().await;
     let away = || always(Route::Read, Fault::Status { status: 503 });
     let lost = || always(Route::Authorize, Fault::DropReply);
@@ -64,7 +64,7 @@ async fn a_key_that_was_used_with_another_request_is_no_decline() {
 }
 
 #[tokio::test]
-async fn a_key_that_the_provider_may_have_forgotten_is_not_used_again() {
+async fn expired_idempotency_key_is_not_reused() {
     let stack = stack().await;
     let away = Fault::Status { status: 503 };
     let lost = always(Route::Authorize, Fault::DropReply);
@@ -96,7 +96,7 @@ async fn a_key_that_the_provider_may_have_forgotten_is_not_used_again() {
 }
 
 #[tokio::test]
-async fn a_capture_whose_key_may_be_forgotten_is_looked_up_first() {
+async fn capture_with_expired_key_is_looked_up_first() {
     let stack = stack().await;
     put_stock(&stack.client, "SPLIT", &[("AMS", 2), ("RTM", 1)]).await;
     let id = place(&stack.client, &order(&[("SPLIT", 3)])).await;
@@ -149,7 +149,7 @@ pub async fn authenticate(stack: &Stack, id: &str, success: bool) {
 }
 
 #[tokio::test]
-async fn a_customer_proves_who_they_are() {
+async fn completed_authentication_authorizes_the_order() {
     let stack = stack().await;
     let order = order_with(|o| o["payment"]["method"] = json!("pm_card_authenticationRequired"));
     let mut ids = Vec::new();
@@ -184,7 +184,7 @@ async fn a_customer_proves_who_they_are() {
 }
 
 #[tokio::test]
-async fn authentication_before_a_lost_answer_is_noticed() {
+async fn authentication_before_lost_response_is_detected() {
     let stack = stack().await;
     let rule = |route, fault| Rule { route, fault, times: None, matching: None };
     stack.payments.set_faults(vec![
@@ -204,7 +204,7 @@ async fn authentication_before_a_lost_answer_is_noticed() {
 }
 
 #[tokio::test]
-async fn authentication_before_its_payment_is_in_the_ledger_is_noticed() {
+async fn authentication_before_ledger_entry_is_found_by_lookup() {
     let stack = stack().await;
     stack.payments.set_faults(vec![always(Route::Authorize, Fault::Stall)]);
     let order = order_with(|o| o["payment"]["method"] = json!("pm_card_authenticationRequired"));
@@ -227,7 +227,7 @@ async fn authentication_before_its_payment_is_in_the_ledger_is_noticed() {
 }
 
 #[tokio::test]
-async fn authentication_is_heard_whatever_the_row_says() {
+async fn authentication_reaches_order_with_stale_row() {
     let stack = stack().await;
     let order = order_with(|o| o["payment"]["method"] = json!("pm_card_authenticationRequired"));
     let id = place(&stack.client, &order).await;
@@ -241,7 +241,7 @@ async fn authentication_is_heard_whatever_the_row_says() {
 }
 
 #[tokio::test]
-async fn a_customer_does_not_come_back() {
+async fn abandoned_authentication_rejects_the_order() {
     let stack = builder().await.env("WAYBILL_PAYMENT_ACTION_WAIT_SECONDS", 1).start().await.unwrap();
     let order = order_with(|o| o["payment"]["method"] = json!("pm_card_authenticationRequired"));
     let id = place(&stack.client, &order).await;
@@ -254,7 +254,7 @@ async fn a_customer_does_not_come_back() {
 }
 
 #[tokio::test]
-async fn captures_and_voids_that_nobody_answered_are_looked_up_and_done_once() {
+async fn unanswered_capture_and_void_are_done_once() {
     let stack = stack().await;
     let before = units_by_location(&stack).await;
     // The provider executes each request, and the response is lost.

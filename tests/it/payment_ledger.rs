@@ -83,7 +83,7 @@ impl Ledger {
     }
 
     /// The result of beginning an operation while a concurrent transaction inserts the same one with an amount of 7.00.
-    async fn met<T>(&self, kind: OperationKind, begin: impl Future<Output = T>) -> T {
+    async fn run_concurrently<T>(&self, kind: OperationKind, begin: impl Future<Output = T>) -> T {
         let mut other = self.pool.begin().await.unwrap();
         let row = "insert into payment_operations (key, order_id, kind, amount, state) values ($1, $2, $3, 700, 'pending')";
         let row = sqlx::query(row).bind(kind.key(self.order)).bind(self.order.0).bind(kind.as_str());
@@ -101,14 +101,19 @@ fn amount(minor: i64) -> Amount {
 }
 
 #[tokio::test]
-async fn what_another_one_begins_meanwhile_is_begun_once() {
+async fn concurrent_begin_yields_one_operation() {
     let ledger = Ledger::new("ledger_meanwhile").await;
     let shipment = ShipmentId(Uuid::now_v7());
     let rest = ledger
-        .met(OperationKind::VoidRemainder(1), ledger.begin(OperationKind::VoidRemainder(1), 500, None))
+        .run_concurrently(
+            OperationKind::VoidRemainder(1),
+            ledger.begin(OperationKind::VoidRemainder(1), 500, None),
+        )
         .await;
-    let hold = ledger.met(OperationKind::Authorize(1), ledger.begin_hold(1)).await.operation.unwrap();
-    let capture = ledger.met(OperationKind::Capture(shipment), ledger.begin_capture(shipment, 500)).await;
+    let hold =
+        ledger.run_concurrently(OperationKind::Authorize(1), ledger.begin_hold(1)).await.operation.unwrap();
+    let capture =
+        ledger.run_concurrently(OperationKind::Capture(shipment), ledger.begin_capture(shipment, 500)).await;
     for (what, begun) in [("rest", rest.amount), ("hold", hold.amount), ("capture", capture.amount)] {
         assert_eq!(begun, amount(700), "{what}: the first writer wins");
     }
@@ -116,7 +121,7 @@ async fn what_another_one_begins_meanwhile_is_begun_once() {
 }
 
 #[tokio::test]
-async fn an_operation_is_begun_once_and_its_first_ending_stays() {
+async fn operation_begins_once_and_keeps_first_outcome() {
     let ledger = Ledger::new("ledger_once").await;
     let ask = ledger.begin_hold(1).await;
     assert_eq!((ask.terms.currency.code(), ask.terms.payment_method.as_str()), ("EUR", "pm_card_visa"));
@@ -143,7 +148,7 @@ async fn an_operation_is_begun_once_and_its_first_ending_stays() {
 }
 
 #[tokio::test]
-async fn for_an_order_that_is_undone_nothing_is_begun() {
+async fn voided_order_begins_no_authorization() {
     let ledger = Ledger::new("ledger_undone").await;
     // The first authorization was begun and its outcome is unknown; the second was not begun.
     ledger.begin_hold(1).await;
@@ -155,7 +160,7 @@ async fn for_an_order_that_is_undone_nothing_is_begun() {
 }
 
 #[tokio::test]
-async fn hold_begun_while_its_order_is_undone_is_not_asked_for() {
+async fn authorization_racing_a_void_is_not_requested() {
     let ledger = Ledger::new("ledger_race").await;
     // The authorization's statement starts before the void is recorded, and is blocked.
     let mut blocker = ledger.pool.begin().await.unwrap();
@@ -176,7 +181,7 @@ async fn hold_begun_while_its_order_is_undone_is_not_asked_for() {
 }
 
 #[tokio::test]
-async fn a_capture_is_asked_of_the_hold_that_stands() {
+async fn capture_uses_the_active_authorization() {
     let ledger = Ledger::new("ledger_capture").await;
     let [first, second] = [ShipmentId(Uuid::now_v7()), ShipmentId(Uuid::now_v7())];
     let none = ledger.begin_capture(first, 400).await;

@@ -61,7 +61,7 @@ async fn repeated_task_writes_each_entry_once() {
 }
 
 #[tokio::test]
-async fn different_entries_behind_the_base_are_a_conflict() {
+async fn diverging_events_after_base_version_conflict() {
     let (stack, pool, order) = order_to_project().await;
     let reserving = entry(OrderEvent::StockShort { short: Vec::new() }, OrderStatus::Reserving);
     let lost = [reserving.clone(), rejected()];

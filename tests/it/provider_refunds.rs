@@ -83,7 +83,7 @@ async fn refund_at_provider_counts_in_limit_and_status() {
 }
 
 #[tokio::test]
-async fn refund_is_booked_once_by_webhook_and_reconciliation() {
+async fn webhook_and_reconciliation_record_one_refund() {
     let stack = with_manual_sweeps(builder().await.auto(AT_ONCE)).start().await.unwrap();
     let by_webhook = completed(&stack, &order_with(|_| {})).await;
     let by_reconciliation = completed(&stack, &order_with(|_| {})).await;
@@ -120,7 +120,7 @@ async fn refund_is_booked_once_by_webhook_and_reconciliation() {
 }
 
 #[tokio::test]
-async fn bookings_at_once_are_one_refund() {
+async fn concurrent_records_are_one_refund() {
     let stack = builder().await.auto(AT_ONCE).start().await.unwrap();
     let id = completed(&stack, &order_with(|_| {})).await;
     let pool = waybill_store::connect(&stack.database_url, 8).unwrap();

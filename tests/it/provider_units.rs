@@ -108,7 +108,7 @@ async fn stripe_client_converts_amounts_both_ways() {
 }
 
 #[tokio::test]
-async fn amount_without_provider_units_is_rejected_unsent() {
+async fn unrepresentable_amount_is_rejected_unsent() {
     let stack = builder().await.worker(false).start().await.unwrap();
     let stripe = client(&stack);
     for (code, minor, expected) in [
@@ -191,7 +191,7 @@ async fn kwd_return_share_is_refunded_in_tens() {
 }
 
 #[tokio::test]
-async fn refund_that_the_provider_can_not_take_is_rejected() {
+async fn unrepresentable_refund_is_rejected() {
     let stack = builder().await.auto(AT_ONCE).start().await.unwrap();
     for (code, price, wrong) in [("KWD", 10_000, 5_001), ("MGA", 20_000, 10_005)] {
         let id = completed(&stack, &order_in(code, price)).await;
@@ -203,7 +203,7 @@ async fn refund_that_the_provider_can_not_take_is_rejected() {
 }
 
 #[tokio::test]
-async fn request_rejected_by_the_provider_is_no_decline() {
+async fn invalid_request_is_not_a_decline() {
     let stack = builder().await.env("WAYBILL_CHAOS", "repeat").start().await.unwrap();
     let refuse = Rule { route: Route::Authorize, fault: Fault::Refuse, times: None, matching: None };
     stack.payments.set_faults(vec![refuse]);

@@ -56,7 +56,7 @@ fn payments(stack: &Stack, id: &str) -> Vec<(i64, i64)> {
 }
 
 /// Expires the order's authorization at the provider, without a webhook.
-async fn lapse(stack: &Stack, id: &str) {
+async fn expire_authorization(stack: &Stack, id: &str) {
     let ledger = stack.payments.snapshot();
     let held = values(&ledger["intents"])
         .into_iter()
@@ -77,7 +77,7 @@ async fn hand_over_and_deliver(stack: &Stack, id: &str) {
 }
 
 #[tokio::test]
-async fn a_hold_is_renewed_before_it_lapses() {
+async fn authorization_is_renewed_before_it_expires() {
     let stack = stack().await;
     let split = split(&stack).await;
     let before = units_by_location(&stack).await;
@@ -114,7 +114,7 @@ async fn a_hold_is_renewed_before_it_lapses() {
 }
 
 #[tokio::test]
-async fn a_renewal_that_is_refused_ends_what_is_not_promised_and_calls_somebody_for_what_is() {
+async fn declined_renewal_rejects_or_raises_attention() {
     let stack = stack().await;
     let before = units_by_location(&stack).await;
     stack.payments.set_authorization_lifetime(SHORT);
@@ -156,7 +156,7 @@ async fn a_renewal_that_is_refused_ends_what_is_not_promised_and_calls_somebody_
 }
 
 #[tokio::test]
-async fn goods_that_left_after_the_hold_had_lapsed_are_captured_of_a_new_one() {
+async fn expired_authorization_is_renewed_for_late_capture() {
     let stack = stack().await;
     let split = split(&stack).await;
     stack.payments.set_faults(vec![Rule {
@@ -167,7 +167,7 @@ async fn goods_that_left_after_the_hold_had_lapsed_are_captured_of_a_new_one() {
     }]);
     let id = place(&stack.client, &split).await;
     let order = reach(&stack.client, &id, "fulfilling").await;
-    lapse(&stack, &id).await;
+    expire_authorization(&stack, &id).await;
     send_carrier_event(&stack, &shipments(&order)[0], "hand_over").await;
     wait_for_event(&stack.client, &id, "payment.captured").await;
     assert_eq!(renewals(&stack, &id).await, ["lapsed"]);
@@ -185,7 +185,7 @@ async fn goods_that_left_after_the_hold_had_lapsed_are_captured_of_a_new_one() {
 }
 
 #[tokio::test]
-async fn goods_that_left_and_whose_money_is_refused_are_settled_by_a_person() {
+async fn declined_capture_of_departed_goods_needs_operator() {
     let stack = stack().await;
     let mut ids = Vec::new();
     for _ in 0..3 {
@@ -197,7 +197,7 @@ async fn goods_that_left_and_whose_money_is_refused_are_settled_by_a_person() {
     let declines = ids.iter().map(|(id, _)| declining(id));
     stack.payments.set_faults(rules(Route::Webhook).chain(declines).collect());
     for (id, shipment) in &ids {
-        lapse(&stack, id).await;
+        expire_authorization(&stack, id).await;
         send_carrier_event(&stack, shipment, "hand_over").await;
         let order = needs(&stack, id, json!("authorization_lapsed")).await;
         assert_eq!(order["needs"][0]["about"], shipment.as_str(), "{order:#}");
@@ -223,7 +223,7 @@ async fn goods_that_left_and_whose_money_is_refused_are_settled_by_a_person() {
 }
 
 #[tokio::test]
-async fn a_card_that_can_be_captured_once_is_held_anew_for_each_shipment() {
+async fn single_capture_card_is_reauthorized_per_shipment() {
     let stack = stack().await;
     let mut split = split(&stack).await;
     split["payment"]["method"] = json!("pm_card_noMulticapture");
@@ -269,7 +269,7 @@ async fn a_card_that_can_be_captured_once_is_held_anew_for_each_shipment() {
 }
 
 #[tokio::test]
-async fn earlier_hold_counts_as_under_way_while_it_is_voided() {
+async fn earlier_authorization_counts_as_pending_while_voided() {
     let stack = stack().await;
     stack.payments.set_authorization_lifetime(SHORT);
     let id = place(&stack.client, &order_with(|_| {})).await;
@@ -321,7 +321,7 @@ async fn successor_run_resumes_a_renewal_of_unknown_outcome() {
     let mut stack = sweeping().await;
     let id = place(&stack.client, &order_with(|_| {})).await;
     let shipment = shipments(&reach(&stack.client, &id, "fulfilling").await)[0].clone();
-    lapse(&stack, &id).await;
+    expire_authorization(&stack, &id).await;
     stack.payments.set_faults(vec![rule(Route::Authorize, Fault::Stall, &id)]);
     send_carrier_event(&stack, &shipment, "hand_over").await;
     wait_until("the re-authorization", || async { (!stack.payments.stalled().is_empty()).then_some(()) })

@@ -44,7 +44,7 @@ async fn send_provider_event(stack: &Stack, order: &str, path: &str, body: Value
 }
 
 #[tokio::test]
-async fn refunds_together_never_exceed_what_was_captured() {
+async fn concurrent_refunds_never_exceed_captured_amount() {
     let stack = builder().await.auto(IMMEDIATE_DELIVERY).start().await.unwrap();
     let id = completed(&stack, "pm_card_visa").await;
     let first = refund(&stack, &id, 1_000).await;
@@ -79,7 +79,7 @@ async fn refunds_together_never_exceed_what_was_captured() {
 }
 
 #[tokio::test]
-async fn a_refund_whose_answer_is_lost_is_one_refund() {
+async fn lost_response_is_one_refund() {
     let stack = builder().await.auto(IMMEDIATE_DELIVERY).start().await.unwrap();
     let id = completed(&stack, "pm_card_visa").await;
     let lost = Rule { route: Route::Refund, fault: Fault::DropReply, times: Some(2), matching: None };
@@ -93,7 +93,7 @@ async fn a_refund_whose_answer_is_lost_is_one_refund() {
 }
 
 #[tokio::test]
-async fn a_refund_is_done_when_the_provider_says_so() {
+async fn pending_refund_succeeds_on_provider_event() {
     let stack = builder().await.auto(IMMEDIATE_DELIVERY).start().await.unwrap();
     // A pending refund is not counted as refunded.
     let pending = completed(&stack, "pm_card_pendingRefund").await;
@@ -126,7 +126,7 @@ async fn a_refund_is_done_when_the_provider_says_so() {
 }
 
 #[tokio::test]
-async fn refund_settled_before_a_lost_answer_is_noticed() {
+async fn refund_settled_before_lost_response_is_detected() {
     let stack = builder().await.auto(IMMEDIATE_DELIVERY).start().await.unwrap();
     let id = completed(&stack, "pm_card_pendingRefund").await;
     let rule = |route, fault| Rule { route, fault, times: None, matching: None };

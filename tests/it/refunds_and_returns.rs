@@ -73,7 +73,7 @@ pub fn events_of(timeline: &[String], kind: &str) -> usize {
 }
 
 #[tokio::test]
-async fn an_order_is_refunded_in_parts_and_never_beyond_what_was_captured() {
+async fn partial_refunds_never_exceed_captured_amount() {
     let stack = delivering_stack().await;
     let id = completed(&stack, &order(&[("SHOE-42-BLK", 2)])).await;
     let path = format!("/v1/orders/{id}/refunds");
@@ -134,7 +134,7 @@ async fn an_order_is_refunded_in_parts_and_never_beyond_what_was_captured() {
 }
 
 #[tokio::test]
-async fn a_refund_whose_answer_is_lost_is_one_refund() {
+async fn lost_refund_response_is_one_refund() {
     let stack = builder().await.auto(AT_ONCE).env("WAYBILL_CHAOS", "repeat").start().await.unwrap();
     for (what, fault, times) in [
         ("the reply is lost", Fault::DropReply, 2),
@@ -171,7 +171,7 @@ async fn a_refund_whose_answer_is_lost_is_one_refund() {
 }
 
 #[tokio::test]
-async fn a_pending_refund_is_not_refunded_and_one_that_fails_can_be_asked_for_again() {
+async fn pending_refund_is_not_counted_and_failed_one_can_repeat() {
     let stack = delivering_stack().await;
     let id = completed(&stack, &paid_with("pm_card_pendingRefund")).await;
     let (good, bad) = (refunded(&stack, &id, 600).await, refunded(&stack, &id, 400).await);
@@ -221,7 +221,7 @@ async fn a_pending_refund_is_not_refunded_and_one_that_fails_can_be_asked_for_ag
 }
 
 #[tokio::test]
-async fn a_refund_that_was_accepted_without_temporal_is_made_when_it_is_back() {
+async fn refund_accepted_during_temporal_outage_is_made_afterwards() {
     let mut servers = waybill_stack::servers::Servers::private().await.unwrap();
     let stack = Stack::builder(&servers).auto(AT_ONCE).start().await.unwrap();
     let id = completed(&stack, &order_with(|_| {})).await;
@@ -236,7 +236,7 @@ async fn a_refund_that_was_accepted_without_temporal_is_made_when_it_is_back() {
 }
 
 #[tokio::test]
-async fn a_dispute_is_flagged_until_it_is_closed() {
+async fn open_dispute_raises_attention_until_closed() {
     let port = || free_port().unwrap();
     let ports = StackPorts { api: port(), worker: port(), payments: port(), carrier: port() };
     let stack = builder().await.auto(AT_ONCE).ports(ports).start().await.unwrap();
@@ -311,7 +311,7 @@ pub async fn closed(stack: &Stack, id: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_receipt_that_nobody_handed_on_is_acted_on() {
+async fn undelivered_receipt_is_delivered_by_dispatcher() {
     let stack = delivering_stack().await;
     let id = completed(&stack, &order_with(|_| {})).await;
     let of = returning(&stack, &id, json!([{"line": 0, "quantity": 1}])).await;
@@ -333,7 +333,7 @@ async fn a_receipt_that_nobody_handed_on_is_acted_on() {
 }
 
 #[tokio::test]
-async fn what_comes_back_is_restocked_and_refunded_to_the_last_cent() {
+async fn received_return_is_restocked_and_refunded_exactly() {
     let stack = builder().await.auto(AT_ONCE).env("WAYBILL_CHAOS", "repeat").start().await.unwrap();
     put_stock(&stack.client, "BACK", &[("AMS", 2), ("RTM", 5)]).await;
     let before = units_by_location(&stack).await;
@@ -398,7 +398,7 @@ async fn what_comes_back_is_restocked_and_refunded_to_the_last_cent() {
 }
 
 #[tokio::test]
-async fn a_return_that_does_not_come_is_flagged_and_still_awaited() {
+async fn overdue_return_raises_attention_and_stays_open() {
     let stack = builder().await.auto(AT_ONCE).env("WAYBILL_RETURN_WAIT_SECONDS", 1).start().await.unwrap();
     let before = units_by_location(&stack).await;
     let id = completed(&stack, &order_with(|_| {})).await;

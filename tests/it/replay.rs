@@ -1,5 +1,5 @@
-//! Recorded histories replay on this code: open orders of this release need that from the next one. To record, run
-//! `WAYBILL_RECORD=1 cargo test -p waybill-tests replay::record`. Recorded histories are never changed, only added to;
+//! Recorded histories replay on this code: open orders of this release need that from the next one. To record_histories_if_requested, run
+//! `WAYBILL_RECORD=1 cargo test -p waybill-tests replay::record_histories_if_requested`. Recorded histories are never changed, only added to;
 //! a release's histories stay for as long as its orders may be open.
 
 use crate::{
@@ -88,7 +88,7 @@ impl Incompatible {
 }
 
 #[tokio::test]
-async fn the_replayer_refuses_an_incompatible_workflow() {
+async fn incompatible_workflow_fails_replay() {
     let options = WorkflowReplayerOptions::new().register_workflow::<Incompatible>().unwrap().build();
     let replayer = WorkflowReplayer::new(options).unwrap();
     for (name, json) in recorded() {
@@ -99,7 +99,7 @@ async fn the_replayer_refuses_an_incompatible_workflow() {
 
 /// Records the paths that differ in their commands. Does nothing unless `WAYBILL_RECORD` is set.
 #[tokio::test]
-async fn record() {
+async fn record_histories_if_requested() {
     if std::env::var_os("WAYBILL_RECORD").is_none() {
         return;
     }

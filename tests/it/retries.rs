@@ -14,7 +14,7 @@ use waybill_stack::Stack;
 /// it.
 const SOON: Duration = Duration::from_secs(10);
 
-async fn soon<T>(what: &str, done: impl Future<Output = T>) -> T {
+async fn within_10_seconds<T>(what: &str, done: impl Future<Output = T>) -> T {
     tokio::time::timeout(SOON, done).await.unwrap_or_else(|_| panic!("{what} waited for the backoff"))
 }
 
@@ -55,7 +55,7 @@ async fn retry_ends_backoff_of_failing_refund() {
     stack.payments.set_faults(Vec::new());
     let body = json!({"reason": "the provider is up again", "about": refund});
     operate(&stack.client, &id, "retry", body).await.success().unwrap();
-    let order = soon("the refund", settles(&stack, &id, &refund, "succeeded")).await;
+    let order = within_10_seconds("the refund", settles(&stack, &id, &refund, "succeeded")).await;
     assert_eq!(order["attention"], Value::Null, "{order:#}");
     assert_eq!(audited(&stack, &id).await, 1);
     let told = kinds(&stack.client, &id).await;
@@ -85,7 +85,7 @@ async fn failing_return_raises_attention_until_retry_succeeds() {
     sqlx::query("alter table returns drop constraint planted").execute(&pool).await.unwrap();
     let body = json!({"reason": "the constraint is gone", "attention": "return_failing"});
     operate(&stack.client, &id, "retry", body).await.success().unwrap();
-    let done = soon("the return", closed(&stack, &back)).await;
+    let done = within_10_seconds("the return", closed(&stack, &back)).await;
     assert_eq!(done["refunds"][0]["amount"], 1_000, "{done:#}");
     let order = stack.client.get(&id).await.unwrap().body;
     assert_eq!(order["attention"], Value::Null, "{order:#}");
@@ -120,7 +120,7 @@ async fn terminal_retry_ends_backoff_of_rejected_return_step() {
     let mut words: Vec<&str> = words.split(' ').collect();
     words.extend(["--input", input.trim_matches('\'')]);
     temporal(&words).await;
-    soon("the return", closed(&stack, &back)).await;
+    within_10_seconds("the return", closed(&stack, &back)).await;
     let order = stack.client.get(&id).await.unwrap().body;
     assert_eq!(order["attention"], Value::Null, "{order:#}");
     let by_signal = "select count(*) from operator_actions where order_id = $1::uuid and actor = 'temporal'";

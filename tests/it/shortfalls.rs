@@ -55,7 +55,7 @@ async fn order_now(stack: &Stack, id: &str) -> Value {
     stack.client.get(id).await.unwrap().body
 }
 
-async fn calm(stack: &Stack, id: &str) -> Value {
+async fn wait_without_attention(stack: &Stack, id: &str) -> Value {
     wait_until(&format!("{id} to need no attention"), || async {
         let order = order_now(stack, id).await;
         order["attention"].is_null().then_some(order)
@@ -153,14 +153,14 @@ async fn count_below_reserved_raises_attention_on_the_newest_orders() {
 
     // Received items cover the oldest order first, and none is available until all are covered.
     assert_eq!(level(&count_at(&stack, "AMS", 2, false).await.success().unwrap().body, "AMS"), (2, 2, 0, 3));
-    calm(&stack, &first).await;
+    wait_without_attention(&stack, &first).await;
     let covered = adjust(&stack, &new_key(), 2, false).await.success().unwrap().body;
     assert_eq!(level(&covered, "AMS"), (4, 4, 0, 1));
-    calm(&stack, &second).await;
+    wait_without_attention(&stack, &second).await;
     assert_eq!(order_now(&stack, &third).await["attention"], "stock_shortfall");
     let covered = count_at(&stack, "AMS", 7, false).await.success().unwrap().body;
     assert_eq!((level(&covered, "AMS"), &covered["short_shipments"]), ((7, 5, 2, 0), &Value::Null));
-    let third_now = calm(&stack, &third).await;
+    let third_now = wait_without_attention(&stack, &third).await;
     assert_eq!(third_now["shipments"].as_array().unwrap().len(), 1, "the label must not change");
     for id in [&first, &second, &third] {
         assert_eq!(deliver(&stack, id).await["outcome"], "full");
@@ -193,7 +193,7 @@ async fn retry_ships_missing_items_from_elsewhere() {
         .map(|s| s["amount"].as_i64().unwrap())
         .sum();
     assert_eq!(total, 3_000);
-    calm(&stack, &id).await;
+    wait_without_attention(&stack, &id).await;
     assert_eq!(
         (level_now(&stack, "AMS").await, level_now(&stack, "RTM").await),
         ((1, 1, 0, 0), (5, 2, 3, 0))
@@ -206,7 +206,7 @@ async fn retry_ships_missing_items_from_elsewhere() {
 }
 
 #[tokio::test]
-async fn skip_ships_what_is_there() {
+async fn skip_cancels_missing_and_ships_available() {
     let stack = builder().await.env("WAYBILL_CHAOS", "repeat").start().await.unwrap();
     put_stock(&stack.client, SKU, &[("AMS", 5)]).await;
     let (partly, nothing) = (labelled(&stack, 3).await, labelled(&stack, 2).await);
@@ -236,11 +236,11 @@ async fn skip_ships_what_is_there() {
     .await;
     assert_eq!(order["lines"][0]["allocated"], 2);
     booked_at(&stack, &partly, &["AMS"]).await;
-    calm(&stack, &partly).await;
+    wait_without_attention(&stack, &partly).await;
     assert_eq!((authorized_amount(&stack, &partly).await, level_now(&stack, "AMS").await), (2, (2, 2, 0, 0)));
     let order = deliver(&stack, &partly).await;
     assert_eq!((&order["outcome"], &order["amounts_held"]["captured"]), (&json!("partial"), &json!(2_000)));
-    calm(&stack, &nothing).await;
+    wait_without_attention(&stack, &nothing).await;
     stack.stop().await;
 }
 
@@ -257,7 +257,7 @@ async fn cancelled_and_returned_items_cover_a_shortfall() {
         needs(&stack, id, "stock_shortfall").await;
     }
     stack.client.cancel(&oldest, "no longer wanted", false).await.unwrap().success().unwrap();
-    calm(&stack, &middle).await;
+    wait_without_attention(&stack, &middle).await;
     assert_eq!(level_now(&stack, "AMS").await, (1, 1, 0, 1));
 
     let body = json!({"lines": [{"line": 0, "quantity": 1}], "reason": "too small"});
@@ -266,7 +266,7 @@ async fn cancelled_and_returned_items_cover_a_shortfall() {
     let receipt = json!({"lines": [{"line": 0, "quantity": 1, "condition": "restock"}]});
     let path = format!("/v1/returns/{}/receipt", opened.text("/id"));
     stack.client.post(&path, &receipt).await.unwrap().success().unwrap();
-    calm(&stack, &newest).await;
+    wait_without_attention(&stack, &newest).await;
     assert_eq!(level_now(&stack, "AMS").await, (2, 2, 0, 0));
 
     // An order with a shortfall can be cancelled like any other.
@@ -275,7 +275,7 @@ async fn cancelled_and_returned_items_cover_a_shortfall() {
     stack.client.cancel(&newest, "no longer wanted", false).await.unwrap().success().unwrap();
     reach(&stack.client, &newest, "cancelled").await;
     check_closed_order(&stack, &newest).await;
-    calm(&stack, &newest).await;
+    wait_without_attention(&stack, &newest).await;
     assert_eq!(level_now(&stack, "AMS").await, (1, 1, 0, 0));
     stack.stop().await;
 }
@@ -306,19 +306,19 @@ async fn handover_of_a_short_shipment_is_accepted_and_keeps_attention() {
     assert_eq!(level_now(&stack, "AMS").await, (2, 2, 0, 0), "the counted items are the older order's");
     wait_for_event(&stack.client, &newer, "payment.captured").await;
     skip(&stack, &newer).await;
-    let order = calm(&stack, &newer).await;
+    let order = wait_without_attention(&stack, &newer).await;
     assert_eq!(order["lines"][0]["shipped"], 2);
 
     // The count is authoritative: the older order has a shortfall if the carrier took its items.
     count_at(&stack, "AMS", 1, true).await.success().unwrap();
     needs(&stack, &older, "stock_shortfall").await;
     count_at(&stack, "AMS", 2, false).await.success().unwrap();
-    calm(&stack, &older).await;
+    wait_without_attention(&stack, &older).await;
     stack.stop().await;
 }
 
 #[tokio::test]
-async fn cancel_undoes_what_a_lost_task_served_from_elsewhere() {
+async fn cancel_releases_replacement_of_unrecorded_task() {
     let mut stack = stack().await;
     put_stock(&stack.client, SKU, &[("AMS", 3)]).await;
     let id = labelled(&stack, 3).await;
@@ -352,7 +352,7 @@ async fn cancel_undoes_what_a_lost_task_served_from_elsewhere() {
 }
 
 #[tokio::test]
-async fn successor_run_releases_what_replaced_a_shipment_unreported() {
+async fn successor_run_releases_unrecorded_replacement() {
     // The items are moved to another shipment, and the workflow never receives the result.
     let sweep = builder().await.env("WAYBILL_SWEEP_AGE_SECONDS", 0).env("WAYBILL_SWEEP_SECONDS", 86_400);
     let stack = sweep.env("WAYBILL_CHAOS", "lose:settle_shortfall:1000").start().await.unwrap();
@@ -388,7 +388,7 @@ async fn successor_run_releases_what_replaced_a_shipment_unreported() {
 }
 
 #[tokio::test]
-async fn retry_goes_on_after_a_lost_task_cancelled_the_label() {
+async fn retry_continues_after_unrecorded_label_cancel() {
     let mut stack = stack().await;
     put_stock(&stack.client, SKU, &[("AMS", 3)]).await;
     let id = labelled(&stack, 3).await;
@@ -417,7 +417,7 @@ async fn retry_goes_on_after_a_lost_task_cancelled_the_label() {
 }
 
 #[tokio::test]
-async fn order_before_its_promise_is_served_once_it_ships() {
+async fn unconfirmed_order_is_served_when_it_ships() {
     let stack = stack().await;
     put_stock(&stack.client, SKU, &[("AMS", 101)]).await;
     let id = place(&stack.client, &order(&[(SKU, 101)])).await;
@@ -431,12 +431,12 @@ async fn order_before_its_promise_is_served_once_it_ships() {
     })
     .await;
     booked_at(&stack, &id, &["AMS"]).await;
-    calm(&stack, &id).await;
+    wait_without_attention(&stack, &id).await;
     stack.stop().await;
 }
 
 #[tokio::test]
-async fn counts_orders_cancels_and_handovers_at_once_keep_the_books() {
+async fn concurrent_counts_and_orders_keep_stock_consistent() {
     let stack = stack().await;
     put_stock(&stack.client, SKU, &[("AMS", 30), ("RTM", 6)]).await;
     let ids = join_all((0..20).map(|_| labelled(&stack, 1))).await;

@@ -46,7 +46,7 @@ async fn assert_cancelled_by_successor(stack: &Stack, id: &str, payment: &str) {
 }
 
 #[tokio::test]
-async fn an_heir_carries_out_the_cancel_that_was_under_way() {
+async fn successor_run_completes_cancel_in_progress() {
     let stack = sweeping().await;
     let before = units_by_location(&stack).await;
     let (with_label, shipment) = in_review(&stack).await;
@@ -169,7 +169,7 @@ async fn successor_run_cancels_unconfirmed_order_without_carrier() {
 }
 
 #[tokio::test]
-async fn successor_run_keeps_stock_of_a_replacement_shipment() {
+async fn successor_run_keeps_stock_of_replacement_shipment() {
     let stack = sweeping().await;
     put_stock(&stack.client, "SHORT", &[("AMS", 2)]).await;
     let id = place(&stack.client, &order(&[("SHORT", 2)])).await;
@@ -204,7 +204,7 @@ async fn successor_run_keeps_stock_of_a_replacement_shipment() {
 }
 
 #[tokio::test]
-async fn an_heir_stops_labels_that_nobody_knows_of() {
+async fn successor_run_cancels_unrecorded_labels() {
     let stack = sweeping().await;
     let before = units_by_location(&stack).await;
     let (booked, first) = in_review(&stack).await;
@@ -233,7 +233,7 @@ async fn an_heir_stops_labels_that_nobody_knows_of() {
 }
 
 #[tokio::test]
-async fn an_heir_follows_what_left_and_takes_its_money_once() {
+async fn successor_run_captures_departed_shipment_once() {
     let stack = sweeping().await;
     let before = units_by_location(&stack).await;
     let captured = place(&stack.client, &order_with(|_| {})).await;
@@ -270,7 +270,7 @@ async fn an_heir_follows_what_left_and_takes_its_money_once() {
 }
 
 #[tokio::test]
-async fn an_heir_leaves_alone_what_an_operator_wrote_off() {
+async fn successor_run_does_not_capture_skipped_shipment() {
     let stack = sweeping().await;
     put_stock(&stack.client, "SPLIT", &[("AMS", 2), ("RTM", 1)]).await;
     let before = units_by_location(&stack).await;
@@ -330,7 +330,7 @@ async fn successor_run_captures_what_follows_a_skipped_shipment() {
 }
 
 #[tokio::test]
-async fn an_heir_gives_free_what_was_held_for_what_was_written_off() {
+async fn successor_run_voids_remainder_of_skipped_capture() {
     let stack = sweeping().await;
     let id = place(&stack.client, &order_with(|_| {})).await;
     let left = shipments(&reach(&stack.client, &id, "fulfilling").await).remove(0);
@@ -353,7 +353,7 @@ async fn an_heir_gives_free_what_was_held_for_what_was_written_off() {
 }
 
 #[tokio::test]
-async fn an_heir_waits_for_no_customer() {
+async fn successor_run_does_not_await_customer() {
     let stack = sweeping().await;
     put_stock(&stack.client, "FEW", &[("AMS", 1)]).await;
     let before = units_by_location(&stack).await;
@@ -389,7 +389,7 @@ async fn runs(id: &str) -> u64 {
 }
 
 #[tokio::test]
-async fn sweeps_at_the_same_time_start_one_heir() {
+async fn concurrent_sweeps_start_one_successor_run() {
     let stack = sweeping().await;
     let before = units_by_location(&stack).await;
     let mut ids = Vec::new();
@@ -437,7 +437,7 @@ async fn sweeps_at_the_same_time_start_one_heir() {
 }
 
 #[tokio::test]
-async fn an_order_of_which_temporal_knows_nothing_has_an_heir_when_its_hold_is_overdue() {
+async fn overdue_order_without_workflow_gets_successor_run() {
     let stack = sweeping().await;
     let before = units_by_location(&stack).await;
     let (forgotten, _) = in_review(&stack).await;

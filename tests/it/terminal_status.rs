@@ -36,7 +36,7 @@ async fn result_of(stack: &Stack, id: &str) -> String {
 }
 
 #[tokio::test]
-async fn cancel_during_rejection_leaves_one_ending() {
+async fn cancel_during_rejection_yields_one_terminal_status() {
     let stack = stack().await;
     let ended = stream::iter(0..ORDERS)
         .map(|number| cancel_while_rejected(&stack, number))

@@ -22,15 +22,15 @@ use waybill_store::{
 };
 
 /// One order for each way to cancel.
-type Three = [String; 3];
+type OrderIds = [String; 3];
 
 async fn signal(id: &str, name: &str, input: &str) {
     let workflow = format!("order:{id}");
     temporal(&["workflow", "signal", "-w", &workflow, "--name", name, "--input", input]).await;
 }
 
-async fn three(stack: &Stack, order: impl Fn() -> Value) -> Three {
-    let mut ids = Three::default();
+async fn three(stack: &Stack, order: impl Fn() -> Value) -> OrderIds {
+    let mut ids = OrderIds::default();
     for id in &mut ids {
         *id = place(&stack.client, &order()).await;
     }
@@ -41,7 +41,7 @@ fn rule(route: Route, fault: Fault, about: Option<&str>) -> Rule {
     Rule { route, fault, times: None, matching: about.map(str::to_owned) }
 }
 
-async fn approve(ids: &Three) {
+async fn approve(ids: &OrderIds) {
     for id in ids {
         signal(id, "decide", r#"{"decision": "approve", "reason": "known"}"#).await;
     }
@@ -49,7 +49,7 @@ async fn approve(ids: &Three) {
 
 /// Waits until this many requests are stalled, kills the worker and resumes the requests: the servers still carry them
 /// out. Then cancels all orders, each of three in another way, and starts another worker.
-async fn cancel_after_the_worker_died(stack: &mut Stack, at_work: usize, orders: &[&Three]) {
+async fn cancel_after_the_worker_died(stack: &mut Stack, at_work: usize, orders: &[&OrderIds]) {
     let held_up = |stack: &Stack| stack.carrier.stalled().len() + stack.payments.stalled().len();
     wait_until("all requests to stall", || async { (held_up(stack) == at_work).then_some(()) }).await;
     stack.workers[0].kill_hard().await.unwrap();
@@ -80,7 +80,7 @@ async fn cancel_after_the_worker_died(stack: &mut Stack, at_work: usize, orders:
 }
 
 /// Checks that the carrier has no active label of these orders.
-async fn check_labels(stack: &Stack, ids: &Three) {
+async fn check_labels(stack: &Stack, ids: &OrderIds) {
     let ledger = stack.carrier.snapshot();
     for id in ids {
         let order = stack.client.get(id).await.unwrap().body;
@@ -93,7 +93,7 @@ async fn check_labels(stack: &Stack, ids: &Three) {
 }
 
 #[tokio::test]
-async fn a_cancel_undoes_the_label_that_a_lost_task_booked() {
+async fn cancel_cancels_label_of_unrecorded_task() {
     let mut stack = stack().await;
     let before = units_by_location(&stack).await;
     let approved = three(&stack, order_needing_review).await;
@@ -112,7 +112,7 @@ async fn a_cancel_undoes_the_label_that_a_lost_task_booked() {
 }
 
 #[tokio::test]
-async fn a_cancel_undoes_the_second_label_that_a_lost_task_booked() {
+async fn cancel_cancels_second_label_of_unrecorded_task() {
     let mut stack = stack().await;
     stock_two_locations(&stack.client).await;
     let before = units_by_location(&stack).await;
@@ -139,7 +139,7 @@ async fn a_cancel_undoes_the_second_label_that_a_lost_task_booked() {
 }
 
 #[tokio::test]
-async fn a_cancel_undoes_the_label_of_what_is_left_that_a_lost_task_booked() {
+async fn cancel_cancels_replacement_label_of_unrecorded_task() {
     let mut stack = stack().await;
     let before = units_by_location(&stack).await;
     let reduced = three(&stack, || order(&[("SHOE-42-BLK", 1), ("SHOE-42-BLK", 1)])).await;
@@ -162,7 +162,7 @@ async fn a_cancel_undoes_the_label_of_what_is_left_that_a_lost_task_booked() {
 }
 
 #[tokio::test]
-async fn a_cancel_gives_free_what_a_lost_task_moved_to_another_shipment() {
+async fn cancel_releases_stock_moved_by_unrecorded_task() {
     let mut stack = stack().await;
     for (sku, location) in [("GONE", "AMS"), ("A-1", "RTM"), ("A-2", "RTM"), ("B-1", "MUC"), ("B-2", "MUC")] {
         put_stock(&stack.client, sku, &[(location, 10)]).await;
@@ -193,14 +193,14 @@ async fn a_cancel_gives_free_what_a_lost_task_moved_to_another_shipment() {
 }
 
 #[tokio::test]
-async fn a_cancel_undoes_the_authorization_that_a_lost_task_made() {
+async fn cancel_voids_authorization_of_unrecorded_task() {
     let mut stack = stack().await;
     let few = ["FEW-1", "FEW-2", "FEW-3"];
     for sku in few {
         put_stock(&stack.client, sku, &[("AMS", 1)]).await;
     }
     let before = units_by_location(&stack).await;
-    let mut amended = Three::default();
+    let mut amended = OrderIds::default();
     for (id, sku) in amended.iter_mut().zip(few) {
         let mut short = order(&[(sku, 2)]);
         short["shortage_policy"] = json!("ask_customer");
@@ -234,7 +234,7 @@ async fn assert_confirm_conflicts(stack: &Stack, id: &str, base: i64) {
 }
 
 #[tokio::test]
-async fn worker_that_goes_on_promises_nothing_that_is_being_undone() {
+async fn stale_worker_cannot_confirm_compensated_order() {
     let stack = stack().await;
     stack.payments.set_faults(vec![rule(Route::Void, Fault::Stall, None)]);
     let id = place(&stack.client, &order_needing_review()).await;
@@ -260,7 +260,7 @@ async fn frozen_worker_cannot_confirm_after_authentication_expired() {
 }
 
 /// Writes to the read model what the killed worker would have written in its lost workflow task.
-async fn write_as_lost_task(
+async fn write_as_unrecorded_task(
     stack: &Stack,
     id: &str,
     events: Vec<OrderEvent>,
@@ -283,7 +283,7 @@ fn retrying(step: &str) -> OrderEvent {
 }
 
 #[tokio::test]
-async fn carrier_refusal_is_reported_after_a_lost_task() {
+async fn carrier_rejection_is_reported_after_unrecorded_task() {
     let mut stack = stack().await;
     let before = units_by_location(&stack).await;
     let id = place(&stack.client, &order_with(|_| {})).await;
@@ -294,7 +294,7 @@ async fn carrier_refusal_is_reported_after_a_lost_task() {
     wait_until("the carrier request", || async { (!stack.carrier.stalled().is_empty()).then_some(()) }).await;
     stack.workers[0].kill_hard().await.unwrap();
     // The next run need not retry the step, and so does not repeat this entry.
-    write_as_lost_task(&stack, &id, vec![retrying("cancel_label")], |_| {}).await;
+    write_as_unrecorded_task(&stack, &id, vec![retrying("cancel_label")], |_| {}).await;
     send_carrier_event(&stack, &shipment, "hand_over").await;
     stack.carrier.set_faults(Vec::new());
     stack.add_worker().await.unwrap();
@@ -314,7 +314,7 @@ async fn carrier_refusal_is_reported_after_a_lost_task() {
 }
 
 #[tokio::test]
-async fn customer_can_still_authenticate_after_a_restart() {
+async fn customer_can_authenticate_after_restart() {
     let stack = stack().await;
     let mut order = order(&[("SHOE-42-BLK", 2)]);
     order["payment"]["method"] = json!("pm_card_authenticationRequired");
@@ -326,7 +326,7 @@ async fn customer_can_still_authenticate_after_a_restart() {
     // The order restarts from the read model, and its first request to the provider fails.
     let away = rule(Route::Read, Fault::Status { status: 429 }, None);
     stack.payments.set_faults(vec![away, silent()]);
-    write_as_lost_task(&stack, &id, vec![OrderEvent::StatusChanged {}], |_| {}).await;
+    write_as_unrecorded_task(&stack, &id, vec![OrderEvent::StatusChanged {}], |_| {}).await;
     signal(&id, "cancel", r#"{"reason": "one will do", "lines": [{"line": 0, "quantity": 1}]}"#).await;
     wait_for_event(&stack.client, &id, "lines.cancelled").await;
     wait_for_event(&stack.client, &id, "step.retrying").await;
@@ -343,7 +343,7 @@ async fn customer_can_still_authenticate_after_a_restart() {
 }
 
 #[tokio::test]
-async fn stock_that_a_lost_cancel_left_held_is_released() {
+async fn stock_held_after_unrecorded_cancel_is_released() {
     let mut stack = stack().await;
     stock_two_locations(&stack.client).await;
     let before = units_by_location(&stack).await;
@@ -359,7 +359,7 @@ async fn stock_that_a_lost_cancel_left_held_is_released() {
     let events = vec![OrderEvent::ShipmentCancelled { shipment_id }, retrying("void_authorization")];
     let cancelled =
         |state: &mut OrderState| state.set_shipment_status(shipment_id, FulfilmentStatus::Cancelled);
-    write_as_lost_task(&stack, &id, events, cancelled).await;
+    write_as_unrecorded_task(&stack, &id, events, cancelled).await;
     // The next run must first report the ignored signal, and conflicts with the written entries before it reaches the
     // stock.
     let away = |route| rule(route, Fault::Status { status: 503 }, None);
@@ -377,7 +377,7 @@ async fn stock_that_a_lost_cancel_left_held_is_released() {
 }
 
 #[tokio::test]
-async fn authorization_that_only_a_lost_task_knew_is_voided() {
+async fn authorization_known_only_to_unrecorded_task_is_voided() {
     let mut stack = stack().await;
     put_stock(&stack.client, "FEW", &[("AMS", 1)]).await;
     let before = units_by_location(&stack).await;
@@ -401,7 +401,7 @@ async fn authorization_that_only_a_lost_task_knew_is_voided() {
         request: None,
     };
     let cancelling = |state: &mut OrderState| state.status = OrderStatus::Cancelling;
-    write_as_lost_task(&stack, &id, vec![asked, retrying("void_authorization")], cancelling).await;
+    write_as_unrecorded_task(&stack, &id, vec![asked, retrying("void_authorization")], cancelling).await;
     stack.add_worker().await.unwrap();
     reach(&stack.client, &id, "cancelled").await;
     check_closed_order(&stack, &id).await;
@@ -410,7 +410,7 @@ async fn authorization_that_only_a_lost_task_knew_is_voided() {
 }
 
 #[tokio::test]
-async fn status_of_a_free_order_is_written_after_a_lost_cancel() {
+async fn zero_total_order_status_is_written_after_lost_cancel() {
     let mut stack = stack().await;
     stock_two_locations(&stack.client).await;
     let mut free = order(&[("HERE", 1), ("THERE", 1)]);
@@ -427,7 +427,7 @@ async fn status_of_a_free_order_is_written_after_a_lost_cancel() {
     let events = vec![OrderEvent::ShipmentCancelled { shipment_id }, retrying("void_authorization")];
     let cancelled =
         |state: &mut OrderState| state.set_shipment_status(shipment_id, FulfilmentStatus::Cancelled);
-    write_as_lost_task(&stack, &id, events, cancelled).await;
+    write_as_unrecorded_task(&stack, &id, events, cancelled).await;
     stack.carrier.set_faults(Vec::new());
     stack.add_worker().await.unwrap();
     reach(&stack.client, &id, "shipped").await;
@@ -447,7 +447,7 @@ async fn recorded_expiry_wins_over_a_late_approval() {
     // The next run records the ignored signal first, so it conflicts with the written entry.
     signal(&id, "amend", r#"{"accept": "ship_available"}"#).await;
     signal(&id, "decide", r#"{"decision": "approve", "reason": "known"}"#).await;
-    write_as_lost_task(&stack, &id, vec![retrying("void_authorization")], |_| {}).await;
+    write_as_unrecorded_task(&stack, &id, vec![retrying("void_authorization")], |_| {}).await;
     stack.add_worker().await.unwrap();
     reach(&stack.client, &id, "expired").await;
     check_closed_order(&stack, &id).await;
@@ -456,7 +456,7 @@ async fn recorded_expiry_wins_over_a_late_approval() {
 }
 
 #[tokio::test]
-async fn refused_engine_cancel_is_reported_once() {
+async fn rejected_workflow_cancel_is_reported_once() {
     let mut stack = stack().await;
     let id = place(&stack.client, &order_with(|_| {})).await;
     let shipment = shipments(&reach(&stack.client, &id, "fulfilling").await)[0].clone();
@@ -470,7 +470,7 @@ async fn refused_engine_cancel_is_reported_once() {
     temporal(&["workflow", "cancel", "-w", &workflow]).await;
     let refused = OrderEvent::cancel_rejected(OrderStatus::Shipped, None, Some(format!("{run}:engine")));
     // The next run reports the rejection first, which conflicts with these entries.
-    write_as_lost_task(&stack, &id, vec![retrying("nothing"), refused], |_| {}).await;
+    write_as_unrecorded_task(&stack, &id, vec![retrying("nothing"), refused], |_| {}).await;
     stack.add_worker().await.unwrap();
     send_carrier_event(&stack, &shipment, "deliver").await;
     reach(&stack.client, &id, "completed").await;
@@ -480,7 +480,7 @@ async fn refused_engine_cancel_is_reported_once() {
 }
 
 #[tokio::test]
-async fn settled_attention_stays_settled_after_a_restart() {
+async fn cleared_attention_stays_cleared_after_restart() {
     let mut stack = stack().await;
     let id = place(&stack.client, &order_with(|_| {})).await;
     let shipment = shipments(&reach(&stack.client, &id, "fulfilling").await)[0].clone();
@@ -489,7 +489,7 @@ async fn settled_attention_stays_settled_after_a_restart() {
     send_carrier_event(&stack, &shipment, "lose").await;
     needs(&stack, &id, "shipment_lost").await;
     stack.workers[0].kill_hard().await.unwrap();
-    write_as_lost_task(&stack, &id, vec![retrying("nothing")], |_| {}).await;
+    write_as_unrecorded_task(&stack, &id, vec![retrying("nothing")], |_| {}).await;
     signal(&id, "operate", r#"{"action": "skip", "reason": "written off", "attention": "shipment_lost"}"#)
         .await;
     stack.add_worker().await.unwrap();
@@ -500,7 +500,7 @@ async fn settled_attention_stays_settled_after_a_restart() {
 }
 
 #[tokio::test]
-async fn accepted_answer_is_kept_when_a_lost_task_went_on() {
+async fn accepted_answer_survives_unrecorded_progress() {
     let mut stack = stack().await;
     put_stock(&stack.client, "MANY", &[("AMS", 9)]).await;
     let mut short = order(&[("GONE", 1), ("MANY", 1)]);
@@ -514,10 +514,10 @@ async fn accepted_answer_is_kept_when_a_lost_task_went_on() {
         OrderEvent::LinesCancelled { lines: vec![gone], reason: "not that".into(), request: None };
     let selection = LineSelection::parse(&[LineSelector::Whole(0)]).unwrap();
     let reduce = |state: &mut OrderState| *state = state.with_cancelled(&selection);
-    write_as_lost_task(&stack, &id, vec![cancelled], reduce).await;
+    write_as_unrecorded_task(&stack, &id, vec![cancelled], reduce).await;
     let authorizing = OrderEvent::Authorizing { amount: Amount::new(1000).unwrap() };
     let go_on = |state: &mut OrderState| state.status = OrderStatus::Authorizing;
-    write_as_lost_task(&stack, &id, vec![authorizing], go_on).await;
+    write_as_unrecorded_task(&stack, &id, vec![authorizing], go_on).await;
     signal(&id, "amend", r#"{"accept": "ship_available"}"#).await;
     stack.add_worker().await.unwrap();
 
@@ -529,7 +529,7 @@ async fn accepted_answer_is_kept_when_a_lost_task_went_on() {
 
 /// Captures a shipment at the provider, as a workflow task that was lost before it learned that no other shipment
 /// remains.
-async fn capture_as_lost_task(stack: &Stack, id: &str, shipment: &str, amount: i64) {
+async fn capture_as_unrecorded_task(stack: &Stack, id: &str, shipment: &str, amount: i64) {
     let ledger = stack.payments.snapshot();
     let intent = values(&ledger["intents"]).into_iter().find(|i| i["metadata"]["order_id"] == id).unwrap();
     let url =
@@ -542,7 +542,7 @@ async fn capture_as_lost_task(stack: &Stack, id: &str, shipment: &str, amount: i
 }
 
 #[tokio::test]
-async fn rest_is_voided_if_the_lost_capture_was_not_the_last() {
+async fn remainder_is_voided_after_unrecorded_capture() {
     let stack = stack().await;
     stock_two_locations(&stack.client).await;
     let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
@@ -557,7 +557,7 @@ async fn rest_is_voided_if_the_lost_capture_was_not_the_last() {
         let order = stack.client.get(&id).await.unwrap().body;
         let left = order["shipments"].as_array().unwrap().iter().find(|sh| sh["status"] == "booked").unwrap();
         let (shipment, amount) = (left["id"].as_str().unwrap(), left["amount"].as_i64().unwrap());
-        capture_as_lost_task(&stack, &id, shipment, amount).await;
+        capture_as_unrecorded_task(&stack, &id, shipment, amount).await;
         if is_written {
             let order: OrderId = id.parse().unwrap();
             let kind = OperationKind::Capture(shipment.parse().unwrap());
@@ -591,7 +591,7 @@ async fn rest_is_voided_if_the_lost_capture_was_not_the_last() {
 /// After a heartbeat without a command, a worker without the cached workflow runs an update before the interrupted
 /// step, and a replay runs it after. So there must be no such heartbeat.
 #[tokio::test]
-async fn cancel_on_another_worker_after_a_slow_first_step_replays() {
+async fn cancel_on_second_worker_after_slow_step_replays() {
     let mut stack = stack().await;
     put_stock(&stack.client, "SLOW", &[("AMS", 5)]).await;
     let before = units_by_location(&stack).await;

@@ -54,7 +54,7 @@ async fn give_up_after(polls: usize, future: impl Future) {
 }
 
 #[tokio::test]
-async fn a_client_that_gives_up_leaves_no_transaction_open() {
+async fn cancelled_caller_leaves_no_open_transaction() {
     let (stack, [id], look) = with_orders().await;
     let pool = connect(&stack.database_url, 1).unwrap();
     sqlx::query("create table written (polls int)").execute(&look).await.unwrap();
@@ -73,7 +73,7 @@ async fn a_client_that_gives_up_leaves_no_transaction_open() {
 }
 
 #[tokio::test]
-async fn a_client_that_hangs_up_does_not_stop_what_it_asked_for() {
+async fn client_disconnect_does_not_abort_the_request() {
     let stack = stack().await;
     let id = place(&stack.client, &order_with(|_| {})).await;
     reach(&stack.client, &id, "fulfilling").await;
@@ -92,7 +92,7 @@ async fn a_client_that_hangs_up_does_not_stop_what_it_asked_for() {
 }
 
 #[tokio::test]
-async fn a_key_whose_outcome_is_unknown_stands_for_its_request_alone() {
+async fn key_of_unknown_outcome_rejects_other_bodies() {
     let mut stack = stack().await;
     let id = place(&stack.client, &order_needing_review()).await;
     reach(&stack.client, &id, "in_review").await;
@@ -127,12 +127,12 @@ async fn a_key_whose_outcome_is_unknown_stands_for_its_request_alone() {
 }
 
 /// A proxy to Postgres that can stop forwarding: established connections stay open, but no data passes.
-struct Way {
+struct ConnectionVia {
     url: String,
     silent: watch::Sender<()>,
 }
 
-async fn way(database_url: &str) -> Way {
+async fn way(database_url: &str) -> ConnectionVia {
     let mut url = Url::parse(database_url).unwrap();
     let there = (url.host_str().unwrap().to_owned(), url.port().unwrap());
     let here = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -155,11 +155,11 @@ async fn way(database_url: &str) -> Way {
             });
         }
     });
-    Way { url: url.into(), silent }
+    ConnectionVia { url: url.into(), silent }
 }
 
 #[tokio::test]
-async fn a_group_gives_up_on_a_postgres_that_is_gone() {
+async fn batch_times_out_on_unreachable_postgres() {
     let (stack, [id], _) = with_orders().await;
     let way = way(&stack.database_url).await;
     let pool = connect(&way.url, 16).unwrap();
@@ -175,7 +175,7 @@ async fn a_group_gives_up_on_a_postgres_that_is_gone() {
 }
 
 #[tokio::test]
-async fn a_look_gives_up_before_what_writes_does() {
+async fn version_lookup_times_out_before_writes() {
     let (stack, [id], _) = with_orders().await;
     let way = way(&stack.database_url).await;
     let pool = connect(&way.url, 16).unwrap();
@@ -198,7 +198,7 @@ async fn a_look_gives_up_before_what_writes_does() {
 }
 
 #[tokio::test]
-async fn who_listens_notices_that_nobody_is_there_any_more() {
+async fn listener_detects_unreachable_postgres() {
     let (stack, [id], _) = with_orders().await;
     let way = way(&stack.database_url).await;
     let mut heard = ChangeListener::listen(connect(&way.url, 2).unwrap()).subscribe();
@@ -213,7 +213,7 @@ async fn who_listens_notices_that_nobody_is_there_any_more() {
 }
 
 #[tokio::test]
-async fn what_is_announced_later_is_heard_although_one_answer_never_comes() {
+async fn notifications_continue_after_a_hung_statement() {
     let (stack, [id], look) = with_orders().await;
     let way = way(&stack.database_url).await;
     let mut listener = PgListener::connect_with(&look).await.unwrap();
@@ -239,7 +239,7 @@ async fn what_is_announced_later_is_heard_although_one_answer_never_comes() {
 }
 
 #[tokio::test]
-async fn a_caller_gets_past_connections_that_do_not_answer() {
+async fn unresponsive_connections_are_skipped() {
     let (stack, [], look) = with_orders().await;
     let way = way(&stack.database_url).await;
     let pool = connect(&way.url, 16).unwrap();
@@ -263,7 +263,7 @@ async fn a_caller_gets_past_connections_that_do_not_answer() {
 }
 
 #[tokio::test]
-async fn a_worker_that_is_frozen_in_a_transaction_keeps_no_locks() {
+async fn frozen_worker_loses_its_transaction_locks() {
     let (stack, [id], _) = with_orders().await;
     let (frozen, pool) =
         (connect(&stack.database_url, 1).unwrap(), connect(&stack.database_url, 16).unwrap());

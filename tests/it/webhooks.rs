@@ -102,7 +102,7 @@ fn forgeries(good: &Webhook) -> Vec<(&'static str, Webhook)> {
 }
 
 #[tokio::test]
-async fn webhooks_are_believed_when_they_are_signed_and_count_once() {
+async fn unsigned_webhook_is_rejected_and_repeat_counts_once() {
     let stack = stack().await;
     let id = place(&stack.client, &order_with(|_| {})).await;
     let order = reach(&stack.client, &id, "fulfilling").await;
@@ -251,7 +251,7 @@ async fn from_the_provider(stack: &Stack, id: &str) {
 }
 
 #[tokio::test]
-async fn an_order_ends_well_whatever_order_its_webhooks_come_in() {
+async fn webhooks_in_any_order_complete_the_order() {
     let stack = stack().await;
     put_stock(&stack.client, "SPLIT", &[("AMS", 2), ("RTM", 1)]).await;
     let before = units_by_location(&stack).await;

@@ -244,7 +244,7 @@ mod tests {
     use std::{cell::Cell, future::pending};
 
     #[tokio::test]
-    async fn turn_that_never_ends_is_given_up() {
+    async fn hung_round_times_out() {
         let (shutdown, turns) = (CancellationToken::new(), Cell::new(0));
         let once = || {
             turns.set(turns.get() + 1);

@@ -378,7 +378,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_hold_is_renewed_in_its_second_half() {
+    fn authorization_is_renewed_in_its_second_half() {
         let at = |second| Timestamp::from_second(second).unwrap();
         let day = 86_400;
         assert_eq!(reauthorize_at(at(0), at(7 * 86_400), day), 6 * 86_400, "a day before it expires");

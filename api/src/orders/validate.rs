@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn the_contracts_example_is_valid() {
+    fn documented_example_is_valid() {
         let valid = validate(serde_json::from_value(order()).unwrap()).unwrap();
         assert_eq!(valid.total().unwrap().minor(), 2 * 4999 + 500 + 1900);
     }
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn every_wrong_field_is_named() {
+    fn each_invalid_field_is_reported() {
         assert_eq!(invalid_fields(|o| o["lines"][0]["quantity"] = json!(0)), ["/lines/0/quantity"]);
         assert_eq!(invalid_fields(|o| o["lines"][0]["quantity"] = json!(-3)), ["/lines/0/quantity"]);
         assert_eq!(invalid_fields(|o| o["lines"][0]["unit_price"] = json!(-1)), ["/lines/0/unit_price"]);
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn totals_can_not_overflow() {
+    fn overflowing_total_is_rejected_at_lines() {
         let huge = |o: &mut Value| {
             o["lines"] = json!(vec![json!({"sku": "S", "quantity": 10_000, "unit_price": AMOUNT_MAX}); 200]);
         };
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_prices_may_be_finer_than_the_total() {
+    fn unit_price_finer_than_total_is_accepted() {
         let mut body = order();
         (body["currency"], body["tax"]) = (json!("KWD"), json!(0));
         body["lines"] = json!([{"sku": "S", "quantity": 2, "unit_price": 5_005}]);

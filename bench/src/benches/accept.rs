@@ -2,10 +2,10 @@
 //! idempotency key) in one prepared statement and transaction per order, with as many clients.
 
 use crate::{
+    environment::{self, Environment, order},
     http,
     report::{Comparison, Report},
     sample::Sample,
-    world::{self, World, order},
 };
 use anyhow::{Context, Result, bail};
 use hyper::body::Bytes;
@@ -21,7 +21,7 @@ use waybill_stack::Stack;
 /// Clients on both sides.
 const CLIENTS: usize = 32;
 
-pub async fn run(world: &World) -> Result<Report> {
+pub async fn run(world: &Environment) -> Result<Report> {
     let limit = world.size.pick(Duration::from_secs(1), Duration::from_secs(8));
     let stack = world.stack().worker(false).env("WAYBILL_BACKLOG_MAX", 1_000_000_000).start().await?;
     let pgbench = Pgbench::prepare(world, &stack).await?;
@@ -56,7 +56,7 @@ pub async fn run(world: &World) -> Result<Report> {
 }
 
 /// Places new orders for the given time.
-pub async fn place_new(stack: &Stack, placed: &AtomicU64, limit: Duration) -> Result<http::Looped> {
+pub async fn place_new(stack: &Stack, placed: &AtomicU64, limit: Duration) -> Result<http::LoopResult> {
     // Each call uses a separate range of numbers, larger than it can use.
     let first = placed.fetch_add(100_000_000, Ordering::Relaxed);
     let client = stack.client.clone();
@@ -76,10 +76,10 @@ struct Pgbench {
 
 impl Pgbench {
     /// Generates the script from a real order, so that the rows are the same.
-    async fn prepare(world: &World, stack: &Stack) -> Result<Self> {
+    async fn prepare(world: &Environment, stack: &Stack) -> Result<Self> {
         let program = world.servers.postgres.installation.bin_dir.join("pgbench");
         let program = if program.exists() { program } else { PathBuf::from("pgbench") };
-        let pool = world::look(stack).await?;
+        let pool = environment::look(stack).await?;
         let made = stack.client.place(&order(0), "bench-model", None).await?.success()?;
         sqlx::query("create table bench_order as select * from orders where id = $1::uuid")
             .bind(made.text("/id"))

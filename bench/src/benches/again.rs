@@ -2,10 +2,10 @@
 
 use super::accept::place_new;
 use crate::{
+    environment::{Environment, order},
     http,
     report::{Comparison, Report},
     sample::Sample,
-    world::{World, order},
 };
 use anyhow::Result;
 use hyper::body::Bytes;
@@ -18,7 +18,7 @@ const CLIENTS: usize = 32;
 /// Different requests that are repeated.
 const KNOWN: u64 = 1_000;
 
-pub async fn run(world: &World) -> Result<Report> {
+pub async fn run(world: &Environment) -> Result<Report> {
     let limit = world.size.pick(Duration::from_secs(1), Duration::from_secs(6));
     let remembering = world.stack().worker(false).env("WAYBILL_BACKLOG_MAX", 1_000_000_000).start().await?;
     let forgetful = world.stack().worker(false).env("WAYBILL_BACKLOG_MAX", 1_000_000_000);
@@ -38,13 +38,18 @@ pub async fn run(world: &World) -> Result<Report> {
     Ok(report)
 }
 
-async fn compare(world: &World, name: &str, stack: &Stack, limit: Duration) -> Result<Vec<(Sample, Sample)>> {
+async fn compare(
+    world: &Environment,
+    name: &str,
+    stack: &Stack,
+    limit: Duration,
+) -> Result<Vec<(Sample, Sample)>> {
     let processes = world.processes(stack);
     for n in 0..KNOWN {
         stack.client.place(&order(n), &format!("known-{n}"), None).await?.success()?;
     }
     let (placed, client) = (AtomicU64::new(KNOWN), stack.client.clone());
-    let sample = |looped: http::Looped, cpu| Sample {
+    let sample = |looped: http::LoopResult, cpu| Sample {
         done: looped.done,
         took: looped.took,
         cpu,

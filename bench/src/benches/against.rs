@@ -3,13 +3,13 @@
 use super::{
     accept::place_new,
     flow::{Flow, Goal, IN_FLIGHT},
-    lifecycle::CARRIER_PAUSE,
+    lifecycle::CARRIER_DELAY,
 };
 use crate::{
+    environment::Environment,
     http,
     report::{Comparison, Report},
     sample::Sample,
-    world::World,
 };
 use anyhow::{Result, anyhow, bail};
 use serde_json::json;
@@ -20,8 +20,8 @@ use waybill_stack::binaries::Binaries;
 use super::Bench;
 
 /// Runs side A of a benchmark with both builds: orders to a goal, or accepted orders.
-pub async fn run(world: &World, bench: Bench, dir: &Path) -> Result<Report> {
-    let auto = AutoProgress { hand_over_after: CARRIER_PAUSE, deliver_after: CARRIER_PAUSE };
+pub async fn run(world: &Environment, bench: Bench, dir: &Path) -> Result<Report> {
+    let auto = AutoProgress { hand_over_after: CARRIER_DELAY, deliver_after: CARRIER_DELAY };
     let stack = || world.stack().env("WAYBILL_BACKLOG_MAX", 1_000_000_000);
     let (goal, ours, theirs) = match bench {
         Bench::Orders => (Some(Goal::Booked), stack(), stack()),

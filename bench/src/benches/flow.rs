@@ -3,10 +3,10 @@
 use crate::{
     baseline::{Baseline, Kind, Setup},
     cpu::Processes,
+    environment::{self, Environment, order},
     http::{self, Connection},
     report::{Comparison, Report},
     sample::Sample,
-    world::{self, World, order},
 };
 use anyhow::{Context, Result, bail};
 use hyper::body::Bytes;
@@ -52,9 +52,9 @@ pub struct Flow {
 
 impl Flow {
     /// For a started stack; seeds its stock.
-    pub async fn of(world: &World, stack: Stack) -> Result<Self> {
-        world::stock(&stack, world::SKUS).await?;
-        let (look, processes) = (world::look(&stack).await?, world.processes(&stack));
+    pub async fn of(world: &Environment, stack: Stack) -> Result<Self> {
+        environment::stock(&stack, environment::SKUS).await?;
+        let (look, processes) = (environment::look(&stack).await?, world.processes(&stack));
         Ok(Self { stack, processes, look, placed: AtomicU64::new(0) })
     }
 
@@ -68,7 +68,7 @@ impl Flow {
 
     /// Places `count` orders, at most [`IN_FLIGHT`] concurrently, and waits until all have reached the goal.
     pub async fn run(&self, count: u64, goal: Goal) -> Result<Sample> {
-        let connections = world::connections(&http::address(&self.stack.client), CLIENTS).await?;
+        let connections = environment::connections(&http::address(&self.stack.client), CLIENTS).await?;
         let written = self.written().await?;
         let (since, before, start) = (Uuid::now_v7(), self.processes.used(), Instant::now());
         let room = Arc::new(Semaphore::new(IN_FLIGHT));
@@ -134,7 +134,7 @@ impl Flow {
 /// Orders to a goal, against the SDK's own workflows.
 pub struct AgainstTheSdk<'w> {
     /// The servers.
-    pub world: &'w World,
+    pub world: &'w Environment,
     /// The benchmark.
     pub name: &'w str,
     /// The goal of the orders.

@@ -3,10 +3,10 @@
 
 use super::accept::place_new;
 use crate::{
+    environment::{self, Environment, order},
     http,
     report::{Comparison, Report},
     sample::Sample,
-    world::{self, World, order},
 };
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -48,7 +48,7 @@ struct Side {
     lists: Arc<Vec<String>>,
 }
 
-pub async fn run(world: &World) -> Result<Report> {
+pub async fn run(world: &Environment) -> Result<Report> {
     let (many, few) = world.size.pick((2_000, 200), (5_000_000, 5_000));
     let limit = world.size.pick(Duration::from_secs(1), Duration::from_secs(4));
     let (many, few) = (side(world, many).await?, side(world, few).await?);
@@ -97,7 +97,7 @@ pub async fn run(world: &World) -> Result<Report> {
     Ok(report)
 }
 
-fn sample(looped: http::Looped) -> Sample {
+fn sample(looped: http::LoopResult) -> Sample {
     let extra = http::percentiles(&looped.latency);
     Sample { done: looped.done, took: looped.took, extra, ..Sample::default() }
 }
@@ -116,12 +116,12 @@ async fn listed(side: &Side) -> Result<Vec<usize>> {
 }
 
 /// Starts a stack without a worker and fills it with this number of orders.
-async fn side(world: &World, orders: u64) -> Result<Side> {
+async fn side(world: &Environment, orders: u64) -> Result<Side> {
     // The API's caches would avoid most reads of the tables.
     let stack = world.stack().worker(false).env("WAYBILL_BACKLOG_MAX", 1_000_000_000);
     let stack = stack.env("WAYBILL_CACHE_SECONDS", 0).start().await?;
     stack.client.place(&order(0), "model", None).await?.success()?;
-    let pool = world::look(&stack).await?;
+    let pool = environment::look(&stack).await?;
     fill(&pool, orders).await?;
     let share = (READS as f64 / orders as f64 * 100.0).clamp(0.001, 100.0);
     let ids: Vec<String> = sqlx::query_scalar(AssertSqlSafe(format!(

@@ -2,9 +2,9 @@
 //! worker's own batch writers.
 
 use crate::{
+    environment::{self, Environment, order},
     report::{Comparison, Report},
     sample::Sample,
-    world::{self, World, order},
 };
 use anyhow::{Context, Result, ensure};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -22,10 +22,10 @@ const SPREAD: i64 = 10_000;
 /// Connections of a worker's pool.
 const CONNECTIONS: u32 = 32;
 
-pub async fn run(world: &World) -> Result<Report> {
+pub async fn run(world: &Environment) -> Result<Report> {
     let count: i64 = world.size.pick(50, 10_000);
     let stack = world.stack().worker(false).start().await?;
-    let look = world::look(&stack).await?;
+    let look = environment::look(&stack).await?;
     stack.client.place(&order(0), "model", None).await?.success()?;
     stack_shelves(&look).await?;
     let pool = waybill_store::connect(&stack.database_url, CONNECTIONS)?;

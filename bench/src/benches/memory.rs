@@ -3,9 +3,9 @@
 
 use super::flow::{Flow, Goal, IN_FLIGHT};
 use crate::{
+    environment::Environment,
     report::{Comparison, Report},
     sample::Sample,
-    world::World,
 };
 use anyhow::Result;
 use serde_json::json;
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 /// Orders between two measurements.
 const BATCH: u64 = 500;
 
-pub async fn run(world: &World) -> Result<Report> {
+pub async fn run(world: &Environment) -> Result<Report> {
     let (batch, limit, open) =
         world.size.pick((20, Duration::from_secs(1), 60), (BATCH, Duration::from_secs(300), 50_000));
     let flow = Flow::of(world, world.stack().start().await?).await?;

@@ -16,7 +16,7 @@ mod spike;
 
 mod transitions;
 
-use crate::{report::Report, world::World};
+use crate::{environment::Environment, report::Report};
 use anyhow::Result;
 use clap::ValueEnum;
 
@@ -54,7 +54,7 @@ impl Bench {
     }
 
     /// Runs the benchmark.
-    pub async fn run(self, world: &World) -> Result<Report> {
+    pub async fn run(self, world: &Environment) -> Result<Report> {
         match self {
             Self::Orders => orders::run(world).await,
             Self::Lifecycle => lifecycle::run(world).await,

@@ -3,13 +3,13 @@
 
 use super::flow::{Flow, Goal, IN_FLIGHT};
 use crate::{
+    environment::Environment,
     report::{Comparison, Report},
-    world::World,
 };
 use anyhow::Result;
 use serde_json::json;
 
-pub async fn run(world: &World) -> Result<Report> {
+pub async fn run(world: &Environment) -> Result<Report> {
     let (count, naive) = world.size.pick((20, 20), (800, 400));
     let ours = Flow::of(world, world.stack().start().await?).await?;
     let plain = world.stack().env("WAYBILL_STEPS", "remote").env("WAYBILL_GROUPING", "off");

@@ -1,11 +1,11 @@
 //! Orders per second, from HTTP to `confirmed` with labels booked, against empty workflows that the SDK's client starts.
 
 use super::flow::{AgainstTheSdk, Flow, Goal, IN_FLIGHT};
-use crate::{baseline::Kind, report::Report, world::World};
+use crate::{baseline::Kind, environment::Environment, report::Report};
 use anyhow::Result;
 use serde_json::json;
 
-pub async fn run(world: &World) -> Result<Report> {
+pub async fn run(world: &Environment) -> Result<Report> {
     let counts = world.size.pick((20, 20), (1_200, 2_000));
     let flow = Flow::of(world, world.stack().start().await?).await?;
     let settings = json!({ "in_flight": IN_FLIGHT, "orders_per_round": counts.0, "workflows_per_round": counts.1,

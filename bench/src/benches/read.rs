@@ -4,11 +4,11 @@
 
 use super::flow::{Flow, Goal};
 use crate::{
-    bare::BareServer,
+    bare_server::BareServer,
+    environment::Environment,
     http,
     report::{Comparison, Report},
     sample::Sample,
-    world::World,
 };
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
@@ -21,7 +21,7 @@ const CLIENTS: usize = 32;
 /// Different orders that are read.
 const ORDERS: u64 = 400;
 
-pub async fn run(world: &World) -> Result<Report> {
+pub async fn run(world: &Environment) -> Result<Report> {
     let limit = world.size.pick(Duration::from_secs(1), Duration::from_secs(5));
     let orders = world.size.pick(10, ORDERS);
     let pause = Duration::from_millis(100);
@@ -33,9 +33,9 @@ pub async fn run(world: &World) -> Result<Report> {
     let forgetful = world.stack().env("WAYBILL_CACHE_SECONDS", 0).start().await?;
     let forgetful = Flow::of(world, forgetful).await?;
     forgetful.run(orders, Goal::Booked).await?;
-    let (forgetful, of_forgetful) = idle(forgetful).await?;
-    let (open, of_open) = idle(open).await?;
-    let (ended, of_ended) = idle(ended).await?;
+    let (forgetful, of_forgetful) = stop_worker(forgetful).await?;
+    let (open, of_open) = stop_worker(open).await?;
+    let (ended, of_ended) = stop_worker(ended).await?;
     let bytes = of_open.bytes;
     let bare = BareServer::start(bytes).await?;
     let watched = world.processes(&open).with("bare", bare.pid());
@@ -91,7 +91,7 @@ struct Reads {
 }
 
 /// Stops the worker, so that only reads run, and returns the stack and its reads.
-async fn idle(flow: Flow) -> Result<(Stack, Reads)> {
+async fn stop_worker(flow: Flow) -> Result<(Stack, Reads)> {
     let mut stack = flow.stack;
     for worker in &mut stack.workers {
         worker.stop().await;

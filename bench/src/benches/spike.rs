@@ -4,10 +4,10 @@
 
 use super::flow::{Flow, Goal};
 use crate::{
+    environment::{Environment, order},
     http::{self, Pool},
     report::{Comparison, Report},
     sample::Sample,
-    world::{World, order},
 };
 use anyhow::{Result, ensure};
 use hyper::body::Bytes;
@@ -19,7 +19,7 @@ use waybill_load::open_loop::{self, Arrivals, Plan};
 /// Factor of the spike.
 const SPIKE: f64 = 10.0;
 /// Share of the maximum throughput: at that rate no backlog grows.
-const SUSTAINED: f64 = 0.9;
+const SUSTAINED_SHARE: f64 = 0.9;
 /// Concurrent requests of the generator: more than the API's limit.
 const UNANSWERED_MAX: usize = 2_000;
 /// Backlog limit of a shop that promises a label within a minute; above it the API sheds load.
@@ -27,17 +27,17 @@ const BACKLOG_MAX: u64 = 500;
 /// Timeout for accepted orders to reach the goal after the spike.
 const DRAIN_MAX: Duration = Duration::from_secs(240);
 
-pub async fn run(world: &World) -> Result<Report> {
+pub async fn run(world: &Environment) -> Result<Report> {
     let (count, limit) = world.size.pick((20, Duration::from_secs(2)), (1_000, Duration::from_secs(12)));
     let stack = world.stack().env("WAYBILL_BACKLOG_MAX", BACKLOG_MAX).start().await?;
     let flow = Flow::of(world, stack).await?;
     flow.warm_up(count / 4, Goal::Booked).await?;
-    let sustainable = flow.run(count, Goal::Booked).await?.per_s() * SUSTAINED;
+    let sustainable = flow.run(count, Goal::Booked).await?.per_s() * SUSTAINED_SHARE;
     let rounds = world
         .rounds(
             "spike",
-            async |round| offer(&flow, sustainable * SPIKE, limit, 2 * round).await,
-            async |round| offer(&flow, sustainable, limit, 2 * round + 1).await,
+            async |round| offer_load(&flow, sustainable * SPIKE, limit, 2 * round).await,
+            async |round| offer_load(&flow, sustainable, limit, 2 * round + 1).await,
         )
         .await?;
     flow.stack.stop().await;
@@ -54,7 +54,7 @@ pub async fn run(world: &World) -> Result<Report> {
 }
 
 /// Offers orders at a rate for the given time, then waits until all accepted ones have reached the goal.
-async fn offer(flow: &Flow, rate_per_s: f64, limit: Duration, nth: usize) -> Result<Sample> {
+async fn offer_load(flow: &Flow, rate_per_s: f64, limit: Duration, nth: usize) -> Result<Sample> {
     let plan = Plan {
         rate_per_s,
         duration: limit,

@@ -2,9 +2,9 @@
 //! `completed`, as reported by `temporal workflow describe`.
 
 use crate::{
+    environment::{self, Environment, order},
     report::{Comparison, Report},
     sample::Sample,
-    world::{self, World, order},
 };
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
@@ -16,13 +16,13 @@ use waybill_stack::Stack;
 /// Longer than an order takes on a busy machine.
 const ORDER_WAIT_MAX: Duration = Duration::from_secs(30);
 /// Long enough that an order is at rest before the carrier's event.
-const CARRIER_PAUSE: Duration = Duration::from_millis(500);
+const CARRIER_DELAY: Duration = Duration::from_millis(500);
 
-pub async fn run(world: &World) -> Result<Report> {
-    let auto = AutoProgress { hand_over_after: CARRIER_PAUSE, deliver_after: CARRIER_PAUSE };
+pub async fn run(world: &Environment) -> Result<Report> {
+    let auto = AutoProgress { hand_over_after: CARRIER_DELAY, deliver_after: CARRIER_DELAY };
     let (still, moving) = (world.stack().start().await?, world.stack().auto(auto).start().await?);
-    world::stock(&still, world::SKUS).await?;
-    world::stock(&moving, world::SKUS).await?;
+    environment::stock(&still, environment::SKUS).await?;
+    environment::stock(&moving, environment::SKUS).await?;
     let rounds = world
         .rounds(
             "transitions",
@@ -35,12 +35,12 @@ pub async fn run(world: &World) -> Result<Report> {
     let what = ["one order to labels booked", "one order to completed, two carrier events and a capture"];
     let transitions = |sample: &Sample| sample.extra.get("transitions").copied().unwrap_or_default();
     let main = Comparison::of(what, &rounds, |a, b| transitions(b) / transitions(a).max(1.0));
-    let settings = json!({ "lines": 2, "shipments": 1, "carrier_pause_ms": CARRIER_PAUSE.as_millis(),
+    let settings = json!({ "lines": 2, "shipments": 1, "carrier_pause_ms": CARRIER_DELAY.as_millis(),
         "per_s": "one divided by one order's time, pauses of the carrier included", "ratio": "transitions, B to A" });
     Ok(world.report("transitions", main, settings))
 }
 
-async fn one(world: &World, stack: &Stack, round: usize, status: &str) -> Result<Sample> {
+async fn one(world: &Environment, stack: &Stack, round: usize, status: &str) -> Result<Sample> {
     let start = Instant::now();
     let placed =
         stack.client.place(&order(u64::try_from(round)?), &format!("t-{round}"), None).await?.success()?;
@@ -53,7 +53,7 @@ async fn one(world: &World, stack: &Stack, round: usize, status: &str) -> Result
     }
     let took = start.elapsed();
     // The read model may be written before the workflow task that wrote it is recorded.
-    let info = settled(world, &id).await?;
+    let info = wait_until_stable(world, &id).await?;
     let number = |name: &str| {
         let value = &info[name];
         value
@@ -70,7 +70,7 @@ async fn one(world: &World, stack: &Stack, round: usize, status: &str) -> Result
 }
 
 /// Returns Temporal's description of an order's workflow once two consecutive reads agree.
-async fn settled(world: &World, id: &str) -> Result<Value> {
+async fn wait_until_stable(world: &Environment, id: &str) -> Result<Value> {
     let mut last = Value::Null;
     loop {
         let out = Command::new(&world.servers.temporal.installation.program)

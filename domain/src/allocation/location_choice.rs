@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn two_locations_are_chosen_where_the_greedy_choice_takes_three() {
+    fn smaller_cover_beats_the_greedy_choice() {
         let lines = [order_line(1, 4, 1), order_line(2, 4, 1)];
         // G serves the most, five units, but both others are still needed.
         let mut entries = vec![(1, "G", 3), (2, "G", 2), (2, "B", 4), (1, "C", 4)];
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fits_into_the_most_shipments_is_found_where_the_greedy_choice_is_cut_short() {
+    fn cover_at_the_shipment_limit_beats_a_truncated_greedy() {
         let places: Vec<String> = (1..=SHIPMENTS_MAX).map(|n| format!("P-{n:02}")).collect();
         let mut entries: Vec<_> = places.iter().map(|place| (1, place.as_str(), 2)).collect();
         entries.extend([(2, "P-01", 1), (2, "P-02", 1), (1, "G", 1), (2, "G", 2)]);
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn past_so_many_sets_the_greedy_choice_stands() {
+    fn search_limit_falls_back_to_the_greedy_choice() {
         // Each SKU is complete at two locations of its own; G has three of every four units and is always a wasted
         // choice.
         let places: Vec<String> = (0..40).map(|n| format!("P-{n:02}")).collect();
@@ -209,7 +209,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2000))]
         #[test]
-        fn no_set_of_fewer_locations_serves_everything_that_is_there(
+        fn chosen_locations_are_a_minimal_cover(
             wants in prop::collection::vec((0usize..4, 1u32..6), 1..7),
             have in prop::collection::vec((0usize..4, 0usize..6, 0u32..7), 0..20),
         ) {

@@ -26,7 +26,7 @@ pub(super) fn stock(entries: &[(usize, &str, u32)]) -> AvailableStock {
 const ORDER: OrderId = OrderId(Uuid::nil());
 
 #[test]
-fn one_place_that_has_all_beats_two_that_share() {
+fn single_location_beats_a_split() {
     let lines = [order_line(1, 2, 100), order_line(2, 2, 100)];
     let available = stock(&[(1, "A", 2), (2, "B", 2), (1, "C", 2), (2, "C", 2)]);
     let allocation = allocate(ORDER, &lines, &available);
@@ -44,7 +44,7 @@ fn kwd_shipments_are_multiples_of_ten() {
 }
 
 #[test]
-fn two_lines_of_one_sku_do_not_get_the_same_piece() {
+fn two_lines_of_one_sku_get_distinct_units() {
     let allocation = allocate(ORDER, &[order_line(1, 2, 1), order_line(1, 2, 1)], &stock(&[(1, "A", 3)]));
     assert_eq!(allocation.short, [Shortage { line: 1, missing: 1 }]);
 }
@@ -118,7 +118,7 @@ fn share(amount: Amount, part: i64, whole: i64) -> (i64, i64) {
 }
 
 #[test]
-fn the_cases_are_of_every_kind() {
+fn generated_cases_cover_every_kind() {
     let mut runner = TestRunner::deterministic();
     let cases: Vec<Case> = (0..1000).map(|_| cases().new_tree(&mut runner).unwrap().current()).collect();
     let count = |what: &str, is: &dyn Fn(&Case, &Allocation) -> bool| {
@@ -145,7 +145,7 @@ fn the_cases_are_of_every_kind() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
     #[test]
-    fn no_piece_is_given_twice_and_none_is_forgotten(case in cases()) {
+    fn units_are_allocated_once_and_completely(case in cases()) {
         let allocation = case.allocation();
         let given = |is: &dyn Fn(&Location, &ShipmentLine) -> bool| -> u32 {
             let all = allocation.shipments.iter().flat_map(|s| s.lines.iter().map(move |l| (&s.location, l)));
@@ -168,7 +168,7 @@ proptest! {
     }
 
     #[test]
-    fn amounts_add_up_to_the_last_minor_unit(case in cases()) {
+    fn shipment_amounts_add_up_exactly(case in cases()) {
         let (allocation, charges, goods) = (case.allocation(), case.charges, case.goods());
         for shipment in &allocation.shipments {
             prop_assert_eq!(shipment.amount, Amount::sum(shipment.lines.iter().map(|l| l.amount)).unwrap());
@@ -216,7 +216,7 @@ proptest! {
     }
 
     #[test]
-    fn each_line_carries_its_own_share(case in cases()) {
+    fn line_amount_is_its_own_share(case in cases()) {
         let (allocation, charges, goods) = (case.allocation(), case.charges, case.goods());
         let shipped: i64 = allocation.shipments.iter().map(|s| worth(&case, s)).sum();
         for line in allocation.shipments.iter().flat_map(|s| &s.lines).filter(|_| shipped > 0) {

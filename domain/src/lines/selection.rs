@@ -221,7 +221,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whole_lines_are_written_as_earlier_releases_wrote_them() {
+    fn whole_line_serializes_as_in_earlier_releases() {
         let read = |json: &str| serde_json::from_str::<Vec<LineSelector>>(json);
         let mixed = r#"[2,{"line":0,"quantity":3}]"#;
         let parts = read(mixed).unwrap();

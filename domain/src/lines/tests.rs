@@ -60,7 +60,7 @@ fn not_cancelled(state: &OrderState) -> i64 {
 }
 
 #[test]
-fn what_is_left_of_a_shipment_is_anothers() {
+fn remaining_lines_move_to_a_replacement() {
     let mut state = order(&[1, 1, 1], OrderCharges::default());
     let first = state.shipments[0].id;
     state.shipments[0].tracking_number = Some("1".into());
@@ -87,7 +87,7 @@ fn what_is_left_of_a_shipment_is_anothers() {
 }
 
 #[test]
-fn lines_that_are_not_there_are_named() {
+fn unknown_line_is_rejected_by_number() {
     let state = order(&[1, 1], OrderCharges::default());
     assert_eq!(plan_line_cancellation(&state, &whole_lines(&[])), Err(InvalidLines::Empty));
     assert_eq!(
@@ -103,7 +103,7 @@ fn lines_that_are_not_there_are_named() {
 }
 
 #[test]
-fn a_line_that_is_short_is_given_up_and_what_remains_is_not_short() {
+fn cancelling_a_short_line_clears_the_shortage() {
     let mut state = order(&[2, 1], OrderCharges::default());
     state.lines[0].quantity = 3;
     state.status = OrderStatus::AwaitingCustomer;
@@ -124,7 +124,7 @@ fn a_line_that_is_short_is_given_up_and_what_remains_is_not_short() {
 }
 
 #[test]
-fn lines_without_amounts_of_their_own_go_with_the_whole_order_alone() {
+fn unpriced_line_cancels_only_with_the_order() {
     let mut state = order(&[1, 1], OrderCharges::default());
     for line in &mut state.shipments[0].lines {
         line.amount = Amount::ZERO;
@@ -134,7 +134,7 @@ fn lines_without_amounts_of_their_own_go_with_the_whole_order_alone() {
 }
 
 #[test]
-fn quantity_takes_its_share_of_the_amount_and_the_rest_ships() {
+fn cancelled_quantity_takes_its_share_of_the_amount() {
     let mut state = order(&[3, 1], OrderCharges::default());
     let amount: i64 = state.shipments.iter().map(|s| s.amount.minor()).sum();
     let plan = plan_line_cancellation(&state, &quantity(0, 2)).unwrap();
@@ -145,7 +145,7 @@ fn quantity_takes_its_share_of_the_amount_and_the_rest_ships() {
 }
 
 #[test]
-fn shares_that_divide_by_nothing_add_up_in_units_of_the_provider() {
+fn indivisible_shares_add_up_in_provider_increments() {
     let tax = Amount::new(1_010).unwrap();
     let mut state = order(&[7, 1], OrderCharges { tax, ..OrderCharges::default() });
     for line in state.shipments.iter_mut().flat_map(|s| &mut s.lines) {
@@ -162,7 +162,7 @@ fn shares_that_divide_by_nothing_add_up_in_units_of_the_provider() {
 }
 
 #[test]
-fn pieces_are_taken_where_they_cost_least() {
+fn units_are_taken_where_cheapest() {
     let mut state = order(&[9, 2], OrderCharges::default());
     let shipment = |id: u128, quantity: u32, label: bool| {
         let mut shipment = state.shipments[0].clone();
@@ -214,7 +214,7 @@ fn quantity_of_all_that_is_open_is_the_whole_line() {
 }
 
 #[test]
-fn more_than_is_open_is_refused_and_more_than_was_ordered_is_no_request() {
+fn quantity_above_open_or_ordered_is_rejected() {
     let state = order(&[3, 2], OrderCharges::default()).with_cancelled(&quantity(0, 2));
     let plan = plan_line_cancellation(&state, &quantity(0, 2)).unwrap();
     assert_eq!((plan.answer, &plan.rejected_lines), (CancelDecision::Rejected, &vec![0]));
@@ -233,7 +233,7 @@ fn more_than_is_open_is_refused_and_more_than_was_ordered_is_no_request() {
 }
 
 #[test]
-fn shipments_are_split_only_so_often_and_where_amounts_can_be() {
+fn split_is_rejected_at_limit_or_without_increment() {
     let mut state = order(&[3, 2], OrderCharges::default());
     state.amount_increment = None;
     assert_eq!(plan_line_cancellation(&state, &quantity(0, 1)).unwrap().answer, CancelDecision::Rejected);
@@ -252,7 +252,7 @@ fn selections() -> impl Strategy<Value = LineSelection> {
 
 proptest! {
     #[test]
-    fn amounts_and_pieces_add_up_whatever_is_cancelled(
+    fn amounts_and_units_add_up_after_any_cancellation(
         quantities in prop::collection::vec(1u32..9, 1..7),
         fee in 0i64..5_000, tax in 0i64..5_000, unit in prop::sample::select(vec![1i64, 10, 100]),
         steps in prop::collection::vec((any::<bool>(), any::<bool>(), selections()), 0..8),

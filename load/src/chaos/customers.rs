@@ -14,7 +14,7 @@ use waybill_stack::client::{Client, Reply};
 /// Price of a unit, in cents.
 const UNIT_PRICE: i64 = 1_000;
 /// Above the manual review threshold.
-const DEAR_PRICE: i64 = 150_000;
+const EXPENSIVE_PRICE: i64 = 150_000;
 /// Interval between two reads of an order.
 const POLL_INTERVAL: Duration = Duration::from_millis(300);
 /// Reads of an order before the wait for a state ends.
@@ -25,7 +25,7 @@ pub const AMPLE_STOCK: [(&str, &str); 2] = [("CHAOS-A", "AMS"), ("CHAOS-B", "RTM
 /// A SKU with fewer units than are ordered.
 pub const HOT: &str = "CHAOS-HOT";
 /// A SKU whose price is above the manual review threshold.
-pub const DEAR: &str = "CHAOS-DEAR";
+pub const EXPENSIVE: &str = "CHAOS-EXPENSIVE";
 
 /// Returns a SKU that only one order uses, with one unit in stock.
 pub fn scarce_sku(nth: u64) -> String {
@@ -83,7 +83,7 @@ fn order(plan: &OrderPlan, run: &str) -> Value {
         OrderKind::Plain if random.below(3) == 0 => vec![line(HOT, 1, UNIT_PRICE)],
         OrderKind::Plain | OrderKind::Declined | OrderKind::Authentication => vec![plenty(&mut random, 0)],
         OrderKind::Split | OrderKind::SlowRefund => vec![plenty(&mut random, 0), plenty(&mut random, 1)],
-        OrderKind::Review => vec![line(DEAR, 1, DEAR_PRICE), plenty(&mut random, 1)],
+        OrderKind::Review => vec![line(EXPENSIVE, 1, EXPENSIVE_PRICE), plenty(&mut random, 1)],
         OrderKind::AskCustomer | OrderKind::ShipAvailable => {
             vec![line(&scarce_sku(plan.nth), 3, UNIT_PRICE), plenty(&mut random, 1)]
         }

@@ -113,7 +113,7 @@ async fn start(servers: &Servers, link: &TcpProxy) -> Result<Stack> {
 async fn seed_stock(client: &Client, plan: &Plan) -> Result<()> {
     let hot = i64::try_from(plan.orders.len()).unwrap_or(i64::MAX) / ORDERS_PER_HOT_UNIT + 1;
     let mut goods =
-        vec![(customers::HOT.to_owned(), "AMS", hot), (customers::DEAR.to_owned(), "AMS", AMPLE_STOCK)];
+        vec![(customers::HOT.to_owned(), "AMS", hot), (customers::EXPENSIVE.to_owned(), "AMS", AMPLE_STOCK)];
     goods.extend(customers::AMPLE_STOCK.map(|(sku, location)| (sku.to_owned(), location, AMPLE_STOCK)));
     let scarce = plan
         .orders

@@ -305,14 +305,14 @@ mod tests {
     }
 
     #[test]
-    fn same_seed_draws_the_same_run() {
+    fn same_seed_generates_the_same_plan() {
         let draw = |seed| format!("{:?}", draw(seed, 50, Scenario::All));
         assert_eq!(draw(7), draw(7));
         assert_ne!(draw(7), draw(8));
     }
 
     #[test]
-    fn calm_run_has_no_faults_and_others_stay_with_theirs() {
+    fn scenario_limits_the_faults() {
         assert!(draw(1, 50, Scenario::Calm).faults.is_empty());
         let providers = draw(1, 200, Scenario::Providers).faults;
         assert!(providers.len() > 5);

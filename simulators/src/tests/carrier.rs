@@ -41,7 +41,7 @@ fn label(reference: &str) -> Value {
 }
 
 #[tokio::test]
-async fn one_reference_is_one_label() {
+async fn repeated_reference_is_one_label() {
     let ledger = LedgerFile::new();
     let sim = start(&ledger, None, None).await;
     let (status, first) = post(&sim, "/v1/labels", label("s1")).await;
@@ -63,7 +63,7 @@ async fn one_reference_is_one_label() {
 }
 
 #[tokio::test]
-async fn label_without_postal_code_keeps_the_means_of_contact() {
+async fn label_without_postal_code_keeps_contacts() {
     let ledger = LedgerFile::new();
     let sim = start(&ledger, None, None).await;
     let mut booking = label("s1");
@@ -77,7 +77,7 @@ async fn label_without_postal_code_keeps_the_means_of_contact() {
 }
 
 #[tokio::test]
-async fn a_request_that_is_stalled_goes_on_when_the_rule_is_gone() {
+async fn stalled_request_resumes_when_rule_is_removed() {
     let ledger = LedgerFile::new();
     let sim = start(&ledger, None, None).await;
     let stall = |about: &str| Rule {
@@ -98,7 +98,7 @@ async fn a_request_that_is_stalled_goes_on_when_the_rule_is_gone() {
 }
 
 #[tokio::test]
-async fn a_cancellation_before_the_booking_holds_after_a_restart() {
+async fn early_cancellation_survives_restart() {
     let ledger = LedgerFile::new();
     let sim = start(&ledger, None, None).await;
     let (status, body) = post(&sim, "/v1/labels/s1/cancel", Value::Null).await;
@@ -113,7 +113,7 @@ async fn a_cancellation_before_the_booking_holds_after_a_restart() {
 }
 
 #[tokio::test]
-async fn goods_handed_over_cannot_be_cancelled_and_events_are_signed() {
+async fn cancel_after_handover_is_rejected() {
     let ledger = LedgerFile::new();
     let (receiver, base) = Receiver::start(&[503]).await;
     let sim = start(&ledger, Some(base), None).await;
@@ -135,7 +135,7 @@ async fn goods_handed_over_cannot_be_cancelled_and_events_are_signed() {
 }
 
 #[tokio::test]
-async fn labels_move_on_by_themselves_also_after_a_restart() {
+async fn auto_progress_survives_restart() {
     let ledger = LedgerFile::new();
     let (receiver, base) = Receiver::start(&[]).await;
     let sim = start(&ledger, Some(base.clone()), None).await;
@@ -157,7 +157,7 @@ async fn labels_move_on_by_themselves_also_after_a_restart() {
 }
 
 #[tokio::test]
-async fn one_shipment_does_not_hold_up_another() {
+async fn failing_delivery_does_not_block_other_shipments() {
     let ledger = LedgerFile::new();
     let (receiver, base) = Receiver::start(&[]).await;
     let sim = start(&ledger, Some(base), None).await;

@@ -129,7 +129,7 @@ fn rule(route: Route, fault: Fault, times: u32) -> Vec<Rule> {
 }
 
 #[tokio::test]
-async fn the_same_key_charges_once() {
+async fn repeated_key_charges_once() {
     let shop = Shop::new(None).await;
     let (_, first) = shop.post("/v1/payment_intents", "k1", &order("pm_card_visa")).await;
     assert!(first["latest_charge"]["payment_method_details"]["card"]["capture_before"].is_i64());
@@ -157,7 +157,7 @@ async fn the_same_key_charges_once() {
 }
 
 #[tokio::test]
-async fn a_forgotten_key_charges_again_also_after_a_restart() {
+async fn expired_key_charges_again_after_restart() {
     let shop = Shop::new(None).await;
     let (_, first) = shop.post("/v1/payment_intents", "k1", &order("pm_card_visa")).await;
     shop.control_quietly(Method::DELETE, "keys", Value::Null).await;
@@ -176,7 +176,7 @@ async fn a_forgotten_key_charges_again_also_after_a_restart() {
 }
 
 #[tokio::test]
-async fn a_key_in_use_is_a_conflict_and_hanging_up_stops_nothing() {
+async fn key_in_use_conflicts_and_disconnect_aborts_nothing() {
     let shop = Shop::new(None).await;
     shop.sim.set_faults(rule(Route::Authorize, Fault::Latency { ms: 700 }, 1));
     let form = order("pm_card_visa");
@@ -189,7 +189,7 @@ async fn a_key_in_use_is_a_conflict_and_hanging_up_stops_nothing() {
 }
 
 #[tokio::test]
-async fn a_dropped_reply_leaves_one_charge() {
+async fn dropped_reply_is_one_charge() {
     let shop = Shop::new(None).await;
     shop.sim.set_faults(rule(Route::Authorize, Fault::DropReply, 1));
     let form = order("pm_card_visa");
@@ -205,7 +205,7 @@ async fn a_dropped_reply_leaves_one_charge() {
 }
 
 #[tokio::test]
-async fn an_injected_error_does_nothing_and_is_not_kept() {
+async fn injected_error_has_no_effect_and_is_not_stored() {
     let shop = Shop::new(None).await;
     let failing = shop.http.post(format!("{}/v1/payment_intents", shop.sim.url())).bearer_auth(KEY);
     let failing = failing.header("Idempotency-Key", "k1").header("X-Sim-Fault", "status=500");
@@ -218,7 +218,7 @@ async fn an_injected_error_does_nothing_and_is_not_kept() {
 }
 
 #[tokio::test]
-async fn declines_have_their_codes() {
+async fn decline_reports_its_code() {
     let shop = Shop::new(None).await;
     for (method, code, decline_code) in [
         ("pm_card_chargeDeclined", "card_declined", "generic_decline"),
@@ -243,7 +243,7 @@ async fn declines_have_their_codes() {
 }
 
 #[tokio::test]
-async fn captures_several_times_then_cancels_the_rest() {
+async fn remainder_after_multicapture_can_be_cancelled() {
     let shop = Shop::new(None).await;
     let id = shop.authorized("pm_card_visa").await;
     let path = format!("/v1/payment_intents/{id}");
@@ -274,7 +274,7 @@ async fn captures_several_times_then_cancels_the_rest() {
 }
 
 #[tokio::test]
-async fn a_card_without_multicapture_is_captured_once() {
+async fn card_without_multicapture_allows_one_capture() {
     let shop = Shop::new(None).await;
     for (method, availability) in [("pm_card_visa", "available"), ("pm_card_noMulticapture", "unavailable")] {
         let (_, intent) = shop.post("/v1/payment_intents", "", &order(method)).await;
@@ -291,7 +291,7 @@ async fn a_card_without_multicapture_is_captured_once() {
 }
 
 #[tokio::test]
-async fn customers_and_banks_can_be_played() {
+async fn control_routes_set_customer_and_bank_outcomes() {
     let shop = Shop::new(None).await;
     let (_, intent) = shop.post("/v1/payment_intents", "", &order("pm_card_authenticationRequired")).await;
     assert_eq!(intent["status"], "requires_action");
@@ -320,7 +320,7 @@ async fn customers_and_banks_can_be_played() {
 }
 
 #[tokio::test]
-async fn each_way_out_of_3d_secure_has_its_event() {
+async fn each_3d_secure_outcome_sends_its_event() {
     let (receiver, url) = Receiver::start(&[]).await;
     let shop = Shop::new(Some(url)).await;
     let mut taken = 0;
@@ -345,7 +345,7 @@ async fn each_way_out_of_3d_secure_has_its_event() {
 }
 
 #[tokio::test]
-async fn what_is_no_longer_held_cannot_be_captured() {
+async fn expired_authorization_cannot_be_captured() {
     let (receiver, url) = Receiver::start(&[]).await;
     let shop = Shop::new(Some(url)).await;
     let held_long = shop.authorized("pm_card_visa").await;
@@ -386,7 +386,7 @@ async fn what_is_no_longer_held_cannot_be_captured() {
 }
 
 #[tokio::test]
-async fn a_restart_goes_on_where_it_was() {
+async fn restart_resumes_from_the_ledger() {
     let shop = Shop::new(None).await;
     let (_, first) = shop.post("/v1/payment_intents", "k1", &order("pm_card_visa")).await;
     let path = format!("/v1/payment_intents/{}/capture", first["id"].as_str().unwrap());
@@ -411,7 +411,7 @@ async fn a_restart_goes_on_where_it_was() {
 }
 
 #[tokio::test]
-async fn a_ledger_from_before_still_loads() {
+async fn older_ledger_still_loads() {
     let ledger = LedgerFile::new();
     std::fs::write(&ledger.0, OLD_LEDGER).unwrap();
     let shop = Shop { sim: start(&ledger, None).await, http: http(), ledger };
@@ -422,7 +422,7 @@ async fn a_ledger_from_before_still_loads() {
 }
 
 #[tokio::test]
-async fn events_are_signed_and_tried_again() {
+async fn failed_event_delivery_is_signed_and_retried() {
     let (receiver, url) = Receiver::start(&[500]).await;
     let shop = Shop::new(Some(url)).await;
     let id = shop.authorized("pm_card_visa").await;
@@ -439,7 +439,7 @@ async fn events_are_signed_and_tried_again() {
 }
 
 #[tokio::test]
-async fn events_double_swap_and_vanish_when_told() {
+async fn fault_rules_duplicate_reorder_and_drop_events() {
     let (receiver, url) = Receiver::start(&[]).await;
     let shop = Shop::new(Some(url)).await;
     let id = shop.authorized("pm_card_visa").await;

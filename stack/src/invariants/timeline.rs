@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn second_ending_and_step_back_are_found() {
+    fn second_terminal_status_and_step_back_are_found() {
         assert_eq!(check(&entries(&[S::Received, S::Reserving, S::Reserving, S::Rejected])), [""; 0]);
         let twice = check(&entries(&[S::Received, S::Reserving, S::Rejected, S::Received, S::Cancelled]));
         assert_eq!(twice, ["rejected is followed by received at seq 4"]);
@@ -84,14 +84,14 @@ mod tests {
     }
 
     #[test]
-    fn missing_number_is_found() {
+    fn gap_in_sequence_is_found() {
         let mut gap = entries(&[S::Received, S::Received, S::Received]);
         gap.remove(1);
         assert_eq!(check(&gap), ["seq 2 is missing"]);
     }
 
     #[test]
-    fn repeated_fact_is_found_and_repeated_request_is_not() {
+    fn repeated_event_is_found_but_repeated_request_is_not() {
         let shipment_id = waybill_domain::ids::ShipmentId(uuid::Uuid::nil());
         let mut told = entries(&[S::Shipped, S::Shipped]);
         for entry in &mut told {

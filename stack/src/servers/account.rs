@@ -79,14 +79,14 @@ mod tests {
     const USERS: &str = "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65533:nobody:/:/usr/sbin/nologin\n";
 
     #[test]
-    fn users_are_found_by_name() {
+    fn user_is_found_by_name() {
         let nobody = find(USERS, "nobody").unwrap();
         assert_eq!((nobody.uid, nobody.gid), (65534, 65533));
         assert_eq!(find(USERS, "postgres"), None);
     }
 
     #[test]
-    fn a_closed_directory_on_the_way_is_noticed() {
+    fn unreadable_parent_directory_is_detected() {
         let dir = std::env::temp_dir().join(format!("waybill-reach-{}", std::process::id()));
         std::fs::create_dir_all(dir.join("inner")).unwrap();
         let stranger = SystemUser { name: "stranger".into(), uid: 4_000_000, gid: 4_000_000 };

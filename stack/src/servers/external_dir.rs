@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_stack_has_its_own_place() {
+    fn stacks_have_distinct_external_dirs() {
         let one = ExternalDir::of(Path::new("/somewhere/.dev"));
         assert_eq!(one.path(), ExternalDir::of(Path::new("/somewhere/.dev")).path());
         assert_ne!(one.path(), ExternalDir::of(Path::new("/elsewhere/.dev")).path());

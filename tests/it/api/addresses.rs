@@ -21,7 +21,7 @@ fn order_to_hong_kong() -> Value {
 }
 
 #[tokio::test]
-async fn order_without_postal_code_or_contact_is_judged_by_country() {
+async fn missing_postal_code_is_rejected_unless_country_has_none() {
     let stack = builder().await.worker(false).start().await.unwrap();
     let to = |country: &str| {
         order_with(|o| {
@@ -53,7 +53,7 @@ async fn order_without_postal_code_or_contact_is_judged_by_country() {
 }
 
 #[tokio::test]
-async fn contact_reaches_the_carrier_and_stays_private() {
+async fn contact_reaches_carrier_but_no_log_or_history() {
     let port = || free_port().unwrap();
     let ports = StackPorts { api: port(), worker: port(), payments: port(), carrier: port() };
     let stack = builder().await.ports(ports).env("RUST_LOG", "debug").start().await.unwrap();

@@ -14,7 +14,7 @@ use waybill_stack::{
 const BODY_BYTES_MAX: usize = 64 * 1024;
 
 #[tokio::test]
-async fn what_can_not_be_accepted_is_refused_with_the_field_and_the_fix() {
+async fn invalid_input_is_rejected_with_field_and_fix() {
     let stack = builder().await.worker(false).start().await.unwrap();
     let placed = place(&stack.client, &order_with(|_| {})).await;
     wrong_values(&stack).await;

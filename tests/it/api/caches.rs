@@ -27,7 +27,7 @@ const IMMEDIATE_DELIVERY: AutoProgress =
     AutoProgress { hand_over_after: Duration::ZERO, deliver_after: Duration::ZERO };
 
 #[tokio::test]
-async fn what_is_remembered_is_forgotten_when_it_changes() {
+async fn cached_entries_are_invalidated_on_change() {
     let stack =
         builder().await.auto(IMMEDIATE_DELIVERY).env("WAYBILL_CACHE_SECONDS", 3_600).start().await.unwrap();
     a_revoked_key(&stack).await;
@@ -135,7 +135,7 @@ async fn the_answer_to_who_has_waited(stack: &Stack) {
 }
 
 #[tokio::test]
-async fn an_order_under_way_is_read_as_it_is() {
+async fn open_order_is_revalidated_on_each_read() {
     // Without a worker, no other process changes the orders or sends notifications.
     let stack = builder().await.worker(false).env("WAYBILL_CACHE_SECONDS", 3_600).start().await.unwrap();
     let pool = waybill_store::connect(&stack.database_url, 2).unwrap();
@@ -162,7 +162,7 @@ async fn an_order_under_way_is_read_as_it_is() {
 }
 
 #[tokio::test]
-async fn the_starter_leaves_alone_what_is_about_to_be_started() {
+async fn order_started_by_api_is_skipped_by_dispatcher() {
     let stack = builder().await.worker(false).start().await.unwrap();
     let pool = waybill_store::connect(&stack.database_url, 2).unwrap();
     let merchant = MerchantId(Uuid::now_v7());
@@ -237,7 +237,7 @@ fn acceptance(merchant: MerchantId, key: &str, reference: &str) -> Arc<AcceptReq
 }
 
 #[tokio::test]
-async fn orders_that_are_accepted_together_are_accepted_each_by_itself() {
+async fn batched_acceptance_isolates_each_order() {
     let stack = builder().await.worker(false).start().await.unwrap();
     let pool = waybill_store::connect(&stack.database_url, 4).unwrap();
     let merchant = MerchantId(Uuid::now_v7());

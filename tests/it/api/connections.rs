@@ -23,7 +23,7 @@ async fn metric(client: &Client, name: &str) -> u64 {
 }
 
 #[tokio::test]
-async fn unfinished_request_heads_are_closed() {
+async fn unfinished_request_head_closes_connection() {
     let stack = builder().await.worker(false).start().await.unwrap();
     let mut held = Vec::new();
     for _ in 0..200 {

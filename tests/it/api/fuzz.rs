@@ -94,7 +94,7 @@ enum Change {
 }
 
 #[tokio::test]
-async fn whatever_is_sent_is_accepted_or_refused() {
+async fn mutated_order_is_accepted_or_rejected_never_5xx() {
     let stack = builder().await.worker(false).start().await.unwrap();
     let mut random = Random(SEED);
     let (mut accepted, mut refused) = (0, 0);

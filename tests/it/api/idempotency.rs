@@ -19,7 +19,7 @@ use waybill_store::inbox::idempotency::{self, KeyStatus, RequestKey};
 const ORDERS_OF: &str = "select count(*) from orders where customer_id = $1";
 
 #[tokio::test]
-async fn the_same_request_twice_is_one_request() {
+async fn repeated_request_is_executed_once() {
     let mut stack = stack().await;
     let (order, key) = (order_with(|o| o["reference"] = json!("W-1")), new_key());
     let first = placing_again(&stack, &order, &key).await;
@@ -35,7 +35,7 @@ async fn the_same_request_twice_is_one_request() {
 }
 
 #[tokio::test]
-async fn request_answered_twice_keeps_its_first_answer() {
+async fn request_answered_twice_keeps_first_response() {
     let servers = Servers::for_tests().await.unwrap();
     let url = servers.postgres.create_database("answered_twice").await.unwrap();
     let pool = waybill_store::connect(&url, 2).unwrap();

@@ -12,7 +12,7 @@ use waybill_stack::{
 };
 
 #[tokio::test]
-async fn a_key_opens_what_is_its_merchants_and_nothing_else() {
+async fn key_accesses_only_its_merchant_and_scopes() {
     let stack = builder().await.worker(false).start().await.unwrap();
     let placed = place(&stack.client, &order_with(|_| {})).await;
     without_a_valid_key(&stack, &placed).await;

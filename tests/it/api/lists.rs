@@ -58,7 +58,7 @@ async fn looked_at(tx: &mut PgConnection) -> i64 {
 }
 
 #[tokio::test]
-async fn a_page_costs_what_is_on_it() {
+async fn page_reads_only_its_own_rows() {
     let stack = builder().await.worker(false).check_invariants(false).start().await.unwrap();
     let model = place(&stack.client, &order_with(|_| {})).await;
     // A single connection, so that its cached plans are used again, as in the service.

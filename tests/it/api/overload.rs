@@ -16,7 +16,7 @@ use waybill_stack::{
 };
 
 #[tokio::test]
-async fn health_metrics_and_answers_that_were_waited_for() {
+async fn health_metrics_and_prefer_wait_are_answered() {
     let port = || free_port().unwrap();
     let ports = StackPorts { api: port(), worker: port(), payments: port(), carrier: port() };
     let stack = builder().await.ports(ports).start().await.unwrap();
@@ -79,7 +79,7 @@ async fn health_metrics_and_answers_that_were_waited_for() {
 }
 
 #[tokio::test]
-async fn orders_are_refused_while_too_many_wait_and_taken_again_after() {
+async fn backlog_above_limit_rejects_orders_until_drained() {
     let mut stack = builder().await.worker(false).env("WAYBILL_BACKLOG_MAX", 0).start().await.unwrap();
     let (order, key) = (order_with(|_| {}), new_key());
     let first = stack.client.place(&order, &key, None).await.unwrap();
@@ -123,7 +123,7 @@ async fn orders_are_refused_while_too_many_wait_and_taken_again_after() {
 }
 
 #[tokio::test]
-async fn a_body_that_does_not_come_is_waited_for_no_longer() {
+async fn missing_body_is_answered_408_after_timeout() {
     let stack = builder().await.worker(false).start().await.unwrap();
     for path in ["/v1/orders", "/v1/payments/events"] {
         let mut there = TcpStream::connect(stack.client.base().trim_start_matches("http://")).await.unwrap();
@@ -142,7 +142,7 @@ async fn a_body_that_does_not_come_is_waited_for_no_longer() {
 }
 
 #[tokio::test]
-async fn those_who_wait_for_their_orders_leave_room_for_others() {
+async fn waiting_clients_leave_capacity_for_other_requests() {
     let in_flight_max = 8;
     let builder = builder().await.worker(false).env("WAYBILL_IN_FLIGHT_MAX", in_flight_max);
     let stack = builder.start().await.unwrap();

@@ -13,7 +13,7 @@ const SKUS: [&str; 6] =
     ["Schuh 42 grün", "a/b?c#d%20e&f", "靴・42", "👟 42", "\"quoted\" \\ ' {}", "تي شيرت"];
 
 #[tokio::test]
-async fn sku_of_any_alphabet_is_sold() {
+async fn non_ascii_sku_can_be_ordered() {
     let stack = stack().await;
     let longest = "é".repeat(100);
     let skus: Vec<&str> = SKUS.into_iter().chain([longest.as_str()]).collect();
@@ -44,7 +44,7 @@ async fn sku_of_any_alphabet_is_sold() {
 }
 
 #[tokio::test]
-async fn sku_against_the_rule_is_rejected_with_the_rule() {
+async fn invalid_sku_is_rejected_with_the_rule() {
     let stack = builder().await.worker(false).start().await.unwrap();
     let rule = "must have 1 to 100 characters";
     let too_long = "é".repeat(101);

@@ -13,7 +13,7 @@ use waybill_stack::{
 };
 
 #[tokio::test]
-async fn stock_is_set_adjusted_and_never_below_what_is_set_aside() {
+async fn stock_change_below_reserved_is_rejected() {
     let stack = stack().await;
     bad_stock(&stack).await;
     put_stock(&stack.client, "HELD", &[("AMS", 150), ("RTM", 0)]).await;
@@ -165,7 +165,7 @@ async fn level(stack: &Stack, sku: &str, location: &str) -> (i64, i64, i64, i64)
 }
 
 #[tokio::test]
-async fn one_adjustment_asked_for_many_times_at_once_is_one() {
+async fn concurrent_repeats_of_an_adjustment_apply_once() {
     let stack = stack().await;
     let key = new_key();
     let body = json!({"sku": "BUSY", "location": "AMS", "delta": 500_000_000, "reason": "delivery"});
@@ -186,7 +186,7 @@ async fn one_adjustment_asked_for_many_times_at_once_is_one() {
 }
 
 #[tokio::test]
-async fn a_sku_has_so_many_locations_and_no_more() {
+async fn location_above_limit_is_rejected() {
     let stack = builder().await.worker(false).start().await.unwrap();
     let at = |numbers: std::ops::Range<usize>| {
         let locations: Vec<_> = numbers.map(|n| json!({"location": format!("L{n}"), "on_hand": 1})).collect();

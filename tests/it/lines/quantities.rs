@@ -41,7 +41,7 @@ async fn check_reserved(stack: &Stack, order: &Value) {
 }
 
 #[tokio::test]
-async fn rest_of_a_line_ships_and_is_charged_exactly() {
+async fn remaining_quantity_ships_and_is_captured_exactly() {
     let stack = builder().await.env("WAYBILL_CHAOS", "repeat").start().await.unwrap();
     let mut basket = three_lines(&stack).await;
     let before = units_by_location(&stack).await;
@@ -51,7 +51,7 @@ async fn rest_of_a_line_ships_and_is_charged_exactly() {
         let id = place(&stack.client, &basket).await;
         let order = labelled(&stack, &id, "fulfilling").await;
         let (first, total) = (shipments(&order)[0].clone(), order["total"].as_i64().unwrap());
-        let plan = as_planned(&stack, &id, json!([pieces_of(0, 1), 2])).await;
+        let plan = cancel_and_compare_with_plan(&stack, &id, json!([pieces_of(0, 1), 2])).await;
         let released = json!([{"sku": SKUS[0], "quantity": 1}, {"sku": SKUS[2], "quantity": 3}]);
         assert_eq!((&plan["reduce_shipments"], &plan["release"]), (&json!([first]), &released));
         cancelled(&stack, &id, [1, 0, 3]).await;
@@ -81,7 +81,7 @@ async fn rest_of_a_line_ships_and_is_charged_exactly() {
 }
 
 #[tokio::test]
-async fn each_request_counts_once_and_quantities_add_up() {
+async fn distinct_requests_add_up_and_repeats_count_once() {
     let stack = stack().await;
     let basket = three_lines(&stack).await;
     let before = units_by_location(&stack).await;
@@ -104,12 +104,12 @@ async fn each_request_counts_once_and_quantities_add_up() {
     let more = ask_with(&stack, &id, &new_key(), json!([pieces_of(0, 2)])).await;
     refused(&more, 409, "wrong_state", "cancel of two units, of which one is open");
     assert!(more.text("/detail").contains("cancellable: 1 of line 0"), "{}", more.body);
-    let last = as_planned(&stack, &id, json!([pieces_of(0, 1)])).await;
+    let last = cancel_and_compare_with_plan(&stack, &id, json!([pieces_of(0, 1)])).await;
     assert_eq!(last["release"], json!([{"sku": SKUS[0], "quantity": 1}]));
     let order = cancelled(&stack, &id, [3, 2, 1]).await;
     check_reserved(&stack, &order).await;
     // All open units, line by line, are the whole order.
-    as_planned(&stack, &id, json!([pieces_of(1, 1), pieces_of(2, 2)])).await;
+    cancel_and_compare_with_plan(&stack, &id, json!([pieces_of(1, 1), pieces_of(2, 2)])).await;
     reach(&stack.client, &id, "cancelled").await;
     check_closed_order(&stack, &id).await;
     check_stock(&stack, &before).await;
@@ -117,7 +117,7 @@ async fn each_request_counts_once_and_quantities_add_up() {
 }
 
 #[tokio::test]
-async fn quantities_that_a_line_can_not_have_are_named() {
+async fn invalid_quantity_is_rejected_with_its_line() {
     let stack = stack().await;
     let basket = three_lines(&stack).await;
     let id = place(&stack.client, &basket).await;
@@ -156,7 +156,7 @@ async fn quantities_that_a_line_can_not_have_are_named() {
 }
 
 #[tokio::test]
-async fn pieces_that_are_short_go_first_and_then_those_that_cost_least() {
+async fn short_units_are_cancelled_first_then_cheapest() {
     let stack = stack().await;
     let mut basket = three_lines(&stack).await;
     basket["shortage_policy"] = json!("ask_customer");
@@ -164,7 +164,7 @@ async fn pieces_that_are_short_go_first_and_then_those_that_cost_least() {
     let before = units_by_location(&stack).await;
     let id = place(&stack.client, &basket).await;
     reach(&stack.client, &id, "awaiting_customer").await;
-    let plan = as_planned(&stack, &id, json!([pieces_of(0, 1)])).await;
+    let plan = cancel_and_compare_with_plan(&stack, &id, json!([pieces_of(0, 1)])).await;
     assert_eq!((&plan["release"], &plan["void"]), (&json!([]), &json!(0)), "a missing unit");
     let order = labelled(&stack, &id, "fulfilling").await;
     assert_eq!((open(&order).len(), &order["lines"][0]["cancelled"]), (2, &json!(1)));
@@ -172,7 +172,7 @@ async fn pieces_that_are_short_go_first_and_then_those_that_cost_least() {
     send_carrier_event(&stack, other["id"].as_str().unwrap(), "hand_over").await;
     reach(&stack.client, &id, "partially_shipped").await;
     wait_for_event(&stack.client, &id, "payment.captured").await;
-    let plan = as_planned(&stack, &id, json!([pieces_of(0, 1), pieces_of(1, 2)])).await;
+    let plan = cancel_and_compare_with_plan(&stack, &id, json!([pieces_of(0, 1), pieces_of(1, 2)])).await;
     assert_eq!(plan["reduce_shipments"].as_array().unwrap().len(), 1);
     let order = cancelled(&stack, &id, [2, 2, 0]).await;
     labelled(&stack, &id, "partially_shipped").await;
@@ -185,13 +185,13 @@ async fn pieces_that_are_short_go_first_and_then_those_that_cost_least() {
 }
 
 #[tokio::test]
-async fn quantities_wait_for_stock_and_for_the_payments_outcome() {
+async fn quantity_cancel_waits_for_reservation_and_payment() {
     let stack = builder().await.env("WAYBILL_CHAOS", "lose:reserve:4").start().await.unwrap();
     let basket = three_lines(&stack).await;
     let before = units_by_location(&stack).await;
     let id = place(&stack.client, &basket).await;
     wait_for_event(&stack.client, &id, "step.retrying").await;
-    as_planned(&stack, &id, json!([pieces_of(0, 1)])).await;
+    cancel_and_compare_with_plan(&stack, &id, json!([pieces_of(0, 1)])).await;
     signal(&id, r#"{"lines": [{"line": 0, "quantity": 1}, {"line": 2, "quantity": 9}]}"#).await;
     stack.payments.set_faults(always(Route::Authorize, Fault::Status { status: 503 }));
     let order = cancelled(&stack, &id, [2, 0, 3]).await;
@@ -214,7 +214,7 @@ async fn quantities_wait_for_stock_and_for_the_payments_outcome() {
 }
 
 #[tokio::test]
-async fn a_request_that_a_lost_task_carried_out_counts_once() {
+async fn request_applied_by_unrecorded_task_counts_once() {
     let mut stack = stack().await;
     let basket = three_lines(&stack).await;
     let before = units_by_location(&stack).await;

@@ -52,7 +52,7 @@ fn id(object: &Value) -> &str {
 }
 
 #[tokio::test]
-async fn a_refund_that_had_succeeded_fails_afterwards() {
+async fn succeeded_refund_can_fail_later() {
     let taken = Taken::by("pm_card_visa").await;
     let refund = taken.refund("10000").await;
     assert_eq!((&refund["status"], &refund["metadata"]["operation"]), (&json!("succeeded"), &json!("r-1")));
@@ -78,7 +78,7 @@ async fn a_refund_that_had_succeeded_fails_afterwards() {
 }
 
 #[tokio::test]
-async fn a_pending_refund_is_announced_with_its_outcome() {
+async fn pending_refund_sends_its_outcome_event() {
     let taken = Taken::by("pm_card_pendingRefund").await;
     let refunds = [taken.refund("2000").await, taken.refund("3000").await, taken.refund("4000").await];
     assert_eq!(refunds[0]["status"], "pending");
@@ -101,7 +101,7 @@ async fn a_pending_refund_is_announced_with_its_outcome() {
 }
 
 #[tokio::test]
-async fn a_refund_that_fails_at_once_says_so() {
+async fn immediately_failed_refund_is_reported() {
     let taken = Taken::by("pm_card_refundFail").await;
     assert_eq!(taken.refund("10000").await["status"], "failed");
     assert_eq!(kinds(&taken.events(3).await), ["refund.created", "refund.failed", "refund.updated"]);
@@ -109,7 +109,7 @@ async fn a_refund_that_fails_at_once_says_so() {
 }
 
 #[tokio::test]
-async fn a_dispute_is_remembered_and_closed() {
+async fn dispute_is_stored_and_can_be_closed() {
     let taken = Taken::by("pm_card_visa").await;
     let complain = format!("payment_intents/{}/dispute", taken.intent);
     let first = taken.shop.control(&complain, Value::Null).await;
@@ -147,7 +147,7 @@ async fn a_dispute_is_remembered_and_closed() {
 }
 
 #[tokio::test]
-async fn disputed_charge_is_not_refunded_unless_it_is_won() {
+async fn refund_of_disputed_charge_needs_a_won_dispute() {
     let taken = Taken::by("pm_card_visa").await;
     let complain = format!("payment_intents/{}/dispute", taken.intent);
     let dispute = taken.shop.control(&complain, json!({ "amount": 4000 })).await;
@@ -173,7 +173,7 @@ async fn disputed_charge_is_not_refunded_unless_it_is_won() {
 }
 
 #[tokio::test]
-async fn only_what_was_received_can_be_disputed() {
+async fn dispute_above_received_amount_is_rejected() {
     let shop = Shop::new(None).await;
     let held = format!("payment_intents/{}/dispute", shop.authorized("pm_card_visa").await);
     assert_eq!(shop.control_status(&held, Value::Null).await, 400);

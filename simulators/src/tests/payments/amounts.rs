@@ -9,7 +9,7 @@ fn charge<'a>(amount: &'a str, currency: &'a str) -> [(&'a str, &'a str); 8] {
 }
 
 #[tokio::test]
-async fn charge_that_stripe_rejects_is_rejected() {
+async fn invalid_charge_is_rejected_like_stripe() {
     let shop = Shop::new(None).await;
     for (amount, currency, code, param) in [
         ("5001", "kwd", json!("invalid_charge_amount"), "amount"),
@@ -39,7 +39,7 @@ async fn charge_that_stripe_rejects_is_rejected() {
 }
 
 #[tokio::test]
-async fn capture_and_refund_take_the_charges_multiples() {
+async fn capture_and_refund_require_charge_increments() {
     let shop = Shop::new(None).await;
     let (_, intent) = shop.post("/v1/payment_intents", "", &charge("10000", "kwd")).await;
     let id = intent["id"].as_str().unwrap();
@@ -73,7 +73,7 @@ async fn every_response_has_a_request_id() {
 }
 
 #[tokio::test]
-async fn off_session_customer_who_has_to_act_is_declined() {
+async fn off_session_authentication_is_declined() {
     let shop = Shop::new(None).await;
     let form = |method| [&order(method)[..], &[("off_session", "true")]].concat();
     let (status, body) = shop.post("/v1/payment_intents", "", &form("pm_card_authenticationRequired")).await;

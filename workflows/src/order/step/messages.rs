@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_are_bounded_and_can_be_kept() {
+    fn text_is_bounded_and_stripped_of_control_characters() {
         assert_eq!(sanitize("a\u{0}b\u{7}c"), "abc");
         assert_eq!(sanitize(&"x".repeat(600)).len(), TEXT_CHARS_MAX);
     }

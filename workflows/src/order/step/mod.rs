@@ -186,7 +186,7 @@ mod tests {
     const EVENTS_MAX: u32 = 51_200;
 
     #[test]
-    fn a_step_that_is_refused_for_months_fits_into_a_history() {
+    fn step_rejected_for_90_days_fits_one_history() {
         assert_eq!([1, 2, 3].map(|n| rejection_backoff(n).as_secs()), [30, 60, 120]);
         let rejections = EVENTS_MAX / 2 / EVENTS_PER_REJECTION;
         let lasts: Duration = (1..=rejections).map(rejection_backoff).sum();

@@ -39,14 +39,14 @@ impl Size {
 }
 
 /// The servers and the size of the run.
-pub struct World {
+pub struct Environment {
     /// Temporal and Postgres.
     pub servers: Servers,
     /// The size of the run.
     pub size: Size,
 }
 
-impl World {
+impl Environment {
     /// Starts private servers; Temporal stores its data in a file.
     pub async fn start(size: Size) -> Result<Self> {
         Ok(Self { servers: Servers::private().await?, size })
