@@ -7,7 +7,7 @@ use crate::{
     ids::{Location, OrderId, ShipmentId, Sku},
     money::{Amount, AmountOutOfRange},
     order::OrderLine,
-    provider_units::amount_increment,
+    provider_currency::amount_increment,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -88,7 +88,7 @@ pub fn allocate(order: OrderId, lines: &[OrderLine], available: &AvailableStock)
     let mut shipments = Vec::new();
     for location in location_choice::choose_locations(lines, available) {
         let taken = allocate_at(&location, lines, &mut remaining, available);
-        let id = ShipmentId::derive(order, &location);
+        let id = ShipmentId::for_location(order, &location);
         shipments.push(PlannedShipment { id, location, lines: taken, amount: Amount::ZERO });
     }
     let short = (0u32..)

@@ -97,7 +97,7 @@ impl OrderId {
 
 impl ShipmentId {
     /// The id of the shipment that serves `order` from `location`.
-    pub fn derive(order: OrderId, location: &Location) -> Self {
+    pub fn for_location(order: OrderId, location: &Location) -> Self {
         Self(Uuid::new_v5(&order.0, location.as_str().as_bytes()))
     }
 
@@ -300,7 +300,7 @@ mod tests {
     fn shipment_id_follows_from_order_and_location() {
         let order = OrderId(Uuid::from_u128(7));
         let (ams, rtm) = ("AMS".parse().unwrap(), "RTM".parse().unwrap());
-        assert_eq!(ShipmentId::derive(order, &ams), ShipmentId::derive(order, &ams));
-        assert_ne!(ShipmentId::derive(order, &ams), ShipmentId::derive(order, &rtm));
+        assert_eq!(ShipmentId::for_location(order, &ams), ShipmentId::for_location(order, &ams));
+        assert_ne!(ShipmentId::for_location(order, &ams), ShipmentId::for_location(order, &rtm));
     }
 }

@@ -10,7 +10,7 @@ pub mod lines;
 pub mod money;
 pub mod operator;
 pub mod order;
-pub mod provider_units;
+pub mod provider_currency;
 pub mod refund;
 pub mod refundable;
 pub mod returns;

@@ -1,7 +1,7 @@
 //! Returned items: the units that may be returned, and their share of the captured amount.
 
 use crate::{
-    Currency, event::LineQuantity, ids::ShipmentId, money::Amount, provider_units::amount_increment,
+    Currency, event::LineQuantity, ids::ShipmentId, money::Amount, provider_currency::amount_increment,
     status::string_enum,
 };
 use serde::{Deserialize, Serialize};

@@ -167,7 +167,7 @@ impl LoadClient {
                 None => (Op::Place, self.place(nth, None).await),
             },
             Op::Repeat => match earlier(false) {
-                Some(order) => (op, self.again(&order).await),
+                Some(order) => (op, self.repeat_post(&order).await),
                 None => (Op::Place, self.place(nth, None).await),
             },
             Op::Cancel => match earlier(true) {
@@ -221,7 +221,7 @@ impl LoadClient {
     }
 
     /// Repeats an order's `POST` and records whether it returns the same order.
-    pub async fn again(&self, order: &AcknowledgedOrder) -> Result<Reply> {
+    pub async fn repeat_post(&self, order: &AcknowledgedOrder) -> Result<Reply> {
         let reply = self.post(order.nth, None).await?;
         if reply.status.is_success() {
             self.lock(|ledger| match reply.text("/id") {

@@ -122,7 +122,7 @@ impl BatchedWriters {
         self.reservations.submit(order).await
     }
 
-    /// [`reservations::hand_over`].
+    /// [`reservations::mark_handed_over`].
     ///
     /// # Errors
     /// When Postgres fails.

@@ -60,7 +60,7 @@ pub async fn check_closed_order(stack: &Stack, id: &str) -> Value {
     let held = authorized_amount(stack, id).await;
     assert_eq!(held, 0, "a closed order must hold no stock: {order:#}");
     let (capturable, captured, refunded, intents) = at_provider(stack, id);
-    let events = crate::support::kinds(&stack.client, id).await;
+    let events = crate::support::event_types(&stack.client, id).await;
     let renewals = events.iter().filter(|kind| *kind == "payment.renewing").count();
     assert!(
         intents <= 1 + renewals,

@@ -14,7 +14,7 @@ async fn completed_activity_leaves_no_token() {
     let stack = builder.start().await.unwrap();
     for _ in 0..3 {
         let id = place(&stack.client, &order_with(|_| {})).await;
-        reach(&stack.client, &id, "completed").await;
+        wait_for_status(&stack.client, &id, "completed").await;
     }
     let running = || async {
         let log = std::fs::read_to_string(stack.workers[0].log()).unwrap();

@@ -285,7 +285,7 @@ impl<'a> Case<'a> {
             line["unit_price"] = json!(PRICE);
         }
         let id = place(&stage.stack.client, &order).await;
-        let order = reach(&stage.stack.client, &id, "in_review").await;
+        let order = wait_for_status(&stage.stack.client, &id, "in_review").await;
         let mut all = order["shipments"].as_array().unwrap().clone();
         all.sort_by_key(|shipment| shipment["location"].as_str().unwrap().to_owned());
         let shipments: Vec<String> = all.iter().map(|s| s["id"].as_str().unwrap().to_owned()).collect();
@@ -327,7 +327,7 @@ impl<'a> Case<'a> {
             }),
             Says(number, what) => self.says(&self.shipments[number], what).await,
             Reach(status) => {
-                reach(&stack.client, &self.id, status).await;
+                wait_for_status(&stack.client, &self.id, status).await;
             }
             Told(kind) => {
                 wait_for_event(&stack.client, &self.id, kind).await;
@@ -401,19 +401,19 @@ impl<'a> Case<'a> {
     async fn check(&self, moment: &Moment, way: CancelMethod) {
         let (stack, (status, paid)) = (&self.stage.stack, moment.end);
         if status == "completed" {
-            let order = reach(&stack.client, &self.id, "shipped").await;
+            let order = wait_for_status(&stack.client, &self.id, "shipped").await;
             let all = order["shipments"].as_array().unwrap();
             for gone in all.iter().filter(|shipment| shipment["status"] == "handed_over") {
                 self.says(gone["id"].as_str().unwrap(), "deliver").await;
             }
         }
-        reach(&stack.client, &self.id, status).await;
+        wait_for_status(&stack.client, &self.id, status).await;
         if let Some(reason) = moment.attention {
             let raised = wait_for_event(&stack.client, &self.id, "attention.raised").await;
             assert_eq!(raised["data"]["reason"], reason, "{}", self.what);
         }
         let order = check_closed_order(stack, &self.id).await;
-        let kinds = kinds(&stack.client, &self.id).await;
+        let kinds = event_types(&stack.client, &self.id).await;
         let what = format!("{}: {order:#} {kinds:?}", self.what);
         assert_eq!(order["attention"], json!(moment.attention), "{what}");
         assert_eq!(at_provider(stack, &self.id), (0, paid * PRICE, 0, 1), "{what}");

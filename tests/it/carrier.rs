@@ -25,14 +25,14 @@ async fn in_two_parts(stack: &Stack, sku: &str) -> (String, Vec<String>) {
     let mut order = order(&[(sku, 3)]);
     (order["tax"], order["shipping_fee"]) = (json!(101), json!(501));
     let id = place(&stack.client, &order).await;
-    let ids = shipments(&reach(&stack.client, &id, "fulfilling").await);
+    let ids = shipments(&wait_for_status(&stack.client, &id, "fulfilling").await);
     (id, ids)
 }
 
 /// An order whose only shipment is with the carrier.
 async fn shipped(stack: &Stack) -> (String, String) {
     let id = place(&stack.client, &order_with(|_| {})).await;
-    let shipment = shipments(&reach(&stack.client, &id, "fulfilling").await).remove(0);
+    let shipment = shipments(&wait_for_status(&stack.client, &id, "fulfilling").await).remove(0);
     send_carrier_event(stack, &shipment, "hand_over").await;
     wait_for_event(&stack.client, &id, "payment.captured").await;
     (id, shipment)
@@ -41,9 +41,9 @@ async fn shipped(stack: &Stack) -> (String, String) {
 /// An order that was cancelled after its label had been booked.
 async fn cancelled(stack: &Stack, order: &Value) -> (String, Vec<String>) {
     let id = place(&stack.client, order).await;
-    let ids = shipments(&reach(&stack.client, &id, "fulfilling").await);
+    let ids = shipments(&wait_for_status(&stack.client, &id, "fulfilling").await);
     stack.client.cancel(&id, "no longer wanted", false).await.unwrap().success().unwrap();
-    reach(&stack.client, &id, "cancelled").await;
+    wait_for_status(&stack.client, &id, "cancelled").await;
     check_closed_order(stack, &id).await;
     (id, ids)
 }
@@ -101,7 +101,7 @@ async fn cancelled_shipment_that_leaves_opens_a_return() {
     send_carrier_event(&stack, &ids[0], "hand_over").await;
     wait_for_event(&stack.client, &id, "payment.captured").await;
     stack.client.cancel(&id, "the rest", false).await.unwrap().success().unwrap();
-    reach(&stack.client, &id, "shipped").await;
+    wait_for_status(&stack.client, &id, "shipped").await;
     let captured = at_provider(&stack, &id).1;
     assert_eq!(stock_level(&stack, "SPLIT").await, (1, 0, 2), "the cancelled unit must be available");
 
@@ -116,7 +116,7 @@ async fn cancelled_shipment_that_leaves_opens_a_return() {
     send_carrier_event(&stack, &ids[1], "deliver").await;
     wait_for_event(&stack.client, &id, "shipment.delivered").await;
     returns(&stack, &id, 1).await;
-    assert_eq!(events_of(&kinds(&stack.client, &id).await, "stock.gone"), 1);
+    assert_eq!(events_of(&event_types(&stack.client, &id).await, "stock.gone"), 1);
 
     let done = received(&stack, &back, json!([goods(0, 1, "restock")])).await;
     assert_eq!((&done["amount"], &done["refunds"]), (&json!(0), &json!([])), "no refund without a capture");
@@ -125,7 +125,7 @@ async fn cancelled_shipment_that_leaves_opens_a_return() {
     let body = json!({"reason": "it is back", "reference": "case-1", "about": ids[1]});
     operate(&stack.client, &id, "resolve", body).await.success().unwrap();
     send_carrier_event(&stack, &ids[0], "deliver").await;
-    reach(&stack.client, &id, "completed").await;
+    wait_for_status(&stack.client, &id, "completed").await;
     let order = check_closed_order(&stack, &id).await;
     assert_eq!((&order["attention"], &order["outcome"]), (&Value::Null, &json!("partial")));
     assert_eq!(at_provider(&stack, &id), (0, captured, 0, 1), "no capture for the cancelled unit");
@@ -140,7 +140,7 @@ async fn late_departure_of_reallocated_items_is_recorded_missing() {
     let before = units_by_location(&stack).await;
     let (id, ids) = cancelled(&stack, &order(&[("LAST", 2), ("LAST", 1)])).await;
     let other = place(&stack.client, &order(&[("LAST", 2)])).await;
-    reach(&stack.client, &other, "fulfilling").await;
+    wait_for_status(&stack.client, &other, "fulfilling").await;
     assert_eq!(stock_level(&stack, "LAST").await, (1, 2, 0));
 
     // The carrier delivers each webhook twice.
@@ -158,7 +158,7 @@ async fn late_departure_of_reallocated_items_is_recorded_missing() {
     check_books(&stack, &before).await;
     send_carrier_event(&stack, &ids[0], "deliver").await;
     settled(&stack, &id, "late", 2).await;
-    let told = kinds(&stack.client, &id).await;
+    let told = event_types(&stack.client, &id).await;
     for once in ["shipment.handed_over", "shipment.delivered", "stock.gone", "attention.raised"] {
         assert_eq!(events_of(&told, once), 1, "{once}: {told:?}");
     }
@@ -209,7 +209,7 @@ async fn parcel_returned_by_carrier_is_refunded_exactly() {
     for shipment in &ids {
         send_carrier_event(&stack, shipment, "hand_over").await;
     }
-    let order = reach(&stack.client, &id, "shipped").await;
+    let order = wait_for_status(&stack.client, &id, "shipped").await;
     let amounts: Vec<i64> =
         order["shipments"].as_array().unwrap().iter().map(|s| s["amount"].as_i64().unwrap()).collect();
 
@@ -218,7 +218,7 @@ async fn parcel_returned_by_carrier_is_refunded_exactly() {
     let (undelivered, lines) = returns(&stack, &id, 1).await;
     assert_eq!(lines, json!([{"line": 0, "quantity": 1}]));
     send_carrier_event(&stack, &ids[0], "deliver").await;
-    let order = reach(&stack.client, &id, "completed").await;
+    let order = wait_for_status(&stack.client, &id, "completed").await;
     assert_eq!(order["outcome"], "partial", "one unit was not delivered: {order:#}");
     let done = received(&stack, &undelivered, json!([goods(0, 1, "restock")])).await;
     assert_eq!(done["refunds"][0]["amount"], amounts[1]);
@@ -259,7 +259,7 @@ async fn lost_parcel_that_turns_up_clears_attention() {
     assert_eq!(about(&order, "shipment_lost"), [&json!(shipment)]);
     assert_eq!(order["status"], "shipped", "not completed without a delivery: {order:#}");
     send_carrier_event(&stack, &shipment, "deliver").await;
-    reach(&stack.client, &found, "completed").await;
+    wait_for_status(&stack.client, &found, "completed").await;
     let order = check_closed_order(&stack, &found).await;
     assert_eq!((&order["attention"], &order["outcome"]), (&Value::Null, &json!("full")));
     assert_eq!(order["shipments"][0]["status"], "delivered");
@@ -277,13 +277,13 @@ async fn lost_parcel_that_turns_up_clears_attention() {
     // A lost or returned parcel had been handed over, even if the carrier did not report it.
     for (kind, attention) in [("shipment.lost", json!("shipment_lost")), ("shipment.returned", Value::Null)] {
         let id = place(&stack.client, &order_with(|_| {})).await;
-        let shipment = shipments(&reach(&stack.client, &id, "fulfilling").await).remove(0);
+        let shipment = shipments(&wait_for_status(&stack.client, &id, "fulfilling").await).remove(0);
         Webhook::carrier(&stack, &shipment, kind).send(&stack).await.success().unwrap();
         wait_for_event(&stack.client, &id, kind).await;
-        let order = reach(&stack.client, &id, "shipped").await;
+        let order = wait_for_status(&stack.client, &id, "shipped").await;
         assert_eq!((&order["attention"], &order["amounts_held"]["captured"]), (&attention, &json!(1000)));
         send_carrier_event(&stack, &shipment, "hand_over").await;
-        assert_eq!(events_of(&kinds(&stack.client, &id).await, "shipment.handed_over"), 1);
+        assert_eq!(events_of(&event_types(&stack.client, &id).await, "shipment.handed_over"), 1);
     }
     check_books(&stack, &before).await;
     stack.stop().await;
@@ -297,7 +297,7 @@ async fn undelivered_order_stays_open_after_operator_resolves() {
     for shipment in &ids {
         send_carrier_event(&stack, shipment, "hand_over").await;
     }
-    reach(&stack.client, &id, "shipped").await;
+    wait_for_status(&stack.client, &id, "shipped").await;
     send_carrier_event(&stack, &ids[0], "lose").await;
     let order = needs(&stack, &id, "shipment_lost").await;
     send_carrier_event(&stack, &ids[1], "return").await;
@@ -317,7 +317,7 @@ async fn undelivered_order_stays_open_after_operator_resolves() {
     check_books(&stack, &before).await;
 
     send_carrier_event(&stack, &ids[0], "deliver").await;
-    let order = reach(&stack.client, &id, "completed").await;
+    let order = wait_for_status(&stack.client, &id, "completed").await;
     assert_eq!((&order["outcome"], &order["attention"]), (&json!("partial"), &Value::Null));
     check_closed_order(&stack, &id).await;
     check_books(&stack, &before).await;
@@ -339,7 +339,12 @@ async fn two_items_of_one_reason_are_resolved_separately() {
     assert!(ids.iter().all(|id| about(order, "unexpected_shipment").contains(&&json!(id))), "{order:#}");
 
     let other = json!({"reason": "x", "attention": "unexpected_shipment", "about": "another"});
-    refused(&operate(&stack.client, &id, "skip", other).await, 409, "wrong_state", "an unknown shipment");
+    assert_rejected(
+        &operate(&stack.client, &id, "skip", other).await,
+        409,
+        "wrong_state",
+        "an unknown shipment",
+    );
     let first = json!({"reason": "kept", "attention": "unexpected_shipment", "about": ids[0]});
     let order = operate(&stack.client, &id, "skip", first).await.success().unwrap().body;
     assert_eq!(about(&order, "unexpected_shipment"), [&json!(ids[1])], "{order:#}");
@@ -364,7 +369,7 @@ async fn late_event_is_reported_once_and_clears_attention() {
         {
             send_carrier_event(&stack, shipment, what).await;
         }
-        let order = reach(&stack.client, id, "completed").await;
+        let order = wait_for_status(&stack.client, id, "completed").await;
         assert_eq!((&order["attention"], &order["outcome"]), (&json!("shipment_lost"), &json!("partial")));
     }
     // The carrier finds one of the parcels, which clears the attention.
@@ -372,7 +377,7 @@ async fn late_event_is_reported_once_and_clears_attention() {
     settled(&stack, &found, "late", 1).await;
     let order = check_closed_order(&stack, &found).await;
     assert_eq!((&order["attention"], &order["outcome"]), (&Value::Null, &json!("partial")));
-    assert_eq!(events_of(&kinds(&stack.client, &found).await, "shipment.delivered"), 2);
+    assert_eq!(events_of(&event_types(&stack.client, &found).await, "shipment.delivered"), 2);
     // The operator gives up the other parcel; its workflow has completed.
     let body = json!({"reason": "refunded", "reference": "re_1", "about": others[1]});
     let order = operate(&stack.client, &given_up, "resolve", body).await.success().unwrap().body;
@@ -404,7 +409,7 @@ async fn carrier_cancel_of_last_shipment_voids_remainder() {
     send_carrier_event(&stack, &parcels[0], "hand_over").await;
     wait_for_event(&stack.client, &id, "payment.captured").await;
     send_carrier_event(&stack, &parcels[1], "cancel").await;
-    let order = reach(&stack.client, &id, "shipped").await;
+    let order = wait_for_status(&stack.client, &id, "shipped").await;
     wait_until("no authorization and no reservation", || async {
         let held = (at_provider(&stack, &id).0, authorized_amount(&stack, &id).await);
         (held == (0, 0)).then_some(())
@@ -419,7 +424,7 @@ async fn carrier_cancel_of_last_shipment_voids_remainder() {
         (&json!("captured"), &shipped["amount"])
     );
     send_carrier_event(&stack, &parcels[0], "deliver").await;
-    let order = reach(&stack.client, &id, "completed").await;
+    let order = wait_for_status(&stack.client, &id, "completed").await;
     assert_eq!(order["outcome"], "partial");
     check_closed_order(&stack, &id).await;
     check_stock(&stack, &before).await;

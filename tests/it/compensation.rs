@@ -33,7 +33,7 @@ async fn failure_of_any_step_releases_everything() {
         let order = split(&stack).await;
         let before = units_by_location(&stack).await;
         let id = place(&stack.client, &order).await;
-        reach(&stack.client, &id, end).await;
+        wait_for_status(&stack.client, &id, end).await;
         let order = check_closed_order(&stack, &id).await;
         check_stock(&stack, &before).await;
         let events = timeline(&stack.client, &id).await;
@@ -67,12 +67,12 @@ async fn repeated_step_and_compensation_are_idempotent() {
     let cancelled = place(&stack.client, &order_needing_review()).await;
     let declined = order_with(|o| o["payment"]["method"] = json!("pm_card_chargeDeclined"));
     let declined = place(&stack.client, &declined).await;
-    reach(&stack.client, &cancelled, "in_review").await;
+    wait_for_status(&stack.client, &cancelled, "in_review").await;
     stack.client.cancel(&cancelled, "twice", false).await.unwrap().success().unwrap();
     for (id, end) in [(completed, "completed"), (cancelled, "cancelled"), (declined, "rejected")] {
-        reach(&stack.client, &id, end).await;
+        wait_for_status(&stack.client, &id, end).await;
         check_closed_order(&stack, &id).await;
-        let events = kinds(&stack.client, &id).await;
+        let events = event_types(&stack.client, &id).await;
         assert!(!events.contains(&"step.failed".to_owned()), "a retry got a different response: {events:?}");
     }
     check_stock(&stack, &before).await;
@@ -99,19 +99,19 @@ async fn lost_step_response_is_retried_and_counts_once() {
     let before = units_by_location(&stack).await;
     let completed = place(&stack.client, &split).await;
     let cancelled = place(&stack.client, &order_with(|_| {})).await;
-    let order = reach(&stack.client, &completed, "fulfilling").await;
-    reach(&stack.client, &cancelled, "fulfilling").await;
+    let order = wait_for_status(&stack.client, &completed, "fulfilling").await;
+    wait_for_status(&stack.client, &cancelled, "fulfilling").await;
     stack.client.cancel(&cancelled, "enough", false).await.unwrap().success().unwrap();
     for shipment in shipments(&order) {
         send_carrier_event(&stack, &shipment, "hand_over").await;
         send_carrier_event(&stack, &shipment, "deliver").await;
     }
-    reach(&stack.client, &completed, "completed").await;
-    reach(&stack.client, &cancelled, "cancelled").await;
+    wait_for_status(&stack.client, &completed, "completed").await;
+    wait_for_status(&stack.client, &cancelled, "cancelled").await;
     assert_eq!(check_closed_order(&stack, &completed).await["amounts_held"]["captured"], 3000);
     check_closed_order(&stack, &cancelled).await;
     check_stock(&stack, &before).await;
-    let seen = kinds(&stack.client, &completed).await;
+    let seen = event_types(&stack.client, &completed).await;
     assert!(seen.contains(&"payment.unknown".to_owned()), "{seen:?}");
     stack.stop().await;
 }
@@ -121,7 +121,7 @@ async fn failing_compensation_is_retried_and_raises_attention() {
     let stack = stack().await;
     let before = units_by_location(&stack).await;
     let id = place(&stack.client, &order_needing_review()).await;
-    reach(&stack.client, &id, "in_review").await;
+    wait_for_status(&stack.client, &id, "in_review").await;
     let fault =
         Rule { route: Route::Void, fault: Fault::Status { status: 503 }, times: None, matching: None };
     stack.payments.set_faults(vec![fault]);
@@ -136,7 +136,7 @@ async fn failing_compensation_is_retried_and_raises_attention() {
     })
     .await;
     stack.payments.set_faults(Vec::new());
-    reach(&stack.client, &id, "rejected").await;
+    wait_for_status(&stack.client, &id, "rejected").await;
     let order = check_closed_order(&stack, &id).await;
     assert_eq!(order["attention"], Value::Null, "the attention must be cleared");
     check_stock(&stack, &before).await;

@@ -42,7 +42,7 @@ async fn refund(stack: &Stack, order: &str, amount: i64) -> Reply {
 }
 
 fn rejected_as_disputed(reply: &Reply, disputed: i64, most: i64) {
-    refused(reply, 409, "charge_disputed", "a disputed charge");
+    assert_rejected(reply, 409, "charge_disputed", "a disputed charge");
     let detail = reply.text("/detail");
     assert!(detail.starts_with(&format!("{disputed} minor units")), "{detail}");
     assert!(detail.contains(&format!("at most {most} ")), "{detail}");
@@ -59,7 +59,7 @@ async fn refund_during_open_dispute_is_rejected() {
     let id = completed(&stack, &order_with(|_| {})).await;
     let dispute = disputed(&stack, &id, 1_000).await;
     rejected_as_disputed(&refund(&stack, &id, 100).await, 1_000, 0);
-    refused(&refund(&stack, &id, 1_001).await, 409, "more_than_captured", "more than was captured");
+    assert_rejected(&refund(&stack, &id, 1_001).await, 409, "more_than_captured", "more than was captured");
     assert_eq!(at_provider(&stack, &id).2, 0, "the API must not call the provider");
 
     close_dispute(&stack, &id, &dispute, "won").await;

@@ -62,7 +62,7 @@ pub async fn sweep_until_taken_over(stack: &Stack, id: &str) {
     wait_until(&format!("a successor run of {id}"), || async {
         sweep(stack).await;
         tokio::time::sleep(AGAIN).await;
-        kinds(&stack.client, id).await.contains(&"order.inherited".to_owned()).then_some(())
+        event_types(&stack.client, id).await.contains(&"order.inherited".to_owned()).then_some(())
     })
     .await;
 }
@@ -80,11 +80,11 @@ async fn terminated_order_releases_stock_and_money() {
     let stack = sweeping().await;
     let before = units_by_location(&stack).await;
     let in_review = place(&stack.client, &order_needing_review()).await;
-    reach(&stack.client, &in_review, "in_review").await;
+    wait_for_status(&stack.client, &in_review, "in_review").await;
     let fulfilling = place(&stack.client, &order_with(|_| {})).await;
-    reach(&stack.client, &fulfilling, "fulfilling").await;
+    wait_for_status(&stack.client, &fulfilling, "fulfilling").await;
     let open = place(&stack.client, &order_needing_review()).await;
-    reach(&stack.client, &open, "in_review").await;
+    wait_for_status(&stack.client, &open, "in_review").await;
     for id in [&in_review, &fulfilling] {
         terminate(id).await;
         assert!(at_provider(&stack, id).0 > 0, "the authorization must outlive the workflow");
@@ -92,31 +92,34 @@ async fn terminated_order_releases_stock_and_money() {
     sweep_until_taken_over(&stack, &in_review).await;
     sweep_until_taken_over(&stack, &fulfilling).await;
     for id in [&in_review, &fulfilling] {
-        let order = reach(&stack.client, id, "cancelled").await;
+        let order = wait_for_status(&stack.client, id, "cancelled").await;
         assert_eq!(order["payment_status"], "voided", "{order:#}");
         check_closed_order(&stack, id).await;
         let told = timeline(&stack.client, id).await;
         let asked = told.iter().find(|e| e["type"] == "cancellation.requested").unwrap();
         assert_eq!(asked["data"], json!({"source": "system", "reason": "its workflow was ended"}));
     }
-    assert!(kinds(&stack.client, &fulfilling).await.contains(&"shipment.cancelled".to_owned()));
+    assert!(event_types(&stack.client, &fulfilling).await.contains(&"shipment.cancelled".to_owned()));
 
     // Two more sweeps must find nothing, and must not have touched the open order.
-    let told = (kinds(&stack.client, &in_review).await, kinds(&stack.client, &fulfilling).await);
+    let told = (event_types(&stack.client, &in_review).await, event_types(&stack.client, &fulfilling).await);
     let runs =
         temporal(&["workflow", "count", "--query", &format!("WorkflowId = 'order:{in_review}'")]).await;
     sweep(&stack).await;
     sweep(&stack).await;
-    assert_eq!(told, (kinds(&stack.client, &in_review).await, kinds(&stack.client, &fulfilling).await));
+    assert_eq!(
+        told,
+        (event_types(&stack.client, &in_review).await, event_types(&stack.client, &fulfilling).await)
+    );
     assert_eq!(
         runs,
         temporal(&["workflow", "count", "--query", &format!("WorkflowId = 'order:{in_review}'")]).await
     );
-    let untouched = reach(&stack.client, &open, "in_review").await;
+    let untouched = wait_for_status(&stack.client, &open, "in_review").await;
     assert!(authorized_amount(&stack, &open).await > 0 && at_provider(&stack, &open).0 > 0, "{untouched:#}");
-    assert!(!kinds(&stack.client, &open).await.contains(&"order.inherited".to_owned()));
+    assert!(!event_types(&stack.client, &open).await.contains(&"order.inherited".to_owned()));
     stack.client.decide(&open, "approve", "fine").await.unwrap().success().unwrap();
-    reach(&stack.client, &open, "fulfilling").await;
+    wait_for_status(&stack.client, &open, "fulfilling").await;
     check_stock(&stack, &before).await;
     stack.stop().await;
 }
@@ -127,23 +130,24 @@ async fn departed_shipments_continue_after_terminate() {
     put_stock(&stack.client, "SPLIT", &[("AMS", 2), ("RTM", 1)]).await;
     let before = units_by_location(&stack).await;
     let id = place(&stack.client, &order(&[("SPLIT", 3)])).await;
-    let order = reach(&stack.client, &id, "fulfilling").await;
+    let order = wait_for_status(&stack.client, &id, "fulfilling").await;
     let [gone, here] = &shipments(&order)[..] else { panic!("expected two shipments: {order:#}") };
     send_carrier_event(&stack, gone, "hand_over").await;
-    reach(&stack.client, &id, "partially_shipped").await;
+    wait_for_status(&stack.client, &id, "partially_shipped").await;
     wait_for_event(&stack.client, &id, "payment.captured").await;
     terminate(&id).await;
     sweep_until_taken_over(&stack, &id).await;
-    let order = reach(&stack.client, &id, "shipped").await;
+    let order = wait_for_status(&stack.client, &id, "shipped").await;
     let stopped = order["shipments"].as_array().unwrap().iter().find(|s| s["id"] == *here).unwrap();
     assert_eq!(stopped["status"], "cancelled", "{order:#}");
     assert_eq!((authorized_amount(&stack, &id).await, at_provider(&stack, &id).0), (0, 0), "{order:#}");
     sweep(&stack).await;
     send_carrier_event(&stack, gone, "deliver").await;
-    let order = reach(&stack.client, &id, "completed").await;
+    let order = wait_for_status(&stack.client, &id, "completed").await;
     assert_eq!(order["outcome"], "partial", "{order:#}");
     check_closed_order(&stack, &id).await;
-    let captures = kinds(&stack.client, &id).await.iter().filter(|kind| *kind == "payment.captured").count();
+    let captures =
+        event_types(&stack.client, &id).await.iter().filter(|kind| *kind == "payment.captured").count();
     assert_eq!(captures, 1, "the shipment must be captured once");
     check_stock(&stack, &before).await;
     stack.stop().await;
@@ -154,7 +158,7 @@ async fn carrier_event_without_workflow_is_processed_later() {
     let stack = sweeping().await;
     let before = units_by_location(&stack).await;
     let id = place(&stack.client, &order_with(|_| {})).await;
-    let order = reach(&stack.client, &id, "fulfilling").await;
+    let order = wait_for_status(&stack.client, &id, "fulfilling").await;
     terminate(&id).await;
     let shipment = &shipments(&order)[0];
     send_carrier_event(&stack, shipment, "hand_over").await;
@@ -163,7 +167,7 @@ async fn carrier_event_without_workflow_is_processed_later() {
     wait_until("both inbox events", || async { (count(&stack, settled, &id).await == 2).then_some(()) })
         .await;
     sweep_until_taken_over(&stack, &id).await;
-    let order = reach(&stack.client, &id, "completed").await;
+    let order = wait_for_status(&stack.client, &id, "completed").await;
     assert_eq!(order["outcome"], "full", "{order:#}");
     check_closed_order(&stack, &id).await;
     check_stock(&stack, &before).await;
@@ -200,11 +204,11 @@ async fn drift_is_reported_once_and_ended_order_is_voided() {
     // The test makes stock and payments inconsistent on purpose.
     let stack = with_manual_sweeps(builder().await.check_invariants(false)).start().await.unwrap();
     let ended = place(&stack.client, &order_with(|_| {})).await;
-    reach(&stack.client, &ended, "fulfilling").await;
+    wait_for_status(&stack.client, &ended, "fulfilling").await;
     stack.client.cancel(&ended, "no longer wanted", false).await.unwrap().success().unwrap();
-    reach(&stack.client, &ended, "cancelled").await;
+    wait_for_status(&stack.client, &ended, "cancelled").await;
     let open = place(&stack.client, &order_needing_review()).await;
-    reach(&stack.client, &open, "in_review").await;
+    wait_for_status(&stack.client, &open, "in_review").await;
     reconcile(&stack).await;
     assert_eq!(drifts(&stack).await, [], "the ledgers must agree");
 
@@ -225,14 +229,14 @@ async fn drift_is_reported_once_and_ended_order_is_voided() {
     let of = |kind: &str| -> Vec<bool> { found.iter().filter(|d| d.0 == kind).map(|d| d.1).collect() };
     assert_eq!((of("held_after_end"), of("unknown_payment")), (vec![true], vec![false, false]), "{found:?}");
     assert!(!of("stock").is_empty() && !of("stock").contains(&true), "{found:?}");
-    let told = (kinds(&stack.client, &ended).await, kinds(&stack.client, &open).await);
+    let told = (event_types(&stack.client, &ended).await, event_types(&stack.client, &open).await);
     assert!(told.0.contains(&"reconciliation.repaired".to_owned()), "{told:?}");
     assert!(told.1.contains(&"reconciliation.drift".to_owned()), "{told:?}");
     assert!(!told.1.contains(&"reconciliation.repaired".to_owned()), "{told:?}");
 
     reconcile(&stack).await;
     assert_eq!(drifts(&stack).await, found, "a drift must be found once");
-    assert_eq!(told, (kinds(&stack.client, &ended).await, kinds(&stack.client, &open).await));
+    assert_eq!(told, (event_types(&stack.client, &ended).await, event_types(&stack.client, &open).await));
     stack.stop().await;
 }
 
@@ -241,18 +245,18 @@ async fn held_totals_match_provider_and_reservations() {
     let stack = stack().await;
     put_stock(&stack.client, "SPLIT", &[("AMS", 2), ("RTM", 1)]).await;
     let cancelled = place(&stack.client, &order_with(|_| {})).await;
-    reach(&stack.client, &cancelled, "fulfilling").await;
+    wait_for_status(&stack.client, &cancelled, "fulfilling").await;
     stack.client.cancel(&cancelled, "no longer wanted", false).await.unwrap().success().unwrap();
-    reach(&stack.client, &cancelled, "cancelled").await;
+    wait_for_status(&stack.client, &cancelled, "cancelled").await;
     let split = place(&stack.client, &order(&[("SPLIT", 3)])).await;
-    let order = reach(&stack.client, &split, "fulfilling").await;
+    let order = wait_for_status(&stack.client, &split, "fulfilling").await;
     send_carrier_event(&stack, &shipments(&order)[0], "hand_over").await;
     wait_for_event(&stack.client, &split, "payment.captured").await;
     let completed = place(&stack.client, &order_with(|_| {})).await;
-    let order = reach(&stack.client, &completed, "fulfilling").await;
+    let order = wait_for_status(&stack.client, &completed, "fulfilling").await;
     send_carrier_event(&stack, &shipments(&order)[0], "hand_over").await;
     send_carrier_event(&stack, &shipments(&order)[0], "deliver").await;
-    reach(&stack.client, &completed, "completed").await;
+    wait_for_status(&stack.client, &completed, "completed").await;
 
     let (mut authorized, mut captured, mut refunded, mut pieces) = (0, 0, 0, 0);
     for id in [&cancelled, &split, &completed] {
@@ -276,19 +280,19 @@ async fn overdue_hold_of_open_order_is_extended() {
     let mut short = order(&[("FEW", 2)]);
     short["shortage_policy"] = json!("ask_customer");
     let open = place(&stack.client, &short).await;
-    reach(&stack.client, &open, "awaiting_customer").await;
+    wait_for_status(&stack.client, &open, "awaiting_customer").await;
     put_stock(&stack.client, "FEW", &[("AMS", 2)]).await;
     let ended = place(&stack.client, &short).await;
-    reach(&stack.client, &ended, "awaiting_customer").await;
+    wait_for_status(&stack.client, &ended, "awaiting_customer").await;
     let pool = waybill_store::connect(&stack.database_url, 2).unwrap();
     let overdue = "update stock_holds set expires_at = now() - interval '1 hour' where order_id = $1::uuid";
     sqlx::query(overdue).bind(&open).execute(&pool).await.unwrap();
     terminate(&ended).await;
     sweep_until_taken_over(&stack, &ended).await;
-    let order = reach(&stack.client, &ended, "cancelled").await;
+    let order = wait_for_status(&stack.client, &ended, "cancelled").await;
     assert_eq!(order["payment_status"], "none", "{order:#}");
     check_closed_order(&stack, &ended).await;
-    reach(&stack.client, &open, "awaiting_customer").await;
+    wait_for_status(&stack.client, &open, "awaiting_customer").await;
     let extended = "select count(*) from stock_holds where order_id = $1::uuid and expires_at > now()";
     assert_eq!(count(&stack, extended, &open).await, 1);
     stack.stop().await;
@@ -400,7 +404,7 @@ async fn dismissed_overdue_return_is_not_flagged_after_terminate() {
     .await;
     let order = stack.client.get(&id).await.unwrap().body;
     assert_eq!(order["attention"], json!(null), "dismissed attention must not return: {order:#}");
-    let told = kinds(&stack.client, &id).await;
+    let told = event_types(&stack.client, &id).await;
     assert_eq!(told.iter().filter(|kind| *kind == "attention.raised").count(), 1, "{told:?}");
     stack.stop().await;
 }

@@ -41,7 +41,7 @@ async fn unexpected_authorization_is_voided_on_webhook() {
     wait_for_event(&stack.client, &id, "attention.raised").await;
     let skip = json!({"reason": "the provider is gone"});
     stack.client.post(&format!("/v1/admin/orders/{id}/skip"), &skip).await.unwrap().success().unwrap();
-    reach(&stack.client, &id, "rejected").await;
+    wait_for_status(&stack.client, &id, "rejected").await;
     assert_eq!(at_provider(&stack, &id).0, 1_000, "authorized without a record");
 
     stack.payments.set_faults(Vec::new());
@@ -69,8 +69,8 @@ async fn authorization_voided_at_provider_is_renewed() {
     let stack = stack().await;
     let shipping = place(&stack.client, &order_with(|_| {})).await;
     let reviewed = place(&stack.client, &order_needing_review()).await;
-    reach(&stack.client, &shipping, "fulfilling").await;
-    reach(&stack.client, &reviewed, "in_review").await;
+    wait_for_status(&stack.client, &shipping, "fulfilling").await;
+    wait_for_status(&stack.client, &reviewed, "in_review").await;
     for id in [&shipping, &reviewed] {
         let held = payment(&stack, id);
         control_provider(
@@ -91,7 +91,7 @@ async fn authorization_voided_at_provider_is_renewed() {
         );
     }
     stack.client.decide(&reviewed, "reject", "no").await.unwrap().success().unwrap();
-    reach(&stack.client, &reviewed, "rejected").await;
+    wait_for_status(&stack.client, &reviewed, "rejected").await;
     check_closed_order(&stack, &reviewed).await;
     stack.stop().await;
 }
@@ -102,7 +102,7 @@ async fn capture_at_provider_is_drift_and_refund_is_recorded() {
         AutoProgress { hand_over_after: std::time::Duration::ZERO, deliver_after: std::time::Duration::ZERO };
     let stack = builder().await.auto(auto).start().await.unwrap();
     let id = place(&stack.client, &order_with(|_| {})).await;
-    reach(&stack.client, &id, "completed").await;
+    wait_for_status(&stack.client, &id, "completed").await;
     let taken = payment(&stack, &id);
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
     let refund =
@@ -137,15 +137,15 @@ async fn own_and_stale_payment_events_raise_no_drift() {
     put_stock(&stack.client, "SPLIT", &[("AMS", 2), ("RTM", 1)]).await;
     let completed = place(&stack.client, &order(&[("SPLIT", 3)])).await;
     let cancelled = place(&stack.client, &order_with(|_| {})).await;
-    let order = reach(&stack.client, &completed, "fulfilling").await;
-    reach(&stack.client, &cancelled, "fulfilling").await;
+    let order = wait_for_status(&stack.client, &completed, "fulfilling").await;
+    wait_for_status(&stack.client, &cancelled, "fulfilling").await;
     stack.client.cancel(&cancelled, "enough", false).await.unwrap().success().unwrap();
-    reach(&stack.client, &cancelled, "cancelled").await;
+    wait_for_status(&stack.client, &cancelled, "cancelled").await;
     for shipment in shipments(&order) {
         send_carrier_event(&stack, &shipment, "hand_over").await;
         send_carrier_event(&stack, &shipment, "deliver").await;
     }
-    reach(&stack.client, &completed, "completed").await;
+    wait_for_status(&stack.client, &completed, "completed").await;
     let body = json!({"amount": 700, "reason": "a scratch"});
     let refunds = format!("/v1/orders/{completed}/refunds");
     stack.client.post(&refunds, &body).await.unwrap().success().unwrap();

@@ -23,13 +23,13 @@ async fn placed_order_completes() {
     assert_eq!(reply.header("preference-applied"), Some("wait=30"));
     assert_ne!(reply.body["status"], "received", "the response must wait: {}", reply.body);
     let id = reply.text("/id").to_owned();
-    reach(&stack.client, &id, "completed").await;
+    wait_for_status(&stack.client, &id, "completed").await;
     let order = check_closed_order(&stack, &id).await;
     assert_eq!((&order["outcome"], &order["payment_status"]), (&json!("full"), &json!("captured")));
     assert_eq!(order["amounts_held"]["captured"], 1690);
     check_stock(&stack, &before).await;
     assert_eq!(
-        kinds(&stack.client, &id).await,
+        event_types(&stack.client, &id).await,
         [
             "order.received",
             "stock.reserved",
@@ -55,25 +55,25 @@ async fn shipment_is_captured_at_its_handover() {
     let mut order = order(&[("SPLIT", 3)]);
     order["shipping_fee"] = json!(100);
     let id = place(&stack.client, &order).await;
-    let order = reach(&stack.client, &id, "fulfilling").await;
+    let order = wait_for_status(&stack.client, &id, "fulfilling").await;
     let ids = shipments(&order);
     assert_eq!(ids.len(), 2);
     assert_eq!(at_provider(&stack, &id).0, 3100);
 
     send_carrier_event(&stack, &ids[0], "hand_over").await;
-    let order = reach(&stack.client, &id, "partially_shipped").await;
+    let order = wait_for_status(&stack.client, &id, "partially_shipped").await;
     assert_eq!(order["payment_status"], "partially_captured");
     let (capturable, captured, ..) = at_provider(&stack, &id);
     assert_eq!((capturable, captured), (1033, 2067), "the fee must be split exactly");
     assert_eq!(stock_level(&stack, "SPLIT").await, (0, 1, 2), "the other shipment stays reserved");
 
     send_carrier_event(&stack, &ids[1], "hand_over").await;
-    let order = reach(&stack.client, &id, "shipped").await;
+    let order = wait_for_status(&stack.client, &id, "shipped").await;
     assert_eq!(order["payment_status"], "captured");
     for shipment in &ids {
         send_carrier_event(&stack, shipment, "deliver").await;
     }
-    reach(&stack.client, &id, "completed").await;
+    wait_for_status(&stack.client, &id, "completed").await;
     let order = check_closed_order(&stack, &id).await;
     assert_eq!(order["outcome"], "full");
     check_stock(&stack, &before).await;
@@ -97,7 +97,7 @@ async fn rejected_order_holds_nothing() {
         (never_heard_of, "out_of_stock", "stock.short"),
     ] {
         let id = place(&stack.client, &order).await;
-        reach(&stack.client, &id, "rejected").await;
+        wait_for_status(&stack.client, &id, "rejected").await;
         check_closed_order(&stack, &id).await;
         let events = timeline(&stack.client, &id).await;
         assert!(events.iter().any(|e| e["type"] == kind), "{events:#?}");
@@ -115,7 +115,7 @@ async fn review_is_decided_by_http_or_signal() {
     let by_signal = place(&stack.client, &order_needing_review()).await;
     let rejected = place(&stack.client, &order_needing_review()).await;
     for id in [&by_http, &by_signal, &rejected] {
-        let order = reach(&stack.client, id, "in_review").await;
+        let order = wait_for_status(&stack.client, id, "in_review").await;
         assert_eq!(order["allowed_actions"], json!(["approve", "reject", "cancel"]));
     }
     let found = stack.client.list(&[("status", "in_review")]).await.unwrap().body;
@@ -131,9 +131,9 @@ async fn review_is_decided_by_http_or_signal() {
     temporal(&["workflow", "signal", "-w", &workflow, "--name", "decide", "--input", input]).await;
     stack.client.decide(&rejected, "reject", "stolen card").await.unwrap().success().unwrap();
 
-    reach(&stack.client, &by_http, "fulfilling").await;
-    reach(&stack.client, &by_signal, "fulfilling").await;
-    reach(&stack.client, &rejected, "rejected").await;
+    wait_for_status(&stack.client, &by_http, "fulfilling").await;
+    wait_for_status(&stack.client, &by_signal, "fulfilling").await;
+    wait_for_status(&stack.client, &rejected, "rejected").await;
     check_closed_order(&stack, &rejected).await;
     assert_eq!(
         wait_for_event(&stack.client, &by_signal, "order.decided").await["data"]["reason"],
@@ -163,7 +163,7 @@ async fn unanswered_review_and_shortage_expire() {
     short["shortage_policy"] = json!("ask_customer");
     let short = place(&stack.client, &short).await;
     for id in [review, short] {
-        reach(&stack.client, &id, "expired").await;
+        wait_for_status(&stack.client, &id, "expired").await;
         check_closed_order(&stack, &id).await;
     }
     check_stock(&stack, &before).await;
@@ -186,11 +186,11 @@ async fn shortage_follows_the_orders_policy() {
     let amended = place(&stack.client, &ask("FEW-2", "ask_customer")).await;
     let unwanted = place(&stack.client, &ask("FEW-3", "ask_customer")).await;
 
-    let order = reach(&stack.client, &available, "fulfilling").await;
+    let order = wait_for_status(&stack.client, &available, "fulfilling").await;
     assert_eq!(order["lines"][0]["cancelled"], 1);
     assert_eq!(order["amounts_held"]["authorized"], 2000, "a missing unit must not be charged");
 
-    let asked = reach(&stack.client, &amended, "awaiting_customer").await;
+    let asked = wait_for_status(&stack.client, &amended, "awaiting_customer").await;
     assert_eq!(asked["allowed_actions"], json!(["amend", "cancel"]));
     let missing = stack.client.amend(&amended, "ship_available", None).await.unwrap();
     assert_eq!(missing.status.as_u16(), 428);
@@ -199,19 +199,19 @@ async fn shortage_follows_the_orders_policy() {
     let etag = format!("\"{}\"", asked["version"]);
     let reply = stack.client.amend(&amended, "ship_available", Some(&etag)).await.unwrap();
     assert_eq!(reply.status.as_u16(), 202, "{}", reply.body);
-    reach(&stack.client, &amended, "fulfilling").await;
+    wait_for_status(&stack.client, &amended, "fulfilling").await;
 
-    let asked = reach(&stack.client, &unwanted, "awaiting_customer").await;
+    let asked = wait_for_status(&stack.client, &unwanted, "awaiting_customer").await;
     let etag = format!("\"{}\"", asked["version"]);
     stack.client.amend(&unwanted, "cancel", Some(&etag)).await.unwrap().success().unwrap();
-    reach(&stack.client, &unwanted, "cancelled").await;
+    wait_for_status(&stack.client, &unwanted, "cancelled").await;
     check_closed_order(&stack, &unwanted).await;
 
     for shipment in shipments(&order) {
         send_carrier_event(&stack, &shipment, "hand_over").await;
         send_carrier_event(&stack, &shipment, "deliver").await;
     }
-    reach(&stack.client, &available, "completed").await;
+    wait_for_status(&stack.client, &available, "completed").await;
     assert_eq!(check_closed_order(&stack, &available).await["outcome"], "partial");
     check_stock(&stack, &before).await;
     stack.stop().await;
@@ -252,11 +252,11 @@ async fn cancel_by_api_engine_or_signal_is_equivalent() {
         ];
         for (order, status) in waits {
             let id = place(&stack.client, &order).await;
-            reach(&stack.client, &id, status).await;
+            wait_for_status(&stack.client, &id, status).await;
             let plan = stack.client.cancel(&id, "what if", true).await.unwrap();
             assert_eq!((plan.status.as_u16(), plan.text("/answer")), (200, "accepted"), "{}", plan.body);
             cancel_by(&stack, way, &id).await;
-            reach(&stack.client, &id, "cancelled").await;
+            wait_for_status(&stack.client, &id, "cancelled").await;
             check_closed_order(&stack, &id).await;
             let asked = wait_for_event(&stack.client, &id, "cancellation.requested").await;
             assert_eq!(asked["data"]["source"], way);
@@ -290,7 +290,7 @@ async fn cancel_during_each_step_completes() {
             }
             stack.payments.set_faults(Vec::new());
             stack.carrier.set_faults(Vec::new());
-            reach(&stack.client, &id, "cancelled").await;
+            wait_for_status(&stack.client, &id, "cancelled").await;
             let order = check_closed_order(&stack, &id).await;
             assert_eq!(order["payment_status"], "voided", "{order:#}");
         }
@@ -307,15 +307,15 @@ async fn cancel_after_handover_is_rejected() {
 
     // One shipment has left: the other is cancelled, and the order completes with the delivered units.
     let partly = place(&stack.client, &order(&[("SPLIT", 3)])).await;
-    let ids = shipments(&reach(&stack.client, &partly, "fulfilling").await);
+    let ids = shipments(&wait_for_status(&stack.client, &partly, "fulfilling").await);
     send_carrier_event(&stack, &ids[0], "hand_over").await;
-    reach(&stack.client, &partly, "partially_shipped").await;
+    wait_for_status(&stack.client, &partly, "partially_shipped").await;
     let reply = stack.client.cancel(&partly, "too many", false).await.unwrap();
     assert_eq!(reply.status.as_u16(), 202, "{}", reply.body);
     assert_eq!(reply.body["plan"]["cancel_shipments"], json!([ids[1]]));
-    reach(&stack.client, &partly, "shipped").await;
+    wait_for_status(&stack.client, &partly, "shipped").await;
     send_carrier_event(&stack, &ids[0], "deliver").await;
-    reach(&stack.client, &partly, "completed").await;
+    wait_for_status(&stack.client, &partly, "completed").await;
     let order = check_closed_order(&stack, &partly).await;
     assert_eq!((&order["outcome"], &order["amounts_held"]["captured"]), (&json!("partial"), &json!(2000)));
     assert_eq!(order["lines"][0]["cancelled"], 1);
@@ -324,12 +324,12 @@ async fn cancel_after_handover_is_rejected() {
     let refuse = Rule { route: Route::Cancel, fault: Fault::Refuse, times: None, matching: None };
     stack.carrier.set_faults(vec![refuse]);
     let goes_on = place(&stack.client, &order_with(|_| {})).await;
-    let ids = shipments(&reach(&stack.client, &goes_on, "fulfilling").await);
+    let ids = shipments(&wait_for_status(&stack.client, &goes_on, "fulfilling").await);
     assert_eq!(stack.client.cancel(&goes_on, "late", false).await.unwrap().status.as_u16(), 202);
     wait_for_event(&stack.client, &goes_on, "shipment.cancel_refused").await;
-    reach(&stack.client, &goes_on, "fulfilling").await;
+    wait_for_status(&stack.client, &goes_on, "fulfilling").await;
     send_carrier_event(&stack, &ids[0], "hand_over").await;
-    reach(&stack.client, &goes_on, "shipped").await;
+    wait_for_status(&stack.client, &goes_on, "shipped").await;
 
     // Everything has shipped: the API rejects the cancel and returns the allowed actions.
     let refused = stack.client.cancel(&goes_on, "later still", false).await.unwrap();
@@ -338,7 +338,7 @@ async fn cancel_after_handover_is_rejected() {
     temporal(&["workflow", "cancel", "-w", &format!("order:{goes_on}")]).await;
     wait_for_event(&stack.client, &goes_on, "cancellation.refused").await;
     send_carrier_event(&stack, &ids[0], "deliver").await;
-    reach(&stack.client, &goes_on, "completed").await;
+    wait_for_status(&stack.client, &goes_on, "completed").await;
     check_closed_order(&stack, &goes_on).await;
     check_stock(&stack, &before).await;
     stack.stop().await;
@@ -357,11 +357,11 @@ async fn label_with_lost_reply_and_rejected_cancel_is_rebooked() {
     wait_for_event(&stack.client, &id, "shipment.cancel_refused").await;
     stack.carrier.set_faults(vec![refused]);
     wait_for_event(&stack.client, &id, "shipment.booked").await;
-    let shipment = shipments(&reach(&stack.client, &id, "fulfilling").await)[0].clone();
+    let shipment = shipments(&wait_for_status(&stack.client, &id, "fulfilling").await)[0].clone();
     send_carrier_event(&stack, &shipment, "hand_over").await;
-    reach(&stack.client, &id, "shipped").await;
+    wait_for_status(&stack.client, &id, "shipped").await;
     send_carrier_event(&stack, &shipment, "deliver").await;
-    reach(&stack.client, &id, "completed").await;
+    wait_for_status(&stack.client, &id, "completed").await;
     check_closed_order(&stack, &id).await;
     check_stock(&stack, &before).await;
     stack.stop().await;
@@ -372,9 +372,9 @@ async fn carrier_cancelled_shipment_is_released() {
     let stack = stack().await;
     let before = units_by_location(&stack).await;
     let id = place(&stack.client, &order_with(|_| {})).await;
-    let ids = shipments(&reach(&stack.client, &id, "fulfilling").await);
+    let ids = shipments(&wait_for_status(&stack.client, &id, "fulfilling").await);
     send_carrier_event(&stack, &ids[0], "cancel").await;
-    reach(&stack.client, &id, "cancelled").await;
+    wait_for_status(&stack.client, &id, "cancelled").await;
     check_closed_order(&stack, &id).await;
     check_stock(&stack, &before).await;
     stack.stop().await;
@@ -391,13 +391,13 @@ async fn zero_total_order_needs_no_payment() {
         free
     };
     let id = place(&stack.client, &free()).await;
-    let shown = reach(&stack.client, &id, "fulfilling").await;
+    let shown = wait_for_status(&stack.client, &id, "fulfilling").await;
     assert_eq!((&shown["payment_status"], &shown["total"]), (&json!("not_required"), &json!(0)));
     assert!(shown.get("payment").is_none());
     send_carrier_event(&stack, &shipments(&shown)[0], "hand_over").await;
-    reach(&stack.client, &id, "shipped").await;
+    wait_for_status(&stack.client, &id, "shipped").await;
     send_carrier_event(&stack, &shipments(&shown)[0], "deliver").await;
-    let shown = reach(&stack.client, &id, "completed").await;
+    let shown = wait_for_status(&stack.client, &id, "completed").await;
     assert_eq!((&shown["payment_status"], &shown["outcome"]), (&json!("not_required"), &json!("full")));
     assert_eq!(at_provider(&stack, &id), (0, 0, 0, 0), "no payment may be created");
 
@@ -409,7 +409,7 @@ async fn zero_total_order_needs_no_payment() {
     let path = format!("/v1/returns/{}/receipt", asked.text("/id"));
     stack.client.post(&path, &receipt).await.unwrap().success().unwrap();
     wait_for_event(&stack.client, &id, "return.closed").await;
-    let kinds = kinds(&stack.client, &id).await;
+    let kinds = event_types(&stack.client, &id).await;
     assert!(
         !kinds.iter().any(|kind| kind.starts_with("payment.") || kind.starts_with("refund.")),
         "{kinds:?}"
@@ -417,9 +417,9 @@ async fn zero_total_order_needs_no_payment() {
     assert_eq!(stock_level(&stack, "SAMPLE").await, (10, 0, 0));
 
     let id = place(&stack.client, &free()).await;
-    reach(&stack.client, &id, "fulfilling").await;
+    wait_for_status(&stack.client, &id, "fulfilling").await;
     stack.client.cancel(&id, "changed my mind", false).await.unwrap().success().unwrap();
-    assert_eq!(reach(&stack.client, &id, "cancelled").await["payment_status"], "not_required");
+    assert_eq!(wait_for_status(&stack.client, &id, "cancelled").await["payment_status"], "not_required");
     stack.stop().await;
 }
 
@@ -432,7 +432,7 @@ async fn zero_amount_shipment_is_not_captured() {
         let mut order = order(&[("PAID", 1), ("GIFT", 1)]);
         order["lines"][1]["unit_price"] = json!(0);
         let id = place(&stack.client, &order).await;
-        let shown = reach(&stack.client, &id, "fulfilling").await;
+        let shown = wait_for_status(&stack.client, &id, "fulfilling").await;
         let mut parcels = shown["shipments"].as_array().unwrap().clone();
         parcels.sort_by_key(|parcel| parcel["location"] == last);
         for step in ["hand_over", "deliver"] {
@@ -440,7 +440,7 @@ async fn zero_amount_shipment_is_not_captured() {
                 send_carrier_event(&stack, parcel["id"].as_str().unwrap(), step).await;
             }
         }
-        let shown = reach(&stack.client, &id, "completed").await;
+        let shown = wait_for_status(&stack.client, &id, "completed").await;
         assert_eq!(shown["payment_status"], "captured", "{last} last");
         assert_eq!(at_provider(&stack, &id), (0, 1000, 0, 1), "{last} last");
     }

@@ -90,7 +90,7 @@ fn amounts(shipments: &[Value]) -> i64 {
 
 /// Waits until the order is in this status and every open shipment has a label.
 async fn labelled(stack: &Stack, id: &str, status: &str) -> Value {
-    reach(&stack.client, id, status).await;
+    wait_for_status(&stack.client, id, status).await;
     wait_until(&format!("labels of all open shipments of {id}"), || async {
         let order = stack.client.get(id).await.unwrap().body;
         open(&order).iter().all(|s| s["status"] == "booked").then_some(order)
@@ -110,7 +110,7 @@ async fn deliver(stack: &Stack, id: &str) -> Value {
     for shipment in values(&order["shipments"]).iter().filter(|s| s["status"] != "cancelled") {
         send_carrier_event(stack, shipment["id"].as_str().unwrap(), "deliver").await;
     }
-    reach(&stack.client, id, "completed").await;
+    wait_for_status(&stack.client, id, "completed").await;
     let order = check_closed_order(stack, id).await;
     assert_eq!(order["amounts_held"]["captured"], before + amounts(&open), "{order:#}");
     order
@@ -161,7 +161,7 @@ async fn line_cancel_before_reservation_lowers_authorization() {
     for line in 0..3 {
         cancel_lines_and_compare_with_plan(&stack, &id, &[line]).await;
     }
-    let order = reach(&stack.client, &id, "cancelled").await;
+    let order = wait_for_status(&stack.client, &id, "cancelled").await;
     assert_eq!(order["payment_status"], "none");
     check_closed_order(&stack, &id).await;
     check_stock(&stack, &before).await;
@@ -176,9 +176,9 @@ async fn cancelling_short_lines_ends_the_customer_wait() {
     order["shortage_policy"] = json!("ask_customer");
     let before = units_by_location(&stack).await;
     let some = place(&stack.client, &order).await;
-    reach(&stack.client, &some, "awaiting_customer").await;
+    wait_for_status(&stack.client, &some, "awaiting_customer").await;
     let none = place(&stack.client, &order).await;
-    reach(&stack.client, &none, "awaiting_customer").await;
+    wait_for_status(&stack.client, &none, "awaiting_customer").await;
 
     let plan = cancel_lines_and_compare_with_plan(&stack, &some, &[2]).await;
     assert_eq!((&plan["void"], &plan["release"]), (&json!(0), &json!([{"sku": SKUS[2], "quantity": 3}])));
@@ -195,7 +195,7 @@ async fn cancelling_short_lines_ends_the_customer_wait() {
 
     // The remaining lines of the other order are out of stock, so the request cancels the whole order.
     cancel_lines_and_compare_with_plan(&stack, &none, &[1, 2]).await;
-    reach(&stack.client, &none, "cancelled").await;
+    wait_for_status(&stack.client, &none, "cancelled").await;
     check_closed_order(&stack, &none).await;
     check_stock(&stack, &before).await;
     stack.stop().await;
@@ -207,7 +207,9 @@ async fn review_continues_after_line_cancel() {
     let basket = expensive_lines(&stack).await;
     let before = units_by_location(&stack).await;
     let id = place(&stack.client, &basket).await;
-    let held = reach(&stack.client, &id, "in_review").await["amounts_held"]["authorized"].as_i64().unwrap();
+    let held = wait_for_status(&stack.client, &id, "in_review").await["amounts_held"]["authorized"]
+        .as_i64()
+        .unwrap();
     let plan = cancel_lines_and_compare_with_plan(&stack, &id, &[0]).await;
     assert_eq!(plan["asks_carrier"], false);
     cancelled(&stack, &id, [3, 0, 0]).await;
@@ -233,11 +235,11 @@ async fn review_continues_after_line_cancel() {
 
     // Cancelling the last line cancels the whole order.
     let id = place(&stack.client, &basket).await;
-    reach(&stack.client, &id, "in_review").await;
+    wait_for_status(&stack.client, &id, "in_review").await;
     cancel_lines_and_compare_with_plan(&stack, &id, &[2]).await;
     cancelled(&stack, &id, [0, 0, 3]).await;
     cancel_lines_and_compare_with_plan(&stack, &id, &[0, 1]).await;
-    let order = reach(&stack.client, &id, "cancelled").await;
+    let order = wait_for_status(&stack.client, &id, "cancelled").await;
     assert_eq!(order["payment_status"], "voided");
     check_closed_order(&stack, &id).await;
     check_stock(&stack, &before).await;
@@ -278,13 +280,13 @@ async fn line_cancel_waits_for_unknown_payment() {
                 assert!(order["amounts_held"]["captured"].as_i64().unwrap() < total);
             }
             "declined" => {
-                reach(&stack.client, &id, "rejected").await;
+                wait_for_status(&stack.client, &id, "rejected").await;
                 check_closed_order(&stack, &id).await;
                 let told = wait_for_event(&stack.client, &id, "cancellation.refused").await;
                 assert_eq!(told["data"], json!({"status": "rejected", "lines": [0]}));
             }
             _ => {
-                reach(&stack.client, &id, "cancelled").await;
+                wait_for_status(&stack.client, &id, "cancelled").await;
                 check_closed_order(&stack, &id).await;
             }
         }
@@ -323,7 +325,7 @@ async fn remaining_lines_get_new_label_and_exact_capture() {
         let parcels = json!([{"sku": SKUS[0], "quantity": 3}, {"sku": SKUS[2], "quantity": 3}]);
         assert_eq!(label(&ledger, second["id"].as_str().unwrap())["parcels"], parcels);
         assert_eq!(second["amount"], total - own);
-        let told = kinds(&stack.client, &id).await;
+        let told = event_types(&stack.client, &id).await;
         let since = told.iter().position(|kind| kind == "cancellation.requested").unwrap();
         let then = ["shipment.cancelled", "lines.cancelled", "stock.released", "shipment.booked"];
         assert_eq!(told[since + 1..], then);
@@ -333,7 +335,7 @@ async fn remaining_lines_get_new_label_and_exact_capture() {
         cancelled(&stack, &id, [3, 3, 0]).await;
         labelled(&stack, &id, "fulfilling").await;
         let gone = cancel(&stack, &id, &[0, 2]).await;
-        refused(&gone, 409, "wrong_state", "cancel of a cancelled line");
+        assert_rejected(&gone, 409, "wrong_state", "cancel of a cancelled line");
         assert!(gone.text("/detail").contains("line 0 "), "{}", gone.body);
         assert_eq!(gone.body["allowed_actions"], json!(["cancel"]));
         let order = deliver(&stack, &id).await;
@@ -389,7 +391,7 @@ async fn line_cancel_between_bookings_precedes_next_label() {
     stack.carrier.set_faults(always(Route::Book, Fault::Status { status: 503 }));
     let id = place(&stack.client, &basket).await;
     wait_for_event(&stack.client, &id, "step.retrying").await;
-    let confirmed = reach(&stack.client, &id, "confirmed").await;
+    let confirmed = wait_for_status(&stack.client, &id, "confirmed").await;
     let goods =
         |s: &Value| values(&s["lines"]).iter().map(|l| l["line"].as_u64().unwrap()).collect::<Vec<_>>();
     // The first of the two shipments is being booked. A line of the second is cancelled before its label is requested.
@@ -412,7 +414,7 @@ async fn line_cancel_between_bookings_precedes_next_label() {
     let code = "too_small".to_owned();
     stack.carrier.set_faults(always(Route::Book, Fault::Decline { code }));
     cancel(&stack, &id, &[2]).await.success().unwrap();
-    reach(&stack.client, &id, "cancelled").await;
+    wait_for_status(&stack.client, &id, "cancelled").await;
     check_closed_order(&stack, &id).await;
     check_stock(&stack, &before).await;
     stack.stop().await;
@@ -428,10 +430,10 @@ async fn line_cancel_after_partial_handover_is_applied() {
         let order = labelled(&stack, &id, "fulfilling").await;
         let left = open(&order).into_iter().find(|s| s["lines"][0]["line"] == 0).unwrap();
         send_carrier_event(&stack, left["id"].as_str().unwrap(), "hand_over").await;
-        reach(&stack.client, &id, "partially_shipped").await;
+        wait_for_status(&stack.client, &id, "partially_shipped").await;
         wait_for_event(&stack.client, &id, "payment.captured").await;
         let gone = cancel(&stack, &id, &[0, 1]).await;
-        refused(&gone, 409, "wrong_state", "cancel of a shipped line");
+        assert_rejected(&gone, 409, "wrong_state", "cancel of a shipped line");
         assert!(gone.text("/detail").contains("line 0 "), "{}", gone.body);
         signal(&id, r#"{"lines": [0]}"#).await;
         let told = wait_for_event(&stack.client, &id, "cancellation.refused").await;
@@ -446,7 +448,7 @@ async fn line_cancel_after_partial_handover_is_applied() {
         } else {
             // The last line that has not shipped: the remaining authorization is voided.
             signal(&id, r#"{"reason": "enough", "lines": [1]}"#).await;
-            let order = reach(&stack.client, &id, "shipped").await;
+            let order = wait_for_status(&stack.client, &id, "shipped").await;
             assert_eq!(
                 (at_provider(&stack, &id).0, authorized_amount(&stack, &id).await),
                 (0, 0),
@@ -477,7 +479,7 @@ async fn line_cancel_request_counts_once() {
     ] {
         for dry_run in [true, false] {
             let reply = ask(&stack, &id, json!({"reason": "x", "lines": lines, "dry_run": dry_run})).await;
-            assert_eq!(refused(&reply, 422, "invalid", "unknown lines"), pointers);
+            assert_eq!(assert_rejected(&reply, 422, "invalid", "unknown lines"), pointers);
         }
     }
     for input in [r#"{"lines": []}"#, r#"{"lines": [3]}"#, r#"{"lines": [-1]}"#, r#"{"lines": "1"}"#] {
@@ -506,10 +508,15 @@ async fn line_cancel_request_counts_once() {
 
     // All three lines, including the cancelled one, are the whole order.
     cancel_lines_and_compare_with_plan(&stack, &id, &[0, 1, 2]).await;
-    reach(&stack.client, &id, "cancelled").await;
+    wait_for_status(&stack.client, &id, "cancelled").await;
     check_closed_order(&stack, &id).await;
     assert_eq!(cancel(&stack, &id, &[0, 1, 2]).await.status.as_u16(), 200, "a repeated cancel must succeed");
-    refused(&cancel(&stack, &id, &[0]).await, 409, "wrong_state", "cancel of a line of a cancelled order");
+    assert_rejected(
+        &cancel(&stack, &id, &[0]).await,
+        409,
+        "wrong_state",
+        "cancel of a line of a cancelled order",
+    );
     check_stock(&stack, &before).await;
     stack.stop().await;
 }
@@ -525,7 +532,7 @@ async fn successor_run_cancels_replacement_shipments() {
         if id == &partly {
             let left = open(&order).into_iter().find(|s| s["lines"][0]["line"] == 0).unwrap();
             send_carrier_event(&stack, left["id"].as_str().unwrap(), "hand_over").await;
-            reach(&stack.client, id, "partially_shipped").await;
+            wait_for_status(&stack.client, id, "partially_shipped").await;
             wait_for_event(&stack.client, id, "payment.captured").await;
         }
         cancel(&stack, id, &[1]).await.success().unwrap();
@@ -535,9 +542,9 @@ async fn successor_run_cancels_replacement_shipments() {
     }
     sweep_until_taken_over(&stack, &gone).await;
     sweep_until_taken_over(&stack, &partly).await;
-    reach(&stack.client, &gone, "cancelled").await;
+    wait_for_status(&stack.client, &gone, "cancelled").await;
     check_closed_order(&stack, &gone).await;
-    reach(&stack.client, &partly, "shipped").await;
+    wait_for_status(&stack.client, &partly, "shipped").await;
     assert_eq!((at_provider(&stack, &partly).0, authorized_amount(&stack, &partly).await), (0, 0));
     let labels = stack.carrier.snapshot();
     assert!(!labels.to_string().contains("\"booked\""), "a label was not cancelled: {labels:#}");
@@ -562,7 +569,7 @@ async fn successor_run_releases_unrecorded_replacement() {
     wait_for_event(&stack.client, &id, "step.retrying").await;
     terminate(&id).await;
     sweep_until_taken_over(&stack, &id).await;
-    reach(&stack.client, &id, "shipped").await;
+    wait_for_status(&stack.client, &id, "shipped").await;
     assert_eq!((at_provider(&stack, &id).0, authorized_amount(&stack, &id).await), (0, 0));
     deliver(&stack, &id).await;
     check_stock(&stack, &before).await;

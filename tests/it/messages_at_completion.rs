@@ -16,7 +16,7 @@ async fn events_after_completion(client: &waybill_stack::client::Client, id: &st
 async fn message_during_completion_is_processed() {
     let stack = stack().await;
     let id = place(&stack.client, &order_with(|_| {})).await;
-    let shipment = shipments(&reach(&stack.client, &id, "fulfilling").await).remove(0);
+    let shipment = shipments(&wait_for_status(&stack.client, &id, "fulfilling").await).remove(0);
     send_carrier_event(&stack, &shipment, "hand_over").await;
     wait_for_event(&stack.client, &id, "payment.captured").await;
 
@@ -36,7 +36,7 @@ async fn message_during_completion_is_processed() {
     temporal(&["workflow", "signal", "-w", &workflow, "--name", "cancel"]).await;
     tx.rollback().await.unwrap();
 
-    reach(&stack.client, &id, "completed").await;
+    wait_for_status(&stack.client, &id, "completed").await;
     wait_until("both entries", || async {
         (events_after_completion(&stack.client, &id).await.len() >= 2).then_some(())
     })
@@ -56,8 +56,8 @@ async fn answer_that_a_cancel_overtakes_is_in_the_timeline() {
     let mut short = order(&[("SCARCE", 2)]);
     short["shortage_policy"] = json!("ask_customer");
     let short = place(&stack.client, &short).await;
-    reach(&stack.client, &reviewed, "in_review").await;
-    reach(&stack.client, &short, "awaiting_customer").await;
+    wait_for_status(&stack.client, &reviewed, "in_review").await;
+    wait_for_status(&stack.client, &short, "awaiting_customer").await;
     // Both messages are in one workflow task.
     stack.workers[0].kill_hard().await.unwrap();
     let answers = [
@@ -71,7 +71,7 @@ async fn answer_that_a_cancel_overtakes_is_in_the_timeline() {
     }
     stack.add_worker().await.unwrap();
     for (id, .., kind) in answers {
-        reach(&stack.client, id, "cancelled").await;
+        wait_for_status(&stack.client, id, "cancelled").await;
         wait_for_event(&stack.client, id, kind).await;
         check_closed_order(&stack, id).await;
     }
@@ -90,7 +90,7 @@ async fn event_pending_at_wait_timeout_is_written() {
     let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
     loop {
         let id = place(&stack.client, &order_needing_review()).await;
-        reach(&stack.client, &id, "in_review").await;
+        wait_for_status(&stack.client, &id, "in_review").await;
         let mut tx = pool.begin().await.unwrap();
         // The test holds the lock for longer than Postgres allows the service's idle transactions.
         sqlx::query("set local idle_in_transaction_session_timeout = 0").execute(&mut *tx).await.unwrap();
@@ -113,8 +113,8 @@ async fn event_pending_at_wait_timeout_is_written() {
             where datname = current_database() and wait_event_type = 'Lock'";
         sqlx::query(lost).execute(&mut *tx).await.unwrap();
         tx.rollback().await.unwrap();
-        reach(&stack.client, &id, "expired").await;
-        let told = kinds(&stack.client, &id).await;
+        wait_for_status(&stack.client, &id, "expired").await;
+        let told = event_types(&stack.client, &id).await;
         assert_eq!(told.iter().filter(|kind| *kind == "signal.ignored").count(), 1, "{told:?}");
         check_closed_order(&stack, &id).await;
         // On a busy machine the signal may arrive after the timeout: then the test repeats the case.
@@ -133,7 +133,7 @@ async fn accepted_answer_counts_when_short_lines_are_cancelled() {
     let mut order = order(&[("FEW", 2), ("MANY", 1)]);
     order["shortage_policy"] = json!("ask_customer");
     let id = place(&stack.client, &order).await;
-    reach(&stack.client, &id, "awaiting_customer").await;
+    wait_for_status(&stack.client, &id, "awaiting_customer").await;
     // The cancellation of the short line is blocked.
     let pool = waybill_store::connect(&stack.database_url, 2).unwrap();
     let mut tx = pool.begin().await.unwrap();
@@ -152,8 +152,8 @@ async fn accepted_answer_counts_when_short_lines_are_cancelled() {
     let reply = stack.client.amend(&id, "cancel", Some("*")).await.unwrap();
     assert_eq!(reply.status.as_u16(), 202, "{}", reply.body);
     tx.rollback().await.unwrap();
-    reach(&stack.client, &id, "cancelled").await;
-    let told = kinds(&stack.client, &id).await;
+    wait_for_status(&stack.client, &id, "cancelled").await;
+    let told = event_types(&stack.client, &id).await;
     assert_eq!(told.iter().filter(|kind| *kind == "order.amended").count(), 1, "{told:?}");
     check_closed_order(&stack, &id).await;
     stack.stop().await;
@@ -171,9 +171,9 @@ async fn decision_during_compensation_is_rejected() {
     let id = place(&stack.client, &order_needing_review()).await;
     wait_until("the void request", || async { (!stack.payments.stalled().is_empty()).then_some(()) }).await;
     let late = stack.client.decide(&id, "approve", "known").await.unwrap();
-    refused(&late, 409, "wrong_state", "a decision during compensation");
+    assert_rejected(&late, 409, "wrong_state", "a decision during compensation");
     stack.payments.set_faults(Vec::new());
-    reach(&stack.client, &id, "expired").await;
+    wait_for_status(&stack.client, &id, "expired").await;
     check_closed_order(&stack, &id).await;
     stack.stop().await;
 }

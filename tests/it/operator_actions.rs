@@ -32,7 +32,7 @@ pub async fn needs(stack: &Stack, id: &str, attention: &str) -> Value {
 async fn uncaptured(stack: &Stack) -> (String, Value) {
     stack.payments.set_faults(always(Route::Capture, Fault::Refuse));
     let id = place(&stack.client, &order_with(|_| {})).await;
-    let order = reach(&stack.client, &id, "fulfilling").await;
+    let order = wait_for_status(&stack.client, &id, "fulfilling").await;
     send_carrier_event(stack, &shipments(&order)[0], "hand_over").await;
     let order = needs(stack, &id, "capture_failing").await;
     (id, order)
@@ -89,7 +89,7 @@ async fn operator_resolves_a_failing_capture() {
         for shipment in shipments(&order) {
             send_carrier_event(&stack, &shipment, "deliver").await;
         }
-        let order = reach(&stack.client, id, "completed").await;
+        let order = wait_for_status(&stack.client, id, "completed").await;
         assert_eq!(order["amounts_held"]["captured"], captured, "{order:#}");
         assert_eq!(order["attention"], json!(null), "{order:#}");
         assert_eq!(audited(&stack, id).await, 1);
@@ -132,19 +132,19 @@ async fn label_booked_by_operator_is_not_rebooked() {
 async fn unsafe_operator_action_is_rejected() {
     let stack = stack().await;
     let quiet = place(&stack.client, &order_with(|_| {})).await;
-    reach(&stack.client, &quiet, "fulfilling").await;
+    wait_for_status(&stack.client, &quiet, "fulfilling").await;
     let calm = operate(&stack.client, &quiet, "retry", json!({"reason": "why not"})).await;
-    refused(&calm, 409, "wrong_state", "an order without attention");
+    assert_rejected(&calm, 409, "wrong_state", "an order without attention");
 
     let (id, _) = uncaptured(&stack).await;
     let bad = operate(&stack.client, &id, "resolve", json!({"reason": "by hand"})).await;
-    assert_eq!(refused(&bad, 422, "invalid", "no reference"), ["/reference"]);
+    assert_eq!(assert_rejected(&bad, 422, "invalid", "no reference"), ["/reference"]);
     let bad = operate(&stack.client, &id, "skip", json!({"reason": "", "reference": "x"})).await;
-    assert_eq!(refused(&bad, 422, "invalid", "no reason"), ["/reason", "/reference"]);
+    assert_eq!(assert_rejected(&bad, 422, "invalid", "no reason"), ["/reason", "/reference"]);
     let bad = operate(&stack.client, &id, "explode", json!({"reason": "x"})).await;
-    refused(&bad, 404, "no_such_route", "no such action");
+    assert_rejected(&bad, 404, "no_such_route", "no such action");
     let about = json!({"reason": "x", "attention": "shipment_lost"});
-    refused(&operate(&stack.client, &id, "skip", about).await, 409, "wrong_state", "another reason");
+    assert_rejected(&operate(&stack.client, &id, "skip", about).await, 409, "wrong_state", "another reason");
 
     // A signal from a terminal is validated, too.
     let workflow = format!("order:{id}");
@@ -172,18 +172,18 @@ async fn lost_shipment_is_resolved_by_operator() {
     let stack = stack().await;
     put_stock(&stack.client, "SPLIT", &[("AMS", 2), ("RTM", 1)]).await;
     let id = place(&stack.client, &order(&[("SPLIT", 3)])).await;
-    let ids = shipments(&reach(&stack.client, &id, "fulfilling").await);
+    let ids = shipments(&wait_for_status(&stack.client, &id, "fulfilling").await);
     for shipment in &ids {
         send_carrier_event(&stack, shipment, "hand_over").await;
     }
-    reach(&stack.client, &id, "shipped").await;
+    wait_for_status(&stack.client, &id, "shipped").await;
     send_carrier_event(&stack, &ids[0], "lose").await;
     needs(&stack, &id, "shipment_lost").await;
     let body = json!({"reason": "refunded by phone", "reference": "claim-7", "about": ids[0]});
     operate(&stack.client, &id, "resolve", body).await.success().unwrap();
     wait_for_event(&stack.client, &id, "attention.cleared").await;
     send_carrier_event(&stack, &ids[1], "deliver").await;
-    let order = reach(&stack.client, &id, "completed").await;
+    let order = wait_for_status(&stack.client, &id, "completed").await;
     assert_eq!((&order["outcome"], &order["attention"]), (&json!("partial"), &json!(null)));
     stack.stop().await;
 }
@@ -195,7 +195,7 @@ async fn attention_of_ended_order_can_be_resolved() {
     let stack = stack().await;
     let declined = order_with(|o| o["payment"]["method"] = json!("pm_card_chargeDeclined"));
     let id = place(&stack.client, &declined).await;
-    reach(&stack.client, &id, "rejected").await;
+    wait_for_status(&stack.client, &id, "rejected").await;
     let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
     let order: OrderId = id.parse().unwrap();
     let concern =
@@ -209,12 +209,12 @@ async fn attention_of_ended_order_can_be_resolved() {
     let found = stack.client.list(&[("attention", "true")]).await.unwrap().body;
     assert_eq!(found["orders"][0]["id"], json!(id));
     let retry = operate(&stack.client, &id, "retry", json!({"reason": "again"})).await;
-    refused(&retry, 409, "wrong_state", "no step to retry");
+    assert_rejected(&retry, 409, "wrong_state", "no step to retry");
     operate(&stack.client, &id, "skip", json!({"reason": "explained"})).await.success().unwrap();
     let order = stack.client.get(&id).await.unwrap().body;
     assert_eq!(order["attention"], json!(null), "{order:#}");
     assert_eq!(audited(&stack, &id).await, 1);
-    let told = kinds(&stack.client, &id).await;
+    let told = event_types(&stack.client, &id).await;
     assert!(told.ends_with(&[
         "attention.raised".into(),
         "attention.cleared".into(),

@@ -21,7 +21,7 @@ async fn temporal_outage_delays_accepted_orders() {
     let stack = Stack::builder(&servers).auto(AT_ONCE).start().await.unwrap();
     let before = units_by_location(&stack).await;
     let reviewed = place(&stack.client, &order_needing_review()).await;
-    reach(&stack.client, &reviewed, "in_review").await;
+    wait_for_status(&stack.client, &reviewed, "in_review").await;
 
     servers.temporal.child.kill_hard().await.unwrap();
     let mut orders = Vec::new();
@@ -37,11 +37,11 @@ async fn temporal_outage_delays_accepted_orders() {
 
     servers.temporal.restart().await.unwrap();
     for id in &orders {
-        reach(&stack.client, id, "completed").await;
+        wait_for_status(&stack.client, id, "completed").await;
         check_closed_order(&stack, id).await;
     }
     stack.client.cancel(&reviewed, "now!", false).await.unwrap().success().unwrap();
-    reach(&stack.client, &reviewed, "cancelled").await;
+    wait_for_status(&stack.client, &reviewed, "cancelled").await;
     check_stock(&stack, &before).await;
     stack.stop().await;
     servers.stop().await;
@@ -53,7 +53,7 @@ async fn postgres_outage_loses_no_acknowledged_order() {
     let stack = Stack::builder(&servers).start().await.unwrap();
     let before = units_by_location(&stack).await;
     let id = place(&stack.client, &order_with(|_| {})).await;
-    let order = reach(&stack.client, &id, "fulfilling").await;
+    let order = wait_for_status(&stack.client, &id, "fulfilling").await;
     let key = new_key();
 
     servers.postgres.child.kill_hard().await.unwrap();
@@ -74,14 +74,14 @@ async fn postgres_outage_loses_no_acknowledged_order() {
     send_carrier_event(&stack, shipment, "deliver").await;
 
     servers.postgres.restart().await.unwrap();
-    reach(&stack.client, &id, "completed").await;
+    wait_for_status(&stack.client, &id, "completed").await;
     check_closed_order(&stack, &id).await;
     let again = wait_until("the API to accept orders again", || async {
         let reply = stack.client.place(&order_with(|_| {}), &key, None).await.unwrap();
         (reply.status.as_u16() == 201).then_some(reply)
     })
     .await;
-    reach(&stack.client, again.text("/id"), "fulfilling").await;
+    wait_for_status(&stack.client, again.text("/id"), "fulfilling").await;
     check_stock(&stack, &before).await;
     stack.stop().await;
     servers.stop().await;
@@ -103,17 +103,17 @@ async fn lost_response_is_one_charge() {
         let blind = rule(Route::Read, Fault::Status { status: 503 }, 1_000);
         stack.payments.set_faults(vec![fault, blind]);
         let id = place(&stack.client, &order_with(|_| {})).await;
-        reach(&stack.client, &id, "completed").await;
+        wait_for_status(&stack.client, &id, "completed").await;
         let order = check_closed_order(&stack, &id).await;
         assert_eq!(at_provider(&stack, &id), (0, 1000, 0, 1), "{what}");
         assert_eq!(order["payment_status"], "captured", "{what}");
-        let seen = kinds(&stack.client, &id).await;
+        let seen = event_types(&stack.client, &id).await;
         assert!(!seen.contains(&"payment.declined".to_owned()), "{what} is not a decline: {seen:?}");
         wait_for_event(&stack.client, &id, "step.retrying").await;
     }
     stack.carrier.set_faults(vec![rule(Route::Book, Fault::DropReply, 1)]);
     let id = place(&stack.client, &order_with(|_| {})).await;
-    reach(&stack.client, &id, "completed").await;
+    wait_for_status(&stack.client, &id, "completed").await;
     check_closed_order(&stack, &id).await;
     check_stock(&stack, &before).await;
     stack.stop().await;
@@ -127,14 +127,14 @@ async fn duplicate_and_reordered_webhooks_count_once() {
     for faults in [vec![fault(Fault::Duplicate)], vec![fault(Fault::Reorder)]] {
         stack.carrier.set_faults(faults);
         let id = place(&stack.client, &order_with(|_| {})).await;
-        let order = reach(&stack.client, &id, "fulfilling").await;
+        let order = wait_for_status(&stack.client, &id, "fulfilling").await;
         for shipment in shipments(&order) {
             send_carrier_event(&stack, &shipment, "hand_over").await;
             send_carrier_event(&stack, &shipment, "deliver").await;
         }
-        reach(&stack.client, &id, "completed").await;
+        wait_for_status(&stack.client, &id, "completed").await;
         check_closed_order(&stack, &id).await;
-        let seen = kinds(&stack.client, &id).await;
+        let seen = event_types(&stack.client, &id).await;
         for once in ["shipment.handed_over", "payment.captured", "shipment.delivered"] {
             assert_eq!(seen.iter().filter(|kind| *kind == once).count(), 1, "{seen:?}");
         }
@@ -166,9 +166,9 @@ async fn killed_worker_orders_continue_elsewhere() {
         stack.workers[0].restart().await.unwrap();
     }
     for id in &orders {
-        reach(&stack.client, id, "completed").await;
+        wait_for_status(&stack.client, id, "completed").await;
         check_closed_order(&stack, id).await;
-        let seen = kinds(&stack.client, id).await;
+        let seen = event_types(&stack.client, id).await;
         assert_eq!(seen.iter().filter(|kind| *kind == "payment.captured").count(), 1, "{seen:?}");
     }
     check_stock(&stack, &before).await;
@@ -203,8 +203,8 @@ async fn shutdown_finishes_work_in_progress() {
 
     stack.restart_api().await.unwrap();
     stack.workers[0].restart().await.unwrap();
-    reach(&stack.client, &id, "fulfilling").await;
-    reach(&stack.client, reply.text("/id"), "fulfilling").await;
+    wait_for_status(&stack.client, &id, "fulfilling").await;
+    wait_for_status(&stack.client, reply.text("/id"), "fulfilling").await;
     assert_eq!(at_provider(&stack, &id).3, 1);
     assert_eq!(stack.client.get(&id).await.unwrap().body["amounts_held"]["authorized"], json!(1000));
     stack.stop().await;
@@ -215,8 +215,8 @@ async fn undeliverable_webhook_blocks_only_its_order() {
     let stack = stack().await;
     let stuck = place(&stack.client, &order_with(|_| {})).await;
     let other = place(&stack.client, &order_with(|_| {})).await;
-    reach(&stack.client, &stuck, "fulfilling").await;
-    let shipment = shipments(&reach(&stack.client, &other, "fulfilling").await).remove(0);
+    wait_for_status(&stack.client, &stuck, "fulfilling").await;
+    let shipment = shipments(&wait_for_status(&stack.client, &other, "fulfilling").await).remove(0);
     // Webhooks stored during an outage of Temporal; the older one exceeds the size limit of a signal.
     let huge =
         json!({"shipment_id": shipment, "kind": "delivered", "event_id": "huge", "x": "x".repeat(4 << 20)});
@@ -234,7 +234,7 @@ async fn undeliverable_webhook_blocks_only_its_order() {
             .await
             .unwrap();
     }
-    reach(&stack.client, &other, "shipped").await;
+    wait_for_status(&stack.client, &other, "shipped").await;
     let left: i64 =
         sqlx::query_scalar("select count(*) from inbox where settled_at is null and event_id = 'huge'")
             .fetch_one(&pool)

@@ -31,7 +31,7 @@ async fn unanswered_authorization_is_looked_up_not_repeated() {
     assert_eq!(order["data"]["reason"], "payment_unknown");
 
     stack.payments.set_faults(vec![always(Route::Authorize, Fault::DropReply)]);
-    let order = reach(&stack.client, &id, "fulfilling").await;
+    let order = wait_for_status(&stack.client, &id, "fulfilling").await;
     assert_eq!((&order["payment_status"], &order["attention"]), (&json!("authorized"), &json!(null)));
     assert_eq!(at_provider(&stack, &id), (1000, 0, 0, 1), "one payment in spite of retries");
     stack.stop().await;
@@ -58,7 +58,7 @@ async fn reused_key_error_is_not_a_decline() {
     wait_for_event(&stack.client, &id, "attention.raised").await;
     assert_eq!(at_provider(&stack, &id).3, 1, "not requested again");
     stack.payments.set_faults(Vec::new());
-    reach(&stack.client, &id, "fulfilling").await;
+    wait_for_status(&stack.client, &id, "fulfilling").await;
     assert_eq!(at_provider(&stack, &id), (1000, 0, 0, 1));
     stack.stop().await;
 }
@@ -90,7 +90,7 @@ async fn expired_idempotency_key_is_not_reused() {
     let retried = stack.client.post(&format!("/v1/admin/orders/{id}/retry"), &retry).await.unwrap();
     assert_eq!(retried.status.as_u16(), 202, "{}", retried.body);
     stack.payments.set_faults(Vec::new());
-    reach(&stack.client, &id, "fulfilling").await;
+    wait_for_status(&stack.client, &id, "fulfilling").await;
     assert_eq!(at_provider(&stack, &id), (1000, 0, 0, 1));
     stack.stop().await;
 }
@@ -100,7 +100,7 @@ async fn capture_with_expired_key_is_looked_up_first() {
     let stack = stack().await;
     put_stock(&stack.client, "SPLIT", &[("AMS", 2), ("RTM", 1)]).await;
     let id = place(&stack.client, &order(&[("SPLIT", 3)])).await;
-    let booked = reach(&stack.client, &id, "fulfilling").await;
+    let booked = wait_for_status(&stack.client, &id, "fulfilling").await;
     // The smaller shipment: the authorization covers its amount twice.
     let small = booked["shipments"].as_array().unwrap().iter().find(|s| s["amount"] == 1000).unwrap();
     let away = || always(Route::Read, Fault::Status { status: 503 });
@@ -164,7 +164,7 @@ async fn completed_authentication_authorizes_the_order() {
         ids.push(id);
     }
     authenticate(&stack, &ids[0], true).await;
-    let done = reach(&stack.client, &ids[0], "fulfilling").await;
+    let done = wait_for_status(&stack.client, &ids[0], "fulfilling").await;
     assert_eq!(
         (&done["payment_status"], &done["payment_action_required"]),
         (&json!("authorized"), &json!(false))
@@ -172,12 +172,12 @@ async fn completed_authentication_authorizes_the_order() {
     assert_eq!(at_provider(&stack, &ids[0]), (1000, 0, 0, 1));
 
     authenticate(&stack, &ids[1], false).await;
-    reach(&stack.client, &ids[1], "rejected").await;
+    wait_for_status(&stack.client, &ids[1], "rejected").await;
     assert_eq!(check_closed_order(&stack, &ids[1]).await["payment_status"], "declined");
 
     let reply = stack.client.cancel(&ids[2], "never mind", false).await.unwrap();
     assert_eq!(reply.text("/answer"), "deferred", "{}", reply.body);
-    reach(&stack.client, &ids[2], "cancelled").await;
+    wait_for_status(&stack.client, &ids[2], "cancelled").await;
     check_closed_order(&stack, &ids[2]).await;
     assert_eq!(intent(&stack, &ids[2])["status"], "canceled", "it can no longer be authenticated");
     stack.stop().await;
@@ -198,7 +198,7 @@ async fn authentication_before_lost_response_is_detected() {
     authenticate(&stack, &id, true).await;
     // The provider replays its first response to the same key: the customer must act.
     stack.payments.set_faults(Vec::new());
-    reach(&stack.client, &id, "fulfilling").await;
+    wait_for_status(&stack.client, &id, "fulfilling").await;
     assert_eq!(at_provider(&stack, &id), (1000, 0, 0, 1));
     stack.stop().await;
 }
@@ -222,7 +222,7 @@ async fn authentication_before_ledger_entry_is_found_by_lookup() {
     let heard = "select count(*) from inbox where order_id = $1::uuid and event_id like 'evt_%' and settled_at is not null";
     wait_until("its webhooks", || async { (count(&stack, heard, &id).await >= 2).then_some(()) }).await;
     lock.commit().await.unwrap();
-    reach(&stack.client, &id, "fulfilling").await;
+    wait_for_status(&stack.client, &id, "fulfilling").await;
     stack.stop().await;
 }
 
@@ -236,7 +236,7 @@ async fn authentication_reaches_order_with_stale_row() {
     let behind = "update orders set payment_action = false where id = $1::uuid";
     sqlx::query(behind).bind(&id).execute(&pool).await.unwrap();
     authenticate(&stack, &id, true).await;
-    reach(&stack.client, &id, "fulfilling").await;
+    wait_for_status(&stack.client, &id, "fulfilling").await;
     stack.stop().await;
 }
 
@@ -245,7 +245,7 @@ async fn abandoned_authentication_rejects_the_order() {
     let stack = builder().await.env("WAYBILL_PAYMENT_ACTION_WAIT_SECONDS", 1).start().await.unwrap();
     let order = order_with(|o| o["payment"]["method"] = json!("pm_card_authenticationRequired"));
     let id = place(&stack.client, &order).await;
-    reach(&stack.client, &id, "rejected").await;
+    wait_for_status(&stack.client, &id, "rejected").await;
     check_closed_order(&stack, &id).await;
     assert_eq!(intent(&stack, &id)["status"], "canceled");
     let last = timeline(&stack.client, &id).await.pop().unwrap();
@@ -265,20 +265,20 @@ async fn unanswered_capture_and_void_are_done_once() {
     ]);
     let captured = place(&stack.client, &order_with(|_| {})).await;
     let voided = place(&stack.client, &order_with(|_| {})).await;
-    let order = reach(&stack.client, &captured, "fulfilling").await;
-    reach(&stack.client, &voided, "fulfilling").await;
+    let order = wait_for_status(&stack.client, &captured, "fulfilling").await;
+    wait_for_status(&stack.client, &voided, "fulfilling").await;
     send_carrier_event(&stack, &shipments(&order)[0], "hand_over").await;
     stack.client.cancel(&voided, "enough", false).await.unwrap().success().unwrap();
     wait_for_event(&stack.client, &captured, "payment.captured").await;
-    reach(&stack.client, &voided, "cancelled").await;
+    wait_for_status(&stack.client, &voided, "cancelled").await;
     for id in [&captured, &voided] {
-        let told = kinds(&stack.client, id).await;
+        let told = event_types(&stack.client, id).await;
         assert!(!told.contains(&"payment.unknown".to_owned()), "the outcome must be known: {told:?}");
     }
 
     // Lookups fail, too; when they succeed again, the keys have expired.
     let unknown = place(&stack.client, &order_with(|_| {})).await;
-    let order = reach(&stack.client, &unknown, "fulfilling").await;
+    let order = wait_for_status(&stack.client, &unknown, "fulfilling").await;
     stack.payments.set_faults(vec![
         always(Route::Capture, Fault::DropReply),
         always(Route::Read, Fault::Status { status: 503 }),
@@ -298,7 +298,7 @@ async fn unanswered_capture_and_void_are_done_once() {
         assert_eq!(at_provider(&stack, id), (0, 1000, 0, 1), "captured once");
         let order = stack.client.get(id).await.unwrap().body;
         send_carrier_event(&stack, &shipments(&order)[0], "deliver").await;
-        reach(&stack.client, id, "completed").await;
+        wait_for_status(&stack.client, id, "completed").await;
         check_closed_order(&stack, id).await;
     }
     check_closed_order(&stack, &voided).await;

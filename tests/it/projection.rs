@@ -1,6 +1,6 @@
 //! A repeated workflow task writes each entry of the read model once, and published state is never rolled back.
 
-use crate::support::{builder, kinds, order_with, place};
+use crate::support::{builder, event_types, order_with, place};
 use waybill_domain::{
     event::{OrderEvent, TimelineEntry},
     ids::OrderId,
@@ -52,7 +52,7 @@ async fn repeated_task_writes_each_entry_once() {
             base = applied.version().unwrap();
         }
     }
-    let told = kinds(&stack.client, &order.to_string()).await;
+    let told = event_types(&stack.client, &order.to_string()).await;
     assert_eq!(
         told,
         ["order.received", "payment.action_required", "order.confirmed", "cancellation.refused"]
@@ -76,7 +76,7 @@ async fn diverging_events_after_base_version_conflict() {
     let applied = projection::apply(&pool, order, 1, &elsewhere, &state).await.unwrap();
     assert_eq!(applied, ProjectionOutcome::Conflict);
     let id = order.to_string();
-    assert_eq!(kinds(&stack.client, &id).await, ["order.received", "stock.short", "order.rejected"]);
+    assert_eq!(event_types(&stack.client, &id).await, ["order.received", "stock.short", "order.rejected"]);
     assert_eq!(stack.client.get(&id).await.unwrap().body["status"], "rejected");
     stack.stop().await;
 }

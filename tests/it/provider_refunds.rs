@@ -64,7 +64,7 @@ async fn refund_at_provider_counts_in_limit_and_status() {
     assert_eq!((&order["payment_status"], &order["attention"]), (&json!("partially_refunded"), &Value::Null));
 
     let reply = refund(&stack, &id, 700).await;
-    refused(&reply, 409, "more_than_captured", "700 of 600 refundable");
+    assert_rejected(&reply, 409, "more_than_captured", "700 of 600 refundable");
     assert!(reply.text("/detail").starts_with("600 "), "{}", reply.body);
     let rest = refunded(&stack, &id, 600).await;
     let order = settles(&stack, &id, &rest, "succeeded").await;
@@ -73,7 +73,7 @@ async fn refund_at_provider_counts_in_limit_and_status() {
         listed(&stack, &id).await,
         [entry(400, "succeeded", "provider"), entry(600, "succeeded", "waybill")]
     );
-    let told = kinds(&stack.client, &id).await;
+    let told = event_types(&stack.client, &id).await;
     assert_eq!(events_of(&told, "payment.refunded"), 2, "{told:?}");
     assert_eq!(events_of(&told, "reconciliation.drift"), 0, "{told:?}");
     let ours = timeline(&stack.client, &id).await.into_iter().rfind(|e| e["type"] == "payment.refunded");
@@ -114,7 +114,7 @@ async fn webhook_and_reconciliation_record_one_refund() {
         assert_eq!(listed(&stack, id).await, expected);
         let order = check_closed_order(&stack, id).await;
         assert_eq!(order["amounts_held"]["refunded"], 500, "{order:#}");
-        assert_eq!(events_of(&kinds(&stack.client, id).await, "payment.refunded"), 2);
+        assert_eq!(events_of(&event_types(&stack.client, id).await, "payment.refunded"), 2);
     }
     stack.stop().await;
 }
@@ -160,7 +160,12 @@ async fn pending_refund_at_provider_counts_when_it_succeeds() {
         (&order["payment_status"], &order["amounts_held"]["refunded"]),
         (&json!("captured"), &json!(0))
     );
-    refused(&refund(&stack, &id, 601).await, 409, "more_than_captured", "pending refunds count in the limit");
+    assert_rejected(
+        &refund(&stack, &id, 601).await,
+        409,
+        "more_than_captured",
+        "pending refunds count in the limit",
+    );
 
     // The provider sends no webhook for the success: reconciliation retrieves the refund.
     let lost = Rule { route: Route::Webhook, fault: Fault::Suppress, times: None, matching: None };

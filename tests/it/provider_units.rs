@@ -147,7 +147,7 @@ async fn order_is_paid_and_refunded_in_provider_units() {
         settles(&stack, &id, &refund, "succeeded").await;
         assert_eq!(at_provider(&stack, &id).2, units, "{code}");
         // Webhooks contain the same amounts in the provider's units.
-        let kinds = kinds(&stack.client, &id).await;
+        let kinds = event_types(&stack.client, &id).await;
         assert!(!kinds.iter().any(|kind| kind.starts_with("reconciliation")), "{code}: {kinds:?}");
     }
     stack.stop().await;
@@ -197,7 +197,7 @@ async fn unrepresentable_refund_is_rejected() {
         let id = completed(&stack, &order_in(code, price)).await;
         let body = json!({"amount": wrong, "reason": "damaged"});
         let reply = stack.client.post(&format!("/v1/orders/{id}/refunds"), &body).await.unwrap();
-        assert_eq!(refused(&reply, 422, "invalid", code), ["/amount"]);
+        assert_eq!(assert_rejected(&reply, 422, "invalid", code), ["/amount"]);
     }
     stack.stop().await;
 }
@@ -208,11 +208,11 @@ async fn invalid_request_is_not_a_decline() {
     let refuse = Rule { route: Route::Authorize, fault: Fault::Refuse, times: None, matching: None };
     stack.payments.set_faults(vec![refuse]);
     let rejected = place(&stack.client, &order_with(|_| {})).await;
-    reach(&stack.client, &rejected, "rejected").await;
+    wait_for_status(&stack.client, &rejected, "rejected").await;
     stack.payments.set_faults(Vec::new());
     let unknown_method = order_with(|o| o["payment"]["method"] = json!("pm_nonsense"));
     let unknown = place(&stack.client, &unknown_method).await;
-    reach(&stack.client, &unknown, "rejected").await;
+    wait_for_status(&stack.client, &unknown, "rejected").await;
     for (id, code) in [(rejected, "invalid_request:refused"), (unknown, "invalid_request:resource_missing")] {
         check_closed_order(&stack, &id).await;
         assert_eq!(wait_for_event(&stack.client, &id, "payment.declined").await["data"]["code"], code);

@@ -73,7 +73,7 @@ async fn hand_over_and_deliver(stack: &Stack, id: &str) {
         send_carrier_event(stack, &shipment, "hand_over").await;
         send_carrier_event(stack, &shipment, "deliver").await;
     }
-    reach(&stack.client, id, "completed").await;
+    wait_for_status(&stack.client, id, "completed").await;
 }
 
 #[tokio::test]
@@ -84,8 +84,8 @@ async fn authorization_is_renewed_before_it_expires() {
     stack.payments.set_authorization_lifetime(SHORT);
     let shipping = place(&stack.client, &split).await;
     let reviewed = place(&stack.client, &order_needing_review()).await;
-    reach(&stack.client, &shipping, "fulfilling").await;
-    reach(&stack.client, &reviewed, "in_review").await;
+    wait_for_status(&stack.client, &shipping, "fulfilling").await;
+    wait_for_status(&stack.client, &reviewed, "in_review").await;
     stack.payments.set_authorization_lifetime(LONG);
     // The response for one of them is lost: the worker looks it up, and never requests it with another key.
     stack.payments.set_faults(vec![rule(Route::Authorize, Fault::DropReply, &shipping)]);
@@ -101,10 +101,10 @@ async fn authorization_is_renewed_before_it_expires() {
     let held = stack.client.send(stack.client.request(reqwest::Method::GET, "/v1/held")).await.unwrap().body;
     assert_eq!(held["held"]["EUR"]["authorized"], 3_000 + 101_000, "one authorization each: {held}");
     stack.client.decide(&reviewed, "approve", "fine").await.unwrap().success().unwrap();
-    reach(&stack.client, &reviewed, "fulfilling").await;
+    wait_for_status(&stack.client, &reviewed, "fulfilling").await;
     hand_over_and_deliver(&stack, &shipping).await;
     stack.client.cancel(&reviewed, "enough", false).await.unwrap().success().unwrap();
-    reach(&stack.client, &reviewed, "cancelled").await;
+    wait_for_status(&stack.client, &reviewed, "cancelled").await;
     for (id, payments_then) in [(&shipping, [(0, 0), (0, 3_000)]), (&reviewed, [(0, 0), (0, 0)])] {
         check_closed_order(&stack, id).await;
         assert_eq!(payments(&stack, id), payments_then);
@@ -120,12 +120,12 @@ async fn declined_renewal_rejects_or_raises_attention() {
     stack.payments.set_authorization_lifetime(SHORT);
     let shipping = place(&stack.client, &order_with(|_| {})).await;
     let reviewed = place(&stack.client, &order_needing_review()).await;
-    reach(&stack.client, &shipping, "fulfilling").await;
-    reach(&stack.client, &reviewed, "in_review").await;
+    wait_for_status(&stack.client, &shipping, "fulfilling").await;
+    wait_for_status(&stack.client, &reviewed, "in_review").await;
     stack.payments.set_authorization_lifetime(LONG);
     stack.payments.set_faults(vec![declining(&shipping), declining(&reviewed)]);
 
-    reach(&stack.client, &reviewed, "rejected").await;
+    wait_for_status(&stack.client, &reviewed, "rejected").await;
     check_closed_order(&stack, &reviewed).await;
     let last = timeline(&stack.client, &reviewed).await.pop().unwrap();
     assert_eq!(last["data"]["reason"], "authorization_lapsed");
@@ -166,7 +166,7 @@ async fn expired_authorization_is_renewed_for_late_capture() {
         matching: None,
     }]);
     let id = place(&stack.client, &split).await;
-    let order = reach(&stack.client, &id, "fulfilling").await;
+    let order = wait_for_status(&stack.client, &id, "fulfilling").await;
     expire_authorization(&stack, &id).await;
     send_carrier_event(&stack, &shipments(&order)[0], "hand_over").await;
     wait_for_event(&stack.client, &id, "payment.captured").await;
@@ -179,7 +179,7 @@ async fn expired_authorization_is_renewed_for_late_capture() {
     for shipment in shipments(&order) {
         send_carrier_event(&stack, &shipment, "deliver").await;
     }
-    reach(&stack.client, &id, "completed").await;
+    wait_for_status(&stack.client, &id, "completed").await;
     check_closed_order(&stack, &id).await;
     stack.stop().await;
 }
@@ -190,7 +190,7 @@ async fn declined_capture_of_departed_goods_needs_operator() {
     let mut ids = Vec::new();
     for _ in 0..3 {
         let id = place(&stack.client, &order_with(|_| {})).await;
-        let order = reach(&stack.client, &id, "fulfilling").await;
+        let order = wait_for_status(&stack.client, &id, "fulfilling").await;
         ids.push((id, shipments(&order).remove(0)));
     }
     let rules = |route| ids.iter().map(move |(id, _)| rule(route, Fault::Suppress, id));
@@ -211,7 +211,7 @@ async fn declined_capture_of_departed_goods_needs_operator() {
     operate(&stack.client, skipped, "skip", json!({"reason": "written off"})).await.success().unwrap();
     for ((id, shipment), captured) in ids.iter().zip([1_000, 1_000, 0]) {
         send_carrier_event(&stack, shipment, "deliver").await;
-        let order = reach(&stack.client, id, "completed").await;
+        let order = wait_for_status(&stack.client, id, "completed").await;
         assert_eq!(order["amounts_held"]["captured"], captured, "{order:#}");
         assert_eq!((&order["attention"], at_provider(&stack, id).0), (&json!(null), 0));
     }
@@ -229,7 +229,7 @@ async fn single_capture_card_is_reauthorized_per_shipment() {
     split["payment"]["method"] = json!("pm_card_noMulticapture");
     let before = units_by_location(&stack).await;
     let id = place(&stack.client, &split).await;
-    let order = reach(&stack.client, &id, "fulfilling").await;
+    let order = wait_for_status(&stack.client, &id, "fulfilling").await;
     send_carrier_event(&stack, &shipments(&order)[0], "hand_over").await;
     wait_for_event(&stack.client, &id, "payment.reauthorized").await;
     assert_eq!(renewals(&stack, &id).await, ["captured_once"]);
@@ -242,14 +242,14 @@ async fn single_capture_card_is_reauthorized_per_shipment() {
     for shipment in shipments(&order) {
         send_carrier_event(&stack, &shipment, "deliver").await;
     }
-    reach(&stack.client, &id, "completed").await;
+    wait_for_status(&stack.client, &id, "completed").await;
     check_closed_order(&stack, &id).await;
     assert_eq!(payments(&stack, &id), [(0, 1_000), (0, 2_000)]);
 
     // A refund uses one payment; a return is refunded from as many payments as necessary.
     let refunds = format!("/v1/orders/{id}/refunds");
     let too_much = stack.client.post(&refunds, &json!({"amount": 2_001, "reason": "x"})).await.unwrap();
-    refused(&too_much, 409, "more_than_one_payment", "more than either payment");
+    assert_rejected(&too_much, 409, "more_than_one_payment", "more than either payment");
     stack.client.post(&refunds, &json!({"amount": 300, "reason": "x"})).await.unwrap().success().unwrap();
     let returns = format!("/v1/orders/{id}/returns");
     let all = json!({"lines": [{"line": 0, "quantity": 3}], "reason": "all of it"});
@@ -273,7 +273,7 @@ async fn earlier_authorization_counts_as_pending_while_voided() {
     let stack = stack().await;
     stack.payments.set_authorization_lifetime(SHORT);
     let id = place(&stack.client, &order_with(|_| {})).await;
-    reach(&stack.client, &id, "fulfilling").await;
+    wait_for_status(&stack.client, &id, "fulfilling").await;
     stack.payments.set_authorization_lifetime(LONG);
     stack.payments.set_faults(vec![rule(Route::Void, Fault::Stall, &id)]);
     wait_until("the void of the first authorization", || async {
@@ -286,7 +286,7 @@ async fn earlier_authorization_counts_as_pending_while_voided() {
     // An order that is cancelled at this point has one void, and no operation stays pending.
     stack.client.cancel(&id, "enough", false).await.unwrap().success().unwrap();
     stack.payments.set_faults(Vec::new());
-    reach(&stack.client, &id, "cancelled").await;
+    wait_for_status(&stack.client, &id, "cancelled").await;
     check_closed_order(&stack, &id).await;
     assert_eq!(count(&stack, under_way, &id).await, 0);
     stack.stop().await;
@@ -297,7 +297,7 @@ async fn unfinished_void_of_an_ended_order_is_finished_by_the_reconciliation() {
     let stack = sweeping().await;
     stack.payments.set_authorization_lifetime(SHORT);
     let id = place(&stack.client, &order_with(|_| {})).await;
-    reach(&stack.client, &id, "fulfilling").await;
+    wait_for_status(&stack.client, &id, "fulfilling").await;
     stack.payments.set_authorization_lifetime(LONG);
     let away = |route| rule(route, Fault::Status { status: 503 }, &id);
     stack.payments.set_faults(vec![away(Route::Void), away(Route::Read)]);
@@ -320,7 +320,7 @@ async fn unfinished_void_of_an_ended_order_is_finished_by_the_reconciliation() {
 async fn successor_run_resumes_a_renewal_of_unknown_outcome() {
     let mut stack = sweeping().await;
     let id = place(&stack.client, &order_with(|_| {})).await;
-    let shipment = shipments(&reach(&stack.client, &id, "fulfilling").await)[0].clone();
+    let shipment = shipments(&wait_for_status(&stack.client, &id, "fulfilling").await)[0].clone();
     expire_authorization(&stack, &id).await;
     stack.payments.set_faults(vec![rule(Route::Authorize, Fault::Stall, &id)]);
     send_carrier_event(&stack, &shipment, "hand_over").await;
@@ -335,7 +335,7 @@ async fn successor_run_resumes_a_renewal_of_unknown_outcome() {
     sweep_until_taken_over(&stack, &id).await;
     wait_for_event(&stack.client, &id, "payment.captured").await;
     send_carrier_event(&stack, &shipment, "deliver").await;
-    reach(&stack.client, &id, "completed").await;
+    wait_for_status(&stack.client, &id, "completed").await;
     assert_eq!(payments(&stack, &id), [(0, 0), (0, 1_000)], "the capture must use the second authorization");
     stack.stop().await;
 }

@@ -17,7 +17,7 @@ async fn completed(stack: &Stack, method: &str) -> String {
         o["lines"][0]["unit_price"] = json!(10_000);
     });
     let id = place(&stack.client, &order).await;
-    reach(&stack.client, &id, "completed").await;
+    wait_for_status(&stack.client, &id, "completed").await;
     id
 }
 
@@ -59,7 +59,7 @@ async fn concurrent_refunds_never_exceed_captured_amount() {
     let taken = replies.iter().filter(|r| r.status.as_u16() == 201).count();
     assert_eq!(taken, 3);
     for reply in replies.iter().filter(|r| r.status.as_u16() != 201) {
-        refused(reply, 409, "more_than_captured", "a refund above the captured amount");
+        assert_rejected(reply, 409, "more_than_captured", "a refund above the captured amount");
     }
     wait_until("the full refund", || async {
         let order = stack.client.get(&id).await.unwrap().body;
@@ -74,7 +74,10 @@ async fn concurrent_refunds_never_exceed_captured_amount() {
 
     let bad =
         stack.client.post(&format!("/v1/orders/{id}/refunds"), &json!({"amount": 0, "reason": ""})).await;
-    assert_eq!(refused(&bad.unwrap(), 422, "invalid", "no amount, no reason"), ["/amount", "/reason"]);
+    assert_eq!(
+        assert_rejected(&bad.unwrap(), 422, "invalid", "no amount, no reason"),
+        ["/amount", "/reason"]
+    );
     stack.stop().await;
 }
 
@@ -104,7 +107,7 @@ async fn pending_refund_succeeds_on_provider_event() {
         (&order["payment_status"], &order["amounts_held"]["refunded"]),
         (&json!("captured"), &json!(0))
     );
-    refused(&refund(&stack, &pending, 1).await, 409, "more_than_captured", "above a pending refund");
+    assert_rejected(&refund(&stack, &pending, 1).await, 409, "more_than_captured", "above a pending refund");
     send_provider_event(&stack, &pending, "settle", json!({"status": "succeeded"})).await;
     wait_for_event(&stack.client, &pending, "payment.refunded").await;
     assert_eq!(statuses(&stack, &pending).await, ["succeeded"]);

@@ -26,7 +26,7 @@ async fn delivering_stack() -> Stack {
 /// Places an order, waits until it is delivered and completed, and returns its id.
 pub async fn completed(stack: &Stack, order: &Value) -> String {
     let id = place(&stack.client, order).await;
-    reach(&stack.client, &id, "completed").await;
+    wait_for_status(&stack.client, &id, "completed").await;
     id
 }
 
@@ -83,11 +83,11 @@ async fn partial_refunds_never_exceed_captured_amount() {
         ("no reason", json!({"amount": 1, "reason": " "}), "/reason"),
     ] {
         let reply = stack.client.post(&path, &body).await.unwrap();
-        assert_eq!(refused(&reply, 422, "invalid", what), [pointer]);
+        assert_eq!(assert_rejected(&reply, 422, "invalid", what), [pointer]);
     }
     let reply =
         stack.client.post(&path, &json!({"amount": 1, "reason": "x", "currency": "EUR"})).await.unwrap();
-    assert_eq!(refused(&reply, 400, "malformed", "an unknown field"), ["/currency"]);
+    assert_eq!(assert_rejected(&reply, 400, "malformed", "an unknown field"), ["/currency"]);
 
     let first = refunded(&stack, &id, 500).await;
     let order = settles(&stack, &id, &first, "succeeded").await;
@@ -97,7 +97,7 @@ async fn partial_refunds_never_exceed_captured_amount() {
     );
     assert_eq!(order["amounts_held"], json!({"authorized": 2000, "captured": 2000, "refunded": 500}));
     let reply = refund(&stack, &id, 1501).await;
-    refused(&reply, 409, "more_than_captured", "one cent above the limit");
+    assert_rejected(&reply, 409, "more_than_captured", "one cent above the limit");
     assert!(reply.text("/detail").contains("1500"), "no refundable amount: {}", reply.body);
 
     // The same request twice creates one refund.
@@ -124,12 +124,12 @@ async fn partial_refunds_never_exceed_captured_amount() {
     assert_eq!(at_provider(&stack, &id), (0, 2000, 2000, 1), "the provider's ledger must agree");
     let listed = stack.client.list(&[]).await.unwrap().body;
     assert_eq!(listed["orders"][0]["payment_status"], "refunded");
-    let told = kinds(&stack.client, &id).await;
+    let told = event_types(&stack.client, &id).await;
     assert_eq!((events_of(&told, "refund.requested"), events_of(&told, "payment.refunded")), (9, 9));
 
     let open = place(&stack.client, &order_needing_review()).await;
-    reach(&stack.client, &open, "in_review").await;
-    refused(&refund(&stack, &open, 1).await, 409, "more_than_captured", "nothing was captured");
+    wait_for_status(&stack.client, &open, "in_review").await;
+    assert_rejected(&refund(&stack, &open, 1).await, 409, "more_than_captured", "nothing was captured");
     stack.stop().await;
 }
 
@@ -165,7 +165,7 @@ async fn lost_refund_response_is_one_refund() {
             "{what}"
         );
         assert_eq!(at_provider(&stack, &id), (0, 1000, 400, 1), "{what}");
-        assert_eq!(events_of(&kinds(&stack.client, &id).await, "payment.refunded"), 1, "{what}");
+        assert_eq!(events_of(&event_types(&stack.client, &id).await, "payment.refunded"), 1, "{what}");
     }
     stack.stop().await;
 }
@@ -182,7 +182,7 @@ async fn pending_refund_is_not_counted_and_failed_one_can_repeat() {
             (&json!("captured"), &json!(0))
         );
     }
-    refused(&refund(&stack, &id, 1).await, 409, "more_than_captured", "pending refunds count");
+    assert_rejected(&refund(&stack, &id, 1).await, 409, "more_than_captured", "pending refunds count");
 
     let path = |refund: &str| format!("refunds/{}/settle", at_the_provider(&stack, refund));
     control_provider(&stack, &path(&good), json!({"status": "succeeded"})).await;
@@ -210,7 +210,7 @@ async fn pending_refund_is_not_counted_and_failed_one_can_repeat() {
         (&order["payment_status"], &order["amounts_held"]["refunded"]),
         (&json!("captured"), &json!(0))
     );
-    assert_eq!(events_of(&kinds(&stack.client, &id).await, "refund.failed"), 2);
+    assert_eq!(events_of(&event_types(&stack.client, &id).await, "refund.failed"), 2);
 
     let id = completed(&stack, &paid_with("pm_card_refundFail")).await;
     let refund = refunded(&stack, &id, 1000).await;
@@ -271,7 +271,7 @@ async fn open_dispute_raises_attention_until_closed() {
     let late = send_provider_event(&stack, "evt_late", "charge.dispute.created", opened).await;
     assert_eq!(late.text("/status"), "duplicate", "a closed dispute must stay closed");
     assert_eq!(stack.client.get(&id).await.unwrap().body["attention"], Value::Null);
-    let told = kinds(&stack.client, &id).await;
+    let told = event_types(&stack.client, &id).await;
     assert_eq!((events_of(&told, "dispute.opened"), events_of(&told, "dispute.closed")), (1, 1), "{told:?}");
     let request = stack.client.request(reqwest::Method::GET, &format!("/v1/orders/{id}/disputes"));
     let disputes = stack.client.send(request).await.unwrap().body;
@@ -343,14 +343,14 @@ async fn received_return_is_restocked_and_refunded_exactly() {
     let id = completed(&stack, &order).await;
     check_stock(&stack, &before).await;
 
-    refused(&ask_return(&stack, &id, json!([])).await, 422, "invalid", "nothing");
+    assert_rejected(&ask_return(&stack, &id, json!([])).await, 422, "invalid", "nothing");
     let reply = ask_return(&stack, &id, json!([{"line": 0, "quantity": 0}])).await;
-    assert_eq!(refused(&reply, 422, "invalid", "no unit"), ["/lines/0/quantity"]);
+    assert_eq!(assert_rejected(&reply, 422, "invalid", "no unit"), ["/lines/0/quantity"]);
     let reply =
         ask_return(&stack, &id, json!([{"line": 0, "quantity": 4}, {"line": 0, "quantity": 4}])).await;
-    refused(&reply, 409, "not_returnable", "more than was delivered");
+    assert_rejected(&reply, 409, "not_returnable", "more than was delivered");
     assert!(reply.text("/detail").contains("line 0, 7 pieces"), "{}", reply.body);
-    refused(
+    assert_rejected(
         &ask_return(&stack, &id, json!([{"line": 3, "quantity": 1}])).await,
         409,
         "not_returnable",
@@ -359,14 +359,14 @@ async fn received_return_is_restocked_and_refunded_exactly() {
 
     let first = returning(&stack, &id, json!([{"line": 0, "quantity": 3}])).await;
     let reply = ask_return(&stack, &id, json!([{"line": 0, "quantity": 5}])).await;
-    refused(&reply, 409, "not_returnable", "three are being returned");
+    assert_rejected(&reply, 409, "not_returnable", "three are being returned");
     let both = json!([{"line": 0, "quantity": 1, "condition": "restock"},
         {"line": 0, "quantity": 1, "condition": "write_off"}]);
     let many = json!([{"line": 0, "quantity": 4, "condition": "restock"}]);
-    refused(&receipt(&stack, &first, many).await, 409, "not_returnable", "more than was requested");
+    assert_rejected(&receipt(&stack, &first, many).await, 409, "not_returnable", "more than was requested");
     let reply = receipt(&stack, &first, both.clone()).await;
     assert_eq!(reply.status.as_u16(), 202, "{}", reply.body);
-    refused(&receipt(&stack, &first, both).await, 409, "already_received", "twice");
+    assert_rejected(&receipt(&stack, &first, both).await, 409, "already_received", "twice");
     let done = closed(&stack, &first).await;
     assert_eq!(done["lines"], json!([{"line": 0, "quantity": 3, "restocked": 1, "written_off": 1}]));
     let one = done["refunds"][0]["amount"].as_i64().unwrap();
@@ -390,7 +390,7 @@ async fn received_return_is_restocked_and_refunded_exactly() {
     let stock = stack.client.get_stock("BACK").await.unwrap().body;
     let sum = |of: &str| values(&stock["locations"]).iter().map(|l| l[of].as_i64().unwrap()).sum::<i64>();
     assert_eq!(sum("available"), 6, "one unit is written off: {stock}");
-    let told = kinds(&stack.client, &id).await;
+    let told = event_types(&stack.client, &id).await;
     for kind in ["return.requested", "return.received", "return.closed", "payment.refunded"] {
         assert_eq!(events_of(&told, kind), 2, "{kind}: {told:?}");
     }
@@ -413,7 +413,7 @@ async fn overdue_return_raises_attention_and_stays_open() {
     .await;
     let stranger = stack.client.with_key(&stack.create_key("another").await.unwrap());
     let request = stranger.request(reqwest::Method::GET, &format!("/v1/returns/{late}"));
-    refused(&stranger.send(request).await.unwrap(), 404, "not_found", "another merchant's");
+    assert_rejected(&stranger.send(request).await.unwrap(), 404, "not_found", "another merchant's");
 
     let goods = json!([{"line": 0, "quantity": 1, "condition": "restock"}]);
     assert_eq!(receipt(&stack, &late, goods).await.status.as_u16(), 202);

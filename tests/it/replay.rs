@@ -133,7 +133,7 @@ async fn split(stack: &Stack, sku: &str, method: &str) -> (String, Vec<String>) 
     let mut order = order(&[(sku, 3)]);
     order["payment"]["method"] = json!(method);
     let id = place(&stack.client, &order).await;
-    let shipments = shipments(&reach(&stack.client, &id, "fulfilling").await);
+    let shipments = shipments(&wait_for_status(&stack.client, &id, "fulfilling").await);
     (id, shipments)
 }
 
@@ -141,7 +141,7 @@ async fn split(stack: &Stack, sku: &str, method: &str) -> (String, Vec<String>) 
 async fn served_from_elsewhere(stack: &Stack) -> Recorded {
     put_stock(&stack.client, "SHORT", &[("AMS", 3)]).await;
     let id = place(&stack.client, &order(&[("SHORT", 3)])).await;
-    reach(&stack.client, &id, "fulfilling").await;
+    wait_for_status(&stack.client, &id, "fulfilling").await;
     let counted = json!({"locations": [{"location": "AMS", "on_hand": 1}], "allow_shortfall": true});
     stack.client.put_stock("SHORT", &counted).await.unwrap().success().unwrap();
     needs(stack, &id, "stock_shortfall").await;
@@ -149,7 +149,8 @@ async fn served_from_elsewhere(stack: &Stack) -> Recorded {
     operate(&stack.client, &id, "retry", json!({"reason": "RTM has some"})).await.success().unwrap();
     wait_for_event(&stack.client, &id, "shipment.replaced").await;
     wait_until("labels of the replacement shipments", || async {
-        let booked = kinds(&stack.client, &id).await.iter().filter(|kind| *kind == "shipment.booked").count();
+        let booked =
+            event_types(&stack.client, &id).await.iter().filter(|kind| *kind == "shipment.booked").count();
         (booked == 3).then_some(())
     })
     .await;
@@ -163,22 +164,22 @@ async fn forward(stack: &Stack) -> Vec<Recorded> {
         send_carrier_event(stack, parcel, "hand_over").await;
         send_carrier_event(stack, parcel, "deliver").await;
     }
-    reach(&stack.client, &completed, "completed").await;
+    wait_for_status(&stack.client, &completed, "completed").await;
 
     let declined = order_with(|o| o["payment"]["method"] = json!("pm_card_chargeDeclined"));
     let declined = place(&stack.client, &declined).await;
-    reach(&stack.client, &declined, "rejected").await;
+    wait_for_status(&stack.client, &declined, "rejected").await;
 
     let approved = place(&stack.client, &order_needing_review()).await;
-    reach(&stack.client, &approved, "in_review").await;
+    wait_for_status(&stack.client, &approved, "in_review").await;
     stack.client.decide(&approved, "approve", "fine").await.unwrap().success().unwrap();
-    reach(&stack.client, &approved, "fulfilling").await;
+    wait_for_status(&stack.client, &approved, "fulfilling").await;
 
     let mut short = order_with(|o| o["lines"][0]["quantity"] = json!(1));
     short["lines"].as_array_mut().unwrap().push(json!({"sku": "NONE", "quantity": 1, "unit_price": 1000}));
     short["shortage_policy"] = json!("ask_customer");
     let asked = place(&stack.client, &short).await;
-    reach(&stack.client, &asked, "awaiting_customer").await;
+    wait_for_status(&stack.client, &asked, "awaiting_customer").await;
 
     let proving = order_with(|o| o["payment"]["method"] = json!("pm_card_authenticationRequired"));
     let proving = place(&stack.client, &proving).await;
@@ -186,7 +187,7 @@ async fn forward(stack: &Stack) -> Vec<Recorded> {
 
     let two_lines = crate::support::order(&[("SHOE-42-BLK", 1), ("SHOE-42-BLK", 1)]);
     let reduced = place(&stack.client, &two_lines).await;
-    reach(&stack.client, &reduced, "fulfilling").await;
+    wait_for_status(&stack.client, &reduced, "fulfilling").await;
     let one_line = json!({"reason": "changed my mind", "lines": [0]});
     stack
         .client
@@ -196,7 +197,7 @@ async fn forward(stack: &Stack) -> Vec<Recorded> {
         .success()
         .unwrap();
     wait_until("the label of the replacement shipment", || async {
-        (kinds(&stack.client, &reduced).await.last()? == "shipment.booked").then_some(())
+        (event_types(&stack.client, &reduced).await.last()? == "shipment.booked").then_some(())
     })
     .await;
 
@@ -225,7 +226,7 @@ async fn trouble(stack: &Stack) -> Vec<Recorded> {
     let fault = Fault::Status { status: 503 };
     stack.payments.set_faults(vec![Rule { route: Route::Authorize, fault, times: Some(2), matching: None }]);
     let retried = place(&stack.client, &order_with(|_| {})).await;
-    reach(&stack.client, &retried, "fulfilling").await;
+    wait_for_status(&stack.client, &retried, "fulfilling").await;
 
     let (once, parcels) = split(stack, "TWO", "pm_card_noMulticapture").await;
     send_carrier_event(stack, &parcels[0], "hand_over").await;
@@ -233,7 +234,7 @@ async fn trouble(stack: &Stack) -> Vec<Recorded> {
 
     stack.payments.set_authorization_lifetime(6);
     let renewed = place(&stack.client, &order_with(|_| {})).await;
-    reach(&stack.client, &renewed, "fulfilling").await;
+    wait_for_status(&stack.client, &renewed, "fulfilling").await;
     stack.payments.set_authorization_lifetime(7 * 24 * 3_600);
     wait_for_event(&stack.client, &renewed, "payment.reauthorized").await;
 
@@ -244,7 +245,7 @@ async fn trouble(stack: &Stack) -> Vec<Recorded> {
         matching: Some(matching.to_owned()),
     };
     let skipped = place(&stack.client, &order_with(|_| {})).await;
-    let parcel = shipments(&reach(&stack.client, &skipped, "fulfilling").await).remove(0);
+    let parcel = shipments(&wait_for_status(&stack.client, &skipped, "fulfilling").await).remove(0);
     stack.payments.set_faults(vec![refuse(&skipped)]);
     send_carrier_event(stack, &parcel, "hand_over").await;
     wait_for_event(&stack.client, &skipped, "attention.raised").await;
@@ -253,14 +254,14 @@ async fn trouble(stack: &Stack) -> Vec<Recorded> {
     wait_for_event(&stack.client, &skipped, "operator.acted").await;
 
     let cancelled = place(&stack.client, &order_with(|_| {})).await;
-    reach(&stack.client, &cancelled, "fulfilling").await;
+    wait_for_status(&stack.client, &cancelled, "fulfilling").await;
     temporal(&["workflow", "cancel", "-w", &format!("order:{cancelled}")]).await;
-    reach(&stack.client, &cancelled, "cancelled").await;
+    wait_for_status(&stack.client, &cancelled, "cancelled").await;
 
     let inherited = place(&stack.client, &order_with(|_| {})).await;
-    reach(&stack.client, &inherited, "fulfilling").await;
+    wait_for_status(&stack.client, &inherited, "fulfilling").await;
     temporal(&["workflow", "terminate", "-w", &format!("order:{inherited}")]).await;
-    reach(&stack.client, &inherited, "cancelled").await;
+    wait_for_status(&stack.client, &inherited, "cancelled").await;
     vec![
         of("open-authorize-retried", &retried),
         of("open-captured-once", &once),
@@ -282,7 +283,7 @@ async fn late(stack: &Stack) -> Vec<Recorded> {
     wait_for_event(&stack.client, &partly, "stock.gone").await;
 
     let back = place(&stack.client, &order_with(|_| {})).await;
-    let parcel = shipments(&reach(&stack.client, &back, "fulfilling").await).remove(0);
+    let parcel = shipments(&wait_for_status(&stack.client, &back, "fulfilling").await).remove(0);
     for what in ["hand_over", "return"] {
         send_carrier_event(stack, &parcel, what).await;
     }
@@ -297,7 +298,7 @@ async fn retried(stack: &Stack) -> Vec<Recorded> {
         send_carrier_event(stack, parcel, "hand_over").await;
         send_carrier_event(stack, parcel, "deliver").await;
     }
-    reach(&stack.client, &order, "completed").await;
+    wait_for_status(&stack.client, &order, "completed").await;
     let fault = Fault::Status { status: 503 };
     stack.payments.set_faults(vec![Rule { route: Route::Refund, fault, times: None, matching: None }]);
     let refund = refunded(stack, &order, 100).await;

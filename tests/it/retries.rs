@@ -50,7 +50,7 @@ async fn retry_ends_backoff_of_failing_refund() {
     let order = needs(&stack, &id, "refund_failing").await;
     check_need(only_need(&order), "refund_failing", "refund", "refund", &refund);
     let skip = operate(&stack.client, &id, "skip", json!({"reason": "no"})).await;
-    refused(&skip, 409, "wrong_state", "skip of a refund that may still succeed");
+    assert_rejected(&skip, 409, "wrong_state", "skip of a refund that may still succeed");
 
     stack.payments.set_faults(Vec::new());
     let body = json!({"reason": "the provider is up again", "about": refund});
@@ -58,14 +58,14 @@ async fn retry_ends_backoff_of_failing_refund() {
     let order = within_10_seconds("the refund", settles(&stack, &id, &refund, "succeeded")).await;
     assert_eq!(order["attention"], Value::Null, "{order:#}");
     assert_eq!(audited(&stack, &id).await, 1);
-    let told = kinds(&stack.client, &id).await;
+    let told = event_types(&stack.client, &id).await;
     assert_eq!(
         (events_of(&told, "operator.acted"), events_of(&told, "payment.refunded")),
         (1, 1),
         "{told:?}"
     );
     let late = operate(&stack.client, &id, "retry", json!({"reason": "again"})).await;
-    refused(&late, 409, "wrong_state", "retry without a failing step");
+    assert_rejected(&late, 409, "wrong_state", "retry without a failing step");
     stack.stop().await;
 }
 
@@ -89,7 +89,7 @@ async fn failing_return_raises_attention_until_retry_succeeds() {
     assert_eq!(done["refunds"][0]["amount"], 1_000, "{done:#}");
     let order = stack.client.get(&id).await.unwrap().body;
     assert_eq!(order["attention"], Value::Null, "{order:#}");
-    let told = kinds(&stack.client, &id).await;
+    let told = event_types(&stack.client, &id).await;
     assert_eq!((events_of(&told, "attention.raised"), events_of(&told, "attention.cleared")), (1, 1));
     assert_eq!((events_of(&told, "operator.acted"), audited(&stack, &id).await), (1, 1), "{told:?}");
     stack.stop().await;
@@ -125,6 +125,6 @@ async fn terminal_retry_ends_backoff_of_rejected_return_step() {
     assert_eq!(order["attention"], Value::Null, "{order:#}");
     let by_signal = "select count(*) from operator_actions where order_id = $1::uuid and actor = 'temporal'";
     assert_eq!(count(&stack, by_signal, &id).await, 1);
-    assert_eq!(events_of(&kinds(&stack.client, &id).await, "operator.acted"), 1);
+    assert_eq!(events_of(&event_types(&stack.client, &id).await, "operator.acted"), 1);
     stack.stop().await;
 }

@@ -47,7 +47,7 @@ async fn level_now(stack: &Stack, location: &str) -> (i64, i64, i64, i64) {
 /// Places an order of this many items and waits for its label.
 async fn labelled(stack: &Stack, quantity: i64) -> String {
     let id = place(&stack.client, &order(&[(SKU, quantity)])).await;
-    reach(&stack.client, &id, "fulfilling").await;
+    wait_for_status(&stack.client, &id, "fulfilling").await;
     id
 }
 
@@ -89,7 +89,7 @@ async fn deliver(stack: &Stack, id: &str) -> Value {
         send_carrier_event(stack, &shipment, "hand_over").await;
         send_carrier_event(stack, &shipment, "deliver").await;
     }
-    reach(&stack.client, id, "completed").await;
+    wait_for_status(&stack.client, id, "completed").await;
     check_closed_order(stack, id).await
 }
 
@@ -112,7 +112,10 @@ async fn count_below_reserved_raises_attention_on_the_newest_orders() {
         (labelled(&stack, 2).await, labelled(&stack, 2).await, labelled(&stack, 1).await);
 
     let below = count_at(&stack, "AMS", 3, false).await;
-    assert_eq!(refused(&below, 409, "stock_reserved", "no shortfall is allowed"), ["/locations/0/on_hand"]);
+    assert_eq!(
+        assert_rejected(&below, 409, "stock_reserved", "no shortfall is allowed"),
+        ["/locations/0/on_hand"]
+    );
     for part in ["6 units", "5 of them reserved", "\"allow_shortfall\": true"] {
         assert!(below.text("/detail").contains(part), "{part}: {}", below.body);
     }
@@ -139,17 +142,22 @@ async fn count_below_reserved_raises_attention_on_the_newest_orders() {
     assert_eq!(order_now(&stack, &first).await["attention"], Value::Null);
 
     let late = place(&stack.client, &order(&[(SKU, 1)])).await;
-    reach(&stack.client, &late, "rejected").await;
+    wait_for_status(&stack.client, &late, "rejected").await;
 
     // Fewer still: the second order has no items left, then the first has a shortfall, too.
-    refused(&adjust(&stack, &new_key(), -1, false).await, 409, "stock_reserved", "a larger shortfall");
+    assert_rejected(
+        &adjust(&stack, &new_key(), -1, false).await,
+        409,
+        "stock_reserved",
+        "a larger shortfall",
+    );
     let key = new_key();
     for _ in 0..2 {
         let fewer = adjust(&stack, &key, -2, true).await.success().unwrap().body;
         assert_eq!(level(&fewer, "AMS"), (1, 1, 0, 4), "once per key");
     }
     needs(&stack, &first, "stock_shortfall").await;
-    refused(&adjust(&stack, &new_key(), -2, true).await, 409, "stock_reserved", "below zero");
+    assert_rejected(&adjust(&stack, &new_key(), -2, true).await, 409, "stock_reserved", "below zero");
 
     // Received items cover the oldest order first, and none is available until all are covered.
     assert_eq!(level(&count_at(&stack, "AMS", 2, false).await.success().unwrap().body, "AMS"), (2, 2, 0, 3));
@@ -215,7 +223,7 @@ async fn skip_cancels_missing_and_ships_available() {
         needs(&stack, id, "stock_shortfall").await;
     }
     let resolve = json!({"reason": "x", "reference": "x"});
-    refused(
+    assert_rejected(
         &operate(&stack.client, &partly, "resolve", resolve).await,
         409,
         "wrong_state",
@@ -223,7 +231,7 @@ async fn skip_cancels_missing_and_ships_available() {
     );
 
     skip(&stack, &nothing).await;
-    reach(&stack.client, &nothing, "cancelled").await;
+    wait_for_status(&stack.client, &nothing, "cancelled").await;
     check_closed_order(&stack, &nothing).await;
     let ended = wait_for_event(&stack.client, &nothing, "order.cancelled").await;
     assert_eq!(ended["data"]["reason"], "stock_shortfall");
@@ -273,7 +281,7 @@ async fn cancelled_and_returned_items_cover_a_shortfall() {
     count_at(&stack, "AMS", 1, true).await.success().unwrap();
     needs(&stack, &newest, "stock_shortfall").await;
     stack.client.cancel(&newest, "no longer wanted", false).await.unwrap().success().unwrap();
-    reach(&stack.client, &newest, "cancelled").await;
+    wait_for_status(&stack.client, &newest, "cancelled").await;
     check_closed_order(&stack, &newest).await;
     wait_without_attention(&stack, &newest).await;
     assert_eq!(level_now(&stack, "AMS").await, (1, 1, 0, 0));
@@ -340,7 +348,7 @@ async fn cancel_releases_replacement_of_unrecorded_task() {
     temporal(&["workflow", "signal", "-w", &format!("order:{id}"), "--name", "cancel", "--input", input])
         .await;
     stack.add_worker().await.unwrap();
-    reach(&stack.client, &id, "cancelled").await;
+    wait_for_status(&stack.client, &id, "cancelled").await;
     check_closed_order(&stack, &id).await;
     let labels = stack.carrier.snapshot();
     assert!(!labels.to_string().contains("\"booked\""), "a label was not cancelled: {labels:#}");
@@ -359,7 +367,7 @@ async fn successor_run_releases_unrecorded_replacement() {
     put_stock(&stack.client, SKU, &[("AMS", 3)]).await;
     put_stock(&stack.client, "OTHER", &[("MUC", 9)]).await;
     let id = place(&stack.client, &order(&[(SKU, 3), ("OTHER", 1)])).await;
-    let order = reach(&stack.client, &id, "fulfilling").await;
+    let order = wait_for_status(&stack.client, &id, "fulfilling").await;
     let other = values(&order["shipments"]).into_iter().find(|s| s["location"] == "MUC").unwrap().clone();
     count_at(&stack, "AMS", 1, true).await.success().unwrap();
     needs(&stack, &id, "stock_shortfall").await;
@@ -421,7 +429,7 @@ async fn unconfirmed_order_is_served_when_it_ships() {
     let stack = stack().await;
     put_stock(&stack.client, SKU, &[("AMS", 101)]).await;
     let id = place(&stack.client, &order(&[(SKU, 101)])).await;
-    reach(&stack.client, &id, "in_review").await;
+    wait_for_status(&stack.client, &id, "in_review").await;
     count_at(&stack, "AMS", 100, true).await.success().unwrap();
     needs(&stack, &id, "stock_shortfall").await;
     skip(&stack, &id).await;

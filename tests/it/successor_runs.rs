@@ -30,7 +30,7 @@ fn label(stack: &Stack, shipment: &str) -> Option<Value> {
 /// An order in review, and the id of its shipment.
 async fn in_review(stack: &Stack) -> (String, String) {
     let id = place(&stack.client, &order_needing_review()).await;
-    let order = reach(&stack.client, &id, "in_review").await;
+    let order = wait_for_status(&stack.client, &id, "in_review").await;
     (id, shipments(&order).remove(0))
 }
 
@@ -40,7 +40,7 @@ async fn approve(stack: &Stack, id: &str) {
 
 async fn assert_cancelled_by_successor(stack: &Stack, id: &str, payment: &str) {
     sweep_until_taken_over(stack, id).await;
-    let order = reach(&stack.client, id, "cancelled").await;
+    let order = wait_for_status(&stack.client, id, "cancelled").await;
     assert_eq!(order["payment_status"], payment, "{order:#}");
     check_closed_order(stack, id).await;
 }
@@ -51,18 +51,18 @@ async fn successor_run_completes_cancel_in_progress() {
     let before = units_by_location(&stack).await;
     let (with_label, shipment) = in_review(&stack).await;
     approve(&stack, &with_label).await;
-    reach(&stack.client, &with_label, "fulfilling").await;
+    wait_for_status(&stack.client, &with_label, "fulfilling").await;
     let (without, _) = in_review(&stack).await;
     let (at_carrier, other) = in_review(&stack).await;
     approve(&stack, &at_carrier).await;
-    reach(&stack.client, &at_carrier, "fulfilling").await;
+    wait_for_status(&stack.client, &at_carrier, "fulfilling").await;
     let all = [&with_label, &without, &at_carrier];
     stack.payments.set_faults(all.map(|id| rule(Route::Void, Fault::Stall, id)).into());
     stack.carrier.set_faults(vec![rule(Route::Cancel, Fault::Status { status: 503 }, &other)]);
     for id in all {
         stack.client.cancel(id, "changed my mind", false).await.unwrap().success().unwrap();
         wait_for_event(&stack.client, id, "step.retrying").await;
-        reach(&stack.client, id, "cancelling").await;
+        wait_for_status(&stack.client, id, "cancelling").await;
         terminate(id).await;
     }
     stack.payments.set_faults(Vec::new());
@@ -93,7 +93,7 @@ async fn successor_run_finishes_cancel_beside_handover() {
     stack.payments.set_faults(Vec::new());
     sweep_until_taken_over(&stack, &id).await;
     send_carrier_event(&stack, left, "deliver").await;
-    reach(&stack.client, &id, "completed").await;
+    wait_for_status(&stack.client, &id, "completed").await;
     assert_eq!(label(&stack, stopped), Some(json!("cancelled")));
     check_closed_order(&stack, &id).await;
     check_stock(&stack, &before).await;
@@ -121,9 +121,9 @@ async fn successor_run_finishes_cancel_beside_uncaptured_handover() {
     terminate(&id).await;
     stack.payments.set_faults(Vec::new());
     sweep_until_taken_over(&stack, &id).await;
-    reach(&stack.client, &id, "shipped").await;
+    wait_for_status(&stack.client, &id, "shipped").await;
     send_carrier_event(&stack, left, "deliver").await;
-    reach(&stack.client, &id, "completed").await;
+    wait_for_status(&stack.client, &id, "completed").await;
     assert_eq!((at_provider(&stack, &id).0, authorized_amount(&stack, &id).await), (0, 0));
     check_stock(&stack, &before).await;
     stack.stop().await;
@@ -145,7 +145,7 @@ async fn successor_run_releases_what_the_carrier_cancelled() {
     stack.payments.set_faults(Vec::new());
     sweep_until_taken_over(&stack, &id).await;
     send_carrier_event(&stack, left, "deliver").await;
-    reach(&stack.client, &id, "completed").await;
+    wait_for_status(&stack.client, &id, "completed").await;
     check_closed_order(&stack, &id).await;
     check_stock(&stack, &before).await;
     stack.stop().await;
@@ -173,7 +173,7 @@ async fn successor_run_keeps_stock_of_replacement_shipment() {
     let stack = sweeping().await;
     put_stock(&stack.client, "SHORT", &[("AMS", 2)]).await;
     let id = place(&stack.client, &order(&[("SHORT", 2)])).await;
-    reach(&stack.client, &id, "fulfilling").await;
+    wait_for_status(&stack.client, &id, "fulfilling").await;
     let counted = json!({"locations": [{"location": "AMS", "on_hand": 0}], "allow_shortfall": true});
     stack.client.put_stock("SHORT", &counted).await.unwrap().success().unwrap();
     operator_actions::needs(&stack, &id, "stock_shortfall").await;
@@ -195,9 +195,9 @@ async fn successor_run_keeps_stock_of_replacement_shipment() {
     wait_for_event(&stack.client, &id, "shipment.cancel_refused").await;
     assert_eq!(authorized_amount(&stack, &id).await, 2, "it may still ship");
     send_carrier_event(&stack, other, "hand_over").await;
-    reach(&stack.client, &id, "shipped").await;
+    wait_for_status(&stack.client, &id, "shipped").await;
     send_carrier_event(&stack, other, "deliver").await;
-    reach(&stack.client, &id, "completed").await;
+    wait_for_status(&stack.client, &id, "completed").await;
     check_closed_order(&stack, &id).await;
     check_stock(&stack, &before).await;
     stack.stop().await;
@@ -214,7 +214,7 @@ async fn successor_run_cancels_unrecorded_labels() {
     for id in [&booked, &late] {
         approve(&stack, id).await;
         wait_for_event(&stack.client, id, "step.retrying").await;
-        reach(&stack.client, id, "confirmed").await;
+        wait_for_status(&stack.client, id, "confirmed").await;
         terminate(id).await;
     }
     assert_eq!(label(&stack, &first), Some(json!("booked")), "the carrier must have the unrecorded label");
@@ -240,9 +240,9 @@ async fn successor_run_captures_departed_shipment_once() {
     let unpaid = place(&stack.client, &order_with(|_| {})).await;
     stack.payments.set_faults(vec![rule(Route::Capture, Fault::Stall, &unpaid)]);
     for id in [&captured, &unpaid] {
-        let order = reach(&stack.client, id, "fulfilling").await;
+        let order = wait_for_status(&stack.client, id, "fulfilling").await;
         send_carrier_event(&stack, &shipments(&order)[0], "hand_over").await;
-        reach(&stack.client, id, "shipped").await;
+        wait_for_status(&stack.client, id, "shipped").await;
     }
     wait_for_event(&stack.client, &captured, "payment.captured").await;
     wait_for_event(&stack.client, &unpaid, "step.retrying").await;
@@ -255,13 +255,13 @@ async fn successor_run_captures_departed_shipment_once() {
         wait_for_event(&stack.client, id, "payment.captured").await;
         let refused = stack.client.cancel(id, "too late", false).await.unwrap();
         assert_eq!(refused.status.as_u16(), 409, "{}", refused.body);
-        let order = reach(&stack.client, id, "shipped").await;
+        let order = wait_for_status(&stack.client, id, "shipped").await;
         send_carrier_event(&stack, &shipments(&order)[0], "deliver").await;
-        let order = reach(&stack.client, id, "completed").await;
+        let order = wait_for_status(&stack.client, id, "completed").await;
         assert_eq!(order["outcome"], "full", "{order:#}");
         check_closed_order(&stack, id).await;
         assert_eq!(at_provider(&stack, id), (0, 1000, 0, 1));
-        let told = kinds(&stack.client, id).await;
+        let told = event_types(&stack.client, id).await;
         assert_eq!(times(&told, "payment.captured"), 1, "{told:?}");
         assert!(!told.contains(&"cancellation.requested".to_owned()), "{told:?}");
     }
@@ -275,7 +275,7 @@ async fn successor_run_does_not_capture_skipped_shipment() {
     put_stock(&stack.client, "SPLIT", &[("AMS", 2), ("RTM", 1)]).await;
     let before = units_by_location(&stack).await;
     let id = place(&stack.client, &order(&[("SPLIT", 3)])).await;
-    let left = shipments(&reach(&stack.client, &id, "fulfilling").await).remove(0);
+    let left = shipments(&wait_for_status(&stack.client, &id, "fulfilling").await).remove(0);
     stack.payments.set_faults(vec![rule(Route::Capture, Fault::Refuse, &id)]);
     send_carrier_event(&stack, &left, "hand_over").await;
     operator_actions::needs(&stack, &id, "capture_failing").await;
@@ -321,7 +321,7 @@ async fn successor_run_captures_what_follows_a_skipped_shipment() {
     for shipment in &left {
         send_carrier_event(&stack, shipment, "deliver").await;
     }
-    let order = reach(&stack.client, &id, "completed").await;
+    let order = wait_for_status(&stack.client, &id, "completed").await;
     let second = order["shipments"].as_array().unwrap().iter().find(|sh| sh["id"] == left[1]).unwrap();
     let amount = second["amount"].as_i64().unwrap();
     assert_eq!(at_provider(&stack, &id), (0, amount, 0, 1), "only the first authorization");
@@ -333,7 +333,7 @@ async fn successor_run_captures_what_follows_a_skipped_shipment() {
 async fn successor_run_voids_remainder_of_skipped_capture() {
     let stack = sweeping().await;
     let id = place(&stack.client, &order_with(|_| {})).await;
-    let left = shipments(&reach(&stack.client, &id, "fulfilling").await).remove(0);
+    let left = shipments(&wait_for_status(&stack.client, &id, "fulfilling").await).remove(0);
     let away = Fault::Status { status: 503 };
     stack.payments.set_faults(vec![rule(Route::Capture, Fault::Refuse, &id), rule(Route::Void, away, &id)]);
     send_carrier_event(&stack, &left, "hand_over").await;
@@ -360,7 +360,7 @@ async fn successor_run_does_not_await_customer() {
     let mut short = order(&[("FEW", 2)]);
     short["shortage_policy"] = json!("ask_customer");
     let short = place(&stack.client, &short).await;
-    reach(&stack.client, &short, "awaiting_customer").await;
+    wait_for_status(&stack.client, &short, "awaiting_customer").await;
     let proof = order_with(|o| o["payment"]["method"] = json!("pm_card_authenticationRequired"));
     let proof = place(&stack.client, &proof).await;
     wait_for_event(&stack.client, &proof, "payment.action_required").await;
@@ -430,7 +430,7 @@ async fn concurrent_sweeps_start_one_successor_run() {
     for id in &ids {
         assert_cancelled_by_successor(&stack, id, "voided").await;
         wait_until("both runs to be visible", || async { (runs(id).await == 2).then_some(()) }).await;
-        assert_eq!(times(&kinds(&stack.client, id).await, "order.inherited"), 1);
+        assert_eq!(times(&event_types(&stack.client, id).await, "order.inherited"), 1);
     }
     check_stock(&stack, &before).await;
     stack.stop().await;
@@ -456,7 +456,7 @@ async fn overdue_order_without_workflow_gets_successor_run() {
     sqlx::query(overdue).bind(&forgotten).execute(&pool).await.unwrap();
     assert_cancelled_by_successor(&stack, &forgotten, "voided").await;
     sweep(&stack).await;
-    reach(&stack.client, &in_time, "in_review").await;
+    wait_for_status(&stack.client, &in_time, "in_review").await;
     assert!(authorized_amount(&stack, &in_time).await > 0, "its reservation has not expired");
     check_stock(&stack, &before).await;
     stack.stop().await;

@@ -83,7 +83,7 @@ pub async fn stock_two_locations(client: &Client) {
 /// Places an order whose two shipments have labels, and returns its id and theirs.
 pub async fn place_two_shipments(client: &Client) -> (String, [String; 2]) {
     let id = place(client, &order(&[("HERE", 1), ("THERE", 1)])).await;
-    let shipments = shipments(&reach(client, &id, "fulfilling").await);
+    let shipments = shipments(&wait_for_status(client, &id, "fulfilling").await);
     (id, shipments.try_into().unwrap())
 }
 
@@ -95,7 +95,7 @@ pub async fn place(client: &Client, order: &Value) -> String {
 }
 
 /// Waits until the order is in the status, and returns the order.
-pub async fn reach(client: &Client, id: &str, status: &str) -> Value {
+pub async fn wait_for_status(client: &Client, id: &str, status: &str) -> Value {
     let mut last = Value::Null;
     let deadline = tokio::time::Instant::now() + WAIT_TIMEOUT;
     loop {
@@ -136,7 +136,7 @@ pub async fn timeline(client: &Client, id: &str) -> Vec<Value> {
 }
 
 /// The event types of the timeline.
-pub async fn kinds(client: &Client, id: &str) -> Vec<String> {
+pub async fn event_types(client: &Client, id: &str) -> Vec<String> {
     timeline(client, id).await.iter().map(|e| e["type"].as_str().unwrap().to_owned()).collect()
 }
 
@@ -185,7 +185,7 @@ pub async fn post_bytes(client: &Client, path: &str, body: impl Into<Vec<u8>>) -
 }
 
 /// Checks an error response: its status, its code and the shape of every problem. Returns the pointers of `errors`.
-pub fn refused(reply: &Reply, status: u16, code: &str, what: &str) -> Vec<String> {
+pub fn assert_rejected(reply: &Reply, status: u16, code: &str, what: &str) -> Vec<String> {
     let body = &reply.body;
     assert_eq!((reply.status.as_u16(), reply.text("/code")), (status, code), "{what}: {body}");
     check_problem(reply, what)

@@ -65,7 +65,7 @@ async fn cancel_while_rejected(stack: &Stack, number: u64) -> String {
 async fn cancel_of_terminated_order_is_retryable() {
     let stack = stack().await;
     let id = place(&stack.client, &order_with(|_| {})).await;
-    reach(&stack.client, &id, "fulfilling").await;
+    wait_for_status(&stack.client, &id, "fulfilling").await;
     stack.temporal.terminate(&format!("order:{id}")).await.unwrap();
     // No sweep runs in this test: the order has no successor run yet.
     let reply = stack.client.cancel(&id, "changed my mind", false).await.unwrap();

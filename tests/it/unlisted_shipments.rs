@@ -12,9 +12,9 @@ use waybill_stack::Stack;
 /// A cancelled order with a booked label, whose row in the read model has lost its shipment.
 async fn unlisted(stack: &Stack) -> (String, String) {
     let id = place(&stack.client, &order_with(|_| {})).await;
-    let shipment = shipments(&reach(&stack.client, &id, "fulfilling").await).remove(0);
+    let shipment = shipments(&wait_for_status(&stack.client, &id, "fulfilling").await).remove(0);
     stack.client.cancel(&id, "no longer wanted", false).await.unwrap().success().unwrap();
-    reach(&stack.client, &id, "cancelled").await;
+    wait_for_status(&stack.client, &id, "cancelled").await;
     let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
     let sql = "update orders set shipments = '[]' where id = $1::uuid";
     sqlx::query(sql).bind(&id).execute(&pool).await.unwrap();
@@ -44,7 +44,7 @@ async fn handover_of_unlisted_shipment_raises_attention_once() {
     carrier_reports(&stack, &id, &shipment, "shipment.delivered").await;
     let order = stack.client.get(&id).await.unwrap().body;
     assert_eq!(order["attention"], Value::Null, "{order:#}");
-    let told = kinds(&stack.client, &id).await;
+    let told = event_types(&stack.client, &id).await;
     assert_eq!((events_of(&told, "stock.gone"), events_of(&told, "attention.raised")), (1, 1), "{told:?}");
     stack.stop().await;
 }
@@ -59,6 +59,6 @@ async fn unlisted_shipment_without_reservation_raises_attention() {
     carrier_reports(&stack, &id, &shipment, "shipment.delivered").await;
     let order = needs(&stack, &id, "unexpected_shipment").await;
     assert_eq!(order["needs"][0]["detail"]["said"], "delivered", "{order:#}");
-    assert_eq!(events_of(&kinds(&stack.client, &id).await, "return.requested"), 0, "contents unknown");
+    assert_eq!(events_of(&event_types(&stack.client, &id).await, "return.requested"), 0, "contents unknown");
     stack.stop().await;
 }

@@ -69,7 +69,7 @@ async fn cancel_after_the_worker_died(stack: &mut Stack, at_work: usize, orders:
     }
     for [by_signal, by_engine, by_http] in orders {
         for (id, source) in [(by_signal, "signal"), (by_engine, "engine"), (by_http, "api")] {
-            reach(&stack.client, id, "cancelled").await;
+            wait_for_status(&stack.client, id, "cancelled").await;
             check_closed_order(stack, id).await;
             let told = timeline(&stack.client, id).await;
             let asked = told.iter().rfind(|entry| entry["type"] == "cancellation.requested").unwrap();
@@ -98,7 +98,7 @@ async fn cancel_cancels_label_of_unrecorded_task() {
     let before = units_by_location(&stack).await;
     let approved = three(&stack, order_needing_review).await;
     for id in &approved {
-        reach(&stack.client, id, "in_review").await;
+        wait_for_status(&stack.client, id, "in_review").await;
     }
     // Each order reaches its label in one workflow task.
     stack.carrier.set_faults(vec![rule(Route::Book, Fault::Stall, None)]);
@@ -119,7 +119,7 @@ async fn cancel_cancels_second_label_of_unrecorded_task() {
     let split = three(&stack, || order(&[("HERE", 51), ("THERE", 51)])).await;
     let (mut away, mut stalled) = (Vec::new(), Vec::new());
     for id in &split {
-        let order = reach(&stack.client, id, "in_review").await;
+        let order = wait_for_status(&stack.client, id, "in_review").await;
         let [first, second] = &shipments(&order)[..] else { panic!("two shipments: {order:#}") };
         away.push(rule(Route::Book, Fault::Status { status: 503 }, Some(first)));
         stalled.push(rule(Route::Book, Fault::Stall, Some(second)));
@@ -144,7 +144,7 @@ async fn cancel_cancels_replacement_label_of_unrecorded_task() {
     let before = units_by_location(&stack).await;
     let reduced = three(&stack, || order(&[("SHOE-42-BLK", 1), ("SHOE-42-BLK", 1)])).await;
     for id in &reduced {
-        reach(&stack.client, id, "fulfilling").await;
+        wait_for_status(&stack.client, id, "fulfilling").await;
         wait_for_event(&stack.client, id, "shipment.booked").await;
     }
     stack.carrier.set_faults(vec![rule(Route::Book, Fault::Stall, None)]);
@@ -170,12 +170,12 @@ async fn cancel_releases_stock_moved_by_unrecorded_task() {
     let before = units_by_location(&stack).await;
     let lines = [("GONE", 1), ("A-1", 1), ("A-2", 1), ("B-1", 1), ("B-2", 1)];
     let id = place(&stack.client, &order(&lines)).await;
-    let order = reach(&stack.client, &id, "fulfilling").await;
+    let order = wait_for_status(&stack.client, &id, "fulfilling").await;
     let (gone, here): (Vec<&Value>, Vec<&Value>) =
         values(&order["shipments"]).into_iter().partition(|shipment| shipment["location"] == "AMS");
     let [gone, last] = [gone[0], here[1]].map(|shipment| shipment["id"].as_str().unwrap());
     send_carrier_event(&stack, gone, "hand_over").await;
-    reach(&stack.client, &id, "partially_shipped").await;
+    wait_for_status(&stack.client, &id, "partially_shipped").await;
     wait_for_event(&stack.client, &id, "payment.captured").await;
     // One shipment has been replaced when the worker is killed while it replaces the other.
     stack.carrier.set_faults(vec![rule(Route::Cancel, Fault::Stall, Some(last))]);
@@ -205,7 +205,7 @@ async fn cancel_voids_authorization_of_unrecorded_task() {
         let mut short = order(&[(sku, 2)]);
         short["shortage_policy"] = json!("ask_customer");
         *id = place(&stack.client, &short).await;
-        reach(&stack.client, id, "awaiting_customer").await;
+        wait_for_status(&stack.client, id, "awaiting_customer").await;
     }
     stack.payments.set_faults(vec![rule(Route::Authorize, Fault::Stall, None)]);
     for id in &amended {
@@ -238,10 +238,10 @@ async fn stale_worker_cannot_confirm_compensated_order() {
     let stack = stack().await;
     stack.payments.set_faults(vec![rule(Route::Void, Fault::Stall, None)]);
     let id = place(&stack.client, &order_needing_review()).await;
-    let base = reach(&stack.client, &id, "in_review").await["version"].as_i64().unwrap();
+    let base = wait_for_status(&stack.client, &id, "in_review").await["version"].as_i64().unwrap();
     signal(&id, "cancel", r#"{"reason": "changed my mind"}"#).await;
     assert_confirm_conflicts(&stack, &id, base).await;
-    reach(&stack.client, &id, "cancelled").await;
+    wait_for_status(&stack.client, &id, "cancelled").await;
     check_closed_order(&stack, &id).await;
     stack.stop().await;
 }
@@ -254,7 +254,7 @@ async fn frozen_worker_cannot_confirm_after_authentication_expired() {
     let id = place(&stack.client, &order).await;
     let base = wait_for_event(&stack.client, &id, "payment.action_required").await["seq"].as_i64().unwrap();
     assert_confirm_conflicts(&stack, &id, base).await;
-    reach(&stack.client, &id, "rejected").await;
+    wait_for_status(&stack.client, &id, "rejected").await;
     check_closed_order(&stack, &id).await;
     stack.stop().await;
 }
@@ -287,7 +287,7 @@ async fn carrier_rejection_is_reported_after_unrecorded_task() {
     let mut stack = stack().await;
     let before = units_by_location(&stack).await;
     let id = place(&stack.client, &order_with(|_| {})).await;
-    let shipment = shipments(&reach(&stack.client, &id, "fulfilling").await)[0].clone();
+    let shipment = shipments(&wait_for_status(&stack.client, &id, "fulfilling").await)[0].clone();
     wait_for_event(&stack.client, &id, "shipment.booked").await;
     stack.carrier.set_faults(vec![rule(Route::Cancel, Fault::Stall, None)]);
     signal(&id, "cancel", r#"{"reason": "changed my mind"}"#).await;
@@ -300,11 +300,11 @@ async fn carrier_rejection_is_reported_after_unrecorded_task() {
     stack.add_worker().await.unwrap();
 
     wait_for_event(&stack.client, &id, "shipment.handed_over").await;
-    reach(&stack.client, &id, "shipped").await;
+    wait_for_status(&stack.client, &id, "shipped").await;
     send_carrier_event(&stack, &shipment, "deliver").await;
-    reach(&stack.client, &id, "completed").await;
+    wait_for_status(&stack.client, &id, "completed").await;
     check_closed_order(&stack, &id).await;
-    let events = kinds(&stack.client, &id).await;
+    let events = event_types(&stack.client, &id).await;
     let position = |kind: &str| events.iter().position(|event| event == kind);
     let refused = position("shipment.cancel_refused").unwrap();
     assert!(refused < position("shipment.handed_over").unwrap(), "{events:?}");
@@ -337,7 +337,7 @@ async fn customer_can_authenticate_after_restart() {
     })
     .await;
     authenticate(&stack, &id, true).await;
-    let order = reach(&stack.client, &id, "fulfilling").await;
+    let order = wait_for_status(&stack.client, &id, "fulfilling").await;
     assert_eq!(order["payment_action_required"], false, "{order:#}");
     stack.stop().await;
 }
@@ -370,7 +370,7 @@ async fn stock_held_after_unrecorded_cancel_is_released() {
     stack.payments.set_faults(Vec::new());
 
     send_carrier_event(&stack, left, "deliver").await;
-    reach(&stack.client, &id, "completed").await;
+    wait_for_status(&stack.client, &id, "completed").await;
     check_closed_order(&stack, &id).await;
     check_stock(&stack, &before).await;
     stack.stop().await;
@@ -384,7 +384,7 @@ async fn authorization_known_only_to_unrecorded_task_is_voided() {
     let mut short = order(&[("FEW", 2)]);
     short["shortage_policy"] = json!("ask_customer");
     let id = place(&stack.client, &short).await;
-    reach(&stack.client, &id, "awaiting_customer").await;
+    wait_for_status(&stack.client, &id, "awaiting_customer").await;
     stack.payments.set_faults(vec![rule(Route::Authorize, Fault::Stall, None)]);
     signal(&id, "amend", r#"{"accept": "ship_available"}"#).await;
     wait_until("the request", || async { (!stack.payments.stalled().is_empty()).then_some(()) }).await;
@@ -403,7 +403,7 @@ async fn authorization_known_only_to_unrecorded_task_is_voided() {
     let cancelling = |state: &mut OrderState| state.status = OrderStatus::Cancelling;
     write_as_unrecorded_task(&stack, &id, vec![asked, retrying("void_authorization")], cancelling).await;
     stack.add_worker().await.unwrap();
-    reach(&stack.client, &id, "cancelled").await;
+    wait_for_status(&stack.client, &id, "cancelled").await;
     check_closed_order(&stack, &id).await;
     check_stock(&stack, &before).await;
     stack.stop().await;
@@ -416,9 +416,11 @@ async fn zero_total_order_status_is_written_after_lost_cancel() {
     let mut free = order(&[("HERE", 1), ("THERE", 1)]);
     free["discount"] = json!(2000);
     let id = place(&stack.client, &free).await;
-    let [left, stopped] = &shipments(&reach(&stack.client, &id, "fulfilling").await)[..] else { panic!() };
+    let [left, stopped] = &shipments(&wait_for_status(&stack.client, &id, "fulfilling").await)[..] else {
+        panic!()
+    };
     send_carrier_event(&stack, left, "hand_over").await;
-    reach(&stack.client, &id, "partially_shipped").await;
+    wait_for_status(&stack.client, &id, "partially_shipped").await;
     stack.carrier.set_faults(vec![rule(Route::Cancel, Fault::Stall, Some(stopped))]);
     signal(&id, "cancel", r#"{"reason": "changed my mind"}"#).await;
     wait_until("the carrier request", || async { (!stack.carrier.stalled().is_empty()).then_some(()) }).await;
@@ -430,7 +432,7 @@ async fn zero_total_order_status_is_written_after_lost_cancel() {
     write_as_unrecorded_task(&stack, &id, events, cancelled).await;
     stack.carrier.set_faults(Vec::new());
     stack.add_worker().await.unwrap();
-    reach(&stack.client, &id, "shipped").await;
+    wait_for_status(&stack.client, &id, "shipped").await;
     assert_eq!(authorized_amount(&stack, &id).await, 0);
     stack.stop().await;
 }
@@ -449,7 +451,7 @@ async fn recorded_expiry_wins_over_a_late_approval() {
     signal(&id, "decide", r#"{"decision": "approve", "reason": "known"}"#).await;
     write_as_unrecorded_task(&stack, &id, vec![retrying("void_authorization")], |_| {}).await;
     stack.add_worker().await.unwrap();
-    reach(&stack.client, &id, "expired").await;
+    wait_for_status(&stack.client, &id, "expired").await;
     check_closed_order(&stack, &id).await;
     check_stock(&stack, &before).await;
     stack.stop().await;
@@ -459,7 +461,7 @@ async fn recorded_expiry_wins_over_a_late_approval() {
 async fn rejected_workflow_cancel_is_reported_once() {
     let mut stack = stack().await;
     let id = place(&stack.client, &order_with(|_| {})).await;
-    let shipment = shipments(&reach(&stack.client, &id, "fulfilling").await)[0].clone();
+    let shipment = shipments(&wait_for_status(&stack.client, &id, "fulfilling").await)[0].clone();
     send_carrier_event(&stack, &shipment, "hand_over").await;
     wait_for_event(&stack.client, &id, "payment.captured").await;
     stack.workers[0].kill_hard().await.unwrap();
@@ -473,8 +475,8 @@ async fn rejected_workflow_cancel_is_reported_once() {
     write_as_unrecorded_task(&stack, &id, vec![retrying("nothing"), refused], |_| {}).await;
     stack.add_worker().await.unwrap();
     send_carrier_event(&stack, &shipment, "deliver").await;
-    reach(&stack.client, &id, "completed").await;
-    let events = kinds(&stack.client, &id).await;
+    wait_for_status(&stack.client, &id, "completed").await;
+    let events = event_types(&stack.client, &id).await;
     assert_eq!(events.iter().filter(|kind| *kind == "cancellation.refused").count(), 1, "{events:?}");
     stack.stop().await;
 }
@@ -483,7 +485,7 @@ async fn rejected_workflow_cancel_is_reported_once() {
 async fn cleared_attention_stays_cleared_after_restart() {
     let mut stack = stack().await;
     let id = place(&stack.client, &order_with(|_| {})).await;
-    let shipment = shipments(&reach(&stack.client, &id, "fulfilling").await)[0].clone();
+    let shipment = shipments(&wait_for_status(&stack.client, &id, "fulfilling").await)[0].clone();
     send_carrier_event(&stack, &shipment, "hand_over").await;
     wait_for_event(&stack.client, &id, "payment.captured").await;
     send_carrier_event(&stack, &shipment, "lose").await;
@@ -506,7 +508,7 @@ async fn accepted_answer_survives_unrecorded_progress() {
     let mut short = order(&[("GONE", 1), ("MANY", 1)]);
     short["shortage_policy"] = json!("ask_customer");
     let id = place(&stack.client, &short).await;
-    reach(&stack.client, &id, "awaiting_customer").await;
+    wait_for_status(&stack.client, &id, "awaiting_customer").await;
     stack.workers[0].kill_hard().await.unwrap();
     // The lost workflow task cancelled the line that is short; the next task receives the customer's answer first.
     let gone = LineQuantity { line: 0, quantity: 1 };
@@ -521,8 +523,8 @@ async fn accepted_answer_survives_unrecorded_progress() {
     signal(&id, "amend", r#"{"accept": "ship_available"}"#).await;
     stack.add_worker().await.unwrap();
 
-    reach(&stack.client, &id, "fulfilling").await;
-    let events = kinds(&stack.client, &id).await;
+    wait_for_status(&stack.client, &id, "fulfilling").await;
+    let events = event_types(&stack.client, &id).await;
     assert_eq!(events.iter().filter(|kind| *kind == "order.amended").count(), 1, "{events:?}");
     stack.stop().await;
 }
@@ -549,7 +551,7 @@ async fn remainder_is_voided_after_unrecorded_capture() {
     // The lost workflow task received and recorded the response, or it did not.
     for is_written in [true, false] {
         let id = place(&stack.client, &order(&[("HERE", 1), ("THERE", 1)])).await;
-        reach(&stack.client, &id, "fulfilling").await;
+        wait_for_status(&stack.client, &id, "fulfilling").await;
         let line = json!({"reason": "changed my mind", "lines": [1]});
         let cancelled = stack.client.post(&format!("/v1/orders/{id}/cancellation"), &line).await.unwrap();
         cancelled.success().unwrap();
@@ -580,7 +582,7 @@ async fn remainder_is_voided_after_unrecorded_capture() {
         send_carrier_event(&stack, shipment, "hand_over").await;
         wait_for_event(&stack.client, &id, "payment.captured").await;
         send_carrier_event(&stack, shipment, "deliver").await;
-        reach(&stack.client, &id, "completed").await;
+        wait_for_status(&stack.client, &id, "completed").await;
         let (held, captured, ..) = at_provider(&stack, &id);
         assert_eq!((held, captured), (0, amount), "written: {is_written}");
         check_closed_order(&stack, &id).await;
@@ -613,7 +615,7 @@ async fn cancel_on_second_worker_after_slow_step_replays() {
     started.unwrap();
     let reply = reply.unwrap();
     assert!([200, 202].contains(&reply.status.as_u16()), "{}", reply.body);
-    reach(&stack.client, &id, "cancelled").await;
+    wait_for_status(&stack.client, &id, "cancelled").await;
     assert_replays(&workflow).await;
     check_closed_order(&stack, &id).await;
     check_stock(&stack, &before).await;

@@ -76,7 +76,7 @@ async fn cancelled_caller_leaves_no_open_transaction() {
 async fn client_disconnect_does_not_abort_the_request() {
     let stack = stack().await;
     let id = place(&stack.client, &order_with(|_| {})).await;
-    reach(&stack.client, &id, "fulfilling").await;
+    wait_for_status(&stack.client, &id, "fulfilling").await;
     let look = PgPool::connect(&stack.database_url).await.unwrap();
     let mut keys = look.begin().await.unwrap();
     sqlx::query("lock table idempotency_keys in share row exclusive mode").execute(&mut *keys).await.unwrap();
@@ -87,7 +87,7 @@ async fn client_disconnect_does_not_abort_the_request() {
     asking.abort();
     assert!(asking.await.is_err());
     keys.rollback().await.unwrap();
-    reach(&stack.client, &id, "cancelled").await;
+    wait_for_status(&stack.client, &id, "cancelled").await;
     stack.stop().await;
 }
 
@@ -95,7 +95,7 @@ async fn client_disconnect_does_not_abort_the_request() {
 async fn key_of_unknown_outcome_rejects_other_bodies() {
     let mut stack = stack().await;
     let id = place(&stack.client, &order_needing_review()).await;
-    reach(&stack.client, &id, "in_review").await;
+    wait_for_status(&stack.client, &id, "in_review").await;
     stack.workers[0].stop().await;
     let (client, key) = (stack.client.clone(), new_key());
     let decide = |decision: &str| {
@@ -105,7 +105,7 @@ async fn key_of_unknown_outcome_rejects_other_bodies() {
     };
     let first = decide("reject").await.unwrap();
     assert_eq!(first.status.as_u16(), 503, "without a worker: {}", first.body);
-    refused(&decide("approve").await.unwrap(), 422, "idempotency_key_reused", "another request");
+    assert_rejected(&decide("approve").await.unwrap(), 422, "idempotency_key_reused", "another request");
     let again = decide("reject").await.unwrap();
     assert_eq!(again.status.as_u16(), 503, "a retry need not wait: {}", again.body);
     stack.workers[0].restart().await.unwrap();
@@ -115,9 +115,9 @@ async fn key_of_unknown_outcome_rejects_other_bodies() {
         (reply.status.is_success() || reply.text("/code") == "wrong_state").then_some(())
     })
     .await;
-    reach(&stack.client, &id, "rejected").await;
-    refused(&decide("reject").await.unwrap(), 409, "wrong_state", "the order has ended");
-    refused(
+    wait_for_status(&stack.client, &id, "rejected").await;
+    assert_rejected(&decide("reject").await.unwrap(), 409, "wrong_state", "the order has ended");
+    assert_rejected(
         &decide("approve").await.unwrap(),
         422,
         "idempotency_key_reused",

@@ -105,20 +105,20 @@ fn forgeries(good: &Webhook) -> Vec<(&'static str, Webhook)> {
 async fn unsigned_webhook_is_rejected_and_repeat_counts_once() {
     let stack = stack().await;
     let id = place(&stack.client, &order_with(|_| {})).await;
-    let order = reach(&stack.client, &id, "fulfilling").await;
+    let order = wait_for_status(&stack.client, &id, "fulfilling").await;
     let shipment = &shipments(&order)[0];
     let from_carrier = Webhook::carrier(&stack, shipment, "shipment.handed_over");
     let from_provider = Webhook::payment(&stack, &id, "evt_forged");
     for good in [&from_carrier, &from_provider] {
         for (what, forged) in forgeries(good) {
             let what = format!("{what}: {}", good.path);
-            refused(&forged.send(&stack).await, 401, "bad_signature", &what);
+            assert_rejected(&forged.send(&stack).await, 401, "bad_signature", &what);
         }
         for (number, (name, _)) in good.headers().into_iter().enumerate() {
             for value in ["", "v1,", "t=1,v1=00", "💥"] {
                 let mut headers = good.headers();
                 headers[number].1 = value.to_owned();
-                refused(
+                assert_rejected(
                     &good.send_with(&stack, headers).await,
                     401,
                     "bad_signature",
@@ -127,12 +127,12 @@ async fn unsigned_webhook_is_rejected_and_repeat_counts_once() {
             }
             let mut headers = good.headers();
             headers.remove(number);
-            refused(&good.send_with(&stack, headers).await, 401, "bad_signature", name);
+            assert_rejected(&good.send_with(&stack, headers).await, 401, "bad_signature", name);
         }
     }
     let mut other_id = from_carrier.headers();
     other_id[0].1 = new_key();
-    refused(
+    assert_rejected(
         &from_carrier.send_with(&stack, other_id).await,
         401,
         "bad_signature",
@@ -148,19 +148,19 @@ async fn unsigned_webhook_is_rejected_and_repeat_counts_once() {
     let said = |reply: Reply| (reply.status.as_u16(), reply.text("/status").to_owned());
     assert_eq!(said(from_carrier.send(&stack).await), (202, "delivered".to_owned()));
     assert_eq!(said(from_carrier.send(&stack).await), (202, "duplicate".to_owned()));
-    reach(&stack.client, &id, "shipped").await;
+    wait_for_status(&stack.client, &id, "shipped").await;
     // While secrets are rotated, a webhook has two signatures.
     let mut delivered = Webhook::carrier(&stack, shipment, "shipment.delivered");
     delivered.seconds -= AGE_MAX - 30;
     let mut headers = delivered.headers();
     headers[2].1 = format!("v1,{} {}", STANDARD.encode("old"), headers[2].1);
     assert_eq!(said(delivered.send_with(&stack, headers).await), (202, "delivered".to_owned()));
-    reach(&stack.client, &id, "completed").await;
+    wait_for_status(&stack.client, &id, "completed").await;
     check_closed_order(&stack, &id).await;
     for late in [&from_carrier, &delivered] {
         assert_eq!(said(late.send(&stack).await), (202, "duplicate".to_owned()));
     }
-    let seen = kinds(&stack.client, &id).await;
+    let seen = event_types(&stack.client, &id).await;
     for once in ["shipment.handed_over", "payment.captured", "shipment.delivered"] {
         assert_eq!(seen.iter().filter(|kind| *kind == once).count(), 1, "{seen:?}");
     }
@@ -171,13 +171,16 @@ async fn unsigned_webhook_is_rejected_and_repeat_counts_once() {
 async fn what_is_signed_and_wrong(stack: &Stack, id: &str, shipment: &str) {
     let before = timeline(&stack.client, id).await;
     let nobodys = Webhook::carrier(stack, &new_key(), "shipment.delivered");
-    refused(&nobodys.send(stack).await, 404, "not_found", "an unknown shipment");
+    assert_rejected(&nobodys.send(stack).await, 404, "not_found", "an unknown shipment");
     let mut elsewhere = Webhook::carrier(stack, &new_key(), "shipment.delivered");
     elsewhere.path = format!("/v1/shipments/{shipment}/events");
-    assert_eq!(refused(&elsewhere.send(stack).await, 422, "invalid", "another shipment's"), ["/reference"]);
+    assert_eq!(
+        assert_rejected(&elsewhere.send(stack).await, 422, "invalid", "another shipment's"),
+        ["/reference"]
+    );
     let mut unreadable = Webhook::carrier(stack, shipment, "shipment.delivered");
     unreadable.path = "/v1/shipments/42/events".to_owned();
-    refused(&unreadable.send(stack).await, 404, "not_found", "no id");
+    assert_rejected(&unreadable.send(stack).await, 404, "not_found", "no id");
     for kind in ["shipment.sneezed", "", "handed_over"] {
         let reply = Webhook::carrier(stack, shipment, kind).send(stack).await;
         assert_eq!(
@@ -200,12 +203,12 @@ async fn what_is_signed_and_wrong(stack: &Stack, id: &str, shipment: &str) {
         (json!({"type": ["shipment.delivered"], "reference": shipment}).to_string(), "/type"),
     ] {
         assert_eq!(
-            refused(&body(text.clone()).send(stack).await, 400, "malformed", &text),
+            assert_rejected(&body(text.clone()).send(stack).await, 400, "malformed", &text),
             [pointer],
             "{text}"
         );
     }
-    refused(&body(" ".repeat(64 * 1024 + 1)).send(stack).await, 413, "too_large", "a long body");
+    assert_rejected(&body(" ".repeat(64 * 1024 + 1)).send(stack).await, 413, "too_large", "a long body");
     assert_eq!(timeline(&stack.client, id).await, before, "the order must be unchanged");
 }
 
@@ -233,7 +236,7 @@ async fn from_the_provider(stack: &Stack, id: &str) {
     ] {
         let body = body.to_string();
         let webhook = Webhook::new(&stack.secrets.payments_webhook, path.clone(), body.clone().into_bytes());
-        assert_eq!(refused(&webhook.send(stack).await, 400, "malformed", &body), [pointer], "{body}");
+        assert_eq!(assert_rejected(&webhook.send(stack).await, 400, "malformed", &body), [pointer], "{body}");
     }
     for object in
         [json!(null), json!({"object": "payout", "id": "po_1"}), json!({"metadata": {"order_id": 7}})]
@@ -256,7 +259,7 @@ async fn webhooks_in_any_order_complete_the_order() {
     put_stock(&stack.client, "SPLIT", &[("AMS", 2), ("RTM", 1)]).await;
     let before = units_by_location(&stack).await;
     let id = place(&stack.client, &order(&[("SPLIT", 3)])).await;
-    let order = reach(&stack.client, &id, "fulfilling").await;
+    let order = wait_for_status(&stack.client, &id, "fulfilling").await;
     let ids = shipments(&order);
     assert_eq!(ids.len(), 2);
     let (handed_over, delivered): (Vec<Webhook>, Vec<Webhook>) = ids
@@ -274,12 +277,12 @@ async fn webhooks_in_any_order_complete_the_order() {
         assert_eq!(words.iter().filter(|word| **word == "delivered").count(), 1, "{words:?}");
         assert_eq!(words.iter().filter(|word| **word == "duplicate").count(), 9, "{words:?}");
     }
-    reach(&stack.client, &id, "completed").await;
+    wait_for_status(&stack.client, &id, "completed").await;
     let order = check_closed_order(&stack, &id).await;
     assert_eq!((&order["outcome"], &order["payment_status"]), (&json!("full"), &json!("captured")));
     assert_eq!(order["attention"], json!(null), "no attention must be raised");
     assert_eq!(at_provider(&stack, &id), (0, 3000, 0, 1));
-    let seen = kinds(&stack.client, &id).await;
+    let seen = event_types(&stack.client, &id).await;
     for twice in ["payment.captured", "shipment.delivered", "shipment.handed_over"] {
         assert_eq!(seen.iter().filter(|kind| *kind == twice).count(), 2, "one for each shipment: {seen:?}");
     }

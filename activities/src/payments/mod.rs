@@ -9,7 +9,7 @@ use waybill_domain::{
     Currency,
     ids::{OrderId, RefundId},
     money::Amount,
-    provider_units::NotChargeable,
+    provider_currency::NotChargeable,
     refund::RefundState,
 };
 

@@ -20,7 +20,7 @@ use std::time::Duration;
 use url::Url;
 use waybill_domain::{
     ids::{OrderId, RefundId},
-    provider_units::ProviderCurrency,
+    provider_currency::ProviderCurrency,
 };
 
 /// Timeout of a call, after which its outcome is unknown. Shorter than an attempt's timeout, so that the client and not

@@ -5,7 +5,7 @@ use waybill_domain::{
     Currency,
     money::Amount,
     order::{NewOrder, parse_sale_currency},
-    provider_units::{NotChargeable, ProviderCurrency, amount_increment},
+    provider_currency::{NotChargeable, ProviderCurrency, amount_increment},
 };
 
 /// Returns the currency of that code, if orders can be paid in it.

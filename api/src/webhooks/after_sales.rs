@@ -5,7 +5,9 @@ use crate::{problem::Problem, state::App};
 use axum::{Json, http::StatusCode};
 use jiff::Timestamp;
 use serde_json::Value;
-use waybill_domain::{ids::RefundId, money::Amount, provider_units::ProviderCurrency, refund::RefundState};
+use waybill_domain::{
+    ids::RefundId, money::Amount, provider_currency::ProviderCurrency, refund::RefundState,
+};
 use waybill_store::{
     inbox::Message,
     payments,

@@ -19,7 +19,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
-use waybill_domain::{ids::OrderId, provider_units::ProviderCurrency};
+use waybill_domain::{ids::OrderId, provider_currency::ProviderCurrency};
 use waybill_store::{
     inbox::{self, Message},
     payments::{

@@ -10,7 +10,7 @@ use waybill_domain::{
     ids::{CustomerId, MerchantId, OrderId},
     money::Amount,
     order::{Address, NewOrder, OrderLine, ShortagePolicy},
-    provider_units::amount_increment,
+    provider_currency::amount_increment,
     state::{AttentionItem, AttentionReason, LineState, OrderState, ShipmentState},
     status::{OrderStatus, PaymentStatus},
 };

@@ -34,7 +34,7 @@ async fn missing_postal_code_is_rejected_unless_country_has_none() {
     }
     for country in ["NL", "US", "IE"] {
         let reply = stack.client.post("/v1/orders", &to(country)).await.unwrap();
-        assert_eq!(refused(&reply, 422, "invalid", country), ["/shipping_address/postal_code"]);
+        assert_eq!(assert_rejected(&reply, 422, "invalid", country), ["/shipping_address/postal_code"]);
     }
     for (field, value) in [
         ("phone", json!("call me")),
@@ -47,7 +47,7 @@ async fn missing_postal_code_is_rejected_unless_country_has_none() {
         let mut order = order_to_hong_kong();
         order["shipping_address"][field] = value;
         let reply = stack.client.post("/v1/orders", &order).await.unwrap();
-        assert_eq!(refused(&reply, 422, "invalid", field), [format!("/shipping_address/{field}")]);
+        assert_eq!(assert_rejected(&reply, 422, "invalid", field), [format!("/shipping_address/{field}")]);
     }
     stack.stop().await;
 }
@@ -59,7 +59,7 @@ async fn contact_reaches_carrier_but_no_log_or_history() {
     let stack = builder().await.ports(ports).env("RUST_LOG", "debug").start().await.unwrap();
     let placed = order_to_hong_kong();
     let id = place(&stack.client, &placed).await;
-    let order = reach(&stack.client, &id, "fulfilling").await;
+    let order = wait_for_status(&stack.client, &id, "fulfilling").await;
     assert_eq!(order["shipping_address"], placed["shipping_address"], "the address must be unchanged");
     let found = "select count(*) from orders where shipping_address->>'phone' = $1";
     assert_eq!(count(&stack, found, PHONE).await, 1, "the phone number must be stored");

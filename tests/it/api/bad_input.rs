@@ -86,22 +86,25 @@ async fn wrong_values(stack: &Stack) {
         let mut order = bad_order();
         set(&mut order, pointer, value);
         let reply = stack.client.post("/v1/orders", &order).await.unwrap();
-        assert_eq!(refused(&reply, 422, "invalid", &what), [pointer], "{what}");
+        assert_eq!(assert_rejected(&reply, 422, "invalid", &what), [pointer], "{what}");
     }
     let mut order = bad_order();
     order["metadata"] = json!({"a/b~c": "\u{0}"});
     let reply = stack.client.post("/v1/orders", &order).await.unwrap();
-    assert_eq!(refused(&reply, 422, "invalid", "metadata"), ["/metadata/a~1b~0c"]);
+    assert_eq!(assert_rejected(&reply, 422, "invalid", "metadata"), ["/metadata/a~1b~0c"]);
     order["metadata"] = (0..51).map(|n| (format!("key{n}"), json!("v"))).collect();
     let reply = stack.client.post("/v1/orders", &order).await.unwrap();
-    assert_eq!(refused(&reply, 422, "invalid", "51 entries of metadata"), ["/metadata"]);
+    assert_eq!(assert_rejected(&reply, 422, "invalid", "51 entries of metadata"), ["/metadata"]);
     let mut order = bad_order();
     for (pointer, value) in [("/tax", json!(-1)), ("/lines/1/quantity", json!(0)), ("/currency", json!("?"))]
     {
         set(&mut order, pointer, value);
     }
     let reply = stack.client.post("/v1/orders", &order).await.unwrap();
-    assert_eq!(refused(&reply, 422, "invalid", "three fields"), ["/lines/1/quantity", "/currency", "/tax"]);
+    assert_eq!(
+        assert_rejected(&reply, 422, "invalid", "three fields"),
+        ["/lines/1/quantity", "/currency", "/tax"]
+    );
 
     for (currency, unit_price, pointer) in [
         ("MGA", 1_005, "/lines/0/unit_price"),
@@ -116,16 +119,16 @@ async fn wrong_values(stack: &Stack) {
         });
         let (what, reply) =
             (format!("{unit_price} {currency}"), stack.client.post("/v1/orders", &order).await);
-        assert_eq!(refused(&reply.unwrap(), 422, "invalid", &what), [pointer], "{what}");
+        assert_eq!(assert_rejected(&reply.unwrap(), 422, "invalid", &what), [pointer], "{what}");
     }
 
     let line = json!({"sku": "S", "quantity": 10_000, "unit_price": 10_000_000_000_i64});
     let huge = order_with(|o| o["lines"] = json!(vec![line; 200]));
     let reply = stack.client.post("/v1/orders", &huge).await.unwrap();
-    assert_eq!(refused(&reply, 422, "invalid", "a total that overflows"), ["/lines"]);
+    assert_eq!(assert_rejected(&reply, 422, "invalid", "a total that overflows"), ["/lines"]);
     let unpaid = order_with(|o| drop(o.as_object_mut().unwrap().remove("payment")));
     let reply = stack.client.post("/v1/orders", &unpaid).await.unwrap();
-    assert_eq!(refused(&reply, 422, "invalid", "a total without a payment"), ["/payment"]);
+    assert_eq!(assert_rejected(&reply, 422, "invalid", "a total without a payment"), ["/payment"]);
 }
 
 /// JSON of another shape: 400, with the first location that does not fit.
@@ -158,7 +161,7 @@ async fn wrong_shapes(stack: &Stack) {
         order["metadata"] = json!({});
         set(&mut order, pointer, value);
         let reply = stack.client.post("/v1/orders", &order).await.unwrap();
-        assert_eq!(refused(&reply, 400, "malformed", &what), [pointer], "{what}");
+        assert_eq!(assert_rejected(&reply, 400, "malformed", &what), [pointer], "{what}");
     }
     for pointer in [
         "/customer_id",
@@ -176,11 +179,11 @@ async fn wrong_shapes(stack: &Stack) {
         let (parent, field) = pointer.rsplit_once('/').unwrap();
         order.pointer_mut(parent).unwrap().as_object_mut().unwrap().remove(field).unwrap();
         let reply = stack.client.post("/v1/orders", &order).await.unwrap();
-        assert_eq!(refused(&reply, 400, "malformed", pointer), [pointer], "{pointer} is missing");
+        assert_eq!(assert_rejected(&reply, 400, "malformed", pointer), [pointer], "{pointer} is missing");
     }
     for other in [json!([]), json!(null), json!("order"), json!(1), json!([bad_order()])] {
         let reply = stack.client.post("/v1/orders", &other).await.unwrap();
-        assert_eq!(refused(&reply, 400, "malformed", &other.to_string()), [""]);
+        assert_eq!(assert_rejected(&reply, 400, "malformed", &other.to_string()), [""]);
     }
     let unknown = stack.client.post("/v1/orders", &order_with(|o| o["colour"] = json!("red"))).await.unwrap();
     assert!(unknown.text("/detail").contains("colour"), "{}", unknown.body);
@@ -215,7 +218,7 @@ async fn what_is_not_json(stack: &Stack) {
     ];
     for (what, body) in cases {
         let reply = post_bytes(&stack.client, "/v1/orders", body).await;
-        assert_eq!(refused(&reply, 400, "malformed", what), [""], "{what}");
+        assert_eq!(assert_rejected(&reply, 400, "malformed", what), [""], "{what}");
     }
     // Under this name serde_json nests raw values in strings, and each string starts a new depth limit.
     let mut hidden = String::new();
@@ -227,7 +230,7 @@ async fn what_is_not_json(stack: &Stack) {
     let reply = post_bytes(&stack.client, "/v1/orders", hidden).await;
     check_problem(&reply, "depth nested in strings");
     let deep = post_bytes(&stack.client, "/v1/orders", vec![b'['; 100_000]).await;
-    refused(&deep, 413, "too_large", "100,000 brackets");
+    assert_rejected(&deep, 413, "too_large", "100,000 brackets");
 }
 
 async fn bodies_of_the_wrong_size_or_kind(stack: &Stack) {
@@ -236,15 +239,15 @@ async fn bodies_of_the_wrong_size_or_kind(stack: &Stack) {
     let reply = post_bytes(&stack.client, "/v1/orders", body.clone()).await;
     assert_eq!(reply.status.as_u16(), 201, "a body of exactly 64 KiB: {}", reply.body);
     body.push(' ');
-    refused(&post_bytes(&stack.client, "/v1/orders", body).await, 413, "too_large", "one byte over");
+    assert_rejected(&post_bytes(&stack.client, "/v1/orders", body).await, 413, "too_large", "one byte over");
 
     let post = || stack.client.request(Method::POST, "/v1/orders").header("Idempotency-Key", new_key());
     let text = order_with(|_| {}).to_string();
     for kind in ["text/plain", "application/x-www-form-urlencoded", "application/jsonx", ""] {
         let reply = send(stack, post().header(CONTENT_TYPE, kind).body(text.clone())).await;
-        refused(&reply, 415, "not_json", kind);
+        assert_rejected(&reply, 415, "not_json", kind);
     }
-    refused(&send(stack, post().body(text.clone())).await, 415, "not_json", "no content type");
+    assert_rejected(&send(stack, post().body(text.clone())).await, 415, "not_json", "no content type");
     for kind in ["application/json; charset=utf-8", "Application/JSON", "application/vnd.waybill+json"] {
         let reply = send(stack, post().header(CONTENT_TYPE, kind).body(text.clone())).await;
         assert_eq!(reply.status.as_u16(), 201, "{kind}: {}", reply.body);
@@ -254,11 +257,15 @@ async fn bodies_of_the_wrong_size_or_kind(stack: &Stack) {
 async fn idempotency_keys(stack: &Stack) {
     let post = || stack.client.request(Method::POST, "/v1/orders").json(&order_with(|_| {}));
     let missing = send(stack, post()).await;
-    assert_eq!(refused(&missing, 400, "idempotency_key_missing", "no key"), ["Idempotency-Key"]);
+    assert_eq!(assert_rejected(&missing, 400, "idempotency_key_missing", "no key"), ["Idempotency-Key"]);
     let too_long = "k".repeat(256);
     for key in ["", "\"\"", &too_long, "schlüssel", "a\tb"] {
         let reply = send(stack, post().header("Idempotency-Key", key.as_bytes())).await;
-        assert_eq!(refused(&reply, 400, "idempotency_key_missing", key), ["Idempotency-Key"], "{key:?}");
+        assert_eq!(
+            assert_rejected(&reply, 400, "idempotency_key_missing", key),
+            ["Idempotency-Key"],
+            "{key:?}"
+        );
     }
     let longest = send(stack, post().header("Idempotency-Key", &too_long[1..])).await;
     assert_eq!(longest.status.as_u16(), 201, "{}", longest.body);
@@ -267,16 +274,16 @@ async fn idempotency_keys(stack: &Stack) {
 async fn paths_and_methods(stack: &Stack) {
     let id = new_key();
     for path in ["/", "/v1", "/v2/orders", "/v1/orders/", "/v1/orders/%ff", &format!("/v1/orders/{id}/x")] {
-        refused(&ask(&stack.client, Method::GET, path).await, 404, "no_such_route", path);
+        assert_rejected(&ask(&stack.client, Method::GET, path).await, 404, "no_such_route", path);
     }
     for path in ["/v1/orders/42", "/v1/orders/42/events", "/v1/orders/%00", "/v1/stock/%20b", "/v1/stock/%00"]
     {
-        refused(&ask(&stack.client, Method::GET, path).await, 404, "not_found", path);
+        assert_rejected(&ask(&stack.client, Method::GET, path).await, 404, "not_found", path);
     }
     for what in ["cancellation", "decision", "amendment"] {
         let path = format!("/v1/orders/42/{what}");
         let reply = stack.client.post(&path, &json!({"reason": "x"})).await.unwrap();
-        refused(&reply, 404, "not_found", &path);
+        assert_rejected(&reply, 404, "not_found", &path);
     }
     for (method, path, allowed) in [
         (Method::DELETE, "/v1/orders".to_owned(), "GET,HEAD,POST"),
@@ -288,7 +295,7 @@ async fn paths_and_methods(stack: &Stack) {
     ] {
         let what = format!("{method} {path}");
         let reply = ask(&stack.client, method, &path).await;
-        refused(&reply, 405, "method_not_allowed", &what);
+        assert_rejected(&reply, 405, "method_not_allowed", &what);
         let mut names: Vec<&str> = reply.headers[ALLOW].to_str().unwrap().split(',').collect();
         names.sort_unstable();
         assert_eq!(names.join(","), allowed, "{what}");
@@ -318,12 +325,12 @@ async fn queries(stack: &Stack, placed: &str) {
     ] {
         let reply = ask(&stack.client, Method::GET, &format!("/v1/orders?{query}")).await;
         let code = if status == 400 { "malformed" } else { "invalid" };
-        assert_eq!(refused(&reply, status, code, query), [name], "{query}");
+        assert_eq!(assert_rejected(&reply, status, code, query), [name], "{query}");
     }
     for (query, name) in [("after_seq=x", "after_seq"), ("after_seq=1e3", "after_seq"), ("limit=1", "limit")]
     {
         let reply = ask(&stack.client, Method::GET, &format!("/v1/orders/{placed}/events?{query}")).await;
-        assert_eq!(refused(&reply, 400, "malformed", query), [name], "{query}");
+        assert_eq!(assert_rejected(&reply, 400, "malformed", query), [name], "{query}");
     }
     // Unusual but valid queries.
     for query in [
@@ -372,15 +379,15 @@ async fn words_about_an_order(stack: &Stack, placed: &str) {
             .header(IF_MATCH, "\"1\"");
         let reply = send(stack, request.json(&body)).await;
         let code = if status == 400 { "malformed" } else { "invalid" };
-        assert_eq!(refused(&reply, status, code, &name), [pointer], "{name}");
+        assert_eq!(assert_rejected(&reply, status, code, &name), [pointer], "{name}");
     }
     let no_key = stack.client.request(Method::POST, &format!("/v1/orders/{placed}/cancellation"));
     let reply = send(stack, no_key.json(&json!({"reason": "x"}))).await;
-    assert_eq!(refused(&reply, 400, "idempotency_key_missing", "no key"), ["Idempotency-Key"]);
+    assert_eq!(assert_rejected(&reply, 400, "idempotency_key_missing", "no key"), ["Idempotency-Key"]);
     let unconditional = stack.client.amend(placed, "cancel", None).await.unwrap();
-    refused(&unconditional, 428, "if_match_missing", "no If-Match");
+    assert_rejected(&unconditional, 428, "if_match_missing", "no If-Match");
     let stale = stack.client.amend(placed, "cancel", Some("\"2\"")).await.unwrap();
-    refused(&stale, 412, "stale", "another version");
+    assert_rejected(&stale, 412, "stale", "another version");
     assert_eq!(stale.body["order_id"], placed);
     // A dry run needs no idempotency key.
     for body in

@@ -48,13 +48,13 @@ async fn duplicate_key_is_rejected() {
         ),
     ] {
         let reply = post_bytes(&stack.client, path, body).await;
-        assert_eq!(refused(&reply, 400, "malformed", pointer), [pointer], "{path}");
+        assert_eq!(assert_rejected(&reply, 400, "malformed", pointer), [pointer], "{path}");
         assert!(reply.text("/detail").contains(&format!("{key:?}")), "{}", reply.body);
     }
     let body = r#"{"locations":[{"location":"A","on_hand":1},{"location":"B","on_hand":1,"on_hand":2}]}"#;
     let put = stack.client.request(Method::PUT, "/v1/stock/TWICE").header(CONTENT_TYPE, "application/json");
     let reply = stack.client.send(put.body(body)).await.unwrap();
-    assert_eq!(refused(&reply, 400, "malformed", "stock"), ["/locations/1/on_hand"]);
+    assert_eq!(assert_rejected(&reply, 400, "malformed", "stock"), ["/locations/1/on_hand"]);
     let orders = count(&stack, "select count(*) from orders where customer_id like $1", "%").await;
     assert_eq!(orders, 1, "only the first order must be accepted");
     stack.stop().await;
@@ -69,7 +69,7 @@ async fn encoded_body_is_rejected() {
     };
     for coding in ["gzip", "br", "deflate", "zstd", "identity, gzip"] {
         let reply = stack.client.send(post(coding)).await.unwrap();
-        let named = refused(&reply, 415, "content_encoding_unsupported", coding);
+        let named = assert_rejected(&reply, 415, "content_encoding_unsupported", coding);
         assert_eq!(named, ["Content-Encoding"]);
         assert_eq!(reply.headers[ACCEPT_ENCODING], "identity");
     }
@@ -77,6 +77,6 @@ async fn encoded_body_is_rejected() {
     assert_eq!(plain.status.as_u16(), 201, "{}", plain.body);
     let stock = stack.client.request(Method::PUT, "/v1/stock/S").header(CONTENT_ENCODING, "gzip");
     let reply = stack.client.send(stock.json(&json!({"locations": []}))).await.unwrap();
-    refused(&reply, 415, "content_encoding_unsupported", "stock");
+    assert_rejected(&reply, 415, "content_encoding_unsupported", "stock");
     stack.stop().await;
 }

@@ -55,14 +55,14 @@ async fn a_revoked_key(stack: &Stack) {
 
 async fn an_order_that_has_ended(stack: &Stack) {
     let id = place(&stack.client, &order_with(|_| {})).await;
-    reach(&stack.client, &id, "completed").await;
+    wait_for_status(&stack.client, &id, "completed").await;
     let version = |order: &Value| order["version"].as_i64().unwrap();
     let before = stack.client.get(&id).await.unwrap();
     let again = stack.client.get(&id).await.unwrap();
     assert_eq!((&again.body, again.header("etag")), (&before.body, before.header("etag")));
 
     let other = stack.client.with_key(&stack.create_key("another").await.unwrap());
-    refused(&other.get(&id).await.unwrap(), 404, "not_found", "the cached order of another merchant");
+    assert_rejected(&other.get(&id).await.unwrap(), 404, "not_found", "the cached order of another merchant");
 
     let refund = json!({"amount": 100, "reason": "a present"});
     let asked = stack.client.post(&format!("/v1/orders/{id}/refunds"), &refund).await.unwrap();
@@ -157,7 +157,7 @@ async fn open_order_is_revalidated_on_each_read() {
     }
     assert_eq!(read().await.body["needs"][0]["detail"]["seen"], 1, "the attention record changed");
     changed("delete from orders where id = $1::uuid").await.unwrap();
-    refused(&read().await, 404, "not_found", "a deleted order");
+    assert_rejected(&read().await, 404, "not_found", "a deleted order");
     stack.stop().await;
 }
 

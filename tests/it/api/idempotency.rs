@@ -30,7 +30,7 @@ async fn repeated_request_is_executed_once() {
     let again = stack.client.place(&order, &key, None).await.unwrap();
     same_again(&first, &again, "after a restart");
     let reused = stack.client.place(&order_with(|_| {}), &key, None).await.unwrap();
-    refused(&reused, 422, "idempotency_key_reused", "after a restart");
+    assert_rejected(&reused, 422, "idempotency_key_reused", "after a restart");
     stack.stop().await;
 }
 
@@ -69,7 +69,7 @@ async fn placing_again(stack: &Stack, order: &Value, key: &str) -> Reply {
     let first = stack.client.place(order, key, None).await.unwrap();
     assert_eq!(first.status.as_u16(), 201, "{}", first.body);
     assert_eq!(first.header("idempotent-replayed"), None);
-    reach(&stack.client, first.text("/id"), "fulfilling").await;
+    wait_for_status(&stack.client, first.text("/id"), "fulfilling").await;
     let again = stack.client.place(order, key, None).await.unwrap();
     same_again(&first, &again, "the same body, after the order has progressed");
 
@@ -87,11 +87,11 @@ async fn placing_again(stack: &Stack, order: &Value, key: &str) -> Reply {
     let mut changed = order.clone();
     changed["lines"][0]["quantity"] = json!(2);
     let other_body = stack.client.place(&changed, key, None).await.unwrap();
-    let pointers = refused(&other_body, 422, "idempotency_key_reused", "another body");
+    let pointers = assert_rejected(&other_body, 422, "idempotency_key_reused", "another body");
     assert_eq!(pointers, ["Idempotency-Key"]);
     changed["lines"][0]["quantity"] = json!(0);
     let invalid = stack.client.place(&changed, key, None).await.unwrap();
-    refused(&invalid, 422, "invalid", "a body that is not valid");
+    assert_rejected(&invalid, 422, "invalid", "a body that is not valid");
     same_again(&first, &stack.client.place(order, key, None).await.unwrap(), "after rejections");
 
     let other = stack.client.with_key(&stack.create_key("other").await.unwrap());
@@ -102,7 +102,12 @@ async fn placing_again(stack: &Stack, order: &Value, key: &str) -> Reply {
 
     // A rejected request may be corrected under the same key.
     let key = new_key();
-    refused(&stack.client.place(&changed, &key, None).await.unwrap(), 422, "invalid", "an invalid body");
+    assert_rejected(
+        &stack.client.place(&changed, &key, None).await.unwrap(),
+        422,
+        "invalid",
+        "an invalid body",
+    );
     let mended = stack.client.place(order, &key, None).await.unwrap();
     assert_eq!((mended.status.as_u16(), mended.header("idempotent-replayed")), (201, None));
     first
@@ -127,7 +132,7 @@ async fn at_the_same_time(stack: &Stack) {
         if reply.status.as_u16() == 201 {
             made.push((n % 2, reply.text("/id").to_owned()));
         } else {
-            refused(&reply, 422, "idempotency_key_reused", "the other order");
+            assert_rejected(&reply, 422, "idempotency_key_reused", "the other order");
         }
     }
     made.dedup();
@@ -142,7 +147,7 @@ async fn cancelling_again(stack: &Stack, placing_key: &str) {
         place(&stack.client, &order_needing_review()).await,
     ];
     for id in &ids {
-        reach(&stack.client, id, "in_review").await;
+        wait_for_status(&stack.client, id, "in_review").await;
     }
     // The same key for placing and for cancelling is two separate keys.
     let cancel = async |id: &str, reason: &str| {
@@ -155,15 +160,21 @@ async fn cancelling_again(stack: &Stack, placing_key: &str) {
     let (first, second) = if second.status.is_success() { (second, first) } else { (first, second) };
     assert!([200, 202].contains(&first.status.as_u16()), "{}", first.body);
     if !second.status.is_success() {
-        refused(&second, 409, "idempotency_key_under_way", "at the same time");
+        assert_rejected(&second, 409, "idempotency_key_under_way", "at the same time");
         assert_eq!(second.body["retryable"], true);
     }
-    reach(&stack.client, &ids[0], "cancelled").await;
+    wait_for_status(&stack.client, &ids[0], "cancelled").await;
     let again = cancel(&ids[0], "changed my mind").await;
     same_again(&first, &again, "after the cancellation");
-    refused(&cancel(&ids[0], "other words").await, 422, "idempotency_key_reused", "another reason");
-    refused(&cancel(&ids[1], "changed my mind").await, 422, "idempotency_key_reused", "another order");
-    let asked = kinds(&stack.client, &ids[0]).await.iter().filter(|k| *k == "cancellation.requested").count();
+    assert_rejected(&cancel(&ids[0], "other words").await, 422, "idempotency_key_reused", "another reason");
+    assert_rejected(
+        &cancel(&ids[1], "changed my mind").await,
+        422,
+        "idempotency_key_reused",
+        "another order",
+    );
+    let asked =
+        event_types(&stack.client, &ids[0]).await.iter().filter(|k| *k == "cancellation.requested").count();
     assert_eq!(asked, 1);
     assert_eq!(stack.client.get(&ids[1]).await.unwrap().body["status"], "in_review");
 }

@@ -55,10 +55,10 @@ async fn without_a_valid_key(stack: &Stack, placed: &str) {
         let what = format!("{} {}", route.0, route.1);
         let wrong = stack.client.with_key("wb_wrong");
         let reply = wrong.send(request(&wrong, &route)).await.unwrap();
-        refused(&reply, 401, "unauthorized", &what);
+        assert_rejected(&reply, 401, "unauthorized", &what);
         assert_eq!(reply.headers[WWW_AUTHENTICATE], "Bearer", "{what}");
         let no_key = nobody.request(route.0, format!("{}{}", stack.client.base(), route.1)).json(&route.2);
-        refused(&stack.client.send(no_key).await.unwrap(), 401, "unauthorized", &what);
+        assert_rejected(&stack.client.send(no_key).await.unwrap(), 401, "unauthorized", &what);
     }
     let url = format!("{}/v1/orders/{placed}", stack.client.base());
     let key = &stack.key;
@@ -74,7 +74,7 @@ async fn without_a_valid_key(stack: &Stack, placed: &str) {
         "Bearer ключ".to_owned(),
     ] {
         let reply = nobody.get(&url).header(AUTHORIZATION, header.as_bytes());
-        refused(&stack.client.send(reply).await.unwrap(), 401, "unauthorized", &header);
+        assert_rejected(&stack.client.send(reply).await.unwrap(), 401, "unauthorized", &header);
     }
     let lower_case = nobody.get(&url).header(AUTHORIZATION, format!("bearer {key}"));
     assert_eq!(stack.client.send(lower_case).await.unwrap().status.as_u16(), 200);
@@ -103,10 +103,10 @@ async fn scopes(stack: &Stack) {
             let what = format!("{scope}: {} {}", route.0, route.1);
             let reply = client.send(request(&client, route)).await.unwrap();
             if !allowed.contains(&number) {
-                refused(&reply, 403, "forbidden", &what);
+                assert_rejected(&reply, 403, "forbidden", &what);
                 assert!(reply.text("/detail").contains(':'), "no scope in the detail: {}", reply.body);
             } else if route.1.starts_with("/v1/orders/") {
-                refused(&reply, 404, "not_found", &what);
+                assert_rejected(&reply, 404, "not_found", &what);
             } else {
                 assert!(reply.status.is_success(), "{what}: {}", reply.body);
             }
@@ -130,7 +130,7 @@ async fn revoked_keys(stack: &Stack) {
         Some(client.list(&[]).await.unwrap()).filter(|reply| reply.status.as_u16() != 200)
     })
     .await;
-    refused(&reply, 401, "unauthorized", "a revoked key");
+    assert_rejected(&reply, 401, "unauthorized", "a revoked key");
     let listed = stack.run_api_command(&["keys", "list"]).await.unwrap();
     assert!(listed.lines().any(|line| line.starts_with(id) && line.contains("revoked")), "{listed}");
     stack.run_api_command(&["keys", "revoke", id]).await.unwrap_err();
@@ -147,13 +147,13 @@ async fn other_merchants(stack: &Stack, placed: &str) {
         }
         let what = format!("{} {}", theirs.0, theirs.1);
         let reply = other.send(request(&other, &theirs)).await.unwrap();
-        refused(&reply, 404, "not_found", &what);
+        assert_rejected(&reply, 404, "not_found", &what);
         let same = other.send(request(&other, &nobodys)).await.unwrap();
         for field in ["detail", "code", "title", "order_id", "allowed_actions"] {
             assert_eq!(reply.body[field], same.body[field], "same as an unknown order: {what}");
         }
     }
-    refused(&other.cancel(placed, "what if", true).await.unwrap(), 404, "not_found", "a dry run");
+    assert_rejected(&other.cancel(placed, "what if", true).await.unwrap(), 404, "not_found", "a dry run");
     assert_eq!(stack.client.get(placed).await.unwrap().body, before);
     assert_eq!(timeline(&stack.client, placed).await.len(), 1, "the order must be unchanged");
     for query in [vec![], vec![("customer_id", before["customer_id"].as_str().unwrap())]] {
@@ -162,7 +162,12 @@ async fn other_merchants(stack: &Stack, placed: &str) {
     }
 
     let ours = stack.client.get_stock("SHOE-42-BLK").await.unwrap().body;
-    refused(&other.get_stock("SHOE-42-BLK").await.unwrap(), 404, "not_found", "another merchant's stock");
+    assert_rejected(
+        &other.get_stock("SHOE-42-BLK").await.unwrap(),
+        404,
+        "not_found",
+        "another merchant's stock",
+    );
     put_stock(&other, "SHOE-42-BLK", &[("AMS-1", 5)]).await;
     let change = json!({"sku": "SHOE-42-BLK", "location": "AMS-1", "delta": -4, "reason": "lost"});
     other.post("/v1/stock/adjustments", &change).await.unwrap().success().unwrap();

@@ -111,7 +111,7 @@ async fn backlog_above_limit_rejects_orders_until_drained() {
     assert_eq!(ready.status.as_u16(), 200);
 
     stack.add_worker().await.unwrap();
-    reach(&stack.client, &id, "fulfilling").await;
+    wait_for_status(&stack.client, &id, "fulfilling").await;
     let key = new_key();
     wait_until("orders to be accepted again", || async {
         let reply = stack.client.place(&order, &key, None).await.unwrap();

@@ -27,7 +27,7 @@ async fn non_ascii_sku_can_be_ordered() {
     let before = units_by_location(&stack).await;
     let lines: Vec<(&str, i64)> = skus.iter().map(|sku| (*sku, 6)).collect();
     let id = place(&stack.client, &order(&lines)).await;
-    let placed = reach(&stack.client, &id, "fulfilling").await;
+    let placed = wait_for_status(&stack.client, &id, "fulfilling").await;
     wait_for_event(&stack.client, &id, "order.confirmed").await;
     for (line, sku) in placed["lines"].as_array().unwrap().iter().zip(&skus) {
         assert_eq!((&line["sku"], &line["allocated"]), (&json!(sku), &json!(6)));
@@ -38,7 +38,7 @@ async fn non_ascii_sku_can_be_ordered() {
         send_carrier_event(&stack, &shipment, "hand_over").await;
         send_carrier_event(&stack, &shipment, "deliver").await;
     }
-    reach(&stack.client, &id, "completed").await;
+    wait_for_status(&stack.client, &id, "completed").await;
     check_stock(&stack, &before).await;
     stack.stop().await;
 }
@@ -53,17 +53,17 @@ async fn invalid_sku_is_rejected_with_the_rule() {
             let request = stack.client.request(method, &stock_path(sku));
             let body = json!({"locations": [{"location": "AMS", "on_hand": 1}]});
             let reply = stack.client.send(request.json(&body)).await.unwrap();
-            refused(&reply, 404, "not_found", sku);
+            assert_rejected(&reply, 404, "not_found", sku);
             assert!(reply.text("/detail").contains(rule), "{}", reply.body);
         }
     }
     for sku in ["", ".", "..", " a", &too_long] {
         let reply = stack.client.post("/v1/orders", &order(&[(sku, 1)])).await.unwrap();
-        assert_eq!(refused(&reply, 422, "invalid", sku), ["/lines/0/sku"]);
+        assert_eq!(assert_rejected(&reply, 422, "invalid", sku), ["/lines/0/sku"]);
         assert!(reply.text("/detail").contains(rule), "{}", reply.body);
         let change = json!({"sku": sku, "location": "AMS", "delta": 1, "reason": "counted"});
         let reply = stack.client.post("/v1/stock/adjustments", &change).await.unwrap();
-        assert_eq!(refused(&reply, 422, "invalid", sku), ["/sku"]);
+        assert_eq!(assert_rejected(&reply, 422, "invalid", sku), ["/sku"]);
         assert!(reply.text("/detail").contains(rule), "{}", reply.body);
     }
     stack.stop().await;

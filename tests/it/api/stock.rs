@@ -20,12 +20,12 @@ async fn stock_change_below_reserved_is_rejected() {
     assert_eq!(level(&stack, "HELD", "AMS").await, (150, 0, 150, 0));
     let before = units_by_location(&stack).await;
     let id = place(&stack.client, &order(&[("HELD", 101)])).await;
-    reach(&stack.client, &id, "in_review").await;
+    wait_for_status(&stack.client, &id, "in_review").await;
     assert_eq!(level(&stack, "HELD", "AMS").await, (150, 101, 49, 0));
 
     let put = |on_hand: i64| json!({"locations": [{"location": "RTM", "on_hand": 7}, {"location": "AMS", "on_hand": on_hand}]});
     let below = stack.client.put_stock("HELD", &put(100)).await.unwrap();
-    refused(&below, 409, "stock_reserved", "fewer than are reserved");
+    assert_rejected(&below, 409, "stock_reserved", "fewer than are reserved");
     assert!(below.text("/detail").contains("101"), "{}", below.body);
     assert_eq!(level(&stack, "HELD", "AMS").await, (150, 101, 49, 0));
     assert_eq!(level(&stack, "HELD", "RTM").await, (0, 0, 0, 0), "all or nothing");
@@ -38,7 +38,7 @@ async fn stock_change_below_reserved_is_rejected() {
 
     adjustments(&stack).await;
     stack.client.decide(&id, "reject", "no").await.unwrap().success().unwrap();
-    reach(&stack.client, &id, "rejected").await;
+    wait_for_status(&stack.client, &id, "rejected").await;
     assert_eq!(level(&stack, "HELD", "AMS").await, (160, 0, 160, 0));
     stack.stop().await;
 }
@@ -54,7 +54,7 @@ fn change(sku: &str, delta: i64) -> Value {
 
 async fn adjustments(stack: &Stack) {
     let too_many = adjust(stack, &new_key(), &change("HELD", -50)).await;
-    refused(&too_many, 409, "stock_reserved", "49 are available");
+    assert_rejected(&too_many, 409, "stock_reserved", "49 are available");
     says(&too_many, "150 units are on hand at AMS, 101 of them reserved");
     assert_eq!(level(stack, "HELD", "AMS").await, (150, 101, 49, 0));
 
@@ -66,22 +66,30 @@ async fn adjustments(stack: &Stack) {
     assert_eq!(again.body, first.body);
     for other in [change("HELD", 11), change("CARE-KIT", 10)] {
         let reply = adjust(stack, &key, &other).await;
-        assert_eq!(refused(&reply, 422, "idempotency_key_reused", "another change"), ["Idempotency-Key"]);
+        assert_eq!(
+            assert_rejected(&reply, 422, "idempotency_key_reused", "another change"),
+            ["Idempotency-Key"]
+        );
     }
     assert_eq!(level(stack, "HELD", "AMS").await, (160, 101, 59, 0));
     // A rejected adjustment has no effect, and may be applied later under its key.
     let key = new_key();
-    refused(&adjust(stack, &key, &change("HELD", -60)).await, 409, "stock_reserved", "59 are available");
+    assert_rejected(
+        &adjust(stack, &key, &change("HELD", -60)).await,
+        409,
+        "stock_reserved",
+        "59 are available",
+    );
     adjust(stack, &new_key(), &change("HELD", 1)).await.success().unwrap();
     adjust(stack, &key, &change("HELD", -60)).await.success().unwrap();
     adjust(stack, &new_key(), &change("HELD", 59)).await.success().unwrap();
     assert_eq!(level(stack, "HELD", "AMS").await, (160, 101, 59, 0));
 
-    refused(&stack.client.get_stock("NEVER-SEEN").await.unwrap(), 404, "not_found", "an unknown SKU");
+    assert_rejected(&stack.client.get_stock("NEVER-SEEN").await.unwrap(), 404, "not_found", "an unknown SKU");
     let below_nothing = adjust(stack, &new_key(), &change("NEVER-SEEN", -1)).await;
-    refused(&below_nothing, 409, "stock_reserved", "below zero");
+    assert_rejected(&below_nothing, 409, "stock_reserved", "below zero");
     says(&below_nothing, "0 units are on hand at AMS, 0 of them reserved");
-    refused(&stack.client.get_stock("NEVER-SEEN").await.unwrap(), 404, "not_found", "still unknown");
+    assert_rejected(&stack.client.get_stock("NEVER-SEEN").await.unwrap(), 404, "not_found", "still unknown");
     let key = new_key();
     let body = change("NEVER-SEEN", 3);
     for reply in join_all((0..5).map(|_| adjust(stack, &key, &body))).await {
@@ -99,7 +107,7 @@ async fn adjustment_below_zero_names_the_units_on_hand() {
     let stack = builder().await.worker(false).start().await.unwrap();
     put_stock(&stack.client, "FEW", &[("AMS", 5)]).await;
     let reply = adjust(&stack, &new_key(), &change("FEW", -8)).await;
-    refused(&reply, 409, "stock_reserved", "8 of 5");
+    assert_rejected(&reply, 409, "stock_reserved", "8 of 5");
     says(&reply, "5 units are on hand at AMS, 0 of them reserved");
     assert_eq!(level(&stack, "FEW", "AMS").await, (5, 0, 5, 0));
     stack.stop().await;
@@ -128,9 +136,14 @@ async fn bad_stock(stack: &Stack) {
     ] {
         let reply = stack.client.put_stock("BAD", &body).await.unwrap();
         let code = if status == 400 { "malformed" } else { "invalid" };
-        assert_eq!(refused(&reply, status, code, what), [pointer], "{what}");
+        assert_eq!(assert_rejected(&reply, status, code, what), [pointer], "{what}");
     }
-    refused(&stack.client.get_stock("BAD").await.unwrap(), 404, "not_found", "nothing must be stored");
+    assert_rejected(
+        &stack.client.get_stock("BAD").await.unwrap(),
+        404,
+        "not_found",
+        "nothing must be stored",
+    );
     for (pointer, value, status) in [
         ("/delta", json!(0), 422),
         ("/delta", json!(1_000_000_001), 422),
@@ -148,11 +161,11 @@ async fn bad_stock(stack: &Stack) {
         body[&pointer[1..]] = value;
         let reply = stack.client.post("/v1/stock/adjustments", &body).await.unwrap();
         let code = if status == 400 { "malformed" } else { "invalid" };
-        assert_eq!(refused(&reply, status, code, &body.to_string()), [pointer], "{body}");
+        assert_eq!(assert_rejected(&reply, status, code, &body.to_string()), [pointer], "{body}");
     }
     let no_key = stack.client.request(Method::POST, "/v1/stock/adjustments").json(&change("BAD", 1));
     let reply = stack.client.send(no_key).await.unwrap();
-    assert_eq!(refused(&reply, 400, "idempotency_key_missing", "no key"), ["Idempotency-Key"]);
+    assert_eq!(assert_rejected(&reply, 400, "idempotency_key_missing", "no key"), ["Idempotency-Key"]);
 }
 
 /// On hand, reserved, available and sold at one location.
@@ -180,7 +193,7 @@ async fn concurrent_repeats_of_an_adjustment_apply_once() {
     assert_eq!(level(&stack, "BUSY", "AMS").await.0, 500_000_000);
     assert_eq!(ask(&new_key()).await.unwrap().status.as_u16(), 200);
     let reply = ask(&new_key()).await.unwrap();
-    assert_eq!(refused(&reply, 422, "invalid", "more than the limit of a location"), ["/delta"]);
+    assert_eq!(assert_rejected(&reply, 422, "invalid", "more than the limit of a location"), ["/delta"]);
     assert_eq!(level(&stack, "BUSY", "AMS").await.0, 1_000_000_000);
     stack.stop().await;
 }
@@ -194,9 +207,9 @@ async fn location_above_limit_is_rejected() {
     };
     stack.client.put_stock("WIDE", &at(0..100)).await.unwrap().success().unwrap();
     let one_more = stack.client.put_stock("WIDE", &at(99..101)).await.unwrap();
-    refused(&one_more, 409, "too_many_locations", "by a count");
+    assert_rejected(&one_more, 409, "too_many_locations", "by a count");
     let body = json!({"sku": "WIDE", "location": "L100", "delta": 1, "reason": "delivery"});
-    refused(&adjust(&stack, &new_key(), &body).await, 409, "too_many_locations", "by an adjustment");
+    assert_rejected(&adjust(&stack, &new_key(), &body).await, 409, "too_many_locations", "by an adjustment");
     stack.client.put_stock("WIDE", &at(0..100)).await.unwrap().success().expect("existing ones can change");
     let known = stack.client.get_stock("WIDE").await.unwrap().body;
     assert_eq!(known["locations"].as_array().unwrap().len(), 100);

@@ -102,7 +102,7 @@ async fn distinct_requests_add_up_and_repeats_count_once() {
     cancelled(&stack, &id, [2, 2, 1]).await;
 
     let more = ask_with(&stack, &id, &new_key(), json!([pieces_of(0, 2)])).await;
-    refused(&more, 409, "wrong_state", "cancel of two units, of which one is open");
+    assert_rejected(&more, 409, "wrong_state", "cancel of two units, of which one is open");
     assert!(more.text("/detail").contains("cancellable: 1 of line 0"), "{}", more.body);
     let last = cancel_and_compare_with_plan(&stack, &id, json!([pieces_of(0, 1)])).await;
     assert_eq!(last["release"], json!([{"sku": SKUS[0], "quantity": 1}]));
@@ -110,7 +110,7 @@ async fn distinct_requests_add_up_and_repeats_count_once() {
     check_reserved(&stack, &order).await;
     // All open units, line by line, are the whole order.
     cancel_and_compare_with_plan(&stack, &id, json!([pieces_of(1, 1), pieces_of(2, 2)])).await;
-    reach(&stack.client, &id, "cancelled").await;
+    wait_for_status(&stack.client, &id, "cancelled").await;
     check_closed_order(&stack, &id).await;
     check_stock(&stack, &before).await;
     stack.stop().await;
@@ -131,7 +131,7 @@ async fn invalid_quantity_is_rejected_with_its_line() {
     ] {
         for dry_run in [true, false] {
             let reply = ask(&stack, &id, json!({"reason": "x", "lines": lines, "dry_run": dry_run})).await;
-            assert_eq!(refused(&reply, 422, "invalid", &lines.to_string()), pointers);
+            assert_eq!(assert_rejected(&reply, 422, "invalid", &lines.to_string()), pointers);
         }
     }
     for (lines, pointer) in [
@@ -163,14 +163,14 @@ async fn short_units_are_cancelled_first_then_cheapest() {
     put_stock(&stack.client, SKUS[0], &[("AMS", 1), ("RTM", 1)]).await;
     let before = units_by_location(&stack).await;
     let id = place(&stack.client, &basket).await;
-    reach(&stack.client, &id, "awaiting_customer").await;
+    wait_for_status(&stack.client, &id, "awaiting_customer").await;
     let plan = cancel_and_compare_with_plan(&stack, &id, json!([pieces_of(0, 1)])).await;
     assert_eq!((&plan["release"], &plan["void"]), (&json!([]), &json!(0)), "a missing unit");
     let order = labelled(&stack, &id, "fulfilling").await;
     assert_eq!((open(&order).len(), &order["lines"][0]["cancelled"]), (2, &json!(1)));
     let other = open(&order).into_iter().find(|s| s["location"] == "RTM").unwrap();
     send_carrier_event(&stack, other["id"].as_str().unwrap(), "hand_over").await;
-    reach(&stack.client, &id, "partially_shipped").await;
+    wait_for_status(&stack.client, &id, "partially_shipped").await;
     wait_for_event(&stack.client, &id, "payment.captured").await;
     let plan = cancel_and_compare_with_plan(&stack, &id, json!([pieces_of(0, 1), pieces_of(1, 2)])).await;
     assert_eq!(plan["reduce_shipments"].as_array().unwrap().len(), 1);
@@ -178,7 +178,7 @@ async fn short_units_are_cancelled_first_then_cheapest() {
     labelled(&stack, &id, "partially_shipped").await;
     check_reserved(&stack, &order).await;
     let gone = ask(&stack, &id, json!({"reason": "x", "lines": [pieces_of(0, 1)]})).await;
-    refused(&gone, 409, "wrong_state", "cancel of a shipped unit");
+    assert_rejected(&gone, 409, "wrong_state", "cancel of a shipped unit");
     deliver(&stack, &id).await;
     check_stock(&stack, &before).await;
     stack.stop().await;
@@ -203,7 +203,7 @@ async fn quantity_cancel_waits_for_reservation_and_payment() {
     let first = ask(&stack, &id, json!({"reason": "x", "lines": [pieces_of(1, 2)]})).await;
     assert_eq!((first.status.as_u16(), first.text("/answer")), (202, "deferred"), "{}", first.body);
     let second = ask(&stack, &id, json!({"reason": "x", "lines": [pieces_of(1, 2)]})).await;
-    refused(&second, 409, "wrong_state", "two of the three units have a cancel in progress");
+    assert_rejected(&second, 409, "wrong_state", "two of the three units have a cancel in progress");
     stack.payments.set_faults(Vec::new());
     let order = cancelled(&stack, &id, [2, 2, 3]).await;
     check_reserved(&stack, &order).await;

@@ -4,7 +4,9 @@ use super::Stripe;
 use crate::payments::{ProviderError, ProviderListedRefund, ProviderRefund, RefundPage, RefundRequest};
 use reqwest::Method;
 use serde_json::Value;
-use waybill_domain::{ids::RefundId, money::Amount, provider_units::ProviderCurrency, refund::RefundState};
+use waybill_domain::{
+    ids::RefundId, money::Amount, provider_currency::ProviderCurrency, refund::RefundState,
+};
 
 /// Stripe's maximum page size.
 const PAGE: usize = 100;

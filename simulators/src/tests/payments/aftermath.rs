@@ -6,7 +6,7 @@ use super::super::Receiver;
 use super::Shop;
 
 /// A shop with a captured payment of 100.00, and the events after the capture.
-struct Taken {
+struct CapturedPayment {
     shop: Shop,
     receiver: Receiver,
     intent: String,
@@ -15,7 +15,7 @@ struct Taken {
 /// The events of the authorization and the capture.
 const EVENTS_BEFORE: usize = 3;
 
-impl Taken {
+impl CapturedPayment {
     async fn by(method: &str) -> Self {
         let (receiver, url) = Receiver::start(&[]).await;
         let shop = Shop::new(Some(url)).await;
@@ -53,7 +53,7 @@ fn id(object: &Value) -> &str {
 
 #[tokio::test]
 async fn succeeded_refund_can_fail_later() {
-    let taken = Taken::by("pm_card_visa").await;
+    let taken = CapturedPayment::by("pm_card_visa").await;
     let refund = taken.refund("10000").await;
     assert_eq!((&refund["status"], &refund["metadata"]["operation"]), (&json!("succeeded"), &json!("r-1")));
     assert_eq!(taken.charge().await["refunded"], true);
@@ -79,7 +79,7 @@ async fn succeeded_refund_can_fail_later() {
 
 #[tokio::test]
 async fn pending_refund_sends_its_outcome_event() {
-    let taken = Taken::by("pm_card_pendingRefund").await;
+    let taken = CapturedPayment::by("pm_card_pendingRefund").await;
     let refunds = [taken.refund("2000").await, taken.refund("3000").await, taken.refund("4000").await];
     assert_eq!(refunds[0]["status"], "pending");
     let settle = |refund: &Value| format!("refunds/{}/settle", id(refund));
@@ -102,7 +102,7 @@ async fn pending_refund_sends_its_outcome_event() {
 
 #[tokio::test]
 async fn immediately_failed_refund_is_reported() {
-    let taken = Taken::by("pm_card_refundFail").await;
+    let taken = CapturedPayment::by("pm_card_refundFail").await;
     assert_eq!(taken.refund("10000").await["status"], "failed");
     assert_eq!(kinds(&taken.events(3).await), ["refund.created", "refund.failed", "refund.updated"]);
     assert_eq!(taken.charge().await["amount_refunded"], 0);
@@ -110,7 +110,7 @@ async fn immediately_failed_refund_is_reported() {
 
 #[tokio::test]
 async fn dispute_is_stored_and_can_be_closed() {
-    let taken = Taken::by("pm_card_visa").await;
+    let taken = CapturedPayment::by("pm_card_visa").await;
     let complain = format!("payment_intents/{}/dispute", taken.intent);
     let first = taken.shop.control(&complain, Value::Null).await;
     assert_eq!((&first["status"], &first["reason"]), (&json!("needs_response"), &json!("fraudulent")));
@@ -148,7 +148,7 @@ async fn dispute_is_stored_and_can_be_closed() {
 
 #[tokio::test]
 async fn refund_of_disputed_charge_needs_a_won_dispute() {
-    let taken = Taken::by("pm_card_visa").await;
+    let taken = CapturedPayment::by("pm_card_visa").await;
     let complain = format!("payment_intents/{}/dispute", taken.intent);
     let dispute = taken.shop.control(&complain, json!({ "amount": 4000 })).await;
     let refund = async |amount: &str| {
@@ -162,7 +162,7 @@ async fn refund_of_disputed_charge_needs_a_won_dispute() {
     taken.shop.control(&close, json!({ "status": "lost" })).await;
     assert_eq!(refund("1").await.1["error"]["code"], "charge_disputed", "the disputed amount was lost");
 
-    let taken = Taken::by("pm_card_visa").await;
+    let taken = CapturedPayment::by("pm_card_visa").await;
     let complain = format!("payment_intents/{}/dispute", taken.intent);
     let dispute = taken.shop.control(&complain, Value::Null).await;
     let form = [("payment_intent", &*taken.intent)];
