@@ -69,7 +69,7 @@ mod tests {
     #[test]
     fn refund_state_never_goes_back() {
         use RefundState::*;
-        for (from, to, news) in [
+        for (from, to, is_allowed) in [
             (Requested, Pending, true),
             (Requested, Succeeded, true),
             (Pending, Succeeded, true),
@@ -80,7 +80,7 @@ mod tests {
             (Failed, Succeeded, false),
             (Failed, Pending, false),
         ] {
-            assert_eq!(from.can_transition_to(to), news, "{from} to {to}");
+            assert_eq!(from.can_transition_to(to), is_allowed, "{from} to {to}");
         }
     }
 }

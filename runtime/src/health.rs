@@ -37,13 +37,13 @@ async fn readyz(State(ops): State<HealthState>) -> impl IntoResponse {
         timeout(PROBE_TIMEOUT, waybill_store::ping(&ops.pool)),
         timeout(PROBE_TIMEOUT, ops.engine.ping())
     );
-    let word = |up: bool| if up { "up" } else { "down" };
+    let text = |up: bool| if up { "up" } else { "down" };
     let (postgres, temporal) = (matches!(postgres, Ok(Ok(()))), matches!(temporal, Ok(Ok(()))));
     let ready = postgres && (temporal || !ops.needs_temporal);
     let body: Value = json!({
         "status": if ready { "ready" } else { "not_ready" },
-        "postgres": word(postgres),
-        "temporal": word(temporal),
+        "postgres": text(postgres),
+        "temporal": text(temporal),
     });
     (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(body))
 }

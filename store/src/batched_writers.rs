@@ -60,23 +60,23 @@ impl BatchedWriters {
             false => BatchLimits { items_max: 1, flushers: connections, linger: Linger::None },
         };
         let pooled = |lanes| PooledConnections::new(pool, limits(lanes).flushers);
-        let (projecting, reserving, selling) =
+        let (projection_connections, reservation_connections, hand_over_connections) =
             (pooled(PROJECTION_FLUSHERS), pooled(STOCK_FLUSHERS), pooled(STOCK_FLUSHERS));
         Self {
             pool: pool.clone(),
             projections: Batcher::spawn(
                 limits(PROJECTION_FLUSHERS),
-                |telling: &Arc<QueuedChange>| telling.order,
-                move |tellings| {
-                    let pooled = projecting.clone();
-                    async move { pooled.run(|db| Box::pin(apply_projections(db, tellings))).await }
+                |change: &Arc<QueuedChange>| change.order,
+                move |changes| {
+                    let pooled = projection_connections.clone();
+                    async move { pooled.run(|db| Box::pin(apply_projections(db, changes))).await }
                 },
             ),
             reservations: Batcher::spawn(
                 limits(STOCK_FLUSHERS),
                 |order| *order,
                 move |orders| {
-                    let pooled = reserving.clone();
+                    let pooled = reservation_connections.clone();
                     async move {
                         pooled
                             .run(|db| Box::pin(async move { reservations::reserve(db, &orders).await }))
@@ -88,7 +88,7 @@ impl BatchedWriters {
                 limits(STOCK_FLUSHERS),
                 |pair| *pair,
                 move |pairs| {
-                    let pooled = selling.clone();
+                    let pooled = hand_over_connections.clone();
                     async move { pooled.run(|db| Box::pin(hand_over_all(db, pairs))).await }
                 },
             ),
@@ -106,9 +106,9 @@ impl BatchedWriters {
         entries: &[TimelineEntry],
         state: &OrderState,
     ) -> Result<ProjectionOutcome> {
-        let telling =
+        let change =
             Arc::new(QueuedChange { order, base_version, entries: entries.to_vec(), state: state.clone() });
-        match self.projections.submit(telling).await? {
+        match self.projections.submit(change).await? {
             Some(applied) => Ok(applied),
             None => projection::apply(&self.pool, order, base_version, entries, state).await,
         }
@@ -133,9 +133,9 @@ impl BatchedWriters {
 
 async fn apply_projections(
     db: &mut PgConnection,
-    tellings: Vec<Arc<QueuedChange>>,
+    changes: Vec<Arc<QueuedChange>>,
 ) -> Result<Vec<Option<ProjectionOutcome>>> {
-    let changes: Vec<OrderChange<'_>> = tellings.iter().map(|telling| telling.change()).collect();
+    let changes: Vec<OrderChange<'_>> = changes.iter().map(|change| change.change()).collect();
     projection::apply_batch(db, &changes).await
 }
 

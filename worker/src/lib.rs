@@ -110,15 +110,15 @@ pub async fn run(args: WorkerArgs, shutdown: CancellationToken) -> anyhow::Resul
     let server =
         Server::new(routes, ServerLimits::connections(CONNECTIONS_MAX), TOO_MANY_CONNECTIONS, &registry)?;
     // Serves health and metrics until the last activity has ended.
-    let served = tokio::spawn(server.run(listener, CancellationToken::new()));
+    let health_server = tokio::spawn(server.run(listener, CancellationToken::new()));
 
     let pump =
         tokio::spawn(outbox_dispatcher::run(pool.clone(), engine.clone(), pump_metrics, shutdown.clone()));
-    let hosted = task_queues::run(&runtime, &engine, hosting, shutdown).await;
+    let result = task_queues::run(&runtime, &engine, hosting, shutdown).await;
     pump.await?;
-    served.abort();
+    health_server.abort();
     pool.close().await;
-    hosted?;
+    result?;
     tracing::info!("worker stopped gracefully");
     Ok(())
 }

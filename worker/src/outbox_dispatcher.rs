@@ -72,15 +72,15 @@ pub(crate) async fn run(
 async fn run_repeatedly<F: Future<Output = bool>>(
     shutdown: &CancellationToken,
     max: Duration,
-    mut once: impl FnMut() -> F,
+    mut round: impl FnMut() -> F,
 ) {
     while !shutdown.is_cancelled() {
         // After a timeout, the next cycle detects work that was done and not marked.
-        let more = timeout(max, once()).await.unwrap_or_else(|_| {
+        let has_more = timeout(max, round()).await.unwrap_or_else(|_| {
             tracing::warn!("outbox dispatch cycle timed out");
             false
         });
-        if !more {
+        if !has_more {
             tokio::select! {
                 () = shutdown.cancelled() => {}
                 () = tokio::time::sleep(IDLE_DELAY) => {}
@@ -139,11 +139,11 @@ async fn start_due_orders(pool: &PgPool, engine: &WorkflowClient, metrics: &Disp
         tracing::warn!(%error, "failed to mark orders as started; the next attempt finds the running workflows");
         return false;
     }
-    let more = !started.is_empty() && started.len() == found;
+    let has_more = !started.is_empty() && started.len() == found;
     if found == usize::from(BATCH_MAX) {
         wait_for_pickup(pool, &started).await;
     }
-    more
+    has_more
 }
 
 /// Delivers a batch of webhooks. Returns whether more may be due immediately.
@@ -156,18 +156,18 @@ async fn deliver_due_webhooks(pool: &PgPool, engine: &WorkflowClient, metrics: &
         }
     };
     let found = due.len();
-    let (mut delivered, mut held_up) = (0, BTreeSet::new());
+    let (mut delivered, mut blocked_orders) = (0, BTreeSet::new());
     // In order of arrival, so that a delivery does not overtake its hand-over. A failure blocks only its own order.
     for message in due {
-        if held_up.contains(&message.order_id) {
+        if blocked_orders.contains(&message.order_id) {
             continue;
         }
         if deliver(pool, engine, metrics, &message).await {
             delivered += 1;
             continue;
         }
-        held_up.insert(message.order_id);
-        if held_up.len() >= FAILURES_MAX {
+        blocked_orders.insert(message.order_id);
+        if blocked_orders.len() >= FAILURES_MAX {
             break;
         }
     }
@@ -196,7 +196,7 @@ async fn deliver(
 }
 
 async fn read_gauges(pool: PgPool, metrics: DispatcherMetrics, shutdown: CancellationToken) {
-    let mut until_orders = 0_u32;
+    let mut reads_until_order_count = 0_u32;
     while !shutdown.is_cancelled() {
         if let Ok(count) = with_timeout(inbox::backlog(&pool)).await {
             metrics.undelivered.set(count);
@@ -206,10 +206,10 @@ async fn read_gauges(pool: PgPool, metrics: DispatcherMetrics, shutdown: Cancell
             metrics.backlog_age.set(age);
         }
         count_needing_attention(&pool, &metrics).await;
-        if until_orders == 0 && count_orders(&pool, &metrics).await {
-            until_orders = ORDER_COUNT_EVERY_READS;
+        if reads_until_order_count == 0 && count_orders(&pool, &metrics).await {
+            reads_until_order_count = ORDER_COUNT_EVERY_READS;
         }
-        until_orders = until_orders.saturating_sub(1);
+        reads_until_order_count = reads_until_order_count.saturating_sub(1);
         tokio::time::sleep(GAUGES_INTERVAL).await;
     }
 }
@@ -246,7 +246,7 @@ mod tests {
     #[tokio::test]
     async fn hung_round_times_out() {
         let (shutdown, turns) = (CancellationToken::new(), Cell::new(0));
-        let once = || {
+        let round = || {
             turns.set(turns.get() + 1);
             let (nth, shutdown) = (turns.get(), shutdown.clone());
             async move {
@@ -258,7 +258,7 @@ mod tests {
             }
         };
         // Far longer than both cycles and the delay: only a hang reaches this timeout.
-        timeout(Duration::from_secs(60), run_repeatedly(&shutdown, Duration::from_millis(10), once))
+        timeout(Duration::from_secs(60), run_repeatedly(&shutdown, Duration::from_millis(10), round))
             .await
             .unwrap();
         assert_eq!(turns.get(), 2);

@@ -104,11 +104,11 @@ pub(crate) async fn run(
         let worker = Worker::new(runtime, client, options).map_err(|e| anyhow::anyhow!("{e}"))?;
         workers.push(worker);
     }
-    let stops: Vec<_> = workers.iter().map(Worker::shutdown_handle).collect();
+    let shutdown_handles: Vec<_> = workers.iter().map(Worker::shutdown_handle).collect();
     let stopping = shutdown.clone();
     tokio::spawn(async move {
         stopping.cancelled().await;
-        for stop in stops {
+        for stop in shutdown_handles {
             stop();
         }
     });

@@ -51,20 +51,20 @@ impl HttpCarrier {
     }
 
     async fn send(&self, path: &str, body: &Value) -> Result<(StatusCode, Value), CarrierError> {
-        let away = |e: Box<dyn std::error::Error + Send + Sync>| CarrierError::Unavailable(e);
-        let url = self.base.join(path).map_err(|e| away(e.into()))?;
+        let unavailable = |e: Box<dyn std::error::Error + Send + Sync>| CarrierError::Unavailable(e);
+        let url = self.base.join(path).map_err(|e| unavailable(e.into()))?;
         let request = self.http.post(url).bearer_auth(self.key.expose_secret()).json(body);
-        let response = request.send().await.map_err(|e| away(e.into()))?;
+        let response = request.send().await.map_err(|e| unavailable(e.into()))?;
         let status = response.status();
-        let text = response.text().await.map_err(|e| away(e.into()))?;
-        let ours = matches!(
+        let text = response.text().await.map_err(|e| unavailable(e.into()))?;
+        let is_own_fault = matches!(
             status,
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS
         );
-        if ours || status.is_server_error() {
-            return Err(away(format!("HTTP {status}").into()));
+        if is_own_fault || status.is_server_error() {
+            return Err(unavailable(format!("HTTP {status}").into()));
         }
-        Ok((status, serde_json::from_str(&text).map_err(|e| away(e.into()))?))
+        Ok((status, serde_json::from_str(&text).map_err(|e| unavailable(e.into()))?))
     }
 }
 

@@ -23,16 +23,16 @@ pub(super) async fn check_payment(
     input: &PaymentCheck,
 ) -> Result<ReconcileResult, StepFailure> {
     let mut result = ReconcileResult { checked: 1, ..ReconcileResult::default() };
-    let before = ledger_snapshot::find_snapshot(&steps.pool, input.order_id, &input.payment).await?;
-    let told = steps.provider.get_payment(&input.payment).await?;
+    let ledger_before = ledger_snapshot::find_snapshot(&steps.pool, input.order_id, &input.payment).await?;
+    let provider_payment = steps.provider.get_payment(&input.payment).await?;
     // First, and regardless of operations in progress: a refund that was created is a fact.
     refunds::record_refunds_of_payment(steps, &mut result, &input.payment).await?;
     // By now, the ledger has every operation that the provider's response includes, or the operation is pending.
     let after = ledger_snapshot::find_snapshot(&steps.pool, input.order_id, &input.payment).await?;
-    let (Some(before), Some(ledger)) = (before, after) else { return Ok(result) };
+    let (Some(ledger_before), Some(ledger)) = (ledger_before, after) else { return Ok(result) };
     // The provider's response cannot include operations that came after it.
-    let moved = (before.held, before.captured) != (ledger.held, ledger.captured);
-    if before.has_pending_operation || ledger.has_pending_operation || moved {
+    let has_changed = (ledger_before.held, ledger_before.captured) != (ledger.held, ledger.captured);
+    if ledger_before.has_pending_operation || ledger.has_pending_operation || has_changed {
         return Err(StepFailure::Unavailable("the order's payment", "an operation is in progress".into()));
     }
     let drift = |kind| Drift {
@@ -41,20 +41,20 @@ pub(super) async fn check_payment(
         order: Some(input.order_id),
         detail: json!({
             "payment": input.payment,
-            "provider": {"held": told.capturable, "captured": told.captured, "refunded": told.refunded},
+            "provider": {"held": provider_payment.capturable, "captured": provider_payment.captured, "refunded": provider_payment.refunded},
             "ledger": {"held": ledger.held, "captured": ledger.captured, "refunded": ledger.refunded},
         }),
     };
-    if ledger.captured != told.captured {
+    if ledger.captured != provider_payment.captured {
         report_drift(steps, &mut result, &drift("captured_differs")).await?;
     }
-    if told.refunded.is_some_and(|refunded| refunded > ledger.refunded) {
+    if provider_payment.refunded.is_some_and(|refunded| refunded > ledger.refunded) {
         report_drift(steps, &mut result, &drift("refunded_differs")).await?;
     } else if result.refunds_recorded > 0 {
         // Clears a discrepancy that an earlier release reported instead of recording the refund.
         record_repair(steps, &mut result, &drift("refunded_differs"), "the refund was booked").await?;
     }
-    reconcile_authorization(steps, &mut result, input, (&told, &ledger), drift).await?;
+    reconcile_authorization(steps, &mut result, input, (&provider_payment, &ledger), drift).await?;
     Ok(result)
 }
 
@@ -64,10 +64,10 @@ async fn reconcile_authorization(
     steps: &HousekeepingSteps,
     result: &mut ReconcileResult,
     input: &PaymentCheck,
-    (told, ledger): (&ProviderPayment, &LedgerSnapshot),
+    (provider_payment, ledger): (&ProviderPayment, &LedgerSnapshot),
     drift: impl Fn(&'static str) -> Drift,
 ) -> Result<(), StepFailure> {
-    match (told.capturable > 0, ledger.held > 0) {
+    match (provider_payment.capturable > 0, ledger.held > 0) {
         (true, false) if ledger.is_in_ledger || ledger.status.is_terminal() => {
             let drift = drift("held_unexpectedly");
             report_drift(steps, result, &drift).await?;

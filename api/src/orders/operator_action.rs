@@ -49,18 +49,20 @@ pub(crate) struct Body {
 
 fn check(action: OperatorAction, body: &Body) -> Result<(), Problem> {
     let mut wrong: Vec<FieldError> = validate_reason(&body.reason).into_iter().collect();
-    let mut refuse = |detail: String| wrong.push(FieldError { pointer: "/reference".into(), detail });
+    let mut add_error = |detail: String| wrong.push(FieldError { pointer: "/reference".into(), detail });
     match (&body.reference, action) {
         (None, OperatorAction::Resolve) => {
-            refuse("must be the provider's or carrier's reference for the action".into());
+            add_error("must be the provider's or carrier's reference for the action".into());
         }
         (Some(_), OperatorAction::Retry | OperatorAction::Skip) => {
-            refuse("is only allowed with resolve".into());
+            add_error("is only allowed with resolve".into());
         }
         (Some(text), OperatorAction::Resolve) => {
             let fits = (1..=REFERENCE_CHARS_MAX).contains(&text.len());
             if !fits || !text.bytes().all(|b| b.is_ascii_graphic()) {
-                refuse(format!("must have 1 to {REFERENCE_CHARS_MAX} printable ASCII characters, no spaces"));
+                add_error(format!(
+                    "must have 1 to {REFERENCE_CHARS_MAX} printable ASCII characters, no spaces"
+                ));
             }
         }
         (None, _) => {}
@@ -87,7 +89,7 @@ pub(crate) async fn handler(
     };
     let request = super::request_key(caller.merchant_id, route, key, id, &fingerprint);
     let update_id = super::update_id(&request);
-    let word_id = Uuid::new_v5(&id.0, update_id.as_bytes());
+    let action_id = Uuid::new_v5(&id.0, update_id.as_bytes());
     let operation = OperatorCommand {
         action,
         attention: body.attention,
@@ -95,37 +97,37 @@ pub(crate) async fn handler(
         reference: body.reference,
         reason: body.reason,
         actor: caller.key_id.to_string(),
-        request: Some(word_id.to_string()),
+        request: Some(action_id.to_string()),
     };
     let task_app = app.clone();
     let task = async move {
         let app = task_app;
         // If an earlier attempt of this request was recorded and its response lost, its attention reason still applies.
-        let done = operator_actions::find_attention(&app.pool, word_id).await?;
-        let operation = OperatorCommand { attention: done.or(operation.attention), ..operation };
+        let recorded = operator_actions::find_attention(&app.pool, action_id).await?;
+        let operation = OperatorCommand { attention: recorded.or(operation.attention), ..operation };
         if order.state.needs.iter().any(|need| matches_item(&operation, need.reason, need.subject.as_deref()))
         {
             match app.engine.operate(id, update_id, operation.clone()).await {
                 // The workflow has closed with this item open, so the API must resolve it.
                 Err(WorkflowClientError::NoWorkflow) if order.state.status.is_terminal() => {
-                    apply_without_workflow(&app, &order, operation, word_id).await?;
+                    apply_without_workflow(&app, &order, operation, action_id).await?;
                 }
                 Err(error) => return Err(super::workflow_error(&app, caller.merchant_id, id, error).await),
                 Ok(()) => {}
             }
-        } else if done.is_some() {
+        } else if recorded.is_some() {
             // The action was recorded, and its attention item may have been resolved.
         } else if let Some(shipment) = open_short_shipment(&operation, &order) {
             // A stock count raised this item; the order's workflow handles it, because it has the shipments.
             let attention = Some(AttentionReason::StockShortfall);
             let operation = OperatorCommand { attention, about: Some(shipment), ..operation };
-            let served = app.engine.operate(id, update_id, operation).await;
-            if let Err(error) = served {
+            let result = app.engine.operate(id, update_id, operation).await;
+            if let Err(error) = result {
                 return Err(super::workflow_error(&app, caller.merchant_id, id, error).await);
             }
         } else {
             // The API resolves items that do not belong to the workflow, which may already have closed.
-            apply_without_workflow(&app, &order, operation, word_id).await?;
+            apply_without_workflow(&app, &order, operation, action_id).await?;
         }
         let order = super::find(&app, caller.merchant_id, id).await?;
         Ok((StatusCode::ACCEPTED, view::to_json(&order)))
@@ -169,15 +171,15 @@ async fn apply_without_workflow(
     app: &App,
     order: &OrderRecord,
     operation: OperatorCommand,
-    word_id: Uuid,
+    action_id: Uuid,
 ) -> Result<(), Problem> {
     let (order_id, status) = (order.id, order.state.status);
-    let nobody = || Problem::wrong_state(order_id, status, "the order has no such attention item");
-    let attention = latest_match(&operation, order).ok_or_else(nobody)?;
+    let no_attention = || Problem::wrong_state(order_id, status, "the order has no such attention item");
+    let attention = latest_match(&operation, order).ok_or_else(no_attention)?;
     let need = AttentionItem { reason: attention, step: String::new(), subject: None };
     let is_safe = safe_actions(&need).contains(&operation.action);
     let record = OperatorActionRecord {
-        id: word_id,
+        id: action_id,
         order_id,
         actor: operation.actor.clone(),
         action: operation.action,
@@ -203,7 +205,7 @@ async fn apply_without_workflow(
         _ => {}
     }
     let settled = attention::apply_operator_action(&app.pool, &record, operation.about.as_deref()).await?;
-    if settled { Ok(()) } else { Err(nobody()) }
+    if settled { Ok(()) } else { Err(no_attention()) }
 }
 
 /// Retries the failing steps of refunds or returns immediately. One transaction stores the audit record and the

@@ -25,9 +25,9 @@ pub(super) fn choose_locations(lines: &[OrderLine], available: &AvailableStock) 
     let demand = Demand::new(lines, available);
     let greedy = demand.greedy();
     // A greedy choice of the maximum size that leaves units out loses to a set of the same size that does not.
-    let enough = greedy.len() - usize::from(!greedy.is_empty() && demand.is_met_by(&greedy));
+    let size_max = greedy.len() - usize::from(!greedy.is_empty() && demand.is_met_by(&greedy));
     let fewer = CoverSearch { demand: &demand, chosen: Vec::new(), attempts_left: LOCATION_SETS_MAX }
-        .smallest_cover(enough);
+        .smallest_cover(size_max);
     fewer.unwrap_or(greedy).into_iter().map(|at| demand.locations[at].clone()).collect()
 }
 
@@ -123,8 +123,8 @@ struct CoverSearch<'a> {
 impl CoverSearch<'_> {
     /// Returns the first of the smallest sets of at most `size_max` locations that serve everything. Returns `None` if
     /// there is no such set, or if the search would have to try too many.
-    fn smallest_cover(mut self, enough: usize) -> Option<Vec<usize>> {
-        let sizes = self.demand.min_locations().max(1)..=enough.min(self.demand.locations.len());
+    fn smallest_cover(mut self, size_max: usize) -> Option<Vec<usize>> {
+        let sizes = self.demand.min_locations().max(1)..=size_max.min(self.demand.locations.len());
         for size in sizes {
             if self.extend(0, size, &self.demand.wanted) {
                 return Some(self.chosen);

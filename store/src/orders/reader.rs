@@ -60,15 +60,16 @@ impl OrderReader {
         let unbatched = BatchLimits { items_max: 1, flushers: connections, linger: Linger::None };
         let [of_orders, of_stamps] =
             if batched { [ORDER_LIMITS, ROW_VERSION_LIMITS] } else { [unbatched; 2] };
-        let reading = PooledConnections::new(&pool, of_orders.flushers);
-        let stamping = PooledConnections::new(&pool, of_stamps.flushers).with_timeout(ROW_VERSION_TIMEOUT);
+        let order_connections = PooledConnections::new(&pool, of_orders.flushers);
+        let version_connections =
+            PooledConnections::new(&pool, of_stamps.flushers).with_timeout(ROW_VERSION_TIMEOUT);
         Self {
             orders: start_lookup(of_orders, move |wanted| {
-                let pooled = reading.clone();
+                let pooled = order_connections.clone();
                 async move { pooled.run(|db| Box::pin(async move { read_orders(db, &wanted).await })).await }
             }),
             stamps: start_lookup(of_stamps, move |wanted| {
-                let pooled = stamping.clone();
+                let pooled = version_connections.clone();
                 async move { pooled.run(|db| Box::pin(async move { read_row_versions(db, &wanted).await })).await }
             }),
             callers: Arc::default(),

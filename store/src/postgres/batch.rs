@@ -108,10 +108,10 @@ where
     /// # Errors
     /// When Postgres fails.
     pub async fn submit(&self, item: I) -> Result<O> {
-        let (answer, answered) = oneshot::channel();
+        let (reply_sender, reply) = oneshot::channel();
         // The tasks end only with the last sender.
-        self.0.send((item, answer)).await.map_err(|_| batcher_stopped())?;
-        answered.await.map_err(|_| batcher_stopped())?
+        self.0.send((item, reply_sender)).await.map_err(|_| batcher_stopped())?;
+        reply.await.map_err(|_| batcher_stopped())?
     }
 }
 
@@ -147,7 +147,7 @@ fn take_distinct_keys<I, O, K: Eq + Hash>(
     items_max: usize,
 ) -> Vec<QueuedItem<I, O>> {
     let mut seen = HashSet::with_capacity(queued.len());
-    let waiting = std::mem::take(queued).into_iter().filter(|(_, answer)| !answer.is_closed());
+    let waiting = std::mem::take(queued).into_iter().filter(|(_, reply_sender)| !reply_sender.is_closed());
     let (group, rest) = waiting.partition(|(item, _)| seen.len() < items_max && seen.insert(key(item)));
     *queued = rest;
     group
@@ -208,16 +208,16 @@ mod tests {
     }
 
     fn recording_batcher_with(limits: BatchLimits) -> (Batcher<u32, u32>, Arc<Notify>, RecordedBatches) {
-        let (word, noted) = (Arc::new(Notify::new()), Arc::new(StdMutex::new(Vec::new())));
-        let (heard, notes) = (word.clone(), noted.clone());
+        let (release, recorded) = (Arc::new(Notify::new()), Arc::new(StdMutex::new(Vec::new())));
+        let (released, batches) = (release.clone(), recorded.clone());
         let group = Batcher::spawn(
             limits,
             |item: &u32| item % 10,
             move |items: Vec<u32>| {
-                let (heard, notes) = (heard.clone(), notes.clone());
+                let (released, batches) = (released.clone(), batches.clone());
                 async move {
-                    notes.lock().unwrap().push(items.clone());
-                    heard.notified().await;
+                    batches.lock().unwrap().push(items.clone());
+                    released.notified().await;
                     assert!(!items.contains(&99), "a defect");
                     if items.contains(&13) {
                         return Err(StoreError::corrupt("thirteen")("bad luck".into()));
@@ -226,7 +226,7 @@ mod tests {
                 }
             },
         );
-        (group, word, noted)
+        (group, release, recorded)
     }
 
     async fn wait_until(mut holds: impl FnMut() -> bool) {
@@ -245,146 +245,150 @@ mod tests {
 
     #[tokio::test]
     async fn first_item_flushes_alone_and_later_ones_together() {
-        let (group, word, noted) = recording_batcher();
+        let (group, release, recorded) = recording_batcher();
         let mut sent = send(&group, &[1]);
-        wait_until(|| noted.lock().unwrap().len() == 1).await;
+        wait_until(|| recorded.lock().unwrap().len() == 1).await;
         sent.extend(send(&group, &[2, 3, 4]));
         wait_until(|| group.0.capacity() == QUEUE_CAPACITY - 3).await;
-        word.notify_one();
-        wait_until(|| noted.lock().unwrap().len() == 2).await;
-        word.notify_one();
-        for (n, answer) in (1_u32..).zip(sent) {
-            assert_eq!(answer.await.unwrap().unwrap(), n, "each caller gets the result of its own item");
+        release.notify_one();
+        wait_until(|| recorded.lock().unwrap().len() == 2).await;
+        release.notify_one();
+        for (n, reply_sender) in (1_u32..).zip(sent) {
+            assert_eq!(
+                reply_sender.await.unwrap().unwrap(),
+                n,
+                "each caller gets the result of its own item"
+            );
         }
-        let mut second = noted.lock().unwrap()[1].clone();
+        let mut second = recorded.lock().unwrap()[1].clone();
         second.sort_unstable();
         assert_eq!(second, [2, 3, 4]);
     }
 
     #[tokio::test]
     async fn items_of_one_key_go_into_separate_batches() {
-        let (group, word, noted) = recording_batcher();
+        let (group, release, recorded) = recording_batcher();
         let mut sent = send(&group, &[1]);
-        wait_until(|| noted.lock().unwrap().len() == 1).await;
+        wait_until(|| recorded.lock().unwrap().len() == 1).await;
         sent.extend(send(&group, &[2, 12]));
         wait_until(|| group.0.capacity() == QUEUE_CAPACITY - 2).await;
         for groups in 2..=3 {
-            word.notify_one();
-            wait_until(|| noted.lock().unwrap().len() == groups).await;
+            release.notify_one();
+            wait_until(|| recorded.lock().unwrap().len() == groups).await;
         }
-        word.notify_one();
-        for answer in sent {
-            answer.await.unwrap().unwrap();
+        release.notify_one();
+        for reply_sender in sent {
+            reply_sender.await.unwrap().unwrap();
         }
-        assert!(noted.lock().unwrap().iter().all(|group| group.len() == 1));
+        assert!(recorded.lock().unwrap().iter().all(|group| group.len() == 1));
     }
 
     #[tokio::test]
     async fn many_items_of_one_key_do_not_delay_others() {
-        let (group, word, noted) = recording_batcher();
+        let (group, release, recorded) = recording_batcher();
         let mut sent = send(&group, &[1]);
-        wait_until(|| noted.lock().unwrap().len() == 1).await;
+        wait_until(|| recorded.lock().unwrap().len() == 1).await;
         // As many as a batch may have, and then one more.
         sent.extend(send(&group, &[2, 12, 22, 32, 42, 52, 62, 72]));
         wait_until(|| group.0.capacity() == QUEUE_CAPACITY - 8).await;
         sent.extend(send(&group, &[3]));
         wait_until(|| group.0.capacity() == QUEUE_CAPACITY - 9).await;
-        while sent.iter().any(|answer| !answer.is_finished()) {
-            word.notify_one();
+        while sent.iter().any(|reply_sender| !reply_sender.is_finished()) {
+            release.notify_one();
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        let groups = noted.lock().unwrap();
+        let groups = recorded.lock().unwrap();
         assert!(groups[2].contains(&3), "{groups:?}");
         assert!(groups.iter().skip(1).all(|group| group.iter().filter(|item| *item % 10 == 2).count() == 1));
     }
 
     #[tokio::test]
     async fn batch_failure_is_isolated_per_item() {
-        let (group, word, noted) = recording_batcher();
+        let (group, release, recorded) = recording_batcher();
         let first = send(&group, &[1]);
-        wait_until(|| noted.lock().unwrap().len() == 1).await;
+        wait_until(|| recorded.lock().unwrap().len() == 1).await;
         let sent = send(&group, &[2, 13, 4]);
         wait_until(|| group.0.capacity() == QUEUE_CAPACITY - 3).await;
         // The first; the three together; then each alone.
         for groups in 2..=5 {
-            word.notify_one();
-            wait_until(|| noted.lock().unwrap().len() == groups).await;
+            release.notify_one();
+            wait_until(|| recorded.lock().unwrap().len() == groups).await;
         }
-        word.notify_one();
+        release.notify_one();
         let mut failed = Vec::new();
-        for answer in first.into_iter().chain(sent) {
-            failed.push(answer.await.unwrap().is_err());
+        for reply_sender in first.into_iter().chain(sent) {
+            failed.push(reply_sender.await.unwrap().is_err());
         }
         assert_eq!(failed, [false, false, true, false]);
     }
 
     #[tokio::test]
     async fn cancelled_caller_is_left_out() {
-        let (group, word, noted) = recording_batcher();
+        let (group, release, recorded) = recording_batcher();
         let first = send(&group, &[1]);
-        wait_until(|| noted.lock().unwrap().len() == 1).await;
+        wait_until(|| recorded.lock().unwrap().len() == 1).await;
         let sent = send(&group, &[2, 3]);
         wait_until(|| group.0.capacity() == QUEUE_CAPACITY - 2).await;
         sent[0].abort();
         wait_until(|| sent[0].is_finished()).await;
-        word.notify_one();
-        wait_until(|| noted.lock().unwrap().len() == 2).await;
-        word.notify_one();
-        for answer in first.into_iter().chain(sent.into_iter().skip(1)) {
-            answer.await.unwrap().unwrap();
+        release.notify_one();
+        wait_until(|| recorded.lock().unwrap().len() == 2).await;
+        release.notify_one();
+        for reply_sender in first.into_iter().chain(sent.into_iter().skip(1)) {
+            reply_sender.await.unwrap().unwrap();
         }
-        assert_eq!(noted.lock().unwrap()[1], [3]);
+        assert_eq!(recorded.lock().unwrap()[1], [3]);
     }
 
     #[tokio::test]
     async fn adaptive_linger_regroups_previous_callers() {
-        let (group, word, noted) = recording_batcher_with(BatchLimits {
+        let (group, release, recorded) = recording_batcher_with(BatchLimits {
             linger: Linger::Adaptive(Duration::from_millis(500)),
             ..LIMITS
         });
         let first = send(&group, &[1]);
-        wait_until(|| noted.lock().unwrap().len() == 1).await;
+        wait_until(|| recorded.lock().unwrap().len() == 1).await;
         let together = send(&group, &[2, 3, 4, 5, 6, 7, 8, 9]);
         wait_until(|| group.0.capacity() == QUEUE_CAPACITY - 8).await;
-        word.notify_one();
-        wait_until(|| noted.lock().unwrap().len() == 2).await;
-        word.notify_one();
-        for answer in first.into_iter().chain(together) {
-            answer.await.unwrap().unwrap();
+        release.notify_one();
+        wait_until(|| recorded.lock().unwrap().len() == 2).await;
+        release.notify_one();
+        for reply_sender in first.into_iter().chain(together) {
+            reply_sender.await.unwrap().unwrap();
         }
         // One item is taken before the others arrive, which is well before the delay has elapsed.
-        let (answer, answered) = oneshot::channel();
-        group.0.send((11, answer)).await.unwrap();
+        let (reply_sender, reply) = oneshot::channel();
+        group.0.send((11, reply_sender)).await.unwrap();
         wait_until(|| group.0.capacity() == QUEUE_CAPACITY).await;
         let again = send(&group, &[12, 14, 15]);
-        wait_until(|| noted.lock().unwrap().len() == 3).await;
-        let mut third = noted.lock().unwrap()[2].clone();
+        wait_until(|| recorded.lock().unwrap().len() == 3).await;
+        let mut third = recorded.lock().unwrap()[2].clone();
         third.sort_unstable();
         assert_eq!(third, [11, 12, 14, 15]);
-        word.notify_one();
-        for answer in again {
-            answer.await.unwrap().unwrap();
+        release.notify_one();
+        for reply_sender in again {
+            reply_sender.await.unwrap().unwrap();
         }
-        answered.await.unwrap().unwrap();
+        reply.await.unwrap().unwrap();
     }
 
     #[tokio::test]
     async fn yield_once_batches_ready_callers() {
         for (gather, together) in [(Linger::YieldOnce, vec![1, 2]), (Linger::None, vec![1])] {
-            let (group, word, noted) = recording_batcher_with(BatchLimits { linger: gather, ..LIMITS });
+            let (group, release, recorded) = recording_batcher_with(BatchLimits { linger: gather, ..LIMITS });
             let one = send(&group, &[1]);
-            wait_until(|| noted.lock().unwrap().len() == 1).await;
-            word.notify_one();
-            for answer in one {
-                answer.await.unwrap().unwrap();
+            wait_until(|| recorded.lock().unwrap().len() == 1).await;
+            release.notify_one();
+            for reply_sender in one {
+                reply_sender.await.unwrap().unwrap();
             }
             // The flusher waits again. It is woken before the second item is there, whose task runs after it.
-            let (answer, _first) = oneshot::channel();
-            group.0.try_send((1, answer)).unwrap();
+            let (reply_sender, _first) = oneshot::channel();
+            group.0.try_send((1, reply_sender)).unwrap();
             let second = send(&group, &[2]);
-            wait_until(|| noted.lock().unwrap().len() == 2).await;
-            assert_eq!(noted.lock().unwrap()[1], together, "{gather:?}");
-            word.notify_one();
+            wait_until(|| recorded.lock().unwrap().len() == 2).await;
+            assert_eq!(recorded.lock().unwrap()[1], together, "{gather:?}");
+            release.notify_one();
             drop(second);
         }
     }
@@ -394,26 +398,26 @@ mod tests {
         let limits =
             BatchLimits { flushers: 2, linger: Linger::Adaptive(Duration::from_millis(1)), ..LIMITS };
         let group = Batcher::spawn(limits, |item: &u32| *item, |items: Vec<u32>| async { Ok(items) });
-        for answer in send(&group, &[1, 2, 3, 4, 5, 6, 7, 8]) {
-            answer.await.unwrap().unwrap();
+        for reply_sender in send(&group, &[1, 2, 3, 4, 5, 6, 7, 8]) {
+            reply_sender.await.unwrap().unwrap();
         }
         // Eventually the flusher that was busy gets an item, while the other has locked the queue.
         for n in 0..20 {
-            let answered = tokio::time::timeout(Duration::from_secs(10), group.submit(n)).await;
-            assert_eq!(answered.unwrap().unwrap(), n);
+            let reply = tokio::time::timeout(Duration::from_secs(10), group.submit(n)).await;
+            assert_eq!(reply.unwrap().unwrap(), n);
         }
     }
 
     #[tokio::test]
     async fn panic_fails_only_its_batch() {
-        let (group, word, noted) = recording_batcher();
+        let (group, release, recorded) = recording_batcher();
         let bad = send(&group, &[99]);
-        wait_until(|| noted.lock().unwrap().len() == 1).await;
-        word.notify_one();
-        for answer in bad {
-            assert!(answer.await.unwrap().unwrap_err().is_transient());
+        wait_until(|| recorded.lock().unwrap().len() == 1).await;
+        release.notify_one();
+        for reply_sender in bad {
+            assert!(reply_sender.await.unwrap().unwrap_err().is_transient());
         }
-        word.notify_one();
+        release.notify_one();
         assert_eq!(group.submit(1).await.unwrap(), 1);
     }
 }

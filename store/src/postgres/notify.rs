@@ -48,8 +48,8 @@ impl Notifier {
                     ids.push(id);
                 }
                 let payload = ids.drain(..).map(|id: OrderId| id.to_string()).collect::<Vec<_>>().join(" ");
-                let told = sqlx::query!("select pg_notify($1, $2)", CHANNEL, payload).execute(&pool);
-                if let Err(error) = with_timeout(async { Ok(told.await?) }).await {
+                let notify = sqlx::query!("select pg_notify($1, $2)", CHANNEL, payload).execute(&pool);
+                if let Err(error) = with_timeout(async { Ok(notify.await?) }).await {
                     tracing::warn!(%error, "failed to notify of order changes; long-polling requests will see them late");
                 }
             }
@@ -129,8 +129,8 @@ async fn forward_notifications(pool: &PgPool, sender: &broadcast::Sender<ChangeN
             Ok(Ok(None)) => return Ok(()),
             Ok(Err(error)) => return Err(error.into()),
             Err(_) => {
-                let asked = sqlx::query!("select 1 as one").fetch_one(&mut listener);
-                timeout(ACQUIRE_TIMEOUT, asked).await.map_err(|_| timed_out())??;
+                let ping = sqlx::query!("select 1 as one").fetch_one(&mut listener);
+                timeout(ACQUIRE_TIMEOUT, ping).await.map_err(|_| timed_out())??;
                 continue;
             }
         };

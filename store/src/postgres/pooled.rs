@@ -71,8 +71,8 @@ impl PooledConnections {
             Some((connection, _)) => connection,
             None => self.pool.acquire().await?,
         };
-        let done = match timeout(self.work_timeout, work(&mut connection)).await {
-            Ok(done) => done?,
+        let output = match timeout(self.work_timeout, work(&mut connection)).await {
+            Ok(output) => output?,
             Err(_) => {
                 connection.close_on_drop();
                 return Err(timed_out().into());
@@ -82,7 +82,7 @@ impl PooledConnections {
         if idle.len() < self.idle_max && !self.pool.is_closed() {
             idle.push((connection, Instant::now()));
         }
-        Ok(done)
+        Ok(output)
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {

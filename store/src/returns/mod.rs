@@ -225,13 +225,17 @@ pub async fn record_received(
         received_lines.iter().filter(|(_, c)| *c == condition).map(|(units, _)| units.clone()).collect()
     };
     let (restocked, written_off) = (units(ReturnDisposition::Restock), units(ReturnDisposition::WriteOff));
-    let taken = take_units(&mut returnable, &restocked)
-        .and_then(|shelf| take_units(&mut returnable, &written_off).map(|lost| (shelf, lost)));
-    let (shelf, lost) = match taken {
+    let taken = take_units(&mut returnable, &restocked).and_then(|restocked_by_place| {
+        take_units(&mut returnable, &written_off)
+            .map(|written_off_by_place| (restocked_by_place, written_off_by_place))
+    });
+    let (restocked_by_place, written_off_by_place) = match taken {
         Ok(taken) => taken,
         Err(too_few) => return Ok(ReceiptOutcome::ExceedsReturn(too_few)),
     };
-    let amount = restock::record_received(&mut tx, &record, &order, &shelf, &lost).await?;
+    let amount =
+        restock::record_received(&mut tx, &record, &order, &restocked_by_place, &written_off_by_place)
+            .await?;
     sqlx::query!(
         "update returns set state = 'received', amount = $2, receipt_key = $3, updated_at = now() where id = $1",
         of.id.0,

@@ -32,8 +32,8 @@ const TIMELINE_WRITER: &str = "carrier";
 pub async fn expect_back(pool: &PgPool, order: OrderId, shipment: ShipmentId) -> Result<()> {
     let mut tx = crate::begin(pool).await?;
     let (_, shipments) = lock_order(&mut tx, order).await?;
-    let shown = shipments.iter().find(|s| s.id == shipment).map(|s| s.status);
-    mark_departed_and_open_return(&mut tx, order, shipment, return_reason(shown)).await?;
+    let recorded_status = shipments.iter().find(|s| s.id == shipment).map(|s| s.status);
+    mark_departed_and_open_return(&mut tx, order, shipment, return_reason(recorded_status)).await?;
     tx.commit().await?;
     Ok(())
 }
@@ -55,8 +55,8 @@ async fn mark_departed_and_open_return(
 }
 
 /// The reason of a return that no client requested.
-fn return_reason(shown: Option<FulfilmentStatus>) -> &'static str {
-    match shown {
+fn return_reason(recorded_status: Option<FulfilmentStatus>) -> &'static str {
+    match recorded_status {
         Some(FulfilmentStatus::Cancelled) => "it left although it was cancelled",
         _ => "the carrier brings it back",
     }
@@ -71,18 +71,18 @@ pub async fn record_carrier_event(
     pool: &PgPool,
     message: &Message,
     shipment: ShipmentId,
-    said: FulfilmentStatus,
+    reported: FulfilmentStatus,
 ) -> Result<&'static str> {
     let (mut tx, order) = (crate::begin(pool).await?, message.order_id);
     let (status, shipments) = lock_order(&mut tx, order).await?;
     let known = shipments.iter().find(|s| s.id == shipment).map(|s| s.status);
     // A shipment that the order does not list was reserved by an unrecorded workflow task, and is as unexpected as a
     // cancelled one.
-    let shown = known.unwrap_or(FulfilmentStatus::Cancelled);
+    let recorded_status = known.unwrap_or(FulfilmentStatus::Cancelled);
     // The workflow of an open order was terminated: its successor run receives this message again.
-    let mut event = if status.is_terminal() { event_for(shown, said, shipment) } else { None };
-    if let Some(told) = &event
-        && projection::is_recorded(&mut tx, order, told).await?
+    let mut event = if status.is_terminal() { event_for(recorded_status, reported, shipment) } else { None };
+    if let Some(duplicate) = &event
+        && projection::is_recorded(&mut tx, order, duplicate).await?
     {
         event = None;
     }
@@ -92,19 +92,23 @@ pub async fn record_carrier_event(
     }
     if let Some(event) = event {
         projection::append(&mut tx, order, TIMELINE_WRITER, &[event]).await?;
-        apply_carrier_event(&mut tx, order, shipment, known, said).await?;
+        apply_carrier_event(&mut tx, order, shipment, known, reported).await?;
     }
     tx.commit().await?;
     Ok(how)
 }
 
 /// The event for a shipment of an ended order with the status `recorded_status`, if it changes anything.
-fn event_for(shown: FulfilmentStatus, said: FulfilmentStatus, shipment_id: ShipmentId) -> Option<OrderEvent> {
+fn event_for(
+    recorded_status: FulfilmentStatus,
+    reported: FulfilmentStatus,
+    shipment_id: ShipmentId,
+) -> Option<OrderEvent> {
     use FulfilmentStatus::{Booked, Cancelled, Delivered, HandedOver, Lost, Pending, Returned};
-    match said {
+    match reported {
         Pending | Booked | Cancelled => None,
-        said if said == shown => None,
-        HandedOver => (shown == Cancelled).then_some(OrderEvent::HandedOver { shipment_id }),
+        reported if reported == recorded_status => None,
+        HandedOver => (recorded_status == Cancelled).then_some(OrderEvent::HandedOver { shipment_id }),
         Delivered => Some(OrderEvent::Delivered { shipment_id }),
         Lost => Some(OrderEvent::Lost { shipment_id }),
         Returned => Some(OrderEvent::Returned { shipment_id }),
@@ -115,34 +119,34 @@ async fn apply_carrier_event(
     tx: &mut PgConnection,
     order: OrderId,
     shipment: ShipmentId,
-    shown: Option<FulfilmentStatus>,
-    said: FulfilmentStatus,
+    recorded_status: Option<FulfilmentStatus>,
+    reported: FulfilmentStatus,
 ) -> Result<()> {
     use FulfilmentStatus::{Cancelled, Delivered, Lost, Returned};
     let subject = shipment.to_string();
-    match (shown, said) {
+    match (recorded_status, reported) {
         (None, _) => {
             // Possibly nothing is reserved for it any more, and then no items are missing; an operator must act anyway.
             let reason = "it left although the order does not list it";
             let missing =
                 mark_departed_and_open_return(tx, order, shipment, reason).await?.unwrap_or_default();
-            let detail = json!({"said": said, "missing": missing, "listed": false});
+            let detail = json!({"said": reported, "missing": missing, "listed": false});
             let concern = AttentionRecord { reason: AttentionReason::UnexpectedShipment, subject, detail };
             attention::raise_once(tx, order, &concern).await?;
         }
         (Some(Cancelled), _) => {
             // After the departure is recorded, further events require no further attention.
             if let Some(missing) =
-                mark_departed_and_open_return(tx, order, shipment, return_reason(shown)).await?
+                mark_departed_and_open_return(tx, order, shipment, return_reason(recorded_status)).await?
             {
-                let detail = json!({"said": said, "missing": missing});
+                let detail = json!({"said": reported, "missing": missing});
                 let concern =
                     AttentionRecord { reason: AttentionReason::UnexpectedShipment, subject, detail };
                 attention::raise(tx, order, &concern).await?;
             }
         }
         (_, Returned) => {
-            mark_departed_and_open_return(tx, order, shipment, return_reason(shown)).await?;
+            mark_departed_and_open_return(tx, order, shipment, return_reason(recorded_status)).await?;
         }
         (Some(Lost), Delivered) => {
             let lost = AttentionReason::ShipmentLost;
@@ -172,13 +176,16 @@ mod tests {
     #[test]
     fn event_is_new_unless_status_is_known() {
         let shipment = ShipmentId(uuid::Uuid::nil());
-        for said in [F::HandedOver, F::Delivered, F::Lost, F::Returned] {
-            assert!(event_for(F::Cancelled, said, shipment).is_some(), "{said} after a cancellation");
-            assert!(event_for(said, said, shipment).is_none(), "{said} twice");
-            assert!(event_for(said, F::Cancelled, shipment).is_none(), "cancelled after {said}");
+        for reported in [F::HandedOver, F::Delivered, F::Lost, F::Returned] {
+            assert!(event_for(F::Cancelled, reported, shipment).is_some(), "{reported} after a cancellation");
+            assert!(event_for(reported, reported, shipment).is_none(), "{reported} twice");
+            assert!(event_for(reported, F::Cancelled, shipment).is_none(), "cancelled after {reported}");
         }
-        for shown in [F::Delivered, F::Lost, F::Returned] {
-            assert!(event_for(shown, F::HandedOver, shipment).is_none(), "{shown} implies the hand-over");
+        for recorded_status in [F::Delivered, F::Lost, F::Returned] {
+            assert!(
+                event_for(recorded_status, F::HandedOver, shipment).is_none(),
+                "{recorded_status} implies the hand-over"
+            );
         }
         assert!(event_for(F::Delivered, F::Returned, shipment).is_some());
         assert!(event_for(F::Lost, F::Delivered, shipment).is_some());

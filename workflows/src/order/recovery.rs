@@ -102,15 +102,15 @@ pub(crate) async fn resume(ctx: &Ctx) -> Result<(), StopReason> {
         // The cancellation in progress restarts from the beginning.
         O::Cancelling => {
             request_cancel(ctx);
-            let (open, left) = ctx.state_mut(|s| {
-                let left = s.state.shipments.iter().any(|shipment| shipment.has_left());
-                let open = s.state.shipments.iter().any(|shipment| shipment.is_open());
-                if open || left {
-                    s.state.status = if left { O::PartiallyShipped } else { O::Fulfilling };
+            let (has_open, has_left) = ctx.state_mut(|s| {
+                let has_left = s.state.shipments.iter().any(|shipment| shipment.has_left());
+                let has_open = s.state.shipments.iter().any(|shipment| shipment.is_open());
+                if has_open || has_left {
+                    s.state.status = if has_left { O::PartiallyShipped } else { O::Fulfilling };
                 }
-                (open, left)
+                (has_open, has_left)
             });
-            if !open && !left {
+            if !has_open && !has_left {
                 return stop_before_confirmation(ctx);
             }
         }
