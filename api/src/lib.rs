@@ -50,7 +50,7 @@ pub async fn serve(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Resu
         .with_context(|| format!("cannot listen on {} (WAYBILL_LISTEN)", args.listen))?;
     let app: App = Arc::new(AppState::new(&args, pool.clone(), engine.clone(), shutdown.clone()));
     let watch = tokio::spawn(state::watch_backlog(app.clone()));
-    let forget = tokio::spawn(state::invalidate_on_changes(app.clone()));
+    let invalidate = tokio::spawn(state::invalidate_on_changes(app.clone()));
     let registry = metrics.registry().clone();
     let health =
         health::routes(health::HealthState { pool: pool.clone(), engine, metrics, needs_temporal: false });
@@ -62,7 +62,7 @@ pub async fn serve(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Resu
     app.tasks.close();
     app.tasks.wait().await;
     watch.abort();
-    forget.abort();
+    invalidate.abort();
     pool.close().await;
     tracing::info!("API stopped gracefully");
     Ok(())

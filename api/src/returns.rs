@@ -115,8 +115,8 @@ pub(crate) async fn request(
     let task_app = app.clone();
     let task = async move {
         let app = task_app;
-        let asked = returns::request(&app.pool, &new).await?;
-        let record = asked.map_err(|too_few| Problem::not_returnable(new.order_id, too_few))?;
+        let requested = returns::request(&app.pool, &new).await?;
+        let record = requested.map_err(|too_few| Problem::not_returnable(new.order_id, too_few))?;
         app.spawn_start_return(record.id, record.order_id, record.merchant_id);
         Ok((StatusCode::CREATED, view(&app, &record).await?))
     };

@@ -40,7 +40,7 @@ pub async fn place(client: &Client, order: &Value, idempotency_key: &str) -> Res
 /// the order waits for a reviewer or the customer.
 pub async fn follow(client: &Client, id: &str) -> Result<String> {
     let started = Instant::now();
-    let mut heard = Instant::now();
+    let mut received = Instant::now();
     let mut seq = 0;
     let mut status = String::new();
     let mut advised = false;
@@ -52,7 +52,7 @@ pub async fn follow(client: &Client, id: &str) -> Result<String> {
             if let Some(new) = event["status"].as_str() {
                 new.clone_into(&mut status);
             }
-            heard = Instant::now();
+            received = Instant::now();
             show(event, started.elapsed());
         }
         if TERMINAL.contains(&status.as_str()) {
@@ -67,7 +67,7 @@ pub async fn follow(client: &Client, id: &str) -> Result<String> {
             }
         }
         advised = waits;
-        if !waits && heard.elapsed() > INACTIVITY_TIMEOUT {
+        if !waits && received.elapsed() > INACTIVITY_TIMEOUT {
             bail!(
                 "order {id} (`{status}`) has had no event for {} s; see `cargo dev status` and `cargo dev logs worker`",
                 INACTIVITY_TIMEOUT.as_secs()

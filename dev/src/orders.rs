@@ -11,8 +11,8 @@ const SCARCE_WANTED: i64 = 8;
 
 /// The body of `POST /v1/orders`.
 pub fn order(args: &OrderArgs) -> Value {
-    let goods = (0_i64..).zip(GOODS.iter().cycle().take(args.lines.into()));
-    let mut lines: Vec<Value> = goods.map(|(n, (sku, price))| line(sku, 1 + n % 2, *price)).collect();
+    let items = (0_i64..).zip(GOODS.iter().cycle().take(args.lines.into()));
+    let mut lines: Vec<Value> = items.map(|(n, (sku, price))| line(sku, 1 + n % 2, *price)).collect();
     if args.review {
         lines.push(line(EXPENSIVE.0, 1, EXPENSIVE.1));
     }

@@ -74,14 +74,14 @@ fn compare(root: &Path, made: &Path) -> Result<()> {
 }
 
 fn replace(root: &Path, made: &Path) -> Result<()> {
-    let kept = root.join(".sqlx");
-    fs::create_dir_all(&kept)?;
-    for name in entries(&kept)?.keys() {
-        fs::remove_file(kept.join(name))?;
+    let stored = root.join(".sqlx");
+    fs::create_dir_all(&stored)?;
+    for name in entries(&stored)?.keys() {
+        fs::remove_file(stored.join(name))?;
     }
     for name in entries(made)?.keys() {
-        fs::copy(made.join(name), kept.join(name))?;
+        fs::copy(made.join(name), stored.join(name))?;
     }
-    output::line(format_args!("✓ .sqlx has {} queries", entries(&kept)?.len()));
+    output::line(format_args!("✓ .sqlx has {} queries", entries(&stored)?.len()));
     Ok(())
 }

@@ -87,9 +87,9 @@ pub fn allocate(order: OrderId, lines: &[OrderLine], available: &AvailableStock)
     let mut remaining: Vec<u32> = lines.iter().map(|l| l.quantity).collect();
     let mut shipments = Vec::new();
     for location in location_choice::choose_locations(lines, available) {
-        let taken = allocate_at(&location, lines, &mut remaining, available);
+        let claimed = allocate_at(&location, lines, &mut remaining, available);
         let id = ShipmentId::for_location(order, &location);
-        shipments.push(PlannedShipment { id, location, lines: taken, amount: Amount::ZERO });
+        shipments.push(PlannedShipment { id, location, lines: claimed, amount: Amount::ZERO });
     }
     let short = (0u32..)
         .zip(&remaining)
@@ -107,7 +107,7 @@ fn allocate_at(
 ) -> Vec<ShipmentLine> {
     let mut here: BTreeMap<&Sku, u32> =
         available.iter().filter_map(|(sku, at)| Some((sku, *at.get(place)?))).collect();
-    let mut taken = Vec::new();
+    let mut claimed = Vec::new();
     for ((number, line), want) in (0u32..).zip(lines).zip(remaining) {
         let Some(here) = here.get_mut(&line.sku) else { continue };
         let quantity = (*here).min(*want);
@@ -115,10 +115,10 @@ fn allocate_at(
             *here -= quantity;
             *want -= quantity;
             let sku = line.sku.clone();
-            taken.push(ShipmentLine { line: number, sku, quantity, amount: Amount::ZERO });
+            claimed.push(ShipmentLine { line: number, sku, quantity, amount: Amount::ZERO });
         }
     }
-    taken
+    claimed
 }
 
 impl Allocation {
@@ -142,7 +142,7 @@ impl Allocation {
         let value = |line: u32, quantity: u32| {
             lines.get(line as usize).map_or(Ok(Amount::ZERO), |l| l.unit_price.times(quantity))
         };
-        let goods: Vec<Amount> = self
+        let items: Vec<Amount> = self
             .shipments
             .iter()
             .flat_map(|s| &s.lines)
@@ -150,14 +150,14 @@ impl Allocation {
             .collect::<Result<_, _>>()?;
         let unshipped =
             Amount::sum(self.short.iter().map(|s| value(s.line, s.missing)).collect::<Result<Vec<_>, _>>()?)?;
-        let weights: Vec<i64> = goods.iter().map(|g| g.minor()).collect();
+        let weights: Vec<i64> = items.iter().map(|g| g.minor()).collect();
         let mut with_unshipped = weights.clone();
         with_unshipped.push(unshipped.minor());
         let discounts = charges.discount.split(&with_unshipped);
         let taxes = charges.tax.split(&with_unshipped);
         let fees = charges.shipping_fee.split(&weights);
-        let exact = (0..goods.len())
-            .map(|i| goods[i].minus_or_zero(discounts[i]).plus(taxes[i])?.plus(fees[i]))
+        let exact = (0..items.len())
+            .map(|i| items[i].minus_or_zero(discounts[i]).plus(taxes[i])?.plus(fees[i]))
             .collect::<Result<Vec<_>, _>>()?;
         let unit = amount_increment(currency);
         self.share_unit = Some(unit);

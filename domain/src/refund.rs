@@ -57,11 +57,11 @@ mod tests {
     #[test]
     fn refunded_amount_sets_payment_status() {
         let amount = |minor| Amount::new(minor).unwrap();
-        let shown = |refunded| PaymentStatus::Captured.with_refunds(amount(100), amount(refunded));
-        assert_eq!(shown(0), PaymentStatus::Captured);
-        assert_eq!(shown(1), PaymentStatus::PartiallyRefunded);
-        assert_eq!(shown(99), PaymentStatus::PartiallyRefunded);
-        assert_eq!(shown(100), PaymentStatus::Refunded);
+        let visible = |refunded| PaymentStatus::Captured.with_refunds(amount(100), amount(refunded));
+        assert_eq!(visible(0), PaymentStatus::Captured);
+        assert_eq!(visible(1), PaymentStatus::PartiallyRefunded);
+        assert_eq!(visible(99), PaymentStatus::PartiallyRefunded);
+        assert_eq!(visible(100), PaymentStatus::Refunded);
         let nothing_yet = PaymentStatus::Authorized.with_refunds(Amount::ZERO, Amount::ZERO);
         assert_eq!(nothing_yet, PaymentStatus::Authorized);
     }

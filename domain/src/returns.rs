@@ -59,25 +59,25 @@ pub fn take_units(
     returnable: &mut BTreeMap<ShippedLine, u32>,
     wanted: &[LineQuantity],
 ) -> Result<BTreeMap<ShippedLine, u32>, InsufficientQuantity> {
-    let mut taken = BTreeMap::new();
+    let mut claimed = BTreeMap::new();
     for LineQuantity { line, quantity } in wanted {
         let of_line = |place: &ShippedLine| place.line == *line;
         let left: u32 =
-            returnable.iter().filter(|(place, _)| of_line(place)).map(|(_, pieces)| *pieces).sum();
+            returnable.iter().filter(|(place, _)| of_line(place)).map(|(_, unit_count)| *unit_count).sum();
         if left < *quantity {
             return Err(InsufficientQuantity { line: *line, left });
         }
         let mut missing = *quantity;
-        for (place, pieces) in returnable.iter_mut().filter(|(place, _)| of_line(place)) {
-            let units = missing.min(*pieces);
+        for (place, unit_count) in returnable.iter_mut().filter(|(place, _)| of_line(place)) {
+            let units = missing.min(*unit_count);
             if units > 0 {
-                *pieces -= units;
+                *unit_count -= units;
                 missing -= units;
-                *taken.entry(*place).or_default() += units;
+                *claimed.entry(*place).or_default() += units;
             }
         }
     }
-    Ok(taken)
+    Ok(claimed)
 }
 
 /// The share of `amount` that `now` units have, if `amount` was captured for `all` units and `before` of them were
@@ -85,11 +85,11 @@ pub fn take_units(
 /// units are back. Each share is rounded down to a multiple of the provider's increment for the currency.
 pub fn refund_share(amount: Amount, all: u32, before: u32, now: u32, currency: Currency) -> Amount {
     let unit = i128::from(amount_increment(currency));
-    let value = |pieces: u32| {
-        if pieces >= all && all > 0 {
+    let value = |unit_count: u32| {
+        if unit_count >= all && all > 0 {
             return amount;
         }
-        let part = i128::from(amount.minor()) * i128::from(pieces) / i128::from(all.max(1));
+        let part = i128::from(amount.minor()) * i128::from(unit_count) / i128::from(all.max(1));
         Amount::new(i64::try_from(part - part % unit).unwrap_or_default()).unwrap_or_default()
     };
     value(before.saturating_add(now)).minus_or_zero(value(before))
@@ -149,8 +149,8 @@ mod tests {
     fn units_are_taken_from_available_shipments() {
         let mut returnable = BTreeMap::from([(place(0, 1), 2), (place(0, 2), 1), (place(1, 2), 5)]);
         let wanted = [LineQuantity { line: 0, quantity: 2 }, LineQuantity { line: 0, quantity: 1 }];
-        let taken = take_units(&mut returnable, &wanted).unwrap();
-        assert_eq!(taken, BTreeMap::from([(place(0, 1), 2), (place(0, 2), 1)]));
+        let claimed = take_units(&mut returnable, &wanted).unwrap();
+        assert_eq!(claimed, BTreeMap::from([(place(0, 1), 2), (place(0, 2), 1)]));
         assert_eq!(returnable[&place(1, 2)], 5);
         let more = take_units(&mut returnable, &[LineQuantity { line: 0, quantity: 1 }]);
         assert_eq!(more, Err(InsufficientQuantity { line: 0, left: 0 }));

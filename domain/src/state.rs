@@ -268,7 +268,7 @@ impl OrderState {
     pub(crate) fn recompute_line_counts(&mut self) {
         use FulfilmentStatus::*;
         for (number, line) in (0u32..).zip(&mut self.lines) {
-            let pieces = |want: &[FulfilmentStatus]| -> u32 {
+            let units = |want: &[FulfilmentStatus]| -> u32 {
                 self.shipments
                     .iter()
                     .filter(|s| want.contains(&s.status))
@@ -277,10 +277,10 @@ impl OrderState {
                     .map(|l| l.quantity)
                     .sum()
             };
-            let (before, in_cancelled) = (line.allocated, pieces(&[Cancelled]));
-            line.allocated = pieces(&[Pending, Booked, HandedOver, Delivered, Lost, Returned]);
-            line.shipped = pieces(&[HandedOver, Delivered, Lost, Returned]);
-            line.delivered = pieces(&[Delivered]);
+            let (before, in_cancelled) = (line.allocated, units(&[Cancelled]));
+            line.allocated = units(&[Pending, Booked, HandedOver, Delivered, Lost, Returned]);
+            line.shipped = units(&[HandedOver, Delivered, Lost, Returned]);
+            line.delivered = units(&[Delivered]);
             if before > line.allocated && in_cancelled > 0 {
                 line.cancelled = line.quantity - line.allocated;
             }

@@ -53,7 +53,7 @@ pub async fn run(
     client: Client,
     stop: impl Future<Output = ()>,
     board: &LiveStats,
-    on_look: impl FnMut(u64, u64),
+    on_check: impl FnMut(u64, u64),
 ) -> Result<Report> {
     let shop = Arc::new(LoadClient::new(client, load.skus, load.plan.seed));
     let orders = open_loop::schedule(&load.plan).count() as u64;
@@ -64,8 +64,8 @@ pub async fn run(
     };
     let sent = run_until(&load.plan, stop, op, |done| board.done(&done), |sent| board.sent(sent)).await;
     board.end();
-    let books = wait_and_reconcile(&shop, before.as_ref(), load.settle_max, on_look).await;
-    Ok(Report { rate_per_s: load.plan.rate_per_s, sent, tallies: board.tallies(), reconciliation: books })
+    let totals = wait_and_reconcile(&shop, before.as_ref(), load.settle_max, on_check).await;
+    Ok(Report { rate_per_s: load.plan.rate_per_s, sent, tallies: board.tallies(), reconciliation: totals })
 }
 
 /// Runs the subcommand: shows progress and prints the report. Fails when there was no response or totals are
@@ -91,12 +91,12 @@ pub async fn load(client: Client, args: LoadArgs) -> Result<ExitCode> {
     };
     let board = LiveStats::default();
     let mut looking = None;
-    let on_look = |rest, of| {
+    let on_check = |rest, of| {
         let step = looking.get_or_insert_with(|| Step::begin("checking the orders"));
         step.update(format_args!("{rest} of {of} orders settled"));
     };
     let report = {
-        let running = run(&load, client, stop, &board, on_look);
+        let running = run(&load, client, stop, &board, on_check);
         tokio::pin!(running);
         tokio::select! {
             report = &mut running => report,

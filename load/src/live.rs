@@ -29,8 +29,8 @@ struct State {
 pub struct LiveStats(Mutex<State>);
 
 impl LiveStats {
-    fn lock<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {
-        look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    fn lock<T>(&self, check: impl FnOnce(&mut State) -> T) -> T {
+        check(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Records the progress of the plan.

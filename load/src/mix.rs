@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn invalid_mix_is_rejected_by_name() {
-        for (text, said) in [
+        for (text, reported) in [
             ("place", "NAME=WEIGHT"),
             ("buy=1", "one of: place, wait, read, list, again, cancel"),
             ("place=x", "whole number"),
@@ -109,7 +109,7 @@ mod tests {
             ("place=0", "zero"),
         ] {
             let refused = text.parse::<Mix>().unwrap_err();
-            assert!(refused.contains(said), "{text}: {refused}");
+            assert!(refused.contains(reported), "{text}: {refused}");
         }
     }
 }

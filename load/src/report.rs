@@ -82,20 +82,20 @@ impl Report {
     }
 
     fn reconciliation_lines(&self) -> Vec<String> {
-        let books = &self.reconciliation;
-        let rest: Vec<_> = books.statuses.iter().map(|(status, n)| format!("{n} {status}")).collect();
-        let mut lines = vec![format!("{} orders accepted: {}", books.accepted, rest.join(", "))];
-        lines.push(format!("{} repeated requests returned their order", books.repeated));
-        if books.cleared_up > 0 {
+        let totals = &self.reconciliation;
+        let rest: Vec<_> = totals.statuses.iter().map(|(status, n)| format!("{n} {status}")).collect();
+        let mut lines = vec![format!("{} orders accepted: {}", totals.accepted, rest.join(", "))];
+        lines.push(format!("{} repeated requests returned their order", totals.repeated));
+        if totals.cleared_up > 0 {
             lines.push(format!(
                 "{} requests without a definite response were repeated until they had one",
-                books.cleared_up
+                totals.cleared_up
             ));
         }
-        lines.extend(books.unchecked.iter().map(|what| format!("Not checked: {what}")));
-        lines.extend(books.wrong.iter().map(|what| format!("WRONG: {what}")));
-        if !books.late.is_empty() {
-            let (n, ids) = (books.late.len(), first_few(&books.late));
+        lines.extend(totals.unchecked.iter().map(|what| format!("Not checked: {what}")));
+        lines.extend(totals.wrong.iter().map(|what| format!("WRONG: {what}")));
+        if !totals.late.is_empty() {
+            let (n, ids) = (totals.late.len(), first_few(&totals.late));
             lines.push(format!("LATE: {n} orders are still in progress: {ids}"));
             lines.push(
                 "The rate may exceed the workers' capacity: try a lower --rate, or a longer --settle."
@@ -107,8 +107,8 @@ impl Report {
     }
 
     fn verdict(&self) -> &'static str {
-        let books = &self.reconciliation;
-        match (books.wrong.is_empty(), books.late.is_empty(), books.unchecked.is_empty()) {
+        let totals = &self.reconciliation;
+        match (totals.wrong.is_empty(), totals.late.is_empty(), totals.unchecked.is_empty()) {
             _ if self.all().answered() == 0 => "There was no response.",
             (false, ..) => "Totals are inconsistent.",
             (true, false, _) => "Totals could not be checked: not every order settled.",

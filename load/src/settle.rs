@@ -59,35 +59,35 @@ pub async fn wait_and_reconcile(
     shop: &LoadClient,
     before: Option<&BTreeMap<String, StockLevel>>,
     wait_max: Duration,
-    mut on_look: impl FnMut(u64, u64),
+    mut on_check: impl FnMut(u64, u64),
 ) -> Reconciliation {
     let deadline = Instant::now() + wait_max;
-    let mut books =
+    let mut totals =
         Reconciliation { cleared_up: resolve_unknown(shop, deadline).await, ..Reconciliation::default() };
     let ledger = shop.ledger();
-    books.accepted = ledger.placed.len() as u64;
-    books.repeated = ledger.repeated;
-    books.wrong.extend(ledger.contradictions);
+    totals.accepted = ledger.placed.len() as u64;
+    totals.repeated = ledger.repeated;
+    totals.wrong.extend(ledger.contradictions);
     if !ledger.unclear.is_empty() {
-        books.unchecked.push(format!(
+        totals.unchecked.push(format!(
             "{} requests got no definite response: they may have placed orders",
             ledger.unclear.len()
         ));
     }
 
-    let mut pieces = UnitsByLocation::new();
+    let mut units = UnitsByLocation::new();
     let mut open = ledger.placed;
     let (mut unknown, mut forbidden, mut first) = (Vec::new(), false, true);
     loop {
         let looks = futures::stream::iter(std::mem::take(&mut open))
             .map(|order| async move { (inspect_order(shop, &order, first).await, order) });
         let mut looks = looks.buffer_unordered(CONCURRENT_READS);
-        while let Some((look, order)) = looks.next().await {
-            match look {
+        while let Some((check, order)) = looks.next().await {
+            match check {
                 OrderState::Rests { status, pieces: its } => {
-                    *books.statuses.entry(status).or_default() += 1;
-                    its.into_iter().for_each(|(sku, n)| *pieces.entry(sku).or_default() += n);
-                    on_look(books.statuses.values().sum(), books.accepted);
+                    *totals.statuses.entry(status).or_default() += 1;
+                    its.into_iter().for_each(|(sku, n)| *units.entry(sku).or_default() += n);
+                    on_check(totals.statuses.values().sum(), totals.accepted);
                 }
                 OrderState::Unknown => unknown.push(order.id),
                 OrderState::Forbidden => forbidden = true,
@@ -95,7 +95,7 @@ pub async fn wait_and_reconcile(
             }
         }
         drop(looks);
-        on_look(books.statuses.values().sum(), books.accepted);
+        on_check(totals.statuses.values().sum(), totals.accepted);
         if open.is_empty() || Instant::now() >= deadline {
             break;
         }
@@ -107,25 +107,25 @@ pub async fn wait_and_reconcile(
         tokio::time::sleep(POLL_INTERVAL).await;
     }
     if !unknown.is_empty() {
-        books.wrong.push(format!(
+        totals.wrong.push(format!(
             "{} acknowledged orders are unknown: {}",
             unknown.len(),
             first_few(&unknown)
         ));
     }
     if !open.is_empty() {
-        books.late = open.into_iter().map(|order| order.id).collect();
-        books.unchecked.push("reserved + sold against the orders: some have not settled".to_owned());
+        totals.late = open.into_iter().map(|order| order.id).collect();
+        totals.unchecked.push("reserved + sold against the orders: some have not settled".to_owned());
     } else if forbidden {
-        books.unchecked.push("orders and stock: the key lacks the scope orders:read".to_owned());
+        totals.unchecked.push("orders and stock: the key lacks the scope orders:read".to_owned());
     }
-    let settled = !forbidden && all_at_rest(&books, &unknown) && ledger.unclear.is_empty();
-    compare(shop, before, settled.then_some(&pieces), &mut books).await;
-    books
+    let settled = !forbidden && all_at_rest(&totals, &unknown) && ledger.unclear.is_empty();
+    compare(shop, before, settled.then_some(&units), &mut totals).await;
+    totals
 }
 
-fn all_at_rest(books: &Reconciliation, unknown: &[String]) -> bool {
-    books.statuses.values().sum::<u64>() + unknown.len() as u64 == books.accepted
+fn all_at_rest(totals: &Reconciliation, unknown: &[String]) -> bool {
+    totals.statuses.values().sum::<u64>() + unknown.len() as u64 == totals.accepted
 }
 
 /// Repeats each request without a definite response, with its key, until it has one.
@@ -153,9 +153,9 @@ async fn inspect_order(shop: &LoadClient, order: &AcknowledgedOrder, ask_again: 
     }
     let status = reply.text("/status");
     if is_at_rest(status, order.cancelling) {
-        let mut pieces = UnitsByLocation::new();
-        add_units(&reply.body, &mut pieces);
-        return OrderState::Rests { status: status.to_owned(), pieces };
+        let mut units = UnitsByLocation::new();
+        add_units(&reply.body, &mut units);
+        return OrderState::Rests { status: status.to_owned(), pieces: units };
     }
     if ask_again && order.cancelling {
         // If this request fails too, the order is reported as late.
@@ -168,21 +168,21 @@ async fn inspect_order(shop: &LoadClient, order: &AcknowledgedOrder, ask_again: 
 async fn compare(
     shop: &LoadClient,
     before: Option<&BTreeMap<String, StockLevel>>,
-    pieces: Option<&UnitsByLocation>,
-    books: &mut Reconciliation,
+    units: Option<&UnitsByLocation>,
+    totals: &mut Reconciliation,
 ) {
     let after = match shop.stock().await {
         Ok(after) => after,
-        Err(err) => return books.unchecked.push(format!("stock: {err:#}")),
+        Err(err) => return totals.unchecked.push(format!("stock: {err:#}")),
     };
     let (Some(before), Some(after)) = (before, after) else {
-        return books.unchecked.push("stock: the key lacks the scope orders:read".to_owned());
+        return totals.unchecked.push("stock: the key lacks the scope orders:read".to_owned());
     };
-    let taken =
+    let claimed =
         |levels: &BTreeMap<String, StockLevel>, sku: &String| levels.get(sku).map_or(0, |l| l.committed());
     let unsettled: UnitsByLocation =
-        before.keys().map(|sku| (sku.clone(), taken(&after, sku) - taken(before, sku))).collect();
-    books.wrong.extend(find_differences(before, &after, pieces.unwrap_or(&unsettled)));
+        before.keys().map(|sku| (sku.clone(), claimed(&after, sku) - claimed(before, sku))).collect();
+    totals.wrong.extend(find_differences(before, &after, units.unwrap_or(&unsettled)));
 }
 
 /// Joins the first few ids.

@@ -85,8 +85,8 @@ impl LoadClient {
         self.lock(|ledger| ledger.clone())
     }
 
-    fn lock<T>(&self, look: impl FnOnce(&mut OrderLog) -> T) -> T {
-        look(&mut self.ledger.lock().unwrap_or_else(PoisonError::into_inner))
+    fn lock<T>(&self, check: impl FnOnce(&mut OrderLog) -> T) -> T {
+        check(&mut self.ledger.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The SKUs.

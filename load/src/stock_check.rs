@@ -44,13 +44,13 @@ pub fn is_at_rest(status: &str, cancelling: bool) -> bool {
 }
 
 /// Adds the units that an order in the API's format has reserved or bought: none if it ended without a sale.
-pub fn add_units(order: &Value, pieces: &mut UnitsByLocation) {
+pub fn add_units(order: &Value, units: &mut UnitsByLocation) {
     if matches!(order["status"].as_str(), Some("cancelled" | "rejected" | "expired")) {
         return;
     }
     for line in order["lines"].as_array().map(Vec::as_slice).unwrap_or_default() {
         if let (Some(sku), Some(allocated)) = (line["sku"].as_str(), line["allocated"].as_i64()) {
-            *pieces.entry(sku.to_owned()).or_default() += allocated;
+            *units.entry(sku.to_owned()).or_default() += allocated;
         }
     }
 }
@@ -96,11 +96,11 @@ mod tests {
             {"sku": "A", "quantity": 2, "allocated": 2}, {"sku": "B", "quantity": 3, "allocated": 1},
             {"sku": "A", "quantity": 1, "allocated": 1}]})
         };
-        let mut pieces = UnitsByLocation::new();
+        let mut units = UnitsByLocation::new();
         for status in ["fulfilling", "completed", "cancelled", "rejected", "expired"] {
-            add_units(&order(status), &mut pieces);
+            add_units(&order(status), &mut units);
         }
-        assert_eq!(pieces, UnitsByLocation::from([("A".to_owned(), 6), ("B".to_owned(), 2)]));
+        assert_eq!(units, UnitsByLocation::from([("A".to_owned(), 6), ("B".to_owned(), 2)]));
     }
 
     #[test]

@@ -141,7 +141,7 @@ impl<R: Records> Drop for Claim<R> {
 /// Handles one request of the simulated API. `subject` is the text that fault rules match on.
 pub(super) async fn run<R, F>(
     core: Arc<SimState<R>>,
-    asked: SimRequest,
+    requested: SimRequest,
     route: Route,
     subject: &str,
     decide: F,
@@ -151,7 +151,7 @@ where
     F: FnOnce(&R, &InjectedFaults) -> OperationOutcome<R::Item> + Send + 'static,
 {
     let mut injected = core.faults.take(route, subject);
-    match asked.header("x-sim-fault").map(faults::parse_header) {
+    match requested.header("x-sim-fault").map(faults::parse_header) {
         Some(None) => return (StatusCode::BAD_REQUEST, "X-Sim-Fault is malformed").into_response(),
         Some(Some(faults)) => faults.into_iter().for_each(|fault| injected.add(fault)),
         None => {}
@@ -159,7 +159,7 @@ where
     let drop_reply = injected.drop_reply;
     let about = (route, subject.to_owned());
     // A separate task, so that a client's disconnect does not abort the work, as at a real provider.
-    let work = core.tasks.spawn(perform(Arc::clone(&core), asked, about, injected, decide));
+    let work = core.tasks.spawn(perform(Arc::clone(&core), requested, about, injected, decide));
     match work.await {
         Ok(_) if drop_reply => aborted_response(),
         Ok(reply) => reply.into_response(),
@@ -169,7 +169,7 @@ where
 
 async fn perform<R, F>(
     core: Arc<SimState<R>>,
-    asked: SimRequest,
+    requested: SimRequest,
     about: (Route, String),
     injected: InjectedFaults,
     decide: F,
@@ -178,7 +178,7 @@ where
     R: Records,
     F: FnOnce(&R, &InjectedFaults) -> OperationOutcome<R::Item>,
 {
-    let (claim, earlier) = match claim(&core, &asked) {
+    let (claim, earlier) = match claim(&core, &requested) {
         Ok(claimed) => claimed,
         Err(reply) => return reply,
     };
@@ -207,20 +207,20 @@ where
 }
 
 /// Returns the claim on the request's key, if it has one, and the reply stored for the key.
-fn claim<R: Records>(core: &Arc<SimState<R>>, asked: &SimRequest) -> Result<ClaimResult<R>, Reply> {
-    let Some(key) = asked.header("idempotency-key") else { return Ok((None, None)) };
-    let fingerprint = asked.fingerprint();
+fn claim<R: Records>(core: &Arc<SimState<R>>, requested: &SimRequest) -> Result<ClaimResult<R>, Reply> {
+    let Some(key) = requested.header("idempotency-key") else { return Ok((None, None)) };
+    let fingerprint = requested.fingerprint();
     let mut in_flight = lock(&core.in_flight.0);
     if in_flight.contains(key) {
         let message = "another request with this Idempotency-Key is in progress";
         return Err(Reply::problem::<R>(409, "idempotency_error", "idempotency_key_in_use", message));
     }
     match core.ledger.read(|book| book.replies.get(key).cloned()) {
-        Some(kept) if kept.fingerprint != fingerprint => {
+        Some(stored) if stored.fingerprint != fingerprint => {
             let message = "keys can only be used with the same parameters they were first used with";
             Err(Reply::problem::<R>(400, "idempotency_error", "idempotency_key_reused", message))
         }
-        Some(kept) => Ok((None, Some(Reply { status: kept.status, body: kept.body, replayed: true }))),
+        Some(stored) => Ok((None, Some(Reply { status: stored.status, body: stored.body, replayed: true }))),
         None => {
             in_flight.insert(key.to_owned());
             Ok((Some(Claim { core: Arc::clone(core), key: key.to_owned(), fingerprint }), None))
@@ -238,16 +238,16 @@ pub(super) fn commit<R: Records>(
     let outcome = core.ledger.update(|book| {
         let done = decide(&book.records);
         let references: HashSet<_> = done.events.iter().map(|event| event.reference.clone()).collect();
-        let kept = key.filter(|_| done.keep).map(|(key, fingerprint)| StoredReply {
+        let stored = key.filter(|_| done.keep).map(|(key, fingerprint)| StoredReply {
             key,
             fingerprint,
             status: done.reply.status,
             body: done.reply.body.clone(),
         });
-        let anything = kept.is_some() || !done.changes.is_empty() || !done.events.is_empty();
+        let anything = stored.is_some() || !done.changes.is_empty() || !done.events.is_empty();
         let line = anything.then(|| {
             let line = Line::new(done.op);
-            Line { changes: done.changes, reply: kept, queued: done.events, ..line }
+            Line { changes: done.changes, reply: stored, queued: done.events, ..line }
         });
         (line, (done.reply, references))
     });

@@ -72,11 +72,11 @@ async fn build() -> Result<()> {
         let out = command.stderr(Stdio::piped()).output().await;
         out.map(|out| (out.status.success(), String::from_utf8_lossy(&out.stderr).into_owned()))
     };
-    let (success, said) = built.context(
+    let (success, reported) = built.context(
         "cannot run cargo; set WAYBILL_BIN_DIR to the directory of waybill-api and waybill-worker",
     )?;
     if !success {
-        bail!("waybill-api and waybill-worker do not build in {}\n{}", root.display(), said.trim_end());
+        bail!("waybill-api and waybill-worker do not build in {}\n{}", root.display(), reported.trim_end());
     }
     Ok(())
 }

@@ -66,7 +66,7 @@ pub async fn run(args: GuardArgs) -> u8 {
 
 async fn watch(args: &GuardArgs) -> Result<ExitStatus> {
     // From here on SIGTERM does not end the guard before its child.
-    let mut asked = signal(SignalKind::terminate())?;
+    let mut requested = signal(SignalKind::terminate())?;
     let mut child = start(args)?;
     let pid = child.id().context("the process ended immediately")?;
     let record = PidRecord::new(std::process::id(), pid, &args.command);
@@ -76,7 +76,7 @@ async fn watch(args: &GuardArgs) -> Result<ExitStatus> {
     let (ended, abandoned) = tokio::select! {
         status = child.wait() => (Some(status?), false),
         abandoned = wait_for_parent_exit() => (None, abandoned),
-        _ = asked.recv() => (None, false),
+        _ = requested.recv() => (None, false),
     };
     let status = match ended {
         Some(status) => status,

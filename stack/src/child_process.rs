@@ -243,11 +243,11 @@ fn dev_binary() -> Result<PathBuf> {
     if own.file_stem().is_some_and(|stem| stem == "waybill-dev") {
         return Ok(own);
     }
-    let beside = binary_dir()?.join("waybill-dev");
-    if !beside.exists() {
-        bail!("{} does not exist; run `cargo build --bin waybill-dev` first", beside.display());
+    let concurrent = binary_dir()?.join("waybill-dev");
+    if !concurrent.exists() {
+        bail!("{} does not exist; run `cargo build --bin waybill-dev` first", concurrent.display());
     }
-    Ok(beside)
+    Ok(concurrent)
 }
 
 /// Returns the directory of this build's binaries.

@@ -399,8 +399,8 @@ async fn run_command(program: &Path, args: &[&str], env: &[(String, String)]) ->
         .await
         .with_context(|| format!("cannot run {}", program.display()))?;
     if !out.status.success() {
-        let said = String::from_utf8_lossy(&out.stderr);
-        bail!("`waybill-api {}` failed:\n{}", args.first().unwrap_or(&""), said.trim());
+        let reported = String::from_utf8_lossy(&out.stderr);
+        bail!("`waybill-api {}` failed:\n{}", args.first().unwrap_or(&""), reported.trim());
     }
     Ok(String::from_utf8_lossy(&out.stdout).into_owned())
 }

@@ -10,8 +10,8 @@ pub type UnitsBySku = BTreeMap<(String, String), i64>;
 /// The totals of the stock, to be compared later: no order changes them.
 pub async fn units_by_location(stack: &Stack) -> UnitsBySku {
     let pool = waybill_store::connect(&stack.database_url, 2).unwrap();
-    let books = waybill_store::stock::reconcile_reservations(&pool).await.unwrap();
-    books.into_iter().map(|b| ((b.sku, b.location), b.units)).collect()
+    let totals = waybill_store::stock::reconcile_reservations(&pool).await.unwrap();
+    totals.into_iter().map(|b| ((b.sku, b.location), b.units)).collect()
 }
 
 /// Checks that stock rows agree with reservations and that the total number of units is unchanged.

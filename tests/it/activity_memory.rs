@@ -18,9 +18,9 @@ async fn completed_activity_leaves_no_token() {
     }
     let running = || async {
         let log = std::fs::read_to_string(stack.workers[0].log()).unwrap();
-        let told: Vec<_> = log.lines().filter_map(|line| line.split_once(ENDED)).collect();
+        let recorded: Vec<_> = log.lines().filter_map(|line| line.split_once(ENDED)).collect();
         // At least stock, payment and label of each order.
-        (told.len() >= 9 && told.last()?.1.split_whitespace().next() == Some("0")).then_some(())
+        (recorded.len() >= 9 && recorded.last()?.1.split_whitespace().next() == Some("0")).then_some(())
     };
     wait_until("no activity in the worker's memory", running).await;
     stack.stop().await;

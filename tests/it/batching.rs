@@ -80,18 +80,21 @@ async fn two_workers_never_oversell() {
     let pools = [pool(&stack), pool(&stack)];
     let workers =
         [(0, true), (1, true), (1, false)].map(|(at, grouped)| BatchedWriters::start(&pools[at], grouped));
-    let ask = |worker: &BatchedWriters| {
-        let asked = orders.iter().map(|id| (worker.clone(), *id));
-        join_all(asked.map(|(worker, id)| async move { reserve(&worker, id).await }).collect::<Vec<_>>())
+    let request_of = |worker: &BatchedWriters| {
+        let requested = orders.iter().map(|id| (worker.clone(), *id));
+        join_all(requested.map(|(worker, id)| async move { reserve(&worker, id).await }).collect::<Vec<_>>())
     };
     // Each worker has one batch in flight; one worker gets each order twice, in two batches; another writer does not
     // batch.
-    let ((first, again), (other, alone)) =
-        join(join(ask(&workers[0]), ask(&workers[0])), join(ask(&workers[1]), ask(&workers[2]))).await;
+    let ((first, again), (other, alone)) = join(
+        join(request_of(&workers[0]), request_of(&workers[0])),
+        join(request_of(&workers[1]), request_of(&workers[2])),
+    )
+    .await;
     for others in [&again, &other, &alone] {
         assert_eq!(&first, others, "a retry must get the stored response");
     }
-    let served: Vec<u32> = first.iter().map(allocated_units).filter(|pieces| *pieces > 0).collect();
+    let served: Vec<u32> = first.iter().map(allocated_units).filter(|unit_count| *unit_count > 0).collect();
     assert_eq!(served, [3; 40], "all or no lines, and no unit left");
     check_stock(&stack, &before).await;
     stack.stop().await;
@@ -105,23 +108,23 @@ async fn batched_orders_get_unbatched_results() {
         put_stock(client, "BOOT", &[("ams", 6), ("rtm", 2)]).await;
     }
     let before = units_by_location(&stack).await;
-    let [kept, released, served, greedy, last] =
-        place_all(&stack.client, &[1, 1, 5, 9, 2].map(|pieces| order(&[("BOOT", pieces)]))).await[..]
+    let [pooled, released, served, greedy, last] =
+        place_all(&stack.client, &[1, 1, 5, 9, 2].map(|unit_count| order(&[("BOOT", unit_count)]))).await[..]
     else {
         panic!("five orders")
     };
     let strangers = place_same(&other, &[("BOOT", 4)], 1).await[0];
     let pool = pool(&stack);
-    let first = reservations::reserve(&pool, &[kept]).await.unwrap();
+    let first = reservations::reserve(&pool, &[pooled]).await.unwrap();
     reservations::release(&pool, released, None).await.unwrap();
     let unknown = OrderId(uuid::Uuid::now_v7());
-    let group = [served, unknown, released, greedy, strangers, kept, last];
+    let group = [served, unknown, released, greedy, strangers, pooled, last];
     let answers = reservations::reserve(&pool, &group).await.unwrap();
-    let pieces: Vec<Option<u32>> =
+    let unit_count: Vec<Option<u32>> =
         answers.iter().map(|a| a.as_ref().map(|a| allocated_units(&a.allocation))).collect();
     // Of eight units one is reserved; five are served, from one or both locations; nine are not available; two remain
     // for the last.
-    assert_eq!(pieces, [Some(5), None, Some(0), Some(0), Some(4), Some(1), Some(2)]);
+    assert_eq!(unit_count, [Some(5), None, Some(0), Some(0), Some(4), Some(1), Some(2)]);
     assert_eq!(answers[5], first[0]);
     check_stock(&stack, &before).await;
     stack.stop().await;
@@ -153,11 +156,11 @@ async fn batch_updates_contended_row_once() {
     };
     let shipments: Vec<(OrderId, ShipmentId)> = orders.iter().zip(&answers).map(shipment).collect();
     // Some shipments; then all, including those; then all again.
-    for (told, noted) in [(15, vec![60, 0]), (20, vec![60, 0, 0]), (20, vec![60, 0, 0])] {
-        reservations::mark_handed_over(&pool, &shipments[..told]).await.unwrap();
+    for (recorded, noted) in [(15, vec![60, 0]), (20, vec![60, 0, 0]), (20, vec![60, 0, 0])] {
+        reservations::mark_handed_over(&pool, &shipments[..recorded]).await.unwrap();
         assert_eq!(changes().await, noted);
         let sold = count(&stack, "select sold::bigint from stock where sku = $1", "HOT").await;
-        assert_eq!(sold, 3 * told as i64, "each shipment once, in spite of retries");
+        assert_eq!(sold, 3 * recorded as i64, "each shipment once, in spite of retries");
     }
     check_stock(&stack, &before).await;
     stack.stop().await;
@@ -180,8 +183,8 @@ async fn unreadable_order_does_not_fail_its_batch() {
     let state = OrderState::received(&[]);
     let entries = [entry(OrderEvent::Confirmed {}, OrderStatus::Confirmed)];
     let reserved = join_all(orders.iter().map(|id| writers.reserve(*id)));
-    let told = join_all(orders.iter().map(|id| writers.project(*id, 1, &entries, &state)));
-    let (reserved, told) = join(reserved, told).await;
+    let recorded = join_all(orders.iter().map(|id| writers.project(*id, 1, &entries, &state)));
+    let (reserved, recorded) = join(reserved, recorded).await;
     for (index, (id, reserved)) in orders.iter().zip(&reserved).enumerate() {
         match reserved {
             Err(_) => assert_eq!(*id, bad),
@@ -189,7 +192,8 @@ async fn unreadable_order_does_not_fail_its_batch() {
             Ok(Some(reserved)) => assert_eq!(allocated_units(&reserved.allocation), 1),
         }
     }
-    let failed: Vec<usize> = (0..).zip(&told).filter(|(_, told)| told.is_err()).map(|(i, _)| i).collect();
+    let failed: Vec<usize> =
+        (0..).zip(&recorded).filter(|(_, recorded)| recorded.is_err()).map(|(i, _)| i).collect();
     assert_eq!(failed, [10]);
     check_stock(&stack, &before).await;
     stack.stop().await;
@@ -237,16 +241,17 @@ async fn concurrent_projections_write_each_event_once() {
     let [first, second] = [BatchedWriters::start(&pools[0], true), BatchedWriters::start(&pools[1], true)];
     let forward = join_all(orders.iter().map(|id| append_events(first.clone(), *id, steps)));
     let backward = join_all(orders.iter().rev().map(|id| append_events(second.clone(), *id, steps)));
-    let else_told = join_all(orders.iter().step_by(2).map(|id| tell_else(&pools[0], *id, others)));
+    let other_events = join_all(orders.iter().step_by(2).map(|id| tell_else(&pools[0], *id, others)));
     let backwards: Vec<OrderId> = orders.iter().rev().copied().collect();
     let started = outbox::mark_started(&pools[1], &backwards);
-    let ((forward, backward), (_, started)) = join(join(forward, backward), join(else_told, started)).await;
+    let ((forward, backward), (_, started)) =
+        join(join(forward, backward), join(other_events, started)).await;
     started.unwrap();
     assert_eq!(forward, backward.into_iter().rev().collect::<Vec<_>>(), "a retry must get the same result");
     for (index, id) in orders.iter().enumerate() {
         let id = id.to_string();
-        let told = timeline(&stack.client, &id).await;
-        let of_workflow: Vec<(&Value, &Value)> = told
+        let recorded = timeline(&stack.client, &id).await;
+        let of_workflow: Vec<(&Value, &Value)> = recorded
             .iter()
             .filter(|e| !e["data"]["wait_seconds"].is_null())
             .map(|e| (&e["type"], &e["data"]))
@@ -260,10 +265,10 @@ async fn concurrent_projections_write_each_event_once() {
         assert_eq!(
             of_workflow,
             wanted.iter().map(|(kind, data)| (kind, data)).collect::<Vec<_>>(),
-            "{told:#?}"
+            "{recorded:#?}"
         );
         let all = 1 + 2 * steps as usize + if index % 2 == 0 { others } else { 0 };
-        assert_eq!(told.len(), all, "{told:#?}");
+        assert_eq!(recorded.len(), all, "{recorded:#?}");
         let version = count(&stack, "select version from orders where id = $1::uuid", &id).await;
         assert_eq!(version, all as i64);
         assert_eq!(stack.client.get(&id).await.unwrap().body["status"], "in_review");
@@ -282,29 +287,29 @@ async fn order_rows_are_locked_in_id_order() {
     let pool = pool(&stack);
     let entries = step_entries(0);
     let state = OrderState { status: OrderStatus::InReview, ..OrderState::received(&[]) };
-    let tell = |orders: &[OrderId]| -> Vec<OrderChange<'_>> {
+    let report = |orders: &[OrderId]| -> Vec<OrderChange<'_>> {
         orders
             .iter()
             .map(|id| OrderChange { id: *id, base_version: 1, entries: &entries, state: &state })
             .collect()
     };
-    let (forth, back) = (tell(&orders), tell(&backwards));
+    let (forth, back) = (report(&orders), report(&backwards));
 
     let mut tx = pool.begin().await.unwrap();
     projection::append(&mut tx, orders[2], "test", &[OrderEvent::Confirmed {}]).await.unwrap();
-    let told = join(projection::apply_batch(&pool, &forth), projection::apply_batch(&pool, &back));
+    let recorded = join(projection::apply_batch(&pool, &forth), projection::apply_batch(&pool, &back));
     let marked = outbox::mark_started(&pool, &backwards);
     let held = async {
         wait_for_blocked_sessions(&pool, 3).await;
         tx.commit().await.unwrap();
     };
-    let ((forth, back), (marked, ())) = join(told, join(marked, held)).await;
+    let ((forth, back), (marked, ())) = join(recorded, join(marked, held)).await;
     let (forth, mut back) = (forth.unwrap(), back.unwrap());
     back.reverse();
     marked.unwrap();
     for (index, (one, other)) in forth.iter().zip(&back).enumerate() {
-        let told = usize::from(one.is_some()) + usize::from(other.is_some());
-        assert_eq!(told, usize::from(index != 2), "one writer per order, and none for the changed order");
+        let recorded = usize::from(one.is_some()) + usize::from(other.is_some());
+        assert_eq!(recorded, usize::from(index != 2), "one writer per order, and none for the changed order");
     }
 
     // Reservations are serialized by advisory locks.

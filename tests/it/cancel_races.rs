@@ -340,12 +340,12 @@ impl<'a> Case<'a> {
     }
 
     async fn says(&self, shipment: &str, what: &str) {
-        let heard = "select count(*) from inbox where order_id = $1::uuid and settled_at is not null
+        let received = "select count(*) from inbox where order_id = $1::uuid and settled_at is not null
             and signal = 'shipment_event'";
-        let before = count(&self.stage.stack, heard, &self.id).await;
+        let before = count(&self.stage.stack, received, &self.id).await;
         send_carrier_event(&self.stage.stack, shipment, what).await;
         wait_until(&format!("{what} to be processed: {}", self.what), || async {
-            (count(&self.stage.stack, heard, &self.id).await > before).then_some(())
+            (count(&self.stage.stack, received, &self.id).await > before).then_some(())
         })
         .await;
     }
@@ -365,12 +365,14 @@ impl<'a> Case<'a> {
     }
 
     /// Retries until Temporal accepts the message: it rejects messages while the workflow is busy.
-    async fn tell_temporal(&self, words: &[&str]) {
+    async fn tell_temporal(&self, messages: &[&str]) {
         let workflow = format!("order:{}", self.id);
-        let words = [&["workflow"], words, &["-w", &workflow]].concat();
+        let messages = [&["workflow"], messages, &["-w", &workflow]].concat();
         let server = &Servers::for_tests().await.unwrap().temporal;
-        wait_until(&format!("Temporal to accept {words:?}"), || async { server.cli(&words).await.ok() })
-            .await;
+        wait_until(&format!("Temporal to accept {messages:?}"), || async {
+            server.cli(&messages).await.ok()
+        })
+        .await;
     }
 
     fn check_answer(&self, planned: &Reply, got: &Reply, answer: Answer) {
@@ -403,8 +405,8 @@ impl<'a> Case<'a> {
         if status == "completed" {
             let order = wait_for_status(&stack.client, &self.id, "shipped").await;
             let all = order["shipments"].as_array().unwrap();
-            for gone in all.iter().filter(|shipment| shipment["status"] == "handed_over") {
-                self.says(gone["id"].as_str().unwrap(), "deliver").await;
+            for departed in all.iter().filter(|shipment| shipment["status"] == "handed_over") {
+                self.says(departed["id"].as_str().unwrap(), "deliver").await;
             }
         }
         wait_for_status(&stack.client, &self.id, status).await;
@@ -418,9 +420,9 @@ impl<'a> Case<'a> {
         assert_eq!(order["attention"], json!(moment.attention), "{what}");
         assert_eq!(at_provider(stack, &self.id), (0, paid * PRICE, 0, 1), "{what}");
         for kind in moment.told {
-            assert!(kinds.iter().any(|told| told == kind), "{kind} is missing: {what}");
+            assert!(kinds.iter().any(|reported| reported == kind), "{kind} is missing: {what}");
         }
-        let times = |kind: &str| kinds.iter().filter(|told| *told == kind).count();
+        let times = |kind: &str| kinds.iter().filter(|reported| *reported == kind).count();
         assert!(times("cancellation.requested") <= 1, "the cancel must be recorded once: {what}");
         let captured =
             order["shipments"].as_array().unwrap().iter().filter(|s| s["captured"] == true).count();

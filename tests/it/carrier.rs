@@ -50,9 +50,11 @@ async fn cancelled(stack: &Stack, order: &Value) -> (String, Vec<String>) {
 
 /// The ids and lines of the returns that were opened for an order.
 async fn opened(stack: &Stack, id: &str) -> Vec<(String, Value)> {
-    let told = timeline(&stack.client, id).await;
-    let asked = told.iter().filter(|e| e["type"] == "return.requested");
-    asked.map(|e| (e["data"]["return_id"].as_str().unwrap().to_owned(), e["data"]["lines"].clone())).collect()
+    let recorded = timeline(&stack.client, id).await;
+    let request = recorded.iter().filter(|e| e["type"] == "return.requested");
+    request
+        .map(|e| (e["data"]["return_id"].as_str().unwrap().to_owned(), e["data"]["lines"].clone()))
+        .collect()
 }
 
 /// Waits until the order has this number of returns, and returns the last one.
@@ -158,9 +160,9 @@ async fn late_departure_of_reallocated_items_is_recorded_missing() {
     check_books(&stack, &before).await;
     send_carrier_event(&stack, &ids[0], "deliver").await;
     settled(&stack, &id, "late", 2).await;
-    let told = event_types(&stack.client, &id).await;
+    let recorded = event_types(&stack.client, &id).await;
     for once in ["shipment.handed_over", "shipment.delivered", "stock.gone", "attention.raised"] {
-        assert_eq!(events_of(&told, once), 1, "{once}: {told:?}");
+        assert_eq!(events_of(&recorded, once), 1, "{once}: {recorded:?}");
     }
 
     // The first returned unit goes to the other order, the second is available; the third cannot be sold.
@@ -186,8 +188,8 @@ async fn late_event_during_temporal_outage_is_recorded() {
     let before = units_by_location(&stack).await;
     let (id, ids) = cancelled(&stack, &order_with(|_| {})).await;
     servers.temporal.child.kill_hard().await.unwrap();
-    let said = Webhook::carrier(&stack, &ids[0], "shipment.handed_over");
-    assert_eq!(said.send(&stack).await.text("/status"), "kept");
+    let reported = Webhook::carrier(&stack, &ids[0], "shipment.handed_over");
+    assert_eq!(reported.send(&stack).await.text("/status"), "kept");
     assert_eq!(stack.client.get(&id).await.unwrap().body["attention"], Value::Null, "not known yet");
 
     servers.temporal.restart().await.unwrap();

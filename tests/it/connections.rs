@@ -14,48 +14,48 @@ async fn quiet() -> (Stack, OrderId, PgPool) {
     let mut stack = builder().await.worker(false).start().await.unwrap();
     let id = place(&stack.client, &order(&[("SHOE-42-BLK", 1)])).await.parse().unwrap();
     stack.api.stop().await;
-    let look = PgPool::connect(&stack.database_url).await.unwrap();
-    (stack, id, look)
+    let check = PgPool::connect(&stack.database_url).await.unwrap();
+    (stack, id, check)
 }
 
 /// Waits until every session of the service has been idle for longer than a connection is used without a ping.
-async fn wait_until_idle(look: &PgPool) {
+async fn wait_until_idle(check: &PgPool) {
     wait_until("all connections to be idle", || async {
         let busy = "select count(*) from pg_stat_activity where application_name = 'waybill'
             and datname = current_database() and clock_timestamp() - state_change < '1.1 s'";
-        let busy: i64 = sqlx::query_scalar(busy).fetch_one(look).await.unwrap();
+        let busy: i64 = sqlx::query_scalar(busy).fetch_one(check).await.unwrap();
         (busy == 0).then_some(())
     })
     .await;
 }
 
 /// Terminates the service's sessions, as a restart of Postgres does.
-async fn cut(look: &PgPool) {
+async fn cut(check: &PgPool) {
     let cut = "select count(pg_terminate_backend(pid)) from pg_stat_activity
         where application_name = 'waybill' and datname = current_database()";
-    let cut: i64 = sqlx::query_scalar(cut).fetch_one(look).await.unwrap();
+    let cut: i64 = sqlx::query_scalar(cut).fetch_one(check).await.unwrap();
     assert!(cut > 0, "there must be sessions to terminate");
 }
 
 #[tokio::test]
 async fn idle_connection_is_pinged_before_use() {
-    let (stack, id, look) = quiet().await;
+    let (stack, id, check) = quiet().await;
     let pool = waybill_store::connect(&stack.database_url, CONNECTIONS).unwrap();
     let writers = BatchedWriters::start(&pool, true);
     writers.reserve(id).await.unwrap().unwrap();
-    wait_until_idle(&look).await;
-    cut(&look).await;
+    wait_until_idle(&check).await;
+    cut(&check).await;
     writers.reserve(id).await.expect("the batcher must replace the connection").unwrap();
     waybill_store::ping(&pool).await.unwrap();
-    wait_until_idle(&look).await;
-    cut(&look).await;
+    wait_until_idle(&check).await;
+    cut(&check).await;
     waybill_store::ping(&pool).await.expect("the pool must replace the connection");
     stack.stop().await;
 }
 
 #[tokio::test]
 async fn idle_batcher_releases_its_connection_before_acquiring() {
-    let (stack, id, look) = quiet().await;
+    let (stack, id, check) = quiet().await;
     let pool = waybill_store::connect(&stack.database_url, CONNECTIONS).unwrap();
     let writers = BatchedWriters::start(&pool, true);
     writers.reserve(id).await.unwrap().unwrap();
@@ -63,7 +63,7 @@ async fn idle_batcher_releases_its_connection_before_acquiring() {
     for _ in 1..CONNECTIONS {
         others.push(pool.acquire().await.unwrap());
     }
-    wait_until_idle(&look).await;
+    wait_until_idle(&check).await;
     writers.reserve(id).await.expect("the batcher must use its dedicated connection").unwrap();
     drop(others);
     stack.stop().await;
@@ -71,14 +71,14 @@ async fn idle_batcher_releases_its_connection_before_acquiring() {
 
 #[tokio::test]
 async fn migration_is_exempt_from_statement_timeout() {
-    let (stack, _, look) = quiet().await;
-    let mut tx = look.begin().await.unwrap();
+    let (stack, _, check) = quiet().await;
+    let mut tx = check.begin().await.unwrap();
     sqlx::query("lock table _sqlx_migrations in access exclusive mode").execute(&mut *tx).await.unwrap();
     let migrating = async { stack.run_api_command(&["migrate"]).await };
     let waiting = wait_until("the migration to wait longer than the statement timeout", || async {
         let long = "select count(*) from pg_stat_activity where datname = current_database()
             and wait_event_type = 'Lock' and clock_timestamp() - query_start > '10.5 s'";
-        let long: i64 = sqlx::query_scalar(long).fetch_one(&look).await.unwrap();
+        let long: i64 = sqlx::query_scalar(long).fetch_one(&check).await.unwrap();
         (long > 0).then_some(())
     });
     let let_it_go = async {

@@ -134,13 +134,13 @@ async fn return_of_disputed_goods_restocks_and_refunds_nothing() {
         }
         let back = returning(&stack, &id, json!([{"line": 0, "quantity": 1}])).await;
         assert_eq!(stock_level(&stack, "BACK").await, (2, 0, 1));
-        let came = json!([{"line": 0, "quantity": 1, "condition": "restock"}]);
-        receipt(&stack, &back, came).await.success().unwrap();
+        let received_items = json!([{"line": 0, "quantity": 1, "condition": "restock"}]);
+        receipt(&stack, &back, received_items).await.success().unwrap();
         let back = closed(&stack, &back).await;
         assert_eq!((&back["amount"], &back["refunds"]), (&json!(1_000), &json!([])), "{back:#}");
-        let told = return_closed(&stack, &id).await;
-        assert_eq!(told["outcome"], "not_refunded_disputed", "{told}");
-        assert_eq!(told["disputed"], 1_000, "{told}");
+        let recorded = return_closed(&stack, &id).await;
+        assert_eq!(recorded["outcome"], "not_refunded_disputed", "{recorded}");
+        assert_eq!(recorded["disputed"], 1_000, "{recorded}");
         assert_eq!(at_provider(&stack, &id).2, 0);
         assert_eq!(stock_level(&stack, "BACK").await, (3, 0, 0), "the units must be in stock");
         check_stock(&stack, &before).await;
@@ -154,12 +154,16 @@ async fn return_of_partly_disputed_goods_refunds_the_rest() {
     let id = completed(&stack, &order(&[("SHOE-42-BLK", 2)])).await;
     disputed(&stack, &id, 1_500).await;
     let back = returning(&stack, &id, json!([{"line": 0, "quantity": 2}])).await;
-    let came = json!([{"line": 0, "quantity": 2, "condition": "restock"}]);
-    receipt(&stack, &back, came).await.success().unwrap();
+    let received_items = json!([{"line": 0, "quantity": 2, "condition": "restock"}]);
+    receipt(&stack, &back, received_items).await.success().unwrap();
     let back = closed(&stack, &back).await;
     assert_eq!((&back["amount"], &back["refunds"][0]["amount"]), (&json!(2_000), &json!(500)), "{back:#}");
-    let told = return_closed(&stack, &id).await;
-    assert_eq!((&told["outcome"], &told["disputed"]), (&json!("refunded"), &json!(1_500)), "{told}");
+    let recorded = return_closed(&stack, &id).await;
+    assert_eq!(
+        (&recorded["outcome"], &recorded["disputed"]),
+        (&json!("refunded"), &json!(1_500)),
+        "{recorded}"
+    );
     assert_eq!(at_provider(&stack, &id).2, 500);
     stack.stop().await;
 }

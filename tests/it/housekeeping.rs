@@ -35,10 +35,10 @@ async fn completed_rounds(stack: &Stack, workflow: &str) -> i64 {
     let queue = format!("{}orders", prefix(stack));
     let query =
         format!("WorkflowType = '{workflow}' AND TaskQueue = '{queue}' AND ExecutionStatus = 'Completed'");
-    let told = temporal(&["workflow", "count", "--query", &query, "-o", "json"]).await;
-    let told: Value = serde_json::from_str(&told).unwrap();
+    let recorded = temporal(&["workflow", "count", "--query", &query, "-o", "json"]).await;
+    let recorded: Value = serde_json::from_str(&recorded).unwrap();
     // Temporal omits the count when it is 0.
-    told["count"].as_str().map_or(0, |count| count.parse().unwrap())
+    recorded["count"].as_str().map_or(0, |count| count.parse().unwrap())
 }
 
 /// Triggers one round and waits until it completes.
@@ -95,20 +95,21 @@ async fn terminated_order_releases_stock_and_money() {
         let order = wait_for_status(&stack.client, id, "cancelled").await;
         assert_eq!(order["payment_status"], "voided", "{order:#}");
         check_closed_order(&stack, id).await;
-        let told = timeline(&stack.client, id).await;
-        let asked = told.iter().find(|e| e["type"] == "cancellation.requested").unwrap();
+        let recorded = timeline(&stack.client, id).await;
+        let asked = recorded.iter().find(|e| e["type"] == "cancellation.requested").unwrap();
         assert_eq!(asked["data"], json!({"source": "system", "reason": "its workflow was ended"}));
     }
     assert!(event_types(&stack.client, &fulfilling).await.contains(&"shipment.cancelled".to_owned()));
 
     // Two more sweeps must find nothing, and must not have touched the open order.
-    let told = (event_types(&stack.client, &in_review).await, event_types(&stack.client, &fulfilling).await);
+    let recorded =
+        (event_types(&stack.client, &in_review).await, event_types(&stack.client, &fulfilling).await);
     let runs =
         temporal(&["workflow", "count", "--query", &format!("WorkflowId = 'order:{in_review}'")]).await;
     sweep(&stack).await;
     sweep(&stack).await;
     assert_eq!(
-        told,
+        recorded,
         (event_types(&stack.client, &in_review).await, event_types(&stack.client, &fulfilling).await)
     );
     assert_eq!(
@@ -131,8 +132,8 @@ async fn departed_shipments_continue_after_terminate() {
     let before = units_by_location(&stack).await;
     let id = place(&stack.client, &order(&[("SPLIT", 3)])).await;
     let order = wait_for_status(&stack.client, &id, "fulfilling").await;
-    let [gone, here] = &shipments(&order)[..] else { panic!("expected two shipments: {order:#}") };
-    send_carrier_event(&stack, gone, "hand_over").await;
+    let [departed, here] = &shipments(&order)[..] else { panic!("expected two shipments: {order:#}") };
+    send_carrier_event(&stack, departed, "hand_over").await;
     wait_for_status(&stack.client, &id, "partially_shipped").await;
     wait_for_event(&stack.client, &id, "payment.captured").await;
     terminate(&id).await;
@@ -142,7 +143,7 @@ async fn departed_shipments_continue_after_terminate() {
     assert_eq!(stopped["status"], "cancelled", "{order:#}");
     assert_eq!((authorized_amount(&stack, &id).await, at_provider(&stack, &id).0), (0, 0), "{order:#}");
     sweep(&stack).await;
-    send_carrier_event(&stack, gone, "deliver").await;
+    send_carrier_event(&stack, departed, "deliver").await;
     let order = wait_for_status(&stack.client, &id, "completed").await;
     assert_eq!(order["outcome"], "partial", "{order:#}");
     check_closed_order(&stack, &id).await;
@@ -229,14 +230,14 @@ async fn drift_is_reported_once_and_ended_order_is_voided() {
     let of = |kind: &str| -> Vec<bool> { found.iter().filter(|d| d.0 == kind).map(|d| d.1).collect() };
     assert_eq!((of("held_after_end"), of("unknown_payment")), (vec![true], vec![false, false]), "{found:?}");
     assert!(!of("stock").is_empty() && !of("stock").contains(&true), "{found:?}");
-    let told = (event_types(&stack.client, &ended).await, event_types(&stack.client, &open).await);
-    assert!(told.0.contains(&"reconciliation.repaired".to_owned()), "{told:?}");
-    assert!(told.1.contains(&"reconciliation.drift".to_owned()), "{told:?}");
-    assert!(!told.1.contains(&"reconciliation.repaired".to_owned()), "{told:?}");
+    let recorded = (event_types(&stack.client, &ended).await, event_types(&stack.client, &open).await);
+    assert!(recorded.0.contains(&"reconciliation.repaired".to_owned()), "{recorded:?}");
+    assert!(recorded.1.contains(&"reconciliation.drift".to_owned()), "{recorded:?}");
+    assert!(!recorded.1.contains(&"reconciliation.repaired".to_owned()), "{recorded:?}");
 
     reconcile(&stack).await;
     assert_eq!(drifts(&stack).await, found, "a drift must be found once");
-    assert_eq!(told, (event_types(&stack.client, &ended).await, event_types(&stack.client, &open).await));
+    assert_eq!(recorded, (event_types(&stack.client, &ended).await, event_types(&stack.client, &open).await));
     stack.stop().await;
 }
 
@@ -258,16 +259,16 @@ async fn held_totals_match_provider_and_reservations() {
     send_carrier_event(&stack, &shipments(&order)[0], "deliver").await;
     wait_for_status(&stack.client, &completed, "completed").await;
 
-    let (mut authorized, mut captured, mut refunded, mut pieces) = (0, 0, 0, 0);
+    let (mut authorized, mut captured, mut refunded, mut units) = (0, 0, 0, 0);
     for id in [&cancelled, &split, &completed] {
         let (capturable, received, back, _) = at_provider(&stack, id);
         (authorized, captured, refunded) = (authorized + capturable, captured + received, refunded + back);
-        pieces += authorized_amount(&stack, id).await;
+        units += authorized_amount(&stack, id).await;
     }
-    assert!(authorized > 0 && captured > 0 && pieces > 0);
+    assert!(authorized > 0 && captured > 0 && units > 0);
     let reply = stack.client.send(stack.client.request(reqwest::Method::GET, "/v1/held")).await.unwrap();
     let expected = json!({"held": {"EUR": {
-        "reserved_pieces": pieces, "authorized": authorized, "captured": captured, "refunded": refunded,
+        "reserved_pieces": units, "authorized": authorized, "captured": captured, "refunded": refunded,
     }}});
     assert_eq!((reply.status.as_u16(), reply.body), (200, expected));
     stack.stop().await;
@@ -310,8 +311,9 @@ async fn terminated_refund_and_return_are_restarted() {
     let back = returning(&stack, &sold, lines).await;
     let workflow = format!("return:{back}");
     let asked = || async {
-        let told = temporal(&["workflow", "list", "--query", &format!("WorkflowId = '{workflow}'")]).await;
-        told.contains(&workflow).then_some(())
+        let recorded =
+            temporal(&["workflow", "list", "--query", &format!("WorkflowId = '{workflow}'")]).await;
+        recorded.contains(&workflow).then_some(())
     };
     wait_until("the workflow of the return", asked).await;
     terminate_workflow(&workflow).await;
@@ -333,12 +335,13 @@ async fn terminated_refund_and_return_are_restarted() {
     let settle = format!("{}/_sim/refunds/{}/settle", stack.payments.url(), at_the_provider(&stack, &refund));
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
     http.post(settle).json(&json!({"status": "succeeded"})).send().await.unwrap().error_for_status().unwrap();
-    let came = json!([{"line": 0, "quantity": 1, "condition": "restock"}]);
-    let reply = receipt(&stack, &back, came).await;
+    let received_items = json!([{"line": 0, "quantity": 1, "condition": "restock"}]);
+    let reply = receipt(&stack, &back, received_items).await;
     assert!(reply.status.is_success(), "{}", reply.body);
     let runs = |workflow: String| async move {
-        let told = temporal(&["workflow", "count", "--query", &format!("WorkflowId = '{workflow}'")]).await;
-        told.trim().to_owned()
+        let recorded =
+            temporal(&["workflow", "count", "--query", &format!("WorkflowId = '{workflow}'")]).await;
+        recorded.trim().to_owned()
     };
     let of_both = || async { (runs(format!("refund:{refund}")).await, runs(workflow.clone()).await) };
     let before = of_both().await;
@@ -360,8 +363,8 @@ async fn terminated_refund_and_return_are_restarted() {
     assert_eq!(none, 0, "the end precedes the current run");
     // The dispatcher saw the workflow running, but recorded the start only after the workflow had been terminated.
     let ago = |minutes: u64| SystemTime::now() - Duration::from_secs(minutes * 60);
-    let forget = "update returns set workflow_started_at = null where id = $1::uuid";
-    sqlx::query(forget).bind(&late).execute(&pool).await.unwrap();
+    let invalidate = "update returns set workflow_started_at = null where id = $1::uuid";
+    sqlx::query(invalidate).bind(&late).execute(&pool).await.unwrap();
     let seen_at = jiff::Timestamp::try_from(ago(10)).unwrap();
     waybill_store::returns::mark_started(&pool, late.parse().unwrap(), seen_at).await.unwrap();
     let ended = [(late.parse().unwrap(), ago(5))];
@@ -398,13 +401,13 @@ async fn dismissed_overdue_return_is_not_flagged_after_terminate() {
     // The deadline has passed when the successor run starts: it checks whether to raise attention, and continues to
     // wait.
     wait_until("both steps of the successor run", || async {
-        let told = temporal(&["workflow", "show", "-w", &workflow, "-o", "json"]).await;
-        (told.matches("EVENT_TYPE_ACTIVITY_TASK_COMPLETED").count() >= 2).then_some(())
+        let recorded = temporal(&["workflow", "show", "-w", &workflow, "-o", "json"]).await;
+        (recorded.matches("EVENT_TYPE_ACTIVITY_TASK_COMPLETED").count() >= 2).then_some(())
     })
     .await;
     let order = stack.client.get(&id).await.unwrap().body;
     assert_eq!(order["attention"], json!(null), "dismissed attention must not return: {order:#}");
-    let told = event_types(&stack.client, &id).await;
-    assert_eq!(told.iter().filter(|kind| *kind == "attention.raised").count(), 1, "{told:?}");
+    let recorded = event_types(&stack.client, &id).await;
+    assert_eq!(recorded.iter().filter(|kind| *kind == "attention.raised").count(), 1, "{recorded:?}");
     stack.stop().await;
 }

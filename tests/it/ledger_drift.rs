@@ -23,8 +23,9 @@ fn payment(stack: &Stack, id: &str) -> Value {
 /// The drifts and repairs in the order's timeline.
 async fn drifts(stack: &Stack, id: &str) -> Vec<String> {
     let events = timeline(&stack.client, id).await;
-    let told = events.iter().filter(|e| e["type"].as_str().unwrap().starts_with("reconciliation."));
-    told.map(|e| format!("{} {}", e["type"].as_str().unwrap(), e["data"]["drift"].as_str().unwrap()))
+    let recorded = events.iter().filter(|e| e["type"].as_str().unwrap().starts_with("reconciliation."));
+    recorded
+        .map(|e| format!("{} {}", e["type"].as_str().unwrap(), e["data"]["drift"].as_str().unwrap()))
         .collect()
 }
 
@@ -103,11 +104,11 @@ async fn capture_at_provider_is_drift_and_refund_is_recorded() {
     let stack = builder().await.auto(auto).start().await.unwrap();
     let id = place(&stack.client, &order_with(|_| {})).await;
     wait_for_status(&stack.client, &id, "completed").await;
-    let taken = payment(&stack, &id);
+    let claimed = payment(&stack, &id);
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
     let refund =
         http.post(format!("{}/v1/refunds", stack.payments.url())).bearer_auth(&stack.secrets.payments_key);
-    let body = format!("payment_intent={}&amount=400", taken["id"].as_str().unwrap());
+    let body = format!("payment_intent={}&amount=400", claimed["id"].as_str().unwrap());
     let refund = refund.header("content-type", "application/x-www-form-urlencoded").body(body);
     assert!(refund.send().await.unwrap().status().is_success());
     wait_for_event(&stack.client, &id, "payment.refunded").await;
@@ -116,7 +117,7 @@ async fn capture_at_provider_is_drift_and_refund_is_recorded() {
     assert_eq!((&order["attention"], drifts(&stack, &id).await), (&json!(null), Vec::new()), "{order:#}");
 
     // The provider reports a larger capture than the ledger has, which Waybill cannot record by itself.
-    let object = json!({"object": "payment_intent", "id": taken["id"], "status": "succeeded",
+    let object = json!({"object": "payment_intent", "id": claimed["id"], "status": "succeeded",
         "amount_capturable": 0, "amount_received": 1_000, "metadata": {"order_id": id}});
     let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
     let less = "update payment_operations set amount = 900 where order_id = $1::uuid and kind = 'capture'";
@@ -166,8 +167,8 @@ async fn own_and_stale_payment_events_raise_no_drift() {
     })
     .await;
     wait_until("the check to find nothing", || async {
-        let told = temporal(&["workflow", "describe", "-w", "payment-check:evt_old", "-o", "json"]).await;
-        told.contains("WORKFLOW_EXECUTION_STATUS_COMPLETED").then_some(())
+        let recorded = temporal(&["workflow", "describe", "-w", "payment-check:evt_old", "-o", "json"]).await;
+        recorded.contains("WORKFLOW_EXECUTION_STATUS_COMPLETED").then_some(())
     })
     .await;
     for id in [&completed, &cancelled] {

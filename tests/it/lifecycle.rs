@@ -173,7 +173,7 @@ async fn unanswered_review_and_shortage_expire() {
 #[tokio::test]
 async fn shortage_follows_the_orders_policy() {
     let stack = stack().await;
-    let ask = |sku: &str, policy: &str| {
+    let request_of = |sku: &str, policy: &str| {
         let mut order = order(&[(sku, 2), ("SHOE-42-BLK", 1)]);
         order["shortage_policy"] = json!(policy);
         order
@@ -182,27 +182,27 @@ async fn shortage_follows_the_orders_policy() {
         put_stock(&stack.client, sku, &[("AMS", 1)]).await;
     }
     let before = units_by_location(&stack).await;
-    let available = place(&stack.client, &ask("FEW-1", "ship_available")).await;
-    let amended = place(&stack.client, &ask("FEW-2", "ask_customer")).await;
-    let unwanted = place(&stack.client, &ask("FEW-3", "ask_customer")).await;
+    let available = place(&stack.client, &request_of("FEW-1", "ship_available")).await;
+    let amended = place(&stack.client, &request_of("FEW-2", "ask_customer")).await;
+    let unwanted = place(&stack.client, &request_of("FEW-3", "ask_customer")).await;
 
     let order = wait_for_status(&stack.client, &available, "fulfilling").await;
     assert_eq!(order["lines"][0]["cancelled"], 1);
     assert_eq!(order["amounts_held"]["authorized"], 2000, "a missing unit must not be charged");
 
-    let asked = wait_for_status(&stack.client, &amended, "awaiting_customer").await;
-    assert_eq!(asked["allowed_actions"], json!(["amend", "cancel"]));
+    let request = wait_for_status(&stack.client, &amended, "awaiting_customer").await;
+    assert_eq!(request["allowed_actions"], json!(["amend", "cancel"]));
     let missing = stack.client.amend(&amended, "ship_available", None).await.unwrap();
     assert_eq!(missing.status.as_u16(), 428);
     let stale = stack.client.amend(&amended, "ship_available", Some("\"1\"")).await.unwrap();
     assert_eq!(stale.status.as_u16(), 412);
-    let etag = format!("\"{}\"", asked["version"]);
+    let etag = format!("\"{}\"", request["version"]);
     let reply = stack.client.amend(&amended, "ship_available", Some(&etag)).await.unwrap();
     assert_eq!(reply.status.as_u16(), 202, "{}", reply.body);
     wait_for_status(&stack.client, &amended, "fulfilling").await;
 
-    let asked = wait_for_status(&stack.client, &unwanted, "awaiting_customer").await;
-    let etag = format!("\"{}\"", asked["version"]);
+    let request = wait_for_status(&stack.client, &unwanted, "awaiting_customer").await;
+    let etag = format!("\"{}\"", request["version"]);
     stack.client.amend(&unwanted, "cancel", Some(&etag)).await.unwrap().success().unwrap();
     wait_for_status(&stack.client, &unwanted, "cancelled").await;
     check_closed_order(&stack, &unwanted).await;
@@ -258,8 +258,8 @@ async fn cancel_by_api_engine_or_signal_is_equivalent() {
             cancel_by(&stack, way, &id).await;
             wait_for_status(&stack.client, &id, "cancelled").await;
             check_closed_order(&stack, &id).await;
-            let asked = wait_for_event(&stack.client, &id, "cancellation.requested").await;
-            assert_eq!(asked["data"]["source"], way);
+            let request = wait_for_event(&stack.client, &id, "cancellation.requested").await;
+            assert_eq!(request["data"]["source"], way);
             // A repeated cancel succeeds.
             assert_eq!(stack.client.cancel(&id, "again", false).await.unwrap().status.as_u16(), 200);
         }
@@ -323,23 +323,23 @@ async fn cancel_after_handover_is_rejected() {
     // The carrier rejects the cancellation: the order continues.
     let refuse = Rule { route: Route::Cancel, fault: Fault::Refuse, times: None, matching: None };
     stack.carrier.set_faults(vec![refuse]);
-    let goes_on = place(&stack.client, &order_with(|_| {})).await;
-    let ids = shipments(&wait_for_status(&stack.client, &goes_on, "fulfilling").await);
-    assert_eq!(stack.client.cancel(&goes_on, "late", false).await.unwrap().status.as_u16(), 202);
-    wait_for_event(&stack.client, &goes_on, "shipment.cancel_refused").await;
-    wait_for_status(&stack.client, &goes_on, "fulfilling").await;
+    let continuing = place(&stack.client, &order_with(|_| {})).await;
+    let ids = shipments(&wait_for_status(&stack.client, &continuing, "fulfilling").await);
+    assert_eq!(stack.client.cancel(&continuing, "late", false).await.unwrap().status.as_u16(), 202);
+    wait_for_event(&stack.client, &continuing, "shipment.cancel_refused").await;
+    wait_for_status(&stack.client, &continuing, "fulfilling").await;
     send_carrier_event(&stack, &ids[0], "hand_over").await;
-    wait_for_status(&stack.client, &goes_on, "shipped").await;
+    wait_for_status(&stack.client, &continuing, "shipped").await;
 
     // Everything has shipped: the API rejects the cancel and returns the allowed actions.
-    let refused = stack.client.cancel(&goes_on, "later still", false).await.unwrap();
+    let refused = stack.client.cancel(&continuing, "later still", false).await.unwrap();
     assert_eq!((refused.status.as_u16(), refused.text("/code")), (409, "wrong_state"), "{}", refused.body);
     assert_eq!(refused.body["allowed_actions"], json!([]));
-    temporal(&["workflow", "cancel", "-w", &format!("order:{goes_on}")]).await;
-    wait_for_event(&stack.client, &goes_on, "cancellation.refused").await;
+    temporal(&["workflow", "cancel", "-w", &format!("order:{continuing}")]).await;
+    wait_for_event(&stack.client, &continuing, "cancellation.refused").await;
     send_carrier_event(&stack, &ids[0], "deliver").await;
-    wait_for_status(&stack.client, &goes_on, "completed").await;
-    check_closed_order(&stack, &goes_on).await;
+    wait_for_status(&stack.client, &continuing, "completed").await;
+    check_closed_order(&stack, &continuing).await;
     check_stock(&stack, &before).await;
     stack.stop().await;
 }
@@ -391,22 +391,22 @@ async fn zero_total_order_needs_no_payment() {
         free
     };
     let id = place(&stack.client, &free()).await;
-    let shown = wait_for_status(&stack.client, &id, "fulfilling").await;
-    assert_eq!((&shown["payment_status"], &shown["total"]), (&json!("not_required"), &json!(0)));
-    assert!(shown.get("payment").is_none());
-    send_carrier_event(&stack, &shipments(&shown)[0], "hand_over").await;
+    let visible = wait_for_status(&stack.client, &id, "fulfilling").await;
+    assert_eq!((&visible["payment_status"], &visible["total"]), (&json!("not_required"), &json!(0)));
+    assert!(visible.get("payment").is_none());
+    send_carrier_event(&stack, &shipments(&visible)[0], "hand_over").await;
     wait_for_status(&stack.client, &id, "shipped").await;
-    send_carrier_event(&stack, &shipments(&shown)[0], "deliver").await;
-    let shown = wait_for_status(&stack.client, &id, "completed").await;
-    assert_eq!((&shown["payment_status"], &shown["outcome"]), (&json!("not_required"), &json!("full")));
+    send_carrier_event(&stack, &shipments(&visible)[0], "deliver").await;
+    let visible = wait_for_status(&stack.client, &id, "completed").await;
+    assert_eq!((&visible["payment_status"], &visible["outcome"]), (&json!("not_required"), &json!("full")));
     assert_eq!(at_provider(&stack, &id), (0, 0, 0, 0), "no payment may be created");
 
     // The returned unit is restocked, and nothing is refunded.
     let body = json!({"lines": [{"line": 0, "quantity": 1}], "reason": "not wanted"});
-    let asked =
+    let request =
         stack.client.post(&format!("/v1/orders/{id}/returns"), &body).await.unwrap().success().unwrap();
     let receipt = json!({"lines": [{"line": 0, "quantity": 1, "condition": "restock"}]});
-    let path = format!("/v1/returns/{}/receipt", asked.text("/id"));
+    let path = format!("/v1/returns/{}/receipt", request.text("/id"));
     stack.client.post(&path, &receipt).await.unwrap().success().unwrap();
     wait_for_event(&stack.client, &id, "return.closed").await;
     let kinds = event_types(&stack.client, &id).await;
@@ -432,16 +432,16 @@ async fn zero_amount_shipment_is_not_captured() {
         let mut order = order(&[("PAID", 1), ("GIFT", 1)]);
         order["lines"][1]["unit_price"] = json!(0);
         let id = place(&stack.client, &order).await;
-        let shown = wait_for_status(&stack.client, &id, "fulfilling").await;
-        let mut parcels = shown["shipments"].as_array().unwrap().clone();
+        let visible = wait_for_status(&stack.client, &id, "fulfilling").await;
+        let mut parcels = visible["shipments"].as_array().unwrap().clone();
         parcels.sort_by_key(|parcel| parcel["location"] == last);
         for step in ["hand_over", "deliver"] {
             for parcel in &parcels {
                 send_carrier_event(&stack, parcel["id"].as_str().unwrap(), step).await;
             }
         }
-        let shown = wait_for_status(&stack.client, &id, "completed").await;
-        assert_eq!(shown["payment_status"], "captured", "{last} last");
+        let visible = wait_for_status(&stack.client, &id, "completed").await;
+        assert_eq!(visible["payment_status"], "captured", "{last} last");
         assert_eq!(at_provider(&stack, &id), (0, 1000, 0, 1), "{last} last");
     }
     stack.stop().await;

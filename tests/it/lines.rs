@@ -69,12 +69,12 @@ async fn signal(id: &str, input: &str) {
 }
 
 /// Waits until these quantities of the lines are cancelled.
-async fn cancelled(stack: &Stack, id: &str, pieces: [u64; 3]) -> Value {
-    wait_until(&format!("{pieces:?} of {id} are cancelled"), || async {
+async fn cancelled(stack: &Stack, id: &str, units: [u64; 3]) -> Value {
+    wait_until(&format!("{units:?} of {id} are cancelled"), || async {
         let order = stack.client.get(id).await.unwrap().body;
         let now: Vec<u64> =
             values(&order["lines"]).iter().map(|l| l["cancelled"].as_u64().unwrap()).collect();
-        (now == pieces).then_some(order)
+        (now == units).then_some(order)
     })
     .await
 }
@@ -146,11 +146,15 @@ async fn line_cancel_before_reservation_lowers_authorization() {
         let left = amounts(&open(&order));
         assert_eq!(at_provider(&stack, &id).0, left, "the authorization must equal the remaining amount");
         assert!((6400..6410).contains(&left), "two thirds of 9601: {left}");
-        let told = timeline(&stack.client, &id).await;
-        assert_eq!(of(&told, "lines.cancelled")[0]["lines"], json!([{"line": 1, "quantity": 3}]));
+        let reported = timeline(&stack.client, &id).await;
+        assert_eq!(of(&reported, "lines.cancelled")[0]["lines"], json!([{"line": 1, "quantity": 3}]));
         if way == "signal" {
             let refused = json!({"status": "reserving", "lines": [7]});
-            assert_eq!(of(&told, "cancellation.refused"), [&refused], "the unknown line must be rejected");
+            assert_eq!(
+                of(&reported, "cancellation.refused"),
+                [&refused],
+                "the unknown line must be rejected"
+            );
         }
         assert_eq!(deliver(&stack, &id).await["outcome"], "partial");
     }
@@ -188,9 +192,9 @@ async fn cancelling_short_lines_ends_the_customer_wait() {
     let order = labelled(&stack, &some, "fulfilling").await;
     assert_eq!(order["lines"][0]["cancelled"], 3, "the missing unit must be cancelled too: {order:#}");
     assert_eq!(at_provider(&stack, &some).0, amounts(&open(&order)));
-    let told = timeline(&stack.client, &some).await;
-    assert_eq!(of(&told, "lines.cancelled")[1]["lines"], json!([{"line": 0, "quantity": 3}]));
-    assert!(of(&told, "order.amended").is_empty(), "the customer need not answer: {told:#?}");
+    let reported = timeline(&stack.client, &some).await;
+    assert_eq!(of(&reported, "lines.cancelled")[1]["lines"], json!([{"line": 0, "quantity": 3}]));
+    assert!(of(&reported, "order.amended").is_empty(), "the customer need not answer: {reported:#?}");
     deliver(&stack, &some).await;
 
     // The remaining lines of the other order are out of stock, so the request cancels the whole order.
@@ -282,17 +286,21 @@ async fn line_cancel_waits_for_unknown_payment() {
             "declined" => {
                 wait_for_status(&stack.client, &id, "rejected").await;
                 check_closed_order(&stack, &id).await;
-                let told = wait_for_event(&stack.client, &id, "cancellation.refused").await;
-                assert_eq!(told["data"], json!({"status": "rejected", "lines": [0]}));
+                let reported = wait_for_event(&stack.client, &id, "cancellation.refused").await;
+                assert_eq!(reported["data"], json!({"status": "rejected", "lines": [0]}));
             }
             _ => {
                 wait_for_status(&stack.client, &id, "cancelled").await;
                 check_closed_order(&stack, &id).await;
             }
         }
-        let told = timeline(&stack.client, &id).await;
-        let asked = of(&told, "cancellation.requested");
-        assert_eq!(asked.len(), if case == nothing { 3 } else { 1 }, "a repeat is not recorded: {told:#?}");
+        let reported = timeline(&stack.client, &id).await;
+        let asked = of(&reported, "cancellation.requested");
+        assert_eq!(
+            asked.len(),
+            if case == nothing { 3 } else { 1 },
+            "a repeat is not recorded: {reported:#?}"
+        );
         assert_eq!(asked[0], &json!({"reason": "changed my mind", "source": "api", "lines": [0]}));
     }
     check_stock(&stack, &before).await;
@@ -325,23 +333,23 @@ async fn remaining_lines_get_new_label_and_exact_capture() {
         let parcels = json!([{"sku": SKUS[0], "quantity": 3}, {"sku": SKUS[2], "quantity": 3}]);
         assert_eq!(label(&ledger, second["id"].as_str().unwrap())["parcels"], parcels);
         assert_eq!(second["amount"], total - own);
-        let told = event_types(&stack.client, &id).await;
-        let since = told.iter().position(|kind| kind == "cancellation.requested").unwrap();
+        let reported = event_types(&stack.client, &id).await;
+        let since = reported.iter().position(|kind| kind == "cancellation.requested").unwrap();
         let then = ["shipment.cancelled", "lines.cancelled", "stock.released", "shipment.booked"];
-        assert_eq!(told[since + 1..], then);
+        assert_eq!(reported[since + 1..], then);
 
         // The replacement shipment is replaced in turn.
         cancel(&stack, &id, &[0]).await.success().unwrap();
         cancelled(&stack, &id, [3, 3, 0]).await;
         labelled(&stack, &id, "fulfilling").await;
-        let gone = cancel(&stack, &id, &[0, 2]).await;
-        assert_rejected(&gone, 409, "wrong_state", "cancel of a cancelled line");
-        assert!(gone.text("/detail").contains("line 0 "), "{}", gone.body);
-        assert_eq!(gone.body["allowed_actions"], json!(["cancel"]));
+        let departed = cancel(&stack, &id, &[0, 2]).await;
+        assert_rejected(&departed, 409, "wrong_state", "cancel of a cancelled line");
+        assert!(departed.text("/detail").contains("line 0 "), "{}", departed.body);
+        assert_eq!(departed.body["allowed_actions"], json!(["cancel"]));
         let order = deliver(&stack, &id).await;
         assert_eq!((&order["outcome"], &order["payment_status"]), (&json!("partial"), &json!("captured")));
-        let told = timeline(&stack.client, &id).await;
-        assert!(of(&told, "step.failed").is_empty(), "a retry got a different response: {told:#?}");
+        let reported = timeline(&stack.client, &id).await;
+        assert!(of(&reported, "step.failed").is_empty(), "a retry got a different response: {reported:#?}");
     }
     check_stock(&stack, &before).await;
     stack.stop().await;
@@ -357,11 +365,11 @@ async fn rejected_label_cancel_keeps_the_lines() {
     stack.carrier.set_faults(always(Route::Cancel, Fault::Refuse));
     let reply = cancel(&stack, &id, &[1]).await;
     assert_eq!(reply.status.as_u16(), 202, "{}", reply.body);
-    let told = wait_for_event(&stack.client, &id, "cancellation.refused").await;
-    assert_eq!(told["data"], json!({"status": "fulfilling", "lines": [1]}));
-    let told = timeline(&stack.client, &id).await;
-    assert_eq!(of(&told, "shipment.cancel_refused").len(), 1);
-    assert!(of(&told, "lines.cancelled").is_empty());
+    let reported = wait_for_event(&stack.client, &id, "cancellation.refused").await;
+    assert_eq!(reported["data"], json!({"status": "fulfilling", "lines": [1]}));
+    let reported = timeline(&stack.client, &id).await;
+    assert_eq!(of(&reported, "shipment.cancel_refused").len(), 1);
+    assert!(of(&reported, "lines.cancelled").is_empty());
     let order = stack.client.get(&id).await.unwrap().body;
     assert_eq!((open(&order).len(), authorized_amount(&stack, &id).await), (2, 9));
     let order = deliver(&stack, &id).await;
@@ -392,11 +400,11 @@ async fn line_cancel_between_bookings_precedes_next_label() {
     let id = place(&stack.client, &basket).await;
     wait_for_event(&stack.client, &id, "step.retrying").await;
     let confirmed = wait_for_status(&stack.client, &id, "confirmed").await;
-    let goods =
+    let items =
         |s: &Value| values(&s["lines"]).iter().map(|l| l["line"].as_u64().unwrap()).collect::<Vec<_>>();
     // The first of the two shipments is being booked. A line of the second is cancelled before its label is requested.
     let second = open(&confirmed)[1].clone();
-    let line = u32::try_from(goods(&second)[0]).unwrap();
+    let line = u32::try_from(items(&second)[0]).unwrap();
     cancel_lines_and_compare_with_plan(&stack, &id, &[line]).await;
     stack.carrier.set_faults(Vec::new());
     wait_for_event(&stack.client, &id, "lines.cancelled").await;
@@ -405,7 +413,7 @@ async fn line_cancel_between_bookings_precedes_next_label() {
     // An unrecorded workflow task may have requested the label, so the worker asks the carrier to cancel it.
     let booked = |l: &Value| l["reference"] == second["id"] && l["status"] != "cancelled";
     assert!(!values(&ledger["labels"]).iter().any(|l| booked(l)), "no label for the second: {ledger:#}");
-    assert!(open(&order).iter().all(|s| !goods(s).contains(&u64::from(line))), "{order:#}");
+    assert!(open(&order).iter().all(|s| !items(s).contains(&u64::from(line))), "{order:#}");
     deliver(&stack, &id).await;
 
     // A carrier that rejects the replacement shipment cancels the order, as it does with any label.
@@ -432,12 +440,12 @@ async fn line_cancel_after_partial_handover_is_applied() {
         send_carrier_event(&stack, left["id"].as_str().unwrap(), "hand_over").await;
         wait_for_status(&stack.client, &id, "partially_shipped").await;
         wait_for_event(&stack.client, &id, "payment.captured").await;
-        let gone = cancel(&stack, &id, &[0, 1]).await;
-        assert_rejected(&gone, 409, "wrong_state", "cancel of a shipped line");
-        assert!(gone.text("/detail").contains("line 0 "), "{}", gone.body);
+        let departed = cancel(&stack, &id, &[0, 1]).await;
+        assert_rejected(&departed, 409, "wrong_state", "cancel of a shipped line");
+        assert!(departed.text("/detail").contains("line 0 "), "{}", departed.body);
         signal(&id, r#"{"lines": [0]}"#).await;
-        let told = wait_for_event(&stack.client, &id, "cancellation.refused").await;
-        assert_eq!(told["data"], json!({"status": "partially_shipped", "lines": [0]}));
+        let reported = wait_for_event(&stack.client, &id, "cancellation.refused").await;
+        assert_eq!(reported["data"], json!({"status": "partially_shipped", "lines": [0]}));
 
         cancel_lines_and_compare_with_plan(&stack, &id, &[2]).await;
         cancelled(&stack, &id, [0, 0, 3]).await;
@@ -486,8 +494,8 @@ async fn line_cancel_request_counts_once() {
         signal(&id, input).await;
     }
     wait_until("the signals to be ignored", || async {
-        let told = timeline(&stack.client, &id).await;
-        (of(&told, "signal.ignored").len() == 4).then_some(())
+        let reported = timeline(&stack.client, &id).await;
+        (of(&reported, "signal.ignored").len() == 4).then_some(())
     })
     .await;
 
@@ -503,8 +511,11 @@ async fn line_cancel_request_counts_once() {
     let twice = send().await.unwrap();
     assert_eq!((twice.header("idempotent-replayed"), &twice.body), (Some("true"), &once.body));
     labelled(&stack, &id, "fulfilling").await;
-    let told = timeline(&stack.client, &id).await;
-    assert_eq!((of(&told, "cancellation.requested").len(), of(&told, "lines.cancelled").len()), (1, 1));
+    let reported = timeline(&stack.client, &id).await;
+    assert_eq!(
+        (of(&reported, "cancellation.requested").len(), of(&reported, "lines.cancelled").len()),
+        (1, 1)
+    );
 
     // All three lines, including the cancelled one, are the whole order.
     cancel_lines_and_compare_with_plan(&stack, &id, &[0, 1, 2]).await;
@@ -526,8 +537,8 @@ async fn successor_run_cancels_replacement_shipments() {
     let stack = sweeping().await;
     let order = two_places(&stack).await;
     let before = units_by_location(&stack).await;
-    let (gone, partly) = (place(&stack.client, &order).await, place(&stack.client, &order).await);
-    for id in [&gone, &partly] {
+    let (departed, partly) = (place(&stack.client, &order).await, place(&stack.client, &order).await);
+    for id in [&departed, &partly] {
         let order = labelled(&stack, id, "fulfilling").await;
         if id == &partly {
             let left = open(&order).into_iter().find(|s| s["lines"][0]["line"] == 0).unwrap();
@@ -540,10 +551,10 @@ async fn successor_run_cancels_replacement_shipments() {
         labelled(&stack, id, if id == &partly { "partially_shipped" } else { "fulfilling" }).await;
         terminate(id).await;
     }
-    sweep_until_taken_over(&stack, &gone).await;
+    sweep_until_taken_over(&stack, &departed).await;
     sweep_until_taken_over(&stack, &partly).await;
-    wait_for_status(&stack.client, &gone, "cancelled").await;
-    check_closed_order(&stack, &gone).await;
+    wait_for_status(&stack.client, &departed, "cancelled").await;
+    check_closed_order(&stack, &departed).await;
     wait_for_status(&stack.client, &partly, "shipped").await;
     assert_eq!((at_provider(&stack, &partly).0, authorized_amount(&stack, &partly).await), (0, 0));
     let labels = stack.carrier.snapshot();

@@ -34,16 +34,16 @@ async fn small_load_runs_every_operation_and_reconciles() {
     let stack = busy_stack().await;
     let board = LiveStats::default();
     let report = run(&load(), stack.client.clone(), std::future::pending(), &board, |_, _| {}).await.unwrap();
-    let said = report.lines().join("\n");
-    assert!(report.is_ok(), "{said}");
-    assert_eq!(report.reconciliation.unchecked, [""; 0], "{said}");
-    assert_eq!(report.tallies.keys().copied().collect::<Vec<_>>(), Op::ALL, "{said}");
-    assert_eq!(report.all().latencies.count() + report.sent.unsent, report.sent.scheduled, "{said}");
+    let reported = report.lines().join("\n");
+    assert!(report.is_ok(), "{reported}");
+    assert_eq!(report.reconciliation.unchecked, [""; 0], "{reported}");
+    assert_eq!(report.tallies.keys().copied().collect::<Vec<_>>(), Op::ALL, "{reported}");
+    assert_eq!(report.all().latencies.count() + report.sent.unsent, report.sent.scheduled, "{reported}");
     let again = &report.tallies[&Op::Repeat];
-    assert_eq!(report.reconciliation.repeated, again.latencies.count(), "{said}");
-    assert!(report.reconciliation.statuses.contains_key("cancelled"), "{said}");
+    assert_eq!(report.reconciliation.repeated, again.latencies.count(), "{reported}");
+    assert!(report.reconciliation.statuses.contains_key("cancelled"), "{reported}");
     let placed = [Op::Place, Op::Wait].map(|op| report.tallies[&op].latencies.count());
-    assert_eq!(report.reconciliation.accepted, placed.iter().sum::<u64>(), "{said}");
+    assert_eq!(report.reconciliation.accepted, placed.iter().sum::<u64>(), "{reported}");
     stack.stop().await;
 }
 
@@ -60,10 +60,13 @@ async fn stock_changed_by_others_is_reported() {
     };
     let (report, ()) = tokio::join!(running, spoil);
     let report = report.unwrap();
-    let said = report.lines().join("\n");
-    assert!(!report.is_ok() && said.contains("Totals are inconsistent."), "{said}");
-    assert_eq!(report.reconciliation.wrong.len(), 1, "{said}");
-    assert!(report.reconciliation.wrong[0].starts_with("LOAD-1: available + reserved + sold was"), "{said}");
+    let reported = report.lines().join("\n");
+    assert!(!report.is_ok() && reported.contains("Totals are inconsistent."), "{reported}");
+    assert_eq!(report.reconciliation.wrong.len(), 1, "{reported}");
+    assert!(
+        report.reconciliation.wrong[0].starts_with("LOAD-1: available + reserved + sold was"),
+        "{reported}"
+    );
     stack.stop().await;
 }
 
@@ -73,13 +76,13 @@ async fn open_orders_are_reported_late_not_wrong() {
     let load = Load { mix: "place=1".parse().unwrap(), settle_max: Duration::ZERO, ..load() };
     let board = LiveStats::default();
     let report = run(&load, stack.client.clone(), std::future::pending(), &board, |_, _| {}).await.unwrap();
-    let said = report.lines().join("\n");
-    assert!(!report.is_ok() && report.reconciliation.accepted > 0, "{said}");
+    let reported = report.lines().join("\n");
+    assert!(!report.is_ok() && report.reconciliation.accepted > 0, "{reported}");
     assert_eq!(
         (report.reconciliation.late.len() as u64, report.reconciliation.wrong.len()),
         (report.reconciliation.accepted, 0),
-        "{said}"
+        "{reported}"
     );
-    assert!(said.contains("Totals could not be checked"), "{said}");
+    assert!(reported.contains("Totals could not be checked"), "{reported}");
     stack.stop().await;
 }

@@ -106,12 +106,15 @@ async fn authorize_capture_and_void_succeed_on_localstripe() {
         Ok(AuthorizationOutcome::Rejected { .. }) => {}
         other => panic!("not rejected: {other:?}"),
     }
-    let gone = Stripe::new(
+    let departed = Stripe::new(
         format!("http://127.0.0.1:{}/", free_port().unwrap()).parse().unwrap(),
         "k".to_owned().into(),
         None,
         StepMetrics::new(&Registry::new()).unwrap(),
     );
-    let away = gone.unwrap().authorize(&request("pm_card_visa")).await;
-    assert!(matches!(away, Err(ProviderError::Unavailable(_))), "unreachable provider: {away:?}");
+    let unavailable = departed.unwrap().authorize(&request("pm_card_visa")).await;
+    assert!(
+        matches!(unavailable, Err(ProviderError::Unavailable(_))),
+        "unreachable provider: {unavailable:?}"
+    );
 }

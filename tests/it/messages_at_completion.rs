@@ -28,8 +28,8 @@ async fn message_during_completion_is_processed() {
     send_carrier_event(&stack, &shipment, "deliver").await;
     let workflow = format!("order:{id}");
     wait_until("its decision to complete", || async {
-        let told = temporal(&["workflow", "query", "-w", &workflow, "--type", "state"]).await;
-        told.contains("completed").then_some(())
+        let recorded = temporal(&["workflow", "query", "-w", &workflow, "--type", "state"]).await;
+        recorded.contains("completed").then_some(())
     })
     .await;
     send_carrier_event(&stack, &shipment, "return").await;
@@ -41,9 +41,15 @@ async fn message_during_completion_is_processed() {
         (events_after_completion(&stack.client, &id).await.len() >= 2).then_some(())
     })
     .await;
-    let told = events_after_completion(&stack.client, &id).await;
-    assert!(told.contains(&("shipment.returned".into(), json!({"shipment_id": shipment}))), "{told:?}");
-    assert!(told.contains(&("cancellation.refused".into(), json!({"status": "completed"}))), "{told:?}");
+    let recorded = events_after_completion(&stack.client, &id).await;
+    assert!(
+        recorded.contains(&("shipment.returned".into(), json!({"shipment_id": shipment}))),
+        "{recorded:?}"
+    );
+    assert!(
+        recorded.contains(&("cancellation.refused".into(), json!({"status": "completed"}))),
+        "{recorded:?}"
+    );
     check_closed_order(&stack, &id).await;
     stack.stop().await;
 }
@@ -101,9 +107,9 @@ async fn event_pending_at_wait_timeout_is_written() {
         let input = r#"{"decision": "perhaps"}"#;
         temporal(&["workflow", "signal", "-w", &workflow, "--name", "decide", "--input", input]).await;
         wait_until("the write to be in progress at the timeout", || async {
-            let told = temporal(&["workflow", "describe", "-w", &workflow, "-o", "json"]).await;
-            let told: Value = serde_json::from_str(&told).unwrap();
-            let pending = told["pendingActivities"].as_array()?;
+            let recorded = temporal(&["workflow", "describe", "-w", &workflow, "-o", "json"]).await;
+            let recorded: Value = serde_json::from_str(&recorded).unwrap();
+            let pending = recorded["pendingActivities"].as_array()?;
             let writing = pending.iter().any(|activity| activity["activityType"]["name"] == "project");
             let history = temporal(&["workflow", "show", "-w", &workflow]).await;
             (writing && history.contains("TimerFired")).then_some(())
@@ -114,8 +120,8 @@ async fn event_pending_at_wait_timeout_is_written() {
         sqlx::query(lost).execute(&mut *tx).await.unwrap();
         tx.rollback().await.unwrap();
         wait_for_status(&stack.client, &id, "expired").await;
-        let told = event_types(&stack.client, &id).await;
-        assert_eq!(told.iter().filter(|kind| *kind == "signal.ignored").count(), 1, "{told:?}");
+        let recorded = event_types(&stack.client, &id).await;
+        assert_eq!(recorded.iter().filter(|kind| *kind == "signal.ignored").count(), 1, "{recorded:?}");
         check_closed_order(&stack, &id).await;
         // On a busy machine the signal may arrive after the timeout: then the test repeats the case.
         if is_recorded_before_completion(&workflow).await {
@@ -153,8 +159,8 @@ async fn accepted_answer_counts_when_short_lines_are_cancelled() {
     assert_eq!(reply.status.as_u16(), 202, "{}", reply.body);
     tx.rollback().await.unwrap();
     wait_for_status(&stack.client, &id, "cancelled").await;
-    let told = event_types(&stack.client, &id).await;
-    assert_eq!(told.iter().filter(|kind| *kind == "order.amended").count(), 1, "{told:?}");
+    let recorded = event_types(&stack.client, &id).await;
+    assert_eq!(recorded.iter().filter(|kind| *kind == "order.amended").count(), 1, "{recorded:?}");
     check_closed_order(&stack, &id).await;
     stack.stop().await;
 }

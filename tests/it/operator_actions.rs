@@ -74,10 +74,10 @@ async fn operator_resolves_a_failing_capture() {
     // The order's command, run in a terminal.
     let (skipped, order) = uncaptured(&stack).await;
     let command = order["needs"][0]["actions"][2]["command"].as_str().unwrap();
-    let (words, input) = command.trim_start_matches("temporal ").split_once(" --input ").unwrap();
-    let mut words: Vec<&str> = words.split(' ').collect();
-    words.extend(["--input", input.trim_matches('\'')]);
-    temporal(&words).await;
+    let (messages, input) = command.trim_start_matches("temporal ").split_once(" --input ").unwrap();
+    let mut messages: Vec<&str> = messages.split(' ').collect();
+    messages.extend(["--input", input.trim_matches('\'')]);
+    temporal(&messages).await;
     wait_for_event(&stack.client, &skipped, "operator.acted").await;
     // The amount that is not captured is released to the customer.
     stack.payments.set_faults(Vec::new());
@@ -113,8 +113,8 @@ async fn label_booked_by_operator_is_not_rebooked() {
     operate(&stack.client, &resolved, "resolve", body).await.success().unwrap();
     let booked = wait_for_event(&stack.client, &resolved, "shipment.booked").await;
     assert_eq!(booked["data"]["tracking_number"], "TN-1");
-    let kept = "select count(*) from shipments where order_id = $1::uuid and tracking_number = 'TN-1' and label_id is null";
-    assert_eq!(count(&stack, kept, &resolved).await, 1);
+    let stored = "select count(*) from shipments where order_id = $1::uuid and tracking_number = 'TN-1' and label_id is null";
+    assert_eq!(count(&stack, stored, &resolved).await, 1);
 
     // A workflow that does not know of the operator's label runs the step. The carrier is unreachable until then, since
     // late attempts may still be in flight.
@@ -133,8 +133,8 @@ async fn unsafe_operator_action_is_rejected() {
     let stack = stack().await;
     let quiet = place(&stack.client, &order_with(|_| {})).await;
     wait_for_status(&stack.client, &quiet, "fulfilling").await;
-    let calm = operate(&stack.client, &quiet, "retry", json!({"reason": "why not"})).await;
-    assert_rejected(&calm, 409, "wrong_state", "an order without attention");
+    let without_attention = operate(&stack.client, &quiet, "retry", json!({"reason": "why not"})).await;
+    assert_rejected(&without_attention, 409, "wrong_state", "an order without attention");
 
     let (id, _) = uncaptured(&stack).await;
     let bad = operate(&stack.client, &id, "resolve", json!({"reason": "by hand"})).await;
@@ -214,8 +214,8 @@ async fn attention_of_ended_order_can_be_resolved() {
     let order = stack.client.get(&id).await.unwrap().body;
     assert_eq!(order["attention"], json!(null), "{order:#}");
     assert_eq!(audited(&stack, &id).await, 1);
-    let told = event_types(&stack.client, &id).await;
-    assert!(told.ends_with(&[
+    let recorded = event_types(&stack.client, &id).await;
+    assert!(recorded.ends_with(&[
         "attention.raised".into(),
         "attention.cleared".into(),
         "operator.acted".into()

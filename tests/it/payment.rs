@@ -17,10 +17,10 @@ fn always(route: Route, fault: Fault) -> Rule {
 async fn unanswered_authorization_is_looked_up_not_repeated() {
     let stack = stack().await;
     // The provider authorizes and the response is lost; lookups fail for a while, too.
-    let away = Fault::Status { status: 503 };
+    let unavailable = Fault::Status { status: 503 };
     stack.payments.set_faults(vec![
         always(Route::Authorize, Fault::DropReply),
-        always(Route::Read, away.clone()),
+        always(Route::Read, unavailable.clone()),
         always(Route::Webhook, Fault::Suppress),
     ]);
     let id = place(&stack.client, &order_with(|_| {})).await;
@@ -40,20 +40,20 @@ async fn unanswered_authorization_is_looked_up_not_repeated() {
 #[tokio::test]
 async fn reused_key_error_is_not_a_decline() {
     let stack = stack().await;
-    let away = || always(Route::Read, Fault::Status { status: 503 });
+    let unavailable = || always(Route::Read, Fault::Status { status: 503 });
     let lost = || always(Route::Authorize, Fault::DropReply);
-    stack.payments.set_faults(vec![lost(), away()]);
+    stack.payments.set_faults(vec![lost(), unavailable()]);
     let id = place(&stack.client, &order_with(|_| {})).await;
     wait_for_event(&stack.client, &id, "payment.unknown").await;
     // An attempt that has read the payment method sends its request before the method changes.
-    stack.payments.set_faults(vec![lost(), always(Route::Read, Fault::Stall), away()]);
+    stack.payments.set_faults(vec![lost(), always(Route::Read, Fault::Stall), unavailable()]);
     wait_until("an attempt that searches", || async { (!stack.payments.stalled().is_empty()).then_some(()) })
         .await;
     // As if a setting that is part of the request had changed before the next attempt.
     let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
     let otherwise = "update orders set payment_method = 'pm_card_mastercard' where id = $1::uuid";
     sqlx::query(otherwise).bind(&id).execute(&pool).await.unwrap();
-    stack.payments.set_faults(vec![away()]);
+    stack.payments.set_faults(vec![unavailable()]);
     // Attention is raised after several attempts, some of which got a response.
     wait_for_event(&stack.client, &id, "attention.raised").await;
     assert_eq!(at_provider(&stack, &id).3, 1, "not requested again");
@@ -66,14 +66,14 @@ async fn reused_key_error_is_not_a_decline() {
 #[tokio::test]
 async fn expired_idempotency_key_is_not_reused() {
     let stack = stack().await;
-    let away = Fault::Status { status: 503 };
+    let unavailable = Fault::Status { status: 503 };
     let lost = always(Route::Authorize, Fault::DropReply);
-    stack.payments.set_faults(vec![lost.clone(), always(Route::Read, away.clone())]);
+    stack.payments.set_faults(vec![lost.clone(), always(Route::Read, unavailable.clone())]);
     let id = place(&stack.client, &order_with(|_| {})).await;
     wait_for_event(&stack.client, &id, "payment.unknown").await;
     // An attempt that has read the key's age sends its request before the key expires at the provider.
     let held_up = always(Route::Read, Fault::Stall);
-    stack.payments.set_faults(vec![lost, held_up, always(Route::Read, away.clone())]);
+    stack.payments.set_faults(vec![lost, held_up, always(Route::Read, unavailable.clone())]);
     wait_until("an attempt that searches", || async { (!stack.payments.stalled().is_empty()).then_some(()) })
         .await;
     let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
@@ -81,7 +81,7 @@ async fn expired_idempotency_key_is_not_reused() {
         "update payment_operations set created_at = now() - interval '25 hours' where order_id = $1::uuid";
     sqlx::query(age).bind(&id).execute(&pool).await.unwrap();
     stack.payments.expire_keys();
-    stack.payments.set_faults(vec![always(Route::Read, away)]);
+    stack.payments.set_faults(vec![always(Route::Read, unavailable)]);
     // Attention is raised only after several attempts, in all of which the provider is reachable.
     wait_for_event(&stack.client, &id, "attention.raised").await;
     assert_eq!(at_provider(&stack, &id).3, 1, "not requested again");
@@ -103,13 +103,13 @@ async fn capture_with_expired_key_is_looked_up_first() {
     let booked = wait_for_status(&stack.client, &id, "fulfilling").await;
     // The smaller shipment: the authorization covers its amount twice.
     let small = booked["shipments"].as_array().unwrap().iter().find(|s| s["amount"] == 1000).unwrap();
-    let away = || always(Route::Read, Fault::Status { status: 503 });
+    let unavailable = || always(Route::Read, Fault::Status { status: 503 });
     let lost = || always(Route::Capture, Fault::DropReply);
-    stack.payments.set_faults(vec![lost(), away()]);
+    stack.payments.set_faults(vec![lost(), unavailable()]);
     send_carrier_event(&stack, small["id"].as_str().unwrap(), "hand_over").await;
     wait_for_event(&stack.client, &id, "step.retrying").await;
     // An attempt that has read the key's age sends its request before the key expires at the provider.
-    stack.payments.set_faults(vec![lost(), always(Route::Read, Fault::Stall), away()]);
+    stack.payments.set_faults(vec![lost(), always(Route::Read, Fault::Stall), unavailable()]);
     wait_until("an attempt that looks it up", || async {
         (!stack.payments.stalled().is_empty()).then_some(())
     })
@@ -119,7 +119,7 @@ async fn capture_with_expired_key_is_looked_up_first() {
         where order_id = $1::uuid and kind = 'capture'";
     sqlx::query(age).bind(&id).execute(&pool).await.unwrap();
     stack.payments.expire_keys();
-    stack.payments.set_faults(vec![away()]);
+    stack.payments.set_faults(vec![unavailable()]);
     // Attention is raised after several attempts, in all of which the provider accepts captures.
     wait_for_event(&stack.client, &id, "attention.raised").await;
     assert_eq!(at_provider(&stack, &id).1, 1000, "not requested again");
@@ -219,8 +219,8 @@ async fn authentication_before_ledger_entry_is_found_by_lookup() {
     wait_until("the payment at the provider", || async { (at_provider(&stack, &id).3 == 1).then_some(()) })
         .await;
     authenticate(&stack, &id, true).await;
-    let heard = "select count(*) from inbox where order_id = $1::uuid and event_id like 'evt_%' and settled_at is not null";
-    wait_until("its webhooks", || async { (count(&stack, heard, &id).await >= 2).then_some(()) }).await;
+    let received = "select count(*) from inbox where order_id = $1::uuid and event_id like 'evt_%' and settled_at is not null";
+    wait_until("its webhooks", || async { (count(&stack, received, &id).await >= 2).then_some(()) }).await;
     lock.commit().await.unwrap();
     wait_for_status(&stack.client, &id, "fulfilling").await;
     stack.stop().await;
@@ -272,8 +272,8 @@ async fn unanswered_capture_and_void_are_done_once() {
     wait_for_event(&stack.client, &captured, "payment.captured").await;
     wait_for_status(&stack.client, &voided, "cancelled").await;
     for id in [&captured, &voided] {
-        let told = event_types(&stack.client, id).await;
-        assert!(!told.contains(&"payment.unknown".to_owned()), "the outcome must be known: {told:?}");
+        let recorded = event_types(&stack.client, id).await;
+        assert!(!recorded.contains(&"payment.unknown".to_owned()), "the outcome must be known: {recorded:?}");
     }
 
     // Lookups fail, too; when they succeed again, the keys have expired.

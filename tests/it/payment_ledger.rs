@@ -123,17 +123,21 @@ async fn concurrent_begin_yields_one_operation() {
 #[tokio::test]
 async fn operation_begins_once_and_keeps_first_outcome() {
     let ledger = Ledger::new("ledger_once").await;
-    let ask = ledger.begin_hold(1).await;
-    assert_eq!((ask.terms.currency.code(), ask.terms.payment_method.as_str()), ("EUR", "pm_card_visa"));
-    assert_eq!(ask.operation.unwrap().state, OperationState::Pending);
+    let request_of = ledger.begin_hold(1).await;
+    assert_eq!(
+        (request_of.terms.currency.code(), request_of.terms.payment_method.as_str()),
+        ("EUR", "pm_card_visa")
+    );
+    assert_eq!(request_of.operation.unwrap().state, OperationState::Pending);
     assert_eq!(ledger.succeed(OperationKind::Authorize(1), "pi_1").await.state, OperationState::Succeeded);
     let declined = OperationState::Declined("no".into());
     let late = OperationResult::of(&declined, Some("pi_2"));
-    let stands = payments::finish_operation(&ledger.pool, ledger.order, OperationKind::Authorize(1), late)
-        .await
-        .unwrap();
+    let is_current =
+        payments::finish_operation(&ledger.pool, ledger.order, OperationKind::Authorize(1), late)
+            .await
+            .unwrap();
     let again = ledger.begin_hold(1).await.operation.unwrap();
-    for operation in [stands, again] {
+    for operation in [is_current, again] {
         assert_eq!(
             (operation.state, operation.provider_ref.as_deref()),
             (OperationState::Succeeded, Some("pi_1"))
@@ -176,8 +180,8 @@ async fn authorization_racing_a_void_is_not_requested() {
         );
         blocker.rollback().await.unwrap();
     };
-    let (ask, ()) = tokio::join!(ledger.begin_hold(1), undo);
-    assert!(ask.operation.is_none(), "{ask:?}");
+    let (request_of, ()) = tokio::join!(ledger.begin_hold(1), undo);
+    assert!(request_of.operation.is_none(), "{request_of:?}");
 }
 
 #[tokio::test]
@@ -190,9 +194,9 @@ async fn capture_uses_the_active_authorization() {
     ledger.hold(1, "pi_1").await;
     assert_eq!(ledger.begin_capture(first, 400).await.authorization.unwrap().captured, amount(0));
     ledger.succeed(OperationKind::Capture(first), "pi_1").await;
-    let ask = ledger.begin_capture(second, 600).await;
-    let standing = ask.authorization.unwrap();
-    assert_eq!((standing.generation, standing.captured), (1, amount(400)));
+    let request_of = ledger.begin_capture(second, 600).await;
+    let current_status = request_of.authorization.unwrap();
+    assert_eq!((current_status.generation, current_status.captured), (1, amount(400)));
 
     // The first authorization expires before the second capture, which moves to the next one with the same amount.
     // Nothing has been captured on that one.
@@ -201,11 +205,11 @@ async fn capture_uses_the_active_authorization() {
     let lapsed = ledger.begin_capture(second, 600).await;
     assert!(lapsed.authorization.is_none() && lapsed.was_authorized, "{lapsed:?}");
     ledger.hold(2, "pi_2").await;
-    let ask = ledger.begin_capture(second, 550).await;
-    assert_eq!((ask.state, ask.amount), (OperationState::Pending, amount(600)));
-    let standing = ask.authorization.unwrap();
-    assert_eq!((standing.generation, standing.provider_ref.as_str()), (2, "pi_2"));
-    assert_eq!((standing.amount, standing.captured), (amount(1_000), amount(0)));
+    let request_of = ledger.begin_capture(second, 550).await;
+    assert_eq!((request_of.state, request_of.amount), (OperationState::Pending, amount(600)));
+    let current_status = request_of.authorization.unwrap();
+    assert_eq!((current_status.generation, current_status.provider_ref.as_str()), (2, "pi_2"));
+    assert_eq!((current_status.amount, current_status.captured), (amount(1_000), amount(0)));
     let written = payments::find_operation(&ledger.pool, ledger.order, OperationKind::Capture(second))
         .await
         .unwrap()

@@ -52,9 +52,9 @@ async fn repeated_task_writes_each_entry_once() {
             base = applied.version().unwrap();
         }
     }
-    let told = event_types(&stack.client, &order.to_string()).await;
+    let recorded = event_types(&stack.client, &order.to_string()).await;
     assert_eq!(
-        told,
+        recorded,
         ["order.received", "payment.action_required", "order.confirmed", "cancellation.refused"]
     );
     stack.stop().await;

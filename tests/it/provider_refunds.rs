@@ -57,8 +57,8 @@ async fn refund_at_provider_counts_in_limit_and_status() {
     let stack = builder().await.auto(AT_ONCE).start().await.unwrap();
     let id = completed(&stack, &order_with(|_| {})).await;
     refund_at_provider(&stack, &id, 400, true).await;
-    let told = wait_for_event(&stack.client, &id, "payment.refunded").await;
-    assert_eq!((&told["data"]["amount"], &told["data"]["source"]), (&json!(400), &json!("provider")));
+    let recorded = wait_for_event(&stack.client, &id, "payment.refunded").await;
+    assert_eq!((&recorded["data"]["amount"], &recorded["data"]["source"]), (&json!(400), &json!("provider")));
     let order = stack.client.get(&id).await.unwrap().body;
     assert_eq!(order["amounts_held"]["refunded"], 400, "{order:#}");
     assert_eq!((&order["payment_status"], &order["attention"]), (&json!("partially_refunded"), &Value::Null));
@@ -73,9 +73,9 @@ async fn refund_at_provider_counts_in_limit_and_status() {
         listed(&stack, &id).await,
         [entry(400, "succeeded", "provider"), entry(600, "succeeded", "waybill")]
     );
-    let told = event_types(&stack.client, &id).await;
-    assert_eq!(events_of(&told, "payment.refunded"), 2, "{told:?}");
-    assert_eq!(events_of(&told, "reconciliation.drift"), 0, "{told:?}");
+    let recorded = event_types(&stack.client, &id).await;
+    assert_eq!(events_of(&recorded, "payment.refunded"), 2, "{recorded:?}");
+    assert_eq!(events_of(&recorded, "reconciliation.drift"), 0, "{recorded:?}");
     let ours = timeline(&stack.client, &id).await.into_iter().rfind(|e| e["type"] == "payment.refunded");
     assert_eq!(ours.unwrap()["data"], json!({"refund_id": rest, "amount": 600}), "no source of ours");
     check_closed_order(&stack, &id).await;
@@ -98,15 +98,16 @@ async fn webhook_and_reconciliation_record_one_refund() {
         (listed(&stack, &by_webhook).await.len() == 2).then_some(())
     })
     .await;
-    let silent = refund_at_provider(&stack, &by_reconciliation, 400, false).await;
+    let unresponsive = refund_at_provider(&stack, &by_reconciliation, 400, false).await;
     assert_eq!(listed(&stack, &by_reconciliation).await.len(), 1, "the provider sent no webhook");
     reconcile(&stack).await;
     reconcile(&stack).await;
-    let late = send_provider_event(&stack, "evt_late", "refund.created", silent).await;
+    let late = send_provider_event(&stack, "evt_late", "refund.created", unresponsive).await;
     assert_eq!(late.status.as_u16(), 202, "{}", late.body);
     wait_until("the check of the late webhook", || async {
-        let told = temporal(&["workflow", "describe", "-w", "payment-check:evt_late", "-o", "json"]).await;
-        told.contains("WORKFLOW_EXECUTION_STATUS_COMPLETED").then_some(())
+        let recorded =
+            temporal(&["workflow", "describe", "-w", "payment-check:evt_late", "-o", "json"]).await;
+        recorded.contains("WORKFLOW_EXECUTION_STATUS_COMPLETED").then_some(())
     })
     .await;
     for id in [&by_webhook, &by_reconciliation] {
@@ -153,8 +154,8 @@ async fn pending_refund_at_provider_counts_when_it_succeeds() {
     let stack = with_manual_sweeps(builder().await.auto(AT_ONCE)).start().await.unwrap();
     let id = completed(&stack, &paid_with("pm_card_pendingRefund")).await;
     let pending = refund_at_provider(&stack, &id, 400, true).await;
-    let told = wait_for_event(&stack.client, &id, "refund.pending").await;
-    assert_eq!((&told["data"]["amount"], &told["data"]["source"]), (&json!(400), &json!("provider")));
+    let recorded = wait_for_event(&stack.client, &id, "refund.pending").await;
+    assert_eq!((&recorded["data"]["amount"], &recorded["data"]["source"]), (&json!(400), &json!("provider")));
     let order = stack.client.get(&id).await.unwrap().body;
     assert_eq!(
         (&order["payment_status"], &order["amounts_held"]["refunded"]),

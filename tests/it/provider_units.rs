@@ -178,8 +178,8 @@ async fn kwd_return_share_is_refunded_in_tens() {
     let mut refunded = 0;
     for _ in 0..3 {
         let of = returning(&stack, &id, json!([{"line": 0, "quantity": 1}])).await;
-        let came = json!([{"line": 0, "quantity": 1, "condition": "restock"}]);
-        receipt(&stack, &of, came).await.success().unwrap();
+        let received_items = json!([{"line": 0, "quantity": 1, "condition": "restock"}]);
+        receipt(&stack, &of, received_items).await.success().unwrap();
         let refunds = closed(&stack, &of).await["refunds"].clone();
         let share = refunds[0]["amount"].as_i64().unwrap();
         assert_eq!(share % 10, 0);

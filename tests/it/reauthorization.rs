@@ -255,8 +255,8 @@ async fn single_capture_card_is_reauthorized_per_shipment() {
     let all = json!({"lines": [{"line": 0, "quantity": 3}], "reason": "all of it"});
     let returned = stack.client.post(&returns, &all).await.unwrap().success().unwrap();
     let receipt = format!("/v1/returns/{}/receipt", returned.text("/id"));
-    let goods = json!({"lines": [{"line": 0, "quantity": 3, "condition": "restock"}]});
-    stack.client.post(&receipt, &goods).await.unwrap().success().unwrap();
+    let items = json!({"lines": [{"line": 0, "quantity": 3, "condition": "restock"}]});
+    stack.client.post(&receipt, &items).await.unwrap().success().unwrap();
     wait_until("the full refund", || async { (at_provider(&stack, &id).2 == 3_000).then_some(()) }).await;
     let order = wait_until("the refund in the order", || async {
         let order = stack.client.get(&id).await.unwrap().body;
@@ -299,8 +299,8 @@ async fn unfinished_void_of_an_ended_order_is_finished_by_the_reconciliation() {
     let id = place(&stack.client, &order_with(|_| {})).await;
     wait_for_status(&stack.client, &id, "fulfilling").await;
     stack.payments.set_authorization_lifetime(LONG);
-    let away = |route| rule(route, Fault::Status { status: 503 }, &id);
-    stack.payments.set_faults(vec![away(Route::Void), away(Route::Read)]);
+    let unavailable = |route| rule(route, Fault::Status { status: 503 }, &id);
+    stack.payments.set_faults(vec![unavailable(Route::Void), unavailable(Route::Read)]);
     // The new authorization is active, the earlier one cannot be voided, and an operator continues without that.
     needs(&stack, &id, json!("payment_unknown")).await;
     let resolve = json!({"reason": "it is held", "reference": "pi_seen"});

@@ -103,10 +103,10 @@ async fn partial_refunds_never_exceed_captured_amount() {
     // The same request twice creates one refund.
     let key = new_key();
     let body = json!({"amount": 100, "reason": "again"});
-    let ask =
+    let request_of =
         || stack.client.request(reqwest::Method::POST, &path).header("Idempotency-Key", &key).json(&body);
-    let once = stack.client.send(ask()).await.unwrap();
-    let twice = stack.client.send(ask()).await.unwrap();
+    let once = stack.client.send(request_of()).await.unwrap();
+    let twice = stack.client.send(request_of()).await.unwrap();
     assert_eq!((once.status.as_u16(), &once.body), (201, &twice.body));
 
     // Concurrent requests stay within the limit.
@@ -124,8 +124,8 @@ async fn partial_refunds_never_exceed_captured_amount() {
     assert_eq!(at_provider(&stack, &id), (0, 2000, 2000, 1), "the provider's ledger must agree");
     let listed = stack.client.list(&[]).await.unwrap().body;
     assert_eq!(listed["orders"][0]["payment_status"], "refunded");
-    let told = event_types(&stack.client, &id).await;
-    assert_eq!((events_of(&told, "refund.requested"), events_of(&told, "payment.refunded")), (9, 9));
+    let reported = event_types(&stack.client, &id).await;
+    assert_eq!((events_of(&reported, "refund.requested"), events_of(&reported, "payment.refunded")), (9, 9));
 
     let open = place(&stack.client, &order_needing_review()).await;
     wait_for_status(&stack.client, &open, "in_review").await;
@@ -201,9 +201,9 @@ async fn pending_refund_is_not_counted_and_failed_one_can_repeat() {
     // The bank may reject the refund later, after its workflow has completed.
     let object = json!({"id": at_the_provider(&stack, &good), "object": "refund", "status": "failed",
         "failure_reason": "expired_or_canceled_card", "metadata": {"refund_id": good}});
-    for said in ["closed", "duplicate"] {
+    for response in ["closed", "duplicate"] {
         let reply = send_provider_event(&stack, "evt_late", "refund.failed", object.clone()).await;
-        assert_eq!(reply.status.as_u16(), 202, "{said}: {}", reply.body);
+        assert_eq!(reply.status.as_u16(), 202, "{response}: {}", reply.body);
     }
     let order = settles(&stack, &id, &good, "failed").await;
     assert_eq!(
@@ -251,9 +251,9 @@ async fn open_dispute_raises_attention_until_closed() {
     let worker = Client::new(&format!("http://127.0.0.1:{}", ports.worker), "no key is needed").unwrap();
     let metrics = || worker.send(worker.request(reqwest::Method::GET, "/metrics"));
     wait_until("the workers' metrics to count the attention item", || async {
-        let said = metrics().await.unwrap().body;
+        let response = metrics().await.unwrap().body;
         let one = "waybill_orders_needing_attention{reason=\"disputed\"} 1";
-        said.as_str().unwrap().contains(one).then_some(())
+        response.as_str().unwrap().contains(one).then_some(())
     })
     .await;
     dispute["evidence_details"] = json!({"due_by": 1_900_000_000});
@@ -271,8 +271,12 @@ async fn open_dispute_raises_attention_until_closed() {
     let late = send_provider_event(&stack, "evt_late", "charge.dispute.created", opened).await;
     assert_eq!(late.text("/status"), "duplicate", "a closed dispute must stay closed");
     assert_eq!(stack.client.get(&id).await.unwrap().body["attention"], Value::Null);
-    let told = event_types(&stack.client, &id).await;
-    assert_eq!((events_of(&told, "dispute.opened"), events_of(&told, "dispute.closed")), (1, 1), "{told:?}");
+    let reported = event_types(&stack.client, &id).await;
+    assert_eq!(
+        (events_of(&reported, "dispute.opened"), events_of(&reported, "dispute.closed")),
+        (1, 1),
+        "{reported:?}"
+    );
     let request = stack.client.request(reqwest::Method::GET, &format!("/v1/orders/{id}/disputes"));
     let disputes = stack.client.send(request).await.unwrap().body;
     assert_eq!(disputes["disputes"][0]["status"], "won", "{disputes}");
@@ -325,8 +329,9 @@ async fn undelivered_receipt_is_delivered_by_dispatcher() {
         signal: "receipt".into(),
         payload: json!({"return_id": of}),
     };
-    let came = [(LineQuantity { line: 0, quantity: 1 }, ReturnDisposition::Restock)];
-    let received = returns::record_received(&pool, &record, &new_key(), &came, &message).await.unwrap();
+    let received_items = [(LineQuantity { line: 0, quantity: 1 }, ReturnDisposition::Restock)];
+    let received =
+        returns::record_received(&pool, &record, &new_key(), &received_items, &message).await.unwrap();
     assert!(matches!(received, returns::ReceiptOutcome::Accepted { is_new: true, .. }), "{received:?}");
     assert_eq!(closed(&stack, &of).await["refunds"].as_array().unwrap().len(), 1);
     stack.stop().await;
@@ -390,9 +395,9 @@ async fn received_return_is_restocked_and_refunded_exactly() {
     let stock = stack.client.get_stock("BACK").await.unwrap().body;
     let sum = |of: &str| values(&stock["locations"]).iter().map(|l| l[of].as_i64().unwrap()).sum::<i64>();
     assert_eq!(sum("available"), 6, "one unit is written off: {stock}");
-    let told = event_types(&stack.client, &id).await;
+    let reported = event_types(&stack.client, &id).await;
     for kind in ["return.requested", "return.received", "return.closed", "payment.refunded"] {
-        assert_eq!(events_of(&told, kind), 2, "{kind}: {told:?}");
+        assert_eq!(events_of(&reported, kind), 2, "{kind}: {reported:?}");
     }
     stack.stop().await;
 }
@@ -415,8 +420,8 @@ async fn overdue_return_raises_attention_and_stays_open() {
     let request = stranger.request(reqwest::Method::GET, &format!("/v1/returns/{late}"));
     assert_rejected(&stranger.send(request).await.unwrap(), 404, "not_found", "another merchant's");
 
-    let goods = json!([{"line": 0, "quantity": 1, "condition": "restock"}]);
-    assert_eq!(receipt(&stack, &late, goods).await.status.as_u16(), 202);
+    let items = json!([{"line": 0, "quantity": 1, "condition": "restock"}]);
+    assert_eq!(receipt(&stack, &late, items).await.status.as_u16(), 202);
     let done = closed(&stack, &late).await;
     assert_eq!((&done["amount"], &done["refunds"][0]["amount"]), (&json!(1000), &json!(10)));
     let order = stack.client.get(&id).await.unwrap().body;

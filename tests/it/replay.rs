@@ -178,8 +178,8 @@ async fn forward(stack: &Stack) -> Vec<Recorded> {
     let mut short = order_with(|o| o["lines"][0]["quantity"] = json!(1));
     short["lines"].as_array_mut().unwrap().push(json!({"sku": "NONE", "quantity": 1, "unit_price": 1000}));
     short["shortage_policy"] = json!("ask_customer");
-    let asked = place(&stack.client, &short).await;
-    wait_for_status(&stack.client, &asked, "awaiting_customer").await;
+    let request = place(&stack.client, &short).await;
+    wait_for_status(&stack.client, &request, "awaiting_customer").await;
 
     let proving = order_with(|o| o["payment"]["method"] = json!("pm_card_authenticationRequired"));
     let proving = place(&stack.client, &proving).await;
@@ -213,7 +213,7 @@ async fn forward(stack: &Stack) -> Vec<Recorded> {
         of("completed-two-shipments", &completed),
         of("rejected-declined", &declined),
         of("open-approved-in-review", &approved),
-        of("open-awaiting-customer", &asked),
+        of("open-awaiting-customer", &request),
         of("open-payment-action", &proving),
         of("open-line-replaced", &reduced),
         ("refund", RefundId(id(&refund)).workflow_id()),
@@ -258,17 +258,17 @@ async fn trouble(stack: &Stack) -> Vec<Recorded> {
     temporal(&["workflow", "cancel", "-w", &format!("order:{cancelled}")]).await;
     wait_for_status(&stack.client, &cancelled, "cancelled").await;
 
-    let inherited = place(&stack.client, &order_with(|_| {})).await;
-    wait_for_status(&stack.client, &inherited, "fulfilling").await;
-    temporal(&["workflow", "terminate", "-w", &format!("order:{inherited}")]).await;
-    wait_for_status(&stack.client, &inherited, "cancelled").await;
+    let resumed = place(&stack.client, &order_with(|_| {})).await;
+    wait_for_status(&stack.client, &resumed, "fulfilling").await;
+    temporal(&["workflow", "terminate", "-w", &format!("order:{resumed}")]).await;
+    wait_for_status(&stack.client, &resumed, "cancelled").await;
     vec![
         of("open-authorize-retried", &retried),
         of("open-captured-once", &once),
         of("open-hold-renewed", &renewed),
         of("open-capture-skipped", &skipped),
         of("cancelled-by-engine", &cancelled),
-        of("cancelled-by-heir", &inherited),
+        of("cancelled-by-heir", &resumed),
     ]
 }
 
@@ -310,8 +310,8 @@ async fn retried(stack: &Stack) -> Vec<Recorded> {
     let back = returning(stack, &order, json!([{"line": 0, "quantity": 1}])).await;
     let workflow = format!("return:{back}");
     wait_until("the return workflow to wait", || async {
-        let told = temporal(&["workflow", "show", "-w", &workflow, "-o", "json"]).await;
-        told.contains("EVENT_TYPE_TIMER_STARTED").then_some(())
+        let reported = temporal(&["workflow", "show", "-w", &workflow, "-o", "json"]).await;
+        reported.contains("EVENT_TYPE_TIMER_STARTED").then_some(())
     })
     .await;
     let pool = waybill_store::connect(&stack.database_url, 1).unwrap();

@@ -58,11 +58,11 @@ async fn retry_ends_backoff_of_failing_refund() {
     let order = within_10_seconds("the refund", settles(&stack, &id, &refund, "succeeded")).await;
     assert_eq!(order["attention"], Value::Null, "{order:#}");
     assert_eq!(audited(&stack, &id).await, 1);
-    let told = event_types(&stack.client, &id).await;
+    let recorded = event_types(&stack.client, &id).await;
     assert_eq!(
-        (events_of(&told, "operator.acted"), events_of(&told, "payment.refunded")),
+        (events_of(&recorded, "operator.acted"), events_of(&recorded, "payment.refunded")),
         (1, 1),
-        "{told:?}"
+        "{recorded:?}"
     );
     let late = operate(&stack.client, &id, "retry", json!({"reason": "again"})).await;
     assert_rejected(&late, 409, "wrong_state", "retry without a failing step");
@@ -77,8 +77,8 @@ async fn failing_return_raises_attention_until_retry_succeeds() {
     let forbid = "alter table returns add constraint planted check (state <> 'restocked') not valid";
     let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
     sqlx::query(forbid).execute(&pool).await.unwrap();
-    let came = json!([{"line": 0, "quantity": 1, "condition": "restock"}]);
-    receipt(&stack, &back, came).await.success().unwrap();
+    let received_items = json!([{"line": 0, "quantity": 1, "condition": "restock"}]);
+    receipt(&stack, &back, received_items).await.success().unwrap();
     let order = needs(&stack, &id, "return_failing").await;
     check_need(only_need(&order), "return_failing", "restock", "return", &back);
 
@@ -89,9 +89,9 @@ async fn failing_return_raises_attention_until_retry_succeeds() {
     assert_eq!(done["refunds"][0]["amount"], 1_000, "{done:#}");
     let order = stack.client.get(&id).await.unwrap().body;
     assert_eq!(order["attention"], Value::Null, "{order:#}");
-    let told = event_types(&stack.client, &id).await;
-    assert_eq!((events_of(&told, "attention.raised"), events_of(&told, "attention.cleared")), (1, 1));
-    assert_eq!((events_of(&told, "operator.acted"), audited(&stack, &id).await), (1, 1), "{told:?}");
+    let recorded = event_types(&stack.client, &id).await;
+    assert_eq!((events_of(&recorded, "attention.raised"), events_of(&recorded, "attention.cleared")), (1, 1));
+    assert_eq!((events_of(&recorded, "operator.acted"), audited(&stack, &id).await), (1, 1), "{recorded:?}");
     stack.stop().await;
 }
 
@@ -102,8 +102,8 @@ async fn terminal_retry_ends_backoff_of_rejected_return_step() {
     let back = returning(&stack, &id, json!([{"line": 0, "quantity": 1}])).await;
     let workflow = format!("return:{back}");
     wait_until("the return workflow to wait", || async {
-        let told = temporal(&["workflow", "show", "-w", &workflow, "-o", "json"]).await;
-        told.contains("EVENT_TYPE_TIMER_STARTED").then_some(())
+        let recorded = temporal(&["workflow", "show", "-w", &workflow, "-o", "json"]).await;
+        recorded.contains("EVENT_TYPE_TIMER_STARTED").then_some(())
     })
     .await;
     // A row that cannot be parsed fails the step immediately, and Temporal does not retry it.
@@ -116,10 +116,10 @@ async fn terminal_retry_ends_backoff_of_rejected_return_step() {
 
     sql(&stack, "update returns set amount = null where id = $1::uuid", &back).await;
     let command = need["actions"][0]["command"].as_str().unwrap();
-    let (words, input) = command.trim_start_matches("temporal ").split_once(" --input ").unwrap();
-    let mut words: Vec<&str> = words.split(' ').collect();
-    words.extend(["--input", input.trim_matches('\'')]);
-    temporal(&words).await;
+    let (messages, input) = command.trim_start_matches("temporal ").split_once(" --input ").unwrap();
+    let mut messages: Vec<&str> = messages.split(' ').collect();
+    messages.extend(["--input", input.trim_matches('\'')]);
+    temporal(&messages).await;
     within_10_seconds("the return", closed(&stack, &back)).await;
     let order = stack.client.get(&id).await.unwrap().body;
     assert_eq!(order["attention"], Value::Null, "{order:#}");

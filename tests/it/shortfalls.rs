@@ -136,8 +136,8 @@ async fn count_below_reserved_raises_attention_on_the_newest_orders() {
             (vec!["retry", "skip"], &order["shipments"][0]["id"])
         );
         assert_eq!(order["allowed_actions"], json!(["cancel"]));
-        let told = wait_for_event(&stack.client, id, "stock.shortfall").await;
-        assert_eq!(told["data"]["missing"], json!([{"line": 0, "quantity": 1}]));
+        let recorded = wait_for_event(&stack.client, id, "stock.shortfall").await;
+        assert_eq!(recorded["data"]["missing"], json!([{"line": 0, "quantity": 1}]));
     }
     assert_eq!(order_now(&stack, &first).await["attention"], Value::Null);
 
@@ -304,8 +304,8 @@ async fn handover_of_a_short_shipment_is_accepted_and_keeps_attention() {
     stack.carrier.set_faults(Vec::new());
 
     send_carrier_event(&stack, &shipments(&order)[0], "hand_over").await;
-    let gone = wait_for_event(&stack.client, &newer, "stock.gone").await;
-    assert_eq!(gone["data"]["missing"], json!([{"line": 0, "quantity": 1}]));
+    let departed = wait_for_event(&stack.client, &newer, "stock.gone").await;
+    assert_eq!(departed["data"]["missing"], json!([{"line": 0, "quantity": 1}]));
     let order = needs(&stack, &newer, "stock_shortfall").await;
     assert_eq!(
         (actions(&order), &order["needs"][0]["detail"]["has_left"]),

@@ -17,7 +17,7 @@ fn rule(route: Route, fault: Fault, about: &str) -> Rule {
 }
 
 fn times(kinds: &[String], kind: &str) -> usize {
-    kinds.iter().filter(|told| *told == kind).count()
+    kinds.iter().filter(|recorded| *recorded == kind).count()
 }
 
 /// The status of a shipment's label at the carrier, if it has one.
@@ -261,9 +261,9 @@ async fn successor_run_captures_departed_shipment_once() {
         assert_eq!(order["outcome"], "full", "{order:#}");
         check_closed_order(&stack, id).await;
         assert_eq!(at_provider(&stack, id), (0, 1000, 0, 1));
-        let told = event_types(&stack.client, id).await;
-        assert_eq!(times(&told, "payment.captured"), 1, "{told:?}");
-        assert!(!told.contains(&"cancellation.requested".to_owned()), "{told:?}");
+        let recorded = event_types(&stack.client, id).await;
+        assert_eq!(times(&recorded, "payment.captured"), 1, "{recorded:?}");
+        assert!(!recorded.contains(&"cancellation.requested".to_owned()), "{recorded:?}");
     }
     check_stock(&stack, &before).await;
     stack.stop().await;
@@ -334,8 +334,10 @@ async fn successor_run_voids_remainder_of_skipped_capture() {
     let stack = sweeping().await;
     let id = place(&stack.client, &order_with(|_| {})).await;
     let left = shipments(&wait_for_status(&stack.client, &id, "fulfilling").await).remove(0);
-    let away = Fault::Status { status: 503 };
-    stack.payments.set_faults(vec![rule(Route::Capture, Fault::Refuse, &id), rule(Route::Void, away, &id)]);
+    let unavailable = Fault::Status { status: 503 };
+    stack
+        .payments
+        .set_faults(vec![rule(Route::Capture, Fault::Refuse, &id), rule(Route::Void, unavailable, &id)]);
     send_carrier_event(&stack, &left, "hand_over").await;
     operator_actions::needs(&stack, &id, "capture_failing").await;
     let skip = operator_actions::operate(&stack.client, &id, "skip", json!({"reason": "a gift"})).await;
@@ -383,9 +385,9 @@ async fn successor_run_does_not_await_customer() {
 /// The number of workflow runs of the order.
 async fn runs(id: &str) -> u64 {
     let query = format!("WorkflowId = 'order:{id}'");
-    let told = temporal(&["workflow", "count", "--query", &query, "-o", "json"]).await;
-    let told: Value = serde_json::from_str(&told).unwrap();
-    told["count"].as_str().map_or(0, |count| count.parse().unwrap())
+    let recorded = temporal(&["workflow", "count", "--query", &query, "-o", "json"]).await;
+    let recorded: Value = serde_json::from_str(&recorded).unwrap();
+    recorded["count"].as_str().map_or(0, |count| count.parse().unwrap())
 }
 
 #[tokio::test]
@@ -414,19 +416,19 @@ async fn concurrent_sweeps_start_one_successor_run() {
         let workflow = format!("{queue}-sweep-{number}");
         let queue = queue.clone();
         async move {
-            let words = ["workflow", "execute", "--type", "SweepWorkflow", "--task-queue", &queue];
+            let messages = ["workflow", "execute", "--type", "SweepWorkflow", "--task-queue", &queue];
             server
-                .cli(&[&words[..], &["-w", &workflow, "--input", "{}", "-o", "json"]].concat())
+                .cli(&[&messages[..], &["-w", &workflow, "--input", "{}", "-o", "json"]].concat())
                 .await
                 .unwrap()
         }
     });
-    let told = join_all(sweeps).await;
-    let heirs = |told: &String| -> u64 {
-        let told: Value = serde_json::from_str(told).unwrap();
-        told["result"]["heirs"].as_u64().unwrap()
+    let recorded = join_all(sweeps).await;
+    let heirs = |recorded: &String| -> u64 {
+        let recorded: Value = serde_json::from_str(recorded).unwrap();
+        recorded["result"]["heirs"].as_u64().unwrap()
     };
-    assert_eq!(told.iter().map(heirs).sum::<u64>(), 3, "{told:#?}");
+    assert_eq!(recorded.iter().map(heirs).sum::<u64>(), 3, "{recorded:#?}");
     for id in &ids {
         assert_cancelled_by_successor(&stack, id, "voided").await;
         wait_until("both runs to be visible", || async { (runs(id).await == 2).then_some(()) }).await;
@@ -440,10 +442,10 @@ async fn concurrent_sweeps_start_one_successor_run() {
 async fn overdue_order_without_workflow_gets_successor_run() {
     let stack = sweeping().await;
     let before = units_by_location(&stack).await;
-    let (forgotten, _) = in_review(&stack).await;
+    let (invalidated, _) = in_review(&stack).await;
     let (in_time, _) = in_review(&stack).await;
     let server = &Servers::for_tests().await.unwrap().temporal;
-    for id in [&forgotten, &in_time] {
+    for id in [&invalidated, &in_time] {
         let workflow = format!("order:{id}");
         temporal(&["workflow", "delete", "--yes", "-w", &workflow]).await;
         wait_until("its deletion in Temporal", || async {
@@ -453,8 +455,8 @@ async fn overdue_order_without_workflow_gets_successor_run() {
     }
     let pool = waybill_store::connect(&stack.database_url, 2).unwrap();
     let overdue = "update stock_holds set expires_at = now() - interval '1 hour' where order_id = $1::uuid";
-    sqlx::query(overdue).bind(&forgotten).execute(&pool).await.unwrap();
-    assert_cancelled_by_successor(&stack, &forgotten, "voided").await;
+    sqlx::query(overdue).bind(&invalidated).execute(&pool).await.unwrap();
+    assert_cancelled_by_successor(&stack, &invalidated, "voided").await;
     sweep(&stack).await;
     wait_for_status(&stack.client, &in_time, "in_review").await;
     assert!(authorized_amount(&stack, &in_time).await > 0, "its reservation has not expired");

@@ -29,10 +29,10 @@ pub async fn stack() -> Stack {
 }
 
 /// Polls until `look` returns a value, and panics with `what` after the timeout.
-pub async fn wait_until<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
+pub async fn wait_until<T, F: Future<Output = Option<T>>>(what: &str, mut check: impl FnMut() -> F) -> T {
     let deadline = tokio::time::Instant::now() + WAIT_TIMEOUT;
     loop {
-        if let Some(found) = look().await {
+        if let Some(found) = check().await {
             return found;
         }
         assert!(tokio::time::Instant::now() < deadline, "timed out waiting for: {what}");

@@ -55,9 +55,9 @@ async fn cancel_while_rejected(stack: &Stack, number: u64) -> String {
         stack.temporal.signal(&format!("order:{id}"), "cancel", &json!({"reason": "changed my mind"})).await;
     let result = result_of(stack, &id).await;
     let order = check_closed_order(stack, &id).await;
-    let shown = check_one_ending(stack, &id).await;
-    assert!(shown.is_terminal());
-    assert_eq!((shown.as_str(), order["status"].as_str()), (&*result, Some(&*result)));
+    let visible = check_one_ending(stack, &id).await;
+    assert!(visible.is_terminal());
+    assert_eq!((visible.as_str(), order["status"].as_str()), (&*result, Some(&*result)));
     result
 }
 
@@ -86,7 +86,7 @@ async fn unreadable_workflow_input_fails_the_workflow() {
     let query = format!("WorkflowId = '{id}' and ExecutionStatus = 'Failed'");
     wait_until("the workflow to fail", || async { stack.temporal.executions(&query).await.ok()?.pop() })
         .await;
-    let shown = temporal(&["workflow", "show", "-w", &id]).await;
-    assert!(shown.contains("input can't be read"), "{shown}");
+    let visible = temporal(&["workflow", "show", "-w", &id]).await;
+    assert!(visible.contains("input can't be read"), "{visible}");
     stack.stop().await;
 }

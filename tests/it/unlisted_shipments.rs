@@ -44,8 +44,12 @@ async fn handover_of_unlisted_shipment_raises_attention_once() {
     carrier_reports(&stack, &id, &shipment, "shipment.delivered").await;
     let order = stack.client.get(&id).await.unwrap().body;
     assert_eq!(order["attention"], Value::Null, "{order:#}");
-    let told = event_types(&stack.client, &id).await;
-    assert_eq!((events_of(&told, "stock.gone"), events_of(&told, "attention.raised")), (1, 1), "{told:?}");
+    let recorded = event_types(&stack.client, &id).await;
+    assert_eq!(
+        (events_of(&recorded, "stock.gone"), events_of(&recorded, "attention.raised")),
+        (1, 1),
+        "{recorded:?}"
+    );
     stack.stop().await;
 }
 

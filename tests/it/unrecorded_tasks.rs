@@ -71,10 +71,10 @@ async fn cancel_after_the_worker_died(stack: &mut Stack, at_work: usize, orders:
         for (id, source) in [(by_signal, "signal"), (by_engine, "engine"), (by_http, "api")] {
             wait_for_status(&stack.client, id, "cancelled").await;
             check_closed_order(stack, id).await;
-            let told = timeline(&stack.client, id).await;
-            let asked = told.iter().rfind(|entry| entry["type"] == "cancellation.requested").unwrap();
+            let reported = timeline(&stack.client, id).await;
+            let asked = reported.iter().rfind(|entry| entry["type"] == "cancellation.requested").unwrap();
             assert_eq!(asked["data"]["source"], source);
-            assert_eq!(told.last().unwrap()["data"]["reason"], asked["data"]["reason"]);
+            assert_eq!(reported.last().unwrap()["data"]["reason"], asked["data"]["reason"]);
         }
     }
 }
@@ -117,16 +117,16 @@ async fn cancel_cancels_second_label_of_unrecorded_task() {
     stock_two_locations(&stack.client).await;
     let before = units_by_location(&stack).await;
     let split = three(&stack, || order(&[("HERE", 51), ("THERE", 51)])).await;
-    let (mut away, mut stalled) = (Vec::new(), Vec::new());
+    let (mut unavailable, mut stalled) = (Vec::new(), Vec::new());
     for id in &split {
         let order = wait_for_status(&stack.client, id, "in_review").await;
         let [first, second] = &shipments(&order)[..] else { panic!("two shipments: {order:#}") };
-        away.push(rule(Route::Book, Fault::Status { status: 503 }, Some(first)));
+        unavailable.push(rule(Route::Book, Fault::Status { status: 503 }, Some(first)));
         stalled.push(rule(Route::Book, Fault::Stall, Some(second)));
     }
     // Each first label takes several workflow tasks; the second is booked in the task that receives the first one's
     // result.
-    stack.carrier.set_faults([away, stalled.clone()].concat());
+    stack.carrier.set_faults([unavailable, stalled.clone()].concat());
     approve(&split).await;
     for id in &split {
         wait_for_event(&stack.client, id, "step.retrying").await;
@@ -171,10 +171,10 @@ async fn cancel_releases_stock_moved_by_unrecorded_task() {
     let lines = [("GONE", 1), ("A-1", 1), ("A-2", 1), ("B-1", 1), ("B-2", 1)];
     let id = place(&stack.client, &order(&lines)).await;
     let order = wait_for_status(&stack.client, &id, "fulfilling").await;
-    let (gone, here): (Vec<&Value>, Vec<&Value>) =
+    let (departed, here): (Vec<&Value>, Vec<&Value>) =
         values(&order["shipments"]).into_iter().partition(|shipment| shipment["location"] == "AMS");
-    let [gone, last] = [gone[0], here[1]].map(|shipment| shipment["id"].as_str().unwrap());
-    send_carrier_event(&stack, gone, "hand_over").await;
+    let [departed, last] = [departed[0], here[1]].map(|shipment| shipment["id"].as_str().unwrap());
+    send_carrier_event(&stack, departed, "hand_over").await;
     wait_for_status(&stack.client, &id, "partially_shipped").await;
     wait_for_event(&stack.client, &id, "payment.captured").await;
     // One shipment has been replaced when the worker is killed while it replaces the other.
@@ -319,13 +319,13 @@ async fn customer_can_authenticate_after_restart() {
     let mut order = order(&[("SHOE-42-BLK", 2)]);
     order["payment"]["method"] = json!("pm_card_authenticationRequired");
     // A webhook would make the worker query the provider before the cancel arrives.
-    let silent = || rule(Route::Webhook, Fault::Suppress, None);
-    stack.payments.set_faults(vec![silent()]);
+    let unresponsive = || rule(Route::Webhook, Fault::Suppress, None);
+    stack.payments.set_faults(vec![unresponsive()]);
     let id = place(&stack.client, &order).await;
     wait_for_event(&stack.client, &id, "payment.action_required").await;
     // The order restarts from the read model, and its first request to the provider fails.
-    let away = rule(Route::Read, Fault::Status { status: 429 }, None);
-    stack.payments.set_faults(vec![away, silent()]);
+    let unavailable = rule(Route::Read, Fault::Status { status: 429 }, None);
+    stack.payments.set_faults(vec![unavailable, unresponsive()]);
     write_as_unrecorded_task(&stack, &id, vec![OrderEvent::StatusChanged {}], |_| {}).await;
     signal(&id, "cancel", r#"{"reason": "one will do", "lines": [{"line": 0, "quantity": 1}]}"#).await;
     wait_for_event(&stack.client, &id, "lines.cancelled").await;
@@ -362,8 +362,8 @@ async fn stock_held_after_unrecorded_cancel_is_released() {
     write_as_unrecorded_task(&stack, &id, events, cancelled).await;
     // The next run must first report the ignored signal, and conflicts with the written entries before it reaches the
     // stock.
-    let away = |route| rule(route, Fault::Status { status: 503 }, None);
-    stack.payments.set_faults(vec![away(Route::Void), away(Route::Read)]);
+    let unavailable = |route| rule(route, Fault::Status { status: 503 }, None);
+    stack.payments.set_faults(vec![unavailable(Route::Void), unavailable(Route::Read)]);
     signal(&id, "decide", r#"{"decision": "approve", "reason": "known"}"#).await;
     stack.add_worker().await.unwrap();
     wait_for_event(&stack.client, &id, "signal.ignored").await;
@@ -511,15 +511,15 @@ async fn accepted_answer_survives_unrecorded_progress() {
     wait_for_status(&stack.client, &id, "awaiting_customer").await;
     stack.workers[0].kill_hard().await.unwrap();
     // The lost workflow task cancelled the line that is short; the next task receives the customer's answer first.
-    let gone = LineQuantity { line: 0, quantity: 1 };
+    let departed = LineQuantity { line: 0, quantity: 1 };
     let cancelled =
-        OrderEvent::LinesCancelled { lines: vec![gone], reason: "not that".into(), request: None };
+        OrderEvent::LinesCancelled { lines: vec![departed], reason: "not that".into(), request: None };
     let selection = LineSelection::parse(&[LineSelector::Whole(0)]).unwrap();
     let reduce = |state: &mut OrderState| *state = state.with_cancelled(&selection);
     write_as_unrecorded_task(&stack, &id, vec![cancelled], reduce).await;
     let authorizing = OrderEvent::Authorizing { amount: Amount::new(1000).unwrap() };
-    let go_on = |state: &mut OrderState| state.status = OrderStatus::Authorizing;
-    write_as_unrecorded_task(&stack, &id, vec![authorizing], go_on).await;
+    let proceed = |state: &mut OrderState| state.status = OrderStatus::Authorizing;
+    write_as_unrecorded_task(&stack, &id, vec![authorizing], proceed).await;
     signal(&id, "amend", r#"{"accept": "ship_available"}"#).await;
     stack.add_worker().await.unwrap();
 
@@ -563,13 +563,13 @@ async fn remainder_is_voided_after_unrecorded_capture() {
         if is_written {
             let order: OrderId = id.parse().unwrap();
             let kind = OperationKind::Capture(shipment.parse().unwrap());
-            let ask = payments::begin_capture(
+            let request_of = payments::begin_capture(
                 &pool,
                 order,
                 shipment.parse().unwrap(),
                 Amount::new(amount).unwrap(),
             );
-            let of = ask.await.unwrap().authorization.unwrap().provider_ref;
+            let of = request_of.await.unwrap().authorization.unwrap().provider_ref;
             payments::finish_operation(
                 &pool,
                 order,

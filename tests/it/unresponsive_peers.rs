@@ -33,8 +33,8 @@ async fn with_orders<const N: usize>() -> (Stack, [OrderId; N], PgPool) {
     for id in &mut ids {
         *id = place(&stack.client, &order(&[("SHOE-42-BLK", 1)])).await.parse().unwrap();
     }
-    let look = PgPool::connect(&stack.database_url).await.unwrap();
-    (stack, ids, look)
+    let check = PgPool::connect(&stack.database_url).await.unwrap();
+    (stack, ids, check)
 }
 
 /// Waits until a statement like this one waits for a lock.
@@ -55,16 +55,16 @@ async fn give_up_after(polls: usize, future: impl Future) {
 
 #[tokio::test]
 async fn cancelled_caller_leaves_no_open_transaction() {
-    let (stack, [id], look) = with_orders().await;
+    let (stack, [id], check) = with_orders().await;
     let pool = connect(&stack.database_url, 1).unwrap();
-    sqlx::query("create table written (polls int)").execute(&look).await.unwrap();
+    sqlx::query("create table written (polls int)").execute(&check).await.unwrap();
     for polls in 1..=POLLS_MAX {
         give_up_after(polls, reservations::release(&pool, id, None)).await;
         let n = i32::try_from(polls).unwrap();
         sqlx::query("insert into written values ($1)").bind(n).execute(&pool).await.unwrap();
         let seen: i64 = sqlx::query_scalar("select count(*) from written where polls = $1")
             .bind(n)
-            .fetch_one(&look)
+            .fetch_one(&check)
             .await
             .unwrap();
         assert_eq!(seen, 1, "writes after a dropped request ({polls}) must be committed");
@@ -77,8 +77,8 @@ async fn client_disconnect_does_not_abort_the_request() {
     let stack = stack().await;
     let id = place(&stack.client, &order_with(|_| {})).await;
     wait_for_status(&stack.client, &id, "fulfilling").await;
-    let look = PgPool::connect(&stack.database_url).await.unwrap();
-    let mut keys = look.begin().await.unwrap();
+    let check = PgPool::connect(&stack.database_url).await.unwrap();
+    let mut keys = check.begin().await.unwrap();
     sqlx::query("lock table idempotency_keys in share row exclusive mode").execute(&mut *keys).await.unwrap();
     let client = stack.client.clone();
     let path = format!("/v1/orders/{id}/cancellation");
@@ -138,16 +138,16 @@ async fn way(database_url: &str) -> ConnectionVia {
     let here = TcpListener::bind("127.0.0.1:0").await.unwrap();
     url.set_host(Some("127.0.0.1")).unwrap();
     url.set_port(Some(here.local_addr().unwrap().port())).unwrap();
-    let (silent, heard) = watch::channel(());
+    let (unresponsive, received) = watch::channel(());
     tokio::spawn(async move {
         while let Ok((mut client, _)) = here.accept().await {
-            let (there, mut heard) = (there.clone(), heard.clone());
-            heard.mark_unchanged();
+            let (there, mut received) = (there.clone(), received.clone());
+            received.mark_unchanged();
             tokio::spawn(async move {
                 let mut server = TcpStream::connect(there).await.unwrap();
                 let went_silent = tokio::select! {
                     _ = copy_bidirectional(&mut client, &mut server) => false,
-                    changed = heard.changed() => changed.is_ok(),
+                    changed = received.changed() => changed.is_ok(),
                 };
                 if went_silent {
                     std::future::pending::<()>().await;
@@ -155,7 +155,7 @@ async fn way(database_url: &str) -> ConnectionVia {
             });
         }
     });
-    ConnectionVia { url: url.into(), silent }
+    ConnectionVia { url: url.into(), silent: unresponsive }
 }
 
 #[tokio::test]
@@ -185,14 +185,14 @@ async fn version_lookup_times_out_before_writes() {
     assert!(stamp.is_some());
     way.silent.send(()).unwrap();
     let written = writers.reserve(id);
-    let looked = async {
+    let checked = async {
         assert!(reader.row_version(id).await.is_err(), "no response");
         assert_eq!(reader.row_version(id).await.unwrap(), stamp, "on another connection");
     };
     tokio::select! {
         biased;
         _ = written => panic!("the read timeout must be shorter than the write timeout"),
-        () = looked => {}
+        () = checked => {}
     }
     stack.stop().await;
 }
@@ -201,27 +201,27 @@ async fn version_lookup_times_out_before_writes() {
 async fn listener_detects_unreachable_postgres() {
     let (stack, [id], _) = with_orders().await;
     let way = way(&stack.database_url).await;
-    let mut heard = ChangeListener::listen(connect(&way.url, 2).unwrap()).subscribe();
-    let mut hear =
-        async || timeout(WAIT_TIMEOUT, heard.recv()).await.expect("a notification must arrive").unwrap();
-    assert_eq!(hear().await, ChangeNotification::Unknown, "on subscription");
+    let mut received = ChangeListener::listen(connect(&way.url, 2).unwrap()).subscribe();
+    let mut receive =
+        async || timeout(WAIT_TIMEOUT, received.recv()).await.expect("a notification must arrive").unwrap();
+    assert_eq!(receive().await, ChangeNotification::Unknown, "on subscription");
     way.silent.send(()).unwrap();
-    assert_eq!(hear().await, ChangeNotification::Unknown, "after a reconnect");
+    assert_eq!(receive().await, ChangeNotification::Unknown, "after a reconnect");
     Notifier::start(connect(&stack.database_url, 1).unwrap()).notify_order(id);
-    assert_eq!(hear().await, ChangeNotification::Order(id));
+    assert_eq!(receive().await, ChangeNotification::Order(id));
     stack.stop().await;
 }
 
 #[tokio::test]
 async fn notifications_continue_after_a_hung_statement() {
-    let (stack, [id], look) = with_orders().await;
+    let (stack, [id], check) = with_orders().await;
     let way = way(&stack.database_url).await;
-    let mut listener = PgListener::connect_with(&look).await.unwrap();
+    let mut listener = PgListener::connect_with(&check).await.unwrap();
     listener.listen("waybill_orders").await.unwrap();
     let pool = connect(&way.url, 2).unwrap();
     let notifier = Notifier::start(pool.clone());
-    let mut hear = async || {
-        let heard = async {
+    let mut receive = async || {
+        let received = async {
             loop {
                 notifier.notify_order(id);
                 if timeout(Duration::from_millis(500), listener.recv()).await.is_ok() {
@@ -229,18 +229,18 @@ async fn notifications_continue_after_a_hung_statement() {
                 }
             }
         };
-        timeout(WAIT_TIMEOUT, heard).await.expect("the change must be announced");
+        timeout(WAIT_TIMEOUT, received).await.expect("the change must be announced");
     };
-    hear().await;
+    receive().await;
     wait_until("its connection to be idle", || async { (pool.num_idle() == 1).then_some(()) }).await;
     way.silent.send(()).unwrap();
-    hear().await;
+    receive().await;
     stack.stop().await;
 }
 
 #[tokio::test]
 async fn unresponsive_connections_are_skipped() {
-    let (stack, [], look) = with_orders().await;
+    let (stack, [], check) = with_orders().await;
     let way = way(&stack.database_url).await;
     let pool = connect(&way.url, 16).unwrap();
     let mut connections = Vec::new();
@@ -252,7 +252,7 @@ async fn unresponsive_connections_are_skipped() {
         let rested =
             "select count(*) from pg_stat_activity where application_name = 'waybill' and state = 'idle'
             and datname = current_database() and clock_timestamp() - state_change > '2 s' and query = ''";
-        let rested: i64 = sqlx::query_scalar(rested).fetch_one(&look).await.unwrap();
+        let rested: i64 = sqlx::query_scalar(rested).fetch_one(&check).await.unwrap();
         (pool.num_idle() == 2 && rested >= 2).then_some(())
     })
     .await;

@@ -145,20 +145,20 @@ async fn unsigned_webhook_is_rejected_and_repeat_counts_once() {
     what_is_signed_and_wrong(&stack, &id, shipment).await;
     from_the_provider(&stack, &id).await;
 
-    let said = |reply: Reply| (reply.status.as_u16(), reply.text("/status").to_owned());
-    assert_eq!(said(from_carrier.send(&stack).await), (202, "delivered".to_owned()));
-    assert_eq!(said(from_carrier.send(&stack).await), (202, "duplicate".to_owned()));
+    let reported = |reply: Reply| (reply.status.as_u16(), reply.text("/status").to_owned());
+    assert_eq!(reported(from_carrier.send(&stack).await), (202, "delivered".to_owned()));
+    assert_eq!(reported(from_carrier.send(&stack).await), (202, "duplicate".to_owned()));
     wait_for_status(&stack.client, &id, "shipped").await;
     // While secrets are rotated, a webhook has two signatures.
     let mut delivered = Webhook::carrier(&stack, shipment, "shipment.delivered");
     delivered.seconds -= AGE_MAX - 30;
     let mut headers = delivered.headers();
     headers[2].1 = format!("v1,{} {}", STANDARD.encode("old"), headers[2].1);
-    assert_eq!(said(delivered.send_with(&stack, headers).await), (202, "delivered".to_owned()));
+    assert_eq!(reported(delivered.send_with(&stack, headers).await), (202, "delivered".to_owned()));
     wait_for_status(&stack.client, &id, "completed").await;
     check_closed_order(&stack, &id).await;
     for late in [&from_carrier, &delivered] {
-        assert_eq!(said(late.send(&stack).await), (202, "duplicate".to_owned()));
+        assert_eq!(reported(late.send(&stack).await), (202, "duplicate".to_owned()));
     }
     let seen = event_types(&stack.client, &id).await;
     for once in ["shipment.handed_over", "payment.captured", "shipment.delivered"] {
@@ -273,9 +273,9 @@ async fn webhooks_in_any_order_complete_the_order() {
     // Delivery before hand-over, and each webhook sent ten times concurrently.
     for webhook in [&delivered[0], &handed_over[0], &delivered[1], &handed_over[1]] {
         let replies = join_all((0..10).map(|_| webhook.send(&stack))).await;
-        let words: Vec<&str> = replies.iter().map(|reply| reply.text("/status")).collect();
-        assert_eq!(words.iter().filter(|word| **word == "delivered").count(), 1, "{words:?}");
-        assert_eq!(words.iter().filter(|word| **word == "duplicate").count(), 9, "{words:?}");
+        let messages: Vec<&str> = replies.iter().map(|reply| reply.text("/status")).collect();
+        assert_eq!(messages.iter().filter(|message| **message == "delivered").count(), 1, "{messages:?}");
+        assert_eq!(messages.iter().filter(|message| **message == "duplicate").count(), 9, "{messages:?}");
     }
     wait_for_status(&stack.client, &id, "completed").await;
     let order = check_closed_order(&stack, &id).await;

@@ -122,7 +122,7 @@ async fn resolve_pending(
         return Ok(steps.provider.get_authorization(provider_ref).await?);
     }
     let key = OperationKind::Authorize(operation.generation).key(order_id);
-    let asked = if operation.age_hours < IDEMPOTENCY_KEY_HOURS {
+    let requested = if operation.age_hours < IDEMPOTENCY_KEY_HOURS {
         let request = AuthorizeRequest {
             key: key.clone(),
             order_id,
@@ -134,7 +134,7 @@ async fn resolve_pending(
     } else {
         Err(ProviderError::UnknownOutcome("the idempotency key is too old to be reused".into()))
     };
-    match asked {
+    match requested {
         Err(ProviderError::UnknownOutcome(why)) => {
             match steps.provider.search_authorization(order_id, &key).await {
                 Ok(Some(hold)) => Ok(hold),
@@ -281,13 +281,13 @@ pub(crate) async fn void(steps: &OrderSteps, input: &OrderRef) -> Result<VoidRes
             };
             steps.provider.void(&kind.key(order_id), &hold.provider_ref).await?;
             if hold.is_pending {
-                let undone = OperationState::Declined(CODE_ORDER_COMPENSATED.into());
+                let compensated = OperationState::Declined(CODE_ORDER_COMPENSATED.into());
                 let kind = OperationKind::Authorize(hold.generation);
                 payments::finish_operation(
                     pool,
                     order_id,
                     kind,
-                    OperationResult::of(&undone, Some(&hold.provider_ref)),
+                    OperationResult::of(&compensated, Some(&hold.provider_ref)),
                 )
                 .await?;
             }
@@ -339,26 +339,28 @@ async fn as_voidable(
     order_id: OrderId,
     hold: &PaymentOperation,
 ) -> Result<Option<VoidableAuthorization>, StepFailure> {
-    let stands = |provider_ref, amount, is_pending| {
+    let is_current = |provider_ref, amount, is_pending| {
         Some(VoidableAuthorization { generation: hold.generation, provider_ref, amount, is_pending })
     };
     Ok(match &hold.state {
         _ if hold.is_released => None,
         OperationState::Declined(_) => None,
-        OperationState::Succeeded => hold.provider_ref.clone().and_then(|id| stands(id, hold.amount, false)),
+        OperationState::Succeeded => {
+            hold.provider_ref.clone().and_then(|id| is_current(id, hold.amount, false))
+        }
         // The outcome is unknown. Another request determines it, and returns an id to void.
         OperationState::Pending => {
             match resolve_pending(steps, order_id, hold, &payment_terms(steps, order_id).await?).await? {
                 // Nothing is authorized yet, and the void prevents that the customer's action authorizes it later.
                 AuthorizationOutcome::ActionRequired { provider_ref, .. } => {
-                    stands(provider_ref, Amount::ZERO, true)
+                    is_current(provider_ref, Amount::ZERO, true)
                 }
                 known => {
                     record_outcome(steps, order_id, OperationKind::Authorize(hold.generation), &known)
                         .await?;
                     match known {
                         AuthorizationOutcome::Authorized(held) => {
-                            stands(held.provider_ref, hold.amount, false)
+                            is_current(held.provider_ref, hold.amount, false)
                         }
                         _ => None,
                     }

@@ -115,13 +115,14 @@ impl Pgbench {
             .output()
             .await
             .context("cannot run pgbench; it comes with Postgres (Debian: postgresql)")?;
-        let said = String::from_utf8_lossy(&out.stdout);
+        let response = String::from_utf8_lossy(&out.stdout);
         let failed =
-            said.lines().any(|l| l.starts_with("number of failed transactions: ") && !l.contains(": 0 "));
+            response.lines().any(|l| l.starts_with("number of failed transactions: ") && !l.contains(": 0 "));
         if !out.status.success() || failed {
-            bail!("pgbench failed:\n{said}{}", String::from_utf8_lossy(&out.stderr));
+            bail!("pgbench failed:\n{response}{}", String::from_utf8_lossy(&out.stderr));
         }
-        let line = said.lines().find_map(|l| l.strip_prefix("number of transactions actually processed: "));
+        let line =
+            response.lines().find_map(|l| l.strip_prefix("number of transactions actually processed: "));
         line.context("pgbench reported no number of transactions")?.trim().parse().context("pgbench's number")
     }
 }

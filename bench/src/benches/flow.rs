@@ -54,8 +54,8 @@ impl Flow {
     /// For a started stack; seeds its stock.
     pub async fn of(world: &Environment, stack: Stack) -> Result<Self> {
         environment::stock(&stack, environment::SKUS).await?;
-        let (look, processes) = (environment::look(&stack).await?, world.processes(&stack));
-        Ok(Self { stack, processes, look, placed: AtomicU64::new(0) })
+        let (check, processes) = (environment::look(&stack).await?, world.processes(&stack));
+        Ok(Self { stack, processes, look: check, placed: AtomicU64::new(0) })
     }
 
     /// Places unmeasured orders that fill connections, caches and plans. Postgres plans for empty tables until they are
@@ -191,9 +191,9 @@ async fn place(
         // The permit is released when an order reaches the goal.
         room.acquire().await?.forget();
         let body = Bytes::from(serde_json::to_vec(&order(n))?);
-        let (status, said) = connection.send(http::place(&client, &format!("bench-{n}"), body)?).await?;
+        let (status, reported) = connection.send(http::place(&client, &format!("bench-{n}"), body)?).await?;
         if status.as_u16() != 201 {
-            bail!("the response was {status}: {}", String::from_utf8_lossy(&said));
+            bail!("the response was {status}: {}", String::from_utf8_lossy(&reported));
         }
     }
 }

@@ -81,8 +81,8 @@ async fn wait_until_stable(world: &Environment, id: &str) -> Result<Value> {
         if !out.status.success() {
             bail!("order {id} cannot be described: {}", String::from_utf8_lossy(&out.stderr).trim());
         }
-        let told: Value = serde_json::from_slice(&out.stdout)?;
-        let now = told["workflowExecutionInfo"].clone();
+        let recorded: Value = serde_json::from_slice(&out.stdout)?;
+        let now = recorded["workflowExecutionInfo"].clone();
         if now["stateTransitionCount"] == last["stateTransitionCount"] {
             return Ok(now);
         }

@@ -43,22 +43,22 @@ struct Demand {
 
 impl Demand {
     fn new(lines: &[OrderLine], available: &AvailableStock) -> Self {
-        let mut asked: BTreeMap<&Sku, u32> = BTreeMap::new();
+        let mut requested: BTreeMap<&Sku, u32> = BTreeMap::new();
         for line in lines {
-            let pieces = asked.entry(&line.sku).or_default();
-            *pieces = pieces.saturating_add(line.quantity);
+            let unit_count = requested.entry(&line.sku).or_default();
+            *unit_count = unit_count.saturating_add(line.quantity);
         }
         let places: BTreeSet<&Location> = available.values().flat_map(|at| at.keys()).collect();
-        let mut available_by_location = vec![Vec::with_capacity(asked.len()); places.len()];
-        let mut wanted = Vec::with_capacity(asked.len());
-        for (sku, want) in asked {
+        let mut available_by_location = vec![Vec::with_capacity(requested.len()); places.len()];
+        let mut wanted = Vec::with_capacity(requested.len());
+        for (sku, want) in requested {
             let at = available.get(sku);
             let has = |place: &Location| at.and_then(|at| at.get(place)).copied().unwrap_or(0);
             let mut there = 0u32;
             for (place, here) in places.iter().zip(&mut available_by_location) {
-                let pieces = has(place).min(want);
-                there = there.saturating_add(pieces);
-                here.push(pieces);
+                let unit_count = has(place).min(want);
+                there = there.saturating_add(unit_count);
+                here.push(unit_count);
             }
             wanted.push(there.min(want));
         }
@@ -213,7 +213,7 @@ mod tests {
             wants in prop::collection::vec((0usize..4, 1u32..6), 1..7),
             have in prop::collection::vec((0usize..4, 0usize..6, 0u32..7), 0..20),
         ) {
-            let lines: Vec<_> = wants.iter().map(|(sku, pieces)| order_line(*sku, *pieces, 1)).collect();
+            let lines: Vec<_> = wants.iter().map(|(sku, unit_count)| order_line(*sku, *unit_count, 1)).collect();
             let places = ["A", "B", "C", "D", "E", "F"];
             let available = stock(&have.iter().map(|(s, p, q)| (*s, places[*p], *q)).collect::<Vec<_>>());
             let of = |sku: usize, at: &[&str]| -> u32 {

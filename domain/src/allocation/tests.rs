@@ -71,8 +71,8 @@ impl Case {
     /// The same order in a currency whose amounts are multiples of `unit` at the provider; the tax makes the total a
     /// multiple.
     fn allocation_in(&mut self, currency: Currency, unit: i64) -> Allocation {
-        let total = |charges: &OrderCharges, goods: i64| {
-            goods - charges.discount.minor() + charges.shipping_fee.minor() + charges.tax.minor()
+        let total = |charges: &OrderCharges, item_amounts: i64| {
+            item_amounts - charges.discount.minor() + charges.shipping_fee.minor() + charges.tax.minor()
         };
         let missing = (unit - total(&self.charges, self.goods()) % unit) % unit;
         self.charges.tax = self.charges.tax.plus(Amount::new(missing).unwrap()).unwrap();
@@ -147,20 +147,20 @@ proptest! {
     #[test]
     fn units_are_allocated_once_and_completely(case in cases()) {
         let allocation = case.allocation();
-        let given = |is: &dyn Fn(&Location, &ShipmentLine) -> bool| -> u32 {
+        let allocated = |is: &dyn Fn(&Location, &ShipmentLine) -> bool| -> u32 {
             let all = allocation.shipments.iter().flat_map(|s| s.lines.iter().map(move |l| (&s.location, l)));
             all.filter(|(place, line)| is(place, line)).map(|(_, line)| line.quantity).sum()
         };
         for (sku, at) in &case.available {
             for (place, quantity) in at {
-                prop_assert!(given(&|p, l| p == place && l.sku == *sku) <= *quantity);
+                prop_assert!(allocated(&|p, l| p == place && l.sku == *sku) <= *quantity);
             }
         }
         for (number, line) in (0u32..).zip(&case.lines) {
             let missing: u32 = allocation.short.iter().filter(|s| s.line == number).map(|s| s.missing).sum();
-            prop_assert_eq!(given(&|_, l| l.line == number) + missing, line.quantity);
+            prop_assert_eq!(allocated(&|_, l| l.line == number) + missing, line.quantity);
             let there: u32 = case.available.get(&line.sku).map_or(0, |at| at.values().sum());
-            prop_assert!(missing == 0 || given(&|_, l| l.sku == line.sku) == there, "stock left over");
+            prop_assert!(missing == 0 || allocated(&|_, l| l.sku == line.sku) == there, "stock left over");
         }
         for shipment in &allocation.shipments {
             prop_assert!(!shipment.lines.is_empty() && shipment.lines.iter().all(|l| l.quantity > 0));
@@ -169,7 +169,7 @@ proptest! {
 
     #[test]
     fn shipment_amounts_add_up_exactly(case in cases()) {
-        let (allocation, charges, goods) = (case.allocation(), case.charges, case.goods());
+        let (allocation, charges, item_amounts) = (case.allocation(), case.charges, case.goods());
         for shipment in &allocation.shipments {
             prop_assert_eq!(shipment.amount, Amount::sum(shipment.lines.iter().map(|l| l.amount)).unwrap());
         }
@@ -177,16 +177,16 @@ proptest! {
         let fee = charges.shipping_fee.minor();
         if allocation.shipments.is_empty() {
             prop_assert_eq!(captured, 0);
-        } else if goods == 0 {
+        } else if item_amounts == 0 {
             prop_assert_eq!(captured, fee + charges.tax.minor(), "the fee and the tax are still charged");
         } else {
             // The shipped units carry their share of discount and tax, and the full fee.
             let shipped: i64 = allocation.shipments.iter().map(|s| worth(&case, s)).sum();
-            let (off, tax) = (share(charges.discount, shipped, goods), share(charges.tax, shipped, goods));
+            let (off, tax) = (share(charges.discount, shipped, item_amounts), share(charges.tax, shipped, item_amounts));
             let (least, most) = (shipped - off.1 + tax.0 + fee, shipped - off.0 + tax.1 + fee);
             prop_assert!((least..=most).contains(&captured), "{captured} is not in {least}..={most}");
             if allocation.short.is_empty() {
-                prop_assert_eq!(captured, goods - charges.discount.minor() + charges.tax.minor() + fee);
+                prop_assert_eq!(captured, item_amounts - charges.discount.minor() + charges.tax.minor() + fee);
             }
         }
     }
@@ -217,11 +217,11 @@ proptest! {
 
     #[test]
     fn line_amount_is_its_own_share(case in cases()) {
-        let (allocation, charges, goods) = (case.allocation(), case.charges, case.goods());
+        let (allocation, charges, item_amounts) = (case.allocation(), case.charges, case.goods());
         let shipped: i64 = allocation.shipments.iter().map(|s| worth(&case, s)).sum();
         for line in allocation.shipments.iter().flat_map(|s| &s.lines).filter(|_| shipped > 0) {
             let price = case.lines[line.line as usize].unit_price.minor() * i64::from(line.quantity);
-            let (off, tax) = (share(charges.discount, price, goods), share(charges.tax, price, goods));
+            let (off, tax) = (share(charges.discount, price, item_amounts), share(charges.tax, price, item_amounts));
             let fee = share(charges.shipping_fee, price, shipped);
             let (least, most) = (price - off.1 + tax.0 + fee.0, price - off.0 + tax.1 + fee.1);
             let amount = line.amount.minor();

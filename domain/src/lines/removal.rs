@@ -136,14 +136,14 @@ impl OrderState {
                 (is_unchanged, is_unchanged && has_label, Reverse(open[*at].quantity_of(line)), *at)
             });
             for at in order {
-                let pieces = remaining.min(open[at].quantity_of(line));
-                remaining -= pieces;
-                if pieces > 0 {
-                    removed[at].insert(line, pieces);
+                let units = remaining.min(open[at].quantity_of(line));
+                remaining -= units;
+                if units > 0 {
+                    removed[at].insert(line, units);
                 }
             }
         }
-        unallocated.retain(|_, pieces| *pieces > 0);
+        unallocated.retain(|_, units| *units > 0);
         let shipments = open.iter().map(|s| s.id).zip(removed).filter(|(_, removed)| !removed.is_empty());
         UnitRemoval { unallocated, shipments: shipments.collect() }
     }

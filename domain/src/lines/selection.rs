@@ -244,20 +244,20 @@ mod tests {
     #[test]
     fn quantities_add_up_and_whole_lines_count_once() {
         let all = LineSelector::Whole;
-        let pieces = |line, quantity| LineSelector::Quantity { line, quantity };
+        let units = |line, quantity| LineSelector::Quantity { line, quantity };
         let read = |parts: &[LineSelector]| LineSelection::parse(parts).unwrap();
-        let mut requested = read(&[all(0), all(0), pieces(1, 2)]);
+        let mut requested = read(&[all(0), all(0), units(1, 2)]);
         assert_eq!(read(&[all(0)]).not_in(&requested), LineSelection::default());
-        assert_eq!(read(&[all(1), pieces(0, 1)]).not_in(&requested), read(&[all(1), pieces(0, 1)]));
-        requested.add(&read(&[pieces(0, 1), pieces(1, 2), pieces(2, 1)]));
-        assert_eq!(requested.parts(), [all(0), pieces(1, 4), pieces(2, 1)]);
+        assert_eq!(read(&[all(1), units(0, 1)]).not_in(&requested), read(&[all(1), units(0, 1)]));
+        requested.add(&read(&[units(0, 1), units(1, 2), units(2, 1)]));
+        assert_eq!(requested.parts(), [all(0), units(1, 4), units(2, 1)]);
         requested.add(&read(&[all(1)]));
-        assert_eq!(requested.parts(), [all(0), all(1), pieces(2, 1)]);
-        for duplicate in [[pieces(0, 1), pieces(0, 1)], [all(0), pieces(0, 1)], [pieces(0, 1), all(0)]] {
+        assert_eq!(requested.parts(), [all(0), all(1), units(2, 1)]);
+        for duplicate in [[units(0, 1), units(0, 1)], [all(0), units(0, 1)], [units(0, 1), all(0)]] {
             assert_eq!(LineSelection::parse(&duplicate), Err(InvalidLines::Duplicate { line: 0 }));
         }
         assert!(matches!(
-            LineSelection::parse(&[pieces(0, 0)]),
+            LineSelection::parse(&[units(0, 0)]),
             Err(InvalidLines::InvalidQuantity { line: 0, .. })
         ));
         assert_eq!(LineSelection::parse(&[]), Err(InvalidLines::Empty));

@@ -50,7 +50,7 @@ fn apply_cancellation(state: &mut OrderState, selection: &LineSelection) -> Vec<
     (0u32..)
         .zip(before.lines.iter().zip(&state.lines))
         .map(|(line, (before, now))| LineQuantity { line, quantity: now.cancelled - before.cancelled })
-        .filter(|pieces| pieces.quantity > 0)
+        .filter(|units| units.quantity > 0)
         .collect()
 }
 
@@ -179,8 +179,8 @@ fn units_are_taken_where_cheapest() {
     state.recompute_line_counts();
     let chosen = |state: &OrderState, selection: &LineSelection| -> Vec<(u128, u32)> {
         let removal = state.choose_units(selection);
-        let of_line = |taken: &QuantityByLine| taken.get(&0).copied().unwrap_or(0);
-        removal.shipments().iter().map(|(id, taken)| (id.0.as_u128(), of_line(taken))).collect()
+        let of_line = |claimed: &QuantityByLine| claimed.get(&0).copied().unwrap_or(0);
+        removal.shipments().iter().map(|(id, claimed)| (id.0.as_u128(), of_line(claimed))).collect()
     };
     let unallocated_units = state.lines[0].quantity - state.lines[0].allocated;
     assert_eq!(unallocated_units, 1);
@@ -285,10 +285,10 @@ proptest! {
             if plan.answer == CancelDecision::Rejected { continue }
             let before = state.clone();
             let cancelled = apply_cancellation(&mut state, &selection);
-            let pieces: u32 = cancelled.iter().map(|p| p.quantity).sum();
+            let units: u32 = cancelled.iter().map(|p| p.quantity).sum();
             removed_amount += plan.void.minor();
             if state.open_amount().is_zero() && !state.shipments.iter().any(ShipmentState::is_open) { break }
-            prop_assert_eq!(pieces, plan.release.iter().map(|r| r.quantity).sum::<u32>());
+            prop_assert_eq!(units, plan.release.iter().map(|r| r.quantity).sum::<u32>());
             for (line, quantity) in selection.iter() {
                 let now: u32 = cancelled.iter().filter(|p| p.line == line).map(|p| p.quantity).sum();
                 prop_assert_eq!(now, quantity.unwrap_or(before.open_quantity(line)), "line {}", line);

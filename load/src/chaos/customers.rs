@@ -55,8 +55,8 @@ async fn place(world: &Environment, random: &mut Random, body: &Value, key: &str
     };
     let reply = world.request("place", random, build).await?;
     if reply.status.as_u16() != 201 {
-        let shown = format!("placing an order returned {}: {}", reply.status, reply.body);
-        world.with_log(|log| log.wrong.push(shown));
+        let visible = format!("placing an order returned {}: {}", reply.status, reply.body);
+        world.with_log(|log| log.wrong.push(visible));
         return None;
     }
     Some(reply.text("/id").to_owned())
@@ -76,16 +76,20 @@ async fn repeat(world: &Environment, random: &mut Random, body: &Value, key: &st
 fn order(plan: &OrderPlan, run: &str) -> Value {
     let mut random = Random::new(plan.seed ^ 1);
     let line = |sku: &str, quantity: i64, unit_price: i64| json!({"sku": sku, "quantity": quantity, "unit_price": unit_price});
-    let plenty = |random: &mut Random, nth: usize| {
+    let ample_stock = |random: &mut Random, nth: usize| {
         line(AMPLE_STOCK[nth].0, 1 + i64::try_from(random.below(4)).unwrap_or_default(), UNIT_PRICE)
     };
     let lines = match plan.kind {
         OrderKind::Plain if random.below(3) == 0 => vec![line(HOT, 1, UNIT_PRICE)],
-        OrderKind::Plain | OrderKind::Declined | OrderKind::Authentication => vec![plenty(&mut random, 0)],
-        OrderKind::Split | OrderKind::SlowRefund => vec![plenty(&mut random, 0), plenty(&mut random, 1)],
-        OrderKind::Review => vec![line(EXPENSIVE, 1, EXPENSIVE_PRICE), plenty(&mut random, 1)],
+        OrderKind::Plain | OrderKind::Declined | OrderKind::Authentication => {
+            vec![ample_stock(&mut random, 0)]
+        }
+        OrderKind::Split | OrderKind::SlowRefund => {
+            vec![ample_stock(&mut random, 0), ample_stock(&mut random, 1)]
+        }
+        OrderKind::Review => vec![line(EXPENSIVE, 1, EXPENSIVE_PRICE), ample_stock(&mut random, 1)],
         OrderKind::AskCustomer | OrderKind::ShipAvailable => {
-            vec![line(&scarce_sku(plan.nth), 3, UNIT_PRICE), plenty(&mut random, 1)]
+            vec![line(&scarce_sku(plan.nth), 3, UNIT_PRICE), ample_stock(&mut random, 1)]
         }
         OrderKind::OutOfStock => vec![line("CHAOS-NONE", 1, UNIT_PRICE)],
     };
@@ -233,8 +237,8 @@ async fn carrier_step(world: &Environment, random: &mut Random, id: &str, name: 
     let Some(order) = world.order(random, id).await else { return };
     let shipments = order.body["shipments"].as_array().cloned().unwrap_or_default();
     let Some(shipment) = shipments.first().and_then(|shipment| shipment["id"].as_str()) else { return };
-    let taken = world.carrier_control(shipment, step).await;
-    world.count_response(name, if taken { "done" } else { "not possible" });
+    let claimed = world.carrier_control(shipment, step).await;
+    world.count_response(name, if claimed { "done" } else { "not possible" });
 }
 
 /// Waits until the order is in the state; stops waiting after [`POLLS_MAX`] reads.

@@ -112,15 +112,15 @@ async fn start(servers: &Servers, link: &TcpProxy) -> Result<Stack> {
 /// Seeds the stock.
 async fn seed_stock(client: &Client, plan: &Plan) -> Result<()> {
     let hot = i64::try_from(plan.orders.len()).unwrap_or(i64::MAX) / ORDERS_PER_HOT_UNIT + 1;
-    let mut goods =
+    let mut items =
         vec![(customers::HOT.to_owned(), "AMS", hot), (customers::EXPENSIVE.to_owned(), "AMS", AMPLE_STOCK)];
-    goods.extend(customers::AMPLE_STOCK.map(|(sku, location)| (sku.to_owned(), location, AMPLE_STOCK)));
+    items.extend(customers::AMPLE_STOCK.map(|(sku, location)| (sku.to_owned(), location, AMPLE_STOCK)));
     let scarce = plan
         .orders
         .iter()
         .filter(|order| matches!(order.kind, OrderKind::AskCustomer | OrderKind::ShipAvailable));
-    goods.extend(scarce.map(|order| (customers::scarce_sku(order.nth), "AMS", 1)));
-    for (sku, location, on_hand) in goods {
+    items.extend(scarce.map(|order| (customers::scarce_sku(order.nth), "AMS", 1)));
+    for (sku, location, on_hand) in items {
         let body = json!({"locations": [{"location": location, "on_hand": on_hand}]});
         client
             .put_stock(&sku, &body)
@@ -177,8 +177,8 @@ async fn wait_until_quiescent(
     step: &Step,
 ) -> Result<Vec<Violation>> {
     let sources = stack.sources()?;
-    quiesce::wait_until_quiescent(world, &sources, limit, |resting, all| {
-        step.update(format_args!("{resting} of {all} orders at rest"))
+    quiesce::wait_until_quiescent(world, &sources, limit, |idle, all| {
+        step.update(format_args!("{idle} of {all} orders at rest"))
     })
     .await
 }
@@ -186,8 +186,8 @@ async fn wait_until_quiescent(
 /// Returns the sum of available, reserved and sold units by SKU and location.
 async fn stock(stack: &Stack) -> Result<BTreeMap<(String, String), i64>> {
     let pool = waybill_store::connect(&stack.database_url, 1)?;
-    let books = waybill_store::stock::reconcile_reservations(&pool).await?;
-    Ok(books.into_iter().map(|row| ((row.sku, row.location), row.units)).collect())
+    let totals = waybill_store::stock::reconcile_reservations(&pool).await?;
+    Ok(totals.into_iter().map(|row| ((row.sku, row.location), row.units)).collect())
 }
 
 fn check_conservation(

@@ -22,13 +22,13 @@ const RETRY_EVERY_ROUNDS: u64 = 5;
 
 /// Returns whether the order waits only for an operator.
 pub fn is_quiescent(order: &Order) -> bool {
-    let gone = |status| {
+    let departed = |status| {
         matches!(status, FulfilmentStatus::Lost | FulfilmentStatus::Returned | FulfilmentStatus::Cancelled)
     };
     // The customer and an operator must resolve a lost or returned parcel.
     order.status.is_terminal()
         || order.status == OrderStatus::Shipped
-            && order.shipments.iter().all(|shipment| gone(shipment.status))
+            && order.shipments.iter().all(|shipment| departed(shipment.status))
 }
 
 /// Drives the stack until it is quiescent. Returns the orders and workflows that are not at rest within `limit`.
@@ -135,8 +135,8 @@ async fn finish_after_sales(world: &Environment, random: &mut Random, pool: &PgP
     let mut returns = BTreeMap::<Uuid, Vec<serde_json::Value>>::new();
     for row in awaited.fetch_all(pool).await? {
         let (line, quantity): (i32, i64) = (row.try_get("line")?, row.try_get("quantity")?);
-        let came = json!({"line": line, "quantity": quantity, "condition": "restock"});
-        returns.entry(row.try_get("id")?).or_default().push(came);
+        let received_items = json!({"line": line, "quantity": quantity, "condition": "restock"});
+        returns.entry(row.try_get("id")?).or_default().push(received_items);
     }
     for (id, lines) in returns {
         world.post("Receipt", random, &format!("/v1/returns/{id}/receipt"), &json!({"lines": lines})).await;

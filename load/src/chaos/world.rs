@@ -78,8 +78,8 @@ impl Environment {
     }
 
     /// Reads or changes the log.
-    pub fn with_log<T>(&self, look: impl FnOnce(&mut RequestLog) -> T) -> T {
-        look(&mut self.log.lock().unwrap_or_else(PoisonError::into_inner))
+    pub fn with_log<T>(&self, check: impl FnOnce(&mut RequestLog) -> T) -> T {
+        check(&mut self.log.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Records a commitment about an order.
@@ -123,8 +123,8 @@ impl Environment {
         let status = reply.status.as_u16();
         let retries = reply.header("retry-after").is_some();
         if status >= 500 && !(status == 503 && retries) || status == 429 && !retries {
-            let shown = format!("{what} returned {status} (Retry-After: {retries}): {}", reply.body);
-            self.with_log(|log| log.wrong.push(shown));
+            let visible = format!("{what} returned {status} (Retry-After: {retries}): {}", reply.body);
+            self.with_log(|log| log.wrong.push(visible));
         }
     }
 

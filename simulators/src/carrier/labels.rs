@@ -40,8 +40,8 @@ impl Address {
 
     /// The available contact channels. Only their names, because the ledger contains no personal data.
     fn contacts(&self) -> Vec<String> {
-        let given = [("phone", &self.phone), ("email", &self.email)];
-        given.iter().filter(|(_, value)| value.is_some()).map(|(name, _)| (*name).to_owned()).collect()
+        let allocated = [("phone", &self.phone), ("email", &self.email)];
+        allocated.iter().filter(|(_, value)| value.is_some()).map(|(name, _)| (*name).to_owned()).collect()
     }
 }
 
@@ -49,12 +49,12 @@ fn problem(op: &'static str, status: u16, code: &str, message: &str) -> Operatio
     OperationOutcome::new(op, status, Labels::problem("", code, message))
 }
 
-pub(super) async fn book(State(core): State<Shared>, asked: SimRequest) -> Result<Response, Reply> {
-    let order: Order = serde_json::from_slice(&asked.body)
+pub(super) async fn book(State(core): State<Shared>, requested: SimRequest) -> Result<Response, Reply> {
+    let order: Order = serde_json::from_slice(&requested.body)
         .map_err(|error| Reply::problem::<Labels>(400, "", "malformed", &error.to_string()))?;
     let subject = order.reference.clone();
     let decide = move |labels: &Labels, injected: &InjectedFaults| order.book(labels, injected);
-    Ok(run(core, asked, Route::Book, &subject, decide).await)
+    Ok(run(core, requested, Route::Book, &subject, decide).await)
 }
 
 impl Order {
@@ -97,7 +97,7 @@ impl Order {
 pub(super) async fn get(
     State(core): State<Shared>,
     Path(reference): Path<String>,
-    asked: SimRequest,
+    requested: SimRequest,
 ) -> Response {
     let subject = reference.clone();
     let decide = move |labels: &Labels, _: &InjectedFaults| match labels.by_reference.get(&reference) {
@@ -105,17 +105,17 @@ pub(super) async fn get(
         None => problem("lookup", 404, "label_not_found", "there is no label for this reference")
             .without_stored_reply(),
     };
-    run(core, asked, Route::Read, &subject, decide).await
+    run(core, requested, Route::Read, &subject, decide).await
 }
 
 pub(super) async fn cancel(
     State(core): State<Shared>,
     Path(reference): Path<String>,
-    asked: SimRequest,
+    requested: SimRequest,
 ) -> Response {
     let subject = reference.clone();
     let decide = move |labels: &Labels, injected: &InjectedFaults| cancelled(labels, reference, injected);
-    run(core, asked, Route::Cancel, &subject, decide).await
+    run(core, requested, Route::Cancel, &subject, decide).await
 }
 
 /// Cancels at the caller's request. The reply is the confirmation: no event follows.

@@ -16,9 +16,9 @@ pub(super) const AUTOMATIC: &str = "automatic";
 pub(super) async fn capture(
     State(core): State<Shared>,
     Path(id): Path<String>,
-    asked: SimRequest,
+    request: SimRequest,
 ) -> Result<Response, Reply> {
-    let form = Form::parse(&asked.body, &["amount_to_capture", "final_capture", "metadata", "expand"])?;
+    let form = Form::parse(&request.body, &["amount_to_capture", "final_capture", "metadata", "expand"])?;
     let wanted = form.amount("amount_to_capture")?;
     let is_final = form.flag("final_capture")?.unwrap_or(true);
     let expand = form.expands(CHARGE);
@@ -59,7 +59,7 @@ pub(super) async fn capture(
         let done = OperationOutcome::new(op, 200, intent.json(expand)).change(Item::Intent(intent));
         OperationOutcome { events, ..done }
     };
-    Ok(on_intent(core, asked, Route::Capture, id, decide).await)
+    Ok(on_intent(core, request, Route::Capture, id, decide).await)
 }
 
 /// 400 because the authorization has expired. The intent's cancellation is stored although the reply is an error.
@@ -73,9 +73,9 @@ fn lapsed(op: &'static str, mut intent: Intent) -> OperationOutcome<Item> {
 pub(super) async fn cancel(
     State(core): State<Shared>,
     Path(id): Path<String>,
-    asked: SimRequest,
+    request: SimRequest,
 ) -> Result<Response, Reply> {
-    let form = Form::parse(&asked.body, &["cancellation_reason", "expand"])?;
+    let form = Form::parse(&request.body, &["cancellation_reason", "expand"])?;
     let reason = form.get("cancellation_reason").map(str::to_owned);
     let expand = form.expands(CHARGE);
     let decide = move |intent: Intent, injected: &InjectedFaults| {
@@ -87,7 +87,7 @@ pub(super) async fn cancel(
             _ => canceled("cancel", intent, reason, expand),
         }
     };
-    Ok(on_intent(core, asked, Route::Void, id, decide).await)
+    Ok(on_intent(core, request, Route::Void, id, decide).await)
 }
 
 pub(super) fn canceled(

@@ -84,10 +84,10 @@ async fn dispute(
 async fn refund(
     State(core): State<Shared>,
     Path(id): Path<String>,
-    asked: Option<Json<Option<DashboardRefund>>>,
+    requested: Option<Json<Option<DashboardRefund>>>,
 ) -> Reply {
-    let asked = asked.and_then(|Json(asked)| asked).unwrap_or_default();
-    commit(&core, None, |records| refunds::from_dashboard(records, &id, &asked))
+    let requested = requested.and_then(|Json(requested)| requested).unwrap_or_default();
+    commit(&core, None, |records| refunds::from_dashboard(records, &id, &requested))
 }
 
 #[derive(Deserialize)]

@@ -20,7 +20,7 @@ pub(super) const CHARGE: &str = "latest_charge";
 pub(super) async fn create(
     Extension(hold): Extension<AuthorizationLifetime>,
     State(core): State<Shared>,
-    asked: SimRequest,
+    requested: SimRequest,
 ) -> Result<Response, Reply> {
     let known = [
         "amount",
@@ -38,11 +38,11 @@ pub(super) async fn create(
         "return_url",
         "expand",
     ];
-    let form = Form::parse(&asked.body, &known)?;
+    let form = Form::parse(&requested.body, &known)?;
     let new = NewIntent::parse(&form)?;
     let subject = form.subject();
     let decide = move |_: &Payments, injected: &_| new.place(injected, &hold);
-    Ok(run(core, asked, Route::Authorize, &subject, decide).await)
+    Ok(run(core, requested, Route::Authorize, &subject, decide).await)
 }
 
 /// The parameters of a new intent.
@@ -228,9 +228,9 @@ pub(super) async fn confirm(
     Extension(hold): Extension<AuthorizationLifetime>,
     State(core): State<Shared>,
     Path(id): Path<String>,
-    asked: SimRequest,
+    requested: SimRequest,
 ) -> Result<Response, Reply> {
-    let form = Form::parse(&asked.body, &["payment_method", "expand", "return_url", "off_session"])?;
+    let form = Form::parse(&requested.body, &["payment_method", "expand", "return_url", "off_session"])?;
     let off_session = off_session(&form);
     let method = form.get("payment_method").map(|method| known_method(method.to_owned())).transpose()?;
     let expand = form.expands(CHARGE);
@@ -248,13 +248,13 @@ pub(super) async fn confirm(
         }
         _ => unexpected("confirm", &intent),
     };
-    Ok(on_intent(core, asked, Route::Authorize, id, decide).await)
+    Ok(on_intent(core, requested, Route::Authorize, id, decide).await)
 }
 
 /// Runs a request about one intent; 404 if it does not exist.
 pub(super) async fn on_intent<F>(
     core: Shared,
-    asked: SimRequest,
+    requested: SimRequest,
     route: Route,
     id: String,
     decide: F,
@@ -267,5 +267,5 @@ where
         Some(intent) => decide(intent.clone(), injected),
         None => OperationOutcome::new("lookup", 404, missing_body("payment_intent", &id)),
     };
-    run(core, asked, route, &subject, found).await
+    run(core, requested, route, &subject, found).await
 }

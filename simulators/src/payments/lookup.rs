@@ -15,7 +15,7 @@ const PAGE_MAX: i64 = 100;
 const OP: &str = "lookup";
 
 /// Runs a read; nothing is written.
-async fn look<F>(core: Shared, asked: SimRequest, subject: &str, read: F) -> Response
+async fn look<F>(core: Shared, requested: SimRequest, subject: &str, read: F) -> Response
 where
     F: FnOnce(&Payments) -> (u16, Value) + Send + 'static,
 {
@@ -23,47 +23,47 @@ where
         let (status, body) = read(records);
         OperationOutcome::new(OP, status, body).without_stored_reply()
     };
-    run(core, asked, Route::Read, subject, decide).await
+    run(core, requested, Route::Read, subject, decide).await
 }
 
 pub(super) async fn intent(
     State(core): State<Shared>,
     Path(id): Path<String>,
-    asked: SimRequest,
+    requested: SimRequest,
 ) -> Result<Response, Reply> {
-    let expand = Form::parse(asked.query.as_bytes(), &["expand"])?.expands("latest_charge");
+    let expand = Form::parse(requested.query.as_bytes(), &["expand"])?.expands("latest_charge");
     let subject = subject_of(&core, &id);
     let read = move |records: &Payments| match records.intents.get(&id) {
         Some(intent) => (200, intent.json(expand)),
         None => (404, missing_body("payment_intent", &id)),
     };
-    Ok(look(core, asked, &subject, read).await)
+    Ok(look(core, requested, &subject, read).await)
 }
 
 pub(super) async fn refund(
     State(core): State<Shared>,
     Path(id): Path<String>,
-    asked: SimRequest,
+    requested: SimRequest,
 ) -> Result<Response, Reply> {
     let subject = id.clone();
     let read = move |records: &Payments| match records.refunds.get(&id) {
         Some(refund) => (200, refund.json()),
         None => (404, missing_body("refund", &id)),
     };
-    Ok(look(core, asked, &subject, read).await)
+    Ok(look(core, requested, &subject, read).await)
 }
 
 pub(super) async fn dispute(
     State(core): State<Shared>,
     Path(id): Path<String>,
-    asked: SimRequest,
+    requested: SimRequest,
 ) -> Result<Response, Reply> {
     let subject = id.clone();
     let read = move |records: &Payments| match records.disputes.get(&id) {
         Some(dispute) => (200, dispute.json()),
         None => (404, missing_body("dispute", &id)),
     };
-    Ok(look(core, asked, &subject, read).await)
+    Ok(look(core, requested, &subject, read).await)
 }
 
 /// A page of a list, newest first.
@@ -94,8 +94,11 @@ impl Page {
     }
 }
 
-pub(super) async fn list_intents(State(core): State<Shared>, asked: SimRequest) -> Result<Response, Reply> {
-    let form = Form::parse(asked.query.as_bytes(), &["limit", "starting_after", "created", "expand"])?;
+pub(super) async fn list_intents(
+    State(core): State<Shared>,
+    requested: SimRequest,
+) -> Result<Response, Reply> {
+    let form = Form::parse(requested.query.as_bytes(), &["limit", "starting_after", "created", "expand"])?;
     let page = Page::parse(&form)?;
     let not_before = form.integer("created[gte]")?.unwrap_or(i64::MIN);
     let not_after = form.integer("created[lte]")?.unwrap_or(i64::MAX);
@@ -105,12 +108,15 @@ pub(super) async fn list_intents(State(core): State<Shared>, asked: SimRequest) 
         let rows = records.intents.values().rev().filter(wanted);
         (200, page.of("/v1/payment_intents", rows.map(|intent| (&intent.id, intent.json(expand)))))
     };
-    Ok(look(core, asked, &form.subject(), read).await)
+    Ok(look(core, requested, &form.subject(), read).await)
 }
 
-pub(super) async fn list_refunds(State(core): State<Shared>, asked: SimRequest) -> Result<Response, Reply> {
+pub(super) async fn list_refunds(
+    State(core): State<Shared>,
+    requested: SimRequest,
+) -> Result<Response, Reply> {
     let form =
-        Form::parse(asked.query.as_bytes(), &["limit", "starting_after", "payment_intent", "created"])?;
+        Form::parse(requested.query.as_bytes(), &["limit", "starting_after", "payment_intent", "created"])?;
     let page = Page::parse(&form)?;
     let intent = form.get("payment_intent").map(str::to_owned);
     let not_before = form.integer("created[gte]")?.unwrap_or(i64::MIN);
@@ -122,11 +128,14 @@ pub(super) async fn list_refunds(State(core): State<Shared>, asked: SimRequest) 
         let rows = records.refunds.values().rev().filter(wanted);
         (200, page.of("/v1/refunds", rows.map(|refund| (&refund.id, refund.json()))))
     };
-    Ok(look(core, asked, &form.subject(), read).await)
+    Ok(look(core, requested, &form.subject(), read).await)
 }
 
-pub(super) async fn list_disputes(State(core): State<Shared>, asked: SimRequest) -> Result<Response, Reply> {
-    let form = Form::parse(asked.query.as_bytes(), &["limit", "starting_after", "payment_intent"])?;
+pub(super) async fn list_disputes(
+    State(core): State<Shared>,
+    requested: SimRequest,
+) -> Result<Response, Reply> {
+    let form = Form::parse(requested.query.as_bytes(), &["limit", "starting_after", "payment_intent"])?;
     let page = Page::parse(&form)?;
     let intent = form.get("payment_intent").map(str::to_owned);
     let read = move |records: &Payments| {
@@ -135,12 +144,15 @@ pub(super) async fn list_disputes(State(core): State<Shared>, asked: SimRequest)
         let rows = records.disputes.values().rev().filter(wanted);
         (200, page.of("/v1/disputes", rows.map(|dispute| (&dispute.id, dispute.json()))))
     };
-    Ok(look(core, asked, &form.subject(), read).await)
+    Ok(look(core, requested, &form.subject(), read).await)
 }
 
 /// Unlike Stripe's search, this one sees every change immediately.
-pub(super) async fn search_intents(State(core): State<Shared>, asked: SimRequest) -> Result<Response, Reply> {
-    let form = Form::parse(asked.query.as_bytes(), &["query", "limit", "expand"])?;
+pub(super) async fn search_intents(
+    State(core): State<Shared>,
+    requested: SimRequest,
+) -> Result<Response, Reply> {
+    let form = Form::parse(requested.query.as_bytes(), &["query", "limit", "expand"])?;
     let query = form.require("query")?;
     let conditions = query.split(" AND ").map(condition).collect::<Option<Vec<_>>>();
     let conditions = conditions.ok_or_else(|| {
@@ -157,7 +169,7 @@ pub(super) async fn search_intents(State(core): State<Shared>, asked: SimRequest
         body["next_page"] = Value::Null;
         (200, body)
     };
-    Ok(look(core, asked, &form.subject(), read).await)
+    Ok(look(core, requested, &form.subject(), read).await)
 }
 
 enum Condition {

@@ -19,8 +19,8 @@ use crate::new_id;
 
 const OP: &str = "refund";
 
-pub(super) async fn create(State(core): State<Shared>, asked: SimRequest) -> Result<Response, Reply> {
-    let form = Form::parse(&asked.body, &["payment_intent", "amount", "metadata", "reason", "expand"])?;
+pub(super) async fn create(State(core): State<Shared>, requested: SimRequest) -> Result<Response, Reply> {
+    let form = Form::parse(&requested.body, &["payment_intent", "amount", "metadata", "reason", "expand"])?;
     let id = form.require("payment_intent")?.to_owned();
     let amount = form.amount("amount")?;
     let metadata = form.metadata();
@@ -34,7 +34,7 @@ pub(super) async fn create(State(core): State<Shared>, asked: SimRequest) -> Res
         }
         refund(records, &id, amount, metadata, injected.decline.as_deref())
     };
-    Ok(run(core, asked, Route::Refund, &subject, decide).await)
+    Ok(run(core, requested, Route::Refund, &subject, decide).await)
 }
 
 /// A refund that the merchant makes in the provider's dashboard.
@@ -57,10 +57,10 @@ impl Default for DashboardRefund {
 pub(super) fn from_dashboard(
     records: &Payments,
     intent: &str,
-    asked: &DashboardRefund,
+    requested: &DashboardRefund,
 ) -> OperationOutcome<Item> {
-    let mut done = refund(records, intent, asked.amount, BTreeMap::new(), None);
-    if !asked.webhook {
+    let mut done = refund(records, intent, requested.amount, BTreeMap::new(), None);
+    if !requested.webhook {
         done.events.clear();
     }
     done

@@ -72,8 +72,8 @@ async fn label_without_postal_code_keeps_contacts() {
     let (status, booked) = post(&sim, "/v1/labels", booking).await;
     assert_eq!((status, &booked["contacts"]), (201, &json!(["phone", "email"])), "{booked}");
     assert_eq!(post(&sim, "/v1/labels", label("s2")).await.1["contacts"], json!([]));
-    let kept = sim.snapshot().to_string();
-    assert!(!kept.contains("5550") && !kept.contains("example.org"), "no personal data: {kept}");
+    let stored = sim.snapshot().to_string();
+    assert!(!stored.contains("5550") && !stored.contains("example.org"), "no personal data: {stored}");
 }
 
 #[tokio::test]
@@ -88,12 +88,12 @@ async fn stalled_request_resumes_when_rule_is_removed() {
     };
     sim.set_faults(vec![stall("s1")]);
     let stalled = post(&sim, "/v1/labels", label("s1"));
-    let meanwhile = async {
+    let concurrent_change = async {
         poll_until("a stalled request", || (sim.stalled() == ["s1"]).then_some(())).await;
         assert_eq!(post(&sim, "/v1/labels", label("s2")).await.0, 201, "other references are not stalled");
         sim.set_faults(vec![stall("s2")]);
     };
-    let ((status, _), ()) = tokio::join!(stalled, meanwhile);
+    let ((status, _), ()) = tokio::join!(stalled, concurrent_change);
     assert_eq!((status, sim.stalled().len()), (201, 0));
 }
 
@@ -168,6 +168,6 @@ async fn failing_delivery_does_not_block_other_shipments() {
         post(&sim, "/v1/labels", label(reference)).await;
         post(&sim, &format!("/_sim/labels/{reference}/hand_over"), Value::Null).await;
     }
-    let taken = receiver.wait_for(1).await;
-    assert_eq!(taken[0].path, "/v1/shipments/s2/events");
+    let claimed = receiver.wait_for(1).await;
+    assert_eq!(claimed[0].path, "/v1/shipments/s2/events");
 }

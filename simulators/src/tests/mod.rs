@@ -43,10 +43,10 @@ fn http() -> reqwest::Client {
 }
 
 /// Polls until `look` returns a value.
-async fn poll_until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+async fn poll_until<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
     let began = Instant::now();
     loop {
-        if let Some(found) = look() {
+        if let Some(found) = check() {
             return found;
         }
         assert!(began.elapsed() < WAIT_MAX, "timed out waiting for {what}");
@@ -103,8 +103,8 @@ impl Receiver {
 
     async fn wait_for(&self, count: usize) -> Vec<Delivery> {
         poll_until(&format!("{count} deliveries"), || {
-            let taken = lock(&self.taken);
-            (taken.len() >= count).then(|| taken.clone())
+            let claimed = lock(&self.taken);
+            (claimed.len() >= count).then(|| claimed.clone())
         })
         .await
     }

@@ -323,7 +323,7 @@ async fn control_routes_set_customer_and_bank_outcomes() {
 async fn each_3d_secure_outcome_sends_its_event() {
     let (receiver, url) = Receiver::start(&[]).await;
     let shop = Shop::new(Some(url)).await;
-    let mut taken = 0;
+    let mut claimed = 0;
     for (way, body, event) in [
         ("/v1/payment_intents/{id}/cancel", None, "payment_intent.canceled"),
         (AUTHENTICATE, Some(json!({ "success": true })), "payment_intent.amount_capturable_updated"),
@@ -337,8 +337,8 @@ async fn each_3d_secure_outcome_sends_its_event() {
             Some(body) => shop.control(&path, body).await,
             None => shop.post(&path, "", &[]).await.1,
         };
-        taken += 2;
-        let events = receiver.wait_for(taken).await.split_off(taken - 2);
+        claimed += 2;
+        let events = receiver.wait_for(claimed).await.split_off(claimed - 2);
         assert_eq!([events[0].kind(), events[1].kind()], ["payment_intent.requires_action", event]);
         assert_eq!(events[1].object(), left);
     }
@@ -448,8 +448,8 @@ async fn fault_rules_duplicate_reorder_and_drop_events() {
 
     shop.sim.set_faults(rule(Route::Webhook, Fault::Duplicate, 1));
     shop.authorized("pm_card_visa").await;
-    let taken = receiver.wait_for(4).await;
-    assert_eq!(taken[2].text, taken[3].text);
+    let claimed = receiver.wait_for(4).await;
+    assert_eq!(claimed[2].text, claimed[3].text);
 
     shop.sim.set_faults(rule(Route::Webhook, Fault::Reorder, 1));
     let id = shop.authorized("pm_card_visa").await;

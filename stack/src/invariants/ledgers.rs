@@ -20,11 +20,11 @@ fn violation(rule: &'static str, detail: impl Into<String>) -> Violation {
 
 /// Checks that stock rows match the reservations and that no unit is oversold.
 pub(super) async fn check_stock(pool: &PgPool) -> Result<Vec<Violation>> {
-    let books = waybill_store::stock::reconcile_reservations(pool).await?;
+    let totals = waybill_store::stock::reconcile_reservations(pool).await?;
     let differs = |row: &StockReconciliation| {
         (row.held_difference, row.short_difference, row.sold_difference) != (0, 0, 0)
     };
-    let mut found: Vec<Violation> = books
+    let mut found: Vec<Violation> = totals
         .into_iter()
         .filter(differs)
         .map(|row| violation("stock agrees with reservations", format!("{row:?}")))

@@ -93,12 +93,12 @@ mod tests {
     #[test]
     fn repeated_event_is_found_but_repeated_request_is_not() {
         let shipment_id = waybill_domain::ids::ShipmentId(uuid::Uuid::nil());
-        let mut told = entries(&[S::Shipped, S::Shipped]);
-        for entry in &mut told {
+        let mut recorded = entries(&[S::Shipped, S::Shipped]);
+        for entry in &mut recorded {
             entry.event = OrderEvent::HandedOver { shipment_id };
         }
-        assert_eq!(check(&told).len(), 1);
-        for entry in &mut told {
+        assert_eq!(check(&recorded).len(), 1);
+        for entry in &mut recorded {
             entry.event = OrderEvent::CancelRequested {
                 reason: "again".into(),
                 source: "api".into(),
@@ -107,6 +107,6 @@ mod tests {
                 request: None,
             };
         }
-        assert_eq!(check(&told), [""; 0]);
+        assert_eq!(check(&recorded), [""; 0]);
     }
 }

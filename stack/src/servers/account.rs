@@ -80,8 +80,8 @@ mod tests {
 
     #[test]
     fn user_is_found_by_name() {
-        let nobody = find(USERS, "nobody").unwrap();
-        assert_eq!((nobody.uid, nobody.gid), (65534, 65533));
+        let no_attention = find(USERS, "nobody").unwrap();
+        assert_eq!((no_attention.uid, no_attention.gid), (65534, 65533));
         assert_eq!(find(USERS, "postgres"), None);
     }
 

@@ -110,8 +110,8 @@ impl Installation {
             .output()
             .context("cannot run initdb")?;
         if !out.status.success() {
-            let said = String::from_utf8_lossy(&out.stderr);
-            bail!("initdb failed:\n{}", said.trim());
+            let reported = String::from_utf8_lossy(&out.stderr);
+            bail!("initdb failed:\n{}", reported.trim());
         }
         fs::rename(&work, data).with_context(|| format!("cannot create {}", data.display()))
     }

@@ -207,17 +207,17 @@ pub(crate) async fn clear_of_ended_workflow(
 /// When Postgres fails, or there is no such order.
 pub async fn apply_operator_action(
     pool: &PgPool,
-    word: &OperatorActionRecord,
+    command: &OperatorActionRecord,
     subject: Option<&str>,
 ) -> Result<bool> {
     let mut tx = crate::begin(pool).await?;
-    let cleared = clear(&mut tx, word.order_id, word.attention, subject).await?;
-    let left_behind = clear_of_ended_workflow(&mut tx, word.order_id, word.attention, subject).await?;
+    let cleared = clear(&mut tx, command.order_id, command.attention, subject).await?;
+    let left_behind = clear_of_ended_workflow(&mut tx, command.order_id, command.attention, subject).await?;
     if !cleared && !left_behind {
         return Ok(false);
     }
-    operator_actions::insert_audit(&mut tx, word).await?;
-    projection::append(&mut tx, word.order_id, "operator", &[operator_event(word)]).await?;
+    operator_actions::insert_audit(&mut tx, command).await?;
+    projection::append(&mut tx, command.order_id, "operator", &[operator_event(command)]).await?;
     tx.commit().await?;
     Ok(true)
 }
@@ -227,15 +227,15 @@ pub async fn apply_operator_action(
 ///
 /// # Errors
 /// When Postgres fails, or there is no such order.
-pub async fn record_retry(pool: &PgPool, word: &OperatorActionRecord, messages: &[Message]) -> Result<()> {
+pub async fn record_retry(pool: &PgPool, command: &OperatorActionRecord, messages: &[Message]) -> Result<()> {
     let mut tx = crate::begin(pool).await?;
-    sqlx::query!("select 1 as one from orders where id = $1 for update", word.order_id.0)
+    sqlx::query!("select 1 as one from orders where id = $1 for update", command.order_id.0)
         .fetch_one(&mut *tx)
         .await?;
-    if !operator_actions::insert_audit(&mut tx, word).await? {
+    if !operator_actions::insert_audit(&mut tx, command).await? {
         return Ok(());
     }
-    projection::append(&mut tx, word.order_id, "operator", &[operator_event(word)]).await?;
+    projection::append(&mut tx, command.order_id, "operator", &[operator_event(command)]).await?;
     for message in messages {
         inbox::store_message(&mut *tx, message).await?;
     }
@@ -243,12 +243,12 @@ pub async fn record_retry(pool: &PgPool, word: &OperatorActionRecord, messages: 
     Ok(())
 }
 
-fn operator_event(word: &OperatorActionRecord) -> OrderEvent {
+fn operator_event(command: &OperatorActionRecord) -> OrderEvent {
     OrderEvent::OperatorActed {
-        action: word.action.as_str().to_owned(),
-        attention: word.attention,
-        reason: word.reason.clone(),
-        reference: word.reference.clone(),
+        action: command.action.as_str().to_owned(),
+        attention: command.attention,
+        reason: command.reason.clone(),
+        reference: command.reference.clone(),
     }
 }
 

@@ -37,42 +37,42 @@ pub struct OperatorActionRecord {
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn record_action(pool: &PgPool, word: &OperatorActionRecord) -> Result<()> {
+pub async fn record_action(pool: &PgPool, message: &OperatorActionRecord) -> Result<()> {
     let mut tx = crate::begin(pool).await?;
-    insert_audit(&mut tx, word).await?;
-    let ended = match word.action {
+    insert_audit(&mut tx, message).await?;
+    let ended = match message.action {
         OperatorAction::Retry => None,
         OperatorAction::Resolve => Some(("succeeded", None)),
         OperatorAction::Skip => Some(("declined", Some("skipped_by_operator"))),
     };
-    if let (Some(kind), Some((state, code))) = (word.payment_operation, ended) {
+    if let (Some(kind), Some((state, code))) = (message.payment_operation, ended) {
         sqlx::query!(
             "update payment_operations set state = $2, code = $3, provider_ref = coalesce($4, provider_ref),
                updated_at = now()
              where key = $1 and state = 'pending'",
-            kind.key(word.order_id),
+            kind.key(message.order_id),
             state,
             code,
-            word.reference
+            message.reference
         )
         .execute(&mut *tx)
         .await?;
     }
-    if let (Some(OperationKind::Void), Some(_)) = (word.payment_operation, ended) {
+    if let (Some(OperationKind::Void), Some(_)) = (message.payment_operation, ended) {
         // The order's authorizations require no further operation.
         sqlx::query!(
             "update payment_operations set state = 'declined', code = 'order_undone', updated_at = now()
              where order_id = $1 and state = 'pending' and kind in ('authorize', 'void')",
-            word.order_id.0
+            message.order_id.0
         )
         .execute(&mut *tx)
         .await?;
     }
-    if let (Some(shipment), OperatorAction::Resolve) = (word.labelled_shipment, word.action) {
+    if let (Some(shipment), OperatorAction::Resolve) = (message.labelled_shipment, message.action) {
         sqlx::query!(
             "update shipments set tracking_number = $2 where id = $1 and label_id is null",
             shipment.0,
-            word.reference
+            message.reference
         )
         .execute(&mut *tx)
         .await?;
@@ -92,17 +92,17 @@ pub async fn find_attention(pool: &PgPool, id: Uuid) -> Result<Option<AttentionR
 }
 
 /// Inserts only the audit record. Returns whether it is new.
-pub(crate) async fn insert_audit(tx: &mut PgConnection, word: &OperatorActionRecord) -> Result<bool> {
+pub(crate) async fn insert_audit(tx: &mut PgConnection, message: &OperatorActionRecord) -> Result<bool> {
     let new = sqlx::query!(
         "insert into operator_actions (id, order_id, actor, action, attention, reference, reason)
          values ($1, $2, $3, $4, $5, $6, $7) on conflict (id) do nothing",
-        word.id,
-        word.order_id.0,
-        word.actor,
-        word.action.as_str(),
-        word.attention.as_str(),
-        word.reference,
-        word.reason
+        message.id,
+        message.order_id.0,
+        message.actor,
+        message.action.as_str(),
+        message.attention.as_str(),
+        message.reference,
+        message.reason
     )
     .execute(tx)
     .await?;

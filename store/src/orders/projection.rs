@@ -131,8 +131,8 @@ pub async fn apply_batch(
     db: impl PgExecutor<'_>,
     changes: &[OrderChange<'_>],
 ) -> Result<Vec<Option<ProjectionOutcome>>> {
-    let to_tell: Vec<OrderChange<'_>> = changes.iter().filter(|c| !c.entries.is_empty()).copied().collect();
-    let written = insert_audit(db, &to_tell).await?;
+    let to_report: Vec<OrderChange<'_>> = changes.iter().filter(|c| !c.entries.is_empty()).copied().collect();
+    let written = insert_audit(db, &to_report).await?;
     Ok(changes.iter().map(|c| written.get(&c.id).map(|status_before| c.applied(status_before))).collect())
 }
 

@@ -35,9 +35,9 @@ pub(crate) struct PooledConnections {
 impl PooledConnections {
     /// Creates the connections of a batcher with this many flushers; none are reused if the pool is too small for that.
     /// A closing pool waits for its connections, so they are released then. Call it within a runtime.
-    pub(crate) fn new(pool: &PgPool, lanes: usize) -> Self {
+    pub(crate) fn new(pool: &PgPool, flushers: usize) -> Self {
         let connections = pool.options().get_max_connections() as usize;
-        let max = if lanes * CONNECTIONS_PER_BATCHER <= connections { lanes } else { 0 };
+        let max = if flushers * CONNECTIONS_PER_BATCHER <= connections { flushers } else { 0 };
         let pooled =
             Self { pool: pool.clone(), idle: Arc::default(), idle_max: max, work_timeout: OPERATION_TIMEOUT };
         let (closed, idle) = (pool.close_event(), Arc::downgrade(&pooled.idle));

@@ -45,13 +45,13 @@ async fn mark_departed_and_open_return(
     shipment: ShipmentId,
     reason: &str,
 ) -> Result<Option<Vec<LineQuantity>>> {
-    let gone = reservations::mark_departed(tx, order, shipment).await?;
-    if let Some(missing) = &gone {
+    let departed = reservations::mark_departed(tx, order, shipment).await?;
+    if let Some(missing) = &departed {
         let event = OrderEvent::LeftWithMissingItems { shipment_id: shipment, missing: missing.clone() };
         projection::append(tx, order, TIMELINE_WRITER, &[event]).await?;
     }
     returns::open_return(tx, order, shipment, reason).await?;
-    Ok(gone)
+    Ok(departed)
 }
 
 /// The reason of a return that no client requested.

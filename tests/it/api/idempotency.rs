@@ -108,8 +108,8 @@ async fn placing_again(stack: &Stack, order: &Value, key: &str) -> Reply {
         "invalid",
         "an invalid body",
     );
-    let mended = stack.client.place(order, &key, None).await.unwrap();
-    assert_eq!((mended.status.as_u16(), mended.header("idempotent-replayed")), (201, None));
+    let fixed = stack.client.place(order, &key, None).await.unwrap();
+    assert_eq!((fixed.status.as_u16(), fixed.header("idempotent-replayed")), (201, None));
     first
 }
 

@@ -28,11 +28,11 @@ async fn health_metrics_and_prefer_wait_are_answered() {
         (declined, ["rejected", "rejected"]),
         (order_needing_review(), ["in_review", "in_review"]),
     ] {
-        let asked = Instant::now();
+        let requested = Instant::now();
         let reply = stack.client.place(&order, &new_key(), Some(9_999)).await.unwrap();
         assert_eq!(reply.header("preference-applied"), Some("wait=30"), "the wait must be capped");
         assert!(statuses.contains(&reply.text("/status")), "{}", reply.body);
-        assert!(asked.elapsed() < Duration::from_secs(25), "slow response: {:?}", asked.elapsed());
+        assert!(requested.elapsed() < Duration::from_secs(25), "slow response: {:?}", requested.elapsed());
         let etag = format!("\"{}\"", reply.body["version"]);
         assert_eq!(reply.header("etag"), Some(etag.as_str()));
         let events = stack.client.events(reply.text("/id"), 0).await.unwrap().body;
@@ -134,9 +134,12 @@ async fn missing_body_is_answered_408_after_timeout() {
             new_key()
         );
         there.write_all(head.as_bytes()).await.unwrap();
-        let mut said = [0; 12];
-        timeout(WAIT_TIMEOUT, there.read_exact(&mut said)).await.expect("a response must arrive").unwrap();
-        assert_eq!(std::str::from_utf8(&said).unwrap(), "HTTP/1.1 408");
+        let mut reported = [0; 12];
+        timeout(WAIT_TIMEOUT, there.read_exact(&mut reported))
+            .await
+            .expect("a response must arrive")
+            .unwrap();
+        assert_eq!(std::str::from_utf8(&reported).unwrap(), "HTTP/1.1 408");
     }
     stack.stop().await;
 }

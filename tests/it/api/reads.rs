@@ -18,13 +18,13 @@ async fn reads_succeed_without_workers() {
 }
 
 async fn one_order(stack: &Stack) {
-    let asked = Instant::now();
+    let requested = Instant::now();
     let order = order_with(|o| {
         o["metadata"] = json!({"channel": "web", "note": "💥\n\u{1}"});
         o["shipping_address"]["line2"] = json!("2nd floor");
     });
     let placed = stack.client.place(&order, &new_key(), Some(1)).await.unwrap();
-    assert!(asked.elapsed() >= Duration::from_secs(1), "without a worker the request must wait");
+    assert!(requested.elapsed() >= Duration::from_secs(1), "without a worker the request must wait");
     assert_eq!((placed.status.as_u16(), placed.text("/status")), (201, "received"), "{}", placed.body);
     assert_eq!(placed.header("preference-applied"), Some("wait=1"));
     let at_once = stack.client.place(&order_with(|_| {}), &new_key(), None).await.unwrap();

@@ -65,16 +65,16 @@ async fn remaining_quantity_ships_and_is_captured_exactly() {
         assert_eq!(authorized_amount(&stack, &id).await, 5);
         check_reserved(&stack, &order).await;
 
-        let told = timeline(&stack.client, &id).await;
-        let asked = &of(&told, "cancellation.requested")[0];
+        let recorded = timeline(&stack.client, &id).await;
+        let asked = &of(&recorded, "cancellation.requested")[0];
         assert_eq!((&asked["lines"], &asked["pieces"]), (&json!([0, 2]), &json!([pieces_of(0, 1)])));
-        let gone = &of(&told, "lines.cancelled")[0];
-        assert_eq!(gone["lines"], json!([pieces_of(0, 1), pieces_of(2, 3)]));
-        assert_eq!(gone["request"], asked["request"]);
+        let departed = &of(&recorded, "lines.cancelled")[0];
+        assert_eq!(departed["lines"], json!([pieces_of(0, 1), pieces_of(2, 3)]));
+        assert_eq!(departed["request"], asked["request"]);
         let order = deliver(&stack, &id).await;
         assert_eq!((&order["outcome"], &order["payment_status"]), (&json!("partial"), &json!("captured")));
-        let told = timeline(&stack.client, &id).await;
-        assert!(of(&told, "step.failed").is_empty(), "a retry got a different response: {told:#?}");
+        let recorded = timeline(&stack.client, &id).await;
+        assert!(of(&recorded, "step.failed").is_empty(), "a retry got a different response: {recorded:#?}");
     }
     check_stock(&stack, &before).await;
     stack.stop().await;
@@ -177,8 +177,8 @@ async fn short_units_are_cancelled_first_then_cheapest() {
     let order = cancelled(&stack, &id, [2, 2, 0]).await;
     labelled(&stack, &id, "partially_shipped").await;
     check_reserved(&stack, &order).await;
-    let gone = ask(&stack, &id, json!({"reason": "x", "lines": [pieces_of(0, 1)]})).await;
-    assert_rejected(&gone, 409, "wrong_state", "cancel of a shipped unit");
+    let departed = ask(&stack, &id, json!({"reason": "x", "lines": [pieces_of(0, 1)]})).await;
+    assert_rejected(&departed, 409, "wrong_state", "cancel of a shipped unit");
     deliver(&stack, &id).await;
     check_stock(&stack, &before).await;
     stack.stop().await;
@@ -245,19 +245,19 @@ async fn request_applied_by_unrecorded_task_counts_once() {
     stack.add_worker().await.unwrap();
     for id in &ids {
         let asked_twice = || async {
-            let told = timeline(&stack.client, id).await;
-            (of(&told, "lines.cancelled").len() >= 2).then_some(())
+            let recorded = timeline(&stack.client, id).await;
+            (of(&recorded, "lines.cancelled").len() >= 2).then_some(())
         };
         wait_until("the other request to be applied", asked_twice).await;
         let order = labelled(&stack, id, "fulfilling").await;
         check_reserved(&stack, &order).await;
         let order = deliver(&stack, id).await;
         let lines: Vec<&Value> = values(&order["lines"]).iter().map(|l| &l["cancelled"]).collect();
-        let told = timeline(&stack.client, id).await;
-        assert_eq!(lines, [2, 0, 0], "{told:#?}");
+        let recorded = timeline(&stack.client, id).await;
+        assert_eq!(lines, [2, 0, 0], "{recorded:#?}");
         let requests: Vec<&Value> =
-            of(&told, "lines.cancelled").iter().map(|data| &data["request"]).collect();
-        assert!(requests.len() == 2 && requests[0] != requests[1], "{told:#?}");
+            of(&recorded, "lines.cancelled").iter().map(|data| &data["request"]).collect();
+        assert!(requests.len() == 2 && requests[0] != requests[1], "{recorded:#?}");
     }
     check_stock(&stack, &before).await;
     stack.stop().await;

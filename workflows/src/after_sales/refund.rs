@@ -98,12 +98,12 @@ async fn wait_for_update(ctx: &WorkflowContext<RefundWorkflow>) {
     let timer = TimerOptions::builder(POLL_INTERVAL)
         .cancellation_token(token.clone())
         .summary("look at the pending refund again".to_owned());
-    let news = WaitConditionOptions::builder().cancellation_token(WorkflowCancellationToken::new()).build();
+    let update = WaitConditionOptions::builder().cancellation_token(WorkflowCancellationToken::new()).build();
     {
         let mut timer = pin!(ctx.timer(timer.build()));
-        let mut news = pin!(ctx.wait_condition_with_options(|s| s.has_update, news).fuse());
+        let mut update = pin!(ctx.wait_condition_with_options(|s| s.has_update, update).fuse());
         select! {
-            _ = news => {}
+            _ = update => {}
             _ = timer => {}
         }
     }

@@ -108,9 +108,9 @@ async fn goods_arrive_within(ctx: &Ctx, seconds: u64) -> bool {
         .summary("the goods come back".to_owned());
     let in_time = {
         let mut timer = pin!(ctx.timer(timer.build()));
-        let mut goods = pin!(wait_for_goods(ctx).fuse());
+        let mut items = pin!(wait_for_goods(ctx).fuse());
         select! {
-            () = goods => true,
+            () = items => true,
             _ = timer => false,
         }
     };

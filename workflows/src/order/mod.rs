@@ -457,11 +457,11 @@ impl OrderWorkflow {
         let (lines, all) = match &request.lines {
             None => (None, true),
             Some(lines) => {
-                let (news, all) = self.not_yet_requested(lines);
-                if news.is_empty() {
+                let (updates, all) = self.not_yet_requested(lines);
+                if updates.is_empty() {
                     return;
                 }
-                (Some(news), all)
+                (Some(updates), all)
             }
         };
         let reason = step::messages::sanitize(&request.reason);

@@ -146,9 +146,9 @@ impl OrderWorkflow {
             requested.add(&parse_selection(waiting));
         }
         let named = LineSelection::parse(lines).unwrap_or_default();
-        let news = named.not_in(&requested);
+        let update = named.not_in(&requested);
         requested.add(&named);
-        (news, self.state.covers_whole_order(&requested))
+        (update, self.state.covers_whole_order(&requested))
     }
 
     /// Returns whether lines are due while the order waits for a reviewer or the customer. (While it waits for the
@@ -252,7 +252,7 @@ async fn cancel_lines(ctx: &Ctx, due: DueCancellation) {
     let before = ctx.state(|s| s.state.clone());
     let removal = before.choose_units(&due.selection);
     let (mut stopped, mut replaced) = (Vec::new(), false);
-    for (id, taken) in removal.shipments() {
+    for (id, claimed) in removal.shipments() {
         let (id, Some(shipment)) = (*id, before.shipment(*id)) else { continue };
         if may_have_label(ctx, id)
             && compensation::cancel_label(ctx, id).await != LabelCancellation::Cancelled
@@ -260,8 +260,8 @@ async fn cancel_lines(ctx: &Ctx, due: DueCancellation) {
             append_event(ctx, OrderEvent::ShipmentCancelRejected { shipment_id: id });
             continue;
         }
-        if let Some(left) = shipment.remainder_without(taken, before.amount_increment()) {
-            create_replacement(ctx, shipment, taken, &left).await;
+        if let Some(left) = shipment.remainder_without(claimed, before.amount_increment()) {
+            create_replacement(ctx, shipment, claimed, &left).await;
             replaced = true;
         }
         stopped.push(id);
@@ -289,8 +289,8 @@ impl OrderWorkflow {
         before: &OrderState,
     ) {
         let DueCancellation { selection, reason, request, rejected: mut refused } = due;
-        for (id, taken) in removal.shipments().iter().filter(|(id, _)| stopped.contains(id)) {
-            self.state.cancel_shipment_units(*id, taken);
+        for (id, claimed) in removal.shipments().iter().filter(|(id, _)| stopped.contains(id)) {
+            self.state.cancel_shipment_units(*id, claimed);
             self.append_event(OrderEvent::ShipmentCancelled { shipment_id: *id });
         }
         let cancelled = self.state.cancel_unallocated_units(&selection, removal, before);
@@ -317,11 +317,11 @@ impl OrderWorkflow {
 async fn create_replacement(
     ctx: &Ctx,
     shipment: &ShipmentState,
-    taken: &QuantityByLine,
+    claimed: &QuantityByLine,
     left: &ShipmentState,
 ) {
     let id = shipment.id;
-    let part = |ShipmentLine { line, quantity, .. }: &ShipmentLine| match taken.contains_key(line) {
+    let part = |ShipmentLine { line, quantity, .. }: &ShipmentLine| match claimed.contains_key(line) {
         true => LineSelector::Quantity { line: *line, quantity: *quantity },
         false => LineSelector::Whole(*line),
     };

@@ -135,18 +135,18 @@ pub(crate) async fn run_remote<AD: ActivityDefinition + 'static>(
         .summary(step.name.to_owned())
         .build();
     let mut activity = pin!(ctx.execute_activity(activity, input, options));
-    let mut word = pin!(wait_for_step_message(ctx, step).fuse());
+    let mut message = pin!(wait_for_step_message(ctx, step).fuse());
     if step.policy == StepPolicy::Interruptible {
         let mut cancelled = pin!(cancel::wait_until(ctx, &|_| false).fuse());
         select! {
             result = activity => return result.map(Some),
-            () = word => token.cancel(),
+            () = message => token.cancel(),
             () = cancelled => token.cancel(),
         }
     } else {
         select! {
             result = activity => return result.map(Some),
-            () = word => token.cancel(),
+            () = message => token.cancel(),
         }
     }
     // The attempt in progress ends before the cancellation takes effect, and its result applies.
