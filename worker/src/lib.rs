@@ -31,7 +31,7 @@ use waybill_runtime::{
     metrics::Metrics,
     temporal::WorkflowClient,
 };
-use waybill_store::{batched_writers::BatchedWriters, postgres::notify::Notifier};
+use waybill_store::{PgPool, batched_writers::BatchedWriters, postgres::notify::Notifier};
 
 /// Maximum number of open connections to the health and metrics port: its only clients are probes and scrapers.
 const CONNECTIONS_MAX: usize = 64;
@@ -53,32 +53,7 @@ pub async fn run(args: WorkerArgs, shutdown: CancellationToken) -> anyhow::Resul
     let runtime = Runtime::from_current_tokio(options.build().map_err(anyhow::Error::msg)?)?;
     let (_telemetry, meter) = metrics.client_meter()?;
     let engine = WorkflowClient::new(&args.common, meter);
-    let steps = OrderSteps {
-        writers: BatchedWriters::start(&pool, args.common.grouping == Batching::On),
-        notifier: Notifier::start(pool.clone()),
-        provider: Arc::new(Stripe::new(
-            args.stripe_base_url,
-            args.stripe_api_key,
-            args.payment_return_url,
-            step_metrics.clone(),
-        )?),
-        carrier: Arc::new(HttpCarrier::new(
-            args.carrier_base_url,
-            args.carrier_api_key,
-            step_metrics.clone(),
-        )?),
-        wait_times: WaitTimes {
-            review_seconds: args.review_wait_seconds,
-            customer_seconds: args.customer_wait_seconds,
-            action_seconds: args.payment_action_wait_seconds,
-            renew_before_seconds: args.hold_renew_seconds,
-            return_seconds: args.return_wait_seconds,
-        },
-        metrics: step_metrics,
-        chaos: Chaos::from_str(&args.chaos).map_err(anyhow::Error::msg).context("WAYBILL_CHAOS")?,
-        pool: pool.clone(),
-    };
-
+    let steps = order_steps(&args, &pool, step_metrics)?;
     let housekeeping = HousekeepingSteps {
         pool: pool.clone(),
         workflows: Arc::new(housekeeping::TemporalDirectory(engine.clone())),
@@ -121,4 +96,33 @@ pub async fn run(args: WorkerArgs, shutdown: CancellationToken) -> anyhow::Resul
     result?;
     tracing::info!("worker stopped gracefully");
     Ok(())
+}
+
+/// What the activities of orders use: the clients of the provider and the carrier, the writers, the wait times.
+fn order_steps(args: &WorkerArgs, pool: &PgPool, step_metrics: StepMetrics) -> anyhow::Result<OrderSteps> {
+    Ok(OrderSteps {
+        writers: BatchedWriters::start(pool, args.common.grouping == Batching::On),
+        notifier: Notifier::start(pool.clone()),
+        provider: Arc::new(Stripe::new(
+            args.stripe_base_url.clone(),
+            args.stripe_api_key.clone(),
+            args.payment_return_url.clone(),
+            step_metrics.clone(),
+        )?),
+        carrier: Arc::new(HttpCarrier::new(
+            args.carrier_base_url.clone(),
+            args.carrier_api_key.clone(),
+            step_metrics.clone(),
+        )?),
+        wait_times: WaitTimes {
+            review_seconds: args.review_wait_seconds,
+            customer_seconds: args.customer_wait_seconds,
+            action_seconds: args.payment_action_wait_seconds,
+            renew_before_seconds: args.hold_renew_seconds,
+            return_seconds: args.return_wait_seconds,
+        },
+        metrics: step_metrics,
+        chaos: Chaos::from_str(&args.chaos).map_err(anyhow::Error::msg).context("WAYBILL_CHAOS")?,
+        pool: pool.clone(),
+    })
 }

@@ -1,5 +1,9 @@
+//! The payment simulator, called as Stripe is.
+
 mod aftermath;
 mod amounts;
+mod idempotency;
+mod webhooks;
 
 use std::time::Duration;
 
@@ -126,95 +130,6 @@ fn order(method: &str) -> [(&str, &str); 8] {
 
 fn rule(route: Route, fault: Fault, times: u32) -> Vec<Rule> {
     vec![Rule { route, fault, times: Some(times), matching: None }]
-}
-
-#[tokio::test]
-async fn repeated_key_charges_once() {
-    let shop = Shop::new(None).await;
-    let (_, first) = shop.post("/v1/payment_intents", "k1", &order("pm_card_visa")).await;
-    assert!(first["latest_charge"]["payment_method_details"]["card"]["capture_before"].is_i64());
-    let again = shop.try_post("/v1/payment_intents", "k1", &order("pm_card_visa")).await.unwrap();
-    assert_eq!(again.headers()["idempotent-replayed"], "true");
-    assert_eq!(again.json::<Value>().await.unwrap(), first);
-    assert_eq!(shop.intents().len(), 1);
-
-    let (status, other) = shop.post("/v1/payment_intents", "k1", &order("pm_card_mastercard")).await;
-    assert_eq!((status, &other["error"]["type"]), (400, &json!("idempotency_error")));
-
-    let found = shop.get("/v1/payment_intents/search?query=metadata%5B'order_id'%5D%3A'order-1'").await;
-    assert_eq!(found["data"][0]["id"], first["id"]);
-    let none = shop.get("/v1/payment_intents/search?query=metadata%5B'order_id'%5D%3A'order-2'").await;
-    assert_eq!(none["data"], json!([]));
-
-    let form = [&order("pm_card_visa")[..], &[("metadata[operation]", "authorize:2")]].concat();
-    let (_, second) = shop.post("/v1/payment_intents", "k2", &form).await;
-    assert_eq!(second["metadata"], json!({ "order_id": "order-1", "operation": "authorize:2" }));
-    let search = "/v1/payment_intents/search?query=metadata%5B'operation'%5D%3A'authorize%3A2'";
-    for query in [search.to_owned(), format!("{search}%20AND%20metadata%5B'order_id'%5D%3A'order-1'")] {
-        let found = shop.get(&query).await;
-        assert_eq!((&found["data"][0]["id"], &found["data"][1]), (&second["id"], &Value::Null));
-    }
-}
-
-#[tokio::test]
-async fn expired_key_charges_again_after_restart() {
-    let shop = Shop::new(None).await;
-    let (_, first) = shop.post("/v1/payment_intents", "k1", &order("pm_card_visa")).await;
-    shop.control_quietly(Method::DELETE, "keys", Value::Null).await;
-    assert_eq!(shop.sim.snapshot()["idempotency_keys"], 0);
-    let shop = shop.restart().await;
-    let again = shop.try_post("/v1/payment_intents", "k1", &order("pm_card_visa")).await.unwrap();
-    assert!(!again.headers().contains_key("idempotent-replayed"));
-    assert_ne!(again.json::<Value>().await.unwrap()["id"], first["id"]);
-    assert_eq!(shop.intents().len(), 2);
-
-    shop.sim.expire_keys();
-    let (status, _) = shop.post("/v1/payment_intents", "k1", &order("pm_card_mastercard")).await;
-    assert_eq!(status, 200, "another request may use an expired key");
-    let shop = shop.restart().await;
-    assert_eq!(shop.sim.snapshot()["idempotency_keys"], 1);
-}
-
-#[tokio::test]
-async fn key_in_use_conflicts_and_disconnect_aborts_nothing() {
-    let shop = Shop::new(None).await;
-    shop.sim.set_faults(rule(Route::Authorize, Fault::Latency { ms: 700 }, 1));
-    let form = order("pm_card_visa");
-    let hung_up = shop.http.post(format!("{}/v1/payment_intents", shop.sim.url())).bearer_auth(KEY);
-    let hung_up = hung_up.header("Idempotency-Key", "k1").form(&form).timeout(Duration::from_millis(300));
-    assert!(hung_up.send().await.unwrap_err().is_timeout());
-    let (status, conflict) = shop.post("/v1/payment_intents", "k1", &form).await;
-    assert_eq!((status, &conflict["error"]["code"]), (409, &json!("idempotency_key_in_use")));
-    poll_until("the charge of the disconnected client", || (shop.intents().len() == 1).then_some(())).await;
-}
-
-#[tokio::test]
-async fn dropped_reply_is_one_charge() {
-    let shop = Shop::new(None).await;
-    shop.sim.set_faults(rule(Route::Authorize, Fault::DropReply, 1));
-    let form = order("pm_card_visa");
-    let dropped = shop.try_post("/v1/payment_intents", "k1", &form).await;
-    assert!(dropped.is_err(), "no part of a reply may arrive");
-    assert_eq!(shop.intents().len(), 1);
-
-    let again = shop.try_post("/v1/payment_intents", "k1", &form).await.unwrap();
-    assert_eq!(again.headers()["idempotent-replayed"], "true");
-    let again: Value = again.json().await.unwrap();
-    assert_eq!(again["id"], shop.intents()[0]["id"]);
-    assert_eq!(shop.intents().len(), 1);
-}
-
-#[tokio::test]
-async fn injected_error_has_no_effect_and_is_not_stored() {
-    let shop = Shop::new(None).await;
-    let failing = shop.http.post(format!("{}/v1/payment_intents", shop.sim.url())).bearer_auth(KEY);
-    let failing = failing.header("Idempotency-Key", "k1").header("X-Sim-Fault", "status=500");
-    assert_eq!(failing.form(&order("pm_card_visa")).send().await.unwrap().status(), 500);
-    assert!(shop.intents().is_empty());
-    let (status, _) = shop.post("/v1/payment_intents", "k1", &order("pm_card_visa")).await;
-    assert_eq!(status, 200);
-    let without_key = shop.http.get(format!("{}/v1/payment_intents", shop.sim.url())).send().await.unwrap();
-    assert_eq!(without_key.status(), 401);
 }
 
 #[tokio::test]
@@ -419,50 +334,4 @@ async fn older_ledger_still_loads() {
     let fail = shop.control("refunds/re_1/fail", Value::Null).await;
     assert_eq!(fail["status"], "failed");
     assert_eq!(shop.intents()[0]["latest_charge"]["amount_refunded"], 0);
-}
-
-#[tokio::test]
-async fn failed_event_delivery_is_signed_and_retried() {
-    let (receiver, url) = Receiver::start(&[500]).await;
-    let shop = Shop::new(Some(url)).await;
-    let id = shop.authorized("pm_card_visa").await;
-    let delivery = receiver.wait_for(1).await.remove(0);
-    let signature = delivery.header("stripe-signature").to_owned();
-    let (seconds, tag) = signature.strip_prefix("t=").unwrap().split_once(",v1=").unwrap();
-    let hmac = Hmac::<Sha256>::new_from_slice(SECRET.as_bytes()).unwrap();
-    let signed = hmac.chain_update(format!("{seconds}.{}", delivery.text));
-    signed.verify_slice(&hex::decode(tag).unwrap()).unwrap();
-    let event: Value = serde_json::from_str(&delivery.text).unwrap();
-    assert_eq!(event["data"]["object"]["id"], json!(id));
-    let settled = || shop.sim.snapshot()["deliveries_pending"] == json!([]);
-    poll_until("the delivery to be recorded", || settled().then_some(())).await;
-}
-
-#[tokio::test]
-async fn fault_rules_duplicate_reorder_and_drop_events() {
-    let (receiver, url) = Receiver::start(&[]).await;
-    let shop = Shop::new(Some(url)).await;
-    let id = shop.authorized("pm_card_visa").await;
-    shop.post(&format!("/v1/payment_intents/{id}/cancel"), "", &[]).await;
-    receiver.wait_for(2).await;
-
-    shop.sim.set_faults(rule(Route::Webhook, Fault::Duplicate, 1));
-    shop.authorized("pm_card_visa").await;
-    let claimed = receiver.wait_for(4).await;
-    assert_eq!(claimed[2].text, claimed[3].text);
-
-    shop.sim.set_faults(rule(Route::Webhook, Fault::Reorder, 1));
-    let id = shop.authorized("pm_card_visa").await;
-    shop.post(&format!("/v1/payment_intents/{id}/cancel"), "", &[]).await;
-    receiver.wait_for(6).await;
-    assert_eq!(
-        receiver.kinds()[4..],
-        ["payment_intent.canceled", "payment_intent.amount_capturable_updated"]
-    );
-
-    shop.sim.set_faults(rule(Route::Webhook, Fault::Suppress, 1));
-    let id = shop.authorized("pm_card_visa").await;
-    shop.post(&format!("/v1/payment_intents/{id}/cancel"), "", &[]).await;
-    receiver.wait_for(7).await;
-    assert_eq!(receiver.kinds()[6..], ["payment_intent.canceled"]);
 }

@@ -147,7 +147,39 @@ async fn insert(db: &mut PgConnection, items: &[Arc<AcceptRequest>]) -> Result<V
     }
     let Some(route) = items.first().map(|item| item.request.route) else { return Ok(Vec::new()) };
     debug_assert!(items.iter().all(|item| item.request.route == route), "all items have the same route");
-    let rows = sqlx::query!(
+    let rows = insert_rows(db, route, &columns).await?;
+    let mut rows: HashMap<Uuid, _> = rows.into_iter().map(|row| (row.id, row)).collect();
+    let known = items.iter().map(|item| {
+        let row = rows.remove(&item.order.id.0)?;
+        if row.is_new {
+            return Some(KeyStatus::New);
+        }
+        let row = idempotency::Row {
+            fingerprint: row.fingerprint?,
+            response_status: row.response_status,
+            response_body: row.response_body,
+            order_id: row.order_id,
+            accepted_at: row.accepted_at,
+        };
+        Some(KeyStatus::from_row(&item.request, row))
+    });
+    Ok(known.collect())
+}
+
+/// One order of the statement: whether its key is new, or else what is stored for the key.
+struct AcceptedRow {
+    id: Uuid,
+    is_new: bool,
+    fingerprint: Option<Vec<u8>>,
+    response_status: Option<i16>,
+    response_body: Option<String>,
+    order_id: Option<Uuid>,
+    accepted_at: Option<jiff_sqlx::Timestamp>,
+}
+
+async fn insert_rows(db: &mut PgConnection, route: &str, columns: &Columns) -> Result<Vec<AcceptedRow>> {
+    let rows = sqlx::query_as!(
+        AcceptedRow,
         r#"with input as materialized (
              select * from unnest($2::uuid[], $3::uuid[], $4::text[], $5::bytea[], $6::text[], $7::text[], $8::text[],
                $9::jsonb[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::text[],
@@ -207,20 +239,5 @@ async fn insert(db: &mut PgConnection, items: &[Arc<AcceptRequest>]) -> Result<V
     )
     .fetch_all(db)
     .await?;
-    let mut rows: HashMap<Uuid, _> = rows.into_iter().map(|row| (row.id, row)).collect();
-    let known = items.iter().map(|item| {
-        let row = rows.remove(&item.order.id.0)?;
-        if row.is_new {
-            return Some(KeyStatus::New);
-        }
-        let row = idempotency::Row {
-            fingerprint: row.fingerprint?,
-            response_status: row.response_status,
-            response_body: row.response_body,
-            order_id: row.order_id,
-            accepted_at: row.accepted_at,
-        };
-        Some(KeyStatus::from_row(&item.request, row))
-    });
-    Ok(known.collect())
+    Ok(rows)
 }

@@ -1,27 +1,21 @@
-//! The workflow of one order, from acceptance to a terminal status as in `lifecycle.md`. `OrderWorkflow::run_steps`
-//! runs its stages in order: `checkout`, then `shipping`; `adjust` changes the order in between, and `compensation`
-//! ends it early.
-
-// The stages in order, checkout and shipping; then changes, re-authorization, compensation and recovery.
-mod checkout;
-
-mod shipping;
+//! The workflow of one order, from acceptance to a terminal status (`docs/reference/statuses.md`).
+//! `OrderWorkflow::run_steps` runs the stages in order: `checkout`, then `shipping`. `adjust` changes the order in
+//! between, `authorization` renews its authorization, `compensation` ends it early, and `recovery` resumes it.
 
 mod adjust;
-
 mod authorization;
-
+mod checkout;
 mod compensation;
-
 mod recovery;
-
-// How a step runs, and how the workflow waits.
+mod requests;
+mod shipping;
 mod step;
-
+mod timeline;
 mod waiting;
 
 pub use step::activity::WORKFLOW_TASK_TIMEOUT;
 pub(crate) use step::rejection_backoff;
+use timeline::{append_event, transition};
 
 use crate::{names, payloads::*};
 use futures::FutureExt;
@@ -38,9 +32,8 @@ use waybill_domain::{
     cancellation::{CancelDecision, plan_cancellation},
     event::{OrderEvent, TimelineEntry},
     ids::ShipmentId,
-    lines::LineSelection,
     state::OrderState,
-    status::{OrderStatus, PaymentStatus},
+    status::OrderStatus,
 };
 
 pub(crate) type Ctx = WorkflowContext<OrderWorkflow>;
@@ -399,147 +392,4 @@ impl OrderWorkflow {
     pub fn amend_update(&mut self, _ctx: &mut SyncWorkflowContext<Self>, amendment: Amendment) {
         self.amendment = Some(amendment);
     }
-}
-
-impl OrderWorkflow {
-    /// Appends an event to the timeline; the next flush writes it to the read model. Every status that the order passed
-    /// through since the last entry gets an entry, so that consecutive entries are always a valid transition.
-    fn append_event(&mut self, event: OrderEvent) {
-        if self.resumed && event.deduplication_key().is_some_and(|key| !self.facts.insert(key)) {
-            return;
-        }
-        let mut passed = std::mem::take(&mut self.unreported_statuses);
-        passed.pop();
-        let passed =
-            passed.into_iter().map(|status| TimelineEntry { event: OrderEvent::StatusChanged {}, status });
-        self.unwritten_events.extend(passed);
-        self.unwritten_events.push(TimelineEntry { event, status: self.state.status });
-    }
-
-    /// Sets the status of the last unwritten entry to the status that followed from it.
-    fn update_last_event_status(&mut self) {
-        let before = match self.unwritten_events.as_slice() {
-            [.., before, _] => before.status,
-            _ => self.written_status,
-        };
-        if let (Some(next), Some(last)) = (self.unreported_statuses.first(), self.unwritten_events.last_mut())
-            && (before == *next || before.allowed_next().contains(next))
-        {
-            last.status = *next;
-            self.unreported_statuses.remove(0);
-        }
-    }
-
-    fn report_ignored_signal(&mut self, signal: &str, problem: String) {
-        self.append_event(OrderEvent::SignalIgnored { signal: signal.to_owned(), problem });
-    }
-
-    /// Enqueues each event once, regardless of how often the carrier sends it and by which path.
-    fn enqueue_shipment_event(&mut self, event: ShipmentEvent) {
-        if self.seen_events.insert(event.event_id.clone()) {
-            self.shipment_events.push_back(event);
-        }
-    }
-
-    fn accept_cancel(&mut self, request: CancelRequest, source: &str) {
-        if self.cancel.is_some()
-            || self.cancel_in_progress.is_some()
-            || matches!(self.state.status, OrderStatus::Cancelling | OrderStatus::Cancelled)
-        {
-            return;
-        }
-        if self.is_completed(&request) {
-            return;
-        }
-        if request.request.as_ref().is_some_and(|id| !self.accepted_requests.insert(id.clone())) {
-            return;
-        }
-        let (lines, all) = match &request.lines {
-            None => (None, true),
-            Some(lines) => {
-                let (updates, all) = self.not_yet_requested(lines);
-                if updates.is_empty() {
-                    return;
-                }
-                (Some(updates), all)
-            }
-        };
-        let reason = step::messages::sanitize(&request.reason);
-        let (source, request) = (source.to_owned(), request.request);
-        self.append_event(OrderEvent::CancelRequested {
-            reason: reason.clone(),
-            source: source.clone(),
-            lines: lines.as_ref().map(LineSelection::lines),
-            pieces: lines.as_ref().map(LineSelection::quantities).unwrap_or_default(),
-            request: request.clone(),
-        });
-        if all {
-            self.cancel = Some(CancelRequest { reason, source, lines: None, request });
-        } else {
-            let lines = lines.map(|lines| lines.parts());
-            self.line_requests.push_back(CancelRequest { reason, source, lines, request });
-        }
-    }
-
-    /// Rejects decisions on an order that is being compensated, even while its status does not show it yet. Only
-    /// updates are rejected: the histories of open orders contain the results of signals.
-    fn ensure_not_stopping(&self) -> Result<(), ValidationError> {
-        if self.is_compensating || self.cancel.is_some() {
-            Err("the order is already ending".into())
-        } else {
-            Ok(())
-        }
-    }
-
-    fn validate_decision(&self) -> Result<(), ValidationError> {
-        self.ensure_not_stopping().and_then(|()| self.ensure_awaits_decision())
-    }
-
-    fn validate_amendment(&self) -> Result<(), ValidationError> {
-        self.ensure_not_stopping().and_then(|()| self.ensure_awaits_amendment())
-    }
-
-    fn ensure_awaits_decision(&self) -> Result<(), ValidationError> {
-        match (self.state.status, &self.decision) {
-            (OrderStatus::InReview, None) => Ok(()),
-            (OrderStatus::InReview, Some(_)) => Err("the order has already been decided".into()),
-            (status, _) => Err(format!("the order is {status}, not in_review").into()),
-        }
-    }
-
-    fn ensure_awaits_amendment(&self) -> Result<(), ValidationError> {
-        match (self.state.status, &self.amendment) {
-            (OrderStatus::AwaitingCustomer, None) => Ok(()),
-            (OrderStatus::AwaitingCustomer, Some(_)) => Err("the customer has already answered".into()),
-            (status, _) => Err(format!("the order is {status}, not awaiting_customer").into()),
-        }
-    }
-
-    fn order_ref(&self) -> OrderRef {
-        OrderRef { order_id: self.input.order_id }
-    }
-
-    fn shipment_ref(&self, shipment_id: ShipmentId) -> ShipmentRef {
-        ShipmentRef { order_id: self.input.order_id, shipment_id }
-    }
-
-    /// Sets the payment status. The customer's required action ends only once the outcome is known, not when the
-    /// workflow stops waiting for it: a repeated authorization may change nothing else, and then nothing is written.
-    fn set_payment_status(&mut self, status: PaymentStatus) {
-        self.state.payment_status = status;
-        self.state.payment_action &= matches!(status, PaymentStatus::Pending | PaymentStatus::Unknown);
-    }
-}
-
-/// Performs one status transition. An invalid transition is a defect of this code: the workflow task fails, and
-/// Temporal retries it until the code is fixed. No data is lost.
-fn transition(ctx: &Ctx, to: OrderStatus) {
-    match ctx.state_mut(|s| s.state.transition_to(to)) {
-        Ok(()) => ctx.state_mut(|s| s.unreported_statuses.push(to)),
-        Err(illegal) => ctx.force_task_fail(illegal),
-    }
-}
-
-fn append_event(ctx: &Ctx, event: OrderEvent) {
-    ctx.state_mut(|s| s.append_event(event));
 }

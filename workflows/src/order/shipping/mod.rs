@@ -211,27 +211,7 @@ pub(crate) async fn cancel_open_shipments(ctx: &Ctx) -> Result<(), StopReason> {
         activity::checkpoint(ctx).await;
     }
     read_model::flush(ctx).await;
-    let open: Vec<ShipmentId> =
-        ctx.state(|s| s.state.shipments.iter().filter(|sh| sh.is_open()).map(|sh| sh.id).collect());
-    let mut stopped = Vec::new();
-    for id in open {
-        if !may_have_label(ctx, id)
-            || compensation::cancel_label(ctx, id).await == LabelCancellation::Cancelled
-        {
-            set_shipment_status(
-                ctx,
-                id,
-                FulfilmentStatus::Cancelled,
-                OrderEvent::ShipmentCancelled { shipment_id: id },
-            );
-            stopped.push(id);
-        } else {
-            append_event(ctx, OrderEvent::ShipmentCancelRejected { shipment_id: id });
-            if is_recorded {
-                ctx.state_mut(|s| s.allow_rebooking(id));
-            }
-        }
-    }
+    let stopped = cancel_labels(ctx, is_recorded).await;
     // If this were lost after the void, a late hand-over would be captured without an authorization.
     if !stopped.is_empty() && versioning::is_patched(ctx, versioning::RECORD_CANCELLED_LABELS) {
         activity::checkpoint(ctx).await;
@@ -262,6 +242,32 @@ pub(crate) async fn cancel_open_shipments(ctx: &Ctx) -> Result<(), StopReason> {
         append_event(ctx, OrderEvent::StatusChanged {});
     }
     Ok(())
+}
+
+/// Cancels the labels of all open shipments. Returns the shipments that are cancelled; the carrier keeps the others.
+async fn cancel_labels(ctx: &Ctx, is_recorded: bool) -> Vec<ShipmentId> {
+    let open: Vec<ShipmentId> =
+        ctx.state(|s| s.state.shipments.iter().filter(|sh| sh.is_open()).map(|sh| sh.id).collect());
+    let mut stopped = Vec::new();
+    for id in open {
+        if !may_have_label(ctx, id)
+            || compensation::cancel_label(ctx, id).await == LabelCancellation::Cancelled
+        {
+            set_shipment_status(
+                ctx,
+                id,
+                FulfilmentStatus::Cancelled,
+                OrderEvent::ShipmentCancelled { shipment_id: id },
+            );
+            stopped.push(id);
+        } else {
+            append_event(ctx, OrderEvent::ShipmentCancelRejected { shipment_id: id });
+            if is_recorded {
+                ctx.state_mut(|s| s.allow_rebooking(id));
+            }
+        }
+    }
+    stopped
 }
 
 /// Completes an order whose shipments are all delivered or settled.

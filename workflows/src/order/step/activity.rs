@@ -4,7 +4,8 @@ use crate::order::step::{
     cancel,
     definition::{self, Step, StepPolicy},
 };
-use crate::order::{Ctx, step::versioning};
+use crate::order::{Ctx, OrderWorkflow, step::versioning};
+use crate::payloads::{OrderRef, ShipmentRef};
 use crate::{activities::OrderActivities, names};
 use futures::FutureExt;
 use std::{pin::pin, time::Duration};
@@ -13,7 +14,7 @@ use temporalio_workflow::{
     ActivityCancellationType, ActivityExecutionError, ActivityOptions, LocalActivityOptions, RetryPolicy,
     TimerOptions, WaitConditionOptions, WorkflowCancellationToken, workflows::select,
 };
-use waybill_domain::{state::AttentionReason, status::PaymentStatus};
+use waybill_domain::{ids::ShipmentId, state::AttentionReason, status::PaymentStatus};
 
 /// Timeout of the local attempt: longer than a card network's usual response time, and shorter than a client waits for
 /// the order.
@@ -178,5 +179,15 @@ where
             Ok(Some(output)) => return output,
             Ok(None) | Err(_) => result = run_remote(ctx, activity(), input.clone(), step, 0).await,
         }
+    }
+}
+
+impl OrderWorkflow {
+    pub(crate) fn order_ref(&self) -> OrderRef {
+        OrderRef { order_id: self.input.order_id }
+    }
+
+    pub(crate) fn shipment_ref(&self, shipment_id: ShipmentId) -> ShipmentRef {
+        ShipmentRef { order_id: self.input.order_id, shipment_id }
     }
 }
