@@ -54,7 +54,7 @@ enum OrderState {
     NoAnswer,
 }
 
-/// Reconciles orders and stock. `before` is the stock before the load; `on_look` reports the settled and total orders.
+/// Reconciles orders and stock. `before` is the stock before the load; `on_check` reports the settled and total orders.
 pub async fn wait_and_reconcile(
     shop: &LoadClient,
     before: Option<&BTreeMap<String, StockLevel>>,
