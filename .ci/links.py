@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""Checks that each relative link in a Markdown file leads to an existing file and heading. Ignores links to the web."""
+"""Fails if a relative link leads to no file, or to no heading: links in Markdown, and links to Markdown in Rust comments.
+
+Links to the web are not followed, and rustdoc checks links to items.
+"""
 
 import re
 import subprocess
@@ -11,10 +14,11 @@ FENCE = re.compile(r"^(```|~~~).*?^\1\s*$", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"`[^`\n]*`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#{1,6} +(.+?) *$", re.MULTILINE)
+COMMENT = re.compile(r"^\s*//.*$", re.MULTILINE)
 
 
 def anchors(text: str) -> set[str]:
-    """Returns the anchors that GitHub generates for the headings of a text."""
+    """The anchors that GitHub gives to the headings of a text."""
     found: set[str] = set()
     for heading in HEADING.findall(FENCE.sub("", text)):
         plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)
@@ -24,15 +28,28 @@ def anchors(text: str) -> set[str]:
     return found
 
 
+def tracked(pattern: str) -> list[Path]:
+    """Our files that match a pattern."""
+    command = ["git", "ls-files", "-co", "--exclude-standard", pattern]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    return [Path(line) for line in listed if not line.startswith("vendor/") and Path(line).exists()]
+
+
+def links(page: Path) -> list[str]:
+    """The relative links of a page or a source file."""
+    text = page.read_text()
+    if page.suffix == ".md":
+        found = LINK.findall(CODE.sub("", FENCE.sub("", text)))
+    else:
+        found = [link for link in LINK.findall("\n".join(COMMENT.findall(text))) if ".md" in link]
+    return [link for link in found if not re.match(r"[a-z]+:", link)]
+
+
 def main() -> int:
-    tracked = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "*.md"], capture_output=True, text=True, check=True)
-    pages = [Path(line) for line in tracked.stdout.splitlines() if not line.startswith("vendor/")]
+    pages = tracked("*.md") + tracked("*.rs")
     broken = []
     for page in pages:
-        prose = CODE.sub("", FENCE.sub("", page.read_text()))
-        for link in LINK.findall(prose):
-            if re.match(r"[a-z]+:", link):
-                continue
+        for link in links(page):
             path, _, anchor = unquote(link).partition("#")
             target = page.parent / path if path else page
             if not target.exists():
@@ -41,7 +58,7 @@ def main() -> int:
                 broken.append(f"{page}: {link}: no such heading")
     for line in broken:
         print(line, file=sys.stderr)
-    print(f"{len(pages)} pages, {len(broken)} broken links")
+    print(f"{len(pages)} files, {len(broken)} broken links")
     return 1 if broken else 0
 
 

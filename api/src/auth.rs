@@ -12,8 +12,8 @@ pub(crate) struct Authenticated(pub(crate) Caller);
 
 impl Authenticated {
     /// Returns the caller, if the key has the scope.
-    pub(crate) fn require(self, scope: Scope) -> Result<Caller, Problem> {
-        if self.0.has_scope(scope) { Ok(self.0) } else { Err(Problem::forbidden(scope.as_str())) }
+    pub(crate) fn require(&self, scope: Scope) -> Result<&Caller, Problem> {
+        if self.0.has_scope(scope) { Ok(&self.0) } else { Err(Problem::forbidden(scope.as_str())) }
     }
 }
 

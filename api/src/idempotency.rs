@@ -20,11 +20,13 @@ pub(crate) type HandlerResponse = (StatusCode, serde_json::Value);
 /// replays it when the client retries.
 ///
 /// A separate task runs all of this to completion, so a client that disconnects does not leave a key in progress.
-pub(crate) async fn run_once<F>(app: &App, order: OrderId, request: RequestKey, handler: F) -> Response
+pub(crate) async fn run_once<H, F>(app: &App, order: OrderId, request: RequestKey, handler: H) -> Response
 where
+    H: FnOnce(App) -> F,
     F: Future<Output = Result<HandlerResponse, Problem>> + Send + 'static,
 {
-    let task = claim_and_run(app.clone(), order, request, handler).instrument(tracing::Span::current());
+    let task =
+        claim_and_run(app.clone(), order, request, handler(app.clone())).instrument(tracing::Span::current());
     // The task holds the request's permit even if the client disconnects: its work counts like that of any request.
     let task = app.tasks.spawn(REQUEST_CONTEXT.scope(REQUEST_CONTEXT.get(), task));
     task.await.unwrap_or_else(|_| Problem::internal().into_response())

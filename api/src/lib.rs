@@ -11,6 +11,7 @@ mod extract;
 mod idempotency;
 mod json;
 mod middleware;
+mod mutation;
 mod orders;
 mod problem;
 mod request_context;

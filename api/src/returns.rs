@@ -3,8 +3,9 @@
 
 use crate::{
     auth::Authenticated,
-    extract::{IdempotencyKey, JsonBody, PathParam, validate_reason},
+    extract::{PathParam, validate_reason},
     idempotency::{HandlerResponse, run_once},
+    mutation::Mutation,
     orders,
     problem::{FieldError, Problem},
     state::App,
@@ -82,12 +83,11 @@ fn validate_quantities(quantities: impl ExactSizeIterator<Item = u32>) -> Vec<Fi
 
 pub(crate) async fn request(
     State(app): State<App>,
-    caller: Authenticated,
-    PathParam(id): PathParam<OrderId>,
-    IdempotencyKey(key): IdempotencyKey,
-    JsonBody { value: body, fingerprint }: JsonBody<Body>,
+    request: Mutation<OrderId, Body>,
 ) -> Result<Response, Problem> {
-    let caller = caller.require(Scope::OrdersWrite)?;
+    let merchant = request.require(Scope::OrdersWrite)?;
+    let id = request.id;
+    let body = &request.body;
     let mut wrong = validate_quantities(body.lines.iter().map(|l| l.quantity));
     if body.lines.is_empty() {
         let detail = "must have at least one entry".to_owned();
@@ -97,8 +97,8 @@ pub(crate) async fn request(
     if !wrong.is_empty() {
         return Err(Problem::invalid(wrong));
     }
-    let order = orders::find(&app, caller.merchant_id, id).await?;
-    let request = orders::request_key(caller.merchant_id, ROUTE, key, id, &fingerprint);
+    let order = orders::find(&app, merchant, id).await?;
+    let key = request.request_key(merchant, ROUTE, id.0);
     // The quantities of a line that is listed twice are added.
     let mut by_line = BTreeMap::<u32, u32>::new();
     for line in &body.lines {
@@ -108,19 +108,17 @@ pub(crate) async fn request(
         id: ReturnId(Uuid::now_v7()),
         order_id: order.id,
         merchant_id: order.merchant_id,
-        reason: body.reason,
+        reason: request.body.reason,
         lines: by_line.into_iter().map(|(line, quantity)| LineQuantity { line, quantity }).collect(),
-        request_key: Some(request.key.clone()),
+        request_key: Some(key.key.clone()),
     };
-    let task_app = app.clone();
-    let task = async move {
-        let app = task_app;
+    let task = |app: App| async move {
         let requested = returns::request(&app.pool, &new).await?;
         let record = requested.map_err(|too_few| Problem::not_returnable(new.order_id, too_few))?;
         app.spawn_start_return(record.id, record.order_id, record.merchant_id);
         Ok((StatusCode::CREATED, view(&app, &record).await?))
     };
-    Ok(run_once(&app, id, request, task).await)
+    Ok(run_once(&app, id, key, task).await)
 }
 
 pub(crate) async fn read(
@@ -134,28 +132,25 @@ pub(crate) async fn read(
 
 pub(crate) async fn receive(
     State(app): State<App>,
-    caller: Authenticated,
-    PathParam(id): PathParam<ReturnId>,
-    IdempotencyKey(key): IdempotencyKey,
-    JsonBody { value: body, fingerprint }: JsonBody<Receipt>,
+    request: Mutation<ReturnId, Receipt>,
 ) -> Result<Response, Problem> {
-    let caller = caller.require(Scope::OrdersWrite)?;
-    let wrong = validate_quantities(body.lines.iter().map(|l| l.quantity));
+    let merchant = request.require(Scope::OrdersWrite)?;
+    let id = request.id;
+    let wrong = validate_quantities(request.body.lines.iter().map(|l| l.quantity));
     if !wrong.is_empty() {
         return Err(Problem::invalid(wrong));
     }
-    let record = find(&app, caller.merchant_id, id).await?;
-    // The same key for another return is another request.
-    let request =
-        orders::request_key(caller.merchant_id, RECEIPT_ROUTE, key, OrderId(record.id.0), &fingerprint);
-    let received_lines: Vec<(LineQuantity, ReturnDisposition)> = body
+    let record = find(&app, merchant, id).await?;
+    let key = request.request_key(merchant, RECEIPT_ROUTE, record.id.0);
+    let received_lines: Vec<(LineQuantity, ReturnDisposition)> = request
+        .body
         .lines
         .into_iter()
         .map(|l| (LineQuantity { line: l.line, quantity: l.quantity }, l.condition))
         .collect();
     let order = record.order_id;
-    let task = record_receipt(app.clone(), record, request.clone(), received_lines);
-    Ok(run_once(&app, order, request, task).await)
+    let task = |app| record_receipt(app, record, key.clone(), received_lines);
+    Ok(run_once(&app, order, key.clone(), task).await)
 }
 
 async fn record_receipt(

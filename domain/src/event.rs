@@ -139,7 +139,11 @@ pub enum OrderEvent {
     #[serde(rename = "reconciliation.repaired")]
     DriftRepaired { drift: String, repair: String },
     #[serde(rename = "payment.renewing")]
-    Reauthorizing { amount: Amount, reason: String },
+    Reauthorizing {
+        amount: Amount,
+        #[serde(rename = "why")]
+        reason: String,
+    },
     #[serde(rename = "payment.reauthorized")]
     Reauthorized { amount: Amount },
     #[serde(rename = "lines.cancelled")]

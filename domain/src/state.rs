@@ -201,7 +201,7 @@ impl OrderState {
     }
 
     /// Adds an attention item. Returns whether it is new.
-    pub fn raise_for_step(&mut self, need: AttentionItem) -> bool {
+    pub fn raise_attention_item(&mut self, need: AttentionItem) -> bool {
         let known = self.needs.iter().any(|n| n.reason == need.reason && n.subject == need.subject);
         if !known {
             self.needs.push(need);

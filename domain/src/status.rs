@@ -277,7 +277,7 @@ mod tests {
                 let mut expected = status.allowed_next().to_vec();
                 next.sort();
                 expected.sort();
-                assert_eq!(next, expected, "docs/lifecycle.md disagrees on {status}");
+                assert_eq!(next, expected, "docs/reference/statuses.md disagrees on {status}");
                 documented.push(status);
             }
         }

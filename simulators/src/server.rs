@@ -96,8 +96,8 @@ async fn authorize<R: Records>(
     request: Request,
     next: Next,
 ) -> Response {
-    let allocated = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    if allocated.and_then(|allocated| allocated.strip_prefix("Bearer ")) == Some(core.api_key.as_str()) {
+    let authorization = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    if authorization.and_then(|value| value.strip_prefix("Bearer ")) == Some(core.api_key.as_str()) {
         return next.run(request).await;
     }
     let message = "no valid API key: send Authorization: Bearer <key>";

@@ -1,4 +1,4 @@
-//! Batched writes that every order needs from the worker ([ADR 13](../../docs/adr/0013-grouped-statements.md)).
+//! Batched writes that every order needs from the worker ([ADR 13](../../docs/adr/0013-batched-statements.md)).
 
 use crate::{
     Result,

@@ -1,4 +1,4 @@
-//! Recorded histories replay on this code: open orders of this release need that from the next one. To record_histories_if_requested, run
+//! Recorded histories replay on this code: open orders of this release need that from the next one. To record, run
 //! `WAYBILL_RECORD=1 cargo test -p waybill-tests replay::record_histories_if_requested`. Recorded histories are never changed, only added to;
 //! a release's histories stay for as long as its orders may be open.
 

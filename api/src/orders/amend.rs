@@ -1,14 +1,7 @@
 //! `POST /v1/orders/{id}/amendment`: the customer's decision on a shortage.
 
 use super::view::{self, etag};
-use crate::{
-    auth::Authenticated,
-    extract::{IdempotencyKey, JsonBody, PathParam, header},
-    idempotency::run_once,
-    problem::Problem,
-    state::App,
-    wait,
-};
+use crate::{extract::header, idempotency::run_once, mutation::Mutation, problem::Problem, state::App, wait};
 use axum::{
     extract::State,
     http::{HeaderMap, StatusCode},
@@ -29,20 +22,16 @@ pub(crate) struct Body {
 
 pub(crate) async fn handler(
     State(app): State<App>,
-    caller: Authenticated,
-    PathParam(id): PathParam<OrderId>,
     headers: HeaderMap,
-    IdempotencyKey(key): IdempotencyKey,
-    JsonBody { value: body, fingerprint }: JsonBody<Body>,
+    request: Mutation<OrderId, Body>,
 ) -> Result<Response, Problem> {
-    let caller = caller.require(Scope::OrdersWrite)?;
+    let merchant = request.require(Scope::OrdersWrite)?;
+    let id = request.id;
     let expected = header(&headers, "if-match").ok_or_else(Problem::precondition_missing)?.to_owned();
-    let request = super::request_key(caller.merchant_id, ROUTE, key, id, &fingerprint);
-    let update_id = super::update_id(&request);
-    let task_app = app.clone();
-    let task = async move {
-        let app = task_app;
-        let order = super::find(&app, caller.merchant_id, id).await?;
+    let key = request.request_key(merchant, ROUTE, id.0);
+    let (update_id, body) = (super::update_id(&key), request.body);
+    let task = move |app: App| async move {
+        let order = super::find(&app, merchant, id).await?;
         if expected.trim() != "*" && !expected.split(',').any(|tag| tag.trim() == etag(order.version)) {
             return Err(Problem::precondition_failed(id));
         }
@@ -51,11 +40,11 @@ pub(crate) async fn handler(
         }
         let changes = app.changes.subscribe();
         if let Err(error) = app.engine.amend(id, update_id, Amendment { accept: body.accept }).await {
-            return Err(super::workflow_error(&app, caller.merchant_id, id, error).await);
+            return Err(super::workflow_error(&app, merchant, id, error).await);
         }
         let amended = |state: &OrderState| state.status != OrderStatus::AwaitingCustomer;
         let order = wait::wait_for_order(&app, id, wait::CHANGE_WAIT_MAX, changes, amended).await?;
         Ok((StatusCode::ACCEPTED, view::to_json(&order)))
     };
-    Ok(run_once(&app, id, request, task).await)
+    Ok(run_once(&app, id, key, task).await)
 }

@@ -5,6 +5,7 @@ use crate::{
     auth::Authenticated,
     extract::{IdempotencyKey, JsonBody, PathParam, validate_reason},
     idempotency::{HandlerResponse, run_once},
+    mutation::request_key,
     problem::{FieldError, Problem},
     state::App,
     wait,
@@ -69,7 +70,7 @@ pub(crate) async fn handler(
         // A dry run changes nothing, so it needs no key.
         return Ok(Json(response_body(plan(&order, lines.as_ref())?, &order)).into_response());
     }
-    let key = super::request_key(caller.merchant_id, ROUTE, key?.0, id, &fingerprint);
+    let key = request_key(caller.merchant_id, ROUTE, key?.0, id.0, &fingerprint);
     let limit = wait::parse_prefer_wait(&headers).unwrap_or(wait::CHANGE_WAIT_MAX);
     let id_of_key = || Uuid::new_v5(&id.0, super::update_id(&key).as_bytes()).to_string();
     let request = CancelRequest {
@@ -79,8 +80,8 @@ pub(crate) async fn handler(
         request: lines.as_ref().is_some_and(LineSelection::has_quantities).then(id_of_key),
         lines: lines.map(|lines| lines.parts()),
     };
-    let task = cancel(app.clone(), order, key.clone(), request, limit);
-    Ok(run_once(&app, id, key, task).await)
+    let task = |app| cancel(app, order, key.clone(), request, limit);
+    Ok(run_once(&app, id, key.clone(), task).await)
 }
 
 /// Parses the lines to cancel, each once; returns none for the whole order.

@@ -1,4 +1,4 @@
-//! Rejects amounts that the payment provider can never charge before the order is accepted. The domain has the rules.
+//! Before an order is accepted, rejects amounts that the payment provider can never charge. The domain has the rules.
 
 use crate::problem::{FieldError, Problem};
 use waybill_domain::{

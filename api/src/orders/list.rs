@@ -78,7 +78,7 @@ pub(crate) async fn handler(
             |text| if text.contains('\0') { Err("must not contain NUL") } else { Ok(text.to_owned()) },
             &mut wrong,
         ),
-        // The earliest timestamp of Postgres is later than jiff's, and no order is older than the epoch.
+        // Clamped to the epoch: jiff parses timestamps that Postgres cannot store, and no order is older.
         created_after: read("created_after", params.created_after, str::parse::<Timestamp>, &mut wrong)
             .map(|at| at.max(Timestamp::UNIX_EPOCH)),
         before: read("cursor", params.cursor, parse_cursor, &mut wrong),

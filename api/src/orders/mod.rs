@@ -18,7 +18,6 @@ pub(crate) mod validate;
 pub(crate) mod view;
 
 use crate::{problem::Problem, state::App};
-use sha2::{Digest, Sha256};
 use waybill_domain::{
     ids::{MerchantId, OrderId},
     status::OrderStatus,
@@ -53,18 +52,6 @@ async fn workflow_error(app: &App, merchant: MerchantId, id: OrderId, error: Wor
         return Problem::awaiting_successor_run(id);
     }
     Problem::wrong_state(id, status, detail)
-}
-
-/// The key of a request about one order: the same key for another order is another request.
-pub(crate) fn request_key(
-    merchant_id: MerchantId,
-    route: &'static str,
-    key: String,
-    order: OrderId,
-    body: &[u8; 32],
-) -> RequestKey {
-    let fingerprint = Sha256::new().chain_update(order.0.as_bytes()).chain_update(body).finalize().into();
-    RequestKey { merchant_id, route, key, fingerprint }
 }
 
 /// The id of the Temporal update: the client's key, so that a retried request is the same update.

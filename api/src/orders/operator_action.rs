@@ -5,6 +5,7 @@ use crate::{
     auth::Authenticated,
     extract::{IdempotencyKey, JsonBody, validate_reason},
     idempotency::run_once,
+    mutation::request_key,
     problem::{FieldError, Problem},
     state::App,
     webhooks::deliver_if_new,
@@ -77,17 +78,20 @@ pub(crate) async fn handler(
     IdempotencyKey(key): IdempotencyKey,
     JsonBody { value: body, fingerprint }: JsonBody<Body>,
 ) -> Result<Response, Problem> {
-    let caller = caller.require(Scope::Operate)?;
+    let (merchant, actor) = {
+        let caller = caller.require(Scope::Operate)?;
+        (caller.merchant_id, caller.key_id.to_string())
+    };
     let action: OperatorAction = action.parse().map_err(|_| Problem::route_not_found())?;
     let id: OrderId = id.parse().map_err(|_| Problem::not_found("order"))?;
     check(action, &body)?;
-    let order = super::find(&app, caller.merchant_id, id).await?;
+    let order = super::find(&app, merchant, id).await?;
     let route = match action {
         OperatorAction::Retry => "admin.retry",
         OperatorAction::Resolve => "admin.resolve",
         OperatorAction::Skip => "admin.skip",
     };
-    let request = super::request_key(caller.merchant_id, route, key, id, &fingerprint);
+    let request = request_key(merchant, route, key, id.0, &fingerprint);
     let update_id = super::update_id(&request);
     let action_id = Uuid::new_v5(&id.0, update_id.as_bytes());
     let operation = OperatorCommand {
@@ -96,12 +100,10 @@ pub(crate) async fn handler(
         about: body.about,
         reference: body.reference,
         reason: body.reason,
-        actor: caller.key_id.to_string(),
+        actor,
         request: Some(action_id.to_string()),
     };
-    let task_app = app.clone();
-    let task = async move {
-        let app = task_app;
+    let task = move |app: App| async move {
         // If an earlier attempt of this request was recorded and its response lost, its attention reason still applies.
         let recorded = operator_actions::find_attention(&app.pool, action_id).await?;
         let operation = OperatorCommand { attention: recorded.or(operation.attention), ..operation };
@@ -112,7 +114,7 @@ pub(crate) async fn handler(
                 Err(WorkflowClientError::NoWorkflow) if order.state.status.is_terminal() => {
                     apply_without_workflow(&app, &order, operation, action_id).await?;
                 }
-                Err(error) => return Err(super::workflow_error(&app, caller.merchant_id, id, error).await),
+                Err(error) => return Err(super::workflow_error(&app, merchant, id, error).await),
                 Ok(()) => {}
             }
         } else if recorded.is_some() {
@@ -123,13 +125,13 @@ pub(crate) async fn handler(
             let operation = OperatorCommand { attention, about: Some(shipment), ..operation };
             let result = app.engine.operate(id, update_id, operation).await;
             if let Err(error) = result {
-                return Err(super::workflow_error(&app, caller.merchant_id, id, error).await);
+                return Err(super::workflow_error(&app, merchant, id, error).await);
             }
         } else {
             // The API resolves items that do not belong to the workflow, which may already have closed.
             apply_without_workflow(&app, &order, operation, action_id).await?;
         }
-        let order = super::find(&app, caller.merchant_id, id).await?;
+        let order = super::find(&app, merchant, id).await?;
         Ok((StatusCode::ACCEPTED, view::to_json(&order)))
     };
     Ok(run_once(&app, id, request, task).await)

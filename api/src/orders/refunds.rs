@@ -3,8 +3,9 @@
 use super::chargeable::validate_refund_amount;
 use crate::{
     auth::Authenticated,
-    extract::{IdempotencyKey, JsonBody, PathParam, validate_reason},
+    extract::{PathParam, validate_reason},
     idempotency::{HandlerResponse, run_once},
+    mutation::Mutation,
     problem::{FieldError, Problem},
     state::App,
 };
@@ -79,27 +80,24 @@ fn validate(body: &Body) -> Result<Amount, Problem> {
 
 pub(crate) async fn post(
     State(app): State<App>,
-    caller: Authenticated,
-    PathParam(id): PathParam<OrderId>,
-    IdempotencyKey(key): IdempotencyKey,
-    JsonBody { value: body, fingerprint }: JsonBody<Body>,
+    request: Mutation<OrderId, Body>,
 ) -> Result<Response, Problem> {
-    let caller = caller.require(Scope::OrdersWrite)?;
-    let amount = validate(&body)?;
-    let order = super::find(&app, caller.merchant_id, id).await?;
+    let merchant = request.require(Scope::OrdersWrite)?;
+    let id = request.id;
+    let amount = validate(&request.body)?;
+    let order = super::find(&app, merchant, id).await?;
     validate_refund_amount(order.placed.currency, amount)?;
-    let request = super::request_key(caller.merchant_id, ROUTE, key, id, &fingerprint);
+    let key = request.request_key(merchant, ROUTE, id.0);
     let new = NewRefund {
         id: RefundId(Uuid::now_v7()),
         order_id: order.id,
         merchant_id: order.merchant_id,
         amount,
-        reason: body.reason,
+        reason: request.body.reason,
         return_id: None,
-        request_key: Some(request.key.clone()),
+        request_key: Some(key.key.clone()),
     };
-    let task = refund(app.clone(), new, order.state.status);
-    Ok(run_once(&app, id, request, task).await)
+    Ok(run_once(&app, id, key, |app| refund(app, new, order.state.status)).await)
 }
 
 async fn refund(app: App, new: NewRefund, status: OrderStatus) -> Result<HandlerResponse, Problem> {

@@ -151,7 +151,7 @@ fn verify(secret: &str, signature: &str, body: &[u8], now: Timestamp) -> Result<
     let expected = mac.finalize().into_bytes();
     let valid = part("v1")
         .filter_map(|(_, hex)| hex::decode(hex).ok())
-        .any(|allocated| bool::from(allocated.as_slice().ct_eq(expected.as_slice())));
+        .any(|signature| bool::from(signature.as_slice().ct_eq(expected.as_slice())));
     if valid { Ok(()) } else { Err(wrong()) }
 }
 

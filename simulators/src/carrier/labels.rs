@@ -40,8 +40,8 @@ impl Address {
 
     /// The available contact channels. Only their names, because the ledger contains no personal data.
     fn contacts(&self) -> Vec<String> {
-        let allocated = [("phone", &self.phone), ("email", &self.email)];
-        allocated.iter().filter(|(_, value)| value.is_some()).map(|(name, _)| (*name).to_owned()).collect()
+        let channels = [("phone", &self.phone), ("email", &self.email)];
+        channels.iter().filter(|(_, value)| value.is_some()).map(|(name, _)| (*name).to_owned()).collect()
     }
 }
 

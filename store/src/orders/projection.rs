@@ -84,7 +84,7 @@ pub async fn apply(
     }
     let missing_entries =
         OrderChange { base_version: before.version, entries: &entries[matching..], id, state };
-    if insert_audit(&mut *tx, &[missing_entries]).await?.is_empty() {
+    if write_changes(&mut *tx, &[missing_entries]).await?.is_empty() {
         // Its row is locked and its version was just read, so the order has ended with another status.
         return Ok(ProjectionOutcome::Conflict);
     }
@@ -132,7 +132,7 @@ pub async fn apply_batch(
     changes: &[OrderChange<'_>],
 ) -> Result<Vec<Option<ProjectionOutcome>>> {
     let to_report: Vec<OrderChange<'_>> = changes.iter().filter(|c| !c.entries.is_empty()).copied().collect();
-    let written = insert_audit(db, &to_report).await?;
+    let written = write_changes(db, &to_report).await?;
     Ok(changes.iter().map(|c| written.get(&c.id).map(|status_before| c.applied(status_before))).collect())
 }
 
@@ -142,7 +142,7 @@ pub async fn apply_batch(
 /// The rows are locked one by one in id order, as in all statements that lock several orders, to avoid deadlocks. The
 /// version of the locked row is compared. `offset 0` separates the lookup by key from the comparison: the planner then
 /// expects few orders, and updates them by key too, while it has no statistics of the table.
-async fn insert_audit(
+async fn write_changes(
     executor: impl PgExecutor<'_>,
     changes: &[OrderChange<'_>],
 ) -> Result<BTreeMap<OrderId, String>> {

@@ -84,7 +84,7 @@ async fn include_replacements(
 /// Short items left too, although no count found them: they become `missing` ([ADR 9]), and no order is short of them
 /// any more.
 ///
-/// [ADR 9]: ../../../docs/adr/0009-late-news.md
+/// [ADR 9]: ../../../docs/adr/0009-late-carrier-events.md
 ///
 /// # Errors
 /// When Postgres fails; then nothing was sold.

@@ -1,4 +1,4 @@
-//! Shortfalls: reserved items that a stock count did not find ([ADR 20](../../../docs/adr/0020-shortfalls.md)).
+//! Shortfalls: reserved items that a stock count did not find ([ADR 20](../../../docs/adr/0020-stock-shortfalls.md)).
 //! `stock.short` is the missing quantity at a location, `reservations.short` assigns it to the newest orders, and
 //! [`update_order_attention`] derives the orders' attention from that.
 

@@ -42,7 +42,7 @@ async fn received_return_is_restocked_and_refunded_exactly() {
     let reply =
         ask_return(&stack, &id, json!([{"line": 0, "quantity": 4}, {"line": 0, "quantity": 4}])).await;
     assert_rejected(&reply, 409, "not_returnable", "more than was delivered");
-    assert!(reply.text("/detail").contains("line 0, 7 pieces"), "{}", reply.body);
+    assert!(reply.text("/detail").contains("line 0 has 7 returnable units"), "{}", reply.body);
     assert_rejected(
         &ask_return(&stack, &id, json!([{"line": 3, "quantity": 1}])).await,
         409,

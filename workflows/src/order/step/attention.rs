@@ -19,7 +19,7 @@ pub(crate) async fn raise_for_step(ctx: &Ctx, step: Step) {
 /// Raises attention, once per reason and subject.
 pub(crate) fn raise(ctx: &Ctx, need: AttentionItem) {
     let (reason, step) = (need.reason, need.step.clone());
-    if ctx.state_mut(|s| s.state.raise_for_step(need)) {
+    if ctx.state_mut(|s| s.state.raise_attention_item(need)) {
         append_event(ctx, OrderEvent::AttentionRaised { reason, step });
         ctx.upsert_search_attributes([names::ATTENTION.value_set(reason.as_str().to_owned())]);
     }
