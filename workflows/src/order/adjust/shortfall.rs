@@ -1,4 +1,4 @@
-//! Shipments with a shortfall, found by a stock count ([ADR 20](../../../../../docs/adr/0020-stock-shortfalls.md)). Postgres knows
+//! Shipments with a shortfall, found by a stock count ([ADR 20](../../../../docs/adr/0020-stock-shortfalls.md)). Postgres knows
 //! which ones, and raises and clears the attention. This module applies an operator's action: `retry` ships the missing
 //! items from another location, `skip` cancels them and ships the available ones.
 
