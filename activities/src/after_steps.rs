@@ -80,8 +80,8 @@ impl AfterSalesSteps {
     /// If Postgres is unavailable it cannot be raised; the next attempt tries again.
     async fn raise_attention(&self, name: &'static str, failing: FailingStep) {
         let FailingStep { order_id, reason, subject } = failing;
-        let concern = AttentionRecord { reason, subject, detail: json!({"step": name}) };
-        let raised = attention::raise_committed(&self.0.pool, order_id, &concern).await;
+        let attention_record = AttentionRecord { reason, subject, detail: json!({"step": name}) };
+        let raised = attention::raise_committed(&self.0.pool, order_id, &attention_record).await;
         raised.map(|_| self.0.notifier.notify_order(order_id)).ok();
     }
 

@@ -40,7 +40,7 @@ impl Chaos {
                 return Err(StepFailure::Permanent(format!("{name} answered differently when repeated")));
             }
         }
-        if self.reject_steps.iter().any(|refused| refused == name) {
+        if self.reject_steps.iter().any(|rejected| rejected == name) {
             return Err(StepFailure::Permanent("chaos".into()));
         }
         if let Some(times) = self.lose_attempts.get(name) {

@@ -121,8 +121,8 @@ impl<T: DeserializeOwned> FromRequestParts<App> for QueryParams<T> {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         Query::<T>::from_request_parts(parts, app).await.map(|Query(value)| Self(value)).map_err(
             |rejection| match query_error(&rejection) {
-                Some(wrong) => {
-                    let (path, detail) = (wrong.path().to_string(), wrong.inner().to_string());
+                Some(field_errors) => {
+                    let (path, detail) = (field_errors.path().to_string(), field_errors.inner().to_string());
                     Problem::malformed(field_in_message(&detail).unwrap_or(&path), detail.as_str())
                 }
                 None => Problem::malformed("query", rejection.to_string()),
@@ -143,10 +143,10 @@ const REASON_CHARS_MAX: usize = 200;
 
 /// Validates a free-text reason. Postgres cannot store NUL, so one would block an order.
 pub(crate) fn validate_reason(reason: &str) -> Option<FieldError> {
-    let wrong = reason.trim().is_empty()
+    let field_errors = reason.trim().is_empty()
         || reason.chars().count() > REASON_CHARS_MAX
         || reason.chars().any(char::is_control);
-    wrong.then(|| FieldError {
+    field_errors.then(|| FieldError {
         pointer: "/reason".into(),
         detail: format!("must have 1 to {REASON_CHARS_MAX} characters, none of them a control character"),
     })

@@ -44,17 +44,21 @@ pub async fn serve(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Resu
     let pool = waybill_store::connect(&args.common.database_url, args.common.database_connections)?;
     let metrics = Metrics::start(Registry::new())?;
     let (_telemetry, meter) = metrics.client_meter()?;
-    let engine = WorkflowClient::new(&args.common, meter);
+    let workflow_client = WorkflowClient::new(&args.common, meter);
     let requests = middleware::RequestLayer::new(args.in_flight_max, metrics.registry())?;
     let listener = tokio::net::TcpListener::bind(args.listen)
         .await
         .with_context(|| format!("cannot listen on {} (WAYBILL_LISTEN)", args.listen))?;
-    let app: App = Arc::new(AppState::new(&args, pool.clone(), engine.clone(), shutdown.clone()));
+    let app: App = Arc::new(AppState::new(&args, pool.clone(), workflow_client.clone(), shutdown.clone()));
     let watch = tokio::spawn(state::watch_backlog(app.clone()));
     let invalidate = tokio::spawn(state::invalidate_on_changes(app.clone()));
     let registry = metrics.registry().clone();
-    let health =
-        health::routes(health::HealthState { pool: pool.clone(), engine, metrics, needs_temporal: false });
+    let health = health::routes(health::HealthState {
+        pool: pool.clone(),
+        temporal: workflow_client,
+        metrics,
+        needs_temporal: false,
+    });
     let router = routes(app.clone(), requests).merge(health);
     let limits = ServerLimits::connections(args.connections_max);
     let server = Server::new(router, limits, &problem::too_many_connections(), &registry)?;

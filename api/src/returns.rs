@@ -88,14 +88,14 @@ pub(crate) async fn request(
     let merchant = request.require(Scope::OrdersWrite)?;
     let id = request.id;
     let body = &request.body;
-    let mut wrong = validate_quantities(body.lines.iter().map(|l| l.quantity));
+    let mut errors = validate_quantities(body.lines.iter().map(|l| l.quantity));
     if body.lines.is_empty() {
         let detail = "must have at least one entry".to_owned();
-        wrong.push(FieldError { pointer: "/lines".into(), detail });
+        errors.push(FieldError { pointer: "/lines".into(), detail });
     }
-    wrong.extend(validate_reason(&body.reason));
-    if !wrong.is_empty() {
-        return Err(Problem::invalid(wrong));
+    errors.extend(validate_reason(&body.reason));
+    if !errors.is_empty() {
+        return Err(Problem::invalid(errors));
     }
     let order = orders::find(&app, merchant, id).await?;
     let key = request.request_key(merchant, ROUTE, id.0);
@@ -136,9 +136,9 @@ pub(crate) async fn receive(
 ) -> Result<Response, Problem> {
     let merchant = request.require(Scope::OrdersWrite)?;
     let id = request.id;
-    let wrong = validate_quantities(request.body.lines.iter().map(|l| l.quantity));
-    if !wrong.is_empty() {
-        return Err(Problem::invalid(wrong));
+    let errors = validate_quantities(request.body.lines.iter().map(|l| l.quantity));
+    if !errors.is_empty() {
+        return Err(Problem::invalid(errors));
     }
     let record = find(&app, merchant, id).await?;
     let key = request.request_key(merchant, RECEIPT_ROUTE, record.id.0);

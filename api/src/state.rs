@@ -52,7 +52,7 @@ pub(crate) type App = Arc<AppState>;
 
 pub(crate) struct AppState {
     pub(crate) pool: PgPool,
-    pub(crate) engine: WorkflowClient,
+    pub(crate) temporal: WorkflowClient,
     pub(crate) acceptance: OrderAcceptor,
     pub(crate) reader: OrderReader,
     pub(crate) changes: ChangeListener,
@@ -86,7 +86,7 @@ impl AppState {
     pub(crate) fn new(
         args: &ServeArgs,
         pool: PgPool,
-        engine: WorkflowClient,
+        temporal: WorkflowClient,
         shutdown: CancellationToken,
     ) -> Self {
         let batched = args.common.grouping == Batching::On;
@@ -101,7 +101,7 @@ impl AppState {
             first_response_cache: Cache::new(FIRST_RESPONSE_BYTES_MAX, ttl, |_, first| first.weight()),
             cache_ttl,
             pool,
-            engine,
+            temporal,
             carrier_webhook_secret: args.carrier_webhook_secret.clone(),
             payment_webhook_secret: args.payment_webhook_secret.clone(),
             tasks: TaskTracker::new(),
@@ -129,7 +129,7 @@ impl AppState {
         let (app, order_id) = (self.clone(), start.order_id);
         app.lock_starting_orders().insert(order_id, StartingOrder { since: Instant::now(), _permit: permit });
         self.tasks.spawn(async move {
-            if let Err(error) = app.engine.start(&start).await {
+            if let Err(error) = app.temporal.start(&start).await {
                 tracing::warn!(%order_id, %error, "failed to start the order workflow; the outbox dispatcher will retry");
                 app.lock_starting_orders().remove(&order_id);
             }
@@ -151,9 +151,9 @@ impl AppState {
     /// Starts a return's workflow in the background. If that fails, the worker's outbox dispatcher retries it.
     pub(crate) fn spawn_start_return(&self, id: ReturnId, order_id: OrderId, merchant: MerchantId) {
         let Some(permit) = self.try_acquire_start() else { return };
-        let engine = self.engine.clone();
+        let workflow_client = self.temporal.clone();
         self.tasks.spawn(async move {
-            if let Err(error) = engine.start_return(id, order_id, merchant).await {
+            if let Err(error) = workflow_client.start_return(id, order_id, merchant).await {
                 tracing::warn!(%order_id, %error, "failed to start the return workflow; the outbox dispatcher will retry");
             }
             drop(permit);
@@ -163,9 +163,9 @@ impl AppState {
     /// Starts a refund's workflow in the background. If that fails, the worker's outbox dispatcher retries it.
     pub(crate) fn spawn_start_refund(&self, id: RefundId, order_id: OrderId, merchant: MerchantId) {
         let Some(permit) = self.try_acquire_start() else { return };
-        let engine = self.engine.clone();
+        let workflow_client = self.temporal.clone();
         self.tasks.spawn(async move {
-            if let Err(error) = engine.start_refund(id, order_id, merchant).await {
+            if let Err(error) = workflow_client.start_refund(id, order_id, merchant).await {
                 tracing::warn!(%order_id, %error, "failed to start the refund workflow; the outbox dispatcher will retry");
             }
             drop(permit);

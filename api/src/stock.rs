@@ -77,8 +77,8 @@ async fn view(
 }
 
 /// Converts a rejection to a problem. `at` returns the pointer to the field with the quantity at a location.
-fn rejection_problem(refusal: StockRejection, at: impl Fn(&str) -> String) -> Problem {
-    match refusal {
+fn rejection_problem(rejection: StockRejection, at: impl Fn(&str) -> String) -> Problem {
+    match rejection {
         StockRejection::BelowReserved { location, on_hand, reserved } => {
             let pointer = at(&location);
             Problem::stock_conflict(
@@ -107,35 +107,35 @@ pub(crate) async fn set_on_hand(
     JsonBody { value: body, .. }: JsonBody<PutBody>,
 ) -> Result<Json<Value>, Problem> {
     let caller = caller.require(Scope::StockWrite)?;
-    let mut wrong = Vec::new();
+    let mut errors = Vec::new();
     if body.locations.is_empty() || body.locations.len() > LOCATIONS_MAX {
         let detail = format!("must have 1 to {LOCATIONS_MAX} locations");
-        wrong.push(FieldError { pointer: "/locations".into(), detail });
+        errors.push(FieldError { pointer: "/locations".into(), detail });
     }
     let mut on_hand: Vec<(Location, i32)> = Vec::new();
     for (number, JsonObject(entry)) in body.locations.into_iter().enumerate() {
         let at = |field: &str| format!("/locations/{number}/{field}");
         if !(0..=UNITS_MAX).contains(&entry.on_hand) {
             let detail = format!("must be between 0 and {UNITS_MAX}");
-            wrong.push(FieldError { pointer: at("on_hand"), detail });
+            errors.push(FieldError { pointer: at("on_hand"), detail });
         }
         match entry.location.parse::<Location>() {
             Ok(location) if on_hand.iter().any(|(known, _)| *known == location) => {
-                wrong.push(FieldError { pointer: at("location"), detail: "must be unique".into() });
+                errors.push(FieldError { pointer: at("location"), detail: "must be unique".into() });
             }
             Ok(location) => on_hand.push((location, entry.on_hand)),
-            Err(error) => wrong.push(FieldError { pointer: at("location"), detail: error.to_string() }),
+            Err(error) => errors.push(FieldError { pointer: at("location"), detail: error.to_string() }),
         }
     }
-    if !wrong.is_empty() {
-        return Err(Problem::invalid(wrong));
+    if !errors.is_empty() {
+        return Err(Problem::invalid(errors));
     }
     let at = |location: &str| {
         let number = on_hand.iter().position(|(l, _)| l.as_str() == location).unwrap_or_default();
         format!("/locations/{number}/on_hand")
     };
     let changed = stock::put(&app.pool, caller.merchant_id, &sku, &on_hand, body.allow_shortfall).await?;
-    let levels = changed.map_err(|refused| rejection_problem(refused, at))?;
+    let levels = changed.map_err(|rejected| rejection_problem(rejected, at))?;
     view(&app, caller.merchant_id, &sku, &levels).await
 }
 
@@ -161,21 +161,21 @@ pub(crate) async fn adjust(
     JsonBody { value: body, .. }: JsonBody<AdjustBody>,
 ) -> Result<Json<Value>, Problem> {
     let caller = caller.require(Scope::StockWrite)?;
-    let mut wrong = Vec::new();
+    let mut errors = Vec::new();
     let mut add_error =
-        |pointer: &str, detail: String| wrong.push(FieldError { pointer: pointer.to_owned(), detail });
+        |pointer: &str, detail: String| errors.push(FieldError { pointer: pointer.to_owned(), detail });
     let sku = body.sku.parse::<Sku>().map_err(|e| add_error("/sku", e.to_string())).ok();
     let location = body.location.parse::<Location>().map_err(|e| add_error("/location", e.to_string())).ok();
     if body.delta == 0 || body.delta.unsigned_abs() > UNITS_MAX.unsigned_abs() {
         add_error("/delta", format!("must be between -{UNITS_MAX} and {UNITS_MAX}, and not 0"));
     }
-    wrong.extend(validate_reason(&body.reason));
-    let (Some(sku), Some(location), true) = (sku, location, wrong.is_empty()) else {
-        return Err(Problem::invalid(wrong));
+    errors.extend(validate_reason(&body.reason));
+    let (Some(sku), Some(location), true) = (sku, location, errors.is_empty()) else {
+        return Err(Problem::invalid(errors));
     };
     let AdjustBody { delta, reason, allow_shortfall, .. } = body;
     let adjustment = Adjustment { sku, location, delta, reason, allow_shortfall };
     let changed = stock::adjust(&app.pool, caller.merchant_id, &key, &adjustment).await?;
-    let levels = changed.map_err(|refused| rejection_problem(refused, |_| "/delta".to_owned()))?;
+    let levels = changed.map_err(|rejected| rejection_problem(rejected, |_| "/delta".to_owned()))?;
     view(&app, caller.merchant_id, &adjustment.sku, &levels).await
 }

@@ -82,13 +82,13 @@ async fn run(cli: Cli) -> Result<()> {
     let names = if cli.names.is_empty() { Bench::all() } else { &cli.names };
     for bench in names {
         // Each benchmark has its own servers, so that data of one does not slow the next.
-        let mut world = Environment::start(size).await?;
+        let mut env = Environment::start(size).await?;
         let report = match &cli.against {
-            Some(dir) => benches::against::run(&world, *bench, dir).await,
-            None => bench.run(&world).await,
+            Some(dir) => benches::against::run(&env, *bench, dir).await,
+            None => bench.run(&env).await,
         };
         let report = report.with_context(|| format!("the benchmark {bench:?} failed"));
-        world.servers.stop().await;
+        env.servers.stop().await;
         let report = report?;
         report.tell();
         if let Some(out) = &out {

@@ -254,3 +254,6 @@ pub struct TimelineEntry {
     /// The order's status after the event.
     pub status: OrderStatus,
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,10 +18,10 @@ string_enum!(
 );
 
 /// The actions that are safe for an attention item. A step whose result cannot be entered manually can only be retried.
-pub fn safe_actions(need: &AttentionItem) -> &'static [OperatorAction] {
+pub fn safe_actions(item: &AttentionItem) -> &'static [OperatorAction] {
     use AttentionReason as R;
     use OperatorAction::{Resolve, Retry, Skip};
-    match (need.reason, need.step.as_str()) {
+    match (item.reason, item.step.as_str()) {
         (R::StepFailing, "book") | (R::PaymentUnknown | R::CaptureFailing | R::UndoFailing, _) => {
             &[Retry, Resolve, Skip]
         }
@@ -59,8 +59,8 @@ mod tests {
                 .unwrap_or_else(|e| panic!("docs/runbook/{reason}.md: {e}"));
             assert!(index.contains(&format!("({reason}.md)")), "the index lacks {reason}");
             for step in ["book", "authorize", "capture", "void_authorization", "x"] {
-                let need = AttentionItem { reason: *reason, step: step.into(), subject: None };
-                for action in safe_actions(&need) {
+                let item = AttentionItem { reason: *reason, step: step.into(), subject: None };
+                for action in safe_actions(&item) {
                     assert!(page.contains(&format!("`{action}`")), "{reason}: {action} is not explained");
                 }
             }
@@ -71,8 +71,8 @@ mod tests {
     fn every_reason_has_a_safe_action() {
         for reason in AttentionReason::ALL {
             for step in ["reserve", "authorize", "screen", "book", "hand_over", "capture", "x"] {
-                let need = AttentionItem { reason: *reason, step: step.into(), subject: None };
-                assert!(!safe_actions(&need).is_empty(), "{reason} in {step}");
+                let item = AttentionItem { reason: *reason, step: step.into(), subject: None };
+                assert!(!safe_actions(&item).is_empty(), "{reason} in {step}");
             }
         }
     }

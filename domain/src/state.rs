@@ -201,10 +201,10 @@ impl OrderState {
     }
 
     /// Adds an attention item. Returns whether it is new.
-    pub fn raise_attention_item(&mut self, need: AttentionItem) -> bool {
-        let known = self.needs.iter().any(|n| n.reason == need.reason && n.subject == need.subject);
+    pub fn raise_attention_item(&mut self, item: AttentionItem) -> bool {
+        let known = self.needs.iter().any(|n| n.reason == item.reason && n.subject == item.subject);
         if !known {
-            self.needs.push(need);
+            self.needs.push(item);
         }
         self.attention = self.needs.last().map(|n| n.reason);
         !known

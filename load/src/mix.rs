@@ -108,8 +108,8 @@ mod tests {
             ("place=1,place=2", "twice"),
             ("place=0", "zero"),
         ] {
-            let refused = text.parse::<Mix>().unwrap_err();
-            assert!(refused.contains(reported), "{text}: {refused}");
+            let rejected = text.parse::<Mix>().unwrap_err();
+            assert!(rejected.contains(reported), "{text}: {rejected}");
         }
     }
 }

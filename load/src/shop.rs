@@ -237,8 +237,8 @@ impl LoadClient {
         let reply = self.client.cancel(&order.id, "a customer of the load", false).await?;
         if reply.status.is_client_error() {
             self.lock(|ledger| {
-                let refused = ledger.placed.iter_mut().filter(|placed| placed.id == order.id);
-                refused.for_each(|placed| placed.cancelling = false);
+                let rejected = ledger.placed.iter_mut().filter(|placed| placed.id == order.id);
+                rejected.for_each(|placed| placed.cancelling = false);
             });
         }
         Ok(reply)

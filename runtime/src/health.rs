@@ -16,7 +16,7 @@ pub struct HealthState {
     /// Postgres.
     pub pool: PgPool,
     /// Temporal.
-    pub engine: WorkflowClient,
+    pub temporal: WorkflowClient,
     /// The process's metrics.
     pub metrics: Metrics,
     /// Whether the process is ready only with Temporal: a worker needs it, the API does not.
@@ -35,7 +35,7 @@ pub fn routes(ops: HealthState) -> Router {
 async fn readyz(State(ops): State<HealthState>) -> impl IntoResponse {
     let (postgres, temporal) = tokio::join!(
         timeout(PROBE_TIMEOUT, waybill_store::ping(&ops.pool)),
-        timeout(PROBE_TIMEOUT, ops.engine.ping())
+        timeout(PROBE_TIMEOUT, ops.temporal.ping())
     );
     let text = |up: bool| if up { "up" } else { "down" };
     let (postgres, temporal) = (matches!(postgres, Ok(Ok(()))), matches!(temporal, Ok(Ok(()))));

@@ -1,7 +1,7 @@
 //! The Temporal client: starts workflows and sends them messages. It retries no call automatically; the caller's
 //! outbox, inbox or user retries.
 
-mod words;
+mod messages;
 
 use crate::args::{Compression, StepExecution};
 use std::{sync::Arc, time::Duration};

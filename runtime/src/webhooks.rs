@@ -28,16 +28,16 @@ pub enum DeliveryError {
 /// As [`deliver`].
 pub async fn deliver_update_first(
     pool: &PgPool,
-    engine: &WorkflowClient,
+    workflow_client: &WorkflowClient,
     message: &Message,
 ) -> Result<&'static str, DeliveryError> {
-    let Some(event) = shipment_event(message) else { return deliver(pool, engine, message).await };
-    match engine.update_with_shipment_event(message, event).await {
+    let Some(event) = shipment_event(message) else { return deliver(pool, workflow_client, message).await };
+    match workflow_client.update_with_shipment_event(message, event).await {
         result @ (Ok(()) | Err(WorkflowClientError::NoWorkflow)) => {
             record_delivery(pool, message, result).await
         }
         // Also for a worker of an earlier release, which supports only the signal.
-        Err(_) => deliver(pool, engine, message).await,
+        Err(_) => deliver(pool, workflow_client, message).await,
     }
 }
 
@@ -49,10 +49,10 @@ pub async fn deliver_update_first(
 /// When Temporal or Postgres is unavailable.
 pub async fn deliver(
     pool: &PgPool,
-    engine: &WorkflowClient,
+    workflow_client: &WorkflowClient,
     message: &Message,
 ) -> Result<&'static str, DeliveryError> {
-    record_delivery(pool, message, engine.signal(message).await).await
+    record_delivery(pool, message, workflow_client.signal(message).await).await
 }
 
 async fn record_delivery(

@@ -32,7 +32,7 @@ enum Answer {
     Accepted,
     Refused,
     /// Accepted before the worker processes the hand-over, and rejected then; or rejected immediately.
-    InTheEndRefused,
+    EventuallyRejected,
 }
 
 /// A step before or after the cancel. Shipments are numbered from 0.
@@ -40,21 +40,21 @@ enum Answer {
 enum Action {
     Approve,
     /// Stalls this order's requests to the provider.
-    StallMoney(Route),
+    StallProvider(Route),
     /// Stalls a shipment's requests to the carrier.
     StallLabel(Route, usize),
     /// The provider executes the request, and its response is lost.
-    LoseMoney(Route),
+    DropProviderResponse(Route),
     /// The carrier executes a shipment's request, and its response is lost.
     LoseLabel(Route, usize),
     /// Waits until a request of this order is stalled.
     Stalled,
     /// Removes all faults of this order.
-    LetGo,
+    ClearFaults,
     /// The carrier reports an event of a shipment, and Waybill has processed it.
-    Says(usize, &'static str),
-    Reach(&'static str),
-    Told(&'static str),
+    CarrierEvent(usize, &'static str),
+    WaitForStatus(&'static str),
+    WaitForEvent(&'static str),
     /// Another client cancels over HTTP, and the API accepts it.
     Cancel,
 }
@@ -62,7 +62,7 @@ enum Action {
 use Action::*;
 use Answer::*;
 
-struct Moment {
+struct CancelPoint {
     name: &'static str,
     /// One shipment of two units, or two of one unit.
     shipments: usize,
@@ -72,7 +72,7 @@ struct Moment {
     /// The status in the end, and the number of captured units.
     end: (&'static str, i64),
     attention: Option<&'static str>,
-    told: &'static [&'static str],
+    expected_events: &'static [&'static str],
 }
 
 /// A stack and the faults of all its orders.
@@ -106,23 +106,23 @@ struct Case<'a> {
 }
 
 impl<'a> Case<'a> {
-    async fn place(stage: &'a TestStack, moment: &Moment, way: CancelMethod) -> Self {
+    async fn place(test_stack: &'a TestStack, moment: &CancelPoint, method: CancelMethod) -> Self {
         let lines: &[(&str, i64)] =
             if moment.shipments == 1 { &[("HERE", 2)] } else { &[("HERE", 1), ("THERE", 1)] };
         let mut order = order(lines);
         for line in order["lines"].as_array_mut().unwrap() {
             line["unit_price"] = json!(PRICE);
         }
-        let id = place(&stage.stack.client, &order).await;
-        let order = wait_for_status(&stage.stack.client, &id, "in_review").await;
+        let id = place(&test_stack.stack.client, &order).await;
+        let order = wait_for_status(&test_stack.stack.client, &id, "in_review").await;
         let mut all = order["shipments"].as_array().unwrap().clone();
         all.sort_by_key(|shipment| shipment["location"].as_str().unwrap().to_owned());
         let shipments: Vec<String> = all.iter().map(|s| s["id"].as_str().unwrap().to_owned()).collect();
         assert_eq!(shipments.len(), moment.shipments);
-        Self { stage, id, shipments, what: format!("{}, {way:?}", moment.name) }
+        Self { stage: test_stack, id, shipments, what: format!("{}, {method:?}", moment.name) }
     }
 
-    fn names(&self) -> impl Iterator<Item = &String> {
+    fn ids(&self) -> impl Iterator<Item = &String> {
         self.shipments.iter().chain([&self.id])
     }
 
@@ -137,9 +137,9 @@ impl<'a> Case<'a> {
             Approve => {
                 stack.client.decide(&self.id, "approve", "known").await.unwrap().success().unwrap();
             }
-            StallMoney(route) => self.add_fault(route, Fault::Stall, &self.id),
+            StallProvider(route) => self.add_fault(route, Fault::Stall, &self.id),
             StallLabel(route, number) => self.add_fault(route, Fault::Stall, &self.shipments[number]),
-            LoseMoney(route) => {
+            DropProviderResponse(route) => {
                 self.add_fault(route, Fault::DropReply, &self.id);
                 self.add_fault(Route::Read, Fault::Status { status: 503 }, &self.id);
             }
@@ -147,18 +147,18 @@ impl<'a> Case<'a> {
             Stalled => {
                 wait_until(&format!("a stalled request: {}", self.what), || async {
                     let waiting = [stack.carrier.stalled(), stack.payments.stalled()].concat();
-                    self.names().any(|name| waiting.iter().any(|about| about.contains(name))).then_some(())
+                    self.ids().any(|name| waiting.iter().any(|about| about.contains(name))).then_some(())
                 })
                 .await;
             }
-            LetGo => self.stage.change_faults(|rules| {
-                rules.retain(|rule| self.names().all(|name| rule.matching.as_ref() != Some(name)));
+            ClearFaults => self.stage.change_faults(|rules| {
+                rules.retain(|rule| self.ids().all(|name| rule.matching.as_ref() != Some(name)));
             }),
-            Says(number, what) => self.says(&self.shipments[number], what).await,
-            Reach(status) => {
+            CarrierEvent(number, what) => self.says(&self.shipments[number], what).await,
+            WaitForStatus(status) => {
                 wait_for_status(&stack.client, &self.id, status).await;
             }
-            Told(kind) => {
+            WaitForEvent(kind) => {
                 wait_for_event(&stack.client, &self.id, kind).await;
             }
             Cancel => {
@@ -180,21 +180,21 @@ impl<'a> Case<'a> {
     }
 
     /// Requests a dry run, then cancels the order.
-    async fn cancel(&self, way: CancelMethod, answer: Answer) {
+    async fn cancel(&self, method: CancelMethod, answer: Answer) {
         let client = &self.stage.stack.client;
         let planned = client.cancel(&self.id, "what if", true).await.unwrap();
-        match way {
+        match method {
             CancelMethod::Api => {
                 let got = client.cancel(&self.id, "changed my mind", false).await.unwrap();
                 self.check_answer(&planned, &got, answer);
             }
-            CancelMethod::Signal => self.tell_temporal(&["signal", "--name", "cancel"]).await,
-            CancelMethod::Engine => self.tell_temporal(&["cancel"]).await,
+            CancelMethod::Signal => self.send_to_temporal(&["signal", "--name", "cancel"]).await,
+            CancelMethod::Engine => self.send_to_temporal(&["cancel"]).await,
         }
     }
 
     /// Retries until Temporal accepts the message: it rejects messages while the workflow is busy.
-    async fn tell_temporal(&self, messages: &[&str]) {
+    async fn send_to_temporal(&self, messages: &[&str]) {
         let workflow = format!("order:{}", self.id);
         let messages = [&["workflow"], messages, &["-w", &workflow]].concat();
         let server = &Servers::for_tests().await.unwrap().temporal;
@@ -224,12 +224,12 @@ impl<'a> Case<'a> {
                 assert_eq!((planned.text("/answer"), status), ("refused", 409), "{what}");
                 assert_eq!(got.text("/code"), "wrong_state", "{what}");
             }
-            InTheEndRefused => assert!([200, 202, 409].contains(&status), "{what}"),
+            EventuallyRejected => assert!([200, 202, 409].contains(&status), "{what}"),
         }
     }
 
     /// Checks the final state, which is the same in each order of events.
-    async fn check(&self, moment: &Moment, way: CancelMethod) {
+    async fn check(&self, moment: &CancelPoint, method: CancelMethod) {
         let (stack, (status, paid)) = (&self.stage.stack, moment.end);
         if status == "completed" {
             let order = wait_for_status(&stack.client, &self.id, "shipped").await;
@@ -248,7 +248,7 @@ impl<'a> Case<'a> {
         let what = format!("{}: {order:#} {kinds:?}", self.what);
         assert_eq!(order["attention"], json!(moment.attention), "{what}");
         assert_eq!(at_provider(stack, &self.id), (0, paid * PRICE, 0, 1), "{what}");
-        for kind in moment.told {
+        for kind in moment.expected_events {
             assert!(kinds.iter().any(|reported| reported == kind), "{kind} is missing: {what}");
         }
         let times = |kind: &str| kinds.iter().filter(|reported| *reported == kind).count();
@@ -260,11 +260,11 @@ impl<'a> Case<'a> {
         let refused = times("cancellation.refused");
         // The carrier may reject the cancel instead.
         let refusals = refused + times("shipment.cancel_refused");
-        match (moment.answer, way) {
+        match (moment.answer, method) {
             (Accepted, _) | (Refused, CancelMethod::Api) => assert_eq!(refused, 0, "{what}"),
             (Refused, _) => assert_eq!(refused, 1, "{what}"),
-            (InTheEndRefused, CancelMethod::Api) => assert!(refusals <= 1, "{what}"),
-            (InTheEndRefused, _) => assert_eq!(refusals, 1, "{what}"),
+            (EventuallyRejected, CancelMethod::Api) => assert!(refusals <= 1, "{what}"),
+            (EventuallyRejected, _) => assert_eq!(refusals, 1, "{what}"),
         }
         self.check_labels(&order);
     }
@@ -282,32 +282,32 @@ impl<'a> Case<'a> {
     }
 }
 
-async fn run_case(stage: &TestStack, moment: &Moment, way: CancelMethod) {
-    let case = Case::place(stage, moment, way).await;
+async fn run_case(test_stack: &TestStack, moment: &CancelPoint, method: CancelMethod) {
+    let case = Case::place(test_stack, moment, method).await;
     for act in moment.before {
         case.act(*act).await;
     }
-    case.cancel(way, moment.answer).await;
+    case.cancel(method, moment.answer).await;
     for act in moment.after {
         case.act(*act).await;
     }
-    case.check(moment, way).await;
+    case.check(moment, method).await;
 }
 
-async fn run_cases(moments: &[Moment]) {
-    let stage = TestStack::new().await;
-    let before = units_by_location(&stage.stack).await;
+async fn run_cases(moments: &[CancelPoint]) {
+    let test_stack = TestStack::new().await;
+    let before = units_by_location(&test_stack.stack).await;
     let ways = [CancelMethod::Api, CancelMethod::Signal, CancelMethod::Engine];
-    let cases = moments.iter().flat_map(|moment| ways.map(|way| (moment, way)));
+    let cases = moments.iter().flat_map(|moment| ways.map(|method| (moment, method)));
     // A failed case does not hide the results of the others.
-    let done = join_all(cases.map(|(moment, way)| {
-        let case = AssertUnwindSafe(run_case(&stage, moment, way)).catch_unwind();
-        case.map(move |done| done.is_err().then(|| format!("{}, {way:?}", moment.name)))
+    let done = join_all(cases.map(|(moment, method)| {
+        let case = AssertUnwindSafe(run_case(&test_stack, moment, method)).catch_unwind();
+        case.map(move |done| done.is_err().then(|| format!("{}, {method:?}", moment.name)))
     }));
     let failed: Vec<String> = done.await.into_iter().flatten().collect();
     assert!(failed.is_empty(), "{failed:#?}");
-    check_stock(&stage.stack, &before).await;
-    stage.stack.stop().await;
+    check_stock(&test_stack.stack, &before).await;
+    test_stack.stack.stop().await;
 }
 
 #[tokio::test]
@@ -327,50 +327,51 @@ async fn cancel_during_capture_keeps_ledger_consistent() {
 
 #[tokio::test]
 async fn cancel_and_handover_in_one_task_agree() {
-    let stage = TestStack::new().await;
-    let before = units_by_location(&stage.stack).await;
-    let moment = Moment { name: "in one task", answer: InTheEndRefused, end: ("completed", 2), ..MOMENT };
+    let test_stack = TestStack::new().await;
+    let before = units_by_location(&test_stack.stack).await;
+    let moment =
+        CancelPoint { name: "in one task", answer: EventuallyRejected, end: ("completed", 2), ..MOMENT };
     let ways = [
         (CancelMethod::Signal, true),
         (CancelMethod::Engine, true),
         (CancelMethod::Signal, false),
         (CancelMethod::Engine, false),
     ];
-    let cases = ways.map(|(way, _)| Case::place(&stage, &moment, way));
+    let cases = ways.map(|(method, _)| Case::place(&test_stack, &moment, method));
     let cases = join_all(cases).await;
     for case in &cases {
         case.act(BOOKED[0]).await;
         case.act(BOOKED[1]).await;
     }
     // The worker is suspended until both messages have been sent, in either order.
-    stage.stack.workers[0].suspend(true).unwrap();
+    test_stack.stack.workers[0].suspend(true).unwrap();
     // Concurrently: the API first sends each carrier event as an update, which the suspended worker does not receive.
-    join_all(cases.iter().zip(ways).map(|(case, (way, cancel_first))| async move {
+    join_all(cases.iter().zip(ways).map(|(case, (method, cancel_first))| async move {
         if cancel_first {
-            case.cancel(way, moment.answer).await;
+            case.cancel(method, moment.answer).await;
         }
-        case.act(Says(0, "hand_over")).await;
+        case.act(CarrierEvent(0, "hand_over")).await;
         if !cancel_first {
-            case.cancel(way, moment.answer).await;
+            case.cancel(method, moment.answer).await;
         }
     }))
     .await;
-    stage.stack.workers[0].suspend(false).unwrap();
-    for (case, (way, _)) in cases.iter().zip(ways) {
-        case.check(&moment, way).await;
+    test_stack.stack.workers[0].suspend(false).unwrap();
+    for (case, (method, _)) in cases.iter().zip(ways) {
+        case.check(&moment, method).await;
     }
-    check_stock(&stage.stack, &before).await;
-    stage.stack.stop().await;
+    check_stock(&test_stack.stack, &before).await;
+    test_stack.stack.stop().await;
 }
 
 #[tokio::test]
 async fn concurrent_cancels_are_one() {
-    let stage = TestStack::new().await;
-    let before = units_by_location(&stage.stack).await;
-    let moment = Moment { name: "concurrent cancels", before: &BOOKED, ..MOMENT };
+    let test_stack = TestStack::new().await;
+    let before = units_by_location(&test_stack.stack).await;
+    let moment = CancelPoint { name: "concurrent cancels", before: &BOOKED, ..MOMENT };
     let server = &Servers::for_tests().await.unwrap().temporal;
     join_all((0..4).map(|_| async {
-        let case = Case::place(&stage, &moment, CancelMethod::Api).await;
+        let case = Case::place(&test_stack, &moment, CancelMethod::Api).await;
         for act in moment.before {
             case.act(*act).await;
         }
@@ -380,11 +381,11 @@ async fn concurrent_cancels_are_one() {
             ["workflow", "cancel", "-w", &workflow],
         );
         // Temporal rejects messages after the workflow has completed.
-        let by_http = || case.cancel(CancelMethod::Api, InTheEndRefused);
+        let by_http = || case.cancel(CancelMethod::Api, EventuallyRejected);
         let _ = tokio::join!(server.cli(&signal), by_http(), server.cli(&cancel), by_http());
         case.check(&moment, CancelMethod::Api).await;
     }))
     .await;
-    check_stock(&stage.stack, &before).await;
-    stage.stack.stop().await;
+    check_stock(&test_stack.stack, &before).await;
+    test_stack.stack.stop().await;
 }

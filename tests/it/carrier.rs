@@ -6,8 +6,8 @@ mod undelivered;
 
 use crate::{
     accounting::{at_provider, authorized_amount, check_closed_order, check_stock, units_by_location},
-    operator_actions::{needs, operate},
-    refunds_and_returns::{closed, events_of, receipt, refunded, returning, settles},
+    operator_actions::{operate, wait_for_attention},
+    refunds_and_returns::{closed, events_of, receipt, refunded, returning, wait_for_refund_status},
     support::*,
     webhooks::Webhook,
 };
@@ -16,7 +16,7 @@ use waybill_simulators::{Fault, Route, Rule};
 use waybill_stack::{Stack, servers::Servers};
 
 /// Checks that stock and reservations agree, in the rows and for the reconciliation.
-async fn check_books(stack: &Stack, before: &crate::accounting::UnitsBySku) {
+async fn check_stock_totals(stack: &Stack, before: &crate::accounting::UnitsBySku) {
     check_stock(stack, before).await;
     let pool = waybill_store::connect(&stack.database_url, 2).unwrap();
     assert_eq!(waybill_store::housekeeping::drifts::find_stock_drifts(&pool).await.unwrap(), []);

@@ -10,7 +10,7 @@ use waybill_store::{PgPool, batched_writers::BatchedWriters};
 const CONNECTIONS: u32 = 8;
 
 /// A stack without activity, an order, and a connection of the test to its Postgres.
-async fn quiet() -> (Stack, OrderId, PgPool) {
+async fn idle_connection() -> (Stack, OrderId, PgPool) {
     let mut stack = builder().await.worker(false).start().await.unwrap();
     let id = place(&stack.client, &order(&[("SHOE-42-BLK", 1)])).await.parse().unwrap();
     stack.api.stop().await;
@@ -30,7 +30,7 @@ async fn wait_until_idle(check: &PgPool) {
 }
 
 /// Terminates the service's sessions, as a restart of Postgres does.
-async fn cut(check: &PgPool) {
+async fn terminate_connections(check: &PgPool) {
     let cut = "select count(pg_terminate_backend(pid)) from pg_stat_activity
         where application_name = 'waybill' and datname = current_database()";
     let cut: i64 = sqlx::query_scalar(cut).fetch_one(check).await.unwrap();
@@ -39,23 +39,23 @@ async fn cut(check: &PgPool) {
 
 #[tokio::test]
 async fn idle_connection_is_pinged_before_use() {
-    let (stack, id, check) = quiet().await;
+    let (stack, id, check) = idle_connection().await;
     let pool = waybill_store::connect(&stack.database_url, CONNECTIONS).unwrap();
     let writers = BatchedWriters::start(&pool, true);
     writers.reserve(id).await.unwrap().unwrap();
     wait_until_idle(&check).await;
-    cut(&check).await;
+    terminate_connections(&check).await;
     writers.reserve(id).await.expect("the batcher must replace the connection").unwrap();
     waybill_store::ping(&pool).await.unwrap();
     wait_until_idle(&check).await;
-    cut(&check).await;
+    terminate_connections(&check).await;
     waybill_store::ping(&pool).await.expect("the pool must replace the connection");
     stack.stop().await;
 }
 
 #[tokio::test]
 async fn idle_batcher_releases_its_connection_before_acquiring() {
-    let (stack, id, check) = quiet().await;
+    let (stack, id, check) = idle_connection().await;
     let pool = waybill_store::connect(&stack.database_url, CONNECTIONS).unwrap();
     let writers = BatchedWriters::start(&pool, true);
     writers.reserve(id).await.unwrap().unwrap();
@@ -71,7 +71,7 @@ async fn idle_batcher_releases_its_connection_before_acquiring() {
 
 #[tokio::test]
 async fn migration_is_exempt_from_statement_timeout() {
-    let (stack, _, check) = quiet().await;
+    let (stack, _, check) = idle_connection().await;
     let mut tx = check.begin().await.unwrap();
     sqlx::query("lock table _sqlx_migrations in access exclusive mode").execute(&mut *tx).await.unwrap();
     let migrating = async { stack.run_api_command(&["migrate"]).await };

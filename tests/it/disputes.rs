@@ -2,7 +2,7 @@
 
 use crate::{
     accounting::{at_provider, check_stock, units_by_location, values},
-    refunds_and_returns::{AT_ONCE, closed, completed, receipt, refunded, returning, settles},
+    refunds_and_returns::{AT_ONCE, closed, completed, receipt, refunded, returning, wait_for_refund_status},
     support::*,
 };
 use serde_json::{Value, json};
@@ -64,7 +64,7 @@ async fn refund_during_open_dispute_is_rejected() {
 
     close_dispute(&stack, &id, &dispute, "won").await;
     let refund = refunded(&stack, &id, 1_000).await;
-    let order = settles(&stack, &id, &refund, "succeeded").await;
+    let order = wait_for_refund_status(&stack, &id, &refund, "succeeded").await;
     assert_eq!(order["payment_status"], "refunded", "a won amount can be refunded: {order:#}");
     stack.stop().await;
 }
@@ -98,7 +98,7 @@ async fn refund_after_lost_dispute_is_limited_to_the_rest() {
     close_dispute(&stack, &id, &dispute, "lost").await;
     rejected_as_disputed(&refund(&stack, &id, 401).await, 600, 400);
     let rest = refunded(&stack, &id, 400).await;
-    settles(&stack, &id, &rest, "succeeded").await;
+    wait_for_refund_status(&stack, &id, &rest, "succeeded").await;
     rejected_as_disputed(&refund(&stack, &id, 1).await, 600, 0);
     assert_eq!(at_provider(&stack, &id).2, 400);
     stack.stop().await;
@@ -116,7 +116,7 @@ async fn dispute_of_one_payment_leaves_the_other_refundable() {
     disputed(&stack, &id, 2_000).await;
     rejected_as_disputed(&refund(&stack, &id, 1_001).await, 2_000, 1_000);
     let other = refunded(&stack, &id, 1_000).await;
-    settles(&stack, &id, &other, "succeeded").await;
+    wait_for_refund_status(&stack, &id, &other, "succeeded").await;
     rejected_as_disputed(&refund(&stack, &id, 1).await, 2_000, 0);
     stack.stop().await;
 }

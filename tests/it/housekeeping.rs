@@ -5,9 +5,10 @@ mod drift;
 
 use crate::{
     accounting::*,
-    operator_actions::{needs, operate},
+    operator_actions::{operate, wait_for_attention},
     refunds_and_returns::{
-        AT_ONCE, at_the_provider, closed, completed, paid_with, receipt, refunded, returning, settles,
+        AT_ONCE, at_the_provider, closed, completed, paid_with, receipt, refunded, returning,
+        wait_for_refund_status,
     },
     support::*,
 };
@@ -61,7 +62,7 @@ pub async fn reconcile(stack: &Stack) {
 }
 
 /// Sweeps until the order's timeline shows a successor run.
-pub async fn sweep_until_taken_over(stack: &Stack, id: &str) {
+pub async fn sweep_until_resumed(stack: &Stack, id: &str) {
     wait_until(&format!("a successor run of {id}"), || async {
         sweep(stack).await;
         tokio::time::sleep(AGAIN).await;
@@ -92,8 +93,8 @@ async fn terminated_order_releases_stock_and_money() {
         terminate(id).await;
         assert!(at_provider(&stack, id).0 > 0, "the authorization must outlive the workflow");
     }
-    sweep_until_taken_over(&stack, &in_review).await;
-    sweep_until_taken_over(&stack, &fulfilling).await;
+    sweep_until_resumed(&stack, &in_review).await;
+    sweep_until_resumed(&stack, &fulfilling).await;
     for id in [&in_review, &fulfilling] {
         let order = wait_for_status(&stack.client, id, "cancelled").await;
         assert_eq!(order["payment_status"], "voided", "{order:#}");
@@ -140,7 +141,7 @@ async fn departed_shipments_continue_after_terminate() {
     wait_for_status(&stack.client, &id, "partially_shipped").await;
     wait_for_event(&stack.client, &id, "payment.captured").await;
     terminate(&id).await;
-    sweep_until_taken_over(&stack, &id).await;
+    sweep_until_resumed(&stack, &id).await;
     let order = wait_for_status(&stack.client, &id, "shipped").await;
     let stopped = order["shipments"].as_array().unwrap().iter().find(|s| s["id"] == *here).unwrap();
     assert_eq!(stopped["status"], "cancelled", "{order:#}");
@@ -170,7 +171,7 @@ async fn carrier_event_without_workflow_is_processed_later() {
     let settled = "select count(*) from inbox where order_id = $1::uuid and settled_as = 'closed'";
     wait_until("both inbox events", || async { (count(&stack, settled, &id).await == 2).then_some(()) })
         .await;
-    sweep_until_taken_over(&stack, &id).await;
+    sweep_until_resumed(&stack, &id).await;
     let order = wait_for_status(&stack.client, &id, "completed").await;
     assert_eq!(order["outcome"], "full", "{order:#}");
     check_closed_order(&stack, &id).await;

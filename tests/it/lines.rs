@@ -6,7 +6,7 @@ mod while_shipping;
 
 use crate::{
     accounting::*,
-    housekeeping::{sweep_until_taken_over, sweeping, terminate},
+    housekeeping::{sweep_until_resumed, sweeping, terminate},
     support::*,
 };
 use reqwest::Method;

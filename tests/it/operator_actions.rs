@@ -20,7 +20,7 @@ pub async fn operate(client: &Client, id: &str, action: &str, body: Value) -> Re
     client.post(&format!("/v1/admin/orders/{id}/{action}"), &body).await.unwrap()
 }
 
-pub async fn needs(stack: &Stack, id: &str, attention: &str) -> Value {
+pub async fn wait_for_attention(stack: &Stack, id: &str, attention: &str) -> Value {
     wait_until(&format!("attention {attention} of {id}"), || async {
         let order = stack.client.get(id).await.unwrap().body;
         (order["attention"] == attention).then_some(order)
@@ -34,7 +34,7 @@ async fn uncaptured(stack: &Stack) -> (String, Value) {
     let id = place(&stack.client, &order_with(|_| {})).await;
     let order = wait_for_status(&stack.client, &id, "fulfilling").await;
     send_carrier_event(stack, &shipments(&order)[0], "hand_over").await;
-    let order = needs(stack, &id, "capture_failing").await;
+    let order = wait_for_attention(stack, &id, "capture_failing").await;
     (id, order)
 }
 
@@ -107,7 +107,7 @@ async fn label_booked_by_operator_is_not_rebooked() {
     let resolved = place(&stack.client, &order_with(|_| {})).await;
     let restarted = place(&stack.client, &order_with(|_| {})).await;
     for id in [&resolved, &restarted] {
-        needs(&stack, id, "step_failing").await;
+        wait_for_attention(&stack, id, "step_failing").await;
     }
     let body = json!({"reason": "booked by telephone", "reference": "TN-1"});
     operate(&stack.client, &resolved, "resolve", body).await.success().unwrap();
@@ -178,7 +178,7 @@ async fn lost_shipment_is_resolved_by_operator() {
     }
     wait_for_status(&stack.client, &id, "shipped").await;
     send_carrier_event(&stack, &ids[0], "lose").await;
-    needs(&stack, &id, "shipment_lost").await;
+    wait_for_attention(&stack, &id, "shipment_lost").await;
     let body = json!({"reason": "refunded by phone", "reference": "claim-7", "about": ids[0]});
     operate(&stack.client, &id, "resolve", body).await.success().unwrap();
     wait_for_event(&stack.client, &id, "attention.cleared").await;
@@ -204,7 +204,7 @@ async fn attention_of_ended_order_can_be_resolved() {
     assert!(attention::raise(&mut tx, order, &concern).await.unwrap());
     assert!(!attention::raise(&mut tx, order, &concern).await.unwrap(), "attention must be raised once");
     tx.commit().await.unwrap();
-    let order = needs(&stack, &id, "drift").await;
+    let order = wait_for_attention(&stack, &id, "drift").await;
     assert_eq!(order["needs"][0]["actions"].as_array().unwrap().len(), 2, "{order:#}");
     let found = stack.client.list(&[("attention", "true")]).await.unwrap().body;
     assert_eq!(found["orders"][0]["id"], json!(id));

@@ -4,7 +4,9 @@
 use crate::{
     accounting::{at_provider, check_closed_order, values},
     housekeeping::{reconcile, with_manual_sweeps},
-    refunds_and_returns::{AT_ONCE, at_the_provider, completed, events_of, paid_with, refunded, settles},
+    refunds_and_returns::{
+        AT_ONCE, at_the_provider, completed, events_of, paid_with, refunded, wait_for_refund_status,
+    },
     support::*,
 };
 use futures::future::join_all;
@@ -65,9 +67,9 @@ async fn refund_at_provider_counts_in_limit_and_status() {
 
     let reply = refund(&stack, &id, 700).await;
     assert_rejected(&reply, 409, "more_than_captured", "700 of 600 refundable");
-    assert!(reply.text("/detail").starts_with("600 "), "{}", reply.body);
+    assert!(reply.text("/detail").ends_with(" 600 minor units"), "{}", reply.body);
     let rest = refunded(&stack, &id, 600).await;
-    let order = settles(&stack, &id, &rest, "succeeded").await;
+    let order = wait_for_refund_status(&stack, &id, &rest, "succeeded").await;
     assert_eq!(order["payment_status"], "refunded", "the order must be fully refunded: {order:#}");
     assert_eq!(
         listed(&stack, &id).await,
@@ -91,7 +93,7 @@ async fn webhook_and_reconciliation_record_one_refund() {
     // provider's.
     for id in [&by_webhook, &by_reconciliation] {
         let ours = refunded(&stack, id, 100).await;
-        settles(&stack, id, &ours, "succeeded").await;
+        wait_for_refund_status(&stack, id, &ours, "succeeded").await;
     }
     refund_at_provider(&stack, &by_webhook, 400, true).await;
     wait_until("the refund of the webhook", || async {
@@ -142,7 +144,7 @@ async fn concurrent_records_are_one_refund() {
     assert!(matches!(release, RecordOutcome::NothingCaptured(_)), "{release:?}");
     // Created by Waybill, and matched by the provider's refund id alone.
     let ours = refunded(&stack, &id, 100).await;
-    settles(&stack, &id, &ours, "succeeded").await;
+    wait_for_refund_status(&stack, &id, &ours, "succeeded").await;
     let known =
         refunds::record_provider_refund(&pool, &of(&at_the_provider(&stack, &ours), 100)).await.unwrap();
     assert_eq!((known, listed(&stack, &id).await.len()), (RecordOutcome::Nothing, 2));

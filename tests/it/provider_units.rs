@@ -2,7 +2,7 @@
 
 use crate::{
     accounting::{at_provider, check_closed_order},
-    refunds_and_returns::{AT_ONCE, closed, completed, receipt, refunded, returning, settles},
+    refunds_and_returns::{AT_ONCE, closed, completed, receipt, refunded, returning, wait_for_refund_status},
     support::*,
 };
 use jiff::{SignedDuration, Timestamp};
@@ -144,7 +144,7 @@ async fn order_is_paid_and_refunded_in_provider_units() {
         let held = json!({"authorized": minor, "captured": minor, "refunded": 0});
         assert_eq!(order["amounts_held"], held, "{code}");
         let refund = refunded(&stack, &id, minor).await;
-        settles(&stack, &id, &refund, "succeeded").await;
+        wait_for_refund_status(&stack, &id, &refund, "succeeded").await;
         assert_eq!(at_provider(&stack, &id).2, units, "{code}");
         // Webhooks contain the same amounts in the provider's units.
         let kinds = event_types(&stack.client, &id).await;
@@ -205,8 +205,8 @@ async fn unrepresentable_refund_is_rejected() {
 #[tokio::test]
 async fn invalid_request_is_not_a_decline() {
     let stack = builder().await.env("WAYBILL_CHAOS", "repeat").start().await.unwrap();
-    let refuse = Rule { route: Route::Authorize, fault: Fault::Refuse, times: None, matching: None };
-    stack.payments.set_faults(vec![refuse]);
+    let reject = Rule { route: Route::Authorize, fault: Fault::Refuse, times: None, matching: None };
+    stack.payments.set_faults(vec![reject]);
     let rejected = place(&stack.client, &order_with(|_| {})).await;
     wait_for_status(&stack.client, &rejected, "rejected").await;
     stack.payments.set_faults(Vec::new());

@@ -2,7 +2,7 @@
 
 use crate::{
     accounting::{at_provider, check_closed_order, check_stock, units_by_location, values},
-    housekeeping::{reconcile, sweep_until_taken_over, sweeping, terminate},
+    housekeeping::{reconcile, sweep_until_resumed, sweeping, terminate},
     operator_actions::operate,
     support::*,
 };
@@ -332,7 +332,7 @@ async fn successor_run_resumes_a_renewal_of_unknown_outcome() {
     wait_until("the authorization", || async { (at_provider(&stack, &id).0 > 0).then_some(()) }).await;
     terminate(&id).await;
     stack.add_worker().await.unwrap();
-    sweep_until_taken_over(&stack, &id).await;
+    sweep_until_resumed(&stack, &id).await;
     wait_for_event(&stack.client, &id, "payment.captured").await;
     send_carrier_event(&stack, &shipment, "deliver").await;
     wait_for_status(&stack.client, &id, "completed").await;

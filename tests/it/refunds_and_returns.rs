@@ -55,7 +55,7 @@ async fn refunds(stack: &Stack, order: &str) -> Vec<Value> {
 }
 
 /// Waits until the refund has the status, and returns its order.
-pub async fn settles(stack: &Stack, order: &str, refund: &str, status: &str) -> Value {
+pub async fn wait_for_refund_status(stack: &Stack, order: &str, refund: &str, status: &str) -> Value {
     wait_until(&format!("refund {refund} is {status}"), || async {
         refunds(stack, order).await.into_iter().find(|r| r["id"] == refund && r["status"] == status)
     })
@@ -92,7 +92,7 @@ async fn partial_refunds_never_exceed_captured_amount() {
     assert_eq!(assert_rejected(&reply, 400, "malformed", "an unknown field"), ["/currency"]);
 
     let first = refunded(&stack, &id, 500).await;
-    let order = settles(&stack, &id, &first, "succeeded").await;
+    let order = wait_for_refund_status(&stack, &id, &first, "succeeded").await;
     assert_eq!(
         (&order["payment_status"], &order["status"]),
         (&json!("partially_refunded"), &json!("completed"))
@@ -116,9 +116,9 @@ async fn partial_refunds_never_exceed_captured_amount() {
     let accepted: Vec<&Reply> = replies.iter().filter(|r| r.status.as_u16() == 201).collect();
     assert_eq!(accepted.len(), 7, "1400 are refundable");
     for reply in &accepted {
-        settles(&stack, &id, reply.text("/id"), "succeeded").await;
+        wait_for_refund_status(&stack, &id, reply.text("/id"), "succeeded").await;
     }
-    let order = settles(&stack, &id, once.text("/id"), "succeeded").await;
+    let order = wait_for_refund_status(&stack, &id, once.text("/id"), "succeeded").await;
     assert_eq!(
         (&order["payment_status"], &order["amounts_held"]["refunded"]),
         (&json!("refunded"), &json!(2000))
@@ -160,7 +160,7 @@ async fn lost_refund_response_is_one_refund() {
             assert_eq!(order["payment_status"], "captured", "the outcome is unknown: {order:#}");
             stack.payments.set_faults(Vec::new());
         }
-        let order = settles(&stack, &id, &refund, "succeeded").await;
+        let order = wait_for_refund_status(&stack, &id, &refund, "succeeded").await;
         assert_eq!(
             (&order["attention"], &order["amounts_held"]["refunded"]),
             (&Value::Null, &json!(400)),
@@ -178,7 +178,7 @@ async fn pending_refund_is_not_counted_and_failed_one_can_repeat() {
     let id = completed(&stack, &paid_with("pm_card_pendingRefund")).await;
     let (good, bad) = (refunded(&stack, &id, 600).await, refunded(&stack, &id, 400).await);
     for refund in [&good, &bad] {
-        let order = settles(&stack, &id, refund, "pending").await;
+        let order = wait_for_refund_status(&stack, &id, refund, "pending").await;
         assert_eq!(
             (&order["payment_status"], &order["amounts_held"]["refunded"]),
             (&json!("captured"), &json!(0))
@@ -188,17 +188,17 @@ async fn pending_refund_is_not_counted_and_failed_one_can_repeat() {
 
     let path = |refund: &str| format!("refunds/{}/settle", at_the_provider(&stack, refund));
     control_provider(&stack, &path(&good), json!({"status": "succeeded"})).await;
-    let order = settles(&stack, &id, &good, "succeeded").await;
+    let order = wait_for_refund_status(&stack, &id, &good, "succeeded").await;
     assert_eq!(order["amounts_held"]["refunded"], 600);
     control_provider(&stack, &path(&bad), json!({"status": "failed"})).await;
-    let order = settles(&stack, &id, &bad, "failed").await;
+    let order = wait_for_refund_status(&stack, &id, &bad, "failed").await;
     assert_eq!(
         (&order["attention"], &order["amounts_held"]["refunded"]),
         (&json!("refund_failed"), &json!(600))
     );
     assert_eq!(wait_for_event(&stack.client, &id, "refund.failed").await["data"]["refund_id"], bad.as_str());
     let again = refunded(&stack, &id, 400).await;
-    settles(&stack, &id, &again, "pending").await;
+    wait_for_refund_status(&stack, &id, &again, "pending").await;
 
     // The bank may reject the refund later, after its workflow has completed.
     let object = json!({"id": at_the_provider(&stack, &good), "object": "refund", "status": "failed",
@@ -207,7 +207,7 @@ async fn pending_refund_is_not_counted_and_failed_one_can_repeat() {
         let reply = send_provider_event(&stack, "evt_late", "refund.failed", object.clone()).await;
         assert_eq!(reply.status.as_u16(), 202, "{response}: {}", reply.body);
     }
-    let order = settles(&stack, &id, &good, "failed").await;
+    let order = wait_for_refund_status(&stack, &id, &good, "failed").await;
     assert_eq!(
         (&order["payment_status"], &order["amounts_held"]["refunded"]),
         (&json!("captured"), &json!(0))
@@ -216,7 +216,7 @@ async fn pending_refund_is_not_counted_and_failed_one_can_repeat() {
 
     let id = completed(&stack, &paid_with("pm_card_refundFail")).await;
     let refund = refunded(&stack, &id, 1000).await;
-    let order = settles(&stack, &id, &refund, "failed").await;
+    let order = wait_for_refund_status(&stack, &id, &refund, "failed").await;
     assert_eq!(order["payment_status"], "captured");
     assert_eq!(refunds(&stack, &id).await[0]["code"], "lost_or_stolen_card");
     stack.stop().await;
@@ -231,7 +231,7 @@ async fn refund_accepted_during_temporal_outage_is_made_afterwards() {
     let refund = refunded(&stack, &id, 1000).await;
     assert_eq!(refunds(&stack, &id).await[0]["status"], "requested");
     servers.temporal.restart().await.unwrap();
-    let order = settles(&stack, &id, &refund, "succeeded").await;
+    let order = wait_for_refund_status(&stack, &id, &refund, "succeeded").await;
     assert_eq!(order["payment_status"], "refunded");
     stack.stop().await;
     servers.stop().await;

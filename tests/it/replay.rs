@@ -3,8 +3,8 @@
 //! a release's histories stay for as long as its orders may be open.
 
 use crate::{
-    operator_actions::{needs, operate},
-    refunds_and_returns::{closed, refunded, returning, settles},
+    operator_actions::{operate, wait_for_attention},
+    refunds_and_returns::{closed, refunded, returning, wait_for_refund_status},
     support::*,
 };
 use serde_json::json;
@@ -106,8 +106,8 @@ async fn record_histories_if_requested() {
     let sweeping = [("WAYBILL_SWEEP_AGE_SECONDS", 0), ("WAYBILL_SWEEP_SECONDS", 1)];
     let builder = sweeping.iter().fold(builder().await, |builder, (name, value)| builder.env(name, value));
     let stack = builder.start().await.unwrap();
-    let mut recorded = forward(&stack).await;
-    recorded.extend(trouble(&stack).await);
+    let mut recorded = forward_histories(&stack).await;
+    recorded.extend(failure_histories(&stack).await);
     recorded.extend(late(&stack).await);
     recorded.extend(retried(&stack).await);
     recorded.push(served_from_elsewhere(&stack).await);
@@ -144,7 +144,7 @@ async fn served_from_elsewhere(stack: &Stack) -> Recorded {
     wait_for_status(&stack.client, &id, "fulfilling").await;
     let counted = json!({"locations": [{"location": "AMS", "on_hand": 1}], "allow_shortfall": true});
     stack.client.put_stock("SHORT", &counted).await.unwrap().success().unwrap();
-    needs(stack, &id, "stock_shortfall").await;
+    wait_for_attention(stack, &id, "stock_shortfall").await;
     put_stock(&stack.client, "SHORT", &[("RTM", 2)]).await;
     operate(&stack.client, &id, "retry", json!({"reason": "RTM has some"})).await.success().unwrap();
     wait_for_event(&stack.client, &id, "shipment.replaced").await;
@@ -158,7 +158,7 @@ async fn served_from_elsewhere(stack: &Stack) -> Recorded {
 }
 
 /// The paths of an order without intervention.
-async fn forward(stack: &Stack) -> Vec<Recorded> {
+async fn forward_histories(stack: &Stack) -> Vec<Recorded> {
     let (completed, parcels) = split(stack, "ONE", "pm_card_visa").await;
     for parcel in &parcels {
         send_carrier_event(stack, parcel, "hand_over").await;
@@ -222,7 +222,7 @@ async fn forward(stack: &Stack) -> Vec<Recorded> {
 }
 
 /// Failing steps, expiring authorizations, and interventions by operators and sweeper.
-async fn trouble(stack: &Stack) -> Vec<Recorded> {
+async fn failure_histories(stack: &Stack) -> Vec<Recorded> {
     let fault = Fault::Status { status: 503 };
     stack.payments.set_faults(vec![Rule { route: Route::Authorize, fault, times: Some(2), matching: None }]);
     let retried = place(&stack.client, &order_with(|_| {})).await;
@@ -238,7 +238,7 @@ async fn trouble(stack: &Stack) -> Vec<Recorded> {
     stack.payments.set_authorization_lifetime(7 * 24 * 3_600);
     wait_for_event(&stack.client, &renewed, "payment.reauthorized").await;
 
-    let refuse = |matching: &str| Rule {
+    let reject = |matching: &str| Rule {
         route: Route::Capture,
         fault: Fault::Refuse,
         times: None,
@@ -246,7 +246,7 @@ async fn trouble(stack: &Stack) -> Vec<Recorded> {
     };
     let skipped = place(&stack.client, &order_with(|_| {})).await;
     let parcel = shipments(&wait_for_status(&stack.client, &skipped, "fulfilling").await).remove(0);
-    stack.payments.set_faults(vec![refuse(&skipped)]);
+    stack.payments.set_faults(vec![reject(&skipped)]);
     send_carrier_event(stack, &parcel, "hand_over").await;
     wait_for_event(&stack.client, &skipped, "attention.raised").await;
     let skip = json!({"reason": "written off"});
@@ -302,10 +302,10 @@ async fn retried(stack: &Stack) -> Vec<Recorded> {
     let fault = Fault::Status { status: 503 };
     stack.payments.set_faults(vec![Rule { route: Route::Refund, fault, times: None, matching: None }]);
     let refund = refunded(stack, &order, 100).await;
-    needs(stack, &order, "refund_failing").await;
+    wait_for_attention(stack, &order, "refund_failing").await;
     stack.payments.set_faults(Vec::new());
     operate(&stack.client, &order, "retry", json!({"reason": "it is up again"})).await.success().unwrap();
-    settles(stack, &order, &refund, "succeeded").await;
+    wait_for_refund_status(stack, &order, &refund, "succeeded").await;
 
     let back = returning(stack, &order, json!([{"line": 0, "quantity": 1}])).await;
     let workflow = format!("return:{back}");
@@ -319,7 +319,7 @@ async fn retried(stack: &Stack) -> Vec<Recorded> {
     sqlx::query(amount).bind(&back).bind(-1_i64).execute(&pool).await.unwrap();
     let input = json!({"return_id": back}).to_string();
     temporal(&["workflow", "signal", "-w", &workflow, "--name", "receipt", "--input", &input]).await;
-    needs(stack, &order, "return_failing").await;
+    wait_for_attention(stack, &order, "return_failing").await;
     sqlx::query(amount).bind(&back).bind(None::<i64>).execute(&pool).await.unwrap();
     let input = r#"{"action": "retry", "reason": "it can be read again"}"#;
     temporal(&["workflow", "signal", "-w", &workflow, "--name", "operate", "--input", input]).await;

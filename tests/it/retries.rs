@@ -1,8 +1,10 @@
 //! Steps of refunds and returns that keep failing: attention is raised, and an operator's `retry` ends their backoff.
 
 use crate::{
-    operator_actions::{audited, needs, operate},
-    refunds_and_returns::{AT_ONCE, closed, completed, events_of, receipt, refunded, returning, settles},
+    operator_actions::{audited, operate, wait_for_attention},
+    refunds_and_returns::{
+        AT_ONCE, closed, completed, events_of, receipt, refunded, returning, wait_for_refund_status,
+    },
     support::*,
 };
 use serde_json::{Value, json};
@@ -47,7 +49,7 @@ async fn retry_ends_backoff_of_failing_refund() {
         Rule { route: Route::Refund, fault: Fault::Status { status: 503 }, times: None, matching: None };
     stack.payments.set_faults(vec![down]);
     let refund = refunded(&stack, &id, 400).await;
-    let order = needs(&stack, &id, "refund_failing").await;
+    let order = wait_for_attention(&stack, &id, "refund_failing").await;
     check_need(only_need(&order), "refund_failing", "refund", "refund", &refund);
     let skip = operate(&stack.client, &id, "skip", json!({"reason": "no"})).await;
     assert_rejected(&skip, 409, "wrong_state", "skip of a refund that may still succeed");
@@ -55,7 +57,8 @@ async fn retry_ends_backoff_of_failing_refund() {
     stack.payments.set_faults(Vec::new());
     let body = json!({"reason": "the provider is up again", "about": refund});
     operate(&stack.client, &id, "retry", body).await.success().unwrap();
-    let order = within_10_seconds("the refund", settles(&stack, &id, &refund, "succeeded")).await;
+    let order =
+        within_10_seconds("the refund", wait_for_refund_status(&stack, &id, &refund, "succeeded")).await;
     assert_eq!(order["attention"], Value::Null, "{order:#}");
     assert_eq!(audited(&stack, &id).await, 1);
     let recorded = event_types(&stack.client, &id).await;
@@ -79,7 +82,7 @@ async fn failing_return_raises_attention_until_retry_succeeds() {
     sqlx::query(forbid).execute(&pool).await.unwrap();
     let received_items = json!([{"line": 0, "quantity": 1, "condition": "restock"}]);
     receipt(&stack, &back, received_items).await.success().unwrap();
-    let order = needs(&stack, &id, "return_failing").await;
+    let order = wait_for_attention(&stack, &id, "return_failing").await;
     check_need(only_need(&order), "return_failing", "restock", "return", &back);
 
     sqlx::query("alter table returns drop constraint planted").execute(&pool).await.unwrap();
@@ -110,7 +113,7 @@ async fn terminal_retry_ends_backoff_of_rejected_return_step() {
     sql(&stack, "update returns set amount = -1 where id = $1::uuid", &back).await;
     let input = json!({"return_id": back}).to_string();
     temporal(&["workflow", "signal", "-w", &workflow, "--name", "receipt", "--input", &input]).await;
-    let order = needs(&stack, &id, "return_failing").await;
+    let order = wait_for_attention(&stack, &id, "return_failing").await;
     let need = only_need(&order);
     check_need(need, "return_failing", "restock", "return", &back);
 

@@ -6,8 +6,8 @@ mod resolution;
 
 use crate::{
     accounting::{authorized_amount, check_closed_order, values},
-    housekeeping::{sweep_until_taken_over, terminate},
-    operator_actions::{audited, needs, operate},
+    housekeeping::{sweep_until_resumed, terminate},
+    operator_actions::{audited, operate, wait_for_attention},
     support::*,
 };
 use futures::future::join_all;
@@ -133,7 +133,7 @@ async fn count_below_reserved_raises_attention_on_the_newest_orders() {
         assert_eq!(short[1]["missing"], json!([{"line": 0, "quantity": 1}]));
     }
     for id in [&second, &third] {
-        let order = needs(&stack, id, "stock_shortfall").await;
+        let order = wait_for_attention(&stack, id, "stock_shortfall").await;
         assert_eq!(
             (actions(&order), &order["needs"][0]["about"]),
             (vec!["retry", "skip"], &order["shipments"][0]["id"])
@@ -159,7 +159,7 @@ async fn count_below_reserved_raises_attention_on_the_newest_orders() {
         let fewer = adjust(&stack, &key, -2, true).await.success().unwrap().body;
         assert_eq!(level(&fewer, "AMS"), (1, 1, 0, 4), "once per key");
     }
-    needs(&stack, &first, "stock_shortfall").await;
+    wait_for_attention(&stack, &first, "stock_shortfall").await;
     assert_rejected(&adjust(&stack, &new_key(), -2, true).await, 409, "stock_reserved", "below zero");
 
     // Received items cover the oldest order first, and none is available until all are covered.

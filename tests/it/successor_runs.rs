@@ -6,7 +6,7 @@ mod captures;
 
 use crate::{
     accounting::*,
-    housekeeping::{prefix, sweep, sweep_until_taken_over, sweeping, terminate},
+    housekeeping::{prefix, sweep, sweep_until_resumed, sweeping, terminate},
     operator_actions,
     support::*,
 };
@@ -42,7 +42,7 @@ async fn approve(stack: &Stack, id: &str) {
 }
 
 async fn assert_cancelled_by_successor(stack: &Stack, id: &str, payment: &str) {
-    sweep_until_taken_over(stack, id).await;
+    sweep_until_resumed(stack, id).await;
     let order = wait_for_status(&stack.client, id, "cancelled").await;
     assert_eq!(order["payment_status"], payment, "{order:#}");
     check_closed_order(stack, id).await;

@@ -1,7 +1,7 @@
 //! The carrier moves a shipment that is missing from a completed order, for example one of an unrecorded task.
 
 use crate::{
-    operator_actions::{needs, operate},
+    operator_actions::{operate, wait_for_attention},
     refunds_and_returns::events_of,
     support::*,
     webhooks::Webhook,
@@ -32,7 +32,7 @@ async fn handover_of_unlisted_shipment_raises_attention_once() {
     let (id, shipment) = unlisted(&stack).await;
     let before = stock_level(&stack, "SHOE-42-BLK").await;
     carrier_reports(&stack, &id, &shipment, "shipment.handed_over").await;
-    let order = needs(&stack, &id, "unexpected_shipment").await;
+    let order = wait_for_attention(&stack, &id, "unexpected_shipment").await;
     assert_eq!((&order["needs"][0]["about"], &order["status"]), (&json!(shipment), &json!("cancelled")));
     wait_for_event(&stack.client, &id, "stock.gone").await;
     wait_for_event(&stack.client, &id, "return.requested").await;
@@ -61,7 +61,7 @@ async fn unlisted_shipment_without_reservation_raises_attention() {
     let sql = "delete from reservations where order_id = $1::uuid";
     sqlx::query(sql).bind(&id).execute(&pool).await.unwrap();
     carrier_reports(&stack, &id, &shipment, "shipment.delivered").await;
-    let order = needs(&stack, &id, "unexpected_shipment").await;
+    let order = wait_for_attention(&stack, &id, "unexpected_shipment").await;
     assert_eq!(order["needs"][0]["detail"]["said"], "delivered", "{order:#}");
     assert_eq!(events_of(&event_types(&stack.client, &id).await, "return.requested"), 0, "contents unknown");
     stack.stop().await;

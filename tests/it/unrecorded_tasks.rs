@@ -6,7 +6,8 @@ mod money;
 mod timeline;
 
 use crate::{
-    accounting::*, operator_actions::needs, payment::authenticate, replay::assert_replays, support::*,
+    accounting::*, operator_actions::wait_for_attention, payment::authenticate, replay::assert_replays,
+    support::*,
 };
 use futures::future::join_all;
 use serde_json::{Value, json};

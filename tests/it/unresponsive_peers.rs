@@ -145,11 +145,11 @@ async fn way(database_url: &str) -> ConnectionVia {
             received.mark_unchanged();
             tokio::spawn(async move {
                 let mut server = TcpStream::connect(there).await.unwrap();
-                let went_silent = tokio::select! {
+                let stopped_responding = tokio::select! {
                     _ = copy_bidirectional(&mut client, &mut server) => false,
                     changed = received.changed() => changed.is_ok(),
                 };
-                if went_silent {
+                if stopped_responding {
                     std::future::pending::<()>().await;
                 }
             });

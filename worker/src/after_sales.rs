@@ -9,15 +9,17 @@ use waybill_store::{PgPool, refunds, returns};
 /// Starts a batch of each. Returns whether more may be due immediately.
 pub(crate) async fn start_due_refunds_and_returns(
     pool: &PgPool,
-    engine: &WorkflowClient,
+    workflow_client: &WorkflowClient,
     metrics: &DispatcherMetrics,
 ) -> bool {
-    let (refunds, returns) =
-        tokio::join!(start_refunds(pool, engine, metrics), start_returns(pool, engine, metrics));
+    let (refunds, returns) = tokio::join!(
+        start_refunds(pool, workflow_client, metrics),
+        start_returns(pool, workflow_client, metrics)
+    );
     refunds || returns
 }
 
-async fn start_refunds(pool: &PgPool, engine: &WorkflowClient, metrics: &DispatcherMetrics) -> bool {
+async fn start_refunds(pool: &PgPool, workflow_client: &WorkflowClient, metrics: &DispatcherMetrics) -> bool {
     let due = match refunds::find_unstarted(pool, START_AGE_MIN, BATCH_MAX).await {
         Ok(due) => due,
         Err(error) => {
@@ -30,7 +32,7 @@ async fn start_refunds(pool: &PgPool, engine: &WorkflowClient, metrics: &Dispatc
     // Sequentially: they are rare, and a failure of one usually affects all.
     for (id, order_id, merchant_id) in due {
         let before = Timestamp::now();
-        if let Err(error) = engine.start_refund(id, order_id, merchant_id).await {
+        if let Err(error) = workflow_client.start_refund(id, order_id, merchant_id).await {
             metrics.dispatched.with_label_values(&["refund", "failed"]).inc();
             tracing::warn!(%order_id, %error, "failed to start a refund workflow; will retry");
             break;
@@ -45,7 +47,7 @@ async fn start_refunds(pool: &PgPool, engine: &WorkflowClient, metrics: &Dispatc
     found > 0 && started == found
 }
 
-async fn start_returns(pool: &PgPool, engine: &WorkflowClient, metrics: &DispatcherMetrics) -> bool {
+async fn start_returns(pool: &PgPool, workflow_client: &WorkflowClient, metrics: &DispatcherMetrics) -> bool {
     let due = match returns::find_unstarted(pool, START_AGE_MIN, BATCH_MAX).await {
         Ok(due) => due,
         Err(error) => {
@@ -57,7 +59,7 @@ async fn start_returns(pool: &PgPool, engine: &WorkflowClient, metrics: &Dispatc
     let mut started = 0;
     for (id, order_id, merchant_id) in due {
         let before = Timestamp::now();
-        if let Err(error) = engine.start_return(id, order_id, merchant_id).await {
+        if let Err(error) = workflow_client.start_return(id, order_id, merchant_id).await {
             metrics.dispatched.with_label_values(&["return", "failed"]).inc();
             tracing::warn!(%order_id, %error, "failed to start a return workflow; will retry");
             break;

@@ -73,22 +73,22 @@ pub(crate) struct Intervals {
 
 /// Creates the schedules or updates their intervals. Workers that start concurrently may both do this.
 pub(crate) async fn ensure_schedules(
-    engine: &WorkflowClient,
+    workflow_client: &WorkflowClient,
     prefix: &str,
     every: &Intervals,
 ) -> anyhow::Result<()> {
     let queue = format!("{}{}", prefix, names::QUEUE_ORDERS);
     let id = format!("{}{}", prefix, names::SWEEP);
     let action = ScheduleAction::start_workflow(SweepWorkflow::run, SweepInput::default(), &*queue, &*id);
-    ensure_schedule(engine, &id, action, every.sweep).await?;
+    ensure_schedule(workflow_client, &id, action, every.sweep).await?;
     let id = format!("{}{}", prefix, names::RECONCILE);
     let action =
         ScheduleAction::start_workflow(ReconcileWorkflow::run, ReconcileInput::default(), queue, &*id);
-    ensure_schedule(engine, &id, action, every.reconcile).await
+    ensure_schedule(workflow_client, &id, action, every.reconcile).await
 }
 
 async fn ensure_schedule(
-    engine: &WorkflowClient,
+    workflow_client: &WorkflowClient,
     id: &str,
     action: ScheduleAction,
     every: Duration,
@@ -101,7 +101,7 @@ async fn ensure_schedule(
         .overlap_policy(ScheduleOverlapPolicy::Skip)
         .rpc_options(rpc.clone())
         .build();
-    let client = engine.client().await?;
+    let client = workflow_client.client().await?;
     match client.create_schedule(id, options).await {
         Ok(_) => {
             tracing::info!(schedule = id, every_seconds = every.as_secs(), "schedule created");

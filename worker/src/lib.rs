@@ -47,16 +47,16 @@ pub async fn run(args: WorkerArgs, shutdown: CancellationToken) -> anyhow::Resul
     let pool = waybill_store::connect(&args.common.database_url, args.common.database_connections)?;
     let metrics = Metrics::start(Registry::new())?;
     let step_metrics = StepMetrics::new(metrics.registry())?;
-    let pump_metrics = metrics::DispatcherMetrics::new(metrics.registry())?;
+    let dispatcher_metrics = metrics::DispatcherMetrics::new(metrics.registry())?;
     let housekeeping_metrics = HousekeepingMetrics::new(metrics.registry())?;
     let options = RuntimeOptions::builder().telemetry_options(metrics.telemetry_options());
     let runtime = Runtime::from_current_tokio(options.build().map_err(anyhow::Error::msg)?)?;
     let (_telemetry, meter) = metrics.client_meter()?;
-    let engine = WorkflowClient::new(&args.common, meter);
+    let workflow_client = WorkflowClient::new(&args.common, meter);
     let steps = order_steps(&args, &pool, step_metrics)?;
     let housekeeping = HousekeepingSteps {
         pool: pool.clone(),
-        workflows: Arc::new(housekeeping::TemporalDirectory(engine.clone())),
+        workflows: Arc::new(housekeeping::TemporalDirectory(workflow_client.clone())),
         provider: steps.provider.clone(),
         sweep_age: Duration::from_secs(args.sweep_age_seconds),
         metrics: housekeeping_metrics,
@@ -78,7 +78,7 @@ pub async fn run(args: WorkerArgs, shutdown: CancellationToken) -> anyhow::Resul
     let registry = metrics.registry().clone();
     let routes = health::routes(health::HealthState {
         pool: pool.clone(),
-        engine: engine.clone(),
+        temporal: workflow_client.clone(),
         metrics,
         needs_temporal: true,
     });
@@ -87,10 +87,14 @@ pub async fn run(args: WorkerArgs, shutdown: CancellationToken) -> anyhow::Resul
     // Serves health and metrics until the last activity has ended.
     let health_server = tokio::spawn(server.run(listener, CancellationToken::new()));
 
-    let pump =
-        tokio::spawn(outbox_dispatcher::run(pool.clone(), engine.clone(), pump_metrics, shutdown.clone()));
-    let result = task_queues::run(&runtime, &engine, hosting, shutdown).await;
-    pump.await?;
+    let dispatcher = tokio::spawn(outbox_dispatcher::run(
+        pool.clone(),
+        workflow_client.clone(),
+        dispatcher_metrics,
+        shutdown.clone(),
+    ));
+    let result = task_queues::run(&runtime, &workflow_client, hosting, shutdown).await;
+    dispatcher.await?;
     health_server.abort();
     pool.close().await;
     result?;

@@ -51,18 +51,20 @@ const ORDER_COUNT_EVERY_READS: u32 = 4;
 /// Dispatches until `shutdown`.
 pub(crate) async fn run(
     pool: PgPool,
-    engine: WorkflowClient,
+    workflow_client: WorkflowClient,
     metrics: DispatcherMetrics,
     shutdown: CancellationToken,
 ) {
     let gauges = tokio::spawn(read_gauges(pool.clone(), metrics.clone(), shutdown.clone()));
     // Concurrently and independently: blocked orders do not block webhooks.
     tokio::join!(
-        run_repeatedly(&shutdown, ROUND_TIMEOUT, || start_due_orders(&pool, &engine, &metrics)),
+        run_repeatedly(&shutdown, ROUND_TIMEOUT, || start_due_orders(&pool, &workflow_client, &metrics)),
         run_repeatedly(&shutdown, ROUND_TIMEOUT, || after_sales::start_due_refunds_and_returns(
-            &pool, &engine, &metrics
+            &pool,
+            &workflow_client,
+            &metrics
         )),
-        run_repeatedly(&shutdown, ROUND_TIMEOUT, || deliver_due_webhooks(&pool, &engine, &metrics)),
+        run_repeatedly(&shutdown, ROUND_TIMEOUT, || deliver_due_webhooks(&pool, &workflow_client, &metrics)),
         run_repeatedly(&shutdown, ROUND_TIMEOUT, || shortfalls::update_shortfall_attention(&pool, &metrics))
     );
     gauges.abort();
@@ -104,7 +106,11 @@ async fn wait_for_pickup(pool: &PgPool, started: &[OrderId]) {
 }
 
 /// Starts a batch of orders. Returns whether more may be due immediately.
-async fn start_due_orders(pool: &PgPool, engine: &WorkflowClient, metrics: &DispatcherMetrics) -> bool {
+async fn start_due_orders(
+    pool: &PgPool,
+    workflow_client: &WorkflowClient,
+    metrics: &DispatcherMetrics,
+) -> bool {
     let due = match outbox::find_unstarted(pool, BATCH_MAX).await {
         Ok(due) => due,
         Err(error) => {
@@ -118,7 +124,7 @@ async fn start_due_orders(pool: &PgPool, engine: &WorkflowClient, metrics: &Disp
             let order_id = order.order_id;
             let start =
                 OrderStart { order_id, merchant_id: order.merchant_id, customer_id: order.customer_id };
-            match engine.start(&start).await {
+            match workflow_client.start(&start).await {
                 Ok(()) => {
                     metrics.dispatched.with_label_values(&["order", "ok"]).inc();
                     tracing::info!(%order_id, "started an order workflow from the outbox");
@@ -147,7 +153,11 @@ async fn start_due_orders(pool: &PgPool, engine: &WorkflowClient, metrics: &Disp
 }
 
 /// Delivers a batch of webhooks. Returns whether more may be due immediately.
-async fn deliver_due_webhooks(pool: &PgPool, engine: &WorkflowClient, metrics: &DispatcherMetrics) -> bool {
+async fn deliver_due_webhooks(
+    pool: &PgPool,
+    workflow_client: &WorkflowClient,
+    metrics: &DispatcherMetrics,
+) -> bool {
     let due = match inbox::find_undelivered(pool, MESSAGE_AGE_SECONDS_MIN, BATCH_MAX).await {
         Ok(due) => due,
         Err(error) => {
@@ -162,7 +172,7 @@ async fn deliver_due_webhooks(pool: &PgPool, engine: &WorkflowClient, metrics: &
         if blocked_orders.contains(&message.order_id) {
             continue;
         }
-        if deliver(pool, engine, metrics, &message).await {
+        if deliver(pool, workflow_client, metrics, &message).await {
             delivered += 1;
             continue;
         }
@@ -177,11 +187,11 @@ async fn deliver_due_webhooks(pool: &PgPool, engine: &WorkflowClient, metrics: &
 /// Delivers one webhook. Returns whether the outcome is recorded.
 async fn deliver(
     pool: &PgPool,
-    engine: &WorkflowClient,
+    workflow_client: &WorkflowClient,
     metrics: &DispatcherMetrics,
     message: &Message,
 ) -> bool {
-    match webhooks::deliver(pool, engine, message).await {
+    match webhooks::deliver(pool, workflow_client, message).await {
         Ok(outcome) => {
             metrics.dispatched.with_label_values(&["webhook", outcome]).inc();
             true

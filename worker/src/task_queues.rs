@@ -65,11 +65,11 @@ pub(crate) struct WorkerSetup {
 /// Runs the workers until `shutdown`, then waits for running activities.
 pub(crate) async fn run(
     runtime: &Runtime,
-    engine: &WorkflowClient,
+    workflow_client: &WorkflowClient,
     hosting: WorkerSetup,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    if !connect(engine, &hosting, &shutdown).await? {
+    if !connect(workflow_client, &hosting, &shutdown).await? {
         return Ok(());
     }
     let WorkerSetup { prefix, queues, steps, housekeeping, .. } = hosting;
@@ -100,7 +100,7 @@ pub(crate) async fn run(
                 bail!("unknown queue {other:?} in WAYBILL_QUEUES; expected orders, payments or shipping")
             }
         };
-        let client = engine.client().await?.clone();
+        let client = workflow_client.client().await?.clone();
         let worker = Worker::new(runtime, client, options).map_err(|e| anyhow::anyhow!("{e}"))?;
         workers.push(worker);
     }
@@ -134,12 +134,12 @@ fn tuner() -> TunerHolder {
 /// Retries until Temporal is available and the namespace has the search attributes. Returns `false` if the shutdown
 /// begins first.
 async fn connect(
-    engine: &WorkflowClient,
+    workflow_client: &WorkflowClient,
     hosting: &WorkerSetup,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<bool> {
     loop {
-        match prepare_namespace(engine, hosting).await {
+        match prepare_namespace(workflow_client, hosting).await {
             Ok(()) => return Ok(true),
             Err(error) => tracing::warn!(error = format!("{error:#}"), "Temporal is not ready; retrying"),
         }
@@ -150,16 +150,16 @@ async fn connect(
     }
 }
 
-async fn prepare_namespace(engine: &WorkflowClient, hosting: &WorkerSetup) -> anyhow::Result<()> {
-    ensure_search_attributes(engine).await?;
+async fn prepare_namespace(workflow_client: &WorkflowClient, hosting: &WorkerSetup) -> anyhow::Result<()> {
+    ensure_search_attributes(workflow_client).await?;
     if hosting.queues.iter().any(|queue| queue == names::QUEUE_ORDERS) {
-        housekeeping::ensure_schedules(engine, &hosting.prefix, &hosting.intervals).await?;
+        housekeeping::ensure_schedules(workflow_client, &hosting.prefix, &hosting.intervals).await?;
     }
     Ok(())
 }
 
-async fn ensure_search_attributes(engine: &WorkflowClient) -> anyhow::Result<()> {
-    let client = engine.client().await?;
+async fn ensure_search_attributes(workflow_client: &WorkflowClient) -> anyhow::Result<()> {
+    let client = workflow_client.client().await?;
     let namespace = client.options().namespace.clone();
     let mut operator = client.connection().operator_service();
     let list = ListSearchAttributesRequest { namespace: namespace.clone() };

@@ -26,7 +26,7 @@ pub(super) async fn sweep(
     for page in ended.chunks(usize::from(PAGE)) {
         for order in housekeeping::find_open_or_holding_stock(&steps.pool, page, steps.sweep_age).await? {
             heartbeat(ctx, &swept).await;
-            let outcome = start_heir(steps, &order).await;
+            let outcome = start_successor_run(steps, &order).await;
             record_outcome(steps, &mut swept, &order, outcome)?;
         }
     }
@@ -53,7 +53,7 @@ pub(super) async fn sweep(
     Ok(swept)
 }
 
-async fn start_heir(
+async fn start_successor_run(
     steps: &HousekeepingSteps,
     order: &OutboxEntry,
 ) -> Result<&'static str, TemporalUnavailable> {
@@ -66,7 +66,7 @@ async fn sweep_overdue(
     order: &OutboxEntry,
 ) -> Result<Result<&'static str, TemporalUnavailable>, StepFailure> {
     Ok(match steps.workflows.latest_status(order.order_id).await {
-        Ok(WorkflowStatus::Terminated | WorkflowStatus::NotFound) => start_heir(steps, order).await,
+        Ok(WorkflowStatus::Terminated | WorkflowStatus::NotFound) => start_successor_run(steps, order).await,
         Ok(WorkflowStatus::Running) => {
             housekeeping::extend_hold_expiry(&steps.pool, order.order_id).await?;
             Ok("looked_after")

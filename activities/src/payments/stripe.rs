@@ -273,7 +273,7 @@ impl PaymentProvider for Stripe {
         }
         let failure = match self.call("capture", Method::POST, &path, Some(&request.key), &form).await {
             Ok(Ok(intent)) => return Ok(parse_minor(units, &intent["amount_capturable"]).unwrap_or(0)),
-            Ok(Err(refusal)) => refusal.into_error(),
+            Ok(Err(rejection)) => rejection.into_error(),
             Err(failure) => failure,
         };
         let Some(intent) = self.get_intent_after_failure(&failure, &request.provider_ref).await? else {
@@ -292,7 +292,7 @@ impl PaymentProvider for Stripe {
         let path = format!("v1/payment_intents/{provider_ref}/cancel");
         let failure = match self.call("void", Method::POST, &path, Some(key), &[]).await {
             Ok(Ok(_)) => return Ok(()),
-            Ok(Err(refusal)) => refusal.into_error(),
+            Ok(Err(rejection)) => rejection.into_error(),
             Err(failure) => failure,
         };
         let intent = self.get_intent_after_failure(&failure, provider_ref).await?.unwrap_or_default();

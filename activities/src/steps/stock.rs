@@ -63,7 +63,7 @@ pub(crate) async fn open_return_of_shipment(
     steps: &OrderSteps,
     input: &ShipmentRef,
 ) -> Result<(), StepFailure> {
-    late_events::expect_back(&steps.pool, input.order_id, input.shipment_id).await?;
+    late_events::open_return(&steps.pool, input.order_id, input.shipment_id).await?;
     steps.notifier.notify_order(input.order_id);
     Ok(())
 }

@@ -39,7 +39,7 @@ pub(crate) async fn handler(
             return Err(Problem::wrong_state(id, order.state.status, "the order has ended"));
         }
         let changes = app.changes.subscribe();
-        if let Err(error) = app.engine.amend(id, update_id, Amendment { accept: body.accept }).await {
+        if let Err(error) = app.temporal.amend(id, update_id, Amendment { accept: body.accept }).await {
             return Err(super::workflow_error(&app, merchant, id, error).await);
         }
         let amended = |state: &OrderState| state.status != OrderStatus::AwaitingCustomer;

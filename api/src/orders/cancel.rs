@@ -61,8 +61,8 @@ pub(crate) async fn handler(
     let request = Request::from_parts(parts, body);
     let JsonBody { value: body, fingerprint } =
         <JsonBody<Body> as axum::extract::FromRequest<App>>::from_request(request, &app).await?;
-    if let Some(wrong) = validate_reason(&body.reason) {
-        return Err(Problem::invalid(vec![wrong]));
+    if let Some(field_errors) = validate_reason(&body.reason) {
+        return Err(Problem::invalid(vec![field_errors]));
     }
     let order = super::find(&app, caller.merchant_id, id).await?;
     let lines = parse_lines(body.lines.as_deref(), &order)?;
@@ -91,17 +91,17 @@ fn parse_lines(
 ) -> Result<Option<LineSelection>, Problem> {
     let Some(requested) = requested else { return Ok(None) };
     let ordered: Vec<u32> = order.placed.lines.iter().map(|line| line.quantity).collect();
-    let wrong = |pointer: &str, detail: String| vec![FieldError { pointer: pointer.into(), detail }];
+    let field_errors = |pointer: &str, detail: String| vec![FieldError { pointer: pointer.into(), detail }];
     let errors: Vec<FieldError> = match requested.len() {
-        0 => wrong("/lines", InvalidLines::Empty.to_string()),
-        LINES_LIMIT_EXCEEDED.. => wrong("/lines", format!("must have at most {LINES_MAX} entries")),
+        0 => field_errors("/lines", InvalidLines::Empty.to_string()),
+        LINES_LIMIT_EXCEEDED.. => field_errors("/lines", format!("must have at most {LINES_MAX} entries")),
         _ => (0..requested.len()).filter_map(|index| validate_entry(requested, index, &ordered)).collect(),
     };
     if !errors.is_empty() {
         return Err(Problem::invalid(errors));
     }
-    let lines =
-        LineSelection::parse(requested).map_err(|bad| Problem::invalid(wrong("/lines", bad.to_string())))?;
+    let lines = LineSelection::parse(requested)
+        .map_err(|bad| Problem::invalid(field_errors("/lines", bad.to_string())))?;
     let is_whole_order = lines.lines().len() == ordered.len() && !lines.has_quantities();
     Ok((!is_whole_order).then_some(lines))
 }
@@ -114,18 +114,18 @@ fn validate_entry(requested: &[LineSelector], index: usize, ordered: &[u32]) -> 
         None => format!("/lines/{index}"),
         Some(_) => format!("/lines/{index}/line"),
     };
-    let wrong = |pointer: String, detail: String| Some(FieldError { pointer, detail });
+    let field_errors = |pointer: String, detail: String| Some(FieldError { pointer, detail });
     let Some(most) = ordered.get(line as usize) else {
-        return wrong(of_line, format!("must be a line number between 0 and {}", ordered.len() - 1));
+        return field_errors(of_line, format!("must be a line number between 0 and {}", ordered.len() - 1));
     };
     let same = requested[..index].iter().find(|earlier| earlier.line() == line);
     if same.is_some_and(|earlier| earlier.quantity().or(entry.quantity()).is_some()) {
-        return wrong(of_line, "duplicates a line that is listed with a quantity".into());
+        return field_errors(of_line, "duplicates a line that is listed with a quantity".into());
     }
     let quantity = entry.quantity().filter(|quantity| !(1..=*most).contains(quantity));
     quantity.and_then(|_| {
         let detail = format!("must be between 1 and {most}, the ordered quantity");
-        wrong(format!("/lines/{index}/quantity"), detail)
+        field_errors(format!("/lines/{index}/quantity"), detail)
     })
 }
 
@@ -162,7 +162,7 @@ async fn cancel(
         customer_id: order.placed.customer_id.clone(),
     };
     let changes = app.changes.subscribe();
-    let reply = match app.engine.cancel(&start, super::update_id(&key), request).await {
+    let reply = match app.temporal.cancel(&start, super::update_id(&key), request).await {
         Ok(reply) => reply,
         Err(error) => {
             // The order may have been cancelled in the meantime and its workflow closed: the result is as requested.

@@ -25,8 +25,8 @@ pub(crate) async fn handler(
 ) -> Result<Response, Problem> {
     let merchant = request.require(Scope::OrdersWrite)?;
     let id = request.id;
-    if let Some(wrong) = validate_reason(&request.body.reason) {
-        return Err(Problem::invalid(vec![wrong]));
+    if let Some(errors) = validate_reason(&request.body.reason) {
+        return Err(Problem::invalid(vec![errors]));
     }
     let order = super::find(&app, merchant, id).await?;
     let key = request.request_key(merchant, ROUTE, id.0);
@@ -37,7 +37,7 @@ pub(crate) async fn handler(
         }
         let changes = app.changes.subscribe();
         let decision = Decision { decision: body.decision, reason: body.reason };
-        if let Err(error) = app.engine.decide(id, update_id, decision).await {
+        if let Err(error) = app.temporal.decide(id, update_id, decision).await {
             return Err(super::workflow_error(&app, merchant, id, error).await);
         }
         let decided = |state: &OrderState| state.status != OrderStatus::InReview;

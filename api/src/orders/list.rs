@@ -47,11 +47,11 @@ fn read<T, E: ToString>(
     name: &str,
     text: Option<String>,
     parse: impl Fn(&str) -> Result<T, E>,
-    wrong: &mut Vec<FieldError>,
+    errors: &mut Vec<FieldError>,
 ) -> Option<T> {
     text.and_then(|text| {
         parse(&text)
-            .map_err(|error| wrong.push(FieldError { pointer: name.to_owned(), detail: error.to_string() }))
+            .map_err(|error| errors.push(FieldError { pointer: name.to_owned(), detail: error.to_string() }))
             .ok()
     })
 }
@@ -62,29 +62,29 @@ pub(crate) async fn handler(
     QueryParams(params): QueryParams<Params>,
 ) -> Result<Response, Problem> {
     let caller = caller.require(Scope::OrdersRead)?;
-    let mut wrong = Vec::new();
+    let mut errors = Vec::new();
     let limit = params.limit.unwrap_or(LIMIT_DEFAULT);
     if !(1..=LIMIT_MAX).contains(&limit) {
         let detail = format!("must be between 1 and {LIMIT_MAX}");
-        wrong.push(FieldError { pointer: "limit".into(), detail });
+        errors.push(FieldError { pointer: "limit".into(), detail });
     }
     let filter = orders::Filter {
-        status: read("status", params.status, str::parse, &mut wrong),
-        customer_id: read("customer_id", params.customer_id, str::parse, &mut wrong),
+        status: read("status", params.status, str::parse, &mut errors),
+        customer_id: read("customer_id", params.customer_id, str::parse, &mut errors),
         attention: params.attention,
         reference: read(
             "reference",
             params.reference,
             |text| if text.contains('\0') { Err("must not contain NUL") } else { Ok(text.to_owned()) },
-            &mut wrong,
+            &mut errors,
         ),
         // Clamped to the epoch: jiff parses timestamps that Postgres cannot store, and no order is older.
-        created_after: read("created_after", params.created_after, str::parse::<Timestamp>, &mut wrong)
+        created_after: read("created_after", params.created_after, str::parse::<Timestamp>, &mut errors)
             .map(|at| at.max(Timestamp::UNIX_EPOCH)),
-        before: read("cursor", params.cursor, parse_cursor, &mut wrong),
+        before: read("cursor", params.cursor, parse_cursor, &mut errors),
     };
-    if !wrong.is_empty() {
-        return Err(Problem::invalid(wrong));
+    if !errors.is_empty() {
+        return Err(Problem::invalid(errors));
     }
     let mut page = orders::list(&app.pool, caller.merchant_id, &filter, limit + 1).await?;
     for order in &page {

@@ -49,8 +49,8 @@ pub(crate) struct Body {
 }
 
 fn check(action: OperatorAction, body: &Body) -> Result<(), Problem> {
-    let mut wrong: Vec<FieldError> = validate_reason(&body.reason).into_iter().collect();
-    let mut add_error = |detail: String| wrong.push(FieldError { pointer: "/reference".into(), detail });
+    let mut errors: Vec<FieldError> = validate_reason(&body.reason).into_iter().collect();
+    let mut add_error = |detail: String| errors.push(FieldError { pointer: "/reference".into(), detail });
     match (&body.reference, action) {
         (None, OperatorAction::Resolve) => {
             add_error("must be the provider's or carrier's reference for the action".into());
@@ -68,7 +68,7 @@ fn check(action: OperatorAction, body: &Body) -> Result<(), Problem> {
         }
         (None, _) => {}
     }
-    if wrong.is_empty() { Ok(()) } else { Err(Problem::invalid(wrong)) }
+    if errors.is_empty() { Ok(()) } else { Err(Problem::invalid(errors)) }
 }
 
 pub(crate) async fn handler(
@@ -107,9 +107,10 @@ pub(crate) async fn handler(
         // If an earlier attempt of this request was recorded and its response lost, its attention reason still applies.
         let recorded = operator_actions::find_attention(&app.pool, action_id).await?;
         let operation = OperatorCommand { attention: recorded.or(operation.attention), ..operation };
-        if order.state.needs.iter().any(|need| matches_item(&operation, need.reason, need.subject.as_deref()))
-        {
-            match app.engine.operate(id, update_id, operation.clone()).await {
+        if order.state.needs.iter().any(|attention_item| {
+            matches_item(&operation, attention_item.reason, attention_item.subject.as_deref())
+        }) {
+            match app.temporal.operate(id, update_id, operation.clone()).await {
                 // The workflow has closed with this item open, so the API must resolve it.
                 Err(WorkflowClientError::NoWorkflow) if order.state.status.is_terminal() => {
                     apply_without_workflow(&app, &order, operation, action_id).await?;
@@ -123,7 +124,7 @@ pub(crate) async fn handler(
             // A stock count raised this item; the order's workflow handles it, because it has the shipments.
             let attention = Some(AttentionReason::StockShortfall);
             let operation = OperatorCommand { attention, about: Some(shipment), ..operation };
-            let result = app.engine.operate(id, update_id, operation).await;
+            let result = app.temporal.operate(id, update_id, operation).await;
             if let Err(error) = result {
                 return Err(super::workflow_error(&app, merchant, id, error).await);
             }
@@ -147,15 +148,23 @@ fn matches_item(operation: &OperatorCommand, reason: AttentionReason, about: Opt
 fn open_short_shipment(operation: &OperatorCommand, order: &OrderRecord) -> Option<String> {
     let mut fitting =
         order.concerns.iter().rev().filter(|c| matches_item(operation, c.reason, Some(&c.subject)));
-    let concern = fitting.next()?;
-    let is_open = concern.reason == AttentionReason::StockShortfall && concern.detail["step"].is_string();
-    is_open.then(|| concern.subject.clone())
+    let attention_record = fitting.next()?;
+    let is_open = attention_record.reason == AttentionReason::StockShortfall
+        && attention_record.detail["step"].is_string();
+    is_open.then(|| attention_record.subject.clone())
 }
 
 /// Returns the reason of the latest attention item that the action matches.
 fn latest_match(operation: &OperatorCommand, order: &OrderRecord) -> Option<AttentionReason> {
-    let own = order.state.needs.iter().map(|need| (need.reason, need.subject.as_deref()));
-    let others = order.concerns.iter().map(|concern| (concern.reason, Some(concern.subject.as_str())));
+    let own = order
+        .state
+        .needs
+        .iter()
+        .map(|attention_item| (attention_item.reason, attention_item.subject.as_deref()));
+    let others = order
+        .concerns
+        .iter()
+        .map(|attention_record| (attention_record.reason, Some(attention_record.subject.as_str())));
     let mut all = others.chain(own).rev();
     all.find(|(reason, about)| matches_item(operation, *reason, *about)).map(|(reason, _)| reason)
 }
@@ -178,8 +187,8 @@ async fn apply_without_workflow(
     let (order_id, status) = (order.id, order.state.status);
     let no_attention = || Problem::wrong_state(order_id, status, "the order has no such attention item");
     let attention = latest_match(&operation, order).ok_or_else(no_attention)?;
-    let need = AttentionItem { reason: attention, step: String::new(), subject: None };
-    let is_safe = safe_actions(&need).contains(&operation.action);
+    let attention_item = AttentionItem { reason: attention, step: String::new(), subject: None };
+    let is_safe = safe_actions(&attention_item).contains(&operation.action);
     let record = OperatorActionRecord {
         id: action_id,
         order_id,
@@ -200,7 +209,8 @@ async fn apply_without_workflow(
             return Err(Problem::wrong_state(order_id, status, detail));
         }
         _ if !is_safe => {
-            let choices: Vec<&str> = safe_actions(&need).iter().map(|action| action.as_str()).collect();
+            let choices: Vec<&str> =
+                safe_actions(&attention_item).iter().map(|action| action.as_str()).collect();
             let detail = format!("allowed actions for {attention}: {}", choices.join(", "));
             return Err(Problem::wrong_state(order_id, status, detail));
         }
@@ -219,8 +229,9 @@ async fn retry_failing_steps(
     record: &OperatorActionRecord,
     signal: &str,
 ) -> Result<(), Problem> {
-    let subjects = order.concerns.iter().filter(|concern| concern.reason == record.attention);
-    let subjects = subjects.map(|concern| concern.subject.as_str());
+    let subjects =
+        order.concerns.iter().filter(|attention_record| attention_record.reason == record.attention);
+    let subjects = subjects.map(|attention_record| attention_record.subject.as_str());
     let messages: Vec<Message> = subjects
         .filter(|subject| matches_item(operation, record.attention, Some(subject)))
         .map(|subject| {

@@ -68,14 +68,14 @@ impl<'a> From<&'a RefundRecord> for RefundView<'a> {
 
 /// Returns the amount, or all validation errors of the body.
 fn validate(body: &Body) -> Result<Amount, Problem> {
-    let mut wrong = Vec::new();
+    let mut errors = Vec::new();
     let amount = Amount::new(body.amount).ok().filter(|amount| !amount.is_zero());
     if amount.is_none() {
         let detail = format!("must be between 1 and {AMOUNT_MAX} minor units");
-        wrong.push(FieldError { pointer: "/amount".into(), detail });
+        errors.push(FieldError { pointer: "/amount".into(), detail });
     }
-    wrong.extend(validate_reason(&body.reason));
-    amount.filter(|_| wrong.is_empty()).ok_or_else(|| Problem::invalid(wrong))
+    errors.extend(validate_reason(&body.reason));
+    amount.filter(|_| errors.is_empty()).ok_or_else(|| Problem::invalid(errors))
 }
 
 pub(crate) async fn post(

@@ -84,44 +84,44 @@ struct AttentionAction {
 }
 
 impl<'a> AttentionView<'a> {
-    fn new(order: &OrderRecord, need: &AttentionItem, detail: Option<&'a serde_json::Value>) -> Self {
+    fn new(order: &OrderRecord, item: &AttentionItem, detail: Option<&'a serde_json::Value>) -> Self {
         let actions =
-            safe_actions(need).iter().map(|action| AttentionAction::new(order, need, *action)).collect();
+            safe_actions(item).iter().map(|action| AttentionAction::new(order, item, *action)).collect();
         Self {
-            attention: need.reason,
-            step: need.step.clone(),
-            about: need.subject.clone(),
+            attention: item.reason,
+            step: item.step.clone(),
+            about: item.subject.clone(),
             detail: detail.filter(|detail| !detail.is_null()),
             actions,
-            runbook: format!("docs/runbook/{}.md", need.reason),
+            runbook: format!("docs/runbook/{}.md", item.reason),
         }
     }
 }
 
 /// Returns the items of the order's workflow, then those from other sources.
 fn attention_views(order: &OrderRecord) -> Vec<AttentionView<'_>> {
-    let own = order.state.needs.iter().map(|need| AttentionView::new(order, need, None));
-    let others = order.concerns.iter().map(|concern| {
-        let about = Some(concern.subject.clone());
+    let own = order.state.needs.iter().map(|item| AttentionView::new(order, item, None));
+    let others = order.concerns.iter().map(|record| {
+        let about = Some(record.subject.clone());
         // The item of a refund or return has the step that fails.
-        let step = concern.detail["step"].as_str().unwrap_or_default().to_owned();
-        let need = AttentionItem { reason: concern.reason, step, subject: about };
-        AttentionView::new(order, &need, Some(&concern.detail))
+        let step = record.detail["step"].as_str().unwrap_or_default().to_owned();
+        let item = AttentionItem { reason: record.reason, step, subject: about };
+        AttentionView::new(order, &item, Some(&record.detail))
     });
     own.chain(others).collect()
 }
 
 impl AttentionAction {
-    fn new(order: &OrderRecord, need: &AttentionItem, action: OperatorAction) -> Self {
-        let mut input = serde_json::json!({"action": action, "attention": need.reason, "reason": "<why>"});
-        if let Some(about) = &need.subject {
+    fn new(order: &OrderRecord, item: &AttentionItem, action: OperatorAction) -> Self {
+        let mut input = serde_json::json!({"action": action, "attention": item.reason, "reason": "<why>"});
+        if let Some(about) = &item.subject {
             input["about"] = about.clone().into();
         }
         if action == OperatorAction::Resolve {
             input["reference"] = "<number>".into();
         }
-        let about = need.subject.as_deref().unwrap_or_default();
-        let workflow = match need.reason {
+        let about = item.subject.as_deref().unwrap_or_default();
+        let workflow = match item.reason {
             AttentionReason::RefundFailing => format!("refund:{about}"),
             AttentionReason::ReturnFailing => format!("return:{about}"),
             _ => order.id.workflow_id(),
@@ -130,7 +130,7 @@ impl AttentionAction {
             action,
             endpoint: format!("POST /v1/admin/orders/{}/{action}", order.id),
             // Only for a failing step: an item without one is resolved over HTTP, since its workflow may have closed.
-            command: (!need.step.is_empty())
+            command: (!item.step.is_empty())
                 .then(|| format!("temporal workflow signal -w {workflow} --name operate --input '{input}'")),
         }
     }
@@ -169,7 +169,7 @@ impl<'a> From<&'a OrderRecord> for OrderView<'a> {
             version: order.version,
             payment_status: state.payment_status.with_refunds(state.captured, state.refunded),
             payment_action_required: state.payment_action,
-            attention: state.attention.or(order.concerns.last().map(|concern| concern.reason)),
+            attention: state.attention.or(order.concerns.last().map(|record| record.reason)),
             customer_id: placed.customer_id.as_str(),
             currency: placed.currency.code(),
             reference: placed.reference.as_deref(),

@@ -31,11 +31,11 @@ pub(super) async fn handle_refund(app: &App, event_id: &str, kind: &str, object:
     if object["object"] != "refund" {
         return Ok(None);
     }
-    let ours = match object["metadata"]["refund_id"].as_str().and_then(|id| id.parse::<RefundId>().ok()) {
+    let own_id = match object["metadata"]["refund_id"].as_str().and_then(|id| id.parse::<RefundId>().ok()) {
         Some(id) => refunds::get(&app.pool, id).await?,
         None => None,
     };
-    let Some(refund) = ours else { return handle_provider_refund(app, event_id, object).await.map(Some) };
+    let Some(refund) = own_id else { return handle_provider_refund(app, event_id, object).await.map(Some) };
     if let Some("failed" | "canceled") = object["status"].as_str() {
         let code = object["failure_reason"].as_str().or(object["status"].as_str());
         refunds::record_state(&app.pool, &refund, RefundState::Failed, object["id"].as_str(), code).await?;

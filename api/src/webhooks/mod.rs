@@ -26,7 +26,7 @@ pub(crate) async fn deliver_if_new(
     if !is_new {
         return Ok(accepted_response("duplicate"));
     }
-    let delivered = webhooks::deliver_update_first(&app.pool, &app.engine, &message).await;
+    let delivered = webhooks::deliver_update_first(&app.pool, &app.temporal, &message).await;
     // It may have been a late event that changed an order after its workflow had closed.
     app.order_cache.invalidate(&message.order_id);
     match delivered {

@@ -134,15 +134,15 @@ async fn find_order(app: &App, object: &Value) -> Result<Option<OrderId>, Proble
 /// Verifies `t=<unix seconds>,v1=<hex HMAC-SHA-256 of "t.body">`; one of several `v1` must match
 /// (<https://docs.stripe.com/webhooks#verify-manually>).
 fn verify(secret: &str, signature: &str, body: &[u8], now: Timestamp) -> Result<(), Problem> {
-    let wrong =
+    let errors =
         || Problem::bad_signature("send a valid Stripe-Signature; the timestamp must be within 5 minutes");
     let part = |name: &'static str| {
         signature.split(',').filter_map(move |part| part.trim().split_once('=').filter(|(n, _)| *n == name))
     };
-    let time = part("t").next().map(|(_, t)| t).ok_or_else(wrong)?;
-    let seconds: i64 = time.parse().map_err(|_| wrong())?;
+    let time = part("t").next().map(|(_, t)| t).ok_or_else(errors)?;
+    let seconds: i64 = time.parse().map_err(|_| errors())?;
     if (now.as_second() - seconds).abs() > SIGNATURE_AGE_SECONDS_MAX {
-        return Err(wrong());
+        return Err(errors());
     }
     let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).map_err(|_| Problem::internal())?;
     mac.update(time.as_bytes());
@@ -152,7 +152,7 @@ fn verify(secret: &str, signature: &str, body: &[u8], now: Timestamp) -> Result<
     let valid = part("v1")
         .filter_map(|(_, hex)| hex::decode(hex).ok())
         .any(|signature| bool::from(signature.as_slice().ct_eq(expected.as_slice())));
-    if valid { Ok(()) } else { Err(wrong()) }
+    if valid { Ok(()) } else { Err(errors()) }
 }
 
 #[cfg(test)]

@@ -21,14 +21,14 @@ const KNOWN: u64 = 1_000;
 pub async fn run(world: &Environment) -> Result<Report> {
     let limit = world.size.pick(Duration::from_secs(1), Duration::from_secs(6));
     let remembering = world.stack().worker(false).env("WAYBILL_BACKLOG_MAX", 1_000_000_000).start().await?;
-    let forgetful = world.stack().worker(false).env("WAYBILL_BACKLOG_MAX", 1_000_000_000);
-    let forgetful = forgetful.env("WAYBILL_CACHE_SECONDS", 0).start().await?;
+    let uncached = world.stack().worker(false).env("WAYBILL_BACKLOG_MAX", 1_000_000_000);
+    let uncached = uncached.env("WAYBILL_CACHE_SECONDS", 0).start().await?;
     world.servers.temporal.child.suspend(true)?;
     let rounds = compare(world, "again", &remembering, limit).await;
-    let rounds_forgetful = compare(world, "again anew", &forgetful, limit).await;
+    let rounds_forgetful = compare(world, "again anew", &uncached, limit).await;
     world.servers.temporal.child.suspend(false)?;
     remembering.stop().await;
-    forgetful.stop().await;
+    uncached.stop().await;
     let new = "POST /v1/orders with a new key";
     let settings = json!({ "clients": CLIENTS, "seconds_per_round": limit.as_secs(), "known_keys": KNOWN });
     let main = Comparison::of_rates(["POST /v1/orders with a known key", new], &rounds?);

@@ -52,9 +52,9 @@ pub struct Flow {
 
 impl Flow {
     /// For a started stack; seeds its stock.
-    pub async fn of(world: &Environment, stack: Stack) -> Result<Self> {
+    pub async fn of(env: &Environment, stack: Stack) -> Result<Self> {
         environment::stock(&stack, environment::SKUS).await?;
-        let (check, processes) = (environment::look(&stack).await?, world.processes(&stack));
+        let (check, processes) = (environment::look(&stack).await?, env.processes(&stack));
         Ok(Self { stack, processes, look: check, placed: AtomicU64::new(0) })
     }
 

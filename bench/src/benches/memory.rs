@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 /// Orders between two measurements.
 const BATCH: u64 = 500;
 
-pub async fn run(world: &Environment) -> Result<Report> {
+pub async fn run(env: &Environment) -> Result<Report> {
     let (batch, limit, open) =
-        world.size.pick((20, Duration::from_secs(1), 60), (BATCH, Duration::from_secs(300), 50_000));
-    let flow = Flow::of(world, world.stack().start().await?).await?;
+        env.size.pick((20, Duration::from_secs(1), 60), (BATCH, Duration::from_secs(300), 50_000));
+    let flow = Flow::of(env, env.stack().start().await?).await?;
     let fresh = [flow.processes.resident_mib("api"), flow.processes.resident_mib("worker")];
     let start = Instant::now();
     let mut sustained = Peak::default();
@@ -38,7 +38,7 @@ pub async fn run(world: &Environment) -> Result<Report> {
     let main = Comparison::of(what, &rounds, |a, b| worker(a) / worker(b).max(f64::EPSILON));
     let settings = json!({ "in_flight": IN_FLIGHT, "seconds": limit.as_secs(), "open_orders": open,
         "api_mib_at_the_start": fresh[0], "worker_mib_at_the_start": fresh[1], "ratio": "the worker's memory, A to B" });
-    Ok(world.report("memory", main, settings))
+    Ok(env.report("memory", main, settings))
 }
 
 /// The maximum measured.

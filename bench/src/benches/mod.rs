@@ -54,19 +54,19 @@ impl Bench {
     }
 
     /// Runs the benchmark.
-    pub async fn run(self, world: &Environment) -> Result<Report> {
+    pub async fn run(self, env: &Environment) -> Result<Report> {
         match self {
-            Self::Orders => orders::run(world).await,
-            Self::Lifecycle => lifecycle::run(world).await,
-            Self::Naive => naive::run(world).await,
-            Self::Accept => accept::run(world).await,
-            Self::Hot => hot::run(world).await,
-            Self::Read => read::run(world).await,
-            Self::Again => again::run(world).await,
-            Self::Spike => spike::run(world).await,
-            Self::Growth => growth::run(world).await,
-            Self::Transitions => transitions::run(world).await,
-            Self::Memory => memory::run(world).await,
+            Self::Orders => orders::run(env).await,
+            Self::Lifecycle => lifecycle::run(env).await,
+            Self::Naive => naive::run(env).await,
+            Self::Accept => accept::run(env).await,
+            Self::Hot => hot::run(env).await,
+            Self::Read => read::run(env).await,
+            Self::Again => again::run(env).await,
+            Self::Spike => spike::run(env).await,
+            Self::Growth => growth::run(env).await,
+            Self::Transitions => transitions::run(env).await,
+            Self::Memory => memory::run(env).await,
         }
     }
 }

@@ -5,9 +5,9 @@ use crate::{baseline::Kind, environment::Environment, report::Report};
 use anyhow::Result;
 use serde_json::json;
 
-pub async fn run(world: &Environment) -> Result<Report> {
-    let counts = world.size.pick((20, 20), (1_200, 2_000));
-    let flow = Flow::of(world, world.stack().start().await?).await?;
+pub async fn run(env: &Environment) -> Result<Report> {
+    let counts = env.size.pick((20, 20), (1_200, 2_000));
+    let flow = Flow::of(env, env.stack().start().await?).await?;
     let settings = json!({ "in_flight": IN_FLIGHT, "orders_per_round": counts.0, "workflows_per_round": counts.1,
         "temporal": "one dev server, SQLite with WAL" });
     let what = [
@@ -15,5 +15,5 @@ pub async fn run(world: &Environment) -> Result<Report> {
         "empty workflows, started by the SDK's client",
     ];
     let (goal, kind) = (Goal::Booked, Kind::Empty);
-    AgainstTheSdk { world, name: "orders", goal, kind, counts, what }.run(flow, settings).await
+    AgainstTheSdk { world: env, name: "orders", goal, kind, counts, what }.run(flow, settings).await
 }

@@ -40,7 +40,7 @@ pub async fn run(world: &Environment) -> Result<Report> {
     Ok(world.report("transitions", main, settings))
 }
 
-async fn one(world: &Environment, stack: &Stack, round: usize, status: &str) -> Result<Sample> {
+async fn one(env: &Environment, stack: &Stack, round: usize, status: &str) -> Result<Sample> {
     let start = Instant::now();
     let placed =
         stack.client.place(&order(u64::try_from(round)?), &format!("t-{round}"), None).await?.success()?;
@@ -53,7 +53,7 @@ async fn one(world: &Environment, stack: &Stack, round: usize, status: &str) -> 
     }
     let took = start.elapsed();
     // The read model may be written before the workflow task that wrote it is recorded.
-    let info = wait_until_stable(world, &id).await?;
+    let info = wait_until_stable(env, &id).await?;
     let number = |name: &str| {
         let value = &info[name];
         value
@@ -70,12 +70,12 @@ async fn one(world: &Environment, stack: &Stack, round: usize, status: &str) -> 
 }
 
 /// Returns Temporal's description of an order's workflow once two consecutive reads agree.
-async fn wait_until_stable(world: &Environment, id: &str) -> Result<Value> {
+async fn wait_until_stable(env: &Environment, id: &str) -> Result<Value> {
     let mut last = Value::Null;
     loop {
-        let out = Command::new(&world.servers.temporal.installation.program)
+        let out = Command::new(&env.servers.temporal.installation.program)
             .args(["workflow", "describe", "--output", "json", "--workflow-id", &format!("order:{id}")])
-            .args(["--address", &world.servers.temporal.address()])
+            .args(["--address", &env.servers.temporal.address()])
             .output()
             .await?;
         if !out.status.success() {

@@ -121,10 +121,10 @@ impl LineSelection {
     ///
     /// # Errors
     /// If the list is empty, a line with a quantity is listed twice, or a quantity is 0.
-    pub fn parse(to_selectors: &[LineSelector]) -> Result<Self, InvalidLines> {
+    pub fn parse(selectors: &[LineSelector]) -> Result<Self, InvalidLines> {
         let mut lines = BTreeMap::new();
-        for part in to_selectors {
-            let (line, quantity) = (part.line(), part.quantity());
+        for selector in selectors {
+            let (line, quantity) = (selector.line(), selector.quantity());
             if quantity == Some(0) {
                 return Err(InvalidLines::InvalidQuantity { line, max: QUANTITY_MAX });
             }

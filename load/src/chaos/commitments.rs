@@ -5,16 +5,20 @@ use std::collections::BTreeMap;
 use waybill_domain::event::OrderEvent as E;
 use waybill_domain::status::OrderStatus;
 
-use super::world::{Commitment, RequestLog};
+use super::environment::{Commitment, RequestLog};
 use waybill_stack::invariants::{Order, Violation};
 
 /// Returns the commitments to clients that are not kept.
 pub fn check(log: &RequestLog, orders: &BTreeMap<String, Order>) -> Vec<Violation> {
     let mut found: Vec<Violation> = Vec::new();
-    for wrong in &log.wrong {
-        found.push(Violation { order: None, rule: "responses follow the contract", detail: wrong.clone() });
+    for violations in &log.wrong {
+        found.push(Violation {
+            order: None,
+            rule: "responses follow the contract",
+            detail: violations.clone(),
+        });
     }
-    for (id, promises) in &log.promises {
+    for (id, commitments) in &log.commitments {
         let Some(order) = orders.get(id) else {
             let rule = "each acknowledged order exists";
             found.push(Violation {
@@ -24,31 +28,32 @@ pub fn check(log: &RequestLog, orders: &BTreeMap<String, Order>) -> Vec<Violatio
             });
             continue;
         };
-        let units = promises.iter().filter(|promise| **promise == Commitment::OneUnitCancelled).count();
+        let units =
+            commitments.iter().filter(|commitment| **commitment == Commitment::OneUnitCancelled).count();
         let cancelled = order.lines.first().map_or(0, |line| line.cancelled as usize);
         if units > cancelled && order.status != OrderStatus::Cancelled {
             let detail =
                 format!("{units} one-unit cancellations were accepted, {cancelled} units are cancelled");
             found.push(order.violation("responses to clients stay true", detail));
         }
-        let broken = promises.iter().filter(|promise| !is_kept(order, promise));
-        found.extend(broken.map(|promise| {
-            let detail = format!("{promise:?}, and the order is {}", order.status);
+        let broken = commitments.iter().filter(|commitment| !is_kept(order, commitment));
+        found.extend(broken.map(|commitment| {
+            let detail = format!("{commitment:?}, and the order is {}", order.status);
             order.violation("responses to clients stay true", detail)
         }));
     }
     found
 }
 
-fn is_kept(order: &Order, promise: &Commitment) -> bool {
+fn is_kept(order: &Order, commitment: &Commitment) -> bool {
     let cancelled = order.status == OrderStatus::Cancelled;
-    match promise {
+    match commitment {
         // Cancellations of units are checked together.
         Commitment::Accepted | Commitment::OneUnitCancelled => true,
         Commitment::Cancelled => cancelled,
         // The carrier may have picked up the parcel or may fail to stop it; the timeline contains the rejection.
         Commitment::Cancelling => {
-            let refused = |event: &E| {
+            let rejected = |event: &E| {
                 matches!(
                     event,
                     E::CancelRejected { .. } | E::ShipmentCancelRejected { .. } | E::HandedOver { .. }
@@ -56,7 +61,7 @@ fn is_kept(order: &Order, promise: &Commitment) -> bool {
             };
             cancelled
                 || order.has_event(|event| matches!(event, E::CancelRequested { .. }))
-                    && order.has_event(refused)
+                    && order.has_event(rejected)
         }
         // A successor run has no record of a decision that was not yet processed when the workflow was terminated.
         Commitment::Answered(kind) => {

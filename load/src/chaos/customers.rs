@@ -6,8 +6,8 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use super::environment::{Commitment, Environment};
 use super::plan::{OrderAction, OrderKind, OrderPlan};
-use super::world::{Commitment, Environment};
 use crate::open_loop::Random;
 use waybill_stack::client::{Client, Reply};
 
@@ -33,40 +33,40 @@ pub fn scarce_sku(nth: u64) -> String {
 }
 
 /// Places the order and runs its planned actions.
-pub async fn run(world: Arc<Environment>, plan: OrderPlan, run: String) {
+pub async fn run(env: Arc<Environment>, plan: OrderPlan, run: String) {
     let mut random = Random::new(plan.seed);
     let (body, key) = (order(&plan, &run), format!("{run}-{}", plan.nth));
-    let Some(id) = place(&world, &mut random, &body, &key).await else { return };
-    world.record_commitment(&id, Commitment::Accepted);
+    let Some(id) = place(&env, &mut random, &body, &key).await else { return };
+    env.record_commitment(&id, Commitment::Accepted);
     let placed = tokio::time::Instant::now();
     for (after, message) in plan.messages {
         tokio::time::sleep_until(placed + after).await;
         if message == OrderAction::Repeat {
-            repeat(&world, &mut random, &body, &key, &id).await;
+            repeat(&env, &mut random, &body, &key, &id).await;
         } else {
-            send(&world, &mut random, &id, message).await;
+            send(&env, &mut random, &id, message).await;
         }
     }
 }
 
-async fn place(world: &Environment, random: &mut Random, body: &Value, key: &str) -> Option<String> {
+async fn place(env: &Environment, random: &mut Random, body: &Value, key: &str) -> Option<String> {
     let build = |client: &Client| {
         client.request(Method::POST, "/v1/orders").header("Idempotency-Key", key).json(body)
     };
-    let reply = world.request("place", random, build).await?;
+    let reply = env.request("place", random, build).await?;
     if reply.status.as_u16() != 201 {
         let visible = format!("placing an order returned {}: {}", reply.status, reply.body);
-        world.with_log(|log| log.wrong.push(visible));
+        env.with_log(|log| log.wrong.push(visible));
         return None;
     }
     Some(reply.text("/id").to_owned())
 }
 
-async fn repeat(world: &Environment, random: &mut Random, body: &Value, key: &str, id: &str) {
-    if let Some(again) = place(world, random, body, key).await
+async fn repeat(env: &Environment, random: &mut Random, body: &Value, key: &str, id: &str) {
+    if let Some(again) = place(env, random, body, key).await
         && again != id
     {
-        world.with_log(|log| {
+        env.with_log(|log| {
             log.wrong.push(format!("the repeated request of order {id} returned order {again}"))
         });
     }
@@ -112,68 +112,67 @@ fn order(plan: &OrderPlan, run: &str) -> Value {
     })
 }
 
-async fn send(world: &Environment, random: &mut Random, id: &str, message: OrderAction) {
+async fn send(env: &Environment, random: &mut Random, id: &str, message: OrderAction) {
     use OrderAction as M;
     let workflow = format!("order:{id}");
     let name = format!("{message:?}");
     let count_sent = |result: anyhow::Result<()>| {
-        world.count_response(&name, if result.is_ok() { "sent" } else { "not taken" })
+        env.count_response(&name, if result.is_ok() { "sent" } else { "not taken" })
     };
     match message {
-        M::CancelByHttp => cancel(world, random, id, &json!({"reason": "changed my mind"})).await,
-        M::CancelLine => cancel(world, random, id, &json!({"reason": "not that one", "lines": [0]})).await,
-        M::CancelUnit => cancel_unit(world, random, id).await,
+        M::CancelByHttp => cancel(env, random, id, &json!({"reason": "changed my mind"})).await,
+        M::CancelLine => cancel(env, random, id, &json!({"reason": "not that one", "lines": [0]})).await,
+        M::CancelUnit => cancel_unit(env, random, id).await,
         M::CancelUnitBySignal => {
             let unit = json!({"reason": "signal", "lines": [{"line": 0, "quantity": 1}]});
-            count_sent(world.temporal.signal(&workflow, "cancel", &unit).await);
+            count_sent(env.temporal.signal(&workflow, "cancel", &unit).await);
         }
         M::CancelBySignal => {
-            count_sent(world.temporal.signal(&workflow, "cancel", &json!({"reason": "signal"})).await)
+            count_sent(env.temporal.signal(&workflow, "cancel", &json!({"reason": "signal"})).await)
         }
-        M::CancelByEngine => count_sent(world.temporal.cancel(&workflow).await),
-        M::Terminate => count_sent(world.temporal.terminate(&workflow).await),
+        M::CancelByEngine => count_sent(env.temporal.cancel(&workflow).await),
+        M::Terminate => count_sent(env.temporal.terminate(&workflow).await),
         M::Approve | M::Reject => {
             let decision = if message == M::Approve { "approve" } else { "reject" };
-            wait_for_state(world, random, id, |order| order["status"] == "in_review").await;
+            wait_for_state(env, random, id, |order| order["status"] == "in_review").await;
             let body = json!({"decision": decision, "reason": "reviewed"});
-            if accepted(world.post(&name, random, &format!("/v1/orders/{id}/decision"), &body).await) {
-                world.record_commitment(id, Commitment::Answered("order.decided"));
+            if accepted(env.post(&name, random, &format!("/v1/orders/{id}/decision"), &body).await) {
+                env.record_commitment(id, Commitment::Answered("order.decided"));
             }
         }
         M::ApproveBySignal => {
-            wait_for_state(world, random, id, |order| order["status"] == "in_review").await;
+            wait_for_state(env, random, id, |order| order["status"] == "in_review").await;
             let decision = json!({"decision": "approve", "reason": "reviewed"});
-            count_sent(world.temporal.signal(&workflow, "decide", &decision).await);
+            count_sent(env.temporal.signal(&workflow, "decide", &decision).await);
         }
-        M::Amend => amend(world, random, id).await,
+        M::Amend => amend(env, random, id).await,
         M::Authenticate => {
-            wait_for_state(world, random, id, |order| order["payment_action_required"] == true).await;
-            authenticate(world, id).await;
+            wait_for_state(env, random, id, |order| order["payment_action_required"] == true).await;
+            authenticate(env, id).await;
         }
         M::Refund => {
-            wait_for_state(world, random, id, |order| order["amounts_held"]["captured"].as_i64() > Some(0))
+            wait_for_state(env, random, id, |order| order["amounts_held"]["captured"].as_i64() > Some(0))
                 .await;
             let body = json!({"amount": 300, "reason": "apology"});
-            if accepted(world.post(&name, random, &format!("/v1/orders/{id}/refunds"), &body).await) {
-                world.record_commitment(id, Commitment::Refund);
+            if accepted(env.post(&name, random, &format!("/v1/orders/{id}/refunds"), &body).await) {
+                env.record_commitment(id, Commitment::Refund);
             }
         }
         M::Return => {
-            wait_for_state(world, random, id, |order| order["lines"][0]["delivered"].as_i64() > Some(0))
-                .await;
+            wait_for_state(env, random, id, |order| order["lines"][0]["delivered"].as_i64() > Some(0)).await;
             let body = json!({"lines": [{"line": 0, "quantity": 1}], "reason": "does not fit"});
-            let reply = world.post(&name, random, &format!("/v1/orders/{id}/returns"), &body).await;
+            let reply = env.post(&name, random, &format!("/v1/orders/{id}/returns"), &body).await;
             if accepted(reply) {
-                world.record_commitment(id, Commitment::Return);
+                env.record_commitment(id, Commitment::Return);
             }
         }
         M::Retry => {
             let body = json!({"reason": "try again"});
-            world.post(&name, random, &format!("/v1/admin/orders/{id}/retry"), &body).await;
+            env.post(&name, random, &format!("/v1/admin/orders/{id}/retry"), &body).await;
         }
-        M::HandOver => carrier_step(world, random, id, &name, "hand_over").await,
-        M::Lose => carrier_step(world, random, id, &name, "lose").await,
-        M::BringBack => carrier_step(world, random, id, &name, "return").await,
+        M::HandOver => carrier_step(env, random, id, &name, "hand_over").await,
+        M::Lose => carrier_step(env, random, id, &name, "lose").await,
+        M::BringBack => carrier_step(env, random, id, &name, "return").await,
         // `Receipt` runs at the end of the run (see `quiesce`); `run` repeats requests.
         M::Receipt | M::Repeat => {}
     }
@@ -183,30 +182,30 @@ fn accepted(reply: Option<Reply>) -> bool {
     reply.is_some_and(|reply| reply.status.is_success())
 }
 
-async fn cancel(world: &Environment, random: &mut Random, id: &str, body: &Value) {
+async fn cancel(env: &Environment, random: &mut Random, id: &str, body: &Value) {
     let whole = body["lines"].is_null();
     let what = if whole { "CancelByHttp" } else { "CancelLine" };
-    let Some(reply) = world.post(what, random, &format!("/v1/orders/{id}/cancellation"), body).await else {
+    let Some(reply) = env.post(what, random, &format!("/v1/orders/{id}/cancellation"), body).await else {
         return;
     };
     match reply.status.as_u16() {
-        200 if whole => world.record_commitment(id, Commitment::Cancelled),
-        202 if whole => world.record_commitment(id, Commitment::Cancelling),
+        200 if whole => env.record_commitment(id, Commitment::Cancelled),
+        202 if whole => env.record_commitment(id, Commitment::Cancelling),
         _ => {}
     }
 }
 
 /// Cancels one unit of the first line. Each request is for a different unit; retries of a request are not.
-async fn cancel_unit(world: &Environment, random: &mut Random, id: &str) {
+async fn cancel_unit(env: &Environment, random: &mut Random, id: &str) {
     let body = json!({"reason": "one less", "lines": [{"line": 0, "quantity": 1}]});
-    let reply = world.post("CancelUnit", random, &format!("/v1/orders/{id}/cancellation"), &body).await;
+    let reply = env.post("CancelUnit", random, &format!("/v1/orders/{id}/cancellation"), &body).await;
     if reply.is_some_and(|reply| reply.status.as_u16() == 200) {
-        world.record_commitment(id, Commitment::OneUnitCancelled);
+        env.record_commitment(id, Commitment::OneUnitCancelled);
     }
 }
 
-async fn amend(world: &Environment, random: &mut Random, id: &str) {
-    wait_for_state(world, random, id, |order| order["status"] == "awaiting_customer").await;
+async fn amend(env: &Environment, random: &mut Random, id: &str) {
+    wait_for_state(env, random, id, |order| order["status"] == "awaiting_customer").await;
     let (path, key) = (format!("/v1/orders/{id}/amendment"), waybill_stack::client::new_key());
     let accept = if random.below(3) == 0 { "cancel" } else { "ship_available" };
     let body = json!({"accept": accept});
@@ -217,34 +216,34 @@ async fn amend(world: &Environment, random: &mut Random, id: &str) {
             .header("If-Match", "*")
             .json(&body)
     };
-    if accepted(world.request("Amend", random, build).await) {
-        world.record_commitment(id, Commitment::Answered("order.amended"));
+    if accepted(env.request("Amend", random, build).await) {
+        env.record_commitment(id, Commitment::Answered("order.amended"));
     }
 }
 
 /// The customer completes 3-D Secure authentication.
-pub async fn authenticate(world: &Environment, id: &str) {
-    let ledger = world.payments().await;
+pub async fn authenticate(env: &Environment, id: &str) {
+    let ledger = env.payments().await;
     for intent in ledger["intents"].as_array().map(Vec::as_slice).unwrap_or_default() {
         if intent["metadata"]["order_id"] == id && intent["status"] == "requires_action" {
             let path = format!("payment_intents/{}/authenticate", intent["id"].as_str().unwrap_or_default());
-            world.provider_control(&path, json!({"success": true})).await;
+            env.provider_control(&path, json!({"success": true})).await;
         }
     }
 }
 
-async fn carrier_step(world: &Environment, random: &mut Random, id: &str, name: &str, step: &str) {
-    let Some(order) = world.order(random, id).await else { return };
+async fn carrier_step(env: &Environment, random: &mut Random, id: &str, name: &str, step: &str) {
+    let Some(order) = env.order(random, id).await else { return };
     let shipments = order.body["shipments"].as_array().cloned().unwrap_or_default();
     let Some(shipment) = shipments.first().and_then(|shipment| shipment["id"].as_str()) else { return };
-    let claimed = world.carrier_control(shipment, step).await;
-    world.count_response(name, if claimed { "done" } else { "not possible" });
+    let claimed = env.carrier_control(shipment, step).await;
+    env.count_response(name, if claimed { "done" } else { "not possible" });
 }
 
 /// Waits until the order is in the state; stops waiting after [`POLLS_MAX`] reads.
-async fn wait_for_state(world: &Environment, random: &mut Random, id: &str, is: impl Fn(&Value) -> bool) {
+async fn wait_for_state(env: &Environment, random: &mut Random, id: &str, is: impl Fn(&Value) -> bool) {
     for _ in 0..POLLS_MAX {
-        match world.order(random, id).await {
+        match env.order(random, id).await {
             Some(order) if is(&order.body) || ended(&order.body) => return,
             _ => tokio::time::sleep(POLL_INTERVAL).await,
         }

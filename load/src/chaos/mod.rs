@@ -4,11 +4,11 @@
 pub mod args;
 mod commitments;
 mod customers;
+mod environment;
 mod fault_injector;
 pub mod plan;
 mod quiesce;
 mod report;
-mod world;
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -21,10 +21,10 @@ use serde_json::json;
 use tokio::time::Instant;
 
 pub use self::args::{ChaosArgs, Scenario};
+use self::environment::Environment;
 use self::fault_injector::FaultInjector;
 use self::plan::{APIS, OrderKind, Plan, WORKERS};
 use self::report::Report;
-use self::world::Environment;
 use waybill_simulators::AutoProgress;
 use waybill_stack::Stack;
 use waybill_stack::client::Client;
@@ -148,7 +148,7 @@ async fn run_orders_and_faults(
     let progress = async {
         loop {
             tokio::time::sleep(PROGRESS_EVERY).await;
-            let placed = world.with_log(|log| log.promises.len());
+            let placed = world.with_log(|log| log.commitments.len());
             output::line(format_args!(
                 "  {} s: {placed} of {} orders placed",
                 start.elapsed().as_secs(),

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use waybill_domain::status::{FulfilmentStatus, OrderStatus};
 
 use super::customers;
-use super::world::Environment;
+use super::environment::Environment;
 use crate::open_loop::Random;
 use waybill_stack::invariants::{Order, Sources, Violation};
 
@@ -36,7 +36,7 @@ pub fn is_quiescent(order: &Order) -> bool {
 /// # Errors
 /// When Postgres cannot be read.
 pub async fn wait_until_quiescent(
-    world: &Environment,
+    env: &Environment,
     sources: &Sources<'_>,
     limit: Duration,
     on_round: impl Fn(usize, usize),
@@ -47,7 +47,7 @@ pub async fn wait_until_quiescent(
         let moving: Vec<&Order> = orders.values().filter(|order| !is_quiescent(order)).collect();
         on_round(orders.len() - moving.len(), orders.len());
         let open = open_after_sales(sources.pool()).await?;
-        let running = running_after_end(world, sources, &orders).await?;
+        let running = running_after_end(env, sources, &orders).await?;
         if moving.is_empty() && open.is_empty() && running.is_empty() {
             return Ok(Vec::new());
         }
@@ -59,39 +59,37 @@ pub async fn wait_until_quiescent(
             return Ok(moving.chain(others).collect());
         }
         for order in moving {
-            resolve_wait(world, &mut random, order, round).await;
+            resolve_wait(env, &mut random, order, round).await;
         }
-        finish_after_sales(world, &mut random, sources.pool()).await?;
+        finish_after_sales(env, &mut random, sources.pool()).await?;
         tokio::time::sleep(ROUND_EVERY).await;
     }
     Ok(Vec::new())
 }
 
 /// Resolves the external event that an order waits for.
-async fn resolve_wait(world: &Environment, random: &mut Random, order: &Order, round: u64) {
+async fn resolve_wait(env: &Environment, random: &mut Random, order: &Order, round: u64) {
     let id = &order.id;
     match order.status {
         OrderStatus::InReview => {
             let body = json!({"decision": "approve", "reason": "reviewed at last"});
-            world.post("Approve", random, &format!("/v1/orders/{id}/decision"), &body).await;
+            env.post("Approve", random, &format!("/v1/orders/{id}/decision"), &body).await;
         }
         OrderStatus::AwaitingCustomer => {
             let key = waybill_stack::client::new_key();
             let path = format!("/v1/orders/{id}/amendment");
-            world
-                .request("Amend", random, |client| {
-                    let request =
-                        client.request(reqwest::Method::POST, &path).header("Idempotency-Key", &key);
-                    request.header("If-Match", "*").json(&json!({"accept": "ship_available"}))
-                })
-                .await;
+            env.request("Amend", random, |client| {
+                let request = client.request(reqwest::Method::POST, &path).header("Idempotency-Key", &key);
+                request.header("If-Match", "*").json(&json!({"accept": "ship_available"}))
+            })
+            .await;
         }
-        OrderStatus::Authorizing => customers::authenticate(world, id).await,
+        OrderStatus::Authorizing => customers::authenticate(env, id).await,
         _ => {}
     }
     if order.attention.is_some() && round % RETRY_EVERY_ROUNDS == RETRY_EVERY_ROUNDS - 1 {
         let body = json!({"reason": "the fault is over"});
-        world.post("Retry", random, &format!("/v1/admin/orders/{id}/retry"), &body).await;
+        env.post("Retry", random, &format!("/v1/admin/orders/{id}/retry"), &body).await;
     }
 }
 
@@ -109,7 +107,7 @@ async fn open_after_sales(pool: &PgPool) -> Result<Vec<String>> {
 
 /// Returns the workflows that are still running after their order has ended.
 async fn running_after_end(
-    world: &Environment,
+    env: &Environment,
     sources: &Sources<'_>,
     orders: &BTreeMap<String, Order>,
 ) -> Result<Vec<String>> {
@@ -117,7 +115,7 @@ async fn running_after_end(
         "TaskQueue = '{}orders' and WorkflowType = 'OrderWorkflow' and ExecutionStatus = 'Running'",
         sources.queue_prefix()
     );
-    let running = world.temporal.executions(&query).await?;
+    let running = env.temporal.executions(&query).await?;
     let ended = |id: &str| orders.get(id).is_some_and(|order| order.status.is_terminal());
     Ok(running
         .into_iter()
@@ -127,7 +125,7 @@ async fn running_after_end(
 }
 
 /// Receives the outstanding returns and settles the pending refunds.
-async fn finish_after_sales(world: &Environment, random: &mut Random, pool: &PgPool) -> Result<()> {
+async fn finish_after_sales(env: &Environment, random: &mut Random, pool: &PgPool) -> Result<()> {
     let awaited = sqlx::query(
         "select r.id, l.line, sum(l.quantity)::bigint as quantity from returns r
          join return_lines l on l.return_id = r.id where r.state = 'awaiting' group by r.id, l.line order by r.id, l.line",
@@ -139,13 +137,13 @@ async fn finish_after_sales(world: &Environment, random: &mut Random, pool: &PgP
         returns.entry(row.try_get("id")?).or_default().push(received_items);
     }
     for (id, lines) in returns {
-        world.post("Receipt", random, &format!("/v1/returns/{id}/receipt"), &json!({"lines": lines})).await;
+        env.post("Receipt", random, &format!("/v1/returns/{id}/receipt"), &json!({"lines": lines})).await;
     }
-    let ledger = world.payments().await;
+    let ledger = env.payments().await;
     for refund in ledger["refunds"].as_array().map(Vec::as_slice).unwrap_or_default() {
         if refund["status"] == "pending" {
             let path = format!("refunds/{}/settle", refund["id"].as_str().unwrap_or_default());
-            world.provider_control(&path, json!({"status": "succeeded"})).await;
+            env.provider_control(&path, json!({"status": "succeeded"})).await;
         }
     }
     Ok(())

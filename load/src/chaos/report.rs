@@ -8,8 +8,8 @@ use serde_json::Value;
 use sqlx::PgPool;
 
 use super::args::ChaosArgs;
+use super::environment::RequestLog;
 use super::plan::Plan;
-use super::world::RequestLog;
 use waybill_stack::invariants::{Order, Violation};
 
 /// The report of a run.

@@ -267,13 +267,13 @@ async fn expired_authorization_cannot_be_captured() {
     shop.control_quietly(Method::PUT, "hold", json!({ "seconds": 0 })).await;
     let id = shop.authorized("pm_card_visa").await;
     let path = format!("/v1/payment_intents/{id}");
-    let (status, refused) = shop.post(&format!("{path}/capture"), "c1", &[]).await;
-    let error = &refused["error"];
+    let (status, rejected) = shop.post(&format!("{path}/capture"), "c1", &[]).await;
+    let error = &rejected["error"];
     assert_eq!((status, &error["type"]), (400, &json!("invalid_request_error")));
     assert_eq!(error["code"], "charge_expired_for_capture");
     assert_eq!(error["payment_intent"]["status"], "canceled");
     let (_, again) = shop.post(&format!("{path}/capture"), "c1", &[]).await;
-    assert_eq!(again, refused);
+    assert_eq!(again, rejected);
     receiver.wait_for(3).await;
     assert!(receiver.kinds().contains(&"payment_intent.canceled".to_owned()));
     let (status, _) = shop.post(&format!("/v1/payment_intents/{held_long}/capture"), "", &[]).await;

@@ -135,8 +135,8 @@ impl Order {
     pub(super) fn check_anytime(&self) -> Vec<Violation> {
         let mut found: Vec<Violation> = timeline::check(&self.entries)
             .into_iter()
-            .map(|wrong| {
-                self.violation("the timeline follows the lifecycle and records each event once", wrong)
+            .map(|violations| {
+                self.violation("the timeline follows the lifecycle and records each event once", violations)
             })
             .collect();
         let last = self.entries.last();
@@ -198,7 +198,7 @@ impl Order {
     /// Returns the shipments whose reservations differ from their lines, except cancelled ones. The reservations of a
     /// cancelled shipment contain only the cancelled units; the replacement shipment has the others.
     fn wrongly_reserved(&self) -> String {
-        let mut wrong = Vec::new();
+        let mut violations = Vec::new();
         for shipment in self.shipments.iter().filter(|s| s.status != FulfilmentStatus::Cancelled) {
             let of_it = self.reserved.iter().filter(|(id, ..)| *id == shipment.id.0);
             let mut reserved: Vec<(u32, u32)> = of_it.map(|(_, line, items)| (*line, *items)).collect();
@@ -206,10 +206,10 @@ impl Order {
             reserved.sort_unstable();
             listed.sort_unstable();
             if reserved != listed {
-                wrong.push(format!("{}: {reserved:?} and {listed:?}", shipment.id));
+                violations.push(format!("{}: {reserved:?} and {listed:?}", shipment.id));
             }
         }
-        wrong.join("; ")
+        violations.join("; ")
     }
 }
 

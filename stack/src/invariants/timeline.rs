@@ -18,30 +18,30 @@ pub struct StoredEntry {
 
 /// Returns the broken rules of a timeline.
 pub fn check(entries: &[StoredEntry]) -> Vec<String> {
-    let mut wrong = Vec::new();
+    let mut violations = Vec::new();
     for (expected, entry) in (1..).zip(entries) {
         if entry.seq != expected {
-            wrong.push(format!("seq {expected} is missing"));
+            violations.push(format!("seq {expected} is missing"));
             break;
         }
     }
     for pair in entries.windows(2) {
         let (before, after) = (pair[0].status, pair[1].status);
         if before != after && !before.allowed_next().contains(&after) {
-            wrong.push(format!("{before} is followed by {after} at seq {}", pair[1].seq));
+            violations.push(format!("{before} is followed by {after} at seq {}", pair[1].seq));
         }
     }
     let mut times = BTreeMap::<String, usize>::new();
     for key in entries.iter().filter_map(|entry| unique_key(&entry.event)) {
         *times.entry(key).or_default() += 1;
     }
-    wrong.extend(
+    violations.extend(
         times
             .into_iter()
             .filter(|(_, times)| *times > 1)
             .map(|(key, times)| format!("{key} occurs {times} times")),
     );
-    wrong
+    violations
 }
 
 /// Returns the key of an event that may occur only once. Clients may repeat cancellation requests.

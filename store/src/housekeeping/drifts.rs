@@ -66,12 +66,12 @@ pub async fn record_drift(pool: &PgPool, drift: &Drift) -> Result<bool> {
     if let Some(order) = drift.order {
         let event = OrderEvent::DriftFound { drift: drift.kind.into(), detail: drift.detail.to_string() };
         projection::append(&mut tx, order, TIMELINE_WRITER, &[event]).await?;
-        let concern = AttentionRecord {
+        let record = AttentionRecord {
             reason: AttentionReason::Drift,
             subject: drift.concern_subject(),
             detail: drift.detail.clone(),
         };
-        attention::raise(&mut tx, order, &concern).await?;
+        attention::raise(&mut tx, order, &record).await?;
     }
     tx.commit().await?;
     Ok(true)

@@ -44,26 +44,26 @@ pub struct AcceptRequest {
 #[derive(Debug, Clone)]
 pub struct OrderAcceptor {
     pool: PgPool,
-    group: Batcher<Arc<AcceptRequest>, Option<KeyStatus>>,
+    batcher: Batcher<Arc<AcceptRequest>, Option<KeyStatus>>,
 }
 
 impl OrderAcceptor {
     /// Starts the tasks that write. If `batched`, orders share a statement; otherwise each has its own statement, and
     /// as many run concurrently as the pool has connections.
-    pub fn start(pool: PgPool, grouped: bool) -> Self {
+    pub fn start(pool: PgPool, batched: bool) -> Self {
         let lanes = pool.options().get_max_connections() as usize;
-        let limits = if grouped {
+        let limits = if batched {
             ACCEPT_LIMITS
         } else {
             BatchLimits { items_max: 1, flushers: lanes, linger: Linger::None }
         };
         let key = |item: &Arc<AcceptRequest>| (item.request.merchant_id, item.request.key.clone());
         let pooled = PooledConnections::new(&pool, limits.flushers);
-        let group = Batcher::spawn(limits, key, move |items| {
+        let batcher = Batcher::spawn(limits, key, move |items| {
             let pooled = pooled.clone();
             async move { pooled.run(|db| Box::pin(async move { insert(db, &items).await })).await }
         });
-        Self { pool, group }
+        Self { pool, batcher }
     }
 
     /// Accepts an order: writes order, first event and idempotency key in one statement, and so atomically. Returns the
@@ -72,7 +72,7 @@ impl OrderAcceptor {
     /// # Errors
     /// When Postgres fails.
     pub async fn accept(&self, new: Arc<AcceptRequest>) -> Result<KeyStatus> {
-        match self.group.submit(new.clone()).await? {
+        match self.batcher.submit(new.clone()).await? {
             Some(known) => Ok(known),
             // A concurrent request with this key committed after the statement began, so the statement could not see
             // it.

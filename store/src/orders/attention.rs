@@ -35,7 +35,7 @@ pub struct AttentionRecord {
 ///
 /// # Errors
 /// When Postgres fails, or there is no such order.
-pub async fn raise(tx: &mut PgConnection, order: OrderId, concern: &AttentionRecord) -> Result<bool> {
+pub async fn raise(tx: &mut PgConnection, order: OrderId, record: &AttentionRecord) -> Result<bool> {
     // Locks the order's row first: all writers to its timeline serialize on it.
     sqlx::query!("select 1 as one from orders where id = $1 for update", order.0)
         .fetch_optional(&mut *tx)
@@ -46,16 +46,16 @@ pub async fn raise(tx: &mut PgConnection, order: OrderId, concern: &AttentionRec
            set detail = excluded.detail, raised_at = now(), cleared_at = null
          where concerns.cleared_at is not null",
         order.0,
-        concern.reason.as_str(),
-        concern.subject,
-        Json(&concern.detail) as _
+        record.reason.as_str(),
+        record.subject,
+        Json(&record.detail) as _
     )
     .execute(&mut *tx)
     .await?;
     if new.rows_affected() == 0 {
         return Ok(false);
     }
-    let event = OrderEvent::AttentionRaised { reason: concern.reason, step: concern.subject.clone() };
+    let event = OrderEvent::AttentionRaised { reason: record.reason, step: record.subject.clone() };
     projection::append(tx, order, "concern", &[event]).await?;
     update_latest_reason(tx, order).await?;
     Ok(true)
@@ -65,30 +65,30 @@ pub async fn raise(tx: &mut PgConnection, order: OrderId, concern: &AttentionRec
 ///
 /// # Errors
 /// When Postgres fails, or there is no such order.
-pub async fn raise_once(tx: &mut PgConnection, order: OrderId, concern: &AttentionRecord) -> Result<bool> {
+pub async fn raise_once(tx: &mut PgConnection, order: OrderId, record: &AttentionRecord) -> Result<bool> {
     let known = sqlx::query_scalar!(
         r#"select exists (select from concerns where order_id = $1 and reason = $2 and subject = $3) as "known!""#,
         order.0,
-        concern.reason.as_str(),
-        concern.subject
+        record.reason.as_str(),
+        record.subject
     )
     .fetch_one(&mut *tx)
     .await?;
-    if known { Ok(false) } else { raise(tx, order, concern).await }
+    if known { Ok(false) } else { raise(tx, order, record).await }
 }
 
 /// Updates the detail of an open record. Within a transaction that has locked the order's row.
 ///
 /// # Errors
 /// When Postgres fails.
-pub(crate) async fn update(tx: &mut PgConnection, order: OrderId, concern: &AttentionRecord) -> Result<()> {
+pub(crate) async fn update(tx: &mut PgConnection, order: OrderId, record: &AttentionRecord) -> Result<()> {
     sqlx::query!(
         "update concerns set detail = $4
          where order_id = $1 and reason = $2 and subject = $3 and cleared_at is null",
         order.0,
-        concern.reason.as_str(),
-        concern.subject,
-        Json(&concern.detail) as _
+        record.reason.as_str(),
+        record.subject,
+        Json(&record.detail) as _
     )
     .execute(tx)
     .await?;
@@ -99,9 +99,9 @@ pub(crate) async fn update(tx: &mut PgConnection, order: OrderId, concern: &Atte
 ///
 /// # Errors
 /// When Postgres fails, or there is no such order.
-pub async fn raise_committed(pool: &PgPool, order: OrderId, concern: &AttentionRecord) -> Result<bool> {
+pub async fn raise_committed(pool: &PgPool, order: OrderId, record: &AttentionRecord) -> Result<bool> {
     let mut tx = crate::begin(pool).await?;
-    let new = raise(&mut tx, order, concern).await?;
+    let new = raise(&mut tx, order, record).await?;
     tx.commit().await?;
     Ok(new)
 }
@@ -191,7 +191,7 @@ pub(crate) async fn clear_of_ended_workflow(
         "update orders set needs = $2, attention = $3 where id = $1",
         order.0,
         (!needs.is_empty()).then_some(Json(&needs)) as _,
-        needs.last().map(|need| need.reason.as_str())
+        needs.last().map(|item| item.reason.as_str())
     )
     .execute(&mut *tx)
     .await?;

@@ -245,7 +245,7 @@ async fn try_begin_capture(
     .fetch_optional(pool)
     .await?;
     row.map(|row| {
-        let current_status = match (row.generation, row.held, row.provider_ref) {
+        let authorization = match (row.generation, row.held, row.provider_ref) {
             (Some(generation), Some(held), Some(provider_ref)) => Some(CapturableAuthorization {
                 generation: generation.unsigned_abs(),
                 amount: parse("amount", Amount::new(held))?,
@@ -259,7 +259,7 @@ async fn try_begin_capture(
             state: OperationState::of(&row.state, row.code),
             amount: parse("amount", Amount::new(row.amount))?,
             currency: parse("currency", order::parse_currency(&row.currency))?,
-            authorization: current_status,
+            authorization,
             was_authorized: row.was_authorized,
             age_hours: row.age_hours,
         })

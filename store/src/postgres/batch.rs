@@ -94,9 +94,9 @@ where
                         }
                         Linger::None | Linger::Adaptive(_) => {}
                     }
-                    let group = take_distinct_keys(&mut queued, key, limits.items_max);
-                    previous_len = group.len();
-                    flush_batch(group, &write).await;
+                    let batcher = take_distinct_keys(&mut queued, key, limits.items_max);
+                    previous_len = batcher.len();
+                    flush_batch(batcher, &write).await;
                 }
             });
         }
@@ -148,9 +148,9 @@ fn take_distinct_keys<I, O, K: Eq + Hash>(
 ) -> Vec<QueuedItem<I, O>> {
     let mut seen = HashSet::with_capacity(queued.len());
     let waiting = std::mem::take(queued).into_iter().filter(|(_, reply_sender)| !reply_sender.is_closed());
-    let (group, rest) = waiting.partition(|(item, _)| seen.len() < items_max && seen.insert(key(item)));
+    let (batcher, rest) = waiting.partition(|(item, _)| seen.len() < items_max && seen.insert(key(item)));
     *queued = rest;
-    group
+    batcher
 }
 
 async fn flush_batch<I, O, W, F>(group: Vec<QueuedItem<I, O>>, write: &W)

@@ -69,7 +69,7 @@ pub async fn record_update(pool: &PgPool, update: &DisputeUpdate) -> Result<bool
     let order = update.order_id;
     sqlx::query!("select 1 as one from orders where id = $1 for update", order.0).fetch_one(&mut *tx).await?;
     let opened = insert(&mut tx, update).await?;
-    let concern = AttentionRecord {
+    let record = AttentionRecord {
         reason: AttentionReason::Disputed,
         subject: update.id.clone(),
         detail: json!({"amount": update.amount, "reason": update.reason, "due_by": update.due_by}),
@@ -81,7 +81,7 @@ pub async fn record_update(pool: &PgPool, update: &DisputeUpdate) -> Result<bool
             reason: update.reason.clone(),
         };
         projection::append(&mut tx, order, TIMELINE_WRITER, &[event]).await?;
-        attention::raise(&mut tx, order, &concern).await?;
+        attention::raise(&mut tx, order, &record).await?;
     }
     let changed = sqlx::query!(
         "update disputes set status = $2, due_by = coalesce($3, due_by),
@@ -100,7 +100,7 @@ pub async fn record_update(pool: &PgPool, update: &DisputeUpdate) -> Result<bool
         let event =
             OrderEvent::DisputeClosed { dispute_id: update.id.clone(), outcome: update.status.clone() };
         projection::append(&mut tx, order, TIMELINE_WRITER, &[event]).await?;
-        attention::clear(&mut tx, order, concern.reason, Some(&concern.subject)).await?;
+        attention::clear(&mut tx, order, record.reason, Some(&record.subject)).await?;
     }
     tx.commit().await?;
     Ok(opened || changed)

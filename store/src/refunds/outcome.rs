@@ -122,8 +122,8 @@ async fn append_event(
     attention::clear(tx, order, AttentionReason::RefundFailing, Some(&subject)).await?;
     if to == RefundState::Failed {
         let detail = json!({"amount": before.amount, "code": code});
-        let concern = AttentionRecord { reason: AttentionReason::RefundFailed, subject, detail };
-        attention::raise(tx, order, &concern).await?;
+        let record = AttentionRecord { reason: AttentionReason::RefundFailed, subject, detail };
+        attention::raise(tx, order, &record).await?;
     }
     Ok(())
 }

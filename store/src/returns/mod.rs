@@ -265,13 +265,13 @@ pub async fn flag_overdue(pool: &PgPool, of: &ReturnRecord) -> Result<()> {
     if read::read_return(&mut tx, of.id).await?.state != ReturnState::Awaiting {
         return Ok(());
     }
-    let concern = AttentionRecord {
+    let attention_record = AttentionRecord {
         reason: AttentionReason::ReturnOverdue,
         subject: of.id.to_string(),
         detail: serde_json::json!({"reason": of.reason}),
     };
     // A successor of a terminated workflow starts after its deadline: a dismissed record stays dismissed.
-    attention::raise_once(&mut tx, of.order_id, &concern).await?;
+    attention::raise_once(&mut tx, of.order_id, &attention_record).await?;
     tx.commit().await?;
     Ok(())
 }

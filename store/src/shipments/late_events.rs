@@ -29,7 +29,7 @@ const TIMELINE_WRITER: &str = "carrier";
 ///
 /// # Errors
 /// When Postgres fails, or there is no such order.
-pub async fn expect_back(pool: &PgPool, order: OrderId, shipment: ShipmentId) -> Result<()> {
+pub async fn open_return(pool: &PgPool, order: OrderId, shipment: ShipmentId) -> Result<()> {
     let mut tx = crate::begin(pool).await?;
     let (_, shipments) = lock_order(&mut tx, order).await?;
     let recorded_status = shipments.iter().find(|s| s.id == shipment).map(|s| s.status);
@@ -131,8 +131,8 @@ async fn apply_carrier_event(
             let missing =
                 mark_departed_and_open_return(tx, order, shipment, reason).await?.unwrap_or_default();
             let detail = json!({"said": reported, "missing": missing, "listed": false});
-            let concern = AttentionRecord { reason: AttentionReason::UnexpectedShipment, subject, detail };
-            attention::raise_once(tx, order, &concern).await?;
+            let record = AttentionRecord { reason: AttentionReason::UnexpectedShipment, subject, detail };
+            attention::raise_once(tx, order, &record).await?;
         }
         (Some(Cancelled), _) => {
             // After the departure is recorded, further events require no further attention.
@@ -140,9 +140,8 @@ async fn apply_carrier_event(
                 mark_departed_and_open_return(tx, order, shipment, return_reason(recorded_status)).await?
             {
                 let detail = json!({"said": reported, "missing": missing});
-                let concern =
-                    AttentionRecord { reason: AttentionReason::UnexpectedShipment, subject, detail };
-                attention::raise(tx, order, &concern).await?;
+                let record = AttentionRecord { reason: AttentionReason::UnexpectedShipment, subject, detail };
+                attention::raise(tx, order, &record).await?;
             }
         }
         (_, Returned) => {

@@ -22,12 +22,12 @@ async fn invalid_input_is_rejected_with_field_and_fix() {
     let placed = place(&stack.client, &order_with(|_| {})).await;
     wrong_values(&stack).await;
     wrong_shapes(&stack).await;
-    what_is_not_json(&stack).await;
+    reject_invalid_json(&stack).await;
     bodies_of_the_wrong_size_or_kind(&stack).await;
     idempotency_keys(&stack).await;
     paths_and_methods(&stack).await;
     queries(&stack, &placed).await;
-    words_about_an_order(&stack, &placed).await;
+    reject_invalid_reasons(&stack, &placed).await;
     let made = count(&stack, "select count(*) from orders where customer_id = $1", "cus_bad").await;
     assert_eq!(made, 0, "a rejected request must create no order");
     stack.stop().await;
@@ -41,7 +41,7 @@ fn bad_order() -> Value {
     })
 }
 
-async fn what_is_not_json(stack: &Stack) {
+async fn reject_invalid_json(stack: &Stack) {
     let with_quantity = |literal: &str| {
         let order = order_with(|o| o["lines"][0]["quantity"] = json!("@")).to_string();
         order.replace("\"@\"", literal).into_bytes()
@@ -201,7 +201,7 @@ async fn queries(stack: &Stack, placed: &str) {
 }
 
 /// The bodies of cancellation, decision and amendment. The API rejects each before it reaches the order's workflow.
-async fn words_about_an_order(stack: &Stack, placed: &str) {
+async fn reject_invalid_reasons(stack: &Stack, placed: &str) {
     let long = "x".repeat(201);
     for (what, body, status, pointer) in [
         ("cancellation", json!({}), 400, "/reason"),

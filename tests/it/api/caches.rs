@@ -31,8 +31,8 @@ async fn cached_entries_are_invalidated_on_change() {
     let stack =
         builder().await.auto(IMMEDIATE_DELIVERY).env("WAYBILL_CACHE_SECONDS", 3_600).start().await.unwrap();
     a_revoked_key(&stack).await;
-    an_order_that_has_ended(&stack).await;
-    the_answer_to_who_has_waited(&stack).await;
+    ended_order_is_cached(&stack).await;
+    response_of_a_waiter(&stack).await;
     stack.stop().await;
 }
 
@@ -53,7 +53,7 @@ async fn a_revoked_key(stack: &Stack) {
     assert_eq!(stack.client.list(&[]).await.unwrap().status.as_u16(), 200, "other keys must stay valid");
 }
 
-async fn an_order_that_has_ended(stack: &Stack) {
+async fn ended_order_is_cached(stack: &Stack) {
     let id = place(&stack.client, &order_with(|_| {})).await;
     wait_for_status(&stack.client, &id, "completed").await;
     let version = |order: &Value| order["version"].as_i64().unwrap();
@@ -69,8 +69,8 @@ async fn an_order_that_has_ended(stack: &Stack) {
     assert_eq!(asked.status.as_u16(), 201, "{}", asked.body);
     let after = stack.client.get(&id).await.unwrap().body;
     assert!(version(&after) > version(&before.body), "the caller must read its own write");
-    without_a_word_from_postgres(stack, &id).await;
-    what_another_process_records(stack, &id).await;
+    cached_order_without_notification(stack, &id).await;
+    change_of_another_process(stack, &id).await;
     // The worker writes the refunds' results and notifies this API process.
     wait_until("both refunds in the order", || async {
         let order = stack.client.get(&id).await.unwrap().body;
@@ -81,7 +81,7 @@ async fn an_order_that_has_ended(stack: &Stack) {
 
 /// The test has just cut the LISTEN connection, and the API reconnects after half a second: until then it receives no
 /// notification.
-async fn without_a_word_from_postgres(stack: &Stack, id: &str) {
+async fn cached_order_without_notification(stack: &Stack, id: &str) {
     let refund = json!({"amount": 10, "reason": "a present"});
     let before = stack.client.get(id).await.unwrap().body["version"].as_i64();
     let cut = "select count(pg_terminate_backend(pid)) from pg_stat_activity
@@ -94,7 +94,7 @@ async fn without_a_word_from_postgres(stack: &Stack, id: &str) {
 }
 
 /// Records a refund as another API process does: this process only learns of it by notification.
-async fn what_another_process_records(stack: &Stack, id: &str) {
+async fn change_of_another_process(stack: &Stack, id: &str) {
     wait_until("the API to LISTEN again", || async {
         let listening = "select count(*) from pg_stat_activity
                          where datname = current_database() and query ilike $1";
@@ -125,7 +125,7 @@ async fn what_another_process_records(stack: &Stack, id: &str) {
     stack.workers[0].suspend(false).unwrap();
 }
 
-async fn the_answer_to_who_has_waited(stack: &Stack) {
+async fn response_of_a_waiter(stack: &Stack) {
     let (order, key) = (order_with(|_| {}), new_key());
     let first = stack.client.place(&order, &key, Some(20)).await.unwrap();
     assert_ne!(first.text("/status"), "received", "{}", first.body);

@@ -23,7 +23,7 @@ async fn repeated_request_is_executed_once() {
     let mut stack = stack().await;
     let (order, key) = (order_with(|o| o["reference"] = json!("W-1")), new_key());
     let first = placing_again(&stack, &order, &key).await;
-    at_the_same_time(&stack).await;
+    send_concurrently(&stack).await;
     cancelling_again(&stack, &key).await;
 
     stack.restart_api().await.unwrap();
@@ -113,7 +113,7 @@ async fn placing_again(stack: &Stack, order: &Value, key: &str) -> Reply {
     first
 }
 
-async fn at_the_same_time(stack: &Stack) {
+async fn send_concurrently(stack: &Stack) {
     let (order, key) = (order_with(|_| {}), new_key());
     let replies = join_all((0..50).map(|_| stack.client.place(&order, &key, None))).await;
     let replies: Vec<Reply> = replies.into_iter().map(Result::unwrap).collect();

@@ -27,7 +27,7 @@ async fn append_events(writers: BatchedWriters, order: OrderId, steps: u64) -> V
 }
 
 /// Appends entries as another writer of the same timeline.
-async fn tell_else(pool: &PgPool, order: OrderId, times: usize) {
+async fn append_as_other_writer(pool: &PgPool, order: OrderId, times: usize) {
     for _ in 0..times {
         let mut tx = pool.begin().await.unwrap();
         projection::append(&mut tx, order, "test", &[OrderEvent::Confirmed {}]).await.unwrap();
@@ -44,7 +44,8 @@ async fn concurrent_projections_write_each_event_once() {
     let [first, second] = [BatchedWriters::start(&pools[0], true), BatchedWriters::start(&pools[1], true)];
     let forward = join_all(orders.iter().map(|id| append_events(first.clone(), *id, steps)));
     let backward = join_all(orders.iter().rev().map(|id| append_events(second.clone(), *id, steps)));
-    let other_events = join_all(orders.iter().step_by(2).map(|id| tell_else(&pools[0], *id, others)));
+    let other_events =
+        join_all(orders.iter().step_by(2).map(|id| append_as_other_writer(&pools[0], *id, others)));
     let backwards: Vec<OrderId> = orders.iter().rev().copied().collect();
     let started = outbox::mark_started(&pools[1], &backwards);
     let ((forward, backward), (_, started)) =

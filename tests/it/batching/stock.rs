@@ -12,7 +12,7 @@ async fn two_workers_never_oversell() {
     let orders = place_same(&stack.client, &[("COLD", 2), ("HOT", 1)], ORDERS).await;
     let pools = [pool(&stack), pool(&stack)];
     let workers =
-        [(0, true), (1, true), (1, false)].map(|(at, grouped)| BatchedWriters::start(&pools[at], grouped));
+        [(0, true), (1, true), (1, false)].map(|(at, batched)| BatchedWriters::start(&pools[at], batched));
     let request_of = |worker: &BatchedWriters| {
         let requested = orders.iter().map(|id| (worker.clone(), *id));
         join_all(requested.map(|(worker, id)| async move { reserve(&worker, id).await }).collect::<Vec<_>>())

@@ -2,7 +2,7 @@
 
 use super::*;
 
-pub(super) const MOMENT: Moment = Moment {
+pub(super) const MOMENT: CancelPoint = CancelPoint {
     name: "",
     shipments: 1,
     before: &[],
@@ -10,167 +10,192 @@ pub(super) const MOMENT: Moment = Moment {
     after: &[],
     end: ("cancelled", 0),
     attention: None,
-    told: &[],
+    expected_events: &[],
 };
 
-pub(super) const BOOKED: [Action; 2] = [Approve, Reach("fulfilling")];
+pub(super) const BOOKED: [Action; 2] = [Approve, WaitForStatus("fulfilling")];
 
-pub(super) const LABELS: &[Moment] = &[
-    Moment {
+pub(super) const LABELS: &[CancelPoint] = &[
+    CancelPoint {
         name: "the label is being booked",
         before: &[StallLabel(Route::Book, 0), Approve, Stalled],
-        after: &[LetGo],
-        told: &["payment.voided", "stock.released"],
+        after: &[ClearFaults],
+        expected_events: &["payment.voided", "stock.released"],
         ..MOMENT
     },
-    Moment {
+    CancelPoint {
         name: "the booking of the second label is being retried",
         shipments: 2,
-        before: &[StallLabel(Route::Book, 1), Approve, Stalled, Told("step.retrying")],
-        after: &[LetGo],
-        told: &["payment.voided"],
+        before: &[StallLabel(Route::Book, 1), Approve, Stalled, WaitForEvent("step.retrying")],
+        after: &[ClearFaults],
+        expected_events: &["payment.voided"],
         ..MOMENT
     },
-    Moment {
+    CancelPoint {
         name: "the label is booked and the response is lost",
-        before: &[LoseLabel(Route::Book, 0), Approve, Told("step.retrying")],
-        after: &[LetGo],
-        told: &["payment.voided"],
+        before: &[LoseLabel(Route::Book, 0), Approve, WaitForEvent("step.retrying")],
+        after: &[ClearFaults],
+        expected_events: &["payment.voided"],
         ..MOMENT
     },
-    Moment { name: "the label is booked", before: &BOOKED, told: &["shipment.cancelled"], ..MOMENT },
-    Moment {
+    CancelPoint {
+        name: "the label is booked",
+        before: &BOOKED,
+        expected_events: &["shipment.cancelled"],
+        ..MOMENT
+    },
+    CancelPoint {
         name: "the first is handed over while the second is being booked",
         shipments: 2,
-        before: &[StallLabel(Route::Book, 1), Approve, Stalled, Told("step.retrying"), Says(0, "hand_over")],
-        after: &[LetGo],
+        before: &[
+            StallLabel(Route::Book, 1),
+            Approve,
+            Stalled,
+            WaitForEvent("step.retrying"),
+            CarrierEvent(0, "hand_over"),
+        ],
+        after: &[ClearFaults],
         end: ("completed", 1),
-        told: &["shipment.cancel_refused", "shipment.cancelled"],
+        expected_events: &["shipment.cancel_refused", "shipment.cancelled"],
         ..MOMENT
     },
-    Moment {
+    CancelPoint {
         name: "another void is in progress",
-        before: &[BOOKED[0], BOOKED[1], StallMoney(Route::Void), Cancel, Stalled, Told("step.retrying")],
-        after: &[LetGo],
+        before: &[
+            BOOKED[0],
+            BOOKED[1],
+            StallProvider(Route::Void),
+            Cancel,
+            Stalled,
+            WaitForEvent("step.retrying"),
+        ],
+        after: &[ClearFaults],
         ..MOMENT
     },
-    Moment {
+    CancelPoint {
         name: "another request to the carrier is in progress",
-        before: &[BOOKED[0], BOOKED[1], StallLabel(Route::Cancel, 0), Cancel, Stalled, Told("step.retrying")],
-        after: &[LetGo],
-        told: &["shipment.cancelled"],
+        before: &[
+            BOOKED[0],
+            BOOKED[1],
+            StallLabel(Route::Cancel, 0),
+            Cancel,
+            Stalled,
+            WaitForEvent("step.retrying"),
+        ],
+        after: &[ClearFaults],
+        expected_events: &["shipment.cancelled"],
         ..MOMENT
     },
 ];
 
-pub(super) const HAND_OVERS: &[Moment] = &[
-    Moment {
+pub(super) const HAND_OVERS: &[CancelPoint] = &[
+    CancelPoint {
         name: "just handed over",
-        before: &[BOOKED[0], BOOKED[1], Says(0, "hand_over")],
-        answer: InTheEndRefused,
+        before: &[BOOKED[0], BOOKED[1], CarrierEvent(0, "hand_over")],
+        answer: EventuallyRejected,
         end: ("completed", 2),
         ..MOMENT
     },
-    Moment {
+    CancelPoint {
         name: "handed over during the request to the carrier",
         before: &[BOOKED[0], BOOKED[1], StallLabel(Route::Cancel, 0)],
-        after: &[Stalled, Says(0, "hand_over"), LetGo],
+        after: &[Stalled, CarrierEvent(0, "hand_over"), ClearFaults],
         end: ("completed", 2),
-        told: &["shipment.cancel_refused"],
+        expected_events: &["shipment.cancel_refused"],
         ..MOMENT
     },
-    Moment {
+    CancelPoint {
         name: "one of two handed over during the request to the carrier",
         shipments: 2,
         before: &[BOOKED[0], BOOKED[1], StallLabel(Route::Cancel, 1)],
-        after: &[Stalled, Says(1, "hand_over"), LetGo],
+        after: &[Stalled, CarrierEvent(1, "hand_over"), ClearFaults],
         end: ("completed", 1),
-        told: &["shipment.cancelled", "shipment.cancel_refused"],
+        expected_events: &["shipment.cancelled", "shipment.cancel_refused"],
         ..MOMENT
     },
-    Moment {
+    CancelPoint {
         name: "the carrier cancels the label and still hands over, before completion",
-        before: &[BOOKED[0], BOOKED[1], StallMoney(Route::Void)],
-        after: &[Stalled, Says(0, "hand_over"), LetGo],
+        before: &[BOOKED[0], BOOKED[1], StallProvider(Route::Void)],
+        after: &[Stalled, CarrierEvent(0, "hand_over"), ClearFaults],
         attention: Some("unexpected_shipment"),
-        told: &["shipment.cancelled", "shipment.handed_over"],
+        expected_events: &["shipment.cancelled", "shipment.handed_over"],
         ..MOMENT
     },
-    Moment {
+    CancelPoint {
         name: "the carrier cancels the label and still hands over, after completion",
         before: &BOOKED,
-        after: &[Reach("cancelled"), Says(0, "hand_over")],
+        after: &[WaitForStatus("cancelled"), CarrierEvent(0, "hand_over")],
         attention: Some("unexpected_shipment"),
-        told: &["shipment.cancelled"],
+        expected_events: &["shipment.cancelled"],
         ..MOMENT
     },
-    Moment {
+    CancelPoint {
         name: "everything has shipped",
-        before: &[BOOKED[0], BOOKED[1], Says(0, "hand_over"), Reach("shipped")],
+        before: &[BOOKED[0], BOOKED[1], CarrierEvent(0, "hand_over"), WaitForStatus("shipped")],
         answer: Refused,
         end: ("completed", 2),
         ..MOMENT
     },
 ];
 
-pub(super) const CAPTURES: &[Moment] = &[
-    Moment {
+pub(super) const CAPTURES: &[CancelPoint] = &[
+    CancelPoint {
         name: "one capture is in progress, the other shipment is booked",
         shipments: 2,
         before: &[
             BOOKED[0],
             BOOKED[1],
-            StallMoney(Route::Capture),
-            Says(0, "hand_over"),
+            StallProvider(Route::Capture),
+            CarrierEvent(0, "hand_over"),
             Stalled,
-            Told("step.retrying"),
+            WaitForEvent("step.retrying"),
         ],
-        after: &[LetGo],
+        after: &[ClearFaults],
         end: ("completed", 1),
-        told: &["shipment.cancelled", "payment.captured", "payment.voided"],
+        expected_events: &["shipment.cancelled", "payment.captured", "payment.voided"],
         ..MOMENT
     },
-    Moment {
+    CancelPoint {
         name: "the response to one capture is lost, the other shipment is booked",
         shipments: 2,
         before: &[
             BOOKED[0],
             BOOKED[1],
-            LoseMoney(Route::Capture),
-            Says(0, "hand_over"),
-            Told("payment.unknown"),
+            DropProviderResponse(Route::Capture),
+            CarrierEvent(0, "hand_over"),
+            WaitForEvent("payment.unknown"),
         ],
-        after: &[LetGo],
+        after: &[ClearFaults],
         end: ("completed", 1),
-        told: &["shipment.cancelled", "payment.captured", "payment.voided"],
+        expected_events: &["shipment.cancelled", "payment.captured", "payment.voided"],
         ..MOMENT
     },
-    Moment {
+    CancelPoint {
         name: "the last capture is in progress",
         before: &[
             BOOKED[0],
             BOOKED[1],
-            StallMoney(Route::Capture),
-            Says(0, "hand_over"),
+            StallProvider(Route::Capture),
+            CarrierEvent(0, "hand_over"),
             Stalled,
-            Told("step.retrying"),
+            WaitForEvent("step.retrying"),
         ],
         answer: Refused,
-        after: &[LetGo],
+        after: &[ClearFaults],
         end: ("completed", 2),
         ..MOMENT
     },
-    Moment {
+    CancelPoint {
         name: "the response to the last capture is lost",
         before: &[
             BOOKED[0],
             BOOKED[1],
-            LoseMoney(Route::Capture),
-            Says(0, "hand_over"),
-            Told("payment.unknown"),
+            DropProviderResponse(Route::Capture),
+            CarrierEvent(0, "hand_over"),
+            WaitForEvent("payment.unknown"),
         ],
         answer: Refused,
-        after: &[LetGo],
+        after: &[ClearFaults],
         end: ("completed", 2),
         ..MOMENT
     },

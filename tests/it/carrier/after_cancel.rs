@@ -17,10 +17,10 @@ async fn cancelled_shipment_that_leaves_opens_a_return() {
     send_carrier_event(&stack, &ids[1], "hand_over").await;
     let (back, lines) = returns(&stack, &id, 1).await;
     assert_eq!(lines, json!([{"line": 0, "quantity": 1}]), "the return must list the shipped units");
-    let order = needs(&stack, &id, "unexpected_shipment").await;
+    let order = wait_for_attention(&stack, &id, "unexpected_shipment").await;
     assert_eq!(about(&order, "unexpected_shipment"), [&json!(ids[1])]);
     assert_eq!(stock_level(&stack, "SPLIT").await, (0, 0, 3), "the unit must not be in stock");
-    check_books(&stack, &before).await;
+    check_stock_totals(&stack, &before).await;
     // Later events of the same shipment change nothing.
     send_carrier_event(&stack, &ids[1], "deliver").await;
     wait_for_event(&stack.client, &id, "shipment.delivered").await;
@@ -30,7 +30,7 @@ async fn cancelled_shipment_that_leaves_opens_a_return() {
     let done = received(&stack, &back, json!([goods(0, 1, "restock")])).await;
     assert_eq!((&done["amount"], &done["refunds"]), (&json!(0), &json!([])), "no refund without a capture");
     assert_eq!(stock_level(&stack, "SPLIT").await, (1, 0, 2));
-    check_books(&stack, &before).await;
+    check_stock_totals(&stack, &before).await;
     let body = json!({"reason": "it is back", "reference": "case-1", "about": ids[1]});
     operate(&stack.client, &id, "resolve", body).await.success().unwrap();
     send_carrier_event(&stack, &ids[0], "deliver").await;
@@ -38,7 +38,7 @@ async fn cancelled_shipment_that_leaves_opens_a_return() {
     let order = check_closed_order(&stack, &id).await;
     assert_eq!((&order["attention"], &order["outcome"]), (&Value::Null, &json!("partial")));
     assert_eq!(at_provider(&stack, &id), (0, captured, 0, 1), "no capture for the cancelled unit");
-    check_books(&stack, &before).await;
+    check_stock_totals(&stack, &before).await;
     stack.stop().await;
 }
 
@@ -58,13 +58,13 @@ async fn late_departure_of_reallocated_items_is_recorded_missing() {
     send_carrier_event(&stack, &ids[0], "hand_over").await;
     let (back, lines) = returns(&stack, &id, 1).await;
     assert_eq!(lines, json!([{"line": 0, "quantity": 2}, {"line": 1, "quantity": 1}]));
-    let order = needs(&stack, &id, "unexpected_shipment").await;
+    let order = wait_for_attention(&stack, &id, "unexpected_shipment").await;
     let need = &order["needs"][0];
     assert_eq!((&order["status"], &need["about"]), (&json!("cancelled"), &json!(ids[0])));
     let missing = json!([{"line": 0, "quantity": 1}, {"line": 1, "quantity": 1}]);
     assert_eq!(need["detail"], json!({"said": "handed_over", "missing": missing}), "two are another order's");
     assert_eq!(stock_level(&stack, "LAST").await, (0, 2, 1), "units of other orders must stay");
-    check_books(&stack, &before).await;
+    check_stock_totals(&stack, &before).await;
     send_carrier_event(&stack, &ids[0], "deliver").await;
     settled(&stack, &id, "late", 2).await;
     let recorded = event_types(&stack.client, &id).await;
@@ -77,7 +77,7 @@ async fn late_departure_of_reallocated_items_is_recorded_missing() {
     let done = received(&stack, &back, lines).await;
     assert_eq!((&done["amount"], &done["refunds"]), (&json!(0), &json!([])));
     assert_eq!(stock_level(&stack, "LAST").await, (1, 2, 0));
-    check_books(&stack, &before).await;
+    check_stock_totals(&stack, &before).await;
     assert_eq!(at_provider(&stack, &id), (0, 0, 0, 1));
     let order = stack.client.get(&id).await.unwrap().body;
     assert_eq!((&order["lines"][0]["returned"], &order["lines"][1]["returned"]), (&json!(2), &json!(1)));
@@ -100,11 +100,11 @@ async fn late_event_during_temporal_outage_is_recorded() {
     assert_eq!(stack.client.get(&id).await.unwrap().body["attention"], Value::Null, "not known yet");
 
     servers.temporal.restart().await.unwrap();
-    needs(&stack, &id, "unexpected_shipment").await;
+    wait_for_attention(&stack, &id, "unexpected_shipment").await;
     let (back, _) = returns(&stack, &id, 1).await;
-    check_books(&stack, &before).await;
+    check_stock_totals(&stack, &before).await;
     received(&stack, &back, json!([goods(0, 1, "restock")])).await;
-    check_books(&stack, &before).await;
+    check_stock_totals(&stack, &before).await;
     settled(&stack, &id, "late", 1).await;
     stack.stop().await;
     servers.stop().await;
@@ -150,7 +150,7 @@ async fn late_event_is_reported_once_and_clears_attention() {
     settled(&stack, &found, "late", 2).await;
     settled(&stack, &found, "closed", 2).await;
     assert_eq!(opened(&stack, &found).await, [], "no return");
-    check_books(&stack, &before).await;
+    check_stock_totals(&stack, &before).await;
     stack.stop().await;
 }
 

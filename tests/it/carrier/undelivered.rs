@@ -26,7 +26,7 @@ async fn parcel_returned_by_carrier_is_refunded_exactly() {
     let order = check_closed_order(&stack, &id).await;
     let line = &order["lines"][0];
     assert_eq!((&line["shipped"], &line["delivered"], &line["returned"]), (&json!(3), &json!(2), &json!(1)));
-    check_books(&stack, &before).await;
+    check_stock_totals(&stack, &before).await;
 
     // The second parcel returns after completion; one of its units is in the customer's own return.
     let own = returning(&stack, &id, json!([{"line": 0, "quantity": 1}])).await;
@@ -46,7 +46,7 @@ async fn parcel_returned_by_carrier_is_refunded_exactly() {
     assert_eq!((&order["payment_status"], &order["lines"][0]["returned"]), (&json!("refunded"), &json!(3)));
     assert_eq!(at_provider(&stack, &id), (0, 3602, 3602, 1), "the whole captured amount");
     assert_eq!(stock_level(&stack, "SPLIT").await, (2, 0, 1), "one unit is written off");
-    check_books(&stack, &before).await;
+    check_stock_totals(&stack, &before).await;
     stack.stop().await;
 }
 
@@ -56,7 +56,7 @@ async fn lost_parcel_that_turns_up_clears_attention() {
     let before = units_by_location(&stack).await;
     let (found, shipment) = shipped(&stack).await;
     send_carrier_event(&stack, &shipment, "lose").await;
-    let order = needs(&stack, &found, "shipment_lost").await;
+    let order = wait_for_attention(&stack, &found, "shipment_lost").await;
     assert_eq!(about(&order, "shipment_lost"), [&json!(shipment)]);
     assert_eq!(order["status"], "shipped", "not completed without a delivery: {order:#}");
     send_carrier_event(&stack, &shipment, "deliver").await;
@@ -67,13 +67,13 @@ async fn lost_parcel_that_turns_up_clears_attention() {
 
     let (back, shipment) = shipped(&stack).await;
     send_carrier_event(&stack, &shipment, "lose").await;
-    needs(&stack, &back, "shipment_lost").await;
+    wait_for_attention(&stack, &back, "shipment_lost").await;
     send_carrier_event(&stack, &shipment, "return").await;
     let (open, _) = returns(&stack, &back, 1).await;
     assert_eq!(received(&stack, &open, json!([goods(0, 1, "restock")])).await["refunds"][0]["amount"], 1000);
     let order = stack.client.get(&back).await.unwrap().body;
     assert_eq!((&order["attention"], &order["payment_status"]), (&Value::Null, &json!("refunded")));
-    check_books(&stack, &before).await;
+    check_stock_totals(&stack, &before).await;
 
     // A lost or returned parcel had been handed over, even if the carrier did not report it.
     for (kind, attention) in [("shipment.lost", json!("shipment_lost")), ("shipment.returned", Value::Null)] {
@@ -86,7 +86,7 @@ async fn lost_parcel_that_turns_up_clears_attention() {
         send_carrier_event(&stack, &shipment, "hand_over").await;
         assert_eq!(events_of(&event_types(&stack.client, &id).await, "shipment.handed_over"), 1);
     }
-    check_books(&stack, &before).await;
+    check_stock_totals(&stack, &before).await;
     stack.stop().await;
 }
 
@@ -100,13 +100,13 @@ async fn undelivered_order_stays_open_after_operator_resolves() {
     }
     wait_for_status(&stack.client, &id, "shipped").await;
     send_carrier_event(&stack, &ids[0], "lose").await;
-    let order = needs(&stack, &id, "shipment_lost").await;
+    let order = wait_for_attention(&stack, &id, "shipment_lost").await;
     send_carrier_event(&stack, &ids[1], "return").await;
     let (back, _) = returns(&stack, &id, 1).await;
     received(&stack, &back, json!([goods(0, 1, "restock")])).await;
     let lost = order["shipments"][0]["amount"].as_i64().unwrap();
     let refund = refunded(&stack, &id, lost).await;
-    let order = settles(&stack, &id, &refund, "succeeded").await;
+    let order = wait_for_refund_status(&stack, &id, &refund, "succeeded").await;
     assert_eq!((&order["status"], &order["payment_status"]), (&json!("shipped"), &json!("refunded")));
     assert_eq!(order["attention"], "shipment_lost", "an operator must resolve the attention");
     let body = json!({"reason": "refunded", "reference": refund});
@@ -115,13 +115,13 @@ async fn undelivered_order_stays_open_after_operator_resolves() {
     let order = stack.client.get(&id).await.unwrap().body;
     assert_eq!((&order["status"], &order["attention"]), (&json!("shipped"), &Value::Null), "{order:#}");
     assert_eq!(order["allowed_actions"], json!([]));
-    check_books(&stack, &before).await;
+    check_stock_totals(&stack, &before).await;
 
     send_carrier_event(&stack, &ids[0], "deliver").await;
     let order = wait_for_status(&stack.client, &id, "completed").await;
     assert_eq!((&order["outcome"], &order["attention"]), (&json!("partial"), &Value::Null));
     check_closed_order(&stack, &id).await;
-    check_books(&stack, &before).await;
+    check_stock_totals(&stack, &before).await;
     stack.stop().await;
 }
 

@@ -17,7 +17,7 @@ async fn terminated_refund_and_return_are_restarted() {
     let stack = with_manual_sweeps(builder().await.auto(AT_ONCE)).start().await.unwrap();
     let paid = completed(&stack, &paid_with("pm_card_pendingRefund")).await;
     let refund = refunded(&stack, &paid, 500).await;
-    settles(&stack, &paid, &refund, "pending").await;
+    wait_for_refund_status(&stack, &paid, &refund, "pending").await;
     terminate_workflow(&format!("refund:{refund}")).await;
     let sold = completed(&stack, &order(&[("SHOE-42-BLK", 2)])).await;
     let lines = json!([{"line": 0, "quantity": 1}]);
@@ -53,11 +53,11 @@ async fn terminated_refund_and_return_are_restarted() {
         (after.0 != before.0 && after.1 != before.1).then_some(())
     })
     .await;
-    settles(&stack, &paid, &refund, "succeeded").await;
+    wait_for_refund_status(&stack, &paid, &refund, "succeeded").await;
     assert_eq!(at_provider(&stack, &paid).2, 500, "the refund must be made once");
     let back = closed(&stack, &back).await;
     assert_eq!(back["refunds"].as_array().unwrap().len(), 1, "{back:#}");
-    needs(&stack, &sold, "return_overdue").await;
+    wait_for_attention(&stack, &sold, "return_overdue").await;
     // An end long before the start of the current workflow does not cause a restart.
     let ended = [(late.parse().unwrap(), SystemTime::now() - Duration::from_secs(3_600))];
     let none = waybill_store::housekeeping::reset_started(&pool, &[], &ended, Duration::ZERO).await.unwrap();
@@ -85,7 +85,7 @@ async fn dismissed_overdue_return_is_not_flagged_after_terminate() {
     let stack = builder.start().await.unwrap();
     let id = completed(&stack, &order_with(|_| {})).await;
     let back = returning(&stack, &id, json!([{"line": 0, "quantity": 1}])).await;
-    needs(&stack, &id, "return_overdue").await;
+    wait_for_attention(&stack, &id, "return_overdue").await;
     operate(&stack.client, &id, "skip", json!({"reason": "they keep it"})).await.success().unwrap();
     let workflow = format!("return:{back}");
     let runs =

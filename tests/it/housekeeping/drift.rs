@@ -116,7 +116,7 @@ async fn overdue_hold_of_open_order_is_extended() {
     let overdue = "update stock_holds set expires_at = now() - interval '1 hour' where order_id = $1::uuid";
     sqlx::query(overdue).bind(&open).execute(&pool).await.unwrap();
     terminate(&ended).await;
-    sweep_until_taken_over(&stack, &ended).await;
+    sweep_until_resumed(&stack, &ended).await;
     let order = wait_for_status(&stack.client, &ended, "cancelled").await;
     assert_eq!(order["payment_status"], "none", "{order:#}");
     check_closed_order(&stack, &ended).await;

@@ -106,8 +106,8 @@ async fn cancel_after_handover_is_rejected() {
     assert_eq!(order["lines"][0]["cancelled"], 1);
 
     // The carrier rejects the cancellation: the order continues.
-    let refuse = Rule { route: Route::Cancel, fault: Fault::Refuse, times: None, matching: None };
-    stack.carrier.set_faults(vec![refuse]);
+    let reject = Rule { route: Route::Cancel, fault: Fault::Refuse, times: None, matching: None };
+    stack.carrier.set_faults(vec![reject]);
     let continuing = place(&stack.client, &order_with(|_| {})).await;
     let ids = shipments(&wait_for_status(&stack.client, &continuing, "fulfilling").await);
     assert_eq!(stack.client.cancel(&continuing, "late", false).await.unwrap().status.as_u16(), 202);

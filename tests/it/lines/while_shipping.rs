@@ -246,8 +246,8 @@ async fn successor_run_cancels_replacement_shipments() {
         labelled(&stack, id, if id == &partly { "partially_shipped" } else { "fulfilling" }).await;
         terminate(id).await;
     }
-    sweep_until_taken_over(&stack, &departed).await;
-    sweep_until_taken_over(&stack, &partly).await;
+    sweep_until_resumed(&stack, &departed).await;
+    sweep_until_resumed(&stack, &partly).await;
     wait_for_status(&stack.client, &departed, "cancelled").await;
     check_closed_order(&stack, &departed).await;
     wait_for_status(&stack.client, &partly, "shipped").await;
@@ -274,7 +274,7 @@ async fn successor_run_releases_unrecorded_replacement() {
     cancel(&stack, &id, &[1]).await.success().unwrap();
     wait_for_event(&stack.client, &id, "step.retrying").await;
     terminate(&id).await;
-    sweep_until_taken_over(&stack, &id).await;
+    sweep_until_resumed(&stack, &id).await;
     wait_for_status(&stack.client, &id, "shipped").await;
     assert_eq!((at_provider(&stack, &id).0, authorized_amount(&stack, &id).await), (0, 0));
     deliver(&stack, &id).await;

@@ -97,7 +97,7 @@ async fn overdue_return_raises_attention_and_stays_open() {
     let id = completed(&stack, &order_with(|_| {})).await;
     // All but ten is refunded separately: the return can refund no more than the rest.
     let refund = refunded(&stack, &id, 990).await;
-    settles(&stack, &id, &refund, "succeeded").await;
+    wait_for_refund_status(&stack, &id, &refund, "succeeded").await;
     let late = returning(&stack, &id, json!([{"line": 0, "quantity": 1}])).await;
     wait_until("raised attention", || async {
         let order = stack.client.get(&id).await.unwrap().body;

@@ -8,7 +8,7 @@ async fn cancel_releases_replacement_of_unrecorded_task() {
     put_stock(&stack.client, SKU, &[("AMS", 3)]).await;
     let id = labelled(&stack, 3).await;
     count_at(&stack, "AMS", 1, true).await.success().unwrap();
-    needs(&stack, &id, "stock_shortfall").await;
+    wait_for_attention(&stack, &id, "stock_shortfall").await;
     put_stock(&stack.client, SKU, &[("RTM", 5)]).await;
     let stall = Rule { route: Route::Book, fault: Fault::Stall, times: None, matching: None };
     stack.carrier.set_faults(vec![stall]);
@@ -47,7 +47,7 @@ async fn successor_run_releases_unrecorded_replacement() {
     let order = wait_for_status(&stack.client, &id, "fulfilling").await;
     let other = values(&order["shipments"]).into_iter().find(|s| s["location"] == "MUC").unwrap().clone();
     count_at(&stack, "AMS", 1, true).await.success().unwrap();
-    needs(&stack, &id, "stock_shortfall").await;
+    wait_for_attention(&stack, &id, "stock_shortfall").await;
     put_stock(&stack.client, SKU, &[("RTM", 5)]).await;
     retry(&stack, &id).await;
     wait_until("the items to be moved", || async { (level_now(&stack, "RTM").await.1 == 2).then_some(()) })
@@ -62,7 +62,7 @@ async fn successor_run_releases_unrecorded_replacement() {
         matching,
     }]);
     terminate(&id).await;
-    sweep_until_taken_over(&stack, &id).await;
+    sweep_until_resumed(&stack, &id).await;
     wait_for_event(&stack.client, &id, "stock.released").await;
     assert_eq!(authorized_amount(&stack, &id).await, 1);
     assert_eq!(
@@ -78,7 +78,7 @@ async fn retry_continues_after_unrecorded_label_cancel() {
     put_stock(&stack.client, SKU, &[("AMS", 3)]).await;
     let id = labelled(&stack, 3).await;
     count_at(&stack, "AMS", 0, true).await.success().unwrap();
-    needs(&stack, &id, "stock_shortfall").await;
+    wait_for_attention(&stack, &id, "stock_shortfall").await;
     put_stock(&stack.client, SKU, &[("RTM", 3)]).await;
     stack.carrier.set_faults(vec![Rule {
         route: Route::Cancel,

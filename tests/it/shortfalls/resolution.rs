@@ -10,7 +10,7 @@ async fn retry_ships_missing_items_from_elsewhere() {
     let id = labelled(&stack, 3).await;
     let label = booked(&order_now(&stack, &id).await);
     count_at(&stack, "AMS", 1, true).await.success().unwrap();
-    needs(&stack, &id, "stock_shortfall").await;
+    wait_for_attention(&stack, &id, "stock_shortfall").await;
 
     // No other location has stock: the retry changes nothing.
     retry(&stack, &id).await;
@@ -46,7 +46,7 @@ async fn skip_cancels_missing_and_ships_available() {
     let (partly, nothing) = (labelled(&stack, 3).await, labelled(&stack, 2).await);
     count_at(&stack, "AMS", 2, true).await.success().unwrap();
     for id in [&partly, &nothing] {
-        needs(&stack, id, "stock_shortfall").await;
+        wait_for_attention(&stack, id, "stock_shortfall").await;
     }
     let resolve = json!({"reason": "x", "reference": "x"});
     assert_rejected(
@@ -88,7 +88,7 @@ async fn cancelled_and_returned_items_cover_a_shortfall() {
         (labelled(&stack, 1).await, labelled(&stack, 1).await, labelled(&stack, 1).await);
     count_at(&stack, "AMS", 1, true).await.success().unwrap();
     for id in [&middle, &newest] {
-        needs(&stack, id, "stock_shortfall").await;
+        wait_for_attention(&stack, id, "stock_shortfall").await;
     }
     stack.client.cancel(&oldest, "no longer wanted", false).await.unwrap().success().unwrap();
     wait_without_attention(&stack, &middle).await;
@@ -105,7 +105,7 @@ async fn cancelled_and_returned_items_cover_a_shortfall() {
 
     // An order with a shortfall can be cancelled like any other.
     count_at(&stack, "AMS", 1, true).await.success().unwrap();
-    needs(&stack, &newest, "stock_shortfall").await;
+    wait_for_attention(&stack, &newest, "stock_shortfall").await;
     stack.client.cancel(&newest, "no longer wanted", false).await.unwrap().success().unwrap();
     wait_for_status(&stack.client, &newest, "cancelled").await;
     check_closed_order(&stack, &newest).await;
@@ -120,11 +120,11 @@ async fn handover_of_a_short_shipment_is_accepted_and_keeps_attention() {
     put_stock(&stack.client, SKU, &[("AMS", 4)]).await;
     let (older, newer) = (labelled(&stack, 2).await, labelled(&stack, 2).await);
     count_at(&stack, "AMS", 3, true).await.success().unwrap();
-    let order = needs(&stack, &newer, "stock_shortfall").await;
+    let order = wait_for_attention(&stack, &newer, "stock_shortfall").await;
 
     // If the carrier rejects the cancellation, the shipment does not change.
-    let refuse = Rule { route: Route::Cancel, fault: Fault::Refuse, times: None, matching: None };
-    stack.carrier.set_faults(vec![refuse]);
+    let reject = Rule { route: Route::Cancel, fault: Fault::Refuse, times: None, matching: None };
+    stack.carrier.set_faults(vec![reject]);
     skip(&stack, &newer).await;
     wait_for_event(&stack.client, &newer, "shipment.cancel_refused").await;
     stack.carrier.set_faults(Vec::new());
@@ -132,7 +132,7 @@ async fn handover_of_a_short_shipment_is_accepted_and_keeps_attention() {
     send_carrier_event(&stack, &shipments(&order)[0], "hand_over").await;
     let departed = wait_for_event(&stack.client, &newer, "stock.gone").await;
     assert_eq!(departed["data"]["missing"], json!([{"line": 0, "quantity": 1}]));
-    let order = needs(&stack, &newer, "stock_shortfall").await;
+    let order = wait_for_attention(&stack, &newer, "stock_shortfall").await;
     assert_eq!(
         (actions(&order), &order["needs"][0]["detail"]["has_left"]),
         (vec!["resolve", "skip"], &json!(true))
@@ -145,7 +145,7 @@ async fn handover_of_a_short_shipment_is_accepted_and_keeps_attention() {
 
     // The count is authoritative: the older order has a shortfall if the carrier took its items.
     count_at(&stack, "AMS", 1, true).await.success().unwrap();
-    needs(&stack, &older, "stock_shortfall").await;
+    wait_for_attention(&stack, &older, "stock_shortfall").await;
     count_at(&stack, "AMS", 2, false).await.success().unwrap();
     wait_without_attention(&stack, &older).await;
     stack.stop().await;
@@ -158,7 +158,7 @@ async fn unconfirmed_order_is_served_when_it_ships() {
     let id = place(&stack.client, &order(&[(SKU, 101)])).await;
     wait_for_status(&stack.client, &id, "in_review").await;
     count_at(&stack, "AMS", 100, true).await.success().unwrap();
-    needs(&stack, &id, "stock_shortfall").await;
+    wait_for_attention(&stack, &id, "stock_shortfall").await;
     skip(&stack, &id).await;
     stack.client.decide(&id, "approve", "known").await.unwrap().success().unwrap();
     wait_until("the missing item to be cancelled", || async {

@@ -48,7 +48,7 @@ async fn successor_run_finishes_cancel_beside_handover() {
     wait_for_event(&stack.client, &id, "step.retrying").await;
     terminate(&id).await;
     stack.payments.set_faults(Vec::new());
-    sweep_until_taken_over(&stack, &id).await;
+    sweep_until_resumed(&stack, &id).await;
     send_carrier_event(&stack, left, "deliver").await;
     wait_for_status(&stack.client, &id, "completed").await;
     assert_eq!(label(&stack, stopped), Some(json!("cancelled")));
@@ -66,7 +66,7 @@ async fn successor_run_finishes_cancel_beside_uncaptured_handover() {
     let [left, _] = &all;
     stack.payments.set_faults(vec![rule(Route::Capture, Fault::Refuse, &id)]);
     send_carrier_event(&stack, left, "hand_over").await;
-    operator_actions::needs(&stack, &id, "capture_failing").await;
+    operator_actions::wait_for_attention(&stack, &id, "capture_failing").await;
     operator_actions::operate(&stack.client, &id, "skip", json!({"reason": "a gift"}))
         .await
         .success()
@@ -77,7 +77,7 @@ async fn successor_run_finishes_cancel_beside_uncaptured_handover() {
     wait_for_event(&stack.client, &id, "shipment.cancelled").await;
     terminate(&id).await;
     stack.payments.set_faults(Vec::new());
-    sweep_until_taken_over(&stack, &id).await;
+    sweep_until_resumed(&stack, &id).await;
     wait_for_status(&stack.client, &id, "shipped").await;
     send_carrier_event(&stack, left, "deliver").await;
     wait_for_status(&stack.client, &id, "completed").await;
@@ -100,7 +100,7 @@ async fn successor_run_releases_what_the_carrier_cancelled() {
     wait_for_event(&stack.client, &id, "step.retrying").await;
     terminate(&id).await;
     stack.payments.set_faults(Vec::new());
-    sweep_until_taken_over(&stack, &id).await;
+    sweep_until_resumed(&stack, &id).await;
     send_carrier_event(&stack, left, "deliver").await;
     wait_for_status(&stack.client, &id, "completed").await;
     check_closed_order(&stack, &id).await;
@@ -133,7 +133,7 @@ async fn successor_run_keeps_stock_of_replacement_shipment() {
     wait_for_status(&stack.client, &id, "fulfilling").await;
     let counted = json!({"locations": [{"location": "AMS", "on_hand": 0}], "allow_shortfall": true});
     stack.client.put_stock("SHORT", &counted).await.unwrap().success().unwrap();
-    operator_actions::needs(&stack, &id, "stock_shortfall").await;
+    operator_actions::wait_for_attention(&stack, &id, "stock_shortfall").await;
     put_stock(&stack.client, "SHORT", &[("RTM", 2)]).await;
     let before = units_by_location(&stack).await;
     operator_actions::operate(&stack.client, &id, "retry", json!({"reason": "RTM has some"}))
@@ -148,7 +148,7 @@ async fn successor_run_keeps_stock_of_replacement_shipment() {
     wait_for_event(&stack.client, &id, "step.retrying").await;
     terminate(&id).await;
     stack.carrier.set_faults(vec![rule(Route::Cancel, Fault::Refuse, other)]);
-    sweep_until_taken_over(&stack, &id).await;
+    sweep_until_resumed(&stack, &id).await;
     wait_for_event(&stack.client, &id, "shipment.cancel_refused").await;
     assert_eq!(authorized_amount(&stack, &id).await, 2, "it may still ship");
     send_carrier_event(&stack, other, "hand_over").await;

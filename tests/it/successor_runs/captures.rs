@@ -18,7 +18,7 @@ async fn successor_run_captures_departed_shipment_once() {
     wait_for_event(&stack.client, &unpaid, "step.retrying").await;
     for id in [&captured, &unpaid] {
         terminate(id).await;
-        sweep_until_taken_over(&stack, id).await;
+        sweep_until_resumed(&stack, id).await;
     }
     stack.payments.set_faults(Vec::new());
     for id in [&captured, &unpaid] {
@@ -48,16 +48,16 @@ async fn successor_run_does_not_capture_skipped_shipment() {
     let left = shipments(&wait_for_status(&stack.client, &id, "fulfilling").await).remove(0);
     stack.payments.set_faults(vec![rule(Route::Capture, Fault::Refuse, &id)]);
     send_carrier_event(&stack, &left, "hand_over").await;
-    operator_actions::needs(&stack, &id, "capture_failing").await;
+    operator_actions::wait_for_attention(&stack, &id, "capture_failing").await;
     let skip = operator_actions::operate(&stack.client, &id, "skip", json!({"reason": "a gift"})).await;
     assert_eq!(skip.status.as_u16(), 202, "{}", skip.body);
     wait_for_event(&stack.client, &id, "step.failed").await;
     stack.payments.set_faults(Vec::new());
     terminate(&id).await;
-    sweep_until_taken_over(&stack, &id).await;
+    sweep_until_resumed(&stack, &id).await;
     // The successor run makes its captures before it waits for carrier events.
     send_carrier_event(&stack, &left, "lose").await;
-    operator_actions::needs(&stack, &id, "shipment_lost").await;
+    operator_actions::wait_for_attention(&stack, &id, "shipment_lost").await;
     assert_eq!(at_provider(&stack, &id).1, 0, "no capture");
     let order = stack.client.get(&id).await.unwrap().body;
     assert_eq!(order["amounts_held"]["captured"], 0, "{order:#}");
@@ -78,15 +78,15 @@ async fn successor_run_captures_what_follows_a_skipped_shipment() {
     let (id, left) = place_two_shipments(&stack.client).await;
     stack.payments.set_faults(vec![rule(Route::Capture, Fault::Refuse, &id)]);
     send_carrier_event(&stack, &left[0], "hand_over").await;
-    operator_actions::needs(&stack, &id, "capture_failing").await;
+    operator_actions::wait_for_attention(&stack, &id, "capture_failing").await;
     let skip = operator_actions::operate(&stack.client, &id, "skip", json!({"reason": "a gift"})).await;
     assert_eq!(skip.status.as_u16(), 202, "{}", skip.body);
     wait_for_event(&stack.client, &id, "step.failed").await;
     send_carrier_event(&stack, &left[1], "hand_over").await;
-    operator_actions::needs(&stack, &id, "capture_failing").await;
+    operator_actions::wait_for_attention(&stack, &id, "capture_failing").await;
     terminate(&id).await;
     stack.payments.set_faults(Vec::new());
-    sweep_until_taken_over(&stack, &id).await;
+    sweep_until_resumed(&stack, &id).await;
     wait_for_event(&stack.client, &id, "payment.captured").await;
     for shipment in &left {
         send_carrier_event(&stack, shipment, "deliver").await;
@@ -109,7 +109,7 @@ async fn successor_run_voids_remainder_of_skipped_capture() {
         .payments
         .set_faults(vec![rule(Route::Capture, Fault::Refuse, &id), rule(Route::Void, unavailable, &id)]);
     send_carrier_event(&stack, &left, "hand_over").await;
-    operator_actions::needs(&stack, &id, "capture_failing").await;
+    operator_actions::wait_for_attention(&stack, &id, "capture_failing").await;
     let skip = operator_actions::operate(&stack.client, &id, "skip", json!({"reason": "a gift"})).await;
     assert_eq!(skip.status.as_u16(), 202, "{}", skip.body);
     let begun = "select count(*) from payment_operations where order_id = $1::uuid and kind = 'void'";
@@ -117,7 +117,7 @@ async fn successor_run_voids_remainder_of_skipped_capture() {
         .await;
     assert_eq!(at_provider(&stack, &id), (1000, 0, 0, 1), "the authorization is still active");
     terminate(&id).await;
-    sweep_until_taken_over(&stack, &id).await;
+    sweep_until_resumed(&stack, &id).await;
     stack.payments.set_faults(Vec::new());
     wait_until("the void", || async { (at_provider(&stack, &id).0 == 0).then_some(()) }).await;
     assert_eq!(at_provider(&stack, &id).1, 0, "no capture");

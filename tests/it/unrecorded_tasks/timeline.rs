@@ -113,7 +113,7 @@ async fn cleared_attention_stays_cleared_after_restart() {
     send_carrier_event(&stack, &shipment, "hand_over").await;
     wait_for_event(&stack.client, &id, "payment.captured").await;
     send_carrier_event(&stack, &shipment, "lose").await;
-    needs(&stack, &id, "shipment_lost").await;
+    wait_for_attention(&stack, &id, "shipment_lost").await;
     stack.workers[0].kill_hard().await.unwrap();
     write_as_unrecorded_task(&stack, &id, vec![retrying("nothing")], |_| {}).await;
     signal(&id, "operate", r#"{"action": "skip", "reason": "written off", "attention": "shipment_lost"}"#)

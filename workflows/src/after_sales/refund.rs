@@ -32,7 +32,7 @@ pub struct RefundWorkflow {
 }
 
 impl Retriable for RefundWorkflow {
-    fn retry_policy(&self) -> &OperatorRetries {
+    fn retries(&self) -> &OperatorRetries {
         &self.retries
     }
 

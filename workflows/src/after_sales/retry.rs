@@ -21,7 +21,7 @@ pub(super) struct OperatorRetries {
 
 /// A workflow whose steps an operator can retry.
 pub(super) trait Retriable: Sized + 'static {
-    fn retry_policy(&self) -> &OperatorRetries;
+    fn retries(&self) -> &OperatorRetries;
     fn retries_mut(&mut self) -> &mut OperatorRetries;
     /// Prefix of the task queues.
     fn queue_prefix(&self) -> &str;

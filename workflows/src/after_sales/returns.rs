@@ -30,7 +30,7 @@ pub struct ReturnWorkflow {
 }
 
 impl Retriable for ReturnWorkflow {
-    fn retry_policy(&self) -> &OperatorRetries {
+    fn retries(&self) -> &OperatorRetries {
         &self.retries
     }
 

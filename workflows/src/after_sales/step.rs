@@ -140,7 +140,7 @@ async fn retry_signalled<W: Retriable>(ctx: &WorkflowContext<W>) {
     let options =
         WaitConditionOptions::builder().cancellation_token(WorkflowCancellationToken::new()).build();
     // No code cancels this token, so only the condition ends the wait.
-    let _ = ctx.wait_condition_with_options(|s| !s.retry_policy().is_empty(), options).await;
+    let _ = ctx.wait_condition_with_options(|s| !s.retries().is_empty(), options).await;
 }
 
 /// Returns whether this workflow acts on `retry`. A workflow of an earlier release that ignored a `retry` continues to

@@ -141,11 +141,18 @@ pub(crate) async fn reauthorize(
         s.append_event(OrderEvent::Reauthorizing { amount, reason: why.to_owned() });
         (input, s.state.payment_status)
     });
-    let by_hand = |operation: &OperatorCommand| match operation.action {
+    let operator_result = |operation: &OperatorCommand| match operation.action {
         OperatorAction::Resolve => Ok(Authorization::Authorized { amount, hold: None }),
         _ => Ok(Authorization::Declined { code: definition::CODE_SKIPPED.into() }),
     };
-    let code = match step::run_step(ctx, || OrderActivities::authorize, input, AUTHORIZE_STEP, by_hand).await
+    let code = match step::run_step(
+        ctx,
+        || OrderActivities::authorize,
+        input,
+        AUTHORIZE_STEP,
+        operator_result,
+    )
+    .await
     {
         Ok(Authorization::Authorized { amount, hold }) => {
             record_reauthorized(ctx, amount, hold);

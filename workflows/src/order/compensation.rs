@@ -105,11 +105,12 @@ pub(crate) async fn void_authorization(ctx: &Ctx) {
     let input = ctx.state(|s| s.order_ref());
     let step = compensation_step("void_authorization", names::QUEUE_PAYMENTS, None);
     let held = ctx.state(|s| s.state.authorized.minus_or_zero(s.state.captured));
-    let by_hand = move |operation: &OperatorCommand| match operation.action {
+    let operator_result = move |operation: &OperatorCommand| match operation.action {
         OperatorAction::Resolve => Ok(VoidResult { voided: held }),
         _ => Err(definition::skipped_error()),
     };
-    let result = step::run_step(ctx, || OrderActivities::void_authorization, input, step, by_hand).await;
+    let result =
+        step::run_step(ctx, || OrderActivities::void_authorization, input, step, operator_result).await;
     let Ok(VoidResult { voided }) = result else {
         return append_event(
             ctx,
@@ -156,11 +157,11 @@ pub(crate) async fn release_stock(ctx: &Ctx, shipments: Option<Vec<ShipmentId>>)
 pub(crate) async fn release_shipments(ctx: &Ctx, shipments: Option<Vec<ShipmentId>>, count: usize) {
     let input = ctx.state(|s| ReleaseInput { order_id: s.input.order_id, shipments });
     let step = compensation_step("release_stock", names::QUEUE_ORDERS, None);
-    let by_hand = |operation: &OperatorCommand| match operation.action {
+    let operator_result = |operation: &OperatorCommand| match operation.action {
         OperatorAction::Resolve => Ok(()),
         _ => Err(definition::skipped_error()),
     };
-    match step::run_step(ctx, || OrderActivities::release_stock, input, step, by_hand).await {
+    match step::run_step(ctx, || OrderActivities::release_stock, input, step, operator_result).await {
         Ok(()) if count > 0 => append_event(ctx, OrderEvent::Released { shipments: count }),
         Ok(()) => {}
         Err(_) => append_event(
@@ -174,11 +175,11 @@ pub(crate) async fn release_shipments(ctx: &Ctx, shipments: Option<Vec<ShipmentI
 pub(crate) async fn cancel_label(ctx: &Ctx, shipment_id: ShipmentId) -> LabelCancellation {
     let input = ctx.state(|s| s.shipment_ref(shipment_id));
     let step = compensation_step("cancel_label", names::QUEUE_SHIPPING, Some(shipment_id));
-    let by_hand = |operation: &OperatorCommand| match operation.action {
+    let operator_result = |operation: &OperatorCommand| match operation.action {
         OperatorAction::Resolve => Ok(LabelCancellation::Cancelled),
         _ => Ok(LabelCancellation::Rejected),
     };
-    match step::run_step(ctx, || OrderActivities::cancel_label, input, step, by_hand).await {
+    match step::run_step(ctx, || OrderActivities::cancel_label, input, step, operator_result).await {
         Ok(answer) => answer,
         Err(_) => LabelCancellation::Rejected,
     }

@@ -24,7 +24,7 @@ pub(super) async fn create(
     ];
     let failure = match stripe.call("refund", Method::POST, "v1/refunds", Some(&request.key), &form).await {
         Ok(Ok(refund)) => return parse(&refund),
-        Ok(Err(refusal)) => refusal.into_error(),
+        Ok(Err(rejection)) => rejection.into_error(),
         Err(unavailable @ ProviderError::Unavailable(_)) => return Err(unavailable),
         Err(unknown) => unknown,
     };
@@ -128,7 +128,7 @@ mod tests {
         let made = parse_listed(&refund(json!({}), json!("txn_1"))).unwrap().unwrap();
         assert_eq!((made.payment.as_str(), made.amount.minor(), made.refund_id), ("pi_1", 400, None));
         let id = "0197d7a6-5a3e-7000-8000-000000000001";
-        let ours = parse_listed(&refund(json!({"refund_id": id}), Value::Null)).unwrap().unwrap();
-        assert_eq!(ours.refund_id, id.parse().ok(), "it would be requested again");
+        let own_id = parse_listed(&refund(json!({"refund_id": id}), Value::Null)).unwrap().unwrap();
+        assert_eq!(own_id.refund_id, id.parse().ok(), "it would be requested again");
     }
 }

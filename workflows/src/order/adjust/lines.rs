@@ -192,12 +192,12 @@ impl OrderWorkflow {
         None
     }
 
-    fn reject_lines(&mut self, refused: RejectedLines, request: Option<&str>) {
-        if !refused.is_empty() {
+    fn reject_lines(&mut self, is_rejected: RejectedLines, request: Option<&str>) {
+        if !is_rejected.is_empty() {
             self.append_event(OrderEvent::CancelRejected {
                 status: self.state.status,
-                lines: Some(refused.lines()),
-                pieces: refused.quantities(),
+                lines: Some(is_rejected.lines()),
+                pieces: is_rejected.quantities(),
                 request: request.map(str::to_owned),
             });
         }
@@ -207,11 +207,11 @@ impl OrderWorkflow {
     pub(crate) fn reject_remaining_line_requests(&mut self) {
         while let Some(request) = self.line_requests.pop_front() {
             if self.state.status != OrderStatus::Cancelled && !self.is_completed(&request) {
-                let mut refused = RejectedLines::default();
+                let mut is_rejected = RejectedLines::default();
                 for (line, quantity) in parse_selection(&request).iter() {
-                    refused.add(line, quantity);
+                    is_rejected.add(line, quantity);
                 }
-                self.reject_lines(refused, request.request.as_deref());
+                self.reject_lines(is_rejected, request.request.as_deref());
             }
         }
     }
@@ -288,7 +288,7 @@ impl OrderWorkflow {
         stopped: &[ShipmentId],
         before: &OrderState,
     ) {
-        let DueCancellation { selection, reason, request, rejected: mut refused } = due;
+        let DueCancellation { selection, reason, request, rejected: mut is_rejected } = due;
         for (id, claimed) in removal.shipments().iter().filter(|(id, _)| stopped.contains(id)) {
             self.state.cancel_shipment_units(*id, claimed);
             self.append_event(OrderEvent::ShipmentCancelled { shipment_id: *id });
@@ -297,8 +297,8 @@ impl OrderWorkflow {
         for (line, quantity) in selection.iter() {
             let done = cancelled.iter().find(|p| p.line == line).map_or(0, |p| p.quantity);
             match quantity {
-                None if self.state.open_quantity(line) > 0 => refused.add(line, None),
-                Some(quantity) if quantity > done => refused.add(line, Some(quantity - done)),
+                None if self.state.open_quantity(line) > 0 => is_rejected.add(line, None),
+                Some(quantity) if quantity > done => is_rejected.add(line, Some(quantity - done)),
                 _ => {}
             }
         }
@@ -309,7 +309,7 @@ impl OrderWorkflow {
                 request: request.clone(),
             });
         }
-        self.reject_lines(refused, request.as_deref());
+        self.reject_lines(is_rejected, request.as_deref());
     }
 }
 

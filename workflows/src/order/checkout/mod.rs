@@ -220,12 +220,12 @@ pub(crate) async fn authorize(ctx: &Ctx) -> Result<(), StopReason> {
     };
     loop {
         let amount = input.amount;
-        let by_hand = move |operation: &OperatorCommand| match operation.action {
+        let operator_result = move |operation: &OperatorCommand| match operation.action {
             OperatorAction::Resolve => Ok(Authorization::Authorized { amount, hold: None }),
             _ => Ok(Authorization::Declined { code: definition::CODE_SKIPPED.into() }),
         };
         ctx.state_mut(|s| s.has_payment_event = false);
-        match step::run_step(ctx, || OrderActivities::authorize, input.clone(), step, by_hand).await {
+        match step::run_step(ctx, || OrderActivities::authorize, input.clone(), step, operator_result).await {
             Ok(Authorization::Authorized { amount, hold }) => {
                 ctx.state_mut(|s| {
                     s.authorization = hold;

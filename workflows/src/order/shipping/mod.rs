@@ -88,11 +88,11 @@ async fn book_label(ctx: &Ctx, id: ShipmentId) {
         s.requested_labels.insert(id);
         s.shipment_ref(id)
     });
-    let by_hand = |operation: &OperatorCommand| match (&operation.action, &operation.reference) {
+    let operator_result = |operation: &OperatorCommand| match (&operation.action, &operation.reference) {
         (OperatorAction::Resolve, Some(number)) => Ok(Label { tracking_number: number.clone() }),
         _ => Err(definition::skipped_error()),
     };
-    match step::run_step(ctx, || OrderActivities::book, input, step, by_hand).await {
+    match step::run_step(ctx, || OrderActivities::book, input, step, operator_result).await {
         Ok(label) => ctx.state_mut(|s| record_label(s, id, label)),
         Err(StepError::Permanent { code }) => {
             append_event(ctx, OrderEvent::StepFailed { step: step.name.into(), code });

@@ -17,9 +17,9 @@ pub(crate) async fn raise_for_step(ctx: &Ctx, step: Step) {
 }
 
 /// Raises attention, once per reason and subject.
-pub(crate) fn raise(ctx: &Ctx, need: AttentionItem) {
-    let (reason, step) = (need.reason, need.step.clone());
-    if ctx.state_mut(|s| s.state.raise_attention_item(need)) {
+pub(crate) fn raise(ctx: &Ctx, item: AttentionItem) {
+    let (reason, step) = (item.reason, item.step.clone());
+    if ctx.state_mut(|s| s.state.raise_attention_item(item)) {
         append_event(ctx, OrderEvent::AttentionRaised { reason, step });
         ctx.upsert_search_attributes([names::ATTENTION.value_set(reason.as_str().to_owned())]);
     }
@@ -35,6 +35,6 @@ pub(crate) fn clear(ctx: &Ctx, reason: AttentionReason, about: Option<&str>) {
 }
 
 pub(crate) fn clear_for_step(ctx: &Ctx, step: Step) {
-    let need = step.attention_item();
-    clear(ctx, need.reason, need.subject.as_deref());
+    let item = step.attention_item();
+    clear(ctx, item.reason, item.subject.as_deref());
 }

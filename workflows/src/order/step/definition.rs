@@ -62,9 +62,9 @@ pub(crate) fn targets_step(operation: &OperatorCommand, step: Step) -> bool {
     matches_item(operation, &step.attention_item())
 }
 
-pub(crate) fn matches_item(operation: &OperatorCommand, need: &AttentionItem) -> bool {
-    operation.attention.is_none_or(|reason| reason == need.reason)
-        && operation.about.as_ref().is_none_or(|about| Some(about) == need.subject.as_ref())
+pub(crate) fn matches_item(operation: &OperatorCommand, item: &AttentionItem) -> bool {
+    operation.attention.is_none_or(|reason| reason == item.reason)
+        && operation.about.as_ref().is_none_or(|about| Some(about) == item.subject.as_ref())
 }
 
 /// The step name in attention items that a carrier event raised.

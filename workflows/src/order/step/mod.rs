@@ -46,11 +46,11 @@ fn classify_failure(ctx: &Ctx, error: &ActivityExecutionError, step: Step) -> Fa
     }
     // A remote activity's failure is wrapped, a local one's is not: the innermost failure with details decides.
     let mut failure = error.failure();
-    let (mut refused, mut unknown, mut code) = (false, false, error.to_string());
+    let (mut rejected, mut unknown, mut code) = (false, false, error.to_string());
     while let Some(this) = failure {
         match &this.failure_info {
             Some(FailureInfo::ApplicationFailureInfo(info)) => {
-                refused = info.non_retryable || info.r#type == names::ERROR_PERMANENT;
+                rejected = info.non_retryable || info.r#type == names::ERROR_PERMANENT;
                 unknown = info.r#type == names::ERROR_UNKNOWN_OUTCOME;
                 code.clone_from(&this.message);
                 break;
@@ -60,15 +60,15 @@ fn classify_failure(ctx: &Ctx, error: &ActivityExecutionError, step: Step) -> Fa
         }
         failure = this.cause.as_deref();
     }
-    let lapsed = refused
+    let lapsed = rejected
         && code == names::CODE_AUTHORIZATION_LAPSED
         && versioning::is_patched(ctx, versioning::RENEW_AUTHORIZATIONS);
     let skipped =
-        refused && code == CODE_SKIPPED && versioning::is_patched(ctx, versioning::KEEP_SKIPPED_CAPTURES);
-    if refused && step.policy != StepPolicy::MustSucceed || lapsed || skipped {
+        rejected && code == CODE_SKIPPED && versioning::is_patched(ctx, versioning::KEEP_SKIPPED_CAPTURES);
+    if rejected && step.policy != StepPolicy::MustSucceed || lapsed || skipped {
         return FailureClass::Final(StepError::Permanent { code });
     }
-    FailureClass::Retry { unknown: unknown && step.queue == names::QUEUE_PAYMENTS, at_once_useless: refused }
+    FailureClass::Retry { unknown: unknown && step.queue == names::QUEUE_PAYMENTS, at_once_useless: rejected }
 }
 
 /// Runs one step to completion. `operator_result` returns the step's result when an operator resolves or skips it.
@@ -77,7 +77,7 @@ pub(crate) async fn run_step<AD>(
     activity: impl Fn() -> AD,
     input: AD::Input,
     step: Step,
-    by_hand: impl Fn(&OperatorCommand) -> Result<AD::Output, StepError>,
+    operator_result: impl Fn(&OperatorCommand) -> Result<AD::Output, StepError>,
 ) -> Result<AD::Output, StepError>
 where
     AD: ActivityDefinition + 'static,
@@ -85,23 +85,23 @@ where
 {
     let (mut is_reported, mut attempts, mut rejections) = (false, ATTEMPTS_BEFORE_ATTENTION, 0);
     'at_once: loop {
-        let mut useless = match run_local(ctx, activity(), input.clone(), step.name).await {
+        let mut needs_backoff = match run_local(ctx, activity(), input.clone(), step.name).await {
             None => false,
             Some(Ok(output)) => return Ok(clear_attention_for(ctx, step, output)),
             Some(Err(error)) => match classify_failure(ctx, &error, step) {
                 FailureClass::Final(end) => return Err(clear_attention_for(ctx, step, end)),
-                FailureClass::Retry { unknown, at_once_useless } => {
+                FailureClass::Retry { unknown, at_once_useless: is_rejected } => {
                     if !is_reported {
                         is_reported = true;
                         report_retrying(ctx, step, unknown);
                         read_model::flush(ctx).await;
                     }
-                    at_once_useless
+                    is_rejected
                 }
             },
         };
         loop {
-            let result = if useless {
+            let result = if needs_backoff {
                 attention::raise_for_step(ctx, step).await;
                 rejections += 1;
                 back_off(ctx, step, rejection_backoff(rejections)).await
@@ -116,8 +116,8 @@ where
                         return Err(clear_attention_for(ctx, step, end));
                     }
                     FailureClass::Final(_) => {}
-                    FailureClass::Retry { at_once_useless, .. } => {
-                        useless = at_once_useless;
+                    FailureClass::Retry { at_once_useless: is_rejected, .. } => {
+                        needs_backoff = is_rejected;
                         attention::raise_for_step(ctx, step).await;
                         attempts = 0; // without a limit
                         continue;
@@ -127,13 +127,13 @@ where
             // The backoff has elapsed, or a message for this step has arrived.
             match operator::take_command(ctx, step).await {
                 Some(operation) if operation.action != OperatorAction::Retry => {
-                    let end = by_hand(&operation);
+                    let end = operator_result(&operation);
                     clear_attention_for(ctx, step, ());
                     return end;
                 }
                 Some(_) => continue 'at_once,
                 None if ctx.state_mut(|s| std::mem::take(&mut s.has_payment_event)) => continue 'at_once,
-                None => useless = false,
+                None => needs_backoff = false,
             }
         }
     }

@@ -28,13 +28,13 @@ impl OrderWorkflow {
         if operation.attention == Some(AttentionReason::StockShortfall) {
             return self.validate_shortfall_command(operation);
         }
-        let Some(need) = self.state.needs.iter().rev().find(|need| matches_item(operation, need)) else {
+        let Some(item) = self.state.needs.iter().rev().find(|item| matches_item(operation, item)) else {
             return Err("the order does not need anybody for this".into());
         };
-        let safe = safe_actions(need);
+        let safe = safe_actions(item);
         if !safe.contains(&operation.action) {
             let choices: Vec<&str> = safe.iter().map(|action| action.as_str()).collect();
-            let (reason, step) = (need.reason, &need.step);
+            let (reason, step) = (item.reason, &item.step);
             return Err(format!("safe for {reason} in {step}: {}", choices.join(", ")).into());
         }
         if operation.action == OperatorAction::Resolve && operation.reference.is_none() {
@@ -49,9 +49,9 @@ impl OrderWorkflow {
             operation.reason = messages::sanitize(&operation.reason);
             return self.shortfall_commands.push_back(ShortfallCommand { operation, is_recorded: false });
         }
-        if let Some(need) = self.state.needs.iter().rev().find(|need| matches_item(&operation, need)) {
-            operation.attention = Some(need.reason);
-            operation.about.clone_from(&need.subject);
+        if let Some(item) = self.state.needs.iter().rev().find(|item| matches_item(&operation, item)) {
+            operation.attention = Some(item.reason);
+            operation.about.clone_from(&item.subject);
             operation.reason = messages::sanitize(&operation.reason);
             operation.reference = operation.reference.as_deref().map(messages::sanitize);
             self.operator_commands.push_back(operation);

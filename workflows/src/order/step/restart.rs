@@ -102,8 +102,8 @@ impl OrderWorkflow {
         self.state = state;
         if self.input.is_successor {
             // Attention items of steps end with the terminated run's steps; those that a carrier event raised remain.
-            self.state.needs.retain(|need| need.step == definition::CARRIER_EVENT_STEP);
-            self.state.attention = self.state.needs.last().map(|need| need.reason);
+            self.state.needs.retain(|item| item.step == definition::CARRIER_EVENT_STEP);
+            self.state.attention = self.state.needs.last().map(|item| item.reason);
         }
         self.action_reported = self.facts.contains(&deduplication_key_of(&OrderEvent::ActionRequired {}));
         self.is_compensating = false;

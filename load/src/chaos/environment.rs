@@ -43,7 +43,7 @@ pub enum Commitment {
 #[derive(Debug, Default)]
 pub struct RequestLog {
     /// The commitments by order.
-    pub promises: BTreeMap<String, Vec<Commitment>>,
+    pub commitments: BTreeMap<String, Vec<Commitment>>,
     /// Count per kind of request and response.
     pub answers: BTreeMap<(String, String), u64>,
     /// Responses that violate the contract.
@@ -83,8 +83,8 @@ impl Environment {
     }
 
     /// Records a commitment about an order.
-    pub fn record_commitment(&self, order: &str, promise: Commitment) {
-        self.with_log(|log| log.promises.entry(order.to_owned()).or_default().push(promise));
+    pub fn record_commitment(&self, order: &str, commitment: Commitment) {
+        self.with_log(|log| log.commitments.entry(order.to_owned()).or_default().push(commitment));
     }
 
     /// Records the response to a request.
