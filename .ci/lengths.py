@@ -15,7 +15,7 @@ from pathlib import Path
 FILE_LINES_MAX = 400
 # A large screen shows this many lines: beyond it nobody sees a function's beginning and end at once.
 FUNCTION_LINES_MAX = 70
-NOT_OURS = ("vendor/", "plan/")
+NOT_OURS = ("vendor/",)
 
 COMMENT = r"//[^\n]*|/\*.*?\*/"
 STRING = r'\bb?r(?P<hashes>#*)".*?"(?P=hashes)|"(?:\\.|[^"\\])*"'

@@ -9,7 +9,7 @@ use std::sync::{
 };
 use temporalio_macros::activities;
 use temporalio_sdk::activities::{ActivityContext, ActivityError};
-use waybill_domain::{ids::OrderId, state::AttentionReason};
+use waybill_domain::{attention::AttentionReason, ids::OrderId};
 use waybill_store::orders::attention::{self, AttentionRecord};
 use waybill_workflows::after_sales::{activities as definitions, payloads::*};
 

@@ -97,7 +97,7 @@ impl OrderSteps {
         ctx: ActivityContext,
         input: OrderRef,
     ) -> Result<Screening, ActivityError> {
-        self.attempt("screen", input.order_id, &ctx, || steps::read_model::screen(&self, &input)).await
+        self.attempt("screen", input.order_id, &ctx, || steps::screening::screen(&self, &input)).await
     }
 
     #[activity(definition = definitions::Book)]

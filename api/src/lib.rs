@@ -1,11 +1,11 @@
 //! The HTTP API: the only crate that knows status codes. It accepts orders into Postgres, reads only from Postgres, and
 //! calls Temporal where a workflow must respond.
 
-pub mod admin;
 mod answers;
 mod auth;
 mod balances;
 mod cache;
+pub mod commands;
 pub mod config;
 mod extract;
 mod idempotency;

@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use waybill_api::{
-    admin,
+    commands,
     config::{Cli, Command},
 };
 use waybill_runtime::{shutdown, telemetry};
@@ -26,11 +26,11 @@ async fn main() -> anyhow::Result<()> {
         }
         Command::Migrate(args) => {
             telemetry::init(args.log_format);
-            admin::migrate(&args).await
+            commands::migrate(&args).await
         }
         Command::Keys(args) => {
             telemetry::init(args.database.log_format);
-            admin::keys(&args).await
+            commands::keys(&args).await
         }
     }
 }

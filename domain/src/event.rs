@@ -2,11 +2,11 @@
 
 use crate::{
     allocation::Shortage,
+    attention::AttentionReason,
     ids::{RefundId, ReturnId, ShipmentId},
     money::Amount,
     refund::RefundSource,
     risk::Verdict,
-    state::AttentionReason,
     status::{OrderStatus, Outcome},
 };
 use serde::{Deserialize, Serialize};

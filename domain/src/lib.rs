@@ -2,6 +2,7 @@
 //! and no randomness), so that every process computes the same result.
 
 pub mod allocation;
+pub mod attention;
 pub mod cancellation;
 pub mod country;
 pub mod event;

@@ -1,7 +1,7 @@
 //! The actions that an operator may take on an order that requires attention.
 
 use crate::{
-    state::{AttentionItem, AttentionReason},
+    attention::{AttentionItem, AttentionReason},
     status::string_enum,
 };
 

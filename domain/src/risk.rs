@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// Orders above this amount require manual review: 1,000.00 in currencies with two decimals. A rule of thumb, in minor
 /// units of any currency, until a trained model replaces it.
-pub const REVIEW_ABOVE: i64 = 100_000;
+pub const REVIEW_THRESHOLD: i64 = 100_000;
 /// If a customer places more orders than this within [`VELOCITY_WINDOW_SECONDS`], they require manual review.
 pub const VELOCITY_MAX: u32 = 20;
 /// The window in which a customer's orders are counted, in seconds.
@@ -44,7 +44,7 @@ pub struct RiskDecision {
 /// Evaluates the rules.
 pub fn evaluate(input: RiskInput) -> RiskDecision {
     let mut reasons = Vec::new();
-    if input.total.minor() > REVIEW_ABOVE {
+    if input.total.minor() > REVIEW_THRESHOLD {
         reasons.push("amount_above_limit".to_owned());
     }
     if input.recent_orders > VELOCITY_MAX {
@@ -63,8 +63,8 @@ mod tests {
         let decide = |minor, recent_orders| {
             super::evaluate(RiskInput { total: Amount::new(minor).unwrap(), recent_orders })
         };
-        assert_eq!(decide(REVIEW_ABOVE, VELOCITY_MAX).verdict, Verdict::Approve);
-        assert_eq!(decide(REVIEW_ABOVE + 1, 1).reasons, ["amount_above_limit"]);
+        assert_eq!(decide(REVIEW_THRESHOLD, VELOCITY_MAX).verdict, Verdict::Approve);
+        assert_eq!(decide(REVIEW_THRESHOLD + 1, 1).reasons, ["amount_above_limit"]);
         assert_eq!(decide(1, VELOCITY_MAX + 1).reasons, ["many_recent_orders"]);
     }
 }

@@ -190,7 +190,7 @@ async fn lost_shipment_is_resolved_by_operator() {
 
 #[tokio::test]
 async fn attention_of_ended_order_can_be_resolved() {
-    use waybill_domain::{ids::OrderId, state::AttentionReason};
+    use waybill_domain::{attention::AttentionReason, ids::OrderId};
     use waybill_store::orders::attention::{self, AttentionRecord};
     let stack = stack().await;
     let declined = order_with(|o| o["payment"]["method"] = json!("pm_card_chargeDeclined"));
@@ -225,7 +225,7 @@ async fn attention_of_ended_order_can_be_resolved() {
 
 #[tokio::test]
 async fn repeat_after_lost_response_hits_the_same_item() {
-    use waybill_domain::{ids::OrderId, state::AttentionReason};
+    use waybill_domain::{attention::AttentionReason, ids::OrderId};
     use waybill_store::orders::attention::{self, AttentionRecord};
     let stack = stack().await;
     let pool = waybill_store::connect(&stack.database_url, 1).unwrap();

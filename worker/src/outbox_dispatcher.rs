@@ -13,7 +13,7 @@ use std::{
 };
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use waybill_domain::{ids::OrderId, state::AttentionReason, status::OrderStatus};
+use waybill_domain::{attention::AttentionReason, ids::OrderId, status::OrderStatus};
 use waybill_runtime::{
     temporal::{OrderStart, WorkflowClient},
     webhooks,

@@ -7,6 +7,7 @@ pub(crate) mod operator;
 pub(crate) mod read_model;
 pub(crate) mod refund;
 pub(crate) mod returns;
+pub(crate) mod screening;
 pub(crate) mod stock;
 
 use crate::{OrderSteps, retry::StepFailure};

@@ -1,30 +1,13 @@
-//! The risk decision, and the read model of the order.
+//! The read model of the order.
 
 use super::{authorization, find_order};
 use crate::{OrderSteps, retry::StepFailure};
-use waybill_domain::risk;
 use waybill_store::{
     inbox,
-    orders::{
-        projection::{self, ProjectionOutcome},
-        risk as decisions,
-    },
+    orders::projection::{self, ProjectionOutcome},
     payments,
 };
-use waybill_workflows::payloads::{
-    OrderRef, OrderStepInput, Projected, Projection, RecoveryState, Screening,
-};
-
-pub(crate) async fn screen(steps: &OrderSteps, input: &OrderRef) -> Result<Screening, StepFailure> {
-    let known = decisions::load_context(&steps.pool, input.order_id)
-        .await?
-        .ok_or_else(|| StepFailure::Permanent("order_not_found".into()))?;
-    let decision = match known.decision {
-        Some(decision) => decision,
-        None => decisions::decide_once(&steps.pool, input.order_id, &risk::evaluate(known.input)).await?,
-    };
-    Ok(Screening { decision, review_wait_seconds: steps.wait_times.review_seconds })
-}
+use waybill_workflows::payloads::{OrderStepInput, Projected, Projection, RecoveryState};
 
 pub(crate) async fn project(steps: &OrderSteps, input: &Projection) -> Result<Projected, StepFailure> {
     let Projection { order_id, base_version, entries, state } = input;

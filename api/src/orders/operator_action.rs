@@ -18,9 +18,9 @@ use axum::{
 use serde::Deserialize;
 use uuid::Uuid;
 use waybill_domain::{
+    attention::{AttentionItem, AttentionReason},
     ids::OrderId,
     operator::{OperatorAction, safe_actions},
-    state::{AttentionItem, AttentionReason},
 };
 use waybill_runtime::temporal::WorkflowClientError;
 use waybill_store::{

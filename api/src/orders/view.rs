@@ -5,12 +5,12 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use waybill_domain::{
     allocation::ShipmentLine,
+    attention::{AttentionItem, AttentionReason},
     cancellation::{CustomerAction, allowed_actions},
     ids::{Location, OrderId, ShipmentId, Sku},
     money::Amount,
     operator::{OperatorAction, safe_actions},
     order::{Address, ShortagePolicy},
-    state::{AttentionItem, AttentionReason},
     status::{FulfilmentStatus, OrderStatus, Outcome, PaymentStatus},
 };
 use waybill_store::orders::OrderRecord;

@@ -13,7 +13,7 @@ use sqlx::{PgPool, types::Json};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use uuid::Uuid;
-use waybill_domain::{event::OrderEvent, ids::OrderId, state::AttentionReason, status::OrderStatus};
+use waybill_domain::{attention::AttentionReason, event::OrderEvent, ids::OrderId, status::OrderStatus};
 
 /// The reconciliation, as the writer of an entry.
 const TIMELINE_WRITER: &str = "reconciliation";

@@ -13,9 +13,9 @@ use crate::{
 use serde::Deserialize;
 use sqlx::{PgConnection, PgPool, types::Json};
 use waybill_domain::{
+    attention::{AttentionItem, AttentionReason, clear_attention_item},
     event::OrderEvent,
     ids::OrderId,
-    state::{AttentionItem, AttentionReason, clear_attention_item},
     status::OrderStatus,
 };
 

@@ -4,9 +4,9 @@ use crate::{Result, parse, payments::OperationKind};
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 use waybill_domain::{
+    attention::AttentionReason,
     ids::{OrderId, ShipmentId},
     operator::OperatorAction,
-    state::AttentionReason,
 };
 
 /// The audit record of one operator action.

@@ -7,9 +7,10 @@ use serde::Serialize;
 use sqlx::{PgConnection, PgExecutor, PgPool, types::Json};
 use std::collections::BTreeMap;
 use waybill_domain::{
+    attention::AttentionItem,
     event::{OrderEvent, TimelineEntry},
     ids::OrderId,
-    state::{AttentionItem, LineState, OrderState, ShipmentState},
+    state::{LineState, OrderState, ShipmentState},
     status::OrderStatus,
 };
 

@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 use uuid::Uuid;
 use waybill_domain::{
     Currency,
+    attention::{AttentionItem, AttentionReason},
     ids::{CustomerId, MerchantId, OrderId},
     money::Amount,
     order::{Address, NewOrder, OrderLine, ShortagePolicy},
     provider_currency::amount_increment,
-    state::{AttentionItem, AttentionReason, LineState, OrderState, ShipmentState},
+    state::{LineState, OrderState, ShipmentState},
     status::{OrderStatus, PaymentStatus},
 };
 

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use serde_json::json;
 use sqlx::{PgConnection, PgPool};
-use waybill_domain::{event::OrderEvent, ids::OrderId, money::Amount, state::AttentionReason};
+use waybill_domain::{attention::AttentionReason, event::OrderEvent, ids::OrderId, money::Amount};
 
 /// The writer of disputes' entries in the timeline.
 const TIMELINE_WRITER: &str = "dispute";

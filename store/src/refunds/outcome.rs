@@ -12,9 +12,9 @@ use crate::{
 use serde_json::json;
 use sqlx::{PgConnection, PgPool};
 use waybill_domain::{
+    attention::AttentionReason,
     event::OrderEvent,
     refund::{RefundSource, RefundState},
-    state::AttentionReason,
 };
 
 /// Records a new state of the refund, once, and returns the current refund. A state that is not new is not written: see

@@ -24,12 +24,13 @@ use sqlx::{PgConnection, PgPool, types::Json};
 use std::collections::BTreeMap;
 use waybill_domain::{
     Currency,
+    attention::AttentionReason,
     event::{LineQuantity, OrderEvent},
     ids::{MerchantId, OrderId, ReturnId},
     money::Amount,
     order,
     returns::{InsufficientQuantity, ReturnDisposition, ReturnState, ShippedLine, refund_share, take_units},
-    state::{AttentionReason, ShipmentState},
+    state::ShipmentState,
 };
 
 /// The writer of returns' entries in the timeline.

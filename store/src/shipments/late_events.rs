@@ -15,9 +15,10 @@ use crate::{
 use serde_json::json;
 use sqlx::{PgConnection, PgPool, types::Json};
 use waybill_domain::{
+    attention::AttentionReason,
     event::{LineQuantity, OrderEvent},
     ids::{OrderId, ShipmentId},
-    state::{AttentionReason, ShipmentState},
+    state::ShipmentState,
     status::{FulfilmentStatus, OrderStatus},
 };
 

@@ -3,10 +3,10 @@
 
 use serde::{Deserialize, Serialize};
 use waybill_domain::{
+    attention::AttentionReason,
     ids::{OrderId, RefundId, ReturnId},
     money::Amount,
     refund::RefundState,
-    state::AttentionReason,
 };
 
 /// Input of a refund's workflow.

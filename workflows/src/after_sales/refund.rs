@@ -16,7 +16,7 @@ use temporalio_workflow::{
     SyncWorkflowContext, TimerOptions, WaitConditionOptions, WorkflowCancellationToken, WorkflowContext,
     WorkflowContextView, WorkflowResult, workflows::select,
 };
-use waybill_domain::{ids::OrderId, refund::RefundState, state::AttentionReason};
+use waybill_domain::{attention::AttentionReason, ids::OrderId, refund::RefundState};
 
 /// How often the workflow polls a pending refund in case its webhook never arrives. Banks take days, so an hour's delay
 /// is small, and a refund that is pending for a month stays far below the history size limit.

@@ -4,7 +4,7 @@ use super::payloads::RetryRecord;
 use crate::payloads::OperatorCommand;
 use std::collections::VecDeque;
 use temporalio_common::data_converters::RawValue;
-use waybill_domain::{ids::OrderId, operator::OperatorAction, state::AttentionReason};
+use waybill_domain::{attention::AttentionReason, ids::OrderId, operator::OperatorAction};
 
 /// Signals come from operators with direct access to Temporal, who use no API key.
 const ACTOR_TEMPORAL: &str = "temporal";

@@ -16,7 +16,7 @@ use temporalio_workflow::{
     SyncWorkflowContext, TimerOptions, WaitConditionOptions, WorkflowCancellationToken, WorkflowContext,
     WorkflowContextView, WorkflowResult, workflows::select,
 };
-use waybill_domain::{ids::OrderId, state::AttentionReason};
+use waybill_domain::{attention::AttentionReason, ids::OrderId};
 
 type Ctx = WorkflowContext<ReturnWorkflow>;
 

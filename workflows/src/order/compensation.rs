@@ -18,11 +18,11 @@ use crate::order::{
 };
 use crate::{activities::OrderActivities, names, payloads::*};
 use waybill_domain::{
+    attention::AttentionReason,
     event::OrderEvent,
     ids::ShipmentId,
     money::Amount,
     operator::OperatorAction,
-    state::AttentionReason,
     status::{OrderStatus, PaymentStatus},
 };
 

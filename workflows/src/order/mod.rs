@@ -1,11 +1,11 @@
 //! The workflow of one order, from acceptance to a terminal status (`docs/reference/statuses.md`).
 //! `OrderWorkflow::run_steps` runs the stages in order: `checkout`, then `shipping`. `adjust` changes the order in
-//! between, `authorization` renews its authorization, `compensation` ends it early, and `recovery` resumes it.
+//! between, `reauthorization` renews its authorization, `compensation` ends it early, and `recovery` resumes it.
 
 mod adjust;
-mod authorization;
 mod checkout;
 mod compensation;
+mod reauthorization;
 mod recovery;
 mod requests;
 mod shipping;

@@ -25,10 +25,10 @@ use crate::order::{
 };
 use crate::{activities::OrderActivities, names, payloads::*};
 use waybill_domain::{
+    attention::AttentionReason,
     event::OrderEvent,
     ids::ShipmentId,
     money::Amount,
-    state::AttentionReason,
     status::{FulfilmentStatus, OrderStatus},
 };
 

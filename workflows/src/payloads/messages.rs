@@ -2,12 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 use waybill_domain::{
+    attention::AttentionReason,
     cancellation::CancellationPlan,
     event::LineQuantity,
     ids::{OrderId, ShipmentId},
     lines::LineSelector,
     operator::OperatorAction,
-    state::AttentionReason,
 };
 
 /// A request to cancel: its source, its lines and its reason.

@@ -10,9 +10,9 @@ use crate::{
 use serde_json::json;
 use sqlx::{PgConnection, PgPool, types::Json};
 use waybill_domain::{
+    attention::AttentionReason,
     event::{LineQuantity, OrderEvent},
     ids::{OrderId, ShipmentId},
-    state::AttentionReason,
 };
 
 const REASON: AttentionReason = AttentionReason::StockShortfall;

@@ -16,6 +16,7 @@ use crate::order::{
 use crate::{activities::OrderActivities, names, payloads::*};
 use waybill_domain::{
     allocation::ShipmentLine,
+    attention::AttentionReason,
     cancellation::{CancellationPlan, plan_cancellation},
     event::{LineQuantity, OrderEvent, lines_cancelled_key, lines_rejected_key},
     ids::ShipmentId,
@@ -23,7 +24,7 @@ use waybill_domain::{
         InvalidLines, LineSelection, LineSelector, QuantityByLine, RejectedLines, UnitRemoval,
         plan_line_cancellation,
     },
-    state::{AttentionReason, OrderState, ShipmentState},
+    state::{OrderState, ShipmentState},
     status::OrderStatus,
 };
 

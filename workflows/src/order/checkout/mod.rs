@@ -3,7 +3,7 @@
 
 use crate::order::step::{activity, definition};
 use crate::order::{
-    Ctx, OrderWorkflow, append_event, authorization,
+    Ctx, OrderWorkflow, append_event, reauthorization as authorization,
     step::{
         self,
         cancel::check_cancel,
@@ -18,11 +18,12 @@ use crate::order::{
 use crate::{activities::OrderActivities, names, payloads::*};
 use std::time::Duration;
 use waybill_domain::{
+    attention::AttentionReason,
     event::OrderEvent,
     operator::OperatorAction,
     order::ShortagePolicy,
     risk,
-    state::{AttentionReason, OrderState},
+    state::OrderState,
     status::{OrderStatus, PaymentStatus},
 };
 

@@ -2,7 +2,7 @@
 
 use crate::order::step::{activity, definition, renewal};
 use crate::order::{
-    Ctx, append_event, authorization, compensation,
+    Ctx, append_event, compensation, reauthorization as authorization,
     step::{
         self, attention,
         definition::{Step, StepError, StepPolicy},
@@ -12,7 +12,7 @@ use crate::order::{
 use crate::{activities::OrderActivities, names, payloads::*};
 use std::cell::Cell;
 use waybill_domain::{
-    event::OrderEvent, ids::ShipmentId, operator::OperatorAction, state::AttentionReason,
+    attention::AttentionReason, event::OrderEvent, ids::ShipmentId, operator::OperatorAction,
     status::PaymentStatus,
 };
 

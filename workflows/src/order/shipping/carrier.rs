@@ -15,9 +15,9 @@ use crate::order::{
 };
 use crate::{activities::OrderActivities, payloads::*};
 use waybill_domain::{
+    attention::{AttentionItem, AttentionReason},
     event::OrderEvent,
     ids::ShipmentId,
-    state::{AttentionItem, AttentionReason},
     status::FulfilmentStatus,
 };
 

@@ -8,7 +8,7 @@ pub(crate) mod hand_over;
 use crate::order::{
     Ctx, OrderWorkflow,
     adjust::{lines, shortfall},
-    append_event, authorization, compensation,
+    append_event, compensation, reauthorization as authorization,
     step::{
         self,
         cancel::accept_workflow_cancel,
@@ -27,10 +27,11 @@ use crate::order::{
 };
 use crate::{activities::OrderActivities, names, payloads::*};
 use waybill_domain::{
+    attention::AttentionReason,
     event::OrderEvent,
     ids::ShipmentId,
     operator::OperatorAction,
-    state::{AttentionReason, ShipmentState},
+    state::ShipmentState,
     status::{FulfilmentStatus, OrderStatus},
 };
 

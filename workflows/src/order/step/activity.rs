@@ -14,7 +14,7 @@ use temporalio_workflow::{
     ActivityCancellationType, ActivityExecutionError, ActivityOptions, LocalActivityOptions, RetryPolicy,
     TimerOptions, WaitConditionOptions, WorkflowCancellationToken, workflows::select,
 };
-use waybill_domain::{ids::ShipmentId, state::AttentionReason, status::PaymentStatus};
+use waybill_domain::{attention::AttentionReason, ids::ShipmentId, status::PaymentStatus};
 
 /// Timeout of the local attempt: longer than a card network's usual response time, and shorter than a client waits for
 /// the order.

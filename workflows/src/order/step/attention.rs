@@ -6,8 +6,8 @@ use crate::order::{
     step::{definition::Step, read_model},
 };
 use waybill_domain::{
+    attention::{AttentionItem, AttentionReason},
     event::OrderEvent,
-    state::{AttentionItem, AttentionReason},
 };
 
 /// Raises attention for a step, and writes it to the read model immediately.

@@ -2,8 +2,8 @@
 
 use crate::{names, payloads::*};
 use waybill_domain::{
+    attention::{AttentionItem, AttentionReason},
     ids::ShipmentId,
-    state::{AttentionItem, AttentionReason},
 };
 
 /// What may end a step early.

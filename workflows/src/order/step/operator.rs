@@ -11,9 +11,9 @@ use crate::order::{
 };
 use crate::{activities::OrderActivities, payloads::*};
 use waybill_domain::{
+    attention::AttentionReason,
     event::OrderEvent,
     operator::{OperatorAction, safe_actions},
-    state::AttentionReason,
 };
 
 /// Signals come from operators with direct access to Temporal, who use no API key.

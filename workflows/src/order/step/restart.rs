@@ -8,8 +8,8 @@ use crate::{activities::OrderActivities, payloads::*};
 use futures::future::pending;
 use temporalio_workflow::{WaitConditionOptions, WorkflowCancellationToken};
 use waybill_domain::{
+    attention::AttentionReason,
     event::OrderEvent,
-    state::AttentionReason,
     status::{FulfilmentStatus, OrderStatus, PaymentStatus},
 };
 

@@ -23,10 +23,10 @@ use std::{
 };
 use temporalio_workflow::{TimerOptions, WorkflowCancellationToken, workflows::select};
 use waybill_domain::{
+    attention::{AttentionItem, AttentionReason},
     event::OrderEvent,
     money::Amount,
     operator::OperatorAction,
-    state::{AttentionItem, AttentionReason},
     status::PaymentStatus,
 };
 
@@ -65,7 +65,7 @@ impl<'a> RenewalTimer<'a> {
     }
 
     fn reschedule(&mut self, ctx: &'a Ctx) {
-        let at = ctx.state(OrderWorkflow::reauthorize_at);
+        let at = ctx.state(OrderWorkflow::reauthorization_due);
         if at == self.at {
             return;
         }
@@ -86,7 +86,7 @@ impl<'a> RenewalTimer<'a> {
 
 impl OrderWorkflow {
     /// Returns when to re-authorize, in Unix seconds. None if nothing remains to be captured.
-    fn reauthorize_at(&self) -> Option<i64> {
+    fn reauthorization_due(&self) -> Option<i64> {
         let hold = self.authorization.as_ref()?;
         hold.renew_at.filter(|_| self.state.shipments.iter().any(|shipment| shipment.is_open()))
     }
