@@ -2,7 +2,7 @@
 
 use crate::order::step::{activity, definition, renewal};
 use crate::order::{
-    Ctx, append_event, compensation, reauthorization as authorization,
+    Ctx, append_event, compensation, reauthorization,
     step::{
         self, attention,
         definition::{Step, StepError, StepPolicy},
@@ -106,13 +106,13 @@ fn capture_step(id: ShipmentId, attention: AttentionReason) -> Step {
 async fn reauthorize_for_capture(
     ctx: &Ctx,
     input: &CaptureInput,
-) -> Result<(), authorization::ReauthorizationFailed> {
+) -> Result<(), reauthorization::ReauthorizationFailed> {
     let amount = ctx.state_mut(|s| {
         s.reauthorization_reason = None;
         let open = s.state.open_amount();
         open.plus(input.amount).unwrap_or(input.amount)
     });
-    authorization::reauthorize(ctx, amount, renewal::REASON_EXPIRED).await
+    reauthorization::reauthorize(ctx, amount, renewal::REASON_EXPIRED).await
 }
 
 /// Waits for an operator's decision: the items have left, and the payment cannot be captured. The workflow does not

@@ -8,7 +8,7 @@ pub(crate) mod hand_over;
 use crate::order::{
     Ctx, OrderWorkflow,
     adjust::{lines, shortfall},
-    append_event, compensation, reauthorization as authorization,
+    append_event, compensation, reauthorization,
     step::{
         self,
         cancel::accept_workflow_cancel,
@@ -124,7 +124,7 @@ fn record_label(s: &mut OrderWorkflow, id: ShipmentId, label: Label) {
 
 /// Follows the shipments until all reach a terminal status.
 pub(crate) async fn ship(ctx: &Ctx) -> Result<(), StopReason> {
-    let mut watch = authorization::RenewalTimer::new();
+    let mut watch = reauthorization::RenewalTimer::new();
     let end = follow_shipments(ctx, &mut watch).await;
     watch.cancel();
     end
@@ -132,7 +132,7 @@ pub(crate) async fn ship(ctx: &Ctx) -> Result<(), StopReason> {
 
 async fn follow_shipments<'a>(
     ctx: &'a Ctx,
-    watch: &mut authorization::RenewalTimer<'a>,
+    watch: &mut reauthorization::RenewalTimer<'a>,
 ) -> Result<(), StopReason> {
     loop {
         carrier::process_shipment_events(ctx).await;
@@ -158,7 +158,7 @@ async fn follow_shipments<'a>(
             }
             _ => {}
         }
-        authorization::reauthorize_or_raise_attention(ctx).await;
+        reauthorization::reauthorize_or_raise_attention(ctx).await;
         read_model::flush(ctx).await;
         let has_work = |s: &OrderWorkflow| {
             let has_messages = !s.shipment_events.is_empty()
