@@ -153,7 +153,7 @@ impl OrderSteps {
         self.attempt("record", input.order_id, &ctx, || async { Ok(()) }).await
     }
 
-    #[activity(definition = definitions::Inherit)]
+    #[activity(definition = definitions::LoadRecoveryState)]
     pub async fn load_recovery_state(
         self: Arc<Self>,
         ctx: ActivityContext,

@@ -90,9 +90,9 @@ async fn run(cli: Cli) -> Result<()> {
         let report = report.with_context(|| format!("the benchmark {bench:?} failed"));
         env.servers.stop().await;
         let report = report?;
-        report.tell();
+        report.print();
         if let Some(out) = &out {
-            report.keep(out)?;
+            report.save(out)?;
             chart::draw(&report, &out.join(&report.name))?;
         }
     }

@@ -63,7 +63,7 @@ pub struct Report {
 
 impl Report {
     /// Prints the report.
-    pub fn tell(&self) {
+    pub fn print(&self) {
         let Self { name, main, also, .. } = self;
         line(&format!("\n{name}, {} rounds", self.rounds));
         tell(main);
@@ -74,7 +74,7 @@ impl Report {
     }
 
     /// Saves the report as `<name>.json` in a directory.
-    pub fn keep(&self, dir: &Path) -> Result<()> {
+    pub fn save(&self, dir: &Path) -> Result<()> {
         std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
         let path = dir.join(format!("{}.json", self.name));
         let json = serde_json::to_string_pretty(self)? + "\n";

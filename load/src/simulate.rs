@@ -162,7 +162,7 @@ struct State {
     /// The time at which each order in the backlog was accepted.
     waiting: VecDeque<f64>,
     overloaded: bool,
-    looked: f64,
+    measured_at: f64,
     /// Orders that could have been accepted, and processed, in the elapsed time; fractions carry over.
     acceptable: f64,
     doable: f64,
@@ -171,8 +171,8 @@ struct State {
 impl State {
     /// Measures the backlog as the API does, every two seconds; the value is stale in between.
     fn measure_backlog(&mut self, now: &Snapshot, args: &SimulateArgs) {
-        if now.at - self.looked >= BACKLOG_EVERY_SECONDS {
-            self.looked = now.at;
+        if now.at - self.measured_at >= BACKLOG_EVERY_SECONDS {
+            self.measured_at = now.at;
             self.overloaded = self.waiting.len() > args.backlog_max;
         }
         self.acceptable = (self.acceptable + args.accept * STEP_SECONDS).min(args.accept * BURST_SECONDS);

@@ -55,11 +55,11 @@ impl BatchedWriters {
     /// concurrently as the pool has connections: for measurements, and to find out whether batching causes a problem.
     pub fn start(pool: &PgPool, batched: bool) -> Self {
         let connections = pool.options().get_max_connections() as usize;
-        let limits = |lanes| match batched {
-            true => BatchLimits { items_max: BATCH_ITEMS_MAX, flushers: lanes, linger: Linger::None },
+        let limits = |flusher_count| match batched {
+            true => BatchLimits { items_max: BATCH_ITEMS_MAX, flushers: flusher_count, linger: Linger::None },
             false => BatchLimits { items_max: 1, flushers: connections, linger: Linger::None },
         };
-        let pooled = |lanes| PooledConnections::new(pool, limits(lanes).flushers);
+        let pooled = |flusher_count| PooledConnections::new(pool, limits(flusher_count).flushers);
         let (projection_connections, reservation_connections, hand_over_connections) =
             (pooled(PROJECTION_FLUSHERS), pooled(STOCK_FLUSHERS), pooled(STOCK_FLUSHERS));
         Self {

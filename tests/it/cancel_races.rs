@@ -154,7 +154,7 @@ impl<'a> Case<'a> {
             ClearFaults => self.stage.change_faults(|rules| {
                 rules.retain(|rule| self.ids().all(|name| rule.matching.as_ref() != Some(name)));
             }),
-            CarrierEvent(number, what) => self.says(&self.shipments[number], what).await,
+            CarrierEvent(number, what) => self.send_carrier_event(&self.shipments[number], what).await,
             WaitForStatus(status) => {
                 wait_for_status(&stack.client, &self.id, status).await;
             }
@@ -168,7 +168,7 @@ impl<'a> Case<'a> {
         }
     }
 
-    async fn says(&self, shipment: &str, what: &str) {
+    async fn send_carrier_event(&self, shipment: &str, what: &str) {
         let received = "select count(*) from inbox where order_id = $1::uuid and settled_at is not null
             and signal = 'shipment_event'";
         let before = count(&self.stage.stack, received, &self.id).await;
@@ -235,7 +235,7 @@ impl<'a> Case<'a> {
             let order = wait_for_status(&stack.client, &self.id, "shipped").await;
             let all = order["shipments"].as_array().unwrap();
             for departed in all.iter().filter(|shipment| shipment["status"] == "handed_over") {
-                self.says(departed["id"].as_str().unwrap(), "deliver").await;
+                self.send_carrier_event(departed["id"].as_str().unwrap(), "deliver").await;
             }
         }
         wait_for_status(&stack.client, &self.id, status).await;

@@ -77,7 +77,7 @@ async fn received(stack: &Stack, id: &str, lines: Value) -> Value {
     closed(stack, id).await
 }
 
-fn goods(line: u32, quantity: u32, condition: &str) -> Value {
+fn received_line(line: u32, quantity: u32, condition: &str) -> Value {
     json!({"line": line, "quantity": quantity, "condition": condition})
 }
 

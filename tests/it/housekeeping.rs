@@ -100,8 +100,8 @@ async fn terminated_order_releases_stock_and_money() {
         assert_eq!(order["payment_status"], "voided", "{order:#}");
         check_closed_order(&stack, id).await;
         let recorded = timeline(&stack.client, id).await;
-        let asked = recorded.iter().find(|e| e["type"] == "cancellation.requested").unwrap();
-        assert_eq!(asked["data"], json!({"source": "system", "reason": "its workflow was ended"}));
+        let request = recorded.iter().find(|e| e["type"] == "cancellation.requested").unwrap();
+        assert_eq!(request["data"], json!({"source": "system", "reason": "its workflow was ended"}));
     }
     assert!(event_types(&stack.client, &fulfilling).await.contains(&"shipment.cancelled".to_owned()));
 

@@ -43,12 +43,12 @@ async fn two_places(stack: &Stack) -> Value {
     order
 }
 
-async fn ask(stack: &Stack, id: &str, body: Value) -> Reply {
+async fn request_cancel(stack: &Stack, id: &str, body: Value) -> Reply {
     stack.client.post(&format!("/v1/orders/{id}/cancellation"), &body).await.unwrap()
 }
 
 async fn cancel(stack: &Stack, id: &str, lines: &[u32]) -> Reply {
-    ask(stack, id, json!({"reason": "changed my mind", "lines": lines})).await
+    request_cancel(stack, id, json!({"reason": "changed my mind", "lines": lines})).await
 }
 
 /// Requests a dry run, then the cancellation, and checks that both return the same answer and plan. Returns the plan.
@@ -57,9 +57,10 @@ async fn cancel_lines_and_compare_with_plan(stack: &Stack, id: &str, lines: &[u3
 }
 
 async fn cancel_and_compare_with_plan(stack: &Stack, id: &str, lines: Value) -> Value {
-    let planned = ask(stack, id, json!({"reason": "what if", "lines": lines, "dry_run": true})).await;
+    let planned =
+        request_cancel(stack, id, json!({"reason": "what if", "lines": lines, "dry_run": true})).await;
     assert_eq!(planned.status.as_u16(), 200, "{}", planned.body);
-    let done = ask(stack, id, json!({"reason": "changed my mind", "lines": lines})).await;
+    let done = request_cancel(stack, id, json!({"reason": "changed my mind", "lines": lines})).await;
     assert!([200, 202].contains(&done.status.as_u16()), "{}", done.body);
     assert_eq!((&done.body["answer"], &done.body["plan"]), (&planned.body["answer"], &planned.body["plan"]));
     done.body["plan"].clone()

@@ -290,13 +290,13 @@ async fn open_dispute_raises_attention_until_closed() {
     stack.stop().await;
 }
 
-async fn ask_return(stack: &Stack, order: &str, lines: Value) -> Reply {
+async fn request_return(stack: &Stack, order: &str, lines: Value) -> Reply {
     let body = json!({"lines": lines, "reason": "does not fit"});
     stack.client.post(&format!("/v1/orders/{order}/returns"), &body).await.unwrap()
 }
 
 pub async fn returning(stack: &Stack, order: &str, lines: Value) -> String {
-    let reply = ask_return(stack, order, lines).await;
+    let reply = request_return(stack, order, lines).await;
     assert_eq!((reply.status.as_u16(), reply.text("/status")), (201, "awaiting"), "{}", reply.body);
     reply.text("/id").to_owned()
 }

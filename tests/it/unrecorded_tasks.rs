@@ -77,9 +77,9 @@ async fn cancel_after_the_worker_died(stack: &mut Stack, at_work: usize, orders:
             wait_for_status(&stack.client, id, "cancelled").await;
             check_closed_order(stack, id).await;
             let reported = timeline(&stack.client, id).await;
-            let asked = reported.iter().rfind(|entry| entry["type"] == "cancellation.requested").unwrap();
-            assert_eq!(asked["data"]["source"], source);
-            assert_eq!(reported.last().unwrap()["data"]["reason"], asked["data"]["reason"]);
+            let request = reported.iter().rfind(|entry| entry["type"] == "cancellation.requested").unwrap();
+            assert_eq!(request["data"]["source"], source);
+            assert_eq!(reported.last().unwrap()["data"]["reason"], request["data"]["reason"]);
         }
     }
 }

@@ -129,7 +129,7 @@ async fn key_of_unknown_outcome_rejects_other_bodies() {
 /// A proxy to Postgres that can stop forwarding: established connections stay open, but no data passes.
 struct ConnectionVia {
     url: String,
-    silent: watch::Sender<()>,
+    unresponsive: watch::Sender<()>,
 }
 
 async fn way(database_url: &str) -> ConnectionVia {
@@ -155,7 +155,7 @@ async fn way(database_url: &str) -> ConnectionVia {
             });
         }
     });
-    ConnectionVia { url: url.into(), silent: unresponsive }
+    ConnectionVia { url: url.into(), unresponsive }
 }
 
 #[tokio::test]
@@ -165,7 +165,7 @@ async fn batch_times_out_on_unreachable_postgres() {
     let pool = connect(&way.url, 16).unwrap();
     let writers = BatchedWriters::start(&pool, true);
     writers.reserve(id).await.unwrap().unwrap();
-    way.silent.send(()).unwrap();
+    way.unresponsive.send(()).unwrap();
     // The batch in flight fails; later ones get another connection.
     let reserved = wait_until("the batcher to continue", || async {
         timeout(WAIT_TIMEOUT, writers.reserve(id)).await.expect("the batch must time out").ok()
@@ -183,7 +183,7 @@ async fn version_lookup_times_out_before_writes() {
     writers.reserve(id).await.unwrap().unwrap();
     let stamp = reader.row_version(id).await.unwrap();
     assert!(stamp.is_some());
-    way.silent.send(()).unwrap();
+    way.unresponsive.send(()).unwrap();
     let written = writers.reserve(id);
     let checked = async {
         assert!(reader.row_version(id).await.is_err(), "no response");
@@ -205,7 +205,7 @@ async fn listener_detects_unreachable_postgres() {
     let mut receive =
         async || timeout(WAIT_TIMEOUT, received.recv()).await.expect("a notification must arrive").unwrap();
     assert_eq!(receive().await, ChangeNotification::Unknown, "on subscription");
-    way.silent.send(()).unwrap();
+    way.unresponsive.send(()).unwrap();
     assert_eq!(receive().await, ChangeNotification::Unknown, "after a reconnect");
     Notifier::start(connect(&stack.database_url, 1).unwrap()).notify_order(id);
     assert_eq!(receive().await, ChangeNotification::Order(id));
@@ -233,7 +233,7 @@ async fn notifications_continue_after_a_hung_statement() {
     };
     receive().await;
     wait_until("its connection to be idle", || async { (pool.num_idle() == 1).then_some(()) }).await;
-    way.silent.send(()).unwrap();
+    way.unresponsive.send(()).unwrap();
     receive().await;
     stack.stop().await;
 }
@@ -256,7 +256,7 @@ async fn unresponsive_connections_are_skipped() {
         (pool.num_idle() == 2 && rested >= 2).then_some(())
     })
     .await;
-    way.silent.send(()).unwrap();
+    way.unresponsive.send(()).unwrap();
     let ping = timeout(WAIT_TIMEOUT, waybill_store::ping(&pool)).await.expect("the ping must complete");
     ping.expect("a new connection must respond");
     stack.stop().await;

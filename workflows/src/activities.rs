@@ -83,7 +83,7 @@ impl OrderActivities {
     }
 
     #[activity(name = "inherit")]
-    pub fn inherit(input: OrderStepInput) -> Result<RecoveryState, ActivityError> {
+    pub fn load_recovery_state(input: OrderStepInput) -> Result<RecoveryState, ActivityError> {
         unimplemented!()
     }
 

@@ -76,7 +76,7 @@ fn parse_error(status: StatusCode, body: &Value) -> CarrierError {
 /// The request body of a booking. It omits address fields that are empty.
 fn booking(request: &BookRequest) -> Value {
     let parcels: Vec<Value> =
-        request.goods.iter().map(|(sku, quantity)| json!({"sku": sku, "quantity": quantity})).collect();
+        request.items.iter().map(|(sku, quantity)| json!({"sku": sku, "quantity": quantity})).collect();
     json!({"reference": request.reference, "from": request.from, "to": request.to, "parcels": parcels})
 }
 
@@ -120,7 +120,7 @@ mod tests {
             reference: ShipmentId(Uuid::from_u128(7)),
             from: "AMS".parse().unwrap(),
             to: serde_json::from_value(to.clone()).unwrap(),
-            goods: vec![("Schuh 42 grün".into(), 2)],
+            items: vec![("Schuh 42 grün".into(), 2)],
         };
         let body = booking(&request);
         assert_eq!(body["to"], to);

@@ -32,7 +32,7 @@ pub struct BookRequest {
     /// The delivery address.
     pub to: Address,
     /// SKU and quantity.
-    pub goods: Vec<(String, i32)>,
+    pub items: Vec<(String, i32)>,
 }
 
 /// A label.

@@ -14,7 +14,7 @@ pub(crate) async fn book(steps: &OrderSteps, input: &ShipmentRef) -> Result<Labe
         return Ok(Label { tracking_number });
     }
     let request =
-        BookRequest { reference: input.shipment_id, from: parcel.from, to: parcel.to, goods: parcel.items };
+        BookRequest { reference: input.shipment_id, from: parcel.from, to: parcel.to, items: parcel.items };
     let label = steps.carrier.book(&request).await?;
     shipments::set_label(&steps.pool, input.shipment_id, &label.id, &label.tracking_number).await?;
     Ok(Label { tracking_number: label.tracking_number })

@@ -46,7 +46,7 @@ pub struct Flow {
     pub stack: Stack,
     /// The measured processes.
     pub processes: Processes,
-    look: PgPool,
+    pool: PgPool,
     placed: AtomicU64,
 }
 
@@ -55,14 +55,14 @@ impl Flow {
     pub async fn of(env: &Environment, stack: Stack) -> Result<Self> {
         environment::stock(&stack, environment::SKUS).await?;
         let (check, processes) = (environment::look(&stack).await?, env.processes(&stack));
-        Ok(Self { stack, processes, look: check, placed: AtomicU64::new(0) })
+        Ok(Self { stack, processes, pool: check, placed: AtomicU64::new(0) })
     }
 
     /// Places unmeasured orders that fill connections, caches and plans. Postgres plans for empty tables until they are
     /// analysed, which autovacuum does within a minute of the first orders.
     pub async fn warm_up(&self, count: u64, goal: Goal) -> Result<()> {
         self.run(count, goal).await?;
-        sqlx::query("vacuum analyze").execute(&self.look).await.context("the tables cannot be analysed")?;
+        sqlx::query("vacuum analyze").execute(&self.pool).await.context("the tables cannot be analysed")?;
         Ok(())
     }
 
@@ -109,7 +109,7 @@ impl Flow {
         let (wal, data): (f64, f64) = sqlx::query_as(
             "select pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::float8, pg_database_size(current_database())::float8",
         )
-        .fetch_one(&self.look)
+        .fetch_one(&self.pool)
         .await?;
         Ok([wal, data])
     }
@@ -124,7 +124,7 @@ impl Flow {
             sqlx::query_scalar("select count(*) from orders where id > $1 and status = any($2)")
                 .bind(since)
                 .bind(statuses)
-                .fetch_one(&self.look)
+                .fetch_one(&self.pool)
                 .await
                 .context("the orders cannot be counted")?;
         Ok(u64::try_from(counted)?)

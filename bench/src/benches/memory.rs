@@ -22,11 +22,11 @@ pub async fn run(env: &Environment) -> Result<Report> {
     let start = Instant::now();
     let mut sustained = Peak::default();
     while start.elapsed() < limit {
-        sustained.look(&flow, batch, flow.run(batch, Goal::Booked).await?);
+        sustained.sample_memory(&flow, batch, flow.run(batch, Goal::Booked).await?);
     }
     let mut waiting = Peak { done: sustained.done, ..Peak::default() };
     while waiting.done < open {
-        waiting.look(&flow, batch, flow.run(batch, Goal::Booked).await?);
+        waiting.sample_memory(&flow, batch, flow.run(batch, Goal::Booked).await?);
     }
     flow.stack.stop().await;
     let worker = |sample: &Sample| sample.extra.get("worker_mib").copied().unwrap_or_default();
@@ -52,7 +52,7 @@ struct Peak {
 }
 
 impl Peak {
-    fn look(&mut self, flow: &Flow, batch: u64, sample: Sample) {
+    fn sample_memory(&mut self, flow: &Flow, batch: u64, sample: Sample) {
         self.done += batch;
         self.counted += batch;
         self.took += sample.took;

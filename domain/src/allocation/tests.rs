@@ -58,7 +58,7 @@ struct Case {
 }
 
 impl Case {
-    fn goods(&self) -> i64 {
+    fn items_total(&self) -> i64 {
         self.lines.iter().map(|l| l.unit_price.minor() * i64::from(l.quantity)).sum()
     }
 
@@ -74,7 +74,7 @@ impl Case {
         let total = |charges: &OrderCharges, item_amounts: i64| {
             item_amounts - charges.discount.minor() + charges.shipping_fee.minor() + charges.tax.minor()
         };
-        let missing = (unit - total(&self.charges, self.goods()) % unit) % unit;
+        let missing = (unit - total(&self.charges, self.items_total()) % unit) % unit;
         self.charges.tax = self.charges.tax.plus(Amount::new(missing).unwrap()).unwrap();
         let mut allocation = allocate(ORDER, &self.lines, &self.available);
         allocation.set_amounts(&self.lines, self.charges, currency).unwrap();
@@ -104,7 +104,7 @@ fn cases() -> impl Strategy<Value = Case> {
         let available = stock(&have.iter().map(|(s, p, q)| (*s, places[*p], *q)).collect::<Vec<_>>());
         let mut case = Case { lines, available, charges: OrderCharges::default() };
         let amount = |minor| Amount::new(minor).unwrap();
-        let discount = amount(case.goods() * off / 100);
+        let discount = amount(case.items_total() * off / 100);
         case.charges = OrderCharges { discount, shipping_fee: amount(fee), tax: amount(tax) };
         case
     })
@@ -127,7 +127,7 @@ fn generated_cases_cover_every_kind() {
     };
     let split = |a: &Allocation| a.shipments.len() > 1;
     let no_fee = |c: &Case| c.charges.shipping_fee.is_zero();
-    let all_off = |c: &Case| c.goods() > 0 && c.charges.discount.minor() == c.goods();
+    let all_off = |c: &Case| c.items_total() > 0 && c.charges.discount.minor() == c.items_total();
     count("several shipments, nothing short", &|_, a| split(a) && a.short.is_empty());
     count("several shipments of a short order", &|_, a| split(a) && !a.short.is_empty());
     count("nothing ships", &|_, a| a.shipments.is_empty());
@@ -135,11 +135,13 @@ fn generated_cases_cover_every_kind() {
     count("short, full discount", &|c, a| !a.short.is_empty() && split(a) && all_off(c));
     count("several shipments, discount", &|c, a| split(a) && !c.charges.discount.is_zero() && !all_off(c));
     count("a line is free, others are not", &|c, a| {
-        split(a) && c.goods() > 0 && c.lines.iter().any(|l| l.unit_price.is_zero())
+        split(a) && c.items_total() > 0 && c.lines.iter().any(|l| l.unit_price.is_zero())
     });
     count("no fee", &|c, a| split(a) && no_fee(c));
-    count("a fee on items without a price", &|c, a| split(a) && !no_fee(c) && c.goods() == 0);
-    count("tax on items without a price", &|c, a| split(a) && !c.charges.tax.is_zero() && c.goods() == 0);
+    count("a fee on items without a price", &|c, a| split(a) && !no_fee(c) && c.items_total() == 0);
+    count("tax on items without a price", &|c, a| {
+        split(a) && !c.charges.tax.is_zero() && c.items_total() == 0
+    });
 }
 
 proptest! {
@@ -169,7 +171,7 @@ proptest! {
 
     #[test]
     fn shipment_amounts_add_up_exactly(case in cases()) {
-        let (allocation, charges, item_amounts) = (case.allocation(), case.charges, case.goods());
+        let (allocation, charges, item_amounts) = (case.allocation(), case.charges, case.items_total());
         for shipment in &allocation.shipments {
             prop_assert_eq!(shipment.amount, Amount::sum(shipment.lines.iter().map(|l| l.amount)).unwrap());
         }
@@ -210,14 +212,14 @@ proptest! {
         prop_assert_eq!(captured, exact - exact % unit);
         if allocation.short.is_empty() && !allocation.shipments.is_empty() {
             let charges = case.charges;
-            let total = case.goods() - charges.discount.minor() + charges.shipping_fee.minor() + charges.tax.minor();
+            let total = case.items_total() - charges.discount.minor() + charges.shipping_fee.minor() + charges.tax.minor();
             prop_assert_eq!(captured, total);
         }
     }
 
     #[test]
     fn line_amount_is_its_own_share(case in cases()) {
-        let (allocation, charges, item_amounts) = (case.allocation(), case.charges, case.goods());
+        let (allocation, charges, item_amounts) = (case.allocation(), case.charges, case.items_total());
         let shipped: i64 = allocation.shipments.iter().map(|s| worth(&case, s)).sum();
         for line in allocation.shipments.iter().flat_map(|s| &s.lines).filter(|_| shipped > 0) {
             let price = case.lines[line.line as usize].unit_price.minor() * i64::from(line.quantity);

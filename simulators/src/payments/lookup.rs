@@ -15,7 +15,7 @@ const PAGE_MAX: i64 = 100;
 const OP: &str = "lookup";
 
 /// Runs a read; nothing is written.
-async fn look<F>(core: Shared, requested: SimRequest, subject: &str, read: F) -> Response
+async fn respond_to_lookup<F>(core: Shared, requested: SimRequest, subject: &str, read: F) -> Response
 where
     F: FnOnce(&Payments) -> (u16, Value) + Send + 'static,
 {
@@ -37,7 +37,7 @@ pub(super) async fn intent(
         Some(intent) => (200, intent.json(expand)),
         None => (404, missing_body("payment_intent", &id)),
     };
-    Ok(look(core, requested, &subject, read).await)
+    Ok(respond_to_lookup(core, requested, &subject, read).await)
 }
 
 pub(super) async fn refund(
@@ -50,7 +50,7 @@ pub(super) async fn refund(
         Some(refund) => (200, refund.json()),
         None => (404, missing_body("refund", &id)),
     };
-    Ok(look(core, requested, &subject, read).await)
+    Ok(respond_to_lookup(core, requested, &subject, read).await)
 }
 
 pub(super) async fn dispute(
@@ -63,7 +63,7 @@ pub(super) async fn dispute(
         Some(dispute) => (200, dispute.json()),
         None => (404, missing_body("dispute", &id)),
     };
-    Ok(look(core, requested, &subject, read).await)
+    Ok(respond_to_lookup(core, requested, &subject, read).await)
 }
 
 /// A page of a list, newest first.
@@ -108,7 +108,7 @@ pub(super) async fn list_intents(
         let rows = records.intents.values().rev().filter(wanted);
         (200, page.of("/v1/payment_intents", rows.map(|intent| (&intent.id, intent.json(expand)))))
     };
-    Ok(look(core, requested, &form.subject(), read).await)
+    Ok(respond_to_lookup(core, requested, &form.subject(), read).await)
 }
 
 pub(super) async fn list_refunds(
@@ -128,7 +128,7 @@ pub(super) async fn list_refunds(
         let rows = records.refunds.values().rev().filter(wanted);
         (200, page.of("/v1/refunds", rows.map(|refund| (&refund.id, refund.json()))))
     };
-    Ok(look(core, requested, &form.subject(), read).await)
+    Ok(respond_to_lookup(core, requested, &form.subject(), read).await)
 }
 
 pub(super) async fn list_disputes(
@@ -144,7 +144,7 @@ pub(super) async fn list_disputes(
         let rows = records.disputes.values().rev().filter(wanted);
         (200, page.of("/v1/disputes", rows.map(|dispute| (&dispute.id, dispute.json()))))
     };
-    Ok(look(core, requested, &form.subject(), read).await)
+    Ok(respond_to_lookup(core, requested, &form.subject(), read).await)
 }
 
 /// Unlike Stripe's search, this one sees every change immediately.
@@ -169,7 +169,7 @@ pub(super) async fn search_intents(
         body["next_page"] = Value::Null;
         (200, body)
     };
-    Ok(look(core, requested, &form.subject(), read).await)
+    Ok(respond_to_lookup(core, requested, &form.subject(), read).await)
 }
 
 enum Condition {

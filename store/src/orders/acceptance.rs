@@ -51,11 +51,11 @@ impl OrderAcceptor {
     /// Starts the tasks that write. If `batched`, orders share a statement; otherwise each has its own statement, and
     /// as many run concurrently as the pool has connections.
     pub fn start(pool: PgPool, batched: bool) -> Self {
-        let lanes = pool.options().get_max_connections() as usize;
+        let flusher_count = pool.options().get_max_connections() as usize;
         let limits = if batched {
             ACCEPT_LIMITS
         } else {
-            BatchLimits { items_max: 1, flushers: lanes, linger: Linger::None }
+            BatchLimits { items_max: 1, flushers: flusher_count, linger: Linger::None }
         };
         let key = |item: &Arc<AcceptRequest>| (item.request.merchant_id, item.request.key.clone());
         let pooled = PooledConnections::new(&pool, limits.flushers);

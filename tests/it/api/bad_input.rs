@@ -126,11 +126,16 @@ async fn idempotency_keys(stack: &Stack) {
 async fn paths_and_methods(stack: &Stack) {
     let id = new_key();
     for path in ["/", "/v1", "/v2/orders", "/v1/orders/", "/v1/orders/%ff", &format!("/v1/orders/{id}/x")] {
-        assert_rejected(&ask(&stack.client, Method::GET, path).await, 404, "no_such_route", path);
+        assert_rejected(
+            &send_without_body(&stack.client, Method::GET, path).await,
+            404,
+            "no_such_route",
+            path,
+        );
     }
     for path in ["/v1/orders/42", "/v1/orders/42/events", "/v1/orders/%00", "/v1/stock/%20b", "/v1/stock/%00"]
     {
-        assert_rejected(&ask(&stack.client, Method::GET, path).await, 404, "not_found", path);
+        assert_rejected(&send_without_body(&stack.client, Method::GET, path).await, 404, "not_found", path);
     }
     for what in ["cancellation", "decision", "amendment"] {
         let path = format!("/v1/orders/42/{what}");
@@ -146,7 +151,7 @@ async fn paths_and_methods(stack: &Stack) {
         (Method::GET, "/v1/payments/events".to_owned(), "POST"),
     ] {
         let what = format!("{method} {path}");
-        let reply = ask(&stack.client, method, &path).await;
+        let reply = send_without_body(&stack.client, method, &path).await;
         assert_rejected(&reply, 405, "method_not_allowed", &what);
         let mut names: Vec<&str> = reply.headers[ALLOW].to_str().unwrap().split(',').collect();
         names.sort_unstable();
@@ -175,13 +180,15 @@ async fn queries(stack: &Stack, placed: &str) {
         ("colour=red", 400, "colour"),
         ("after_seq=1", 400, "after_seq"),
     ] {
-        let reply = ask(&stack.client, Method::GET, &format!("/v1/orders?{query}")).await;
+        let reply = send_without_body(&stack.client, Method::GET, &format!("/v1/orders?{query}")).await;
         let code = if status == 400 { "malformed" } else { "invalid" };
         assert_eq!(assert_rejected(&reply, status, code, query), [name], "{query}");
     }
     for (query, name) in [("after_seq=x", "after_seq"), ("after_seq=1e3", "after_seq"), ("limit=1", "limit")]
     {
-        let reply = ask(&stack.client, Method::GET, &format!("/v1/orders/{placed}/events?{query}")).await;
+        let reply =
+            send_without_body(&stack.client, Method::GET, &format!("/v1/orders/{placed}/events?{query}"))
+                .await;
         assert_eq!(assert_rejected(&reply, 400, "malformed", query), [name], "{query}");
     }
     // Unusual but valid queries.
@@ -192,7 +199,7 @@ async fn queries(stack: &Stack, placed: &str) {
         "reference=%27%3B--",
         "limit=200&status=received&attention=false",
     ] {
-        let reply = ask(&stack.client, Method::GET, &format!("/v1/orders?{query}")).await;
+        let reply = send_without_body(&stack.client, Method::GET, &format!("/v1/orders?{query}")).await;
         assert_eq!(reply.status.as_u16(), 200, "{query}: {}", reply.body);
     }
     for after in [i64::MIN, i64::MAX] {
@@ -260,7 +267,7 @@ fn set(order: &mut Value, pointer: &str, value: Value) {
     }
 }
 
-async fn ask(client: &Client, method: Method, path: &str) -> Reply {
+async fn send_without_body(client: &Client, method: Method, path: &str) -> Reply {
     client.send(client.request(method, path)).await.unwrap()
 }
 

@@ -55,7 +55,7 @@ fn change(sku: &str, delta: i64) -> Value {
 async fn adjustments(stack: &Stack) {
     let too_many = adjust(stack, &new_key(), &change("HELD", -50)).await;
     assert_rejected(&too_many, 409, "stock_reserved", "49 are available");
-    says(&too_many, "150 units are on hand at AMS, 101 of them reserved");
+    assert_detail(&too_many, "150 units are on hand at AMS, 101 of them reserved");
     assert_eq!(level(stack, "HELD", "AMS").await, (150, 101, 49, 0));
 
     let key = new_key();
@@ -88,7 +88,7 @@ async fn adjustments(stack: &Stack) {
     assert_rejected(&stack.client.get_stock("NEVER-SEEN").await.unwrap(), 404, "not_found", "an unknown SKU");
     let below_nothing = adjust(stack, &new_key(), &change("NEVER-SEEN", -1)).await;
     assert_rejected(&below_nothing, 409, "stock_reserved", "below zero");
-    says(&below_nothing, "0 units are on hand at AMS, 0 of them reserved");
+    assert_detail(&below_nothing, "0 units are on hand at AMS, 0 of them reserved");
     assert_rejected(&stack.client.get_stock("NEVER-SEEN").await.unwrap(), 404, "not_found", "still unknown");
     let key = new_key();
     let body = change("NEVER-SEEN", 3);
@@ -98,7 +98,7 @@ async fn adjustments(stack: &Stack) {
     assert_eq!(level(stack, "NEVER-SEEN", "AMS").await, (3, 0, 3, 0), "five requests must be applied once");
 }
 
-fn says(reply: &Reply, text: &str) {
+fn assert_detail(reply: &Reply, text: &str) {
     assert!(reply.text("/detail").contains(text), "{}", reply.body);
 }
 
@@ -108,7 +108,7 @@ async fn adjustment_below_zero_names_the_units_on_hand() {
     put_stock(&stack.client, "FEW", &[("AMS", 5)]).await;
     let reply = adjust(&stack, &new_key(), &change("FEW", -8)).await;
     assert_rejected(&reply, 409, "stock_reserved", "8 of 5");
-    says(&reply, "5 units are on hand at AMS, 0 of them reserved");
+    assert_detail(&reply, "5 units are on hand at AMS, 0 of them reserved");
     assert_eq!(level(&stack, "FEW", "AMS").await, (5, 0, 5, 0));
     stack.stop().await;
 }

@@ -27,7 +27,7 @@ async fn cancelled_shipment_that_leaves_opens_a_return() {
     returns(&stack, &id, 1).await;
     assert_eq!(events_of(&event_types(&stack.client, &id).await, "stock.gone"), 1);
 
-    let done = received(&stack, &back, json!([goods(0, 1, "restock")])).await;
+    let done = received(&stack, &back, json!([received_line(0, 1, "restock")])).await;
     assert_eq!((&done["amount"], &done["refunds"]), (&json!(0), &json!([])), "no refund without a capture");
     assert_eq!(stock_level(&stack, "SPLIT").await, (1, 0, 2));
     check_stock_totals(&stack, &before).await;
@@ -73,7 +73,7 @@ async fn late_departure_of_reallocated_items_is_recorded_missing() {
     }
 
     // The first returned unit goes to the other order, the second is available; the third cannot be sold.
-    let lines = json!([goods(0, 2, "restock"), goods(1, 1, "write_off")]);
+    let lines = json!([received_line(0, 2, "restock"), received_line(1, 1, "write_off")]);
     let done = received(&stack, &back, lines).await;
     assert_eq!((&done["amount"], &done["refunds"]), (&json!(0), &json!([])));
     assert_eq!(stock_level(&stack, "LAST").await, (1, 2, 0));
@@ -103,7 +103,7 @@ async fn late_event_during_temporal_outage_is_recorded() {
     wait_for_attention(&stack, &id, "unexpected_shipment").await;
     let (back, _) = returns(&stack, &id, 1).await;
     check_stock_totals(&stack, &before).await;
-    received(&stack, &back, json!([goods(0, 1, "restock")])).await;
+    received(&stack, &back, json!([received_line(0, 1, "restock")])).await;
     check_stock_totals(&stack, &before).await;
     settled(&stack, &id, "late", 1).await;
     stack.stop().await;

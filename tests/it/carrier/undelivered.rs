@@ -21,7 +21,7 @@ async fn parcel_returned_by_carrier_is_refunded_exactly() {
     send_carrier_event(&stack, &ids[0], "deliver").await;
     let order = wait_for_status(&stack.client, &id, "completed").await;
     assert_eq!(order["outcome"], "partial", "one unit was not delivered: {order:#}");
-    let done = received(&stack, &undelivered, json!([goods(0, 1, "restock")])).await;
+    let done = received(&stack, &undelivered, json!([received_line(0, 1, "restock")])).await;
     assert_eq!(done["refunds"][0]["amount"], amounts[1]);
     let order = check_closed_order(&stack, &id).await;
     let line = &order["lines"][0];
@@ -34,12 +34,12 @@ async fn parcel_returned_by_carrier_is_refunded_exactly() {
     let (rest, lines) = returns(&stack, &id, 3).await;
     assert_eq!(lines, json!([{"line": 0, "quantity": 1}]), "all units that are in no return");
     settled(&stack, &id, "late", 1).await;
-    let own = received(&stack, &own, json!([goods(0, 1, "restock")])).await;
+    let own = received(&stack, &own, json!([received_line(0, 1, "restock")])).await;
     let nothing = received(&stack, &rest, json!([])).await;
     assert_eq!(nothing["amount"], 0);
     // The unit was left out of the receipt, and arrives later.
     let late = returning(&stack, &id, json!([{"line": 0, "quantity": 1}])).await;
-    let late = received(&stack, &late, json!([goods(0, 1, "write_off")])).await;
+    let late = received(&stack, &late, json!([received_line(0, 1, "write_off")])).await;
     let sum = own["refunds"][0]["amount"].as_i64().unwrap() + late["refunds"][0]["amount"].as_i64().unwrap();
     assert_eq!(sum, amounts[0], "exact to the cent");
     let order = stack.client.get(&id).await.unwrap().body;
@@ -70,7 +70,10 @@ async fn lost_parcel_that_turns_up_clears_attention() {
     wait_for_attention(&stack, &back, "shipment_lost").await;
     send_carrier_event(&stack, &shipment, "return").await;
     let (open, _) = returns(&stack, &back, 1).await;
-    assert_eq!(received(&stack, &open, json!([goods(0, 1, "restock")])).await["refunds"][0]["amount"], 1000);
+    assert_eq!(
+        received(&stack, &open, json!([received_line(0, 1, "restock")])).await["refunds"][0]["amount"],
+        1000
+    );
     let order = stack.client.get(&back).await.unwrap().body;
     assert_eq!((&order["attention"], &order["payment_status"]), (&Value::Null, &json!("refunded")));
     check_stock_totals(&stack, &before).await;
@@ -103,7 +106,7 @@ async fn undelivered_order_stays_open_after_operator_resolves() {
     let order = wait_for_attention(&stack, &id, "shipment_lost").await;
     send_carrier_event(&stack, &ids[1], "return").await;
     let (back, _) = returns(&stack, &id, 1).await;
-    received(&stack, &back, json!([goods(0, 1, "restock")])).await;
+    received(&stack, &back, json!([received_line(0, 1, "restock")])).await;
     let lost = order["shipments"][0]["amount"].as_i64().unwrap();
     let refund = refunded(&stack, &id, lost).await;
     let order = wait_for_refund_status(&stack, &id, &refund, "succeeded").await;

@@ -60,8 +60,11 @@ async fn cancelling_short_lines_ends_the_customer_wait() {
 
     let plan = cancel_lines_and_compare_with_plan(&stack, &some, &[2]).await;
     assert_eq!((&plan["void"], &plan["release"]), (&json!(0), &json!([{"sku": SKUS[2], "quantity": 3}])));
-    let asked = cancelled(&stack, &some, [0, 0, 3]).await;
-    assert_eq!((&asked["status"], authorized_amount(&stack, &some).await), (&json!("awaiting_customer"), 5));
+    let request = cancelled(&stack, &some, [0, 0, 3]).await;
+    assert_eq!(
+        (&request["status"], authorized_amount(&stack, &some).await),
+        (&json!("awaiting_customer"), 5)
+    );
     signal(&some, r#"{"reason": "not without the rest", "lines": [0]}"#).await;
     let order = labelled(&stack, &some, "fulfilling").await;
     assert_eq!(order["lines"][0]["cancelled"], 3, "the missing unit must be cancelled too: {order:#}");
@@ -169,13 +172,13 @@ async fn line_cancel_waits_for_unknown_payment() {
             }
         }
         let reported = timeline(&stack.client, &id).await;
-        let asked = of(&reported, "cancellation.requested");
+        let request = of(&reported, "cancellation.requested");
         assert_eq!(
-            asked.len(),
+            request.len(),
             if case == nothing { 3 } else { 1 },
             "a repeat is not recorded: {reported:#?}"
         );
-        assert_eq!(asked[0], &json!({"reason": "changed my mind", "source": "api", "lines": [0]}));
+        assert_eq!(request[0], &json!({"reason": "changed my mind", "source": "api", "lines": [0]}));
     }
     check_stock(&stack, &before).await;
     stack.stop().await;

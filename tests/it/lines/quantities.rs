@@ -4,19 +4,19 @@
 use super::*;
 
 /// Sends a request with an idempotency key.
-async fn ask_with(stack: &Stack, id: &str, key: &str, lines: Value) -> Reply {
+async fn request_cancel_with_key(stack: &Stack, id: &str, key: &str, lines: Value) -> Reply {
     let request = stack.client.request(Method::POST, &format!("/v1/orders/{id}/cancellation"));
     let request = request.header("Idempotency-Key", key).header("Prefer", "wait=30");
     stack.client.send(request.json(&json!({"reason": "less of it", "lines": lines}))).await.unwrap()
 }
 
 /// A quantity of a line, as an entry of a request.
-fn pieces_of(line: u32, quantity: u32) -> Value {
+fn quantity_of(line: u32, quantity: u32) -> Value {
     json!({"line": line, "quantity": quantity})
 }
 
 /// The line numbers and quantities of a shipment.
-fn goods(shipment: &Value) -> Vec<(u64, u64)> {
+fn quantities_by_line(shipment: &Value) -> Vec<(u64, u64)> {
     let lines = values(&shipment["lines"]).into_iter();
     lines.map(|l| (l["line"].as_u64().unwrap(), l["quantity"].as_u64().unwrap())).collect()
 }
@@ -36,7 +36,7 @@ async fn check_reserved(stack: &Stack, order: &Value) {
             .into_iter()
             .map(|(line, quantity)| (line.unsigned_abs().into(), quantity.unsigned_abs().into()))
             .collect();
-        assert_eq!(reserved, goods(shipment), "{order:#}");
+        assert_eq!(reserved, quantities_by_line(shipment), "{order:#}");
     }
 }
 
@@ -51,13 +51,13 @@ async fn remaining_quantity_ships_and_is_captured_exactly() {
         let id = place(&stack.client, &basket).await;
         let order = labelled(&stack, &id, "fulfilling").await;
         let (first, total) = (shipments(&order)[0].clone(), order["total"].as_i64().unwrap());
-        let plan = cancel_and_compare_with_plan(&stack, &id, json!([pieces_of(0, 1), 2])).await;
+        let plan = cancel_and_compare_with_plan(&stack, &id, json!([quantity_of(0, 1), 2])).await;
         let released = json!([{"sku": SKUS[0], "quantity": 1}, {"sku": SKUS[2], "quantity": 3}]);
         assert_eq!((&plan["reduce_shipments"], &plan["release"]), (&json!([first]), &released));
         cancelled(&stack, &id, [1, 0, 3]).await;
         let order = labelled(&stack, &id, "fulfilling").await;
         let [second] = &open(&order)[..] else { panic!("{order:#}") };
-        assert_eq!(goods(second), [(0, 2), (1, 3)]);
+        assert_eq!(quantities_by_line(second), [(0, 2), (1, 3)]);
         let parcels = json!([{"sku": SKUS[0], "quantity": 2}, {"sku": SKUS[1], "quantity": 3}]);
         assert_eq!(label(&stack.carrier.snapshot(), second["id"].as_str().unwrap())["parcels"], parcels);
         assert_eq!(amounts(&open(&order)), total - plan["void"].as_i64().unwrap());
@@ -67,9 +67,9 @@ async fn remaining_quantity_ships_and_is_captured_exactly() {
 
         let recorded = timeline(&stack.client, &id).await;
         let asked = &of(&recorded, "cancellation.requested")[0];
-        assert_eq!((&asked["lines"], &asked["pieces"]), (&json!([0, 2]), &json!([pieces_of(0, 1)])));
+        assert_eq!((&asked["lines"], &asked["pieces"]), (&json!([0, 2]), &json!([quantity_of(0, 1)])));
         let departed = &of(&recorded, "lines.cancelled")[0];
-        assert_eq!(departed["lines"], json!([pieces_of(0, 1), pieces_of(2, 3)]));
+        assert_eq!(departed["lines"], json!([quantity_of(0, 1), quantity_of(2, 3)]));
         assert_eq!(departed["request"], asked["request"]);
         let order = deliver(&stack, &id).await;
         assert_eq!((&order["outcome"], &order["payment_status"]), (&json!("partial"), &json!("captured")));
@@ -88,11 +88,11 @@ async fn distinct_requests_add_up_and_repeats_count_once() {
     let id = place(&stack.client, &basket).await;
     labelled(&stack, &id, "fulfilling").await;
     let (one, other) = (new_key(), new_key());
-    let done = ask_with(&stack, &id, &one, json!([pieces_of(0, 1)])).await;
+    let done = request_cancel_with_key(&stack, &id, &one, json!([quantity_of(0, 1)])).await;
     assert_eq!((done.status.as_u16(), &done.body["order"]["lines"][0]["cancelled"]), (200, &json!(1)));
-    let again = ask_with(&stack, &id, &one, json!([pieces_of(0, 1)])).await;
+    let again = request_cancel_with_key(&stack, &id, &one, json!([quantity_of(0, 1)])).await;
     assert_eq!((again.header("idempotent-replayed"), &again.body), (Some("true"), &done.body));
-    let second = ask_with(&stack, &id, &other, json!([pieces_of(0, 1)])).await;
+    let second = request_cancel_with_key(&stack, &id, &other, json!([quantity_of(0, 1)])).await;
     assert_eq!(second.body["order"]["lines"][0]["cancelled"], 2, "another key is another request");
     signal(&id, r#"{"lines": [{"line": 1, "quantity": 1}]}"#).await;
     signal(&id, r#"{"lines": [{"line": 1, "quantity": 1}]}"#).await;
@@ -101,15 +101,15 @@ async fn distinct_requests_add_up_and_repeats_count_once() {
     }
     cancelled(&stack, &id, [2, 2, 1]).await;
 
-    let more = ask_with(&stack, &id, &new_key(), json!([pieces_of(0, 2)])).await;
+    let more = request_cancel_with_key(&stack, &id, &new_key(), json!([quantity_of(0, 2)])).await;
     assert_rejected(&more, 409, "wrong_state", "cancel of two units, of which one is open");
     assert!(more.text("/detail").contains("cancellable: 1 of line 0"), "{}", more.body);
-    let last = cancel_and_compare_with_plan(&stack, &id, json!([pieces_of(0, 1)])).await;
+    let last = cancel_and_compare_with_plan(&stack, &id, json!([quantity_of(0, 1)])).await;
     assert_eq!(last["release"], json!([{"sku": SKUS[0], "quantity": 1}]));
     let order = cancelled(&stack, &id, [3, 2, 1]).await;
     check_reserved(&stack, &order).await;
     // All open units, line by line, are the whole order.
-    cancel_and_compare_with_plan(&stack, &id, json!([pieces_of(1, 1), pieces_of(2, 2)])).await;
+    cancel_and_compare_with_plan(&stack, &id, json!([quantity_of(1, 1), quantity_of(2, 2)])).await;
     wait_for_status(&stack.client, &id, "cancelled").await;
     check_closed_order(&stack, &id).await;
     check_stock(&stack, &before).await;
@@ -123,14 +123,15 @@ async fn invalid_quantity_is_rejected_with_its_line() {
     let id = place(&stack.client, &basket).await;
     labelled(&stack, &id, "fulfilling").await;
     for (lines, pointers) in [
-        (json!([pieces_of(0, 0)]), vec!["/lines/0/quantity"]),
-        (json!([1, pieces_of(0, 4)]), vec!["/lines/1/quantity"]),
-        (json!([pieces_of(3, 1)]), vec!["/lines/0/line"]),
-        (json!([pieces_of(0, 1), pieces_of(0, 1)]), vec!["/lines/1/line"]),
-        (json!([pieces_of(0, 1), 0, pieces_of(2, 9)]), vec!["/lines/1", "/lines/2/quantity"]),
+        (json!([quantity_of(0, 0)]), vec!["/lines/0/quantity"]),
+        (json!([1, quantity_of(0, 4)]), vec!["/lines/1/quantity"]),
+        (json!([quantity_of(3, 1)]), vec!["/lines/0/line"]),
+        (json!([quantity_of(0, 1), quantity_of(0, 1)]), vec!["/lines/1/line"]),
+        (json!([quantity_of(0, 1), 0, quantity_of(2, 9)]), vec!["/lines/1", "/lines/2/quantity"]),
     ] {
         for dry_run in [true, false] {
-            let reply = ask(&stack, &id, json!({"reason": "x", "lines": lines, "dry_run": dry_run})).await;
+            let reply =
+                request_cancel(&stack, &id, json!({"reason": "x", "lines": lines, "dry_run": dry_run})).await;
             assert_eq!(assert_rejected(&reply, 422, "invalid", &lines.to_string()), pointers);
         }
     }
@@ -140,10 +141,10 @@ async fn invalid_quantity_is_rejected_with_its_line() {
         (json!([{"line": 0, "quantity": 1, "sku": "A"}]), "/lines/0/sku"),
         (json!([-1]), "/lines/0"),
     ] {
-        let reply = ask(&stack, &id, json!({"reason": "x", "lines": lines})).await;
+        let reply = request_cancel(&stack, &id, json!({"reason": "x", "lines": lines})).await;
         assert_eq!(check_problem(&reply, &lines.to_string()), [pointer]);
     }
-    for lines in [json!([pieces_of(0, 0)]), json!([pieces_of(0, 4)]), json!([0, pieces_of(0, 1)])] {
+    for lines in [json!([quantity_of(0, 0)]), json!([quantity_of(0, 4)]), json!([0, quantity_of(0, 1)])] {
         signal(&id, &json!({"lines": lines}).to_string()).await;
     }
     wait_until("the signals to be ignored", || async {
@@ -164,7 +165,7 @@ async fn short_units_are_cancelled_first_then_cheapest() {
     let before = units_by_location(&stack).await;
     let id = place(&stack.client, &basket).await;
     wait_for_status(&stack.client, &id, "awaiting_customer").await;
-    let plan = cancel_and_compare_with_plan(&stack, &id, json!([pieces_of(0, 1)])).await;
+    let plan = cancel_and_compare_with_plan(&stack, &id, json!([quantity_of(0, 1)])).await;
     assert_eq!((&plan["release"], &plan["void"]), (&json!([]), &json!(0)), "a missing unit");
     let order = labelled(&stack, &id, "fulfilling").await;
     assert_eq!((open(&order).len(), &order["lines"][0]["cancelled"]), (2, &json!(1)));
@@ -172,12 +173,12 @@ async fn short_units_are_cancelled_first_then_cheapest() {
     send_carrier_event(&stack, other["id"].as_str().unwrap(), "hand_over").await;
     wait_for_status(&stack.client, &id, "partially_shipped").await;
     wait_for_event(&stack.client, &id, "payment.captured").await;
-    let plan = cancel_and_compare_with_plan(&stack, &id, json!([pieces_of(0, 1), pieces_of(1, 2)])).await;
+    let plan = cancel_and_compare_with_plan(&stack, &id, json!([quantity_of(0, 1), quantity_of(1, 2)])).await;
     assert_eq!(plan["reduce_shipments"].as_array().unwrap().len(), 1);
     let order = cancelled(&stack, &id, [2, 2, 0]).await;
     labelled(&stack, &id, "partially_shipped").await;
     check_reserved(&stack, &order).await;
-    let departed = ask(&stack, &id, json!({"reason": "x", "lines": [pieces_of(0, 1)]})).await;
+    let departed = request_cancel(&stack, &id, json!({"reason": "x", "lines": [quantity_of(0, 1)]})).await;
     assert_rejected(&departed, 409, "wrong_state", "cancel of a shipped unit");
     deliver(&stack, &id).await;
     check_stock(&stack, &before).await;
@@ -191,18 +192,18 @@ async fn quantity_cancel_waits_for_reservation_and_payment() {
     let before = units_by_location(&stack).await;
     let id = place(&stack.client, &basket).await;
     wait_for_event(&stack.client, &id, "step.retrying").await;
-    cancel_and_compare_with_plan(&stack, &id, json!([pieces_of(0, 1)])).await;
+    cancel_and_compare_with_plan(&stack, &id, json!([quantity_of(0, 1)])).await;
     signal(&id, r#"{"lines": [{"line": 0, "quantity": 1}, {"line": 2, "quantity": 9}]}"#).await;
     stack.payments.set_faults(always(Route::Authorize, Fault::Status { status: 503 }));
     let order = cancelled(&stack, &id, [2, 0, 3]).await;
     let refused_pieces = wait_for_event(&stack.client, &id, "cancellation.refused").await;
-    assert_eq!(refused_pieces["data"]["pieces"], json!([pieces_of(2, 6)]), "above the ordered quantity");
+    assert_eq!(refused_pieces["data"]["pieces"], json!([quantity_of(2, 6)]), "above the ordered quantity");
     assert_eq!(authorized_amount(&stack, &id).await, 4);
     assert_eq!(order["status"], "authorizing");
 
-    let first = ask(&stack, &id, json!({"reason": "x", "lines": [pieces_of(1, 2)]})).await;
+    let first = request_cancel(&stack, &id, json!({"reason": "x", "lines": [quantity_of(1, 2)]})).await;
     assert_eq!((first.status.as_u16(), first.text("/answer")), (202, "deferred"), "{}", first.body);
-    let second = ask(&stack, &id, json!({"reason": "x", "lines": [pieces_of(1, 2)]})).await;
+    let second = request_cancel(&stack, &id, json!({"reason": "x", "lines": [quantity_of(1, 2)]})).await;
     assert_rejected(&second, 409, "wrong_state", "two of the three units have a cancel in progress");
     stack.payments.set_faults(Vec::new());
     let order = cancelled(&stack, &id, [2, 2, 3]).await;
@@ -228,7 +229,7 @@ async fn request_applied_by_unrecorded_task_counts_once() {
     stack.carrier.set_faults(always(Route::Book, Fault::Stall));
     let one = r#"{"reason": "one less", "lines": [{"line": 0, "quantity": 1}]}"#;
     let key = new_key();
-    let sent = ask_with(&stack, &ids[0], &key, json!([pieces_of(0, 1)])).await;
+    let sent = request_cancel_with_key(&stack, &ids[0], &key, json!([quantity_of(0, 1)])).await;
     assert_eq!(sent.status.as_u16(), 200, "{}", sent.body);
     signal(&ids[1], one).await;
     wait_until("both bookings in progress", || async { (stack.carrier.stalled().len() == 2).then_some(()) })

@@ -181,7 +181,8 @@ async fn line_cancel_request_counts_once() {
         (json!([9, 1, 3]), vec!["/lines/0", "/lines/2"]),
     ] {
         for dry_run in [true, false] {
-            let reply = ask(&stack, &id, json!({"reason": "x", "lines": lines, "dry_run": dry_run})).await;
+            let reply =
+                request_cancel(&stack, &id, json!({"reason": "x", "lines": lines, "dry_run": dry_run})).await;
             assert_eq!(assert_rejected(&reply, 422, "invalid", "unknown lines"), pointers);
         }
     }

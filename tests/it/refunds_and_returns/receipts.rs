@@ -36,22 +36,22 @@ async fn received_return_is_restocked_and_refunded_exactly() {
     let id = completed(&stack, &order).await;
     check_stock(&stack, &before).await;
 
-    assert_rejected(&ask_return(&stack, &id, json!([])).await, 422, "invalid", "nothing");
-    let reply = ask_return(&stack, &id, json!([{"line": 0, "quantity": 0}])).await;
+    assert_rejected(&request_return(&stack, &id, json!([])).await, 422, "invalid", "nothing");
+    let reply = request_return(&stack, &id, json!([{"line": 0, "quantity": 0}])).await;
     assert_eq!(assert_rejected(&reply, 422, "invalid", "no unit"), ["/lines/0/quantity"]);
     let reply =
-        ask_return(&stack, &id, json!([{"line": 0, "quantity": 4}, {"line": 0, "quantity": 4}])).await;
+        request_return(&stack, &id, json!([{"line": 0, "quantity": 4}, {"line": 0, "quantity": 4}])).await;
     assert_rejected(&reply, 409, "not_returnable", "more than was delivered");
     assert!(reply.text("/detail").contains("line 0 has 7 returnable units"), "{}", reply.body);
     assert_rejected(
-        &ask_return(&stack, &id, json!([{"line": 3, "quantity": 1}])).await,
+        &request_return(&stack, &id, json!([{"line": 3, "quantity": 1}])).await,
         409,
         "not_returnable",
         "no line",
     );
 
     let first = returning(&stack, &id, json!([{"line": 0, "quantity": 3}])).await;
-    let reply = ask_return(&stack, &id, json!([{"line": 0, "quantity": 5}])).await;
+    let reply = request_return(&stack, &id, json!([{"line": 0, "quantity": 5}])).await;
     assert_rejected(&reply, 409, "not_returnable", "three are being returned");
     let both = json!([{"line": 0, "quantity": 1, "condition": "restock"},
         {"line": 0, "quantity": 1, "condition": "write_off"}]);

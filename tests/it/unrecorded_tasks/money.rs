@@ -115,7 +115,7 @@ async fn authorization_known_only_to_unrecorded_task_is_voided() {
     wait_until("the authorization", || async { (at_provider(&stack, &id).0 > 0).then_some(()) }).await;
     signal(&id, "cancel", r#"{"reason": "changed my mind"}"#).await;
     // A second workflow task was lost as well: it had recorded the cancel, and its void had failed.
-    let asked = OrderEvent::CancelRequested {
+    let requested = OrderEvent::CancelRequested {
         reason: "changed my mind".into(),
         source: "signal".into(),
         lines: None,
@@ -123,7 +123,7 @@ async fn authorization_known_only_to_unrecorded_task_is_voided() {
         request: None,
     };
     let cancelling = |state: &mut OrderState| state.status = OrderStatus::Cancelling;
-    write_as_unrecorded_task(&stack, &id, vec![asked, retrying("void_authorization")], cancelling).await;
+    write_as_unrecorded_task(&stack, &id, vec![requested, retrying("void_authorization")], cancelling).await;
     stack.add_worker().await.unwrap();
     wait_for_status(&stack.client, &id, "cancelled").await;
     check_closed_order(&stack, &id).await;

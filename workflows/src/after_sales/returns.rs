@@ -64,7 +64,7 @@ impl ReturnWorkflow {
         let expected = run(ctx, || AfterSalesActivities::expect_return, "expect_return").await;
         if !expected.received && !goods_arrive_within(ctx, expected.wait_seconds).await {
             run(ctx, || AfterSalesActivities::flag_overdue_return, "flag_overdue_return").await;
-            wait_for_goods(ctx).await;
+            wait_for_receipt(ctx).await;
         }
         run(ctx, || AfterSalesActivities::restock, "restock").await;
         Ok(run(ctx, || AfterSalesActivities::settle_return, "settle_return").await)
@@ -93,7 +93,7 @@ where
 }
 
 /// Waits for the items. Detached from the workflow's cancellation, which does not stop items in transit.
-async fn wait_for_goods(ctx: &Ctx) {
+async fn wait_for_receipt(ctx: &Ctx) {
     let options =
         WaitConditionOptions::builder().cancellation_token(WorkflowCancellationToken::new()).build();
     // No code cancels this token, so the wait never returns an error.
@@ -108,7 +108,7 @@ async fn goods_arrive_within(ctx: &Ctx, seconds: u64) -> bool {
         .summary("the goods come back".to_owned());
     let in_time = {
         let mut timer = pin!(ctx.timer(timer.build()));
-        let mut items = pin!(wait_for_goods(ctx).fuse());
+        let mut items = pin!(wait_for_receipt(ctx).fuse());
         select! {
             () = items => true,
             _ = timer => false,

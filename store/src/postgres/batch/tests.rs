@@ -174,8 +174,9 @@ async fn adaptive_linger_regroups_previous_callers() {
 
 #[tokio::test]
 async fn yield_once_batches_ready_callers() {
-    for (gather, together) in [(Linger::YieldOnce, vec![1, 2]), (Linger::None, vec![1])] {
-        let (batcher, release, recorded) = recording_batcher_with(BatchLimits { linger: gather, ..LIMITS });
+    for (linger_case, together) in [(Linger::YieldOnce, vec![1, 2]), (Linger::None, vec![1])] {
+        let (batcher, release, recorded) =
+            recording_batcher_with(BatchLimits { linger: linger_case, ..LIMITS });
         let one = send(&batcher, &[1]);
         wait_until(|| recorded.lock().unwrap().len() == 1).await;
         release.notify_one();
@@ -187,7 +188,7 @@ async fn yield_once_batches_ready_callers() {
         batcher.0.try_send((1, reply_sender)).unwrap();
         let second = send(&batcher, &[2]);
         wait_until(|| recorded.lock().unwrap().len() == 2).await;
-        assert_eq!(recorded.lock().unwrap()[1], together, "{gather:?}");
+        assert_eq!(recorded.lock().unwrap()[1], together, "{linger_case:?}");
         release.notify_one();
         drop(second);
     }

@@ -193,12 +193,12 @@ impl OrderWorkflow {
         None
     }
 
-    fn reject_lines(&mut self, is_rejected: RejectedLines, request: Option<&str>) {
-        if !is_rejected.is_empty() {
+    fn reject_lines(&mut self, rejected_lines: RejectedLines, request: Option<&str>) {
+        if !rejected_lines.is_empty() {
             self.append_event(OrderEvent::CancelRejected {
                 status: self.state.status,
-                lines: Some(is_rejected.lines()),
-                pieces: is_rejected.quantities(),
+                lines: Some(rejected_lines.lines()),
+                pieces: rejected_lines.quantities(),
                 request: request.map(str::to_owned),
             });
         }
@@ -208,11 +208,11 @@ impl OrderWorkflow {
     pub(crate) fn reject_remaining_line_requests(&mut self) {
         while let Some(request) = self.line_requests.pop_front() {
             if self.state.status != OrderStatus::Cancelled && !self.is_completed(&request) {
-                let mut is_rejected = RejectedLines::default();
+                let mut rejected_lines = RejectedLines::default();
                 for (line, quantity) in parse_selection(&request).iter() {
-                    is_rejected.add(line, quantity);
+                    rejected_lines.add(line, quantity);
                 }
-                self.reject_lines(is_rejected, request.request.as_deref());
+                self.reject_lines(rejected_lines, request.request.as_deref());
             }
         }
     }
@@ -289,7 +289,7 @@ impl OrderWorkflow {
         stopped: &[ShipmentId],
         before: &OrderState,
     ) {
-        let DueCancellation { selection, reason, request, rejected: mut is_rejected } = due;
+        let DueCancellation { selection, reason, request, rejected: mut rejected_lines } = due;
         for (id, claimed) in removal.shipments().iter().filter(|(id, _)| stopped.contains(id)) {
             self.state.cancel_shipment_units(*id, claimed);
             self.append_event(OrderEvent::ShipmentCancelled { shipment_id: *id });
@@ -298,8 +298,8 @@ impl OrderWorkflow {
         for (line, quantity) in selection.iter() {
             let done = cancelled.iter().find(|p| p.line == line).map_or(0, |p| p.quantity);
             match quantity {
-                None if self.state.open_quantity(line) > 0 => is_rejected.add(line, None),
-                Some(quantity) if quantity > done => is_rejected.add(line, Some(quantity - done)),
+                None if self.state.open_quantity(line) > 0 => rejected_lines.add(line, None),
+                Some(quantity) if quantity > done => rejected_lines.add(line, Some(quantity - done)),
                 _ => {}
             }
         }
@@ -310,7 +310,7 @@ impl OrderWorkflow {
                 request: request.clone(),
             });
         }
-        self.reject_lines(is_rejected, request.as_deref());
+        self.reject_lines(rejected_lines, request.as_deref());
     }
 }
 

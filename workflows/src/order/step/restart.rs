@@ -78,7 +78,7 @@ pub(crate) async fn load_recovery_state(ctx: &Ctx) -> RecoveryState {
         edition: versioning::WORKFLOW_VERSION,
         version: Some(s.read_model_version),
     });
-    activity::run_until_success(ctx, || OrderActivities::inherit, input, "inherit").await
+    activity::run_until_success(ctx, || OrderActivities::load_recovery_state, input, "inherit").await
 }
 
 /// Returns the event's deduplication key in the timeline.
