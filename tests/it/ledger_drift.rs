@@ -51,7 +51,7 @@ async fn unexpected_authorization_is_voided_on_webhook() {
     let object = json!({"object": "payment_intent", "id": late["id"], "status": "requires_capture",
         "amount_capturable": 1_000, "amount_received": 0, "metadata": {"order_id": id}});
     for _ in 0..2 {
-        let reply = send_provider_event(&stack, "evt_late", kind, object.clone()).await;
+        let reply = send_provider_event(&stack, "evt_unexpected_authorization", kind, object.clone()).await;
         assert_eq!(reply.status.as_u16(), 202, "{}", reply.body);
     }
     wait_until("the void", || async { (at_provider(&stack, &id).0 == 0).then_some(()) }).await;

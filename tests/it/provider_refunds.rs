@@ -104,11 +104,11 @@ async fn webhook_and_reconciliation_record_one_refund() {
     assert_eq!(listed(&stack, &by_reconciliation).await.len(), 1, "the provider sent no webhook");
     reconcile(&stack).await;
     reconcile(&stack).await;
-    let late = send_provider_event(&stack, "evt_late", "refund.created", unresponsive).await;
+    let late = send_provider_event(&stack, "evt_late_refund", "refund.created", unresponsive).await;
     assert_eq!(late.status.as_u16(), 202, "{}", late.body);
     wait_until("the check of the late webhook", || async {
         let recorded =
-            temporal(&["workflow", "describe", "-w", "payment-check:evt_late", "-o", "json"]).await;
+            temporal(&["workflow", "describe", "-w", "payment-check:evt_late_refund", "-o", "json"]).await;
         recorded.contains("WORKFLOW_EXECUTION_STATUS_COMPLETED").then_some(())
     })
     .await;

@@ -161,7 +161,8 @@ pub async fn control_provider(stack: &Stack, path: &str, body: Value) -> Value {
     reply.json().await.unwrap()
 }
 
-/// Delivers an event that the simulator does not send, with a valid signature of the provider.
+/// Delivers an event that the simulator does not send, with a valid signature of the provider. The event id must be
+/// unique among all tests: it names the workflow of a payment check, and all stacks share one Temporal server.
 pub async fn send_provider_event(stack: &Stack, event: &str, kind: &str, object: Value) -> Reply {
     let body = json!({"id": event, "type": kind, "data": {"object": object}}).to_string();
     let seconds = Timestamp::now().as_second();
