@@ -60,12 +60,12 @@ fn row<D: DrawingBackend>(
     top: i32,
     area: &DrawingArea<D, Shift>,
 ) -> Result<(), DrawingAreaErrorKind<D::ErrorType>> {
-    let text = |messages: String, at: (i32, i32), size: i32| {
-        area.draw(&Text::new(messages, at, ("sans-serif", size).into_font().color(&INK)))
+    let text = |label: String, at: (i32, i32), size: i32| {
+        area.draw(&Text::new(label, at, ("sans-serif", size).into_font().color(&INK)))
     };
     let ratio = comparison.ratio;
-    let messages = format!("{name}: ratio {:.2} ({:.2} to {:.2})", ratio.median, ratio.min, ratio.max);
-    text(messages, (LEFT, top), 15)?;
+    let label = format!("{name}: ratio {:.2} ({:.2} to {:.2})", ratio.median, ratio.min, ratio.max);
+    text(label, (LEFT, top), 15)?;
     let most = comparison.a.per_s_spread[1].max(comparison.b.per_s_spread[1]).max(f64::EPSILON);
     let length = |per_s: f64| (per_s / most * LONGEST) as i32;
     for (n, (side, colour)) in (0..).zip([(&comparison.a, A), (&comparison.b, B)]) {

@@ -129,8 +129,8 @@ pub async fn down(dir: Option<PathBuf>) -> Result<()> {
         let pid = home.read()?.and_then(|file| file.pid);
         let pid = pid.context("the stack is starting; try again in a moment, or press Ctrl-C there")?;
         send(pid, Signal::TERM)?;
-        let departed = until(DOWN_WAIT_MAX, || matches!(home.lock(), Ok(Some(_)))).await;
-        if !departed {
+        let is_down = until(DOWN_WAIT_MAX, || matches!(home.lock(), Ok(Some(_)))).await;
+        if !is_down {
             bail!(
                 "process {pid} does not stop; end it with `kill -9 {pid}`, then run `cargo dev down` again"
             );

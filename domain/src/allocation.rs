@@ -87,9 +87,9 @@ pub fn allocate(order: OrderId, lines: &[OrderLine], available: &AvailableStock)
     let mut remaining: Vec<u32> = lines.iter().map(|l| l.quantity).collect();
     let mut shipments = Vec::new();
     for location in location_choice::choose_locations(lines, available) {
-        let claimed = allocate_at(&location, lines, &mut remaining, available);
+        let allocated_lines = allocate_at(&location, lines, &mut remaining, available);
         let id = ShipmentId::for_location(order, &location);
-        shipments.push(PlannedShipment { id, location, lines: claimed, amount: Amount::ZERO });
+        shipments.push(PlannedShipment { id, location, lines: allocated_lines, amount: Amount::ZERO });
     }
     let short = (0u32..)
         .zip(&remaining)
@@ -107,7 +107,7 @@ fn allocate_at(
 ) -> Vec<ShipmentLine> {
     let mut here: BTreeMap<&Sku, u32> =
         available.iter().filter_map(|(sku, at)| Some((sku, *at.get(place)?))).collect();
-    let mut claimed = Vec::new();
+    let mut allocated_lines = Vec::new();
     for ((number, line), want) in (0u32..).zip(lines).zip(remaining) {
         let Some(here) = here.get_mut(&line.sku) else { continue };
         let quantity = (*here).min(*want);
@@ -115,10 +115,10 @@ fn allocate_at(
             *here -= quantity;
             *want -= quantity;
             let sku = line.sku.clone();
-            claimed.push(ShipmentLine { line: number, sku, quantity, amount: Amount::ZERO });
+            allocated_lines.push(ShipmentLine { line: number, sku, quantity, amount: Amount::ZERO });
         }
     }
-    claimed
+    allocated_lines
 }
 
 impl Allocation {

@@ -122,12 +122,12 @@ pub fn plan_cancellation(state: &OrderState) -> CancellationPlan {
     let open: Vec<_> = state.shipments.iter().filter(|s| s.is_open() && !done).collect();
     // A shipment that has left is paid for, even if its capture is still in progress.
     let uncaptured = state.shipments.iter().filter(|s| s.has_left() && !s.captured).map(|s| s.amount);
-    let claimed = Amount::sum(uncaptured.chain([state.captured])).unwrap_or(state.authorized);
+    let committed = Amount::sum(uncaptured.chain([state.captured])).unwrap_or(state.authorized);
     CancellationPlan {
         answer,
         asks_carrier: open.iter().any(|s| s.tracking_number.is_some()),
         cancel_shipments: open.iter().map(|s| s.id).collect(),
-        void: if done { Amount::ZERO } else { state.authorized.minus_or_zero(claimed) },
+        void: if done { Amount::ZERO } else { state.authorized.minus_or_zero(committed) },
         release: sum_by_sku(open.iter().flat_map(|s| &s.lines)),
         ..CancellationPlan::no_op()
     }

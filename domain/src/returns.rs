@@ -59,7 +59,7 @@ pub fn take_units(
     returnable: &mut BTreeMap<ShippedLine, u32>,
     wanted: &[LineQuantity],
 ) -> Result<BTreeMap<ShippedLine, u32>, InsufficientQuantity> {
-    let mut claimed = BTreeMap::new();
+    let mut selected = BTreeMap::new();
     for LineQuantity { line, quantity } in wanted {
         let of_line = |place: &ShippedLine| place.line == *line;
         let left: u32 =
@@ -73,11 +73,11 @@ pub fn take_units(
             if units > 0 {
                 *unit_count -= units;
                 missing -= units;
-                *claimed.entry(*place).or_default() += units;
+                *selected.entry(*place).or_default() += units;
             }
         }
     }
-    Ok(claimed)
+    Ok(selected)
 }
 
 /// The share of `amount` that `now` units have, if `amount` was captured for `all` units and `before` of them were
@@ -149,8 +149,8 @@ mod tests {
     fn units_are_taken_from_available_shipments() {
         let mut returnable = BTreeMap::from([(place(0, 1), 2), (place(0, 2), 1), (place(1, 2), 5)]);
         let wanted = [LineQuantity { line: 0, quantity: 2 }, LineQuantity { line: 0, quantity: 1 }];
-        let claimed = take_units(&mut returnable, &wanted).unwrap();
-        assert_eq!(claimed, BTreeMap::from([(place(0, 1), 2), (place(0, 2), 1)]));
+        let selected = take_units(&mut returnable, &wanted).unwrap();
+        assert_eq!(selected, BTreeMap::from([(place(0, 1), 2), (place(0, 2), 1)]));
         assert_eq!(returnable[&place(1, 2)], 5);
         let more = take_units(&mut returnable, &[LineQuantity { line: 0, quantity: 1 }]);
         assert_eq!(more, Err(InsufficientQuantity { line: 0, left: 0 }));

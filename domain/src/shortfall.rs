@@ -80,13 +80,13 @@ impl ShortShipment {
             successor.extend(split.take_units(line.quantity.saturating_sub(moved + dropped)));
             for (at, shipment) in elsewhere.iter().enumerate() {
                 let here = shipment.lines.iter().filter(|l| l.line == line.line).map(|l| l.quantity).sum();
-                let claimed = split.take_units(here);
+                let units = split.take_units(here);
                 if let Some(planned) = replacement.shipments.get_mut(at) {
-                    planned.lines.extend(claimed);
+                    planned.lines.extend(units);
                 } else {
                     replacement
                         .shipments
-                        .push(PlannedShipment { lines: claimed.into_iter().collect(), ..shipment.clone() });
+                        .push(PlannedShipment { lines: units.into_iter().collect(), ..shipment.clone() });
                 }
             }
             if dropped > 0 {

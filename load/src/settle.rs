@@ -178,10 +178,12 @@ async fn compare(
     let (Some(before), Some(after)) = (before, after) else {
         return totals.unchecked.push("stock: the key lacks the scope orders:read".to_owned());
     };
-    let claimed =
+    let committed_units =
         |levels: &BTreeMap<String, StockLevel>, sku: &String| levels.get(sku).map_or(0, |l| l.committed());
-    let unsettled: UnitsByLocation =
-        before.keys().map(|sku| (sku.clone(), claimed(&after, sku) - claimed(before, sku))).collect();
+    let unsettled: UnitsByLocation = before
+        .keys()
+        .map(|sku| (sku.clone(), committed_units(&after, sku) - committed_units(before, sku)))
+        .collect();
     totals.wrong.extend(find_differences(before, &after, units.unwrap_or(&unsettled)));
 }
 

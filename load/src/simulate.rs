@@ -210,14 +210,14 @@ fn outcome(args: &SimulateArgs, moments: Vec<Snapshot>, waits: &Latencies) -> Ou
     let (begin, end) = (at(args.spike), at(2.0 * args.spike));
     let before = begin.confirmed as f64;
     let during = (end.confirmed - begin.confirmed) as f64;
-    let departed =
+    let recovered_at =
         moments.iter().find(|m| m.at > 2.0 * args.spike && (m.backlog as f64) < args.sustainable * 0.1);
     Outcome {
         goodput: during / before.max(1.0),
         backlog_max: moments.iter().map(|m| m.backlog).max().unwrap_or_default(),
         wait_p50: waits.percentile(0.5).as_secs_f64(),
         wait_p99: waits.percentile(0.99).as_secs_f64(),
-        drained_after: departed.map_or(0.0, |m| m.at - 2.0 * args.spike),
+        drained_after: recovered_at.map_or(0.0, |m| m.at - 2.0 * args.spike),
         moments,
     }
 }

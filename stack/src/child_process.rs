@@ -243,11 +243,11 @@ fn dev_binary() -> Result<PathBuf> {
     if own.file_stem().is_some_and(|stem| stem == "waybill-dev") {
         return Ok(own);
     }
-    let concurrent = binary_dir()?.join("waybill-dev");
-    if !concurrent.exists() {
-        bail!("{} does not exist; run `cargo build --bin waybill-dev` first", concurrent.display());
+    let guard_binary = binary_dir()?.join("waybill-dev");
+    if !guard_binary.exists() {
+        bail!("{} does not exist; run `cargo build --bin waybill-dev` first", guard_binary.display());
     }
-    Ok(concurrent)
+    Ok(guard_binary)
 }
 
 /// Returns the directory of this build's binaries.

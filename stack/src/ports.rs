@@ -238,8 +238,8 @@ mod tests {
         let ports: Vec<u16> = (0..TAKEN).map(|_| free_port().unwrap()).collect();
         let _held: Vec<_> =
             ports.iter().map(|port| TcpListener::bind(("127.0.0.1", *port)).unwrap()).collect();
-        let messages: Vec<String> = ports.iter().map(u16::to_string).collect();
-        writeln!(std::io::stdout(), "ports: {}", messages.join(" ")).unwrap();
+        let numbers: Vec<String> = ports.iter().map(u16::to_string).collect();
+        writeln!(std::io::stdout(), "ports: {}", numbers.join(" ")).unwrap();
         std::io::stdin().read_line(&mut String::new()).unwrap();
     }
 

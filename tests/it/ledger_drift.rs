@@ -104,11 +104,11 @@ async fn capture_at_provider_is_drift_and_refund_is_recorded() {
     let stack = builder().await.auto(auto).start().await.unwrap();
     let id = place(&stack.client, &order_with(|_| {})).await;
     wait_for_status(&stack.client, &id, "completed").await;
-    let claimed = payment(&stack, &id);
+    let captured = payment(&stack, &id);
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
     let refund =
         http.post(format!("{}/v1/refunds", stack.payments.url())).bearer_auth(&stack.secrets.payments_key);
-    let body = format!("payment_intent={}&amount=400", claimed["id"].as_str().unwrap());
+    let body = format!("payment_intent={}&amount=400", captured["id"].as_str().unwrap());
     let refund = refund.header("content-type", "application/x-www-form-urlencoded").body(body);
     assert!(refund.send().await.unwrap().status().is_success());
     wait_for_event(&stack.client, &id, "payment.refunded").await;
@@ -117,7 +117,7 @@ async fn capture_at_provider_is_drift_and_refund_is_recorded() {
     assert_eq!((&order["attention"], drifts(&stack, &id).await), (&json!(null), Vec::new()), "{order:#}");
 
     // The provider reports a larger capture than the ledger has, which Waybill cannot record by itself.
-    let object = json!({"object": "payment_intent", "id": claimed["id"], "status": "succeeded",
+    let object = json!({"object": "payment_intent", "id": captured["id"], "status": "succeeded",
         "amount_capturable": 0, "amount_received": 1_000, "metadata": {"order_id": id}});
     let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
     let less = "update payment_operations set amount = 900 where order_id = $1::uuid and kind = 'capture'";

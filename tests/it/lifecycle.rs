@@ -176,7 +176,7 @@ async fn unanswered_review_and_shortage_expire() {
 #[tokio::test]
 async fn shortage_follows_the_orders_policy() {
     let stack = stack().await;
-    let request_of = |sku: &str, policy: &str| {
+    let order_of = |sku: &str, policy: &str| {
         let mut order = order(&[(sku, 2), ("SHOE-42-BLK", 1)]);
         order["shortage_policy"] = json!(policy);
         order
@@ -185,9 +185,9 @@ async fn shortage_follows_the_orders_policy() {
         put_stock(&stack.client, sku, &[("AMS", 1)]).await;
     }
     let before = units_by_location(&stack).await;
-    let available = place(&stack.client, &request_of("FEW-1", "ship_available")).await;
-    let amended = place(&stack.client, &request_of("FEW-2", "ask_customer")).await;
-    let unwanted = place(&stack.client, &request_of("FEW-3", "ask_customer")).await;
+    let available = place(&stack.client, &order_of("FEW-1", "ship_available")).await;
+    let amended = place(&stack.client, &order_of("FEW-2", "ask_customer")).await;
+    let unwanted = place(&stack.client, &order_of("FEW-3", "ask_customer")).await;
 
     let order = wait_for_status(&stack.client, &available, "fulfilling").await;
     assert_eq!(order["lines"][0]["cancelled"], 1);

@@ -106,13 +106,13 @@ async fn authorize_capture_and_void_succeed_on_localstripe() {
         Ok(AuthorizationOutcome::Rejected { .. }) => {}
         other => panic!("not rejected: {other:?}"),
     }
-    let departed = Stripe::new(
+    let closed_port = Stripe::new(
         format!("http://127.0.0.1:{}/", free_port().unwrap()).parse().unwrap(),
         "k".to_owned().into(),
         None,
         StepMetrics::new(&Registry::new()).unwrap(),
     );
-    let unavailable = departed.unwrap().authorize(&request("pm_card_visa")).await;
+    let unavailable = closed_port.unwrap().authorize(&request("pm_card_visa")).await;
     assert!(
         matches!(unavailable, Err(ProviderError::Unavailable(_))),
         "unreachable provider: {unavailable:?}"

@@ -133,8 +133,8 @@ async fn unsafe_operator_action_is_rejected() {
     let stack = stack().await;
     let quiet = place(&stack.client, &order_with(|_| {})).await;
     wait_for_status(&stack.client, &quiet, "fulfilling").await;
-    let without_attention = operate(&stack.client, &quiet, "retry", json!({"reason": "why not"})).await;
-    assert_rejected(&without_attention, 409, "wrong_state", "an order without attention");
+    let not_needed = operate(&stack.client, &quiet, "retry", json!({"reason": "why not"})).await;
+    assert_rejected(&not_needed, 409, "wrong_state", "an order without attention");
 
     let (id, _) = uncaptured(&stack).await;
     let bad = operate(&stack.client, &id, "resolve", json!({"reason": "by hand"})).await;

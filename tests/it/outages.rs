@@ -223,9 +223,9 @@ async fn undeliverable_webhook_blocks_only_its_order() {
     let good = json!({"shipment_id": shipment, "kind": "handed_over", "event_id": "good"});
     let pool = waybill_store::connect(&stack.database_url, 1).unwrap();
     for (order, event, payload, age) in [(&stuck, "huge", huge, 60), (&other, "good", good, 30)] {
-        let store_value = "insert into inbox (source, event_id, order_id, signal, payload, received_at)
+        let insert_message = "insert into inbox (source, event_id, order_id, signal, payload, received_at)
              values ('carrier', $1, $2::uuid, 'shipment_event', $3, now() - make_interval(secs => $4))";
-        sqlx::query(store_value)
+        sqlx::query(insert_message)
             .bind(event)
             .bind(order)
             .bind(payload)

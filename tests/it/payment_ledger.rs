@@ -123,21 +123,21 @@ async fn concurrent_begin_yields_one_operation() {
 #[tokio::test]
 async fn operation_begins_once_and_keeps_first_outcome() {
     let ledger = Ledger::new("ledger_once").await;
-    let request_of = ledger.begin_hold(1).await;
+    let started = ledger.begin_hold(1).await;
     assert_eq!(
-        (request_of.terms.currency.code(), request_of.terms.payment_method.as_str()),
+        (started.terms.currency.code(), started.terms.payment_method.as_str()),
         ("EUR", "pm_card_visa")
     );
-    assert_eq!(request_of.operation.unwrap().state, OperationState::Pending);
+    assert_eq!(started.operation.unwrap().state, OperationState::Pending);
     assert_eq!(ledger.succeed(OperationKind::Authorize(1), "pi_1").await.state, OperationState::Succeeded);
     let declined = OperationState::Declined("no".into());
     let late = OperationResult::of(&declined, Some("pi_2"));
-    let is_current =
+    let first_outcome =
         payments::finish_operation(&ledger.pool, ledger.order, OperationKind::Authorize(1), late)
             .await
             .unwrap();
     let again = ledger.begin_hold(1).await.operation.unwrap();
-    for operation in [is_current, again] {
+    for operation in [first_outcome, again] {
         assert_eq!(
             (operation.state, operation.provider_ref.as_deref()),
             (OperationState::Succeeded, Some("pi_1"))
@@ -180,8 +180,8 @@ async fn authorization_racing_a_void_is_not_requested() {
         );
         blocker.rollback().await.unwrap();
     };
-    let (request_of, ()) = tokio::join!(ledger.begin_hold(1), undo);
-    assert!(request_of.operation.is_none(), "{request_of:?}");
+    let (started, ()) = tokio::join!(ledger.begin_hold(1), undo);
+    assert!(started.operation.is_none(), "{started:?}");
 }
 
 #[tokio::test]
@@ -194,9 +194,9 @@ async fn capture_uses_the_active_authorization() {
     ledger.hold(1, "pi_1").await;
     assert_eq!(ledger.begin_capture(first, 400).await.authorization.unwrap().captured, amount(0));
     ledger.succeed(OperationKind::Capture(first), "pi_1").await;
-    let request_of = ledger.begin_capture(second, 600).await;
-    let current_status = request_of.authorization.unwrap();
-    assert_eq!((current_status.generation, current_status.captured), (1, amount(400)));
+    let started = ledger.begin_capture(second, 600).await;
+    let current_authorization = started.authorization.unwrap();
+    assert_eq!((current_authorization.generation, current_authorization.captured), (1, amount(400)));
 
     // The first authorization expires before the second capture, which moves to the next one with the same amount.
     // Nothing has been captured on that one.
@@ -205,11 +205,11 @@ async fn capture_uses_the_active_authorization() {
     let lapsed = ledger.begin_capture(second, 600).await;
     assert!(lapsed.authorization.is_none() && lapsed.was_authorized, "{lapsed:?}");
     ledger.hold(2, "pi_2").await;
-    let request_of = ledger.begin_capture(second, 550).await;
-    assert_eq!((request_of.state, request_of.amount), (OperationState::Pending, amount(600)));
-    let current_status = request_of.authorization.unwrap();
-    assert_eq!((current_status.generation, current_status.provider_ref.as_str()), (2, "pi_2"));
-    assert_eq!((current_status.amount, current_status.captured), (amount(1_000), amount(0)));
+    let started = ledger.begin_capture(second, 550).await;
+    assert_eq!((started.state, started.amount), (OperationState::Pending, amount(600)));
+    let current_authorization = started.authorization.unwrap();
+    assert_eq!((current_authorization.generation, current_authorization.provider_ref.as_str()), (2, "pi_2"));
+    assert_eq!((current_authorization.amount, current_authorization.captured), (amount(1_000), amount(0)));
     let written = payments::find_operation(&ledger.pool, ledger.order, OperationKind::Capture(second))
         .await
         .unwrap()

@@ -100,11 +100,11 @@ async fn webhook_and_reconciliation_record_one_refund() {
         (listed(&stack, &by_webhook).await.len() == 2).then_some(())
     })
     .await;
-    let unresponsive = refund_at_provider(&stack, &by_reconciliation, 400, false).await;
+    let unreported = refund_at_provider(&stack, &by_reconciliation, 400, false).await;
     assert_eq!(listed(&stack, &by_reconciliation).await.len(), 1, "the provider sent no webhook");
     reconcile(&stack).await;
     reconcile(&stack).await;
-    let late = send_provider_event(&stack, "evt_late_refund", "refund.created", unresponsive).await;
+    let late = send_provider_event(&stack, "evt_late_refund", "refund.created", unreported).await;
     assert_eq!(late.status.as_u16(), 202, "{}", late.body);
     wait_until("the check of the late webhook", || async {
         let recorded =

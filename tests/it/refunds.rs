@@ -56,8 +56,8 @@ async fn concurrent_refunds_never_exceed_captured_amount() {
 
     // Twenty concurrent requests, of which three fit into the captured amount.
     let replies = join_all((0..20).map(|_| refund(&stack, &id, 3_000))).await;
-    let claimed = replies.iter().filter(|r| r.status.as_u16() == 201).count();
-    assert_eq!(claimed, 3);
+    let accepted = replies.iter().filter(|r| r.status.as_u16() == 201).count();
+    assert_eq!(accepted, 3);
     for reply in replies.iter().filter(|r| r.status.as_u16() != 201) {
         assert_rejected(reply, 409, "more_than_captured", "a refund above the captured amount");
     }

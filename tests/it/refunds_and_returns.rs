@@ -105,10 +105,10 @@ async fn partial_refunds_never_exceed_captured_amount() {
     // The same request twice creates one refund.
     let key = new_key();
     let body = json!({"amount": 100, "reason": "again"});
-    let request_of =
+    let refund_body =
         || stack.client.request(reqwest::Method::POST, &path).header("Idempotency-Key", &key).json(&body);
-    let once = stack.client.send(request_of()).await.unwrap();
-    let twice = stack.client.send(request_of()).await.unwrap();
+    let once = stack.client.send(refund_body()).await.unwrap();
+    let twice = stack.client.send(refund_body()).await.unwrap();
     assert_eq!((once.status.as_u16(), &once.body), (201, &twice.body));
 
     // Concurrent requests stay within the limit.

@@ -339,28 +339,28 @@ async fn as_voidable(
     order_id: OrderId,
     hold: &PaymentOperation,
 ) -> Result<Option<VoidableAuthorization>, StepFailure> {
-    let is_current = |provider_ref, amount, is_pending| {
+    let voidable = |provider_ref, amount, is_pending| {
         Some(VoidableAuthorization { generation: hold.generation, provider_ref, amount, is_pending })
     };
     Ok(match &hold.state {
         _ if hold.is_released => None,
         OperationState::Declined(_) => None,
         OperationState::Succeeded => {
-            hold.provider_ref.clone().and_then(|id| is_current(id, hold.amount, false))
+            hold.provider_ref.clone().and_then(|id| voidable(id, hold.amount, false))
         }
         // The outcome is unknown. Another request determines it, and returns an id to void.
         OperationState::Pending => {
             match resolve_pending(steps, order_id, hold, &payment_terms(steps, order_id).await?).await? {
                 // Nothing is authorized yet, and the void prevents that the customer's action authorizes it later.
                 AuthorizationOutcome::ActionRequired { provider_ref, .. } => {
-                    is_current(provider_ref, Amount::ZERO, true)
+                    voidable(provider_ref, Amount::ZERO, true)
                 }
                 known => {
                     record_outcome(steps, order_id, OperationKind::Authorize(hold.generation), &known)
                         .await?;
                     match known {
                         AuthorizationOutcome::Authorized(held) => {
-                            is_current(held.provider_ref, hold.amount, false)
+                            voidable(held.provider_ref, hold.amount, false)
                         }
                         _ => None,
                     }

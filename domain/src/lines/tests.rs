@@ -179,8 +179,12 @@ fn units_are_taken_where_cheapest() {
     state.recompute_line_counts();
     let chosen = |state: &OrderState, selection: &LineSelection| -> Vec<(u128, u32)> {
         let removal = state.choose_units(selection);
-        let of_line = |claimed: &QuantityByLine| claimed.get(&0).copied().unwrap_or(0);
-        removal.shipments().iter().map(|(id, claimed)| (id.0.as_u128(), of_line(claimed))).collect()
+        let of_line = |removed_units: &QuantityByLine| removed_units.get(&0).copied().unwrap_or(0);
+        removal
+            .shipments()
+            .iter()
+            .map(|(id, removed_units)| (id.0.as_u128(), of_line(removed_units)))
+            .collect()
     };
     let unallocated_units = state.lines[0].quantity - state.lines[0].allocated;
     assert_eq!(unallocated_units, 1);

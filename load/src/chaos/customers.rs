@@ -236,8 +236,8 @@ async fn carrier_step(env: &Environment, random: &mut Random, id: &str, name: &s
     let Some(order) = env.order(random, id).await else { return };
     let shipments = order.body["shipments"].as_array().cloned().unwrap_or_default();
     let Some(shipment) = shipments.first().and_then(|shipment| shipment["id"].as_str()) else { return };
-    let claimed = env.carrier_control(shipment, step).await;
-    env.count_response(name, if claimed { "done" } else { "not possible" });
+    let is_accepted = env.carrier_control(shipment, step).await;
+    env.count_response(name, if is_accepted { "done" } else { "not possible" });
 }
 
 /// Waits until the order is in the state; stops waiting after [`POLLS_MAX`] reads.

@@ -22,13 +22,13 @@ const RETRY_EVERY_ROUNDS: u64 = 5;
 
 /// Returns whether the order waits only for an operator.
 pub fn is_quiescent(order: &Order) -> bool {
-    let departed = |status| {
+    let needs_operator = |status| {
         matches!(status, FulfilmentStatus::Lost | FulfilmentStatus::Returned | FulfilmentStatus::Cancelled)
     };
     // The customer and an operator must resolve a lost or returned parcel.
     order.status.is_terminal()
         || order.status == OrderStatus::Shipped
-            && order.shipments.iter().all(|shipment| departed(shipment.status))
+            && order.shipments.iter().all(|shipment| needs_operator(shipment.status))
 }
 
 /// Drives the stack until it is quiescent. Returns the orders and workflows that are not at rest within `limit`.

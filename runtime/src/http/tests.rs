@@ -83,13 +83,13 @@ async fn read_to_end(client: &mut TcpStream) -> String {
 #[tokio::test]
 async fn unfinished_head_is_closed_after_its_timeout() {
     let served = TestServer::start(ServerLimits { header_wait_max: SHORT, ..LIMITS }).await;
-    let mut unresponsive = served.connect().await;
+    let mut idle_client = served.connect().await;
     let mut partial = served.connect().await;
     partial.write_all(b"GET / HTTP/1.1\r\nhost: ").await.unwrap();
     let mut second = served.connect().await;
     send_and_expect(&mut second, REQUEST, "here").await;
     second.write_all(b"G").await.unwrap();
-    for client in [&mut unresponsive, &mut partial, &mut second] {
+    for client in [&mut idle_client, &mut partial, &mut second] {
         assert_eq!(read_to_end(client).await, "");
     }
     served.wait_until_open(0.0).await;

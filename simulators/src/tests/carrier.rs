@@ -168,6 +168,6 @@ async fn failing_delivery_does_not_block_other_shipments() {
         post(&sim, "/v1/labels", label(reference)).await;
         post(&sim, &format!("/_sim/labels/{reference}/hand_over"), Value::Null).await;
     }
-    let claimed = receiver.wait_for(1).await;
-    assert_eq!(claimed[0].path, "/v1/shipments/s2/events");
+    let deliveries = receiver.wait_for(1).await;
+    assert_eq!(deliveries[0].path, "/v1/shipments/s2/events");
 }

@@ -238,7 +238,7 @@ async fn control_routes_set_customer_and_bank_outcomes() {
 async fn each_3d_secure_outcome_sends_its_event() {
     let (receiver, url) = Receiver::start(&[]).await;
     let shop = Shop::new(Some(url)).await;
-    let mut claimed = 0;
+    let mut event_count = 0;
     for (way, body, event) in [
         ("/v1/payment_intents/{id}/cancel", None, "payment_intent.canceled"),
         (AUTHENTICATE, Some(json!({ "success": true })), "payment_intent.amount_capturable_updated"),
@@ -252,8 +252,8 @@ async fn each_3d_secure_outcome_sends_its_event() {
             Some(body) => shop.control(&path, body).await,
             None => shop.post(&path, "", &[]).await.1,
         };
-        claimed += 2;
-        let events = receiver.wait_for(claimed).await.split_off(claimed - 2);
+        event_count += 2;
+        let events = receiver.wait_for(event_count).await.split_off(event_count - 2);
         assert_eq!([events[0].kind(), events[1].kind()], ["payment_intent.requires_action", event]);
         assert_eq!(events[1].object(), left);
     }

@@ -80,8 +80,8 @@ mod tests {
 
     #[test]
     fn user_is_found_by_name() {
-        let no_attention = find(USERS, "nobody").unwrap();
-        assert_eq!((no_attention.uid, no_attention.gid), (65534, 65533));
+        let found = find(USERS, "nobody").unwrap();
+        assert_eq!((found.uid, found.gid), (65534, 65533));
         assert_eq!(find(USERS, "postgres"), None);
     }
 

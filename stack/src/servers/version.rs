@@ -13,10 +13,10 @@ pub struct Version(pub Vec<u32>);
 impl Version {
     /// Finds the first version in a text.
     pub fn find(text: &str) -> Option<Self> {
-        text.split_whitespace().find_map(|message| {
+        text.split_whitespace().find_map(|token| {
             // Suffixes as in `17rc1`, `15.18+deb12u1` or `1.9.1,` are ignored.
-            let end = message.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(message.len());
-            let numbers = message[..end].trim_end_matches('.').split('.').map(str::parse);
+            let end = token.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(token.len());
+            let numbers = token[..end].trim_end_matches('.').split('.').map(str::parse);
             numbers.collect::<Result<Vec<u32>, _>>().ok().map(Version)
         })
     }

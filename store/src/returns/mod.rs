@@ -126,17 +126,17 @@ pub async fn request(
         return Ok(Ok(Box::new(read::read_return(&mut tx, ReturnId(known)).await?)));
     }
     let mut free = open::find_returnable(&mut tx, new.order_id, &shipments).await?;
-    let claimed = match take_units(&mut free, &new.lines) {
-        Ok(claimed) => claimed,
+    let selected = match take_units(&mut free, &new.lines) {
+        Ok(selected) => selected,
         Err(too_few) => return Ok(Err(too_few)),
     };
-    insert(&mut tx, new, &claimed).await?;
+    insert(&mut tx, new, &selected).await?;
     let record = read::read_return(&mut tx, new.id).await?;
     tx.commit().await?;
     Ok(Ok(Box::new(record)))
 }
 
-async fn insert(tx: &mut PgConnection, new: &NewReturn, claimed: &BTreeMap<ShippedLine, u32>) -> Result<()> {
+async fn insert(tx: &mut PgConnection, new: &NewReturn, selected: &BTreeMap<ShippedLine, u32>) -> Result<()> {
     sqlx::query!(
         "insert into returns (id, order_id, merchant_id, reason, state, request_key)
          values ($1, $2, $3, $4, 'awaiting', $5)",
@@ -148,7 +148,7 @@ async fn insert(tx: &mut PgConnection, new: &NewReturn, claimed: &BTreeMap<Shipp
     )
     .execute(&mut *tx)
     .await?;
-    for (place, quantity) in claimed {
+    for (place, quantity) in selected {
         sqlx::query!(
             "insert into return_lines (return_id, shipment_id, line, order_id, quantity) values ($1, $2, $3, $4, $5)",
             new.id.0,
@@ -226,12 +226,12 @@ pub async fn record_received(
         received_lines.iter().filter(|(_, c)| *c == condition).map(|(units, _)| units.clone()).collect()
     };
     let (restocked, written_off) = (units(ReturnDisposition::Restock), units(ReturnDisposition::WriteOff));
-    let claimed = take_units(&mut returnable, &restocked).and_then(|restocked_by_place| {
+    let selected = take_units(&mut returnable, &restocked).and_then(|restocked_by_place| {
         take_units(&mut returnable, &written_off)
             .map(|written_off_by_place| (restocked_by_place, written_off_by_place))
     });
-    let (restocked_by_place, written_off_by_place) = match claimed {
-        Ok(claimed) => claimed,
+    let (restocked_by_place, written_off_by_place) = match selected {
+        Ok(selected) => selected,
         Err(too_few) => return Ok(ReceiptOutcome::ExceedsReturn(too_few)),
     };
     let amount =

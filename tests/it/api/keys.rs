@@ -50,15 +50,14 @@ fn request(client: &Client, (method, path, body): &(Method, String, Value)) -> R
 }
 
 async fn without_a_valid_key(stack: &Stack, placed: &str) {
-    let no_attention = reqwest::Client::builder().no_proxy().build().unwrap();
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
     for route in routes(placed) {
         let what = format!("{} {}", route.0, route.1);
         let wrong = stack.client.with_key("wb_wrong");
         let reply = wrong.send(request(&wrong, &route)).await.unwrap();
         assert_rejected(&reply, 401, "unauthorized", &what);
         assert_eq!(reply.headers[WWW_AUTHENTICATE], "Bearer", "{what}");
-        let no_key =
-            no_attention.request(route.0, format!("{}{}", stack.client.base(), route.1)).json(&route.2);
+        let no_key = http.request(route.0, format!("{}{}", stack.client.base(), route.1)).json(&route.2);
         assert_rejected(&stack.client.send(no_key).await.unwrap(), 401, "unauthorized", &what);
     }
     let url = format!("{}/v1/orders/{placed}", stack.client.base());
@@ -74,10 +73,10 @@ async fn without_a_valid_key(stack: &Stack, placed: &str) {
         format!("Bearer {key} {key}"),
         "Bearer ключ".to_owned(),
     ] {
-        let reply = no_attention.get(&url).header(AUTHORIZATION, header.as_bytes());
+        let reply = http.get(&url).header(AUTHORIZATION, header.as_bytes());
         assert_rejected(&stack.client.send(reply).await.unwrap(), 401, "unauthorized", &header);
     }
-    let lower_case = no_attention.get(&url).header(AUTHORIZATION, format!("bearer {key}"));
+    let lower_case = http.get(&url).header(AUTHORIZATION, format!("bearer {key}"));
     assert_eq!(stack.client.send(lower_case).await.unwrap().status.as_u16(), 200);
 }
 

@@ -182,17 +182,17 @@ async fn concurrent_repeats_of_an_adjustment_apply_once() {
     let stack = stack().await;
     let key = new_key();
     let body = json!({"sku": "BUSY", "location": "AMS", "delta": 500_000_000, "reason": "delivery"});
-    let request_of = |key: &str| {
+    let adjust_with = |key: &str| {
         let request = stack.client.request(Method::POST, "/v1/stock/adjustments");
         stack.client.send(request.header("Idempotency-Key", key).json(&body))
     };
     // More concurrent requests than the process has connections.
-    for reply in join_all((0..40).map(|_| request_of(&key))).await {
+    for reply in join_all((0..40).map(|_| adjust_with(&key))).await {
         assert_eq!(reply.as_ref().unwrap().status.as_u16(), 200, "{:?}", reply.unwrap().body);
     }
     assert_eq!(level(&stack, "BUSY", "AMS").await.0, 500_000_000);
-    assert_eq!(request_of(&new_key()).await.unwrap().status.as_u16(), 200);
-    let reply = request_of(&new_key()).await.unwrap();
+    assert_eq!(adjust_with(&new_key()).await.unwrap().status.as_u16(), 200);
+    let reply = adjust_with(&new_key()).await.unwrap();
     assert_eq!(assert_rejected(&reply, 422, "invalid", "more than the limit of a location"), ["/delta"]);
     assert_eq!(level(&stack, "BUSY", "AMS").await.0, 1_000_000_000);
     stack.stop().await;

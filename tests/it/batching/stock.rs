@@ -13,15 +13,15 @@ async fn two_workers_never_oversell() {
     let pools = [pool(&stack), pool(&stack)];
     let workers =
         [(0, true), (1, true), (1, false)].map(|(at, batched)| BatchedWriters::start(&pools[at], batched));
-    let request_of = |worker: &BatchedWriters| {
+    let reserve_all = |worker: &BatchedWriters| {
         let requested = orders.iter().map(|id| (worker.clone(), *id));
         join_all(requested.map(|(worker, id)| async move { reserve(&worker, id).await }).collect::<Vec<_>>())
     };
     // Each worker has one batch in flight; one worker gets each order twice, in two batches; another writer does not
     // batch.
     let ((first, again), (other, alone)) = join(
-        join(request_of(&workers[0]), request_of(&workers[0])),
-        join(request_of(&workers[1]), request_of(&workers[2])),
+        join(reserve_all(&workers[0]), reserve_all(&workers[0])),
+        join(reserve_all(&workers[1]), reserve_all(&workers[2])),
     )
     .await;
     for others in [&again, &other, &alone] {

@@ -68,9 +68,9 @@ async fn remaining_quantity_ships_and_is_captured_exactly() {
         let recorded = timeline(&stack.client, &id).await;
         let asked = &of(&recorded, "cancellation.requested")[0];
         assert_eq!((&asked["lines"], &asked["pieces"]), (&json!([0, 2]), &json!([quantity_of(0, 1)])));
-        let departed = &of(&recorded, "lines.cancelled")[0];
-        assert_eq!(departed["lines"], json!([quantity_of(0, 1), quantity_of(2, 3)]));
-        assert_eq!(departed["request"], asked["request"]);
+        let cancelled_event = &of(&recorded, "lines.cancelled")[0];
+        assert_eq!(cancelled_event["lines"], json!([quantity_of(0, 1), quantity_of(2, 3)]));
+        assert_eq!(cancelled_event["request"], asked["request"]);
         let order = deliver(&stack, &id).await;
         assert_eq!((&order["outcome"], &order["payment_status"]), (&json!("partial"), &json!("captured")));
         let recorded = timeline(&stack.client, &id).await;
@@ -178,8 +178,8 @@ async fn short_units_are_cancelled_first_then_cheapest() {
     let order = cancelled(&stack, &id, [2, 2, 0]).await;
     labelled(&stack, &id, "partially_shipped").await;
     check_reserved(&stack, &order).await;
-    let departed = request_cancel(&stack, &id, json!({"reason": "x", "lines": [quantity_of(0, 1)]})).await;
-    assert_rejected(&departed, 409, "wrong_state", "cancel of a shipped unit");
+    let too_late = request_cancel(&stack, &id, json!({"reason": "x", "lines": [quantity_of(0, 1)]})).await;
+    assert_rejected(&too_late, 409, "wrong_state", "cancel of a shipped unit");
     deliver(&stack, &id).await;
     check_stock(&stack, &before).await;
     stack.stop().await;

@@ -37,10 +37,10 @@ async fn remaining_lines_get_new_label_and_exact_capture() {
         cancel(&stack, &id, &[0]).await.success().unwrap();
         cancelled(&stack, &id, [3, 3, 0]).await;
         labelled(&stack, &id, "fulfilling").await;
-        let departed = cancel(&stack, &id, &[0, 2]).await;
-        assert_rejected(&departed, 409, "wrong_state", "cancel of a cancelled line");
-        assert!(departed.text("/detail").contains("line 0 "), "{}", departed.body);
-        assert_eq!(departed.body["allowed_actions"], json!(["cancel"]));
+        let rejected = cancel(&stack, &id, &[0, 2]).await;
+        assert_rejected(&rejected, 409, "wrong_state", "cancel of a cancelled line");
+        assert!(rejected.text("/detail").contains("line 0 "), "{}", rejected.body);
+        assert_eq!(rejected.body["allowed_actions"], json!(["cancel"]));
         let order = deliver(&stack, &id).await;
         assert_eq!((&order["outcome"], &order["payment_status"]), (&json!("partial"), &json!("captured")));
         let reported = timeline(&stack.client, &id).await;
@@ -135,9 +135,9 @@ async fn line_cancel_after_partial_handover_is_applied() {
         send_carrier_event(&stack, left["id"].as_str().unwrap(), "hand_over").await;
         wait_for_status(&stack.client, &id, "partially_shipped").await;
         wait_for_event(&stack.client, &id, "payment.captured").await;
-        let departed = cancel(&stack, &id, &[0, 1]).await;
-        assert_rejected(&departed, 409, "wrong_state", "cancel of a shipped line");
-        assert!(departed.text("/detail").contains("line 0 "), "{}", departed.body);
+        let rejected = cancel(&stack, &id, &[0, 1]).await;
+        assert_rejected(&rejected, 409, "wrong_state", "cancel of a shipped line");
+        assert!(rejected.text("/detail").contains("line 0 "), "{}", rejected.body);
         signal(&id, r#"{"lines": [0]}"#).await;
         let reported = wait_for_event(&stack.client, &id, "cancellation.refused").await;
         assert_eq!(reported["data"], json!({"status": "partially_shipped", "lines": [0]}));
@@ -233,8 +233,8 @@ async fn successor_run_cancels_replacement_shipments() {
     let stack = sweeping().await;
     let order = two_places(&stack).await;
     let before = units_by_location(&stack).await;
-    let (departed, partly) = (place(&stack.client, &order).await, place(&stack.client, &order).await);
-    for id in [&departed, &partly] {
+    let (unshipped, partly) = (place(&stack.client, &order).await, place(&stack.client, &order).await);
+    for id in [&unshipped, &partly] {
         let order = labelled(&stack, id, "fulfilling").await;
         if id == &partly {
             let left = open(&order).into_iter().find(|s| s["lines"][0]["line"] == 0).unwrap();
@@ -247,10 +247,10 @@ async fn successor_run_cancels_replacement_shipments() {
         labelled(&stack, id, if id == &partly { "partially_shipped" } else { "fulfilling" }).await;
         terminate(id).await;
     }
-    sweep_until_resumed(&stack, &departed).await;
+    sweep_until_resumed(&stack, &unshipped).await;
     sweep_until_resumed(&stack, &partly).await;
-    wait_for_status(&stack.client, &departed, "cancelled").await;
-    check_closed_order(&stack, &departed).await;
+    wait_for_status(&stack.client, &unshipped, "cancelled").await;
+    check_closed_order(&stack, &unshipped).await;
     wait_for_status(&stack.client, &partly, "shipped").await;
     assert_eq!((at_provider(&stack, &partly).0, authorized_amount(&stack, &partly).await), (0, 0));
     let labels = stack.carrier.snapshot();

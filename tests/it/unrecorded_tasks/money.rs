@@ -75,13 +75,13 @@ async fn customer_can_authenticate_after_restart() {
     let mut order = order(&[("SHOE-42-BLK", 2)]);
     order["payment"]["method"] = json!("pm_card_authenticationRequired");
     // A webhook would make the worker query the provider before the cancel arrives.
-    let unresponsive = || rule(Route::Webhook, Fault::Suppress, None);
-    stack.payments.set_faults(vec![unresponsive()]);
+    let no_webhooks = || rule(Route::Webhook, Fault::Suppress, None);
+    stack.payments.set_faults(vec![no_webhooks()]);
     let id = place(&stack.client, &order).await;
     wait_for_event(&stack.client, &id, "payment.action_required").await;
     // The order restarts from the read model, and its first request to the provider fails.
     let unavailable = rule(Route::Read, Fault::Status { status: 429 }, None);
-    stack.payments.set_faults(vec![unavailable, unresponsive()]);
+    stack.payments.set_faults(vec![unavailable, no_webhooks()]);
     write_as_unrecorded_task(&stack, &id, vec![OrderEvent::StatusChanged {}], |_| {}).await;
     signal(&id, "cancel", r#"{"reason": "one will do", "lines": [{"line": 0, "quantity": 1}]}"#).await;
     wait_for_event(&stack.client, &id, "lines.cancelled").await;
@@ -165,13 +165,13 @@ async fn remainder_is_voided_after_unrecorded_capture() {
         if is_written {
             let order: OrderId = id.parse().unwrap();
             let kind = OperationKind::Capture(shipment.parse().unwrap());
-            let request_of = payments::begin_capture(
+            let begun = payments::begin_capture(
                 &pool,
                 order,
                 shipment.parse().unwrap(),
                 Amount::new(amount).unwrap(),
             );
-            let of = request_of.await.unwrap().authorization.unwrap().provider_ref;
+            let of = begun.await.unwrap().authorization.unwrap().provider_ref;
             payments::finish_operation(
                 &pool,
                 order,

@@ -135,9 +135,9 @@ async fn accepted_answer_survives_unrecorded_progress() {
     wait_for_status(&stack.client, &id, "awaiting_customer").await;
     stack.workers[0].kill_hard().await.unwrap();
     // The lost workflow task cancelled the line that is short; the next task receives the customer's answer first.
-    let departed = LineQuantity { line: 0, quantity: 1 };
+    let first_unit = LineQuantity { line: 0, quantity: 1 };
     let cancelled =
-        OrderEvent::LinesCancelled { lines: vec![departed], reason: "not that".into(), request: None };
+        OrderEvent::LinesCancelled { lines: vec![first_unit], reason: "not that".into(), request: None };
     let selection = LineSelection::parse(&[LineSelector::Whole(0)]).unwrap();
     let reduce = |state: &mut OrderState| *state = state.with_cancelled(&selection);
     write_as_unrecorded_task(&stack, &id, vec![cancelled], reduce).await;

@@ -29,8 +29,8 @@ async fn fault_rules_duplicate_reorder_and_drop_events() {
 
     shop.sim.set_faults(rule(Route::Webhook, Fault::Duplicate, 1));
     shop.authorized("pm_card_visa").await;
-    let claimed = receiver.wait_for(4).await;
-    assert_eq!(claimed[2].text, claimed[3].text);
+    let deliveries = receiver.wait_for(4).await;
+    assert_eq!(deliveries[2].text, deliveries[3].text);
 
     shop.sim.set_faults(rule(Route::Webhook, Fault::Reorder, 1));
     let id = shop.authorized("pm_card_visa").await;

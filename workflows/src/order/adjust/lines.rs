@@ -253,7 +253,7 @@ async fn cancel_lines(ctx: &Ctx, due: DueCancellation) {
     let before = ctx.state(|s| s.state.clone());
     let removal = before.choose_units(&due.selection);
     let (mut stopped, mut replaced) = (Vec::new(), false);
-    for (id, claimed) in removal.shipments() {
+    for (id, removed) in removal.shipments() {
         let (id, Some(shipment)) = (*id, before.shipment(*id)) else { continue };
         if may_have_label(ctx, id)
             && compensation::cancel_label(ctx, id).await != LabelCancellation::Cancelled
@@ -261,8 +261,8 @@ async fn cancel_lines(ctx: &Ctx, due: DueCancellation) {
             append_event(ctx, OrderEvent::ShipmentCancelRejected { shipment_id: id });
             continue;
         }
-        if let Some(left) = shipment.remainder_without(claimed, before.amount_increment()) {
-            create_replacement(ctx, shipment, claimed, &left).await;
+        if let Some(left) = shipment.remainder_without(removed, before.amount_increment()) {
+            create_replacement(ctx, shipment, removed, &left).await;
             replaced = true;
         }
         stopped.push(id);
@@ -290,8 +290,8 @@ impl OrderWorkflow {
         before: &OrderState,
     ) {
         let DueCancellation { selection, reason, request, rejected: mut rejected_lines } = due;
-        for (id, claimed) in removal.shipments().iter().filter(|(id, _)| stopped.contains(id)) {
-            self.state.cancel_shipment_units(*id, claimed);
+        for (id, removed) in removal.shipments().iter().filter(|(id, _)| stopped.contains(id)) {
+            self.state.cancel_shipment_units(*id, removed);
             self.append_event(OrderEvent::ShipmentCancelled { shipment_id: *id });
         }
         let cancelled = self.state.cancel_unallocated_units(&selection, removal, before);
@@ -318,11 +318,11 @@ impl OrderWorkflow {
 async fn create_replacement(
     ctx: &Ctx,
     shipment: &ShipmentState,
-    claimed: &QuantityByLine,
+    removed: &QuantityByLine,
     left: &ShipmentState,
 ) {
     let id = shipment.id;
-    let part = |ShipmentLine { line, quantity, .. }: &ShipmentLine| match claimed.contains_key(line) {
+    let part = |ShipmentLine { line, quantity, .. }: &ShipmentLine| match removed.contains_key(line) {
         true => LineSelector::Quantity { line: *line, quantity: *quantity },
         false => LineSelector::Whole(*line),
     };

@@ -37,7 +37,7 @@ const ATTEMPTS_BEFORE_ATTENTION: u32 = 6;
 
 enum FailureClass {
     Final(StepError),
-    Retry { unknown: bool, at_once_useless: bool },
+    Retry { unknown: bool, needs_backoff: bool },
 }
 
 fn classify_failure(ctx: &Ctx, error: &ActivityExecutionError, step: Step) -> FailureClass {
@@ -68,7 +68,7 @@ fn classify_failure(ctx: &Ctx, error: &ActivityExecutionError, step: Step) -> Fa
     if rejected && step.policy != StepPolicy::MustSucceed || lapsed || skipped {
         return FailureClass::Final(StepError::Permanent { code });
     }
-    FailureClass::Retry { unknown: unknown && step.queue == names::QUEUE_PAYMENTS, at_once_useless: rejected }
+    FailureClass::Retry { unknown: unknown && step.queue == names::QUEUE_PAYMENTS, needs_backoff: rejected }
 }
 
 /// Runs one step to completion. `operator_result` returns the step's result when an operator resolves or skips it.
@@ -84,13 +84,13 @@ where
     AD::Input: Clone,
 {
     let (mut is_reported, mut attempts, mut rejections) = (false, ATTEMPTS_BEFORE_ATTENTION, 0);
-    'at_once: loop {
+    'local_attempt: loop {
         let mut needs_backoff = match run_local(ctx, activity(), input.clone(), step.name).await {
             None => false,
             Some(Ok(output)) => return Ok(clear_attention_for(ctx, step, output)),
             Some(Err(error)) => match classify_failure(ctx, &error, step) {
                 FailureClass::Final(end) => return Err(clear_attention_for(ctx, step, end)),
-                FailureClass::Retry { unknown, at_once_useless: is_rejected } => {
+                FailureClass::Retry { unknown, needs_backoff: is_rejected } => {
                     if !is_reported {
                         is_reported = true;
                         report_retrying(ctx, step, unknown);
@@ -116,7 +116,7 @@ where
                         return Err(clear_attention_for(ctx, step, end));
                     }
                     FailureClass::Final(_) => {}
-                    FailureClass::Retry { at_once_useless: is_rejected, .. } => {
+                    FailureClass::Retry { needs_backoff: is_rejected, .. } => {
                         needs_backoff = is_rejected;
                         attention::raise_for_step(ctx, step).await;
                         attempts = 0; // without a limit
@@ -131,8 +131,10 @@ where
                     clear_attention_for(ctx, step, ());
                     return end;
                 }
-                Some(_) => continue 'at_once,
-                None if ctx.state_mut(|s| std::mem::take(&mut s.has_payment_event)) => continue 'at_once,
+                Some(_) => continue 'local_attempt,
+                None if ctx.state_mut(|s| std::mem::take(&mut s.has_payment_event)) => {
+                    continue 'local_attempt;
+                }
                 None => needs_backoff = false,
             }
         }
